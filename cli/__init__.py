@@ -1,0 +1,1 @@
+"""compress-ssl on the command line."""

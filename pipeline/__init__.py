@@ -1,0 +1,1 @@
+"""The stages: embed, distill, evaluate (and pretrain), and the recipe that chains them."""

@@ -1,0 +1,251 @@
+"""The index of a data set: every file's class, size, content hash and validity, looked at once ever.
+
+The order is torchvision's ImageFolder's: classes sorted, then folders, then names. A folder without class
+folders is taken as one flat list without labels. The scan decodes every file fully with Pillow, because a
+decoder that meets a broken file later may end the process, or return rubbish (docs/decisions.md). It is cached in
+a file; an entry counts while the file's path, size and modification time are the same.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import xxhash
+from PIL import Image
+
+from pipeline.errors import InputError
+from storage.durable import write_durably
+from storage.schema import Samples, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pipeline.progress import Progress
+    from pipeline.settings import ImageSelection
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """The images of one folder; ``samples.sample_path`` is relative to ``root``."""
+
+    root: Path
+    samples: Samples
+
+    def path(self, row: int) -> Path:
+        """File of one sample."""
+        return self.root / self.samples.sample_path[row]
+
+
+class _Entry(NamedTuple):
+    """What the scan finds in one file."""
+
+    content_hash: int
+    height: int
+    width: int
+    status: Status
+
+
+def index_images(root: Path, cache: Path, selection: ImageSelection, *, threads: int, progress: Progress) -> ImageIndex:
+    """Index a folder of images.
+
+    Parameters
+    ----------
+    root : Path
+        ImageFolder (a folder a class), or a flat folder of images.
+    cache : Path
+        File to read earlier scans from and to write this one to.
+    selection : ImageSelection
+        Which images, and what to do about bad ones.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing, empty or a file; a class has no image; a name is not UTF-8; a listed image is
+        not there; a file cannot be decoded (unless bad ones are to be skipped); or all are bad.
+    """
+    paths, classes = list_images(root)
+    paths = _select(root, paths, selection)
+    entries = _scan(
+        root, paths, cache, stop_at_bad=selection.on_bad_image == "stop", threads=threads, progress=progress
+    )
+    number = {name: label for label, name in enumerate(classes)}
+    samples = Samples(
+        sample_path=paths,
+        label=np.array([number.get(path.split("/")[0], -1) if classes else -1 for path in paths], np.int32),
+        image_size=np.array([(entry.height, entry.width) for entry in entries], np.int32).reshape(-1, 2),
+        content_hash=np.array([entry.content_hash for entry in entries], np.uint64),
+        status=np.array([entry.status for entry in entries], np.uint8),
+        class_names=classes,
+    )
+    if not samples.good.any():
+        raise InputError(f"None of the {len(paths)} images in '{root}' can be decoded; check the folder.")
+    return ImageIndex(root, samples)
+
+
+def list_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Relative paths of all images, in torchvision's order, and the class names (none in a flat folder)."""
+    if not root.exists():
+        raise InputError(f"The image folder '{root}' does not exist; check the path.")
+    if not root.is_dir():
+        raise InputError(f"'{root}' is a file; give the folder that holds the images.")
+    classes = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir()))
+    for name in classes:
+        _check_name(root, name)
+    found = {name: list(_images_below(root, name)) for name in classes}
+    if not any(found.values()):
+        flat = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and _is_image(entry.name))
+        if not flat:
+            raise InputError(
+                f"'{root}' holds no images; give a folder with a sub-folder a class, or a flat folder, of "
+                f"{', '.join(IMAGE_EXTENSIONS)} files."
+            )
+        for name in flat:
+            _check_name(root, name)
+        return flat, ()
+    empty = [name for name, images in found.items() if not images]
+    if empty:
+        raise InputError(f"Class '{empty[0]}' in '{root}' has no image; remove the folder or fill it.")
+    return [path for name in classes for path in found[name]], classes
+
+
+def _images_below(root: Path, class_name: str) -> Iterator[str]:
+    for folder, _, names in sorted(os.walk(root / class_name, followlinks=True)):
+        relative = Path(folder).relative_to(root).as_posix()
+        for name in sorted(names):
+            if _is_image(name):
+                _check_name(root, f"{relative}/{name}")
+                yield f"{relative}/{name}"
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def _check_name(root: Path, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        raise InputError(f"The name '{shown}' in '{root}' is not UTF-8; rename it.") from None
+
+
+def _select(root: Path, paths: list[str], selection: ImageSelection) -> list[str]:
+    if selection.subset is not None:
+        if not selection.subset.is_file():
+            raise InputError(f"The subset list '{selection.subset}' is not a file; give one relative path a line.")
+        wanted = [line.strip() for line in selection.subset.read_text(encoding="utf-8").splitlines() if line.strip()]
+        unknown = set(wanted).difference(paths)
+        if unknown:
+            first = next(path for path in wanted if path in unknown)
+            raise InputError(
+                f"'{first}', listed in '{selection.subset}', is not an image in '{root}' "
+                f"({len(unknown)} of {len(wanted)} are not); paths are relative to that folder."
+            )
+        chosen = set(wanted)
+        paths = [path for path in paths if path in chosen]
+        if not paths:
+            raise InputError(f"The subset list '{selection.subset}' is empty; give one relative path a line.")
+    if selection.limit is not None and selection.limit < len(paths):
+        # Evenly spaced, so that a few images of a sorted list still come from all classes.
+        paths = [paths[i * len(paths) // selection.limit] for i in range(selection.limit)]
+    return paths
+
+
+def _scan(
+    root: Path, paths: list[str], cache: Path, *, stop_at_bad: bool, threads: int, progress: Progress
+) -> list[_Entry]:
+    known = _read_cache(cache)
+    stamps: dict[str, tuple[str, int, int]] = {}
+    for path in paths:
+        stat = (root / path).stat()
+        stamps[path] = (path, stat.st_size, stat.st_mtime_ns)
+    todo = [path for path in paths if stamps[path] not in known]
+    if todo:
+        try:
+            with ThreadPoolExecutor(threads) as pool, progress.track(f"index {root.name}", len(todo)) as advance:
+                for path, entry in zip(todo, pool.map(lambda path: _look_at(root / path), todo), strict=True):
+                    if stop_at_bad and entry.status == Status.BAD_IMAGE:
+                        pool.shutdown(cancel_futures=True)
+                        break
+                    known[stamps[path]] = entry
+                    advance(1)
+        finally:
+            _write_cache(cache, known)
+    for path in paths:
+        entry_or_none = known.get(stamps[path])
+        if entry_or_none is None or (stop_at_bad and entry_or_none.status == Status.BAD_IMAGE):
+            reason = _decoding_error(root / path)
+            raise InputError(
+                f"The image '{root / path}' cannot be decoded ({reason}); replace it, or leave bad images out with "
+                "--on-bad-image skip."
+            )
+    return [known[stamps[path]] for path in paths]
+
+
+def _look_at(path: Path) -> _Entry:
+    content = path.read_bytes()
+    content_hash = xxhash.xxh3_64_intdigest(content)
+    try:
+        width, height = decode(content).size
+    except Exception:
+        # Pillow's plugins raise whatever a broken file makes them raise.
+        return _Entry(content_hash, 0, 0, Status.BAD_IMAGE)
+    return _Entry(content_hash, height, width, Status.GOOD)
+
+
+def _decoding_error(path: Path) -> str:
+    try:
+        decode(path.read_bytes())
+    except Exception as error:
+        return str(error).partition("<")[0].strip() or type(error).__name__
+    return "it could not be decoded earlier"
+
+
+def decode(content: bytes) -> Image.Image:
+    """Decode a file's bytes as torchvision's ImageFolder loader does: RGB, first frame, EXIF rotation ignored."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd EXIF blocks and palettes: the pixels are what counts
+        with Image.open(io.BytesIO(content)) as image:
+            return image.convert("RGB")
+
+
+def _read_cache(cache: Path) -> dict[tuple[str, int, int], _Entry]:
+    try:
+        with np.load(cache, allow_pickle=False) as table:
+            paths = table["path"].tobytes().decode().split("\0")
+            stamps = zip(paths, table["bytes"].tolist(), table["mtime_ns"].tolist(), strict=True)
+            columns = ("content_hash", "height", "width", "status")
+            entries = zip(*(table[column].tolist() for column in columns), strict=True)
+            return {
+                stamp: _Entry(content_hash, height, width, Status(status))
+                for stamp, (content_hash, height, width, status) in zip(stamps, entries, strict=True)
+            }
+    except (OSError, ValueError, KeyError, EOFError):
+        return {}  # none yet, or not readable: the files are looked at again
+
+
+def _write_cache(cache: Path, known: dict[tuple[str, int, int], _Entry]) -> None:
+    def column(values: Iterable[int], dtype: type) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+        return np.fromiter(values, dtype, len(known))
+
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        path=np.frombuffer("\0".join(stamp[0] for stamp in known).encode(), np.uint8),
+        bytes=column((stamp[1] for stamp in known), np.int64),
+        mtime_ns=column((stamp[2] for stamp in known), np.int64),
+        content_hash=column((entry.content_hash for entry in known.values()), np.uint64),
+        height=column((entry.height for entry in known.values()), np.int32),
+        width=column((entry.width for entry in known.values()), np.int32),
+        status=column((entry.status for entry in known.values()), np.uint8),
+    )
+    write_durably(cache, buffer.getvalue())

@@ -1,0 +1,243 @@
+"""Augmentation policies: the numbers that make a view, drawn once from (policy, seed, view, sample).
+
+A view is always made the same way, so one set of columns describes every policy:
+
+1. cut the crop box out of the decoded image, 2. resize the box, 3. cut the view's window out of that,
+4. flip; then, where the columns ask for it, 5. colour jitter, 6. grey, 7. blur (``colour.py``).
+
+Randomness is counter-based: Philox keyed by (seed, view) and advanced by sample, so any rows can be drawn
+anywhere, in any order, by any number of workers.
+
+Letters: N samples, P = len(COLUMNS) parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
+
+from pipeline.errors import unknown_name
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+COLUMNS = (
+    "crop_left",  # pixels of the decoded image
+    "crop_top",
+    "crop_width",
+    "crop_height",
+    "resize_width",  # pixels the box is resized to
+    "resize_height",
+    "window_left",  # where the view's window lies in the resized box
+    "window_top",
+    "flip",  # 1: mirrored left to right
+    "brightness",  # factors; 1 leaves the image alone
+    "contrast",
+    "saturation",
+    "hue",  # shift in turns of the colour circle; 0 leaves the image alone
+    "jitter_order",  # index into JITTER_ORDERS
+    "grey",  # 1: made grey
+    "blur_sigma",  # pixels of the view; 0: no blur
+)
+COLUMN = {name: number for number, name in enumerate(COLUMNS)}
+
+JITTER_ORDERS = tuple(itertools.permutations(("brightness", "contrast", "saturation", "hue")))
+"""The 24 orders in which the four colour operations can follow each other."""
+
+CROP_ATTEMPTS = 10
+DRAWS_PER_SAMPLE = 32
+"""Numbers drawn for each sample whatever the policy; a multiple of 4, Philox's draws a step."""
+
+Range = tuple[float, float]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Policy(Settings):
+    """A random view: RandomResizedCrop and flip, then optional colour jitter, grey and blur."""
+
+    scale: Range = (0.08, 1.0)
+    """Area of the crop box as a share of the image."""
+    ratio: Range = (3 / 4, 4 / 3)
+    """Width over height of the crop box."""
+    flip: Probability = 0.5
+    jitter: Probability = 0.0
+    """Probability of colour jitter with the four strengths that follow."""
+    brightness: float = Field(0.0, ge=0, le=1)
+    contrast: float = Field(0.0, ge=0, le=1)
+    saturation: float = Field(0.0, ge=0, le=1)
+    hue: float = Field(0.0, ge=0, le=0.5)
+    grey: Probability = 0.0
+    blur: Probability = 0.0
+    blur_sigma: Range = (0.1, 2.0)
+    """Gaussian blur's deviation, in pixels of the view."""
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Policy:
+        for name in ("scale", "ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be two positive numbers, the smaller first; got {low} and {high}")
+        return self
+
+
+POLICIES = {
+    # RandomResizedCrop and flip with torchvision's defaults (CompRess, section 4).
+    "crop-flip": Policy(),
+    # MoCo v2 (Chen et al. 2020), its aug_plus.
+    "moco-v2": Policy(
+        scale=(0.2, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2, blur=0.5
+    ),
+}
+
+
+def _named_policy(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in POLICIES:
+        raise unknown_name("augmentation policy", value, POLICIES)
+    return POLICIES[value]
+
+
+PolicySetting = Annotated[Policy, BeforeValidator(_named_policy, json_schema_input_type=str)]
+"""A policy by name, or as a table of numbers in a recipe."""
+
+
+def policy_name(policy: Policy) -> str:
+    """The name of a published policy, ``custom`` for any other."""
+    return next((name for name, known in POLICIES.items() if known == policy), "custom")
+
+
+def uniform_draws(seed: int, view: int, first: int, count: int) -> npt.NDArray[np.float64]:
+    """Uniform numbers in [0, 1) of shape (count, DRAWS_PER_SAMPLE) for samples ``first`` onwards."""
+    generator = np.random.Philox(key=np.array([seed, view], np.uint64))
+    generator.advance(first * DRAWS_PER_SAMPLE // 4)
+    raw = np.asarray(generator.random_raw(count * DRAWS_PER_SAMPLE), np.uint64)
+    return (raw >> np.uint64(11)).reshape(count, DRAWS_PER_SAMPLE) * 2.0**-53
+
+
+def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: int) -> npt.NDArray[np.float32]:
+    """Short side to ``resize``, then the centre ``size`` by ``size``: torchvision's Resize and CenterCrop.
+
+    Parameters
+    ----------
+    image_size : int32 array of shape (N, 2)
+        Height and width in pixels.
+    resize, size : int
+        Pixels; ``size`` is at most ``resize``.
+
+    Returns
+    -------
+    parameters : float32 array of shape (N, P)
+    """
+    height, width = image_size[:, 0].astype(np.int64), image_size[:, 1].astype(np.int64)
+    short = np.minimum(height, width)
+    parameters = _unaltered(len(image_size))
+    parameters[:, COLUMN["crop_width"]] = width
+    parameters[:, COLUMN["crop_height"]] = height
+    # torchvision computes int(size * long / short): rounded down.
+    resized_width = np.where(width == short, resize, resize * width // np.maximum(short, 1))
+    resized_height = np.where(height == short, resize, resize * height // np.maximum(short, 1))
+    parameters[:, COLUMN["resize_width"]] = resized_width
+    parameters[:, COLUMN["resize_height"]] = resized_height
+    # torchvision's CenterCrop rounds halves to even.
+    parameters[:, COLUMN["window_left"]] = np.rint((resized_width - size) / 2.0)
+    parameters[:, COLUMN["window_top"]] = np.rint((resized_height - size) / 2.0)
+    return parameters
+
+
+def random_parameters(
+    policy: Policy, size: int, seed: int, view: int, first: int, image_size: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
+    """Draw the parameters of one view for a run of samples.
+
+    Parameters
+    ----------
+    policy : Policy
+    size : int
+        Side of the view, in pixels.
+    seed, view : int
+        Key of the generator.
+    first : int
+        Number of the first sample in its split.
+    image_size : int32 array of shape (N, 2)
+        Height and width in pixels of samples ``first`` to ``first + N``.
+
+    Returns
+    -------
+    parameters : float32 array of shape (N, P)
+    """
+    draws = uniform_draws(seed, view, first, len(image_size))
+    area_draws, ratio_draws = draws[:, :CROP_ATTEMPTS], draws[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS]
+    x, y, flip, jitter, brightness, contrast, saturation, hue, order, grey, blur, sigma = draws[
+        :, 2 * CROP_ATTEMPTS :
+    ].T
+    parameters = _unaltered(len(image_size))
+    parameters[:, :4] = _crop_boxes(policy, image_size, area_draws, ratio_draws, x, y)
+    parameters[:, COLUMN["resize_width"]] = size
+    parameters[:, COLUMN["resize_height"]] = size
+    parameters[:, COLUMN["flip"]] = flip < policy.flip
+    jittered = jitter < policy.jitter
+    for name, draw in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+        strength = getattr(policy, name)
+        parameters[:, COLUMN[name]] = np.where(jittered, 1 + strength * (2 * draw - 1), 1)
+    parameters[:, COLUMN["hue"]] = np.where(jittered, policy.hue * (2 * hue - 1), 0)
+    parameters[:, COLUMN["jitter_order"]] = np.floor(order * len(JITTER_ORDERS))
+    parameters[:, COLUMN["grey"]] = grey < policy.grey
+    low, high = policy.blur_sigma
+    parameters[:, COLUMN["blur_sigma"]] = np.where(blur < policy.blur, low + (high - low) * sigma, 0)
+    return parameters
+
+
+def _unaltered(count: int) -> npt.NDArray[np.float32]:
+    """Parameters that leave every colour as it is; geometry still to be filled in."""
+    parameters = np.zeros((count, len(COLUMNS)), np.float32)
+    parameters[:, [COLUMN["brightness"], COLUMN["contrast"], COLUMN["saturation"]]] = 1
+    return parameters
+
+
+def _crop_boxes(
+    policy: Policy,
+    image_size: npt.NDArray[np.int32],
+    area_draws: npt.NDArray[np.float64],
+    ratio_draws: npt.NDArray[np.float64],
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Boxes (N, 4: left, top, width, height) by the rule of torchvision's RandomResizedCrop.
+
+    Area uniform in ``scale``, ratio log-uniform in ``ratio``; the first of ten attempts that fits is taken, else
+    the largest centred box whose ratio is allowed.
+    """
+    height, width = image_size[:, 0].astype(np.float64), image_size[:, 1].astype(np.float64)
+    low, high = policy.scale
+    area = (height * width)[:, None] * (low + (high - low) * area_draws)
+    log_low, log_high = np.log(policy.ratio)
+    ratio = np.exp(log_low + (log_high - log_low) * ratio_draws)
+    attempt_width, attempt_height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))  # (N, attempts)
+    fits = (
+        (attempt_width > 0)
+        & (attempt_width <= width[:, None])
+        & (attempt_height > 0)
+        & (attempt_height <= height[:, None])
+    )
+    rows, chosen = np.arange(len(image_size)), fits.argmax(axis=1)
+    fallback_width, fallback_height = _largest_centred(width, height, policy.ratio)
+    any_fits = fits.any(axis=1)
+    box_width = np.where(any_fits, attempt_width[rows, chosen], fallback_width)
+    box_height = np.where(any_fits, attempt_height[rows, chosen], fallback_height)
+    left = np.where(any_fits, np.floor(x * (width - box_width + 1)), (width - box_width) // 2)
+    top = np.where(any_fits, np.floor(y * (height - box_height + 1)), (height - box_height) // 2)
+    return np.stack([left, top, box_width, box_height], axis=1)
+
+
+def _largest_centred(
+    width: npt.NDArray[np.float64], height: npt.NDArray[np.float64], ratio: Range
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    image_ratio = width / np.maximum(height, 1)
+    box_width = np.where(image_ratio > ratio[1], np.rint(height * ratio[1]), width)
+    box_height = np.where(image_ratio < ratio[0], np.rint(width / ratio[0]), height)
+    return np.maximum(box_width, 1), np.maximum(box_height, 1)

@@ -1,0 +1,171 @@
+"""The default renderer: NVIDIA DALI, on the CPU or the GPU.
+
+Bytes and numbers come from outside (``fn.external_source``), so the order is ours and the pipeline keeps no
+state. An image is decoded once for all its views; with a single view only its crop box is decoded, which
+gives the same pixels. JPEG and 8-bit PNG go to DALI as they are. Other formats, which DALI reads differently or
+not at all, are decoded by Pillow as ImageFolder would, and handed over as raw pixels in a PPM.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+
+from pipeline.errors import RunError
+from pipeline.images.index import decode
+from pipeline.images.policies import COLUMN
+from pipeline.images.rendering import read_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from pipeline.images.rendering import RenderJob
+
+logger = logging.getLogger(__name__)
+
+# The arguments of one view, in the order in which they are fed: columns and the type DALI wants.
+VIEW_ARGUMENTS = (
+    (("crop_left", "crop_top"), np.int32),
+    (("crop_width", "crop_height"), np.int32),
+    (("resize_height", "resize_width"), np.float32),
+    (("window_left", "window_top"), np.int32),
+    (("flip",), np.int32),
+)
+
+PREFETCH_BATCHES = 2
+
+
+class DaliRenderer:
+    """Renders with DALI; pipelines are built once for each (batch size, view sizes) and reused."""
+
+    name = "dali"
+
+    def __init__(self, device: torch.device, threads: int) -> None:
+        self.device = device
+        self._threads = threads
+        self._pipelines: dict[tuple[int, tuple[int, ...]], tuple[Pipeline, _Feed]] = {}
+
+    def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
+        """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on the renderer's device."""
+        key = (batch_size, job.sizes)
+        if key not in self._pipelines:
+            feed = _Feed(len(job.sizes))
+            self._pipelines[key] = (self._build(batch_size, job.sizes, feed), feed)
+        pipeline, feed = self._pipelines[key]
+        feed.begin(job, batch_size, self._threads)
+        batches = job.batches(batch_size)
+        for number, rows in enumerate(batches):
+            try:
+                outputs = pipeline.run()
+            except RuntimeError as error:
+                del self._pipelines[key]
+                if feed.error is not None:
+                    raise feed.error from error
+                # DALI prefetches, so the fault may lie a few batches ahead.
+                ahead = batches[min(number + PREFETCH_BATCHES, len(batches) - 1)]
+                suspects = ", ".join(f"'{path}'" for path in job.paths[rows.start : ahead.stop])
+                raise RunError(f"DALI failed on one of these images: {suspects} ({_first_line(error)}).") from error
+            yield [torch.from_dlpack(output.as_tensor()) for output in outputs]
+        _finish_epoch(pipeline)
+
+    def _build(self, batch_size: int, sizes: tuple[int, ...], feed: _Feed) -> Pipeline:
+        on_gpu = self.device.type == "cuda"
+        pipeline = Pipeline(
+            batch_size=batch_size,
+            num_threads=self._threads,
+            device_id=(self.device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=PREFETCH_BATCHES,
+        )
+        with pipeline:
+            encoded, *arguments = fn.external_source(
+                source=feed, num_outputs=1 + len(VIEW_ARGUMENTS) * len(sizes), batch=True
+            )
+            pipeline.set_outputs(*_views(encoded, arguments, sizes, "mixed" if on_gpu else "cpu"))
+        pipeline.build()
+        return pipeline
+
+
+def _views(encoded: Any, arguments: list[Any], sizes: tuple[int, ...], decoder: str) -> Iterator[Any]:
+    options = {
+        "device": decoder,
+        "output_type": types.RGB,
+        "jpeg_fancy_upsampling": True,  # equals Pillow's decoding exactly
+        "adjust_orientation": False,  # ImageFolder ignores EXIF
+    }
+    decoded = None if len(sizes) == 1 else fn.decoders.image(encoded, **options)
+    for view, size in enumerate(sizes):
+        start, shape, resize, window, flip = arguments[view * len(VIEW_ARGUMENTS) : (view + 1) * len(VIEW_ARGUMENTS)]
+        if decoded is None:
+            box = fn.decoders.image_slice(encoded, start=start, shape=shape, axis_names="WH", **options)
+        else:
+            box = fn.slice(decoded, start=start, shape=shape, axis_names="WH")
+        resized = fn.resize(box, size=resize, antialias=True, interp_type=types.INTERP_LINEAR)
+        cut = fn.slice(resized, start=window, shape=(size, size), axis_names="WH")
+        yield fn.flip(cut, horizontal=flip)
+
+
+class _Feed:
+    """What the pipeline calls for each batch: file contents, then the arguments of every view."""
+
+    def __init__(self, view_count: int) -> None:
+        self._view_count = view_count
+        self._batches: Iterator[tuple[Any, ...]] = iter(())
+        self.error: Exception | None = None
+
+    def begin(self, job: RenderJob, batch_size: int, threads: int) -> None:
+        self.error = None
+        self._batches = self._prepare(job, batch_size, threads)
+
+    def __call__(self) -> tuple[Any, ...]:
+        try:
+            return next(self._batches)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _prepare(self, job: RenderJob, batch_size: int, threads: int) -> Iterator[tuple[Any, ...]]:
+        for rows, contents in zip(job.batches(batch_size), read_files(job, batch_size, threads), strict=True):
+            arguments = [
+                _columns(job.parameters[rows, view], names).astype(dtype, order="C")
+                for view in range(self._view_count)
+                for names, dtype in VIEW_ARGUMENTS
+            ]
+            yield ([np.frombuffer(_for_dali(content), np.uint8) for content in contents], *arguments)
+
+
+def _columns(parameters: npt.NDArray[np.float32], names: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    values = parameters[:, [COLUMN[name] for name in names]]
+    return values if len(names) > 1 else values[:, 0]
+
+
+def _for_dali(content: bytes) -> bytes:
+    is_jpeg = content.startswith(b"\xff\xd8\xff")
+    is_png_of_8_bits = content.startswith(b"\x89PNG") and content[24] == 8
+    if is_jpeg or is_png_of_8_bits:
+        return content
+    buffer = io.BytesIO()
+    decode(content).save(buffer, "PPM")
+    return buffer.getvalue()
+
+
+def _finish_epoch(pipeline: Pipeline) -> None:
+    """Run into the end of the feed, so that the pipeline can be used again."""
+    try:
+        pipeline.run()
+    except StopIteration:
+        pipeline.reset()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

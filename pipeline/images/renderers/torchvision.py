@@ -1,0 +1,59 @@
+"""The reference renderer: Pillow and torchvision, the functions that ImageFolder users know."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torchvision.transforms import functional as F
+
+from pipeline.images.index import decode
+from pipeline.images.policies import COLUMN
+from pipeline.images.rendering import read_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+    from PIL import Image
+    from torch import Tensor
+
+    from pipeline.images.rendering import RenderJob
+
+
+class TorchvisionRenderer:
+    """Renders on CPU threads; the result is moved to the device."""
+
+    name = "torchvision"
+
+    def __init__(self, device: torch.device, threads: int) -> None:
+        self.device = device
+        self._threads = threads
+
+    def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
+        """Yield, for each batch in order, V uint8 tensors (B, S, S, 3)."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            contents = read_files(job, batch_size, self._threads)
+            for rows, batch in zip(job.batches(batch_size), contents, strict=True):
+                images = list(pool.map(_views_of_one, batch, job.parameters[rows], [job.sizes] * len(batch)))
+                yield [
+                    torch.from_numpy(np.stack([views[view] for views in images])).to(self.device)
+                    for view in range(len(job.sizes))
+                ]
+
+
+def _views_of_one(
+    content: bytes, parameters: npt.NDArray[np.float32], sizes: tuple[int, ...]
+) -> list[npt.NDArray[np.uint8]]:
+    image = decode(content)
+    return [_view(image, row, size) for row, size in zip(parameters, sizes, strict=True)]
+
+
+def _view(image: Image.Image, parameters: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.uint8]:
+    value = {name: int(parameters[number]) for name, number in COLUMN.items()}
+    box = F.crop(image, value["crop_top"], value["crop_left"], value["crop_height"], value["crop_width"])
+    resized = F.resize(box, [value["resize_height"], value["resize_width"]], antialias=True)
+    window = F.crop(resized, value["window_top"], value["window_left"], size, size)
+    return np.asarray(F.hflip(window) if value["flip"] else window)

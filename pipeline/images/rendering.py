@@ -1,0 +1,110 @@
+"""Rendering views of images: read, decode once, make every view asked for.
+
+Geometry is the renderer's (DALI; torchvision as the reference), colour is ``colour.py``'s for both. Views come
+as uint8 NHWC; the network that gets them normalises them its own way.
+
+Letters: N images, V views, P parameters, B batch, S side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import xxhash
+
+from pipeline.errors import InputError
+from pipeline.images.colour import apply_colour
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+    from torch import Tensor
+
+READ_AHEAD_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    """Images to render, and how."""
+
+    paths: Sequence[Path]
+    """N files."""
+    content_hash: npt.NDArray[np.uint64]
+    """(N,) XXH3-64 that each file's bytes must have."""
+    parameters: npt.NDArray[np.float32]
+    """(N, V, P) augmentation parameters."""
+    sizes: tuple[int, ...]
+    """V sides, in pixels."""
+
+    def batches(self, batch_size: int) -> list[slice]:
+        """Rows of each batch; the last may be shorter."""
+        n = len(self.paths)
+        return [slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+
+
+class Renderer(Protocol):
+    """Decodes, crops, resizes and flips."""
+
+    name: str
+    device: torch.device
+
+    def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
+        """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on ``device``."""
+        ...
+
+
+def make_renderer(name: str, device: torch.device, threads: int) -> Renderer:
+    """The renderer of that name (``dali`` or ``torchvision``)."""
+    if name == "dali":
+        from pipeline.images.renderers.dali import DaliRenderer
+
+        return DaliRenderer(device, threads)
+    from pipeline.images.renderers.torchvision import TorchvisionRenderer
+
+    return TorchvisionRenderer(device, threads)
+
+
+def render(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
+    """Yield, for each batch in order, its V views as uint8 tensors (B, S, S, 3), colour included.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or is not the one that was indexed.
+    RunError
+        If the renderer fails; names the batch's files.
+    """
+    for rows, views in zip(job.batches(batch_size), renderer.geometry(job, batch_size), strict=True):
+        yield [apply_colour(pixels, job.parameters[rows, view]) for view, pixels in enumerate(views)]
+
+
+def read_files(job: RenderJob, batch_size: int, threads: int) -> Iterator[list[bytes]]:
+    """Yield each batch's file contents, read a few batches ahead, every one checked against its hash."""
+    with ThreadPoolExecutor(threads) as pool:
+        pending = deque(job.batches(batch_size))
+        futures: deque[list[Future[bytes]]] = deque()
+        while pending or futures:
+            while pending and len(futures) < READ_AHEAD_BATCHES:
+                rows = pending.popleft()
+                futures.append([pool.submit(_read_checked, job, row) for row in range(rows.start, rows.stop)])
+            yield [future.result() for future in futures.popleft()]
+
+
+def _read_checked(job: RenderJob, row: int) -> bytes:
+    path = job.paths[row]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"The image '{path}' cannot be read ({error.strerror}); restore it.") from error
+    if xxhash.xxh3_64_intdigest(content) != int(job.content_hash[row]):
+        raise InputError(
+            f"The image '{path}' has changed since it was indexed or embedded; restore it, or embed the images again."
+        )
+    return content

@@ -1,0 +1,10 @@
+"""The embedding store: a zarr v3 group that any zarr reader opens (docs/store-format.md).
+
+Writing is in ``storage.writer``, checking in ``storage.verify``; the layout is ``storage.schema``.
+"""
+
+from storage.errors import StoreError
+from storage.reader import EmbeddingStore, Split, describe, open_store
+from storage.schema import Samples, SplitPlan, Status
+
+__all__ = ["EmbeddingStore", "Samples", "Split", "SplitPlan", "Status", "StoreError", "describe", "open_store"]

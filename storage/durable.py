@@ -1,0 +1,84 @@
+"""Writing so that a reader never meets half a file and a power cut takes back nothing committed.
+
+Bytes go to a ``.partial`` file beside their place, are flushed to the disk (fsync), and are renamed
+into place; then the folder is flushed. zarr's own local store renames, but does not flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from zarr.storage import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer as BytesLike
+    from pathlib import Path
+
+    from zarr.core.buffer import Buffer
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def write_durably(path: Path, data: BytesLike) -> None:
+    """Write ``data`` to ``path``: whole, on the disk, or not at all."""
+    make_directory_durably(path.parent)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    flush_directory(path.parent)
+
+
+def write_json_durably(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON; the same value gives the same bytes."""
+    write_durably(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def make_directory_durably(path: Path) -> None:
+    """Create a folder and its parents, each flushed into the folder that holds it."""
+    if path.is_dir():
+        return
+    make_directory_durably(path.parent)
+    path.mkdir(exist_ok=True)
+    flush_directory(path.parent)
+
+
+def flush_directory(path: Path) -> None:
+    """Put a folder's entries (names, renames, removals) on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep_partial_files(folder: Path) -> int:
+    """Delete what killed writers left behind, and return how many files that was.
+
+    Only the holder of the writer's lease may call this: another writer's file in flight looks the same.
+    """
+    leftovers = list(folder.rglob(f"*{PARTIAL_SUFFIX}"))
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+class DurableStore(LocalStore):
+    """zarr's local store, with every object on the disk before it has its name."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write one object durably."""
+        if not self._is_open:
+            await self._open()
+        self._check_writable()
+        await asyncio.to_thread(write_durably, self.root / key, value.as_buffer_like())

@@ -1,0 +1,53 @@
+"""Is this store made of these images, with these settings? Raises naming the first thing that differs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from storage.errors import StoreMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from storage.schema import Samples
+
+
+def check_same(store_path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Check that a store was made with these attributes.
+
+    Raises
+    ------
+    StoreMismatchError
+        Naming the first attribute that differs.
+    """
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise StoreMismatchError(
+                f"'{store_path}' was made with {key} = {found.get(key)!r}, now it is {value!r}; use the "
+                "settings it was made with, another path, or --overwrite."
+            )
+
+
+def check_same_samples(split_name: str, found: Samples, wanted: Samples) -> None:
+    """Check that a split holds exactly these images, in this order.
+
+    Raises
+    ------
+    StoreMismatchError
+        Naming the first row that differs.
+    """
+    for row, (old, new) in enumerate(zip(found.sample_path, wanted.sample_path, strict=False)):
+        same_bytes = found.content_hash[row] == wanted.content_hash[row]
+        if old != new or not same_bytes:
+            what = f"'{old}' in the store and '{new}' in the data" if old != new else f"'{old}' with other content"
+            raise StoreMismatchError(
+                f"The store was made from other images: row {row} of split {split_name} is {what}; give the "
+                "images it was made from, or another store."
+            )
+    if len(found) != len(wanted):
+        raise StoreMismatchError(
+            f"The store was made from other images: split {split_name} has {len(found)} rows in the store and "
+            f"{len(wanted)} in the data (the first {min(len(found), len(wanted))} agree); give the images it "
+            "was made from, or another store."
+        )

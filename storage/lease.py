@@ -1,0 +1,125 @@
+"""The writer's lease: one process writes a store, a second one ends with a sentence.
+
+The lease is a small JSON file beside the store (``NAME.lease``) with the holder's machine, process and
+heartbeat. Every change of it happens under ``flock``, so two processes cannot both take it. A holder that
+died on this machine is noticed at once; one on another machine when its heartbeat is old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storage.errors import StoreBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 120.0
+"""Age of a heartbeat from another machine after which its holder counts as gone."""
+
+
+def _process_start(pid: int) -> str | None:
+    """Kernel's start time of a process (it tells a process from a later one of the same number)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _identity() -> dict[str, Any]:
+    pid = os.getpid()
+    # The pid namespace belongs to the machine's name: containers can share a host name, not processes.
+    machine = f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    return {"machine": machine, "process": pid, "started": _process_start(pid)}
+
+
+def _is_held(lease: dict[str, Any], me: dict[str, Any]) -> bool:
+    if lease["machine"] == me["machine"]:
+        return _process_start(lease["process"]) == lease["started"]
+    return bool(time.time() - lease["heartbeat"] < STALE_SECONDS)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Open the lease file under an exclusive lock; the file is the one that has the name now."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o664)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            break
+        os.close(descriptor)  # released and removed between our open and our lock
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> dict[str, Any] | None:
+    try:
+        lease: dict[str, Any] = json.loads(os.pread(descriptor, 65536, 0))
+    except ValueError:  # empty: just created; cut short: its holder died while writing it
+        return None
+    return lease
+
+
+def _is_mine(descriptor: int, me: dict[str, Any]) -> bool:
+    lease = _read(descriptor)
+    return lease is not None and {key: lease[key] for key in me} == me
+
+
+def _write(descriptor: int, lease: dict[str, Any]) -> None:
+    content = json.dumps(lease).encode()
+    os.pwrite(descriptor, content, 0)
+    os.ftruncate(descriptor, len(content))
+
+
+@contextlib.contextmanager
+def writer_lease(store: Path) -> Iterator[None]:
+    """Hold the writer's lease of a store while the block runs.
+
+    Raises
+    ------
+    StoreBusyError
+        If a living process holds it.
+    """
+    path = store.with_name(f"{store.name}.lease")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    me = _identity()
+    with _locked(path) as descriptor:
+        lease = _read(descriptor)
+        if lease is not None and _is_held(lease, me):
+            raise StoreBusyError(
+                f"'{store}' is being written by process {lease['process']} on "
+                f"{lease['machine'].split()[0]} (last sign of life "
+                f"{time.time() - lease['heartbeat']:.0f} s ago); wait for it, or stop it first."
+            )
+        _write(descriptor, me | {"heartbeat": time.time()})
+
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with _locked(path) as descriptor:
+                if _is_mine(descriptor, me):
+                    _write(descriptor, me | {"heartbeat": time.time()})
+
+    heart = threading.Thread(target=beat, name="lease-heartbeat", daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+        with _locked(path) as descriptor:
+            if _is_mine(descriptor, me):
+                path.unlink()

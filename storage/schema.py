@@ -1,0 +1,108 @@
+"""What is on the disk: format version 1. The only place that names arrays, types, chunks and attributes.
+
+Letters: V views, N samples, D features, P augmentation parameters, R rows of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT_NAME = "compress-ssl-embeddings"
+FORMAT_VERSION = 1
+
+CHUNK_BYTES = 16 * 2**20
+"""Size of one view of one block that reads fastest (docs/store-format.md)."""
+
+LEAST_BLOCKS = 32
+"""Small data get smaller blocks, so that there is something to resume and to share out."""
+
+EVALUATION_VIEW = 0
+
+
+class Status(IntEnum):
+    """What is known of one sample."""
+
+    GOOD = 0
+    BAD_IMAGE = 1
+    PADDING = 2
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a split: its dimension names, dtype and fill value."""
+
+    dimensions: tuple[str, ...]
+    dtype: str
+    fill_value: Any
+
+
+VIEW_ARRAYS = {
+    "embeddings": ArraySpec(("view", "sample", "feature"), "float16", np.nan),
+    "augmentation": ArraySpec(("view", "sample", "parameter"), "float32", np.nan),
+}
+SAMPLE_ARRAYS = {
+    "sample_path": ArraySpec(("sample",), "string", ""),
+    "label": ArraySpec(("sample",), "int32", -1),
+    "image_size": ArraySpec(("sample", "side"), "int32", 0),
+    "content_hash": ArraySpec(("sample",), "uint64", 0),
+    "status": ArraySpec(("sample",), "uint8", int(Status.PADDING)),
+}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The images of a split, in store order."""
+
+    sample_path: list[str]
+    """N paths relative to the split's folder, ``/`` between parts."""
+    label: npt.NDArray[np.int32]
+    """(N,) class numbers; -1 where there is none."""
+    image_size: npt.NDArray[np.int32]
+    """(N, 2) height and width in pixels."""
+    content_hash: npt.NDArray[np.uint64]
+    """(N,) XXH3-64 of each file's bytes."""
+    status: npt.NDArray[np.uint8]
+    """(N,) a ``Status`` each."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class number; empty where there are no labels."""
+
+    def __len__(self) -> int:
+        return len(self.sample_path)
+
+    @property
+    def good(self) -> npt.NDArray[np.bool_]:
+        """(N,) true where the image could be read."""
+        return self.status == Status.GOOD
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """Everything that has to be known to create a split."""
+
+    samples: Samples
+    folder: str
+    """The split's folder, relative to the data set's root."""
+    views: list[dict[str, Any]]
+    """For each view its policy, seed and size; view 0 is the evaluation view."""
+    columns: tuple[str, ...]
+    """P names of the augmentation parameters."""
+    feature_dim: int
+    block_rows: int
+
+
+def default_block_rows(sample_count: int, feature_dim: int) -> int:
+    """Rows of a block: about 16 MiB of float16 a view, fewer where that gives under 32 blocks."""
+    by_size = max(1, CHUNK_BYTES // (2 * feature_dim))
+    by_count = max(1, math.ceil(sample_count / LEAST_BLOCKS))
+    return min(by_size, by_count)
+
+
+def block_count(sample_count: int, block_rows: int) -> int:
+    """How many blocks hold ``sample_count`` rows."""
+    return math.ceil(sample_count / block_rows)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -38,13 +41,24 @@ class StageSettings(Settings):
         Literal["dali", "torchvision"],
         Field(description="What decodes and crops: DALI, or torchvision, the slower reference."),
     ] = "dali"
-    resume: Annotated[bool, Field(description="Go on with what an interrupted run of the same settings left.")] = False
-    overwrite: Annotated[bool, Field(description="Delete the output if it exists, and begin again.")] = False
 
     @property
     def thread_count(self) -> int:
         """Threads to use: those asked for, else the cores that this process may use."""
         return self.threads or len(os.sched_getaffinity(0))
+
+
+class OutputSettings(StageSettings):
+    """What a stage whose output is precious can be told about one that is there."""
+
+    resume: Annotated[bool, Field(description="Go on with what an interrupted run of the same settings left.")] = False
+    overwrite: Annotated[bool, Field(description="Delete the output if it exists, and begin again.")] = False
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.resume and self.overwrite:
+            raise ValueError("go on with the output, or delete it; not both")
+        return self
 
 
 class ImageSelection(Settings):
@@ -63,9 +77,27 @@ class ImageSelection(Settings):
 
 
 class ViewGeometry(Settings):
-    """Sizes of what the networks see."""
+    """Sizes of what a network sees."""
 
-    size: Annotated[int, Field(ge=8, description="Side of a view, in pixels.")] = 224
+    size: Annotated[
+        int | None, Field(ge=8, description="Side of a view, in pixels; the network's own unless given.")
+    ] = None
     resize: Annotated[
-        int, Field(ge=8, description="Evaluation view: the short side before the centre crop, in pixels.")
-    ] = 256
+        int | None,
+        Field(
+            ge=8,
+            description="Evaluation view: short side before the centre crop, in pixels; the network's own unless given.",
+        ),
+    ] = None
+
+
+def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
+    """Say in one sentence what is wrong with the first bad setting; ``spell`` writes its name."""
+    first = error.errors()[0]
+    name = spell(str(first["loc"][0])) if first["loc"] else "the settings"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{name} is missing; give it."
+    if first["type"] == "value_error":
+        return f"{name}: {message}"
+    return f"{name}: {message[0].lower()}{message[1:]}, got {first['input']!r}."

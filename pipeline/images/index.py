@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from pipeline.settings import ImageSelection
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+SCANS_PER_SAVE = 10_000
+"""Files looked at before the cache is written: what a killed scan loses at most."""
+
+# Odd EXIF blocks and palettes: the pixels are what counts. Not around each decode: filters are shared by all threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,12 @@ class ImageIndex:
     def path(self, row: int) -> Path:
         """File of one sample."""
         return self.root / self.samples.sample_path[row]
+
+    def fingerprint(self) -> str:
+        """XXH3-128 of all paths and content hashes, in hexadecimal."""
+        digest = xxhash.xxh3_128("\0".join(self.samples.sample_path).encode())
+        digest.update(self.samples.content_hash.astype("<u8").tobytes())
+        return digest.hexdigest()
 
 
 class _Entry(NamedTuple):
@@ -89,6 +100,11 @@ def index_images(root: Path, cache: Path, selection: ImageSelection, *, threads:
     if not samples.good.any():
         raise InputError(f"None of the {len(paths)} images in '{root}' can be decoded; check the folder.")
     return ImageIndex(root, samples)
+
+
+def index_cache(output: Path, folder: Path) -> Path:
+    """Where the index of a folder is kept: beside the output, so that all outputs of one parent share it."""
+    return output.parent / "index" / f"{folder.name}-{xxhash.xxh3_64_hexdigest(os.fsencode(folder.resolve()))[:8]}.npz"
 
 
 def list_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -142,7 +158,11 @@ def _select(root: Path, paths: list[str], selection: ImageSelection) -> list[str
     if selection.subset is not None:
         if not selection.subset.is_file():
             raise InputError(f"The subset list '{selection.subset}' is not a file; give one relative path a line.")
-        wanted = [line.strip() for line in selection.subset.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = selection.subset.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"The subset list '{selection.subset}' is not UTF-8 text; save it as UTF-8.") from error
+        wanted = [line.strip() for line in lines if line.strip()]
         unknown = set(wanted).difference(paths)
         if unknown:
             first = next(path for path in wanted if path in unknown)
@@ -164,63 +184,72 @@ def _scan(
     root: Path, paths: list[str], cache: Path, *, stop_at_bad: bool, threads: int, progress: Progress
 ) -> list[_Entry]:
     known = _read_cache(cache)
-    stamps: dict[str, tuple[str, int, int]] = {}
-    for path in paths:
-        stat = (root / path).stat()
-        stamps[path] = (path, stat.st_size, stat.st_mtime_ns)
+    stamps = {path: (path, *_size_and_time(root / path)) for path in paths}
     todo = [path for path in paths if stamps[path] not in known]
     if todo:
-        try:
-            with ThreadPoolExecutor(threads) as pool, progress.track(f"index {root.name}", len(todo)) as advance:
-                for path, entry in zip(todo, pool.map(lambda path: _look_at(root / path), todo), strict=True):
-                    if stop_at_bad and entry.status == Status.BAD_IMAGE:
-                        pool.shutdown(cancel_futures=True)
-                        break
-                    known[stamps[path]] = entry
-                    advance(1)
-        finally:
-            _write_cache(cache, known)
+        with ThreadPoolExecutor(threads) as pool, progress.track(f"index {root.name}", len(todo)) as advance:
+            for start in range(0, len(todo), SCANS_PER_SAVE):
+                part = todo[start : start + SCANS_PER_SAVE]
+                try:
+                    for path, entry in zip(part, pool.map(lambda path: _look_at(root / path), part), strict=True):
+                        if stop_at_bad and entry.status == Status.BAD_IMAGE:
+                            raise _undecodable(root / path)
+                        known[stamps[path]] = entry
+                        advance(1)
+                finally:
+                    _write_cache(cache, known)
     for path in paths:
-        entry_or_none = known.get(stamps[path])
-        if entry_or_none is None or (stop_at_bad and entry_or_none.status == Status.BAD_IMAGE):
-            reason = _decoding_error(root / path)
-            raise InputError(
-                f"The image '{root / path}' cannot be decoded ({reason}); replace it, or leave bad images out with "
-                "--on-bad-image skip."
-            )
+        if stop_at_bad and known[stamps[path]].status == Status.BAD_IMAGE:
+            raise _undecodable(root / path)
     return [known[stamps[path]] for path in paths]
 
 
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _look_at(path: Path) -> _Entry:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
     content_hash = xxhash.xxh3_64_intdigest(content)
     try:
         width, height = decode(content).size
-    except Exception:
-        # Pillow's plugins raise whatever a broken file makes them raise.
+    except Exception:  # noqa: BLE001 Pillow's plugins raise whatever a broken file makes them raise
         return _Entry(content_hash, 0, 0, Status.BAD_IMAGE)
     return _Entry(content_hash, height, width, Status.GOOD)
 
 
-def _decoding_error(path: Path) -> str:
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"The image '{path}' cannot be read ({error.strerror}); restore it, or remove it.")
+
+
+def _undecodable(path: Path) -> InputError:
+    reason = "it could not be decoded earlier"
     try:
         decode(path.read_bytes())
-    except Exception as error:
-        return str(error).partition("<")[0].strip() or type(error).__name__
-    return "it could not be decoded earlier"
+    except Exception as error:  # noqa: BLE001 as above
+        reason = str(error).partition("<")[0].strip() or type(error).__name__
+    return InputError(
+        f"The image '{path}' cannot be decoded ({reason}); replace it, or leave bad images out with "
+        "--on-bad-image skip."
+    )
 
 
 def decode(content: bytes) -> Image.Image:
     """Decode a file's bytes as torchvision's ImageFolder loader does: RGB, first frame, EXIF rotation ignored."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF blocks and palettes: the pixels are what counts
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
+    with Image.open(io.BytesIO(content)) as image:
+        return image.convert("RGB")
 
 
 def _read_cache(cache: Path) -> dict[tuple[str, int, int], _Entry]:
     try:
-        with np.load(cache, allow_pickle=False) as table:
+        with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as table:
             paths = table["path"].tobytes().decode().split("\0")
             stamps = zip(paths, table["bytes"].tolist(), table["mtime_ns"].tolist(), strict=True)
             columns = ("content_hash", "height", "width", "status")
@@ -229,8 +258,8 @@ def _read_cache(cache: Path) -> dict[tuple[str, int, int], _Entry]:
                 stamp: _Entry(content_hash, height, width, Status(status))
                 for stamp, (content_hash, height, width, status) in zip(stamps, entries, strict=True)
             }
-    except (OSError, ValueError, KeyError, EOFError):
-        return {}  # none yet, or not readable: the files are looked at again
+    except Exception:  # noqa: BLE001 none yet, or damaged, which zipfile says in many ways: the files are looked at again
+        return {}
 
 
 def _write_cache(cache: Path, known: dict[tuple[str, int, int], _Entry]) -> None:

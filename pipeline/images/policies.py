@@ -17,7 +17,7 @@ import itertools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from pipeline.errors import unknown_name
 from pipeline.settings import Settings
@@ -52,7 +52,7 @@ CROP_ATTEMPTS = 10
 DRAWS_PER_SAMPLE = 32
 """Numbers drawn for each sample whatever the policy; a multiple of 4, Philox's draws a step."""
 
-Range = tuple[float, float]
+Range = tuple[FiniteFloat, FiniteFloat]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -66,14 +66,18 @@ class Policy(Settings):
     flip: Probability = 0.5
     jitter: Probability = 0.0
     """Probability of colour jitter with the four strengths that follow."""
-    brightness: float = Field(0.0, ge=0, le=1)
-    contrast: float = Field(0.0, ge=0, le=1)
-    saturation: float = Field(0.0, ge=0, le=1)
-    hue: float = Field(0.0, ge=0, le=0.5)
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    contrast: float = Field(default=0.0, ge=0, le=1)
+    saturation: float = Field(default=0.0, ge=0, le=1)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
     grey: Probability = 0.0
     blur: Probability = 0.0
     blur_sigma: Range = (0.1, 2.0)
     """Gaussian blur's deviation, in pixels of the view."""
+
+    def __str__(self) -> str:
+        """Name of a published policy, ``custom`` for any other."""
+        return next((name for name, known in POLICIES.items() if known == self), "custom")
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Policy:
@@ -106,17 +110,12 @@ PolicySetting = Annotated[Policy, BeforeValidator(_named_policy, json_schema_inp
 """A policy by name, or as a table of numbers in a recipe."""
 
 
-def policy_name(policy: Policy) -> str:
-    """The name of a published policy, ``custom`` for any other."""
-    return next((name for name, known in POLICIES.items() if known == policy), "custom")
-
-
 def uniform_draws(seed: int, view: int, first: int, count: int) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1) of shape (count, DRAWS_PER_SAMPLE) for samples ``first`` onwards."""
     generator = np.random.Philox(key=np.array([seed, view], np.uint64))
     generator.advance(first * DRAWS_PER_SAMPLE // 4)
-    raw = np.asarray(generator.random_raw(count * DRAWS_PER_SAMPLE), np.uint64)
-    return (raw >> np.uint64(11)).reshape(count, DRAWS_PER_SAMPLE) * 2.0**-53
+    raw = np.asarray(generator.random_raw(count * DRAWS_PER_SAMPLE), np.uint64).reshape(count, DRAWS_PER_SAMPLE)
+    return np.asarray((raw >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: int) -> npt.NDArray[np.float32]:

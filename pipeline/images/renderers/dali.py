@@ -9,13 +9,12 @@ not at all, are decoded by Pillow as ImageFolder would, and handed over as raw p
 from __future__ import annotations
 
 import io
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
+from torch.utils.dlpack import from_dlpack
 
 from pipeline.errors import RunError
 from pipeline.images.index import decode
@@ -23,14 +22,15 @@ from pipeline.images.policies import COLUMN
 from pipeline.images.rendering import read_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
+    import torch
+    from nvidia.dali.data_node import DataNode
     from torch import Tensor
 
     from pipeline.images.rendering import RenderJob
-
-logger = logging.getLogger(__name__)
 
 # The arguments of one view, in the order in which they are fed: columns and the type DALI wants.
 VIEW_ARGUMENTS = (
@@ -42,6 +42,7 @@ VIEW_ARGUMENTS = (
 )
 
 PREFETCH_BATCHES = 2
+PATHS_NAMED = 8
 
 
 class DaliRenderer:
@@ -57,29 +58,30 @@ class DaliRenderer:
     def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
         """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on the renderer's device."""
         key = (batch_size, job.sizes)
-        if key not in self._pipelines:
-            feed = _Feed(len(job.sizes))
-            self._pipelines[key] = (self._build(batch_size, job.sizes, feed), feed)
-        pipeline, feed = self._pipelines[key]
+        # Taken out while in use: a job that fails or is left half way leaves its prefetched batches in the pipeline.
+        idle = self._pipelines.pop(key, None)
+        pipeline, feed = idle or self._build(batch_size, job.sizes)
         feed.begin(job, batch_size, self._threads)
         batches = job.batches(batch_size)
         for number, rows in enumerate(batches):
             try:
                 outputs = pipeline.run()
             except RuntimeError as error:
-                del self._pipelines[key]
-                if feed.error is not None:
-                    raise feed.error from error
                 # DALI prefetches, so the fault may lie a few batches ahead.
                 ahead = batches[min(number + PREFETCH_BATCHES, len(batches) - 1)]
-                suspects = ", ".join(f"'{path}'" for path in job.paths[rows.start : ahead.stop])
-                raise RunError(f"DALI failed on one of these images: {suspects} ({_first_line(error)}).") from error
-            yield [torch.from_dlpack(output.as_tensor()) for output in outputs]
+                suspects = _listed(job.paths[rows.start : ahead.stop])
+                raise RunError(
+                    f"DALI failed on one of these images: {suspects} ({_reason(error)}); leave it out, or use "
+                    "--renderer torchvision."
+                ) from error
+            yield [from_dlpack(output.as_tensor()) for output in outputs]
         _finish_epoch(pipeline)
+        self._pipelines[key] = pipeline, feed
 
-    def _build(self, batch_size: int, sizes: tuple[int, ...], feed: _Feed) -> Pipeline:
+    def _build(self, batch_size: int, sizes: tuple[int, ...]) -> tuple[Pipeline, _Feed]:
         on_gpu = self.device.type == "cuda"
-        pipeline = Pipeline(
+        feed = _Feed(len(sizes))
+        pipeline = Pipeline(  # type: ignore[no-untyped-call]
             batch_size=batch_size,
             num_threads=self._threads,
             device_id=(self.device.index or 0) if on_gpu else None,
@@ -89,15 +91,16 @@ class DaliRenderer:
             encoded, *arguments = fn.external_source(
                 source=feed, num_outputs=1 + len(VIEW_ARGUMENTS) * len(sizes), batch=True
             )
-            pipeline.set_outputs(*_views(encoded, arguments, sizes, "mixed" if on_gpu else "cpu"))
-        pipeline.build()
-        return pipeline
+            views = _views(encoded, arguments, sizes, "mixed" if on_gpu else "cpu")
+            pipeline.set_outputs(*views)  # type: ignore[no-untyped-call]
+        pipeline.build()  # type: ignore[no-untyped-call]
+        return pipeline, feed
 
 
-def _views(encoded: Any, arguments: list[Any], sizes: tuple[int, ...], decoder: str) -> Iterator[Any]:
-    options = {
+def _views(encoded: DataNode, arguments: list[DataNode], sizes: tuple[int, ...], decoder: str) -> Iterator[Any]:
+    options: dict[str, Any] = {
         "device": decoder,
-        "output_type": types.RGB,
+        "output_type": types.DALIImageType.RGB,
         "jpeg_fancy_upsampling": True,  # equals Pillow's decoding exactly
         "adjust_orientation": False,  # ImageFolder ignores EXIF
     }
@@ -105,11 +108,11 @@ def _views(encoded: Any, arguments: list[Any], sizes: tuple[int, ...], decoder: 
     for view, size in enumerate(sizes):
         start, shape, resize, window, flip = arguments[view * len(VIEW_ARGUMENTS) : (view + 1) * len(VIEW_ARGUMENTS)]
         if decoded is None:
-            box = fn.decoders.image_slice(encoded, start=start, shape=shape, axis_names="WH", **options)
+            box: DataNode = fn.decoders.image_slice(encoded, start=start, shape=shape, axis_names="WH", **options)
         else:
             box = fn.slice(decoded, start=start, shape=shape, axis_names="WH")
-        resized = fn.resize(box, size=resize, antialias=True, interp_type=types.INTERP_LINEAR)
-        cut = fn.slice(resized, start=window, shape=(size, size), axis_names="WH")
+        resized = fn.resize(box, size=resize, antialias=True, interp_type=types.DALIInterpType.INTERP_LINEAR)
+        cut = fn.slice(resized, start=window, shape=(size, size), axis_names="WH")  # type: ignore[arg-type]  # a single input gives a single output
         yield fn.flip(cut, horizontal=flip)
 
 
@@ -119,20 +122,12 @@ class _Feed:
     def __init__(self, view_count: int) -> None:
         self._view_count = view_count
         self._batches: Iterator[tuple[Any, ...]] = iter(())
-        self.error: Exception | None = None
 
     def begin(self, job: RenderJob, batch_size: int, threads: int) -> None:
-        self.error = None
         self._batches = self._prepare(job, batch_size, threads)
 
     def __call__(self) -> tuple[Any, ...]:
-        try:
-            return next(self._batches)
-        except StopIteration:
-            raise
-        except Exception as error:
-            self.error = error
-            raise
+        return next(self._batches)
 
     def _prepare(self, job: RenderJob, batch_size: int, threads: int) -> Iterator[tuple[Any, ...]]:
         for rows, contents in zip(job.batches(batch_size), read_files(job, batch_size, threads), strict=True):
@@ -164,8 +159,17 @@ def _finish_epoch(pipeline: Pipeline) -> None:
     try:
         pipeline.run()
     except StopIteration:
-        pipeline.reset()
+        pipeline.reset()  # type: ignore[no-untyped-call]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _listed(paths: Sequence[Path]) -> str:
+    """The paths, quoted; of a long list the first few and the number of the others."""
+    named = ", ".join(f"'{path}'" for path in paths[:PATHS_NAMED])
+    others = len(paths) - PATHS_NAMED
+    return f"{named} and {others} more" if others > 0 else named
+
+
+def _reason(error: Exception) -> str:
+    """What DALI says went wrong, without the tracebacks around it."""
+    text = str(error)
+    return (text.partition("encountered:")[2] or text).strip().partition("\n")[0].rstrip(" :")

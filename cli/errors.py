@@ -1,0 +1,43 @@
+"""How an error reaches the user: one sentence, exit code 2 for wrong use or bad input, 1 for a failed run."""
+
+from __future__ import annotations
+
+import errno
+
+import click
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class BadInput(click.ClickException):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class FailedRun(click.ClickException):
+    """A run that began well has failed."""
+
+    exit_code = 1
+
+
+def as_sentence(error: BaseException) -> click.ClickException | None:
+    """Turn an error that is the user's or the machine's into a click exception; None for a fault of ours."""
+    from pydantic import ValidationError
+
+    from pipeline.errors import InputError, RunError
+    from pipeline.settings import explain
+    from storage.errors import StoreError
+
+    if isinstance(error, ValidationError):
+        return BadInput(explain(error))
+    if isinstance(error, InputError | StoreError):
+        return BadInput(str(error))
+    if isinstance(error, RunError):
+        return FailedRun(str(error))
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        where = f" (writing '{error.filename}')" if error.filename else ""
+        return FailedRun(f"The disk is full{where}; free some space and go on with --resume. Nothing is lost.")
+    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return BadInput(f"'{error.filename}': {(error.strerror or 'cannot be used').lower()}; check the path.")
+    return None

@@ -1,0 +1,100 @@
+"""click parameters made from the fields of a stage's settings: name, type, help and default are the field's."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+from pydantic import ValidationError
+
+from pipeline.settings import Settings, explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic.fields import FieldInfo
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def settings_options(model: type[Settings]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an argument or an option for every field of a settings model."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        ordered = sorted(model.model_fields.items(), key=lambda item: (not item[1].is_required(), item[0]))
+        for name, field in reversed(ordered):
+            if not _is_argument(field):
+                command = _option(name, field)(command)
+        for name, field in reversed(model.model_fields.items()):
+            if _is_argument(field):
+                command = click.argument(name, type=_click_type(field.annotation))(command)
+        return command
+
+    return decorate
+
+
+def make_settings(model: type[SettingsT], given: dict[str, Any]) -> SettingsT:
+    """Build the settings from what was given on the command line; what was not given keeps its default.
+
+    Raises
+    ------
+    click.UsageError
+        If a value is not allowed; names the option.
+    """
+    values = {name: value for name, value in given.items() if value is not None and value != () and value is not False}
+    arguments = {name for name, field in model.model_fields.items() if _is_argument(field)}
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise click.UsageError(
+            explain(error, lambda name: name.upper() if name in arguments else option_name(name))
+        ) from error
+
+
+def option_name(field: str) -> str:
+    """``batch_size`` is ``--batch-size``."""
+    return f"--{field.replace('_', '-')}"
+
+
+def _is_argument(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("argument"))
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    help_text = field.description or ""
+    if field.annotation is bool:
+        return click.option(option_name(name), name, is_flag=True, help=help_text)
+    repeatable = get_origin(field.annotation) is tuple
+    return click.option(
+        option_name(name),
+        name,
+        type=_click_type(field.annotation),
+        multiple=repeatable,
+        required=field.is_required(),
+        help=help_text + _default(field),
+    )
+
+
+def _click_type(annotation: Any) -> click.ParamType[Any]:
+    """The click type of a field's annotation; what click has no type for is text, and pydantic reads it."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (member for member in get_args(annotation) if member is not type(None))
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    if annotation is Path:
+        return click.Path(path_type=Path)
+    if annotation in (int, float):
+        return click.INT if annotation is int else click.FLOAT
+    return click.STRING
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required() or field.default is None or field.default == ():
+        return ""
+    shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return f"  [default: {shown}]"

@@ -1,0 +1,76 @@
+"""Progress on a terminal as a bar with rate and time left, elsewhere as one line a minute."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+    from rich.progress import Task
+    from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class TerminalProgress:
+    """Shows the progress of stages on standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        """Show one piece of work; the value given back is called with each amount done."""
+        show = _bar if self._console.is_terminal else _lines
+        with show(self._console, title, total, unit) as advance:
+            yield advance
+
+
+@contextlib.contextmanager
+def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f} {unit}/s", style="cyan")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda amount: progress.update(task, advance=amount)
+
+
+@contextlib.contextmanager
+def _lines(console: Console, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    del console
+    begun = said = time.monotonic()
+    done = 0
+
+    def say() -> None:
+        rate = done / max(time.monotonic() - begun, 1e-9)
+        left = (total - done) / rate if rate else float("inf")
+        print(f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {left:,.0f} s left", file=sys.stderr)
+
+    def advance(amount: int) -> None:
+        nonlocal done, said
+        done += amount
+        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            say()
+
+    yield advance
+    print(f"{title}: {done:,} {unit} in {time.monotonic() - begun:,.1f} s", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Stage two: students that learn the teacher's similarities from the store."""

@@ -1,0 +1,21 @@
+"""What a student is asked to match: one file an objective, all of one signature.
+
+An objective is a module made from (student, feature dimension, teacher dimension, settings). Called with the
+student and a batch it gives the loss and scalars to log; ``after_step`` runs after the optimiser. Its own
+trainable parts are its parameters; they are thrown away at export.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.distill.objectives.compress_1q import CompRess1q
+from pipeline.distill.objectives.compress_2q import CompRess2q
+
+if TYPE_CHECKING:
+    from pipeline.distill.objectives.objective import Objective
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "compress-1q": CompRess1q,
+    "compress-2q": CompRess2q,
+}

@@ -1,0 +1,41 @@
+"""CompRess-1q: one memory bank, the teacher's (Koohpayegani et al. 2020, section 3, equation 4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn.functional import normalize
+
+from pipeline.distill.memory_bank import MemoryBank
+from pipeline.distill.objectives.objective import Batch, Objective
+from pipeline.distill.objectives.similarity import similarity_divergence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.distill.settings import DistillSettings
+
+
+class CompRess1q(Objective):
+    """The student, projected into the teacher's space, has the teacher's similarities to the teacher's bank."""
+
+    def __init__(self, student: nn.Module, feature_dim: int, teacher_dim: int, settings: DistillSettings) -> None:
+        super().__init__(student, feature_dim, teacher_dim, settings)
+        self.projection = nn.Linear(feature_dim, teacher_dim)
+        self.teacher_bank = MemoryBank(settings.bank_size, teacher_dim)
+        self.temperature = settings.temperature
+
+    def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Divergence of the two distributions over the teacher's bank."""
+        queries = normalize(self.projection(student(batch.images)), dim=1)
+        loss, diagnostics = similarity_divergence(
+            self.teacher_bank.similarities(batch.teacher), self.teacher_bank.similarities(queries), self.temperature
+        )
+        self.entering = batch.teacher
+        return loss, diagnostics
+
+    def after_step(self, student: nn.Module) -> None:
+        """Let the batch enter the bank."""
+        del student
+        self.teacher_bank.enqueue(self.entering)

@@ -1,0 +1,1 @@
+"""Stage one: every image once through the teacher, in every view, into an embedding store."""

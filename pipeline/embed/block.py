@@ -1,0 +1,116 @@
+"""Doing one block: render its images, run them through the network, give back what is to be written.
+
+This is the unit that any number of workers can compute: it needs the open store, the images and the network.
+
+Letters: R rows of the block, V views asked for, P parameters, D features, B batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline.embed.plan import draw_parameters
+from pipeline.images.rendering import RenderJob, render
+from pipeline.machine import autocast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from pipeline.images.rendering import Renderer
+    from pipeline.networks.network import Network
+    from pipeline.settings import Precision
+    from storage import Split
+
+
+class Block(NamedTuple):
+    """Some consecutive samples of a split, and the views of them that are still to be computed."""
+
+    split: str
+    number: int
+    views: tuple[int, ...]
+
+
+class EmbeddedView(NamedTuple):
+    """One view of one block, as it is written."""
+
+    embeddings: npt.NDArray[np.float32]
+    """(R, D); NaN in the rows of bad images."""
+    augmentation: npt.NDArray[np.float32]
+    """(R, P)"""
+
+
+class Worker(NamedTuple):
+    """What a process holds to do blocks: loaded once."""
+
+    network: Network
+    renderer: Renderer
+    batch_size: int
+    precision: Precision
+
+
+def embed_block(
+    worker: Worker,
+    split: Split,
+    root: Path,
+    block: Block,
+    advance: Callable[[int], None],
+    on_pixels: Callable[[str, int, int, Tensor], None] | None = None,
+) -> dict[int, EmbeddedView]:
+    """Compute the embeddings of one block.
+
+    Parameters
+    ----------
+    worker : Worker
+    split : Split
+        Tells the block's samples and views.
+    root : Path
+        Folder that the split's sample paths are relative to.
+    block : Block
+    advance : callable
+        Told how many views each batch has finished.
+    on_pixels : callable, optional
+        Called with (split, view, row in the split, uint8 pixels (S, S, 3)) of every view rendered.
+
+    Returns
+    -------
+    views : dict from view number to EmbeddedView
+    """
+    rows, samples = split.block_slice(block.number), split.samples
+    image_size = samples.image_size[rows]
+    good = np.flatnonzero(samples.good[rows])  # within the block
+    drawn = {view: draw_parameters(view, split.views[view], rows.start, image_size) for view in block.views}
+    results = {
+        view: EmbeddedView(np.full((len(image_size), split.feature_dim), np.nan, np.float32), parameters)
+        for view, parameters in drawn.items()
+    }
+    job = RenderJob(
+        paths=[root / samples.sample_path[rows.start + row] for row in good],
+        content_hash=samples.content_hash[rows][good],
+        parameters=np.stack([drawn[view][good] for view in block.views], axis=1),
+        sizes=tuple(int(split.views[view]["size"]) for view in block.views),
+    )
+    for batch, rendered in zip(
+        job.batches(worker.batch_size), render(worker.renderer, job, worker.batch_size), strict=True
+    ):
+        for view, pixels in zip(block.views, rendered, strict=True):
+            results[view].embeddings[good[batch]] = embed_images(worker, pixels)
+            if on_pixels is not None:
+                for row, image in zip(good[batch], pixels, strict=True):
+                    on_pixels(block.split, view, rows.start + int(row), image)
+            advance(len(pixels))
+    return results
+
+
+@torch.inference_mode()
+def embed_images(worker: Worker, pixels: Tensor) -> npt.NDArray[np.float32]:
+    """Embeddings (B, D) of uint8 images (B, S, S, 3)."""
+    with autocast(pixels.device, worker.precision):
+        features = worker.network.features(pixels)
+    return features.float().cpu().numpy()

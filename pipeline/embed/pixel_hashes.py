@@ -1,0 +1,51 @@
+"""A log of what the teacher really saw: hashes of rendered views, to check later that a replay gives the same pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING
+
+import xxhash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from storage import EmbeddingStore
+
+SCATTER = 2654435761  # Knuth's multiplicative hash: spreads the logged views over images and views
+
+
+def pixel_hash_path(store: Path) -> Path:
+    """Where the log of a store lies: beside it, one JSON object a line."""
+    return store.with_name(f"{store.name}.pixel-hashes.jsonl")
+
+
+def pixel_hash(image: Tensor) -> str:
+    """XXH3-128 of an image's bytes (S, S, 3), in hexadecimal."""
+    return xxhash.xxh3_128_hexdigest(image.cpu().contiguous().numpy().data)
+
+
+@contextlib.contextmanager
+def pixel_hash_log(store: EmbeddingStore, count: int) -> Iterator[Callable[[str, int, int, Tensor], None]]:
+    """Open the log; the function given back takes (split, view, row, pixels) and logs about ``count`` views in all."""
+    splits = [store[name] for name in store.split_names]
+    total = sum(len(split) * len(split.views) for split in splits)
+    share = min(1.0, count / total) * 2**32
+    first = {}
+    position = 0
+    for split in splits:
+        first[split.name] = position
+        position += len(split) * len(split.views)
+    with pixel_hash_path(store.path).open("a", encoding="utf-8") as file:
+
+        def log(split: str, view: int, row: int, image: Tensor) -> None:
+            number = first[split] + row * len(store[split].views) + view
+            if number * SCATTER % 2**32 < share:
+                line = {"split": split, "view": view, "row": row, "xxh3_128": pixel_hash(image)}
+                file.write(json.dumps(line) + "\n")
+
+        yield log

@@ -1,0 +1,135 @@
+"""Planning an embedding run: which images, which views, which blocks, and what the store says of itself."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.images.index import ImageIndex, index_cache, index_images
+from pipeline.images.policies import COLUMNS, Policy, evaluation_parameters, random_parameters
+from pipeline.machine import choose_precision, device_kind, library_versions
+from storage import SplitPlan
+from storage.identity import check_same, check_same_samples
+from storage.schema import EVALUATION_VIEW, default_block_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from pipeline.embed.settings import EmbedSettings, SplitSource
+    from pipeline.networks.network import Network
+    from pipeline.progress import Progress
+    from storage import EmbeddingStore
+
+
+@dataclass(frozen=True)
+class EmbedPlan:
+    """All that has to be known before the first block."""
+
+    attributes: dict[str, Any]
+    """What the store will say made it."""
+    indexes: dict[str, ImageIndex]
+    splits: dict[str, SplitPlan]
+
+
+def plan_embedding(settings: EmbedSettings, network: Network, device: torch.device, progress: Progress) -> EmbedPlan:
+    """Index the images and lay out the store.
+
+    Raises
+    ------
+    InputError
+        If the images or the settings cannot be used.
+    """
+    size = settings.size or network.preprocessing.size
+    resize = settings.resize or max(network.preprocessing.resize, size)
+    if size > resize:
+        raise InputError(f"--size {size} is larger than --resize {resize}; the crop must fit the resized image.")
+    indexes, splits = {}, {}
+    for source in settings.split:
+        index = index_images(
+            settings.data / source.folder,
+            index_cache(settings.store, settings.data / source.folder),
+            settings,
+            threads=settings.thread_count,
+            progress=progress,
+        )
+        indexes[source.name] = index
+        splits[source.name] = SplitPlan(
+            samples=index.samples,
+            folder=source.folder,
+            views=_views(settings, source, size, resize),
+            columns=COLUMNS,
+            feature_dim=network.feature_dim,
+            block_rows=settings.block_rows or default_block_rows(len(index.samples), network.feature_dim),
+        )
+    return EmbedPlan(_attributes(settings, network, device, indexes), indexes, splits)
+
+
+def _views(settings: EmbedSettings, source: SplitSource, size: int, resize: int) -> list[dict[str, Any]]:
+    evaluation = {"policy": {"name": "evaluation", "resize": resize}, "seed": settings.seed, "size": size}
+    policy = {"name": str(settings.policy), **settings.policy.model_dump(mode="json")}
+    count = settings.views if source.views is None else source.views
+    return [evaluation, *({"policy": policy, "seed": settings.seed, "size": size} for _ in range(count))]
+
+
+def draw_parameters(
+    view: int, description: dict[str, Any], first: int, image_size: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
+    """Augmentation parameters (N, P) of one view for samples ``first`` onwards, from the store's own description."""
+    policy, size = dict(description["policy"]), description["size"]
+    if view == EVALUATION_VIEW:
+        return evaluation_parameters(image_size, policy["resize"], size)
+    del policy["name"]
+    return random_parameters(Policy(**policy), size, description["seed"], view, first, image_size)
+
+
+def _attributes(
+    settings: EmbedSettings, network: Network, device: torch.device, indexes: dict[str, ImageIndex]
+) -> dict[str, Any]:
+    return {
+        "teacher": {
+            "name": network.name,
+            **network.identity(),
+            "precision": choose_precision(settings.precision, device),
+        },
+        "data_set": {
+            "name": settings.data.resolve().name,
+            "images": sum(len(index.samples) for index in indexes.values()),
+            "fingerprint": {name: index.fingerprint() for name, index in indexes.items()},
+            "fingerprint_of": "XXH3-128 of each split's paths (joined by NUL), then its content hashes",
+        },
+        "rendering": {"renderer": settings.renderer, "device_kind": device_kind(device)},
+        "computed_with": {
+            "batch_size": settings.batch_size,
+            "threads": settings.thread_count,
+            "machine": platform.machine(),
+            "versions": library_versions(),
+        },
+    }
+
+
+def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
+    """Check that a store on the disk is the one this plan would make.
+
+    Raises
+    ------
+    StoreMismatchError
+        Naming the first setting or image that differs.
+    """
+    check_same(store.path, {"splits": store.split_names}, {"splits": sorted(plan.splits)})
+    for name, split in plan.splits.items():
+        check_same_samples(name, store[name].samples, split.samples)
+    for key in ("teacher", "rendering"):
+        check_same(
+            store.path, store.attributes[key], plan.attributes[key] | {"name": store.attributes[key].get("name")}
+        )
+    for name, split in plan.splits.items():
+        found = store[name]
+        check_same(
+            found.path,
+            {"views": found.views, "columns": list(found.columns), "block_rows": found.block_rows},
+            {"views": split.views, "columns": list(split.columns), "block_rows": split.block_rows},
+        )

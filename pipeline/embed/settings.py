@@ -1,0 +1,73 @@
+"""What ``embed`` can be told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from pipeline.images.policies import POLICIES, PolicySetting
+from pipeline.settings import ImageSelection, OutputSettings, Precision, Settings, ViewGeometry, argument
+
+
+class SplitSource(Settings):
+    """One split of the store: its name, its folder in the data set, its number of random views."""
+
+    name: str
+    folder: str
+    views: int | None = None
+    """Random views besides view 0; the setting ``views`` where it is None."""
+
+    def __str__(self) -> str:
+        """Write it as it is given on the command line."""
+        folder = "" if self.folder == self.name else f"={self.folder}"
+        return f"{self.name}{folder}" + ("" if self.views is None else f":{self.views}")
+
+
+def _parse_split(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"([A-Za-z0-9_-]+)(?:=([^:]+))?(?::(\d+))?", value)
+    if not match:
+        raise ValueError(f"'{value}' must be NAME, NAME=FOLDER, NAME:VIEWS or NAME=FOLDER:VIEWS")
+    name, folder, views = match.groups()
+    return SplitSource(name=name, folder=folder or name, views=None if views is None else int(views))
+
+
+Split = Annotated[SplitSource, BeforeValidator(_parse_split, json_schema_input_type=str)]
+
+
+class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
+    """Settings of stage one."""
+
+    data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, each an ImageFolder.")]
+    store: Annotated[Path, argument("Embedding store to write.")]
+    teacher: Annotated[str, Field(description="A run's folder, a model.safetensors, torchvision/NAME or random/NAME.")]
+    split: Annotated[
+        tuple[Split, ...],
+        Field(
+            min_length=1,
+            description="NAME[=FOLDER][:VIEWS]: a folder of the data set, '.' for the data set itself; views besides "
+            "view 0 where they differ from --views. Repeatable.",
+        ),
+    ] = (SplitSource(name="train", folder="train"), SplitSource(name="val", folder="val", views=0))
+    views: Annotated[
+        int, Field(ge=1, description="Random views of each image, besides view 0, the evaluation view.")
+    ] = 4
+    policy: Annotated[PolicySetting, Field(description=f"Augmentation of the random views: {', '.join(POLICIES)}.")] = (
+        POLICIES["crop-flip"]
+    )
+    seed: Annotated[int, Field(ge=0, description="Draws the augmentation parameters, and random/NAME's weights.")] = 0
+    batch_size: Annotated[int, Field(ge=1, description="Images in one forward pass.")] = 128
+    precision: Annotated[
+        Precision, Field(description="Of the teacher; auto is float32 on a CPU and float16 on a GPU.")
+    ] = "auto"
+    block_rows: Annotated[
+        int | None,
+        Field(ge=1, description="Images of a block, the unit of resuming; about 16 MiB a view unless given."),
+    ] = None
+    pixel_hashes: Annotated[
+        int, Field(ge=0, description="Write hashes of about this many rendered views to STORE.pixel-hashes.jsonl.")
+    ] = 0

@@ -1,0 +1,148 @@
+"""The stage: get the features of view 0, score them, write the result beside the model.
+
+A student's features are an embedding store too: they come from stage one, with the student as the network and view 0
+as the only view. A teacher's are in its store already, so it is scored without a forward pass, by the same code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.embed.run import embed
+from pipeline.embed.settings import EmbedSettings, SplitSource
+from pipeline.errors import InputError
+from pipeline.evaluate.nearest_neighbour import NearestNeighbourResult, nearest_neighbour_accuracy
+from pipeline.machine import prepare_machine
+from storage import open_store
+from storage.durable import write_json_durably
+from storage.errors import StoreMismatchError
+from storage.schema import EVALUATION_VIEW
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pipeline.evaluate.settings import EvaluateSettings
+    from pipeline.progress import Progress
+    from storage import EmbeddingStore, Split
+
+RESULT_FILE = "nearest-neighbour.json"
+
+
+class Features(NamedTuple):
+    """View 0 of one split: N good images, D features."""
+
+    features: npt.NDArray[np.float16]
+    """(N, D)"""
+    labels: npt.NDArray[np.int32]
+    """(N,)"""
+
+
+class Evaluation(NamedTuple):
+    """What was scored, how, and where it is written."""
+
+    name: str
+    """Of the network."""
+    results: tuple[NearestNeighbourResult, ...]
+    """With all labels, then with each number of labels a class."""
+    path: Path
+
+
+def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
+    """Score a network's or a store's features by nearest neighbour.
+
+    Raises
+    ------
+    InputError
+        If the model, the data or a setting cannot be used.
+    StoreError
+        If a store is not complete or damaged.
+    """
+    folder = _output_folder(settings)
+    store = (
+        open_store(settings.model) if _is_store(settings.model) else _features_of_network(settings, folder, progress)
+    )
+    train_split, test_split = store[settings.train_split], store[settings.test_split]
+    _check_same_classes(train_split, test_split)
+    train, test = _view_0(train_split), _view_0(test_split)
+    on_gpu = prepare_machine(settings.device, settings.thread_count).type == "cuda"
+    results = tuple(
+        nearest_neighbour_accuracy(
+            train.features,
+            train.labels,
+            test.features,
+            test.labels,
+            labels_per_class=labels_per_class,
+            draws=settings.draws,
+            seed=settings.seed,
+            on_gpu=on_gpu,
+        )
+        for labels_per_class in (None, *settings.labels_per_class)
+    )
+    evaluation = Evaluation(store.attributes["teacher"]["name"], results, folder / RESULT_FILE)
+    write_json_durably(evaluation.path, _record(settings, store, evaluation))
+    return evaluation
+
+
+def _is_store(model: str) -> bool:
+    return (Path(model) / "zarr.json").is_file()
+
+
+def _output_folder(settings: EvaluateSettings) -> Path:
+    path = Path(settings.model)
+    if settings.output is not None:
+        return settings.output
+    if _is_store(settings.model):
+        return path.with_name(f"{path.name}.evaluation")
+    if path.exists():
+        return path if path.is_dir() else path.parent
+    raise InputError(f"'{settings.model}' is not a path, so there is no place beside it for the result; give --output.")
+
+
+def _features_of_network(settings: EvaluateSettings, folder: Path, progress: Progress) -> EmbeddingStore:
+    """Run stage one with this network, view 0 only; what an earlier evaluation left is used if it is the same."""
+    if settings.data is None:
+        raise InputError(
+            f"--data is needed to compute the features of '{settings.model}'; only a store has them already."
+        )
+    shared = set(EmbedSettings.model_fields) & set(type(settings).model_fields)
+    splits = dict.fromkeys((settings.train_split, settings.test_split))
+    wanted = EmbedSettings(
+        **{name: getattr(settings, name) for name in shared},
+        store=folder / "features.zarr",
+        teacher=settings.model,
+        split=tuple(SplitSource(name=name, folder=name, views=0) for name in splits),
+        resume=True,
+    )
+    try:
+        return embed(wanted, progress)
+    except StoreMismatchError:
+        return embed(wanted.model_copy(update={"resume": False, "overwrite": True}), progress)
+
+
+def _check_same_classes(train: Split, test: Split) -> None:
+    if train.class_names != test.class_names:
+        different = sorted(set(train.class_names) ^ set(test.class_names))
+        raise InputError(
+            f"Splits {train.name} and {test.name} have different classes ('{different[0]}' is in one only); both need "
+            "the same class folders."
+        )
+
+
+def _view_0(split: Split) -> Features:
+    good = split.samples.good
+    return Features(split.view(EVALUATION_VIEW)[good], split.samples.label[good])
+
+
+def _record(settings: EvaluateSettings, store: EmbeddingStore, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "evaluation": "nearest neighbour",
+        "network": store.attributes["teacher"],
+        "data_set": store.attributes["data_set"],
+        "train_split": settings.train_split,
+        "test_split": settings.test_split,
+        "view": store[settings.test_split].views[EVALUATION_VIEW],
+        "seed": settings.seed,
+        "results": [result.model_dump(mode="json") for result in evaluation.results],
+    }

@@ -1,0 +1,30 @@
+"""What a network wants its images to look like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Normalisation and evaluation sizes; the defaults are ImageNet's."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of each channel, for values in [0, 1]."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    size: int = 224
+    """Side of the image the network sees, in pixels."""
+    resize: int = 256
+    """Short side before the centre crop of the evaluation view, in pixels."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn uint8 (B, S, S, 3) into float32 (B, 3, S, S) in channels_last memory, normalised."""
+        mean = 255 * torch.tensor(self.mean, device=images.device).view(3, 1, 1)
+        std = 255 * torch.tensor(self.std, device=images.device).view(3, 1, 1)
+        return (images.permute(0, 3, 1, 2).float() - mean) / std

@@ -1,0 +1,38 @@
+"""SimCLR (Chen et al. 2020): two views of an image find each other among all views of the batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def projection_head(feature_dim: int, projection_dim: int) -> nn.Sequential:
+    """Two layers between the feature and the space of the loss (SimCLR, section 2.1)."""
+    return nn.Sequential(nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, projection_dim))
+
+
+def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy (SimCLR, equation 1 and algorithm 1).
+
+    Parameters
+    ----------
+    first, second : float tensors of shape (B, D)
+        Projections of the two views of B images; need not be normalised.
+    temperature : float
+
+    Returns
+    -------
+    loss : scalar
+        Averaged over the 2 B views.
+    """
+    views = normalize(torch.cat([first, second]), dim=1)  # (2B, D)
+    logits = views @ views.T / temperature
+    logits.fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(views), device=views.device).roll(len(first))
+    return cross_entropy(logits, partner)

@@ -1,0 +1,203 @@
+"""A recipe: all stages in one TOML file, run in order, each only if its settings or inputs have changed.
+
+    folder = "runs/mine"                 where everything is written
+    data = "photographs"                 data set with a sub-folder a split
+    [settings]                           what all stages share that have such a setting
+    [[pretrain]]  name = "teacher" ...   a network trained without labels; any number of them
+    [embed]       teacher = "teacher"    the store; a teacher is a name in this recipe, or what `embed` takes
+    [distill]                            what all students share
+    [[student]]   name = "small" ...     a student; any number of them
+    [evaluate]    models = [...]         names in this recipe ("embed" is the store), or what `evaluate` takes
+
+Keys are the fields of the stages' settings. ``runner.py`` runs the steps that come out of it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from pipeline.distill.settings import DistillSettings
+from pipeline.embed.settings import EmbedSettings
+from pipeline.errors import InputError, unknown_name
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.pretrain.settings import PretrainSettings
+from pipeline.settings import Settings, StageSettings, explain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+RECIPES = Path(__file__).parent / "recipes"
+
+STAGES: dict[str, type[StageSettings]] = {
+    "pretrain": PretrainSettings,
+    "embed": EmbedSettings,
+    "distill": DistillSettings,
+    "evaluate": EvaluateSettings,
+}
+
+
+class Recipe(Settings):
+    """A recipe as it is written; see the module's docstring."""
+
+    folder: Path
+    data: Path
+    settings: dict[str, Any] = Field(default_factory=dict)
+    pretrain: tuple[dict[str, Any], ...] = ()
+    embed: dict[str, Any] | None = None
+    distill: dict[str, Any] = Field(default_factory=dict)
+    student: tuple[dict[str, Any], ...] = ()
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of one stage."""
+
+    stage: str
+    name: str
+    settings: StageSettings
+    output: Path
+    """What the step makes; a later step finds it here."""
+    needs: tuple[str, ...] = ()
+    """Names of the earlier steps that it uses."""
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def read_recipe(source: str, **overrides: Any) -> Recipe:
+    """Read a recipe from a file, or one that comes with the package by its name.
+
+    Parameters
+    ----------
+    source : str
+        Path of a TOML file, or a name from ``recipe_names``.
+    overrides
+        Values of ``folder`` and ``data`` to take instead; ``settings`` are merged into the recipe's.
+
+    Raises
+    ------
+    InputError
+        If there is no such recipe, or it is not TOML, or has a key that is not known.
+    """
+    path = Path(source) if Path(source).suffix else RECIPES / f"{source}.toml"
+    if not path.is_file():
+        if Path(source).suffix:
+            raise InputError(f"The recipe '{source}' does not exist; check the path.")
+        raise unknown_name("recipe", source, recipe_names())
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The recipe '{path}' is not valid TOML: {error}.") from error
+    given = {key: value for key, value in overrides.items() if value is not None}
+    given["settings"] = {**written.get("settings", {}), **given.get("settings", {})}
+    _check_keys("recipe", {**written, **given}, set(Recipe.model_fields))
+    return _validated(Recipe, {**written, **given}, f"the recipe '{path}'")
+
+
+def plan_steps(recipe: Recipe) -> list[Step]:
+    """Turn a recipe into its steps, in order.
+
+    Raises
+    ------
+    InputError
+        If a table has an unknown or missing key, or a name is used twice.
+    """
+    known = set().union(*(settings.model_fields for settings in STAGES.values()))
+    _check_keys("[settings]", recipe.settings, known)
+    steps: dict[str, Step] = {}
+
+    def add(stage: str, name: str, output: Path, given: Mapping[str, Any], needs: tuple[str, ...] = ()) -> None:
+        if name in steps:
+            raise InputError(f"The recipe has two steps named '{name}'; give each its own name.")
+        model = STAGES[stage]
+        _check_keys(f"{stage} '{name}'", given, set(model.model_fields))
+        shared = {key: value for key, value in recipe.settings.items() if key in model.model_fields}
+        settings = _validated(model, {**shared, "data": recipe.data, **given}, f"{stage} '{name}'")
+        steps[name] = Step(stage, name, settings, output, needs)
+
+    for table in recipe.pretrain:
+        name, given = _named("pretrain", table)
+        add("pretrain", name, recipe.folder / name, {**given, "run": recipe.folder / name})
+
+    store = recipe.folder / "embeddings.zarr"
+    if recipe.embed is not None:
+        given: dict[str, Any] = {**recipe.embed, "store": store}
+        needs: tuple[str, ...] = ()
+        if (teacher := recipe.embed.get("teacher")) in steps:
+            given, needs = {**given, "teacher": str(steps[teacher].output)}, (teacher,)
+        add("embed", "embed", store, given, needs)
+
+    for table in recipe.student:
+        name, given = _named("student", table)
+        run = recipe.folder / name
+        if "embed" not in steps and "store" not in {**recipe.distill, **given}:
+            raise InputError(f"Student '{name}' has no store; add an [embed] table, or store = PATH under [distill].")
+        add(
+            "distill",
+            name,
+            run,
+            {"store": store, **recipe.distill, **given, "run": run},
+            ("embed",) if "embed" in steps else (),
+        )
+
+    evaluate = dict(recipe.evaluate)
+    for model in evaluate.pop("models", ()):
+        made = model in steps
+        folder = recipe.folder / "evaluation" / model.replace("/", "-")
+        reference = str(steps[model].output) if made else model
+        add(
+            "evaluate",
+            f"evaluate {model}",
+            folder,
+            {**evaluate, "model": reference, "output": folder},
+            (model,) if made else (),
+        )
+    return list(steps.values())
+
+
+def select_steps(steps: list[Step], *, first: str | None = None, only: tuple[str, ...] = ()) -> list[Step]:
+    """Keep the steps from ``first`` on, and of them those named in ``only``; both take a step or a stage.
+
+    Raises
+    ------
+    InputError
+        If a name fits no step.
+    """
+    for name in (*only, *([first] if first else [])):
+        if not any(name in (step.name, step.stage) for step in steps):
+            raise unknown_name("step", name, {name for step in steps for name in (step.name, step.stage)})
+    if first:
+        start = next(i for i, step in enumerate(steps) if first in (step.name, step.stage))
+        steps = steps[start:]
+    return [step for step in steps if not only or step.name in only or step.stage in only]
+
+
+def _named(kind: str, table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    given = dict(table)
+    name = given.pop("name", None)
+    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+        raise InputError(f"Each [[{kind}]] of a recipe needs a name that can be a folder's; got {name!r}.")
+    return name, given
+
+
+def _check_keys(where: str, given: Mapping[str, Any], known: set[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise unknown_name(f"key in {where}", key, known)
+
+
+def _validated(model: type[SettingsT], values: Mapping[str, Any], where: str) -> SettingsT:
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise InputError(f"In {where}: {explain(error)}") from error

@@ -1,0 +1,1 @@
+"""One training loop for all that is trained: pre-training a teacher, distilling a student."""

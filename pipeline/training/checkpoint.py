@@ -1,0 +1,103 @@
+"""Saving a training so that it can go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.errors import InputError
+from pipeline.machine import library_versions
+from storage.durable import write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pipeline.training.settings import TrainingSettings
+
+CHECKPOINT_FILE = "checkpoint.pt"
+SETTINGS_FILE = "settings.json"
+METRICS_FILE = "metrics.jsonl"
+
+# A training may go on with other values of these: where things lie now, and what computes them.
+FREE_TO_CHANGE = {"threads", "device", "checkpoint_minutes", "data", "store", "run", "versions"}
+
+
+def save_checkpoint(run: Path, state: Mapping[str, Any]) -> None:
+    """Write ``checkpoint.pt``, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_durably(run / CHECKPOINT_FILE, buffer.getbuffer())
+
+
+def load_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:
+    """Read ``checkpoint.pt``; None where there is none yet.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    path = run / CHECKPOINT_FILE
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"The checkpoint '{path}' cannot be read ({str(error).splitlines()[0]}); restore it, or begin again with "
+            "--overwrite."
+        ) from error
+    return state
+
+
+def run_record(settings: TrainingSettings, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says of itself in ``settings.json``: its settings, what it was made from, the versions."""
+    return {
+        **settings.model_dump(mode="json", exclude={"resume", "overwrite"}),
+        "inputs": dict(inputs),
+        "versions": library_versions(),
+    }
+
+
+def check_same_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Check that a run is gone on with by the settings and inputs it was begun with.
+
+    Raises
+    ------
+    InputError
+        Naming the first setting that differs.
+    """
+    path = run / SETTINGS_FILE
+    try:
+        before = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}); begin again with --overwrite.") from error
+    for name, value in record.items():
+        if name not in FREE_TO_CHANGE and before.get(name) != value:
+            raise InputError(
+                f"'{run}' was begun with {name} = {before.get(name)!r}, now it is {value!r}; resume with the same "
+                "settings, or give another folder."
+            )
+
+
+def keep_metrics_until(run: Path, epoch: int, step: int) -> None:
+    """Drop the metrics of steps that a resumed run will do again."""
+    path = run / METRICS_FILE
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break  # a line cut short when the run was killed
+        if (entry["epoch"], entry["step"]) > (epoch, step):
+            break
+        kept.append(line)
+    write_durably(path, "".join(f"{line}\n" for line in kept).encode())

@@ -1,0 +1,45 @@
+"""Learning rate, order of images and optimiser: functions of the settings and the step, with no state to save."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+    from torch import nn
+
+    from pipeline.training.settings import TrainingSettings
+
+
+def learning_rate(settings: TrainingSettings, epoch: int, step: int, steps: int) -> float:
+    """Rate of one step.
+
+    ``step``: the rate times gamma for every milestone reached. ``cosine``: half a cosine from the rate to zero
+    over the whole training (Loshchilov & Hutter 2017, without restarts), changed at every step.
+    """
+    if settings.schedule == "step":
+        return settings.learning_rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+    done = (epoch + step / steps) / settings.epochs
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Build the optimiser the settings ask for."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(trainable, settings.learning_rate, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        trainable, settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+
+
+def epoch_order(rows: npt.NDArray[np.integer], seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The rows in this epoch's random order; the same for the same seed and epoch, whatever went before."""
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
+    return generator.permutation(rows).astype(np.int64)

@@ -1,0 +1,55 @@
+"""Render jobs made by hand, without an index."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from PIL import Image
+
+from pipeline.images.policies import POLICIES, evaluation_parameters, random_parameters
+from pipeline.images.rendering import RenderJob, make_renderer, render
+
+SIZE, RESIZE = 224, 256
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """On a busy machine torch's threads wait for each other; the tests that are about threads set their own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.height, image.width
+
+
+@pytest.fixture(scope="session")
+def job_of() -> Callable[..., RenderJob]:
+    """Make a job of files: the evaluation view, then random views of the policies named."""
+
+    def make(paths: Sequence[Path], *policies: str) -> RenderJob:
+        sizes = np.array([size_of(path) for path in paths], np.int32).reshape(-1, 2)
+        parameters = [evaluation_parameters(sizes, RESIZE, SIZE)]
+        for view, policy in enumerate(policies, 1):
+            parameters.append(random_parameters(POLICIES[policy], SIZE, 7, view, 0, sizes))
+        hashes = np.array([xxhash.xxh3_64_intdigest(path.read_bytes()) for path in paths], np.uint64)
+        return RenderJob(list(paths), hashes, np.stack(parameters, axis=1), (SIZE,) * len(parameters))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rendered() -> Callable[..., list[torch.Tensor]]:
+    """Render a whole job: for each view one tensor of all its images."""
+
+    def run(name: str, job: RenderJob, batch_size: int = 16, threads: int = 2) -> list[torch.Tensor]:
+        batches = render(make_renderer(name, torch.device("cpu"), threads), job, batch_size)
+        return [torch.cat(views) for views in zip(*batches, strict=True)]
+
+    return run

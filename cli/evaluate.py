@@ -26,5 +26,5 @@ def command(**given: Any) -> None:
     from pipeline.report.table import results_table
 
     evaluation = evaluate(settings, TerminalProgress())
-    print_table(results_table({evaluation.name: evaluation.path}))
+    print_table(results_table([evaluation.path]))
     click.echo(evaluation.path)

@@ -71,6 +71,7 @@ def main() -> None:
       compress-ssl run RECIPE.toml             all stages from one file
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every instruction set it tries
 
 
 if __name__ == "__main__":

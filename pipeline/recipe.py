@@ -121,7 +121,8 @@ def plan_steps(recipe: Recipe) -> list[Step]:
             raise InputError(f"The recipe has two steps named '{name}'; give each its own name.")
         model = STAGES[stage]
         _check_keys(f"{stage} '{name}'", given, set(model.model_fields))
-        shared = {key: value for key, value in recipe.settings.items() if key in model.model_fields}
+        shared = {"index_folder": recipe.folder / "index", **recipe.settings}
+        shared = {key: value for key, value in shared.items() if key in model.model_fields}
         settings = _validated(model, {**shared, "data": recipe.data, **given}, f"{stage} '{name}'")
         steps[name] = Step(stage, name, settings, output, needs)
 

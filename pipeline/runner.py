@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.progress import Progress
 
 # These say how a step is run, not what comes out: a change of them makes nothing out of date.
-HOW_NOT_WHAT = {"resume", "overwrite", "threads", "device", "checkpoint_minutes"}
+HOW_NOT_WHAT = {"resume", "overwrite", "threads", "device", "checkpoint_minutes", "index_folder"}
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,12 @@ def _run_stage(stage: str, settings: Any, progress: Progress) -> None:
         evaluate(settings, progress)
 
 
-def evaluation_results(recipe: Recipe) -> dict[str, Path]:
-    """Result files of all finished evaluations of a recipe, by the name of what was evaluated."""
+def evaluation_results(recipe: Recipe) -> list[Path]:
+    """Result files of all finished evaluations of a recipe, in its order."""
     from pipeline.evaluate.run import RESULT_FILE
 
-    steps = [step for step in plan_steps(recipe) if step.stage == "evaluate"]
-    results = {step.name.removeprefix("evaluate "): step.output / RESULT_FILE for step in steps}
-    return {name: path for name, path in results.items() if path.is_file()}
+    results = [step.output / RESULT_FILE for step in plan_steps(recipe) if step.stage == "evaluate"]
+    return [path for path in results if path.is_file()]
 
 
 def _record_path(recipe: Recipe, name: str) -> Path:

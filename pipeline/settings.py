@@ -65,10 +65,19 @@ class ImageSelection(Settings):
     """Which images of a folder to take, and what to do about bad ones."""
 
     limit: Annotated[
-        int | None, Field(ge=1, description="Take only this many images, evenly spaced over the sorted list.")
+        int | None,
+        Field(ge=1, description="Take only this many images of each split, evenly spaced over its sorted list."),
     ] = None
     subset: Annotated[
-        Path | None, Field(description="Take only the images listed in this text file, one relative path a line.")
+        Path | None,
+        Field(
+            description="Take only the images this text file lists, a path a line, relative to the data set; a split "
+            "of which it lists none is taken whole."
+        ),
+    ] = None
+    index_folder: Annotated[
+        Path | None,
+        Field(description="Folder that keeps the index of the images; 'index' beside the output unless given."),
     ] = None
     on_bad_image: Annotated[
         Literal["stop", "skip"],

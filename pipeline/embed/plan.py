@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.images.index import ImageIndex, index_cache, index_images
+from pipeline.images.data_set import index_data_set
 from pipeline.images.policies import COLUMNS, Policy, evaluation_parameters, random_parameters
 from pipeline.machine import choose_precision, device_kind, library_versions
 from storage import SplitPlan
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.embed.settings import EmbedSettings, SplitSource
+    from pipeline.images.index import ImageIndex
     from pipeline.networks.network import Network
     from pipeline.progress import Progress
     from storage import EmbeddingStore
@@ -47,16 +48,13 @@ def plan_embedding(settings: EmbedSettings, network: Network, device: torch.devi
     resize = settings.resize or max(network.preprocessing.resize, size)
     if size > resize:
         raise InputError(f"--size {size} is larger than --resize {resize}; the crop must fit the resized image.")
+    folders = [source.folder for source in settings.split]
+    by_folder = index_data_set(
+        settings.data, folders, settings.store, settings, threads=settings.thread_count, progress=progress
+    )
     indexes, splits = {}, {}
     for source in settings.split:
-        index = index_images(
-            settings.data / source.folder,
-            index_cache(settings.store, settings.data / source.folder),
-            settings,
-            threads=settings.thread_count,
-            progress=progress,
-        )
-        indexes[source.name] = index
+        index = indexes[source.name] = by_folder[source.folder]
         splits[source.name] = SplitPlan(
             samples=index.samples,
             folder=source.folder,

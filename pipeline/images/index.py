@@ -25,10 +25,9 @@ from storage.durable import write_durably
 from storage.schema import Samples, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from pipeline.progress import Progress
-    from pipeline.settings import ImageSelection
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 SCANS_PER_SAVE = 10_000
@@ -65,7 +64,16 @@ class _Entry(NamedTuple):
     status: Status
 
 
-def index_images(root: Path, cache: Path, selection: ImageSelection, *, threads: int, progress: Progress) -> ImageIndex:
+def index_images(
+    root: Path,
+    cache: Path,
+    *,
+    only: Collection[str] | None = None,
+    limit: int | None = None,
+    skip_bad: bool = False,
+    threads: int,
+    progress: Progress,
+) -> ImageIndex:
     """Index a folder of images.
 
     Parameters
@@ -74,8 +82,12 @@ def index_images(root: Path, cache: Path, selection: ImageSelection, *, threads:
         ImageFolder (a folder a class), or a flat folder of images.
     cache : Path
         File to read earlier scans from and to write this one to.
-    selection : ImageSelection
-        Which images, and what to do about bad ones.
+    only : collection of str, optional
+        Take only these images; relative paths.
+    limit : int, optional
+        Take only so many, evenly spaced, so that a few images of a sorted list still come from all classes.
+    skip_bad : bool
+        Record files that cannot be decoded instead of stopping at the first.
 
     Raises
     ------
@@ -84,10 +96,11 @@ def index_images(root: Path, cache: Path, selection: ImageSelection, *, threads:
         not there; a file cannot be decoded (unless bad ones are to be skipped); or all are bad.
     """
     paths, classes = list_images(root)
-    paths = _select(root, paths, selection)
-    entries = _scan(
-        root, paths, cache, stop_at_bad=selection.on_bad_image == "stop", threads=threads, progress=progress
-    )
+    if only is not None:
+        paths = _listed_only(root, paths, only)
+    if limit is not None and limit < len(paths):
+        paths = [paths[i * len(paths) // limit] for i in range(limit)]
+    entries = _scan(root, paths, cache, stop_at_bad=not skip_bad, threads=threads, progress=progress)
     number = {name: label for label, name in enumerate(classes)}
     samples = Samples(
         sample_path=paths,
@@ -100,11 +113,6 @@ def index_images(root: Path, cache: Path, selection: ImageSelection, *, threads:
     if not samples.good.any():
         raise InputError(f"None of the {len(paths)} images in '{root}' can be decoded; check the folder.")
     return ImageIndex(root, samples)
-
-
-def index_cache(output: Path, folder: Path) -> Path:
-    """Where the index of a folder is kept: beside the output, so that all outputs of one parent share it."""
-    return output.parent / "index" / f"{folder.name}-{xxhash.xxh3_64_hexdigest(os.fsencode(folder.resolve()))[:8]}.npz"
 
 
 def list_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -154,30 +162,15 @@ def _check_name(root: Path, name: str) -> None:
         raise InputError(f"The name '{shown}' in '{root}' is not UTF-8; rename it.") from None
 
 
-def _select(root: Path, paths: list[str], selection: ImageSelection) -> list[str]:
-    if selection.subset is not None:
-        if not selection.subset.is_file():
-            raise InputError(f"The subset list '{selection.subset}' is not a file; give one relative path a line.")
-        try:
-            lines = selection.subset.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"The subset list '{selection.subset}' is not UTF-8 text; save it as UTF-8.") from error
-        wanted = [line.strip() for line in lines if line.strip()]
-        unknown = set(wanted).difference(paths)
-        if unknown:
-            first = next(path for path in wanted if path in unknown)
-            raise InputError(
-                f"'{first}', listed in '{selection.subset}', is not an image in '{root}' "
-                f"({len(unknown)} of {len(wanted)} are not); paths are relative to that folder."
-            )
-        chosen = set(wanted)
-        paths = [path for path in paths if path in chosen]
-        if not paths:
-            raise InputError(f"The subset list '{selection.subset}' is empty; give one relative path a line.")
-    if selection.limit is not None and selection.limit < len(paths):
-        # Evenly spaced, so that a few images of a sorted list still come from all classes.
-        paths = [paths[i * len(paths) // selection.limit] for i in range(selection.limit)]
-    return paths
+def _listed_only(root: Path, paths: list[str], only: Collection[str]) -> list[str]:
+    missing = sorted(set(only).difference(paths))
+    if missing:
+        raise InputError(
+            f"'{missing[0]}', one of the images asked for, is not an image in '{root}' ({len(missing)} of "
+            f"{len(only)} are not); correct the subset list."
+        )
+    wanted = set(only)
+    return [path for path in paths if path in wanted]
 
 
 def _scan(

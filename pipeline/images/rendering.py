@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.images.colour import apply_colour
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -85,19 +85,21 @@ def render(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list
         yield [apply_colour(pixels, job.parameters[rows, view]) for view, pixels in enumerate(views)]
 
 
-def read_files(job: RenderJob, batch_size: int, threads: int) -> Iterator[list[bytes]]:
-    """Yield each batch's file contents, read a few batches ahead, every one checked against its hash."""
+def read_files(
+    job: RenderJob, batch_size: int, threads: int, prepare: Callable[[bytes], bytes] = bytes
+) -> Iterator[list[bytes]]:
+    """Yield each batch's file contents, read and prepared a few batches ahead, every one checked against its hash."""
     with ThreadPoolExecutor(threads) as pool:
         pending = deque(job.batches(batch_size))
         futures: deque[list[Future[bytes]]] = deque()
         while pending or futures:
             while pending and len(futures) < READ_AHEAD_BATCHES:
                 rows = pending.popleft()
-                futures.append([pool.submit(_read_checked, job, row) for row in range(rows.start, rows.stop)])
+                futures.append([pool.submit(_read_checked, job, row, prepare) for row in range(rows.start, rows.stop)])
             yield [future.result() for future in futures.popleft()]
 
 
-def _read_checked(job: RenderJob, row: int) -> bytes:
+def _read_checked(job: RenderJob, row: int, prepare: Callable[[bytes], bytes]) -> bytes:
     path = job.paths[row]
     try:
         content = path.read_bytes()
@@ -107,4 +109,4 @@ def _read_checked(job: RenderJob, row: int) -> bytes:
         raise InputError(
             f"The image '{path}' has changed since it was indexed or embedded; restore it, or embed the images again."
         )
-    return content
+    return prepare(content)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.images.index import ImageIndex, index_cache, index_images
+from pipeline.images.data_set import index_data_set
 from pipeline.images.policies import random_parameters
 from pipeline.images.rendering import RenderJob, make_renderer, render
 from pipeline.machine import prepare_machine
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    from pipeline.images.index import ImageIndex
     from pipeline.pretrain.settings import PretrainSettings
     from pipeline.progress import Progress
 
@@ -65,15 +66,14 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
     modules = nn.ModuleDict({"backbone": network.module, "head": head})
     modules.train().to(device).to(memory_format=torch.channels_last)
 
-    folder = settings.data / settings.split
-    index = index_images(
-        folder, index_cache(settings.run, folder), settings, threads=settings.thread_count, progress=progress
-    )
+    index = index_data_set(
+        settings.data, [settings.split], settings.run, settings, threads=settings.thread_count, progress=progress
+    )[settings.split]
     rows = np.flatnonzero(index.samples.good)
     steps = len(rows) // settings.batch_size
     if steps == 0:
         raise InputError(
-            f"--batch-size {settings.batch_size} is more than the {len(rows)} images of '{folder}'; lower it."
+            f"--batch-size {settings.batch_size} is more than the {len(rows)} images of '{index.root}'; lower it."
         )
     open_run(settings.run, settings, {"fingerprint": index.fingerprint()})
     renderer = make_renderer(settings.renderer, device, settings.thread_count)

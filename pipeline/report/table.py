@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 
@@ -19,12 +19,13 @@ class Table(NamedTuple):
     rows: list[tuple[str, ...]]
 
 
-def results_table(results: Mapping[str, Path]) -> Table:
+def results_table(results: Iterable[Path]) -> Table:
     """Read nearest-neighbour results into one table.
 
     Parameters
     ----------
-    results : mapping from a row's name to its JSON file
+    results : iterable of paths
+        JSON files of evaluations; a row each, in this order.
 
     Returns
     -------
@@ -36,16 +37,16 @@ def results_table(results: Mapping[str, Path]) -> Table:
     InputError
         If a file cannot be read.
     """
-    read = {name: _read(path) for name, path in results.items()}
+    records = [_read(path) for path in results]
     labelled = sorted(
-        {result["labels_per_class"] for record in read.values() for result in record["results"]},
+        {result["labels_per_class"] for record in records for result in record["results"]},
         key=lambda count: (count is not None, count),
     )
     rows = []
-    for name, record in read.items():
+    for record in records:
         by_count = {result["labels_per_class"]: result for result in record["results"]}
         cells = [_percent(by_count.get(count)) for count in labelled]
-        rows.append((name, record["network"]["architecture"], *cells))
+        rows.append((record["network"]["name"], record["network"]["architecture"], *cells))
     headings = ["NN" if count is None else f"NN, {count} labels a class" for count in labelled]
     return Table(("network", "architecture", *headings), rows)
 

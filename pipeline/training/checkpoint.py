@@ -24,7 +24,7 @@ SETTINGS_FILE = "settings.json"
 METRICS_FILE = "metrics.jsonl"
 
 # A training may go on with other values of these: where things lie now, and what computes them.
-FREE_TO_CHANGE = {"threads", "device", "checkpoint_minutes", "data", "store", "run", "versions"}
+FREE_TO_CHANGE = {"threads", "device", "checkpoint_minutes", "data", "store", "run", "index_folder", "versions"}
 
 
 def save_checkpoint(run: Path, state: Mapping[str, Any]) -> None:

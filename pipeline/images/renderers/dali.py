@@ -2,8 +2,8 @@
 
 Bytes and numbers come from outside (``fn.external_source``), so the order is ours and the pipeline keeps no
 state. An image is decoded once for all its views; with a single view only its crop box is decoded, which
-gives the same pixels. JPEG and 8-bit PNG go to DALI as they are. Other formats, which DALI reads differently or
-not at all, are decoded by Pillow as ImageFolder would, and handed over as raw pixels in a PPM.
+gives the same pixels. JPEGs go to DALI as they are. Other formats, which DALI reads differently, not at all, or more
+strictly than Pillow, are decoded by Pillow as ImageFolder would, and handed over as raw pixels in a PPM.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ VIEW_ARGUMENTS = (
 
 PREFETCH_BATCHES = 2
 PATHS_NAMED = 8
+
+JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 class DaliRenderer:
@@ -130,13 +132,15 @@ class _Feed:
         return next(self._batches)
 
     def _prepare(self, job: RenderJob, batch_size: int, threads: int) -> Iterator[tuple[Any, ...]]:
-        for rows, contents in zip(job.batches(batch_size), read_files(job, batch_size, threads), strict=True):
+        for rows, contents in zip(
+            job.batches(batch_size), read_files(job, batch_size, threads, _for_dali), strict=True
+        ):
             arguments = [
                 _columns(job.parameters[rows, view], names).astype(dtype, order="C")
                 for view in range(self._view_count)
                 for names, dtype in VIEW_ARGUMENTS
             ]
-            yield ([np.frombuffer(_for_dali(content), np.uint8) for content in contents], *arguments)
+            yield ([np.frombuffer(content, np.uint8) for content in contents], *arguments)
 
 
 def _columns(parameters: npt.NDArray[np.float32], names: tuple[str, ...]) -> npt.NDArray[np.float32]:
@@ -145,9 +149,7 @@ def _columns(parameters: npt.NDArray[np.float32], names: tuple[str, ...]) -> npt
 
 
 def _for_dali(content: bytes) -> bytes:
-    is_jpeg = content.startswith(b"\xff\xd8\xff")
-    is_png_of_8_bits = content.startswith(b"\x89PNG") and content[24] == 8
-    if is_jpeg or is_png_of_8_bits:
+    if content.startswith(JPEG_MAGIC):
         return content
     buffer = io.BytesIO()
     decode(content).save(buffer, "PPM")

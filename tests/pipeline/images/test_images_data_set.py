@@ -1,0 +1,71 @@
+"""Indexing the splits of a data set, and the list of images to take."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.errors import InputError
+from pipeline.images.data_set import index_data_set
+from pipeline.images.index import ImageIndex
+from pipeline.progress import Silent
+from pipeline.settings import ImageSelection
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for name in ("train/a/1.png", "train/a/2.png", "train/b/1.png", "val/a/1.png"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (len(name), 0, 0)).save(path)
+    return tmp_path / "data"
+
+
+def index(data: Path, *folders: str, **selection: object) -> dict[str, ImageIndex]:
+    chosen = ImageSelection.model_validate(selection)
+    return index_data_set(data, folders, data.parent / "out" / "run", chosen, threads=1, progress=Silent())
+
+
+def test_a_split_of_which_the_subset_lists_none_is_taken_whole(data: Path, tmp_path: Path) -> None:
+    subset = tmp_path / "subset.txt"
+    subset.write_text("train/b/1.png\n\n  train/a/2.png \n")
+    indexes = index(data, "train", "val", subset=subset)
+    assert indexes["train"].samples.sample_path == ["a/2.png", "b/1.png"]
+    assert indexes["val"].samples.sample_path == ["a/1.png"]
+
+
+def test_the_data_set_itself_can_be_the_split(data: Path, tmp_path: Path) -> None:
+    subset = tmp_path / "subset.txt"
+    subset.write_text("a/2.png\n")
+    assert index(data / "train", ".", subset=subset)["."].samples.sample_path == ["a/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a/1.png\n", r"'a/1\.png', listed in '.*subset\.txt', is in none of the folders train, val"),
+        (b"train/a/9.png\n", r"'a/9\.png', one of the images asked for, is not an image"),
+        (b"\n \n", r"'.*subset\.txt' is empty"),
+        (b"\xff\xfea", r"'.*subset\.txt' is not UTF-8"),
+        (None, r"'.*subset\.txt' is not a file"),
+    ],
+)
+def test_a_subset_list_that_cannot_be_used_is_named(
+    data: Path, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "subset.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        index(data, "train", "val", subset=tmp_path / "subset.txt")
+
+
+def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'.*nothing' does not exist; give the folder that holds train"):
+        index(tmp_path / "nothing", "train")
+
+
+def test_the_index_is_kept_beside_the_output_or_where_it_is_told_to(data: Path, tmp_path: Path) -> None:
+    index(data, "train")
+    assert len(list((data.parent / "out" / "index").glob("train-*.npz"))) == 1
+    index(data, "train", index_folder=tmp_path / "kept")
+    assert len(list((tmp_path / "kept").glob("train-*.npz"))) == 1

@@ -6,17 +6,19 @@ from typing import Any
 
 import click
 
+from cli.groups import example
 from cli.options import make_settings, settings_options
 from pipeline.distill.settings import DistillSettings
 
 
-@click.command("distill")
+@click.command(
+    "distill", epilog=example("compress-ssl distill teacher.zarr photographs runs/mobilenet --student mobilenet_v2")
+)
 @settings_options(DistillSettings)
 def command(**given: Any) -> None:
-    r"""Train a student from the embeddings in STORE on the images of DATA; write it to the folder RUN.
+    """Train a student from a store of embeddings.
 
-    \b
-      compress-ssl distill teacher.zarr photographs runs/mobilenet --student mobilenet_v2
+    It learns from the embeddings in STORE, sees the images of DATA, and is written to the folder RUN.
     """
     settings = make_settings(DistillSettings, given)
     from cli.progress import TerminalProgress

@@ -6,17 +6,19 @@ from typing import Any
 
 import click
 
+from cli.groups import example
 from cli.options import make_settings, settings_options
 from pipeline.embed.settings import EmbedSettings
 
 
-@click.command("embed")
+@click.command(
+    "embed", epilog=example("compress-ssl embed photographs teacher.zarr --teacher torchvision/resnet50 --views 4")
+)
 @settings_options(EmbedSettings)
 def command(**given: Any) -> None:
-    r"""Run every image of DATA once through a teacher and write the embeddings to STORE.
+    """Run images through a teacher once, and keep the embeddings.
 
-    \b
-      compress-ssl embed photographs teacher.zarr --teacher torchvision/resnet50 --views 4
+    The images are those of DATA; the embeddings of all their views go to STORE.
     """
     settings = make_settings(EmbedSettings, given)
     from cli.progress import TerminalProgress

@@ -21,8 +21,14 @@ class FailedRun(click.ClickException):
     exit_code = 1
 
 
-def as_sentence(error: BaseException) -> click.ClickException | None:
-    """Turn an error that is the user's or the machine's into a click exception; None for a fault of ours."""
+def as_sentence(error: BaseException, going_on: str) -> click.ClickException | None:
+    """Turn an error that is the user's or the machine's into a click exception; None for a fault of ours.
+
+    Parameters
+    ----------
+    going_on : str
+        Sentence that says how the command goes on once the machine's trouble is over.
+    """
     from pydantic import ValidationError
 
     from pipeline.errors import InputError, RunError
@@ -37,7 +43,11 @@ def as_sentence(error: BaseException) -> click.ClickException | None:
         return FailedRun(str(error))
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = f" (writing '{error.filename}')" if error.filename else ""
-        return FailedRun(f"The disk is full{where}; free some space and go on with --resume. Nothing is lost.")
-    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return FailedRun(f"The disk is full{where}; free some space. {going_on}")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; help imports no torch
+        return FailedRun(f"The memory is full; lower --batch-size, or end what else needs memory. {going_on}")
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return BadInput(f"'{error.filename}' is a file where a folder is needed; check the path.")
+    if isinstance(error, OSError) and error.filename is not None:
         return BadInput(f"'{error.filename}': {(error.strerror or 'cannot be used').lower()}; check the path.")
     return None

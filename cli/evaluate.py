@@ -6,18 +6,23 @@ from typing import Any
 
 import click
 
+from cli.groups import example
 from cli.options import make_settings, settings_options
 from pipeline.evaluate.settings import EvaluateSettings
 
 
-@click.command("evaluate")
+@click.command(
+    "evaluate",
+    epilog=example(
+        "compress-ssl evaluate teacher.zarr",
+        "compress-ssl evaluate runs/mobilenet --data photographs --labels-per-class 10",
+    ),
+)
 @settings_options(EvaluateSettings)
 def command(**given: Any) -> None:
-    r"""Score the features of MODEL by nearest neighbour.
+    """Score a network's features by nearest neighbour.
 
-    \b
-      compress-ssl evaluate teacher.zarr
-      compress-ssl evaluate runs/mobilenet --data photographs --labels-per-class 10
+    MODEL is a store (of a teacher), a run's folder, a model.safetensors, torchvision/NAME or random/NAME.
     """
     settings = make_settings(EvaluateSettings, given)
     from cli.progress import TerminalProgress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from pydantic import ValidationError
@@ -83,6 +83,8 @@ def _click_type(annotation: Any) -> click.ParamType[Any]:
     if get_origin(annotation) in (Union, types.UnionType):
         (annotation,) = (member for member in get_args(annotation) if member is not type(None))
     if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))

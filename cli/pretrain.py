@@ -6,19 +6,20 @@ from typing import Any
 
 import click
 
+from cli.groups import example
 from cli.options import make_settings, settings_options
 from pipeline.pretrain.settings import PretrainSettings
 
 
-@click.command("pretrain")
+@click.command(
+    "pretrain", epilog=example("compress-ssl pretrain photographs runs/teacher --arch resnet18 --epochs 100")
+)
 @settings_options(PretrainSettings)
 def command(**given: Any) -> None:
-    r"""Train a network on the images of DATA without labels; write it to the folder RUN.
+    """Train a network on images without labels.
 
-    For a teacher where none can be had, and for students trained from scratch.
-
-    \b
-      compress-ssl pretrain photographs runs/teacher --arch resnet18 --epochs 100
+    It sees the images of DATA and is written to the folder RUN. For a teacher where none can be had, and for
+    students trained from scratch.
     """
     settings = make_settings(PretrainSettings, given)
     from cli.progress import TerminalProgress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,15 +60,19 @@ def _lines(console: Console, title: str, total: int, unit: str) -> Iterator[Call
     del console
     begun = said = time.monotonic()
     done = 0
+    first: tuple[float, int] | None = None
 
     def say() -> None:
-        rate = done / max(time.monotonic() - begun, 1e-9)
-        left = (total - done) / rate if rate else float("inf")
-        print(f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {left:,.0f} s left", file=sys.stderr)
+        # From the first report on: with a resumed run that one tells what was done before.
+        since, before = first or (begun, 0)
+        rate = (done - before) / max(time.monotonic() - since, 1e-9)
+        left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
+        print(f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}", file=sys.stderr)
 
     def advance(amount: int) -> None:
-        nonlocal done, said
+        nonlocal done, said, first
         done += amount
+        first = first or (time.monotonic(), done)
         if time.monotonic() - said > SECONDS_BETWEEN_LINES:
             said = time.monotonic()
             say()

@@ -17,9 +17,10 @@ import click
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws whatever is random.")
 def command(folder: Path, seed: int) -> None:
-    """See it all in a few minutes: a teacher, its embeddings, two students, a table.
+    """See it all in a few minutes, on scanned digits.
 
-    The images are scikit-learn's digits. Interrupted, the same command goes on; finished, it prints the table again.
+    A teacher, its embeddings, two students, a table. The images are scikit-learn's digits. Interrupted, the same
+    command goes on; finished, it prints the table again.
     """
     from cli.progress import TerminalProgress
     from cli.run import announce

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.groups import example
+
 if TYPE_CHECKING:
     from pipeline.runner import Decision
 
 
-@click.command("run")
+@click.command("run", epilog=example("compress-ssl run mine.toml --from distill"))
 @click.argument("recipe")
 @click.option("--data", type=click.Path(path_type=Path), help="Data set to use instead of the recipe's.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's.")
@@ -28,13 +30,12 @@ def command(
     force: bool,
     dry_run: bool,
 ) -> None:
-    r"""Run all stages of a RECIPE: a TOML file, or the name of one that comes with the package.
+    """Run all stages from one file.
+
+    RECIPE is a TOML file, or the name of one that comes with the package: imagenet, photographs, quickstart.
 
     A step whose settings and inputs have not changed is not run again; one that was interrupted goes on. An
-    output that is made anew is first moved to NAME.previous.
-
-    \b
-      compress-ssl run mine.toml --from distill
+    output that is made anew is first moved to NAME.previous (NAME.unfinished if it was interrupted).
     """
     from cli.progress import TerminalProgress
     from cli.tables import print_table

@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
+from cli.groups import NearestGroup
+
 store_argument = click.argument("store", type=click.Path(path_type=Path))
 
 
-@click.group("store")
+@click.group("store", cls=NearestGroup)
 def command() -> None:
     """Look at an embedding store, and check it."""
 
@@ -20,7 +22,7 @@ def command() -> None:
 @store_argument
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(store: Path, as_json: bool) -> None:
-    """Say what a store holds, of which teacher, and how complete it is."""
+    """Say what a store holds and how complete it is."""
     from storage import describe, open_store
 
     description = describe(open_store(store))
@@ -52,7 +54,7 @@ def _split_line(name: str, split: dict[str, Any]) -> str:
 @command.command("verify")
 @store_argument
 def verify(store: Path) -> None:
-    """Read every committed byte of a store and compare it with its checksum."""
+    """Compare every committed byte of a store with its checksum."""
     from storage import open_store
     from storage.verify import verify_store
 

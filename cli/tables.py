@@ -19,4 +19,4 @@ def print_table(table: Table, title: str | None = None) -> None:
         shown.add_column(column, justify="right" if is_number else "left")
     for row in table.rows:
         shown.add_row(*row)
-    Console().print(shown)
+    Console(markup=False, highlight=False).print(shown)  # a name may hold brackets

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from pipeline.distill.settings import DistillSettings
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError, unknown_name
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.images.policies import Policy
 from pipeline.pretrain.settings import PretrainSettings
 from pipeline.settings import Settings, StageSettings, explain
 
@@ -43,6 +44,21 @@ STAGES: dict[str, type[StageSettings]] = {
 }
 
 
+PREVIOUS, UNFINISHED = ".previous", ".unfinished"
+"""What an output that is made anew is called from then on."""
+
+RESERVED = {*STAGES, "embeddings.zarr", "evaluation", "index", "steps"}
+"""Names in a recipe's folder, and on the command line, that no step may have."""
+
+
+class Evaluations(Settings):
+    """The table [evaluate]: what to evaluate, and the settings of all evaluations."""
+
+    model_config = ConfigDict(extra="allow")
+
+    models: tuple[str, ...] = ()
+
+
 class Recipe(Settings):
     """A recipe as it is written; see the module's docstring."""
 
@@ -53,7 +69,7 @@ class Recipe(Settings):
     embed: dict[str, Any] | None = None
     distill: dict[str, Any] = Field(default_factory=dict)
     student: tuple[dict[str, Any], ...] = ()
-    evaluate: dict[str, Any] = Field(default_factory=dict)
+    evaluate: Evaluations = Evaluations()
 
 
 @dataclass(frozen=True)
@@ -89,19 +105,15 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
     InputError
         If there is no such recipe, or it is not TOML, or has a key that is not known.
     """
-    path = Path(source) if Path(source).suffix else RECIPES / f"{source}.toml"
-    if not path.is_file():
-        if Path(source).suffix:
-            raise InputError(f"The recipe '{source}' does not exist; check the path.")
-        raise unknown_name("recipe", source, recipe_names())
+    path = _find(source)
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"The recipe '{path}' is not valid TOML: {error}.") from error
-    given = {key: value for key, value in overrides.items() if value is not None}
-    given["settings"] = {**written.get("settings", {}), **given.get("settings", {})}
-    _check_keys("recipe", {**written, **given}, set(Recipe.model_fields))
-    return _validated(Recipe, {**written, **given}, f"the recipe '{path}'")
+    given = {key: value for key, value in overrides.items() if value is not None and key != "settings"}
+    _check_keys("the recipe", written, set(Recipe.model_fields))
+    recipe = _validated(Recipe, {**written, **given}, f"the recipe '{path}'")
+    return recipe.model_copy(update={"settings": {**recipe.settings, **overrides.get("settings", {})}})
 
 
 def plan_steps(recipe: Recipe) -> list[Step]:
@@ -119,12 +131,17 @@ def plan_steps(recipe: Recipe) -> list[Step]:
     def add(stage: str, name: str, output: Path, given: Mapping[str, Any], needs: tuple[str, ...] = ()) -> None:
         if name in steps:
             raise InputError(f"The recipe has two steps named '{name}'; give each its own name.")
+        if other := next((step for step in steps.values() if step.output == output), None):
+            raise InputError(f"Steps '{other.name}' and '{name}' would both write '{output}'; rename one of them.")
         model = STAGES[stage]
-        _check_keys(f"{stage} '{name}'", given, set(model.model_fields))
+        where = name if name.startswith(stage) else f"{stage} '{name}'"
+        _check_keys(where, given, set(model.model_fields))
         shared = {"index_folder": recipe.folder / "index", **recipe.settings}
         shared = {key: value for key, value in shared.items() if key in model.model_fields}
-        settings = _validated(model, {**shared, "data": recipe.data, **given}, f"{stage} '{name}'")
-        steps[name] = Step(stage, name, settings, output, needs)
+        values = {**shared, "data": recipe.data, **given}
+        if isinstance(values.get("policy"), dict):
+            _check_keys(f"the policy of {where}", values["policy"], set(Policy.model_fields))
+        steps[name] = Step(stage, name, _validated(model, values, where), output, needs)
 
     for table in recipe.pretrain:
         name, given = _named("pretrain", table)
@@ -132,37 +149,25 @@ def plan_steps(recipe: Recipe) -> list[Step]:
 
     store = recipe.folder / "embeddings.zarr"
     if recipe.embed is not None:
-        given: dict[str, Any] = {**recipe.embed, "store": store}
+        given = {**recipe.embed, "store": store}
         needs: tuple[str, ...] = ()
-        if (teacher := recipe.embed.get("teacher")) in steps:
-            given, needs = {**given, "teacher": str(steps[teacher].output)}, (teacher,)
+        if "teacher" in given:
+            given["teacher"], needs = _network("teacher", given["teacher"], steps)
         add("embed", "embed", store, given, needs)
 
     for table in recipe.student:
         name, given = _named("student", table)
-        run = recipe.folder / name
-        if "embed" not in steps and "store" not in {**recipe.distill, **given}:
+        run, embedded = recipe.folder / name, "embed" in steps
+        given = {**({"store": store} if embedded else {}), **recipe.distill, **given, "run": run}
+        if "store" not in given:
             raise InputError(f"Student '{name}' has no store; add an [embed] table, or store = PATH under [distill].")
-        add(
-            "distill",
-            name,
-            run,
-            {"store": store, **recipe.distill, **given, "run": run},
-            ("embed",) if "embed" in steps else (),
-        )
+        add("distill", name, run, given, ("embed",) if given["store"] == store else ())
 
-    evaluate = dict(recipe.evaluate)
-    for model in evaluate.pop("models", ()):
-        made = model in steps
-        folder = recipe.folder / "evaluation" / model.replace("/", "-")
-        reference = str(steps[model].output) if made else model
-        add(
-            "evaluate",
-            f"evaluate {model}",
-            folder,
-            {**evaluate, "model": reference, "output": folder},
-            (model,) if made else (),
-        )
+    for reference in recipe.evaluate.models:
+        folder = recipe.folder / "evaluation" / reference.replace("/", "-")
+        model, needs = _network("model", reference, steps)
+        given = {**(recipe.evaluate.model_extra or {}), "model": model, "output": folder}
+        add("evaluate", f"evaluate {reference}", folder, given, needs)
     return list(steps.values())
 
 
@@ -183,12 +188,37 @@ def select_steps(steps: list[Step], *, first: str | None = None, only: tuple[str
     return [step for step in steps if not only or step.name in only or step.stage in only]
 
 
+def _find(source: str) -> Path:
+    """The file of a recipe: of one that comes with the package, or the path itself."""
+    if source in recipe_names():
+        return RECIPES / f"{source}.toml"
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise InputError(f"The recipe '{source}' is a folder; give a TOML file.")
+    if path.suffix or "/" in source:
+        raise InputError(f"The recipe '{source}' does not exist; check the path.")
+    raise unknown_name("recipe", source, recipe_names())
+
+
 def _named(kind: str, table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     given = dict(table)
     name = given.pop("name", None)
     if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
         raise InputError(f"Each [[{kind}]] of a recipe needs a name that can be a folder's; got {name!r}.")
+    if name in RESERVED or name.endswith((PREVIOUS, UNFINISHED)):
+        raise InputError(f"A [[{kind}]] cannot be named '{name}', which the recipe itself uses; rename it.")
     return name, given
+
+
+def _network(what: str, reference: Any, steps: Mapping[str, Step]) -> tuple[Any, tuple[str, ...]]:
+    """What a stage is to be told of a network, and the steps that make it."""
+    if reference in steps:
+        return str(steps[reference].output), (reference,)
+    if not isinstance(reference, str) or "/" in reference or Path(reference).exists():
+        return reference, ()
+    raise unknown_name(what, reference, {*steps, "torchvision/NAME", "random/NAME", "path/to/a/run"})
 
 
 def _check_keys(where: str, given: Mapping[str, Any], known: set[str]) -> None:

@@ -1,30 +1,35 @@
 """Running a recipe's steps: each only if its settings or inputs have changed, or it was interrupted.
 
-Beside the outputs a record is kept of every step's settings and inputs (``folder/steps/NAME.json``). A step is up to
-date while they are the same and its output is there.
+Beside the outputs a record is kept of what every step was made from (``folder/steps/NAME.json``): its settings, the
+content of the stores and networks it used, the names, sizes and times of the images it read. A step is up to date
+while they are the same and its output is there. Where things lie does not count: a folder may be moved.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from pipeline.errors import InputError
-from pipeline.recipe import Recipe, Step, plan_steps
+from pipeline.errors import InputError, unknown_name
+from pipeline.images.index import IMAGE_EXTENSIONS
+from pipeline.recipe import PREVIOUS, UNFINISHED, Recipe, Step, plan_steps
+from pipeline.settings import ImageSelection
 from storage.durable import write_json_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Mapping
 
     from pipeline.progress import Progress
 
-# These say how a step is run, not what comes out: a change of them makes nothing out of date.
-HOW_NOT_WHAT = {"resume", "overwrite", "threads", "device", "checkpoint_minutes", "index_folder"}
+# These say how or where a step is run, not what comes out: a change of them makes nothing out of date.
+HOW = {"resume", "overwrite", "threads", "device", "checkpoint_minutes", "index_folder"}
+WHERE = {"data", "store", "run", "output", "subset"}
 
 
 @dataclass(frozen=True)
@@ -36,33 +41,34 @@ class Decision:
     """``skip``, ``resume`` or ``run``."""
     why: str
     record: dict[str, Any]
+    """What the step is made from now."""
 
 
-def decide(step: Step, recipe: Recipe, records: Mapping[str, dict[str, Any]], data: str, *, force: bool) -> Decision:
-    """Compare a step with the record of its last run.
+def decide(step: Step, steps: Mapping[str, Step], recipe: Recipe, *, force: bool) -> Decision:
+    """Compare what a step is made from with the record of its last run.
 
     Parameters
     ----------
-    records : mapping from the names of earlier steps to what they are made of now
-    data : str
-        Fingerprint of the data set.
+    steps : mapping
+        All steps of the recipe, by name.
     """
     record = {
-        "settings": step.settings.model_dump(mode="json", exclude=HOW_NOT_WHAT),
-        "inputs": {name: _digest(records[name]) for name in step.needs},
-        "data": data,
+        "settings": step.settings.model_dump(mode="json", exclude=HOW | WHERE | _places(step)),
+        "inputs": _inputs(step, steps),
+        "images": {folder: _fingerprint(recipe, folder) for folder in _folders(step)},
     }
     before = _read_record(recipe, step.name)
-    same = before is not None and all(before.get(key) == value for key, value in record.items())
     if before is None:
         return Decision(step, "run", "not run before", record)
-    if same and not force:
-        if before.get("finished") and step.output.exists():
-            return Decision(step, "skip", "up to date", record)
-        if not before.get("finished"):
-            return Decision(step, "resume", "was interrupted", record)
+    if change := _difference(before, record):
+        return Decision(step, "run", change, record)
+    if force:
+        return Decision(step, "run", "forced", record)
+    if not before.get("finished"):
+        return Decision(step, "resume", "was interrupted", record)
+    if not _result(step).is_file():
         return Decision(step, "run", "its output is gone", record)
-    return Decision(step, "run", "forced" if same else _difference(before, record), record)
+    return Decision(step, "skip", "up to date", record)
 
 
 def run_recipe(
@@ -74,7 +80,9 @@ def run_recipe(
     force: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Run the steps that are out of date. An output that is made anew is first moved to ``NAME.previous``.
+    """Run the steps that are out of date.
+
+    An output that is made anew is first moved to ``NAME.previous``, or ``NAME.unfinished`` if it was interrupted.
 
     Parameters
     ----------
@@ -87,38 +95,51 @@ def run_recipe(
         Run them all again.
     dry_run : bool
         Only announce.
+
+    Raises
+    ------
+    InputError
+        If the data, a name, or what a step needs is not there; or as the stages.
     """
-    data = _data_fingerprint(recipe.data)
-    records: dict[str, dict[str, Any]] = {}
-    stale: set[str] = set()
-    for step in plan_steps(recipe):
-        if step not in steps:
-            records[step.name] = _read_record(recipe, step.name) or {}
-            continue
-        decision = decide(step, recipe, records, data, force=force)
-        records[step.name] = decision.record
-        if dry_run and decision.action == "skip" and stale.intersection(step.needs):
-            decision = Decision(step, "run", "what it is made from will change", decision.record)
+    all_steps = {step.name: step for step in plan_steps(recipe)}
+    _check_before_the_first_step(steps, recipe)
+    made: set[str] = set()
+    for step in steps:
+        for name in step.needs:
+            if name not in made and not _is_finished(recipe, all_steps[name]):
+                raise InputError(f"Step '{step.name}' needs '{name}', which is not finished; run that one first.")
+        decision = decide(step, all_steps, recipe, force=force)
+        if dry_run and decision.action != "run" and (changing := made.intersection(step.needs)):
+            decision = Decision(step, "run", f"'{changing.pop()}' will be made anew", decision.record)
         announce(decision)
         if decision.action == "skip":
             continue
-        stale.add(step.name)
+        made.add(step.name)
         if not dry_run:
             _carry_out(decision, recipe, progress)
 
 
 def _carry_out(decision: Decision, recipe: Recipe, progress: Progress) -> None:
     step = decision.step
+    before = _read_record(recipe, step.name)
+    if decision.action == "run" and step.output.exists():
+        if before is None and step.stage != "evaluate":
+            raise InputError(
+                f"'{step.output}' is there, but was not made by this recipe; move it away, or give another folder."
+            )
+        if before is not None:
+            _move_aside(step.output, PREVIOUS if before.get("finished") else UNFINISHED)
     path = _record_path(recipe, step.name)
-    recorded_before = path.exists()
-    resume = decision.action == "resume" and "resume" in type(step.settings).model_fields
-    if decision.action == "run" and recorded_before and step.output.exists():
-        previous = step.output.with_name(f"{step.output.name}.previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        step.output.rename(previous)
     write_json_durably(path, {**decision.record, "finished": False})
+    resume = decision.action == "resume" and "resume" in type(step.settings).model_fields
     _run_stage(step.stage, step.settings.model_copy(update={"resume": resume}), progress)
     write_json_durably(path, {**decision.record, "finished": True})
+
+
+def _move_aside(output: Path, suffix: str) -> None:
+    aside = output.with_name(f"{output.name}{suffix}")
+    shutil.rmtree(aside, ignore_errors=True)
+    output.rename(aside)
 
 
 def _run_stage(stage: str, settings: Any, progress: Progress) -> None:
@@ -160,30 +181,115 @@ def _read_record(recipe: Recipe, name: str) -> dict[str, Any] | None:
     return record
 
 
-def _digest(record: Mapping[str, Any]) -> str:
-    made_of = {key: value for key, value in record.items() if key != "finished"}
-    return xxhash.xxh3_128_hexdigest(json.dumps(made_of, sort_keys=True).encode())
+def _is_finished(recipe: Recipe, step: Step) -> bool:
+    return bool((_read_record(recipe, step.name) or {}).get("finished")) and _result(step).is_file()
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    old, new = before.get("settings", {}), now["settings"]
-    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    if changed:
-        key = changed[0]
-        return f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
-    inputs = [name for name, digest in now["inputs"].items() if before.get("inputs", {}).get(name) != digest]
-    return f"'{inputs[0]}' was made anew" if inputs else "the images changed"
+def _result(step: Step) -> Path:
+    """The file that a finished step leaves."""
+    if step.stage == "embed":
+        return step.output / "zarr.json"
+    if step.stage == "evaluate":
+        from pipeline.evaluate.run import RESULT_FILE
+
+        return step.output / RESULT_FILE
+    from pipeline.networks.network import MODEL_FILE
+
+    return step.output / MODEL_FILE
 
 
-def _data_fingerprint(data: Path) -> str:
-    """Hash of the names, sizes and times of all files of the data set."""
-    if not data.is_dir():
-        raise InputError(f"The data set '{data}' is not a folder; check the path.")
+def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
+    """Find the mistakes that would otherwise end a step hours from now."""
+    from pipeline.networks.architectures import architecture_names
+
+    if not recipe.data.is_dir():
+        raise InputError(f"The data set '{recipe.data}' is not a folder; check the path.")
+    known = architecture_names()
+    for step in steps:
+        name = getattr(step.settings, "student", None) or getattr(step.settings, "arch", None)
+        if name is not None and name not in known:
+            raise unknown_name("architecture", name, known)
+        for folder in _folders(step):
+            if not (recipe.data / folder).is_dir():
+                raise InputError(f"The data set '{recipe.data}' has no folder '{folder}'; check the path.")
+
+
+def _places(step: Step) -> set[str]:
+    """Settings that only say where the output of an earlier step lies."""
+    return {"teacher", "model"} if step.needs else set()
+
+
+def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
+    """Content of what the step uses besides images: outputs of other steps, stores and networks given by a path."""
+    used = {name: steps[name].output for name in step.needs}
+    if not step.needs:
+        for key in ("store", "teacher", "model"):
+            given = getattr(step.settings, key, None)
+            if given is not None and Path(given) != step.output and Path(given).exists():
+                used[key] = Path(given)
+    if isinstance(step.settings, ImageSelection) and step.settings.subset is not None:
+        used["subset"] = step.settings.subset
+    return {name: _content(path) for name, path in used.items()}
+
+
+def _content(path: Path) -> str | None:
+    """Hash of a network's file, or of a store's metadata and commit records (they hold the hash of every part)."""
+    from pipeline.networks.network import MODEL_FILE
+
+    if (path / "zarr.json").is_file():
+        files = sorted(path.rglob("*.json"))
+    else:
+        files = [path / MODEL_FILE if path.is_dir() else path]
+    if not all(file.is_file() for file in files):
+        return None
     digest = xxhash.xxh3_128()
-    for path in sorted(data.rglob("*")):
-        if path.is_file():
-            stat = path.stat()
-            digest.update(
-                f"{path.relative_to(data)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
-            )
+    for file in files:
+        digest.update(os.fsencode(f"{file.relative_to(path)}\0"))
+        with file.open("rb") as opened:
+            while part := opened.read(2**24):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _folders(step: Step) -> list[str]:
+    """Folders of the data set whose images decide what comes out.
+
+    A student's are checked one by one against its store. A store that is evaluated is not made from them again.
+    """
+    settings: Any = step.settings
+    if step.stage == "pretrain":
+        return [settings.split]
+    if step.stage == "embed":
+        return [source.folder for source in settings.split]
+    if step.stage == "distill" or step.needs == ("embed",) or (Path(settings.model) / "zarr.json").is_file():
+        return []
+    return [settings.train_split, settings.test_split]
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say the first thing that has changed; None if nothing has."""
+    old, new = before.get("settings", {}), now["settings"]
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            return f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+    inputs = before.get("inputs", {})
+    for name, content in now["inputs"].items():
+        if inputs.get(name) != content:
+            return f"'{name}' has changed"
+    if inputs.keys() != now["inputs"].keys():
+        return "it is made from something else"
+    return None if before.get("images") == now["images"] else "the images changed"
+
+
+def _fingerprint(recipe: Recipe, folder: str) -> str:
+    """Hash of the names, sizes and times of all images in a folder of the data set."""
+    digest = xxhash.xxh3_128()
+    root, own = recipe.data / folder, recipe.folder.resolve()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if Path(parent, name).resolve() != own)
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_EXTENSIONS):
+                path = Path(parent, name)
+                stat = path.stat()
+                digest.update(os.fsencode(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
     return digest.hexdigest()

@@ -57,7 +57,7 @@ class OutputSettings(StageSettings):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if self.resume and self.overwrite:
-            raise ValueError("go on with the output, or delete it; not both")
+            raise ValueError("--resume goes on with the output, --overwrite deletes it; give one of them.")
         return self
 
 
@@ -103,8 +103,12 @@ class ViewGeometry(Settings):
 def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
     """Say in one sentence what is wrong with the first bad setting; ``spell`` writes its name."""
     first = error.errors()[0]
-    name = spell(str(first["loc"][0])) if first["loc"] else "the settings"
     message = str(first["msg"]).removeprefix("Value error, ")
+    message = message.replace("valid tuple", "list").replace("valid dictionary", "table")
+    if not first["loc"]:
+        return message
+    setting, *inside = (part for part in first["loc"] if isinstance(part, str))
+    name = ".".join((spell(setting), *inside))
     if first["type"] == "missing":
         return f"{name} is missing; give it."
     if first["type"] == "value_error":

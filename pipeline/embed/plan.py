@@ -128,6 +128,14 @@ def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
         found = store[name]
         check_same(
             found.path,
-            {"views": found.views, "columns": list(found.columns), "block_rows": found.block_rows},
-            {"views": split.views, "columns": list(split.columns), "block_rows": split.block_rows},
+            _facts(found.views, found.columns, found.block_rows),
+            _facts(split.views, split.columns, split.block_rows),
         )
+
+
+def _facts(views: list[dict[str, Any]], columns: tuple[str, ...], block_rows: int) -> dict[str, Any]:
+    """What a split's layout is, by names that a user knows."""
+    facts = {"views": len(views) - 1, "block_rows": block_rows, "augmentation columns": columns}
+    for number, view in enumerate(views):
+        facts |= {f"the {key} of view {number}": value for key, value in view.items()}
+    return facts

@@ -1,0 +1,51 @@
+"""Groups of commands that answer an unknown name with the known ones, nearest first."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+
+class NearestGroup(click.Group):
+    """A group that lists its commands in the order they were given, and knows what was meant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        del ctx
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Answer an unknown command with the known ones, nearest first."""
+        from pipeline.errors import unknown_name
+
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            raise click.UsageError(str(unknown_name("command", args[0], known)), ctx)
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(NearestGroup):
+    """A group whose commands live in modules of this package, imported when they are called."""
+
+    modules: tuple[str, ...] = ()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the modules."""
+        del ctx
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        del ctx
+        if cmd_name not in self.modules:
+            return None
+        command: click.Command = importlib.import_module(f"cli.{cmd_name}").command
+        return command
+
+
+def example(*lines: str) -> str:
+    """Epilogue of a command's help: examples, not wrapped."""
+    return "\n".join(("\b", "Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)))

@@ -1,0 +1,89 @@
+"""A small data set, a store and a run made from it by the command line, and a way to call it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cli.main import main
+
+TINY = ("--size", "16", "--resize", "16")
+EMBED = ("--teacher", "random/conv4-16", *TINY, "--views", "2", "--split", "train", "--split", "val:0")
+DISTILL = ("--student", "conv4-16", "--epochs", "2", "--batch-size", "8", "--bank-size", "16")
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """The stages set torch's threads and determinism for their process, which here is the tests'."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def call(*words: str | Path) -> Result:
+    """Call the command as a user does; stages get one thread."""
+    threads = ("--threads", "1") if words[0] in {"embed", "distill", "evaluate", "pretrain"} else ()
+    return CliRunner().invoke(main, [*map(str, words), *threads], prog_name="compress-ssl")
+
+
+def write_images(root: Path, seed: int = 0) -> Path:
+    """24 images in ``train``, 8 in ``val``, of two classes."""
+    generator = np.random.default_rng(seed)
+    for split, count in (("train", 12), ("val", 4)):
+        for name in ("apple", "pear"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(name="call")
+def call_fixture() -> Call:
+    return call
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[..., Path]:
+    return write_images
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``data``, ``teacher.zarr`` and the run ``student``; read it, never change it."""
+    folder = tmp_path_factory.mktemp("made")
+    write_images(folder / "data")
+    for words in (
+        ("embed", folder / "data", folder / "teacher.zarr", *EMBED),
+        ("distill", folder / "teacher.zarr", folder / "data", folder / "student", *DISTILL),
+    ):
+        result = call(*words)
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def workplace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of ``made`` to do as one likes with; the current folder."""
+    shutil.copytree(made, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def embed_options() -> tuple[str, ...]:
+    return EMBED
+
+
+@pytest.fixture
+def distill_options() -> tuple[str, ...]:
+    return DISTILL

@@ -1,0 +1,123 @@
+"""Options come from the settings; what is not known is answered with what is."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import Result
+
+from cli.main import main
+from cli.options import option_name
+from pipeline.distill.settings import DistillSettings
+from pipeline.embed.settings import EmbedSettings
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.pretrain.settings import PretrainSettings
+from pipeline.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+MODELS: dict[str, type[Settings]] = {
+    "pretrain": PretrainSettings,
+    "embed": EmbedSettings,
+    "distill": DistillSettings,
+    "evaluate": EvaluateSettings,
+}
+FIELDS = [(command, name) for command, model in MODELS.items() for name in model.model_fields]
+
+
+def parameter(command: str, field: str) -> click.Parameter:
+    found = main.get_command(click.Context(main), command)
+    assert found is not None
+    return next(each for each in found.params if each.name == field)
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("pretrain",), ("embed",), ("distill",), ("evaluate",), ("run",), ("quickstart",), ("store",)]
+    + [("store", "info"), ("store", "verify")],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_given(call: Callable[..., Result], words: tuple[str, ...], flag: str) -> None:
+    result = call(*words, flag)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: compress-ssl {' '.join(words)}".rstrip())
+    assert "\b" not in result.stdout
+    assert r"\b" not in result.stdout
+
+
+@pytest.mark.parametrize(("command", "field"), FIELDS)
+def test_field_of_the_settings_is_a_parameter_with_its_description_and_default(
+    call: Callable[..., Result], command: str, field: str
+) -> None:
+    info = MODELS[command].model_fields[field]
+    given = parameter(command, field)
+    if isinstance(given, click.Argument):
+        assert info.is_required()
+        return
+    assert given.opts == [option_name(field)]
+    assert given.required == info.is_required()
+    shown = squeezed(call(command, "--help").stdout)
+    assert info.description is not None
+    assert squeezed(info.description) in shown
+    if info.default not in (None, (), False) and not info.is_required():
+        default = " ".join(map(str, info.default)) if isinstance(info.default, tuple) else str(info.default)
+        assert f"{squeezed(info.description)} [default: {default}]" in shown
+
+
+def test_no_parameter_is_without_a_field() -> None:
+    for command, model in MODELS.items():
+        found = main.get_command(click.Context(main), command)
+        assert found is not None
+        assert {each.name for each in found.params} == set(model.model_fields)
+
+
+def test_arguments_stand_in_the_order_of_the_settings(call: Callable[..., Result]) -> None:
+    assert "distill [OPTIONS] STORE DATA RUN" in call("distill", "--help").stdout
+    assert "embed [OPTIONS] DATA STORE" in call("embed", "--help").stdout
+
+
+def test_module_is_the_command() -> None:
+    version = subprocess.check_output([sys.executable, "-m", "cli", "--version"], cwd=ROOT, text=True)
+    assert re.fullmatch(r"compress-ssl, version \d+\.\d+\.\d+\n", version)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("embd",), "There is no command 'embd'. Did you mean 'embed'? Known: embed, "),
+        (("store", "inof"), "There is no command 'inof'. Did you mean 'info'? Known: info, verify."),
+        (("embed", "data", "s", "--teachr", "x"), "No such option '--teachr'. Did you mean"),
+        (("embed", "data", "s"), "Missing option '--teacher'."),
+        (("distill", "s", "data"), "Missing argument 'RUN'."),
+        (("distill", "s", "d", "r", "--student", "x", "--objective", "crd"), "'compress-1q', 'compress-2q'"),
+        (("embed", "d", "s", "--teacher", "x", "--views", "0"), "--views: input should be greater than or equal to 1"),
+        (("embed", "d", "s", "--teacher", "x", "--views", "many"), "'many' is not a valid integer"),
+        (("embed", "d", "s", "--teacher", "x", "--policy", "moco"), "Did you mean 'moco-v2'? Known: moco-v2, crop"),
+        (("embed", "d", "s", "--teacher", "x", "--split", "a b"), "--split: 'a b' must be NAME, NAME=FOLDER"),
+        (
+            ("embed", "d", "s", "--teacher", "x", "--resume", "--overwrite"),
+            "--resume goes on with the output, --overwrite deletes it; give one of them.",
+        ),
+        (("run", "photograph"), "There is no recipe 'photograph'. Did you mean 'photographs'? Known: photographs, "),
+        (("run", "missing.toml"), "The recipe 'missing.toml' does not exist; check the path."),
+        (("quickstart", "--seed", "-1"), "Invalid value for '--seed'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_use_is_answered_with_what_is_known_and_exit_code_2(
+    call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(*words)
+    assert result.exit_code == 2
+    assert sentence in squeezed(result.stderr)
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []

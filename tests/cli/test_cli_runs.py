@@ -1,0 +1,234 @@
+"""What happens while a command runs: progress, an interruption, a full disk; and looking at what came out."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from storage import open_store
+
+ROOT = Path(__file__).parents[2]
+Call = Callable[..., Result]
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "cli", *map(str, words), "--threads", "1"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run_process(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), env=environment(), capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a disk of a size, or give the mounted one another size."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+
+    def resize(size: str) -> Path:
+        again = ["-o", f"remount,size={size}"] if os.path.ismount(mounted) else ["-t", "tmpfs", "-o", f"size={size}"]
+        try:
+            subprocess.run(["mount", *again, "tmpfs", mounted], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"a small disk cannot be mounted here: {error}")
+        return mounted
+
+    yield resize
+    if os.path.ismount(mounted):
+        subprocess.run(["umount", mounted], check=True)
+
+
+# The sample arrays take about 300 KiB of pages, the whole store about 900 KiB.
+@pytest.mark.parametrize(("size", "created"), [("150k", False), ("600k", True)])
+def test_embed_on_a_full_disk_ends_with_a_sentence_and_goes_on(
+    call: Call,
+    made: Path,
+    embed_options: tuple[str, ...],
+    tmp_path: Path,
+    small_disk: Callable[[str], Path],
+    size: str,
+    created: bool,
+) -> None:
+    store = small_disk(size) / "store.zarr"
+    words = ("embed", made / "data", store, *embed_options, "--block-rows", "2", "--index-folder", tmp_path / "index")
+    full = call(*words)
+    assert full.exit_code == 1, full.output
+    assert full.stderr.splitlines()[-1].startswith("Error: The disk is full")
+    assert "free some space. The same command with --resume goes on where it was." in full.stderr
+    assert store.exists() == created
+    small_disk("8m")
+    finished = call(*words, "--resume")
+    assert finished.exit_code == 0, finished.output
+    assert call("store", "verify", store).exit_code == 0
+    assert not list(store.rglob("*.partial"))
+    whole = open_store(made / "teacher.zarr")["train"]
+    for view in range(len(whole.views)):
+        np.testing.assert_array_equal(open_store(store)["train"].view(view), whole.view(view))
+
+
+def test_interrupted_embed_says_how_it_goes_on_and_does(
+    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path
+) -> None:
+    store = tmp_path / "store.zarr"
+    words = ("embed", made / "data", store, *embed_options, "--views", "40", "--block-rows", "1")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        pytest.skip("the shell started these tests in the background, deaf to SIGINT, and children inherit that")
+    process = subprocess.Popen(
+        command(*words), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    until = time.monotonic() + 60
+    while not list(store.glob("train/embeddings/commits/*/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "Stopped. The same command with --resume goes on where it was."
+    assert "Traceback" not in errors
+    before = open_store(store)["train"]
+    assert 0 < sum(before.committed_blocks(view) for view in range(41)) < 41 * before.block_count
+    assert not store.with_name("store.zarr.lease").exists()
+    assert run_process(*words, "--resume").returncode == 0
+    assert call("store", "verify", store).exit_code == 0
+
+
+def test_progress_elsewhere_than_on_a_terminal_is_lines(
+    made: Path, embed_options: tuple[str, ...], tmp_path: Path
+) -> None:
+    answer = run_process("embed", made / "data", tmp_path / "store.zarr", *embed_options)
+    assert answer.returncode == 0
+    index_train, index_val, embedded = answer.stderr.splitlines()
+    assert re.fullmatch(r"index train: 24 images in \d+\.\d s", index_train)
+    assert re.fullmatch(r"index val: 8 images in \d+\.\d s", index_val)
+    assert re.fullmatch(r"embed: 80 views in \d+\.\d s", embedded)
+    assert answer.stdout.splitlines()[0].endswith("store.zarr: train, 24 images, 3 views of 16 features")
+
+
+def test_progress_on_a_terminal_is_a_bar_with_rate_and_time(
+    made: Path, embed_options: tuple[str, ...], tmp_path: Path
+) -> None:
+    master, terminal = pty.openpty()
+    words = command("embed", made / "data", tmp_path / "store.zarr", *embed_options)
+    process = subprocess.Popen(
+        words,
+        env={**environment(), "TERM": "xterm", "COLUMNS": "120"},
+        stderr=terminal,
+        stdout=subprocess.DEVNULL,
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(master, 65536)
+        except OSError:  # the other side has closed
+            break
+    os.close(master)
+    assert process.wait(timeout=60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert re.search(r"embed +━+ +80/80 +[\d,]+ views/s +0:00:\d\d", text), text
+
+
+def test_lines_tell_the_rate_of_this_run_not_of_what_a_resumed_one_had_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cli import progress
+
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.TerminalProgress().track("distill small", 20_000) as advance:
+        advance(10_000)  # done before
+        now = 100.0
+        advance(1_000)
+    line, _ = capsys.readouterr().err.splitlines()
+    assert line == "distill small: 11,000 of 20,000 images, 10 images/s, 0:15:00 left"
+
+
+def test_store_info_says_what_it_holds(call: Call, made: Path) -> None:
+    shown = call("store", "info", made / "teacher.zarr").stdout
+    assert "teacher   conv4-16, untrained (conv4-16), 16 features, float32, weights " in shown
+    assert "data set  data, 32 images" in shown
+    assert "train     24 images (0 bad), 2 classes, 3 views (evaluation 16 px, crop-flip 16 px)" in shown
+    assert shown.count("complete") == 2
+
+
+def test_store_info_counts_the_blocks_of_an_unfinished_store(call: Call, workplace: Path) -> None:
+    (workplace / "teacher.zarr" / "train" / "embeddings" / "commits" / "1.json").unlink()
+    assert "48 of 72 blocks done" in call("store", "info", "teacher.zarr").stdout
+
+
+def test_store_info_as_json_is_json_alone(call: Call, made: Path) -> None:
+    description = json.loads(call("store", "info", made / "teacher.zarr", "--json").stdout)
+    assert description["splits"]["train"]["samples"] == 24
+    assert description["splits"]["train"]["views_complete"] == 3
+    assert description["teacher"]["architecture"] == "conv4-16"
+
+
+def test_store_verify_passes_what_embed_wrote(call: Call, made: Path) -> None:
+    result = call("store", "verify", made / "teacher.zarr")
+    assert result.exit_code == 0
+    assert result.stdout.endswith("all well\n")
+
+
+def test_store_verify_names_the_part_with_a_flipped_byte(call: Call, workplace: Path) -> None:
+    part = next((workplace / "teacher.zarr" / "train" / "embeddings" / "c" / "1").rglob("0/0"))
+    content = bytearray(part.read_bytes())
+    content[5] ^= 1
+    part.write_bytes(content)
+    result = call("store", "verify", "teacher.zarr")
+    assert result.exit_code == 1
+    first, last = result.stdout.splitlines()
+    assert part.relative_to(workplace).as_posix() in first
+    assert "has other content than was committed" in first
+    assert last.endswith("not well")
+
+
+def test_store_verify_names_a_part_that_is_missing_and_a_view_that_is_not_complete(call: Call, workplace: Path) -> None:
+    split = workplace / "teacher.zarr" / "train"
+    (split / "label" / "c" / "0").unlink()
+    (split / "embeddings" / "commits" / "2.json").unlink()
+    result = call("store", "verify", "teacher.zarr")
+    assert result.exit_code == 1
+    assert "teacher.zarr/train/label/c/0' is missing" in result.stdout
+    assert "train, view 2: 0 of 24 blocks are committed" in result.stdout
+
+
+def test_evaluate_prints_a_table_and_where_the_result_is(
+    call: Call, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    result = call("evaluate", "teacher.zarr", "--labels-per-class", "3", "--labels-per-class", "1")
+    assert result.exit_code == 0, result.output
+    assert "NN, 1 labels a class" in result.stdout
+    assert result.stdout.index("NN, 1 labels") < result.stdout.index("NN, 3 labels")
+    path = Path(result.stdout.splitlines()[-1])
+    assert json.loads(path.read_text())["network"]["architecture"] == "conv4-16"
+
+
+def test_student_is_scored_from_its_run(call: Call, workplace: Path) -> None:
+    result = call("evaluate", "student", "--data", "data")
+    assert result.exit_code == 0, result.output
+    assert "student" in result.stdout
+    assert (workplace / "student" / "nearest-neighbour.json").is_file()
+
+
+def test_pretrained_run_is_a_teacher(call: Call, workplace: Path, embed_options: tuple[str, ...]) -> None:
+    options = ("--arch", "conv4-16", "--epochs", "1", "--batch-size", "8", "--size", "16", "--resize", "16")
+    assert call("pretrain", "data", "teacher", *options).exit_code == 0
+    result = call("embed", "data", "second.zarr", *embed_options, "--teacher", "teacher")
+    assert result.exit_code == 0, result.output
+    assert open_store("second.zarr").attributes["teacher"]["name"] == "teacher"

@@ -1,0 +1,209 @@
+"""A recipe's keys and names are checked, and its steps follow from it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.distill.settings import DistillSettings
+from pipeline.embed.settings import EmbedSettings
+from pipeline.errors import InputError
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.pretrain.settings import PretrainSettings
+from pipeline.recipe import Step, plan_steps, read_recipe, recipe_names, select_steps
+
+WHOLE = """
+folder = "out"
+data = "images"
+[settings]
+epochs = 3
+seed = 5
+size = 16
+[[pretrain]]
+name = "big"
+arch = "conv4-64"
+[embed]
+teacher = "big"
+views = 2
+[distill]
+batch_size = 8
+[[student]]
+name = "small"
+student = "conv4-16"
+[[student]]
+name = "other"
+student = "conv4-32"
+epochs = 7
+[evaluate]
+draws = 3
+models = ["embed", "small", "random/conv4-16"]
+"""
+
+Write = Callable[[str], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a recipe's text to a file and give its path."""
+
+    def to_file(text: str) -> str:
+        path = tmp_path / "recipe.toml"
+        path.write_text(text)
+        return str(path)
+
+    return to_file
+
+
+def steps_of(source: str) -> dict[str, Step]:
+    return {step.name: step for step in plan_steps(read_recipe(source))}
+
+
+@pytest.mark.parametrize("name", ["imagenet", "photographs", "quickstart"])
+def test_shipped_recipe_plans(name: str) -> None:
+    stages = [step.stage for step in plan_steps(read_recipe(name))]
+    assert {"embed", "distill", "evaluate"} <= set(stages)
+    order = ["pretrain", "embed", "distill", "evaluate"]
+    assert stages == sorted(stages, key=order.index)
+
+
+def test_no_shipped_recipe_is_forgotten_above() -> None:
+    assert recipe_names() == ["imagenet", "photographs", "quickstart"]
+
+
+def test_steps_come_in_order_with_the_outputs_of_earlier_ones(write: Write) -> None:
+    steps = steps_of(write(WHOLE))
+    assert list(steps) == [
+        *("big", "embed", "small", "other"),
+        *("evaluate embed", "evaluate small", "evaluate random/conv4-16"),
+    ]
+    out = Path("out")
+    teacher, embed, small = (steps[name].settings for name in ("big", "embed", "small"))
+    assert isinstance(teacher, PretrainSettings)
+    assert (teacher.data, teacher.run, teacher.arch) == (Path("images"), out / "big", "conv4-64")
+    assert isinstance(embed, EmbedSettings)
+    assert (embed.teacher, embed.store, embed.views) == ("out/big", out / "embeddings.zarr", 2)
+    assert isinstance(small, DistillSettings)
+    assert (small.store, small.run, small.student) == (out / "embeddings.zarr", out / "small", "conv4-16")
+    models = [steps[name].settings for name in list(steps)[4:]]
+    assert [model.model for model in models if isinstance(model, EvaluateSettings)] == [
+        *("out/embeddings.zarr", "out/small", "random/conv4-16")
+    ]
+    assert [steps[name].needs for name in steps] == [(), ("big",), *2 * [("embed",)], ("embed",), ("small",), ()]
+
+
+def test_shared_settings_reach_the_stages_that_have_them_and_the_nearest_wins(write: Write) -> None:
+    steps = steps_of(write(WHOLE))
+    dumped = {name: step.settings.model_dump() for name, step in steps.items()}
+    assert [dumped[name].get("epochs") for name in ("big", "embed", "small", "other")] == [3, None, 3, 7]
+    assert {settings["seed"] for settings in dumped.values()} == {5}
+    assert [dumped[name].get("size") for name in ("big", "embed", "small")] == [16, 16, None]
+    assert [dumped[name]["batch_size"] for name in ("big", "small", "other")] == [256, 8, 8]
+    assert dumped["evaluate small"]["draws"] == 3
+    assert {settings.get("index_folder") for name, settings in dumped.items() if name not in {"small", "other"}} == {
+        Path("out/index")
+    }
+
+
+def test_folder_data_and_settings_can_be_given_instead(write: Write) -> None:
+    recipe = read_recipe(write(WHOLE), folder=Path("elsewhere"), data=None, settings={"seed": 9})
+    assert (recipe.folder, recipe.data) == (Path("elsewhere"), Path("images"))
+    assert recipe.settings == {"epochs": 3, "seed": 9, "size": 16}
+
+
+def test_student_of_a_store_from_elsewhere_needs_no_step(write: Write) -> None:
+    text = WHOLE.replace("batch_size = 8", 'batch_size = 8\nstore = "their.zarr"')
+    small = steps_of(write(text))["small"]
+    assert small.settings.model_dump()["store"] == Path("their.zarr")
+    assert small.needs == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            'data = "images"',
+            'date = "images"',
+            "There is no key in the recipe 'date'. Did you mean 'data'? Known: data,",
+        ),
+        ("[embed]", "[embedd]", "There is no key in the recipe 'embedd'. Did you mean 'embed'?"),
+        ("seed = 5", "sead = 5", "There is no key in [settings] 'sead'. Did you mean 'seed'?"),
+        ("arch =", "arhc =", "There is no key in pretrain 'big' 'arhc'. Did you mean 'arch'?"),
+        ("views = 2", "veiws = 2", "There is no key in embed 'veiws'. Did you mean 'views'?"),
+        (
+            "batch_size = 8",
+            "batchsize = 8",
+            "There is no key in distill 'small' 'batchsize'. Did you mean 'batch_size'?",
+        ),
+        ("draws = 3", "drwas = 3", "There is no key in evaluate embed 'drwas'. Did you mean 'draws'?"),
+        ("views = 2", "policy = { flp = 0.0 }", "There is no key in the policy of embed 'flp'. Did you mean 'flip'?"),
+        ("views = 2", 'policy = "moco"', "Did you mean 'moco-v2'?"),
+        ("views = 2", "policy = { flip = 2.0 }", "In embed: policy.flip: input should be less than or equal to 1"),
+        ("views = 2", "views = 0", "In embed: views: input should be greater than or equal to 1, got 0."),
+        ("epochs = 7", 'epochs = "many"', "In distill 'other': epochs: input should be a valid integer"),
+        ('teacher = "big"', 'teacher = "bug"', "There is no teacher 'bug'. Did you mean 'big'? Known: big, "),
+        ('teacher = "big"', "teacher = 3", "In embed: teacher: input should be a valid string, got 3."),
+        ('teacher = "big"', "", "In embed: teacher is missing; give it."),
+        ('"embed", "small"', '"embed", "smal"', "There is no model 'smal'. Did you mean 'small'? Known: small, "),
+        ('"embed", "small"', '"small", "small"', "two steps named 'evaluate small'; give each its own name."),
+        ('["embed", "small", "random/conv4-16"]', '"embed"', "evaluate.models: input should be a list, got 'embed'."),
+        ('name = "other"', 'name = "small"', "The recipe has two steps named 'small'; give each its own name."),
+        ('name = "other"', 'name = "big"', "The recipe has two steps named 'big'; give each its own name."),
+        ('name = "other"', "", "Each [[student]] of a recipe needs a name that can be a folder's; got None."),
+        ('name = "other"', 'name = "../other"', "needs a name that can be a folder's; got '../other'."),
+        ('name = "other"', 'name = "steps"', "cannot be named 'steps', which the recipe itself uses; rename it."),
+        ('name = "other"', 'name = "small.previous"', "cannot be named 'small.previous', which the recipe itself"),
+        ('name = "other"', 'name = "embed"', "cannot be named 'embed', which the recipe itself uses; rename it."),
+        (
+            '[embed]\nteacher = "big"\nviews = 2',
+            "",
+            "Student 'small' has no store; add an [embed] table, or store = PATH",
+        ),
+        ("[[student]]\nname", "[student]\nname", "is not valid TOML"),
+        ("epochs = 7", "epochs =", "is not valid TOML"),
+        ('data = "images"', "", "data is missing; give it."),
+    ],
+)
+def test_mistake_is_named_with_the_nearest_that_would_do(write: Write, old: str, new: str, sentence: str) -> None:
+    assert old in WHOLE
+    with pytest.raises(InputError) as error:
+        steps_of(write(WHOLE.replace(old, new, 1)))
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("settings = 3", "settings: input should be a table, got 3."),
+        ("student = { name = 'x' }", "student: input should be a list"),
+        ("embed = 'x'", "embed: input should be a table, got 'x'."),
+        ("evaluate = 3", "evaluate: input should be a table or"),
+    ],
+)
+def test_table_of_the_wrong_kind_is_named(write: Write, text: str, sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        steps_of(write(f'folder = "out"\ndata = "images"\n{text}\n'))
+    assert sentence in str(error.value)
+
+
+def test_two_evaluations_never_share_a_folder(write: Write) -> None:
+    with pytest.raises(InputError, match=r"would both write 'out/evaluation/x-a-b'; rename one of them"):
+        steps_of(write(WHOLE.replace('"embed", "small"', '"x/a-b", "x-a/b"')))
+
+
+def test_selection_by_step_or_stage_keeps_the_order(write: Write) -> None:
+    steps = plan_steps(read_recipe(write(WHOLE)))
+
+    def names(*, first: str | None = None, only: tuple[str, ...] = ()) -> list[str]:
+        return [step.name for step in select_steps(steps, first=first, only=only)]
+
+    assert names() == [step.name for step in steps]
+    assert names(first="distill")[:2] == ["small", "other"]
+    assert names(first="evaluate small") == ["evaluate small", "evaluate random/conv4-16"]
+    assert names(only=("evaluate embed", "distill")) == ["small", "other", "evaluate embed"]
+    assert names(first="other", only=("distill",)) == ["other"]
+
+
+def test_selection_of_an_unknown_step_lists_steps_and_stages(write: Write) -> None:
+    steps = plan_steps(read_recipe(write(WHOLE)))
+    with pytest.raises(InputError, match=r"There is no step 'smal'. Did you mean 'small'\? Known: small, .*pretrain"):
+        select_steps(steps, only=("smal",))

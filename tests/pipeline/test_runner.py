@@ -1,0 +1,393 @@
+"""A recipe's steps run when their settings or inputs have changed, or they were interrupted, and not otherwise."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipeline.errors import InputError
+from pipeline.progress import Silent
+from pipeline.recipe import plan_steps, read_recipe, select_steps
+from pipeline.runner import Decision, decide, evaluation_results, run_recipe
+from storage import open_store
+from storage.verify import verify_store
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+folder = "out"
+data = "images"
+[settings]
+size = 16
+resize = 16
+threads = 1
+epochs = 1
+[[pretrain]]
+name = "big"
+arch = "conv4-16"
+batch_size = 8
+[embed]
+teacher = "big"
+views = 2
+[distill]
+batch_size = 8
+bank_size = 16
+[[student]]
+name = "small"
+student = "conv4-16"
+[[student]]
+name = "other"
+student = "conv4-32"
+[evaluate]
+models = ["embed", "small", "other"]
+"""
+
+RESEEDED = RECIPE.replace("views = 2", "views = 2\nseed = 3")
+
+STEPS = ["big", "embed", "small", "other", "evaluate embed", "evaluate small", "evaluate other"]
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """The stages set torch's threads and determinism for their process, which here is the tests'."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def write_images(root: Path) -> None:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for name in ("apple", "pear"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(generator.integers(0, 255, (20, 20, 3), np.uint8)).save(folder / f"{number}.png")
+
+
+def run(
+    folder: Path,
+    text: str = RECIPE,
+    *,
+    first: str | None = None,
+    only: tuple[str, ...] = (),
+    force: bool = False,
+    dry_run: bool = False,
+) -> dict[str, tuple[str, str]]:
+    """Run a recipe in a folder; what was done about each step, and why."""
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    recipe = read_recipe(str(path), folder=folder / "out", data=folder / "images")
+    decisions: list[Decision] = []
+    steps = select_steps(plan_steps(recipe), first=first, only=only)
+    run_recipe(recipe, steps, Silent(), decisions.append, force=force, dry_run=dry_run)
+    return {decision.step.name: (decision.action, decision.why) for decision in decisions}
+
+
+def actions(decisions: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """What is not skipped."""
+    return {name: action for name, (action, _) in decisions.items() if action != "skip"}
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        assert torch.equal(weight, other[name]), name
+
+
+def record_of(work: Path, step: str) -> dict[str, object]:
+    record: dict[str, object] = json.loads((work / "out" / "steps" / f"{step}.json").read_text())
+    return record
+
+
+def mark_interrupted(work: Path, step: str) -> None:
+    path = work / "out" / "steps" / f"{step}.json"
+    path.write_text(json.dumps(record_of(work, step) | {"finished": False}))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the recipe has run; read it, never change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_images(folder / "images")
+    decisions = run(folder)
+    assert list(decisions) == STEPS
+    assert set(decisions.values()) == {("run", "not run before")}
+    return folder
+
+
+@pytest.fixture
+def work(finished: Path, tmp_path: Path) -> Path:
+    """A copy to do as one likes with. That it lies elsewhere than where it was made puts nothing out of date."""
+    return Path(shutil.copytree(finished, tmp_path / "work"))
+
+
+def test_second_run_skips_every_step_and_writes_nothing(work: Path) -> None:
+    before = stamps(work / "out")
+    assert run(work) == dict.fromkeys(STEPS, ("skip", "up to date"))
+    assert stamps(work / "out") == before
+
+
+def test_results_come_in_the_recipes_order(work: Path) -> None:
+    recipe = read_recipe(str(work / "recipe.toml"), folder=work / "out", data=work / "images")
+    names = [json.loads(path.read_text())["network"]["name"] for path in evaluation_results(recipe)]
+    assert names == ["big", "small", "other"]
+
+
+def test_changed_setting_of_a_student_runs_it_and_its_evaluation_only(work: Path) -> None:
+    old = (work / "out" / "small" / "model.safetensors").read_bytes()
+    decisions = run(work, RECIPE.replace('name = "small"', 'name = "small"\ntemperature = 0.1'))
+    assert actions(decisions) == {"small": "run", "evaluate small": "run"}
+    assert decisions["small"][1] == "temperature was 0.04, is 0.1"
+    assert decisions["evaluate small"][1] == "'small' has changed"
+    assert (work / "out" / "small.previous" / "model.safetensors").read_bytes() == old
+    assert (work / "out" / "small" / "model.safetensors").read_bytes() != old
+    assert (work / "out" / "evaluation" / "small.previous" / "nearest-neighbour.json").is_file()
+
+
+def test_setting_that_says_only_how_to_run_puts_nothing_out_of_date(work: Path) -> None:
+    changed = RECIPE.replace("threads = 1", 'threads = 2\ndevice = "cpu"\ncheckpoint_minutes = 1')
+    assert actions(run(work, changed)) == {}
+
+
+def test_changed_embedding_runs_all_that_comes_after(work: Path) -> None:
+    decisions = run(work, RESEEDED)
+    assert actions(decisions) == dict.fromkeys(STEPS[1:], "run")
+    assert decisions["embed"][1] == "seed was 0, is 3"
+    assert decisions["small"][1] == "'embed' has changed"
+    assert open_store(work / "out" / "embeddings.zarr")["train"].views[1]["seed"] == 3
+    assert open_store(work / "out" / "embeddings.zarr.previous")["train"].views[1]["seed"] == 0
+
+
+def test_dry_run_says_the_same_and_writes_nothing(work: Path) -> None:
+    before = stamps(work / "out")
+    decisions = run(work, RESEEDED, dry_run=True)
+    assert actions(decisions) == dict.fromkeys(STEPS[1:], "run")
+    assert decisions["small"][1] == "'embed' will be made anew"
+    assert decisions["evaluate small"][1] == "'small' will be made anew"
+    assert stamps(work / "out") == before
+
+
+def test_dry_run_before_anything_was_run_makes_no_folder(tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    assert actions(run(tmp_path, dry_run=True)) == dict.fromkeys(STEPS, "run")
+    assert not (tmp_path / "out").exists()
+
+
+def test_upstream_made_anew_with_the_same_content_leaves_what_comes_after_alone(work: Path) -> None:
+    assert run(work, only=("embed",), force=True) == {"embed": ("run", "forced")}
+    assert actions(run(work)) == {}
+
+
+def test_upstream_changed_behind_the_recipes_back_is_noticed(work: Path) -> None:
+    shutil.copy(work / "out" / "other" / "model.safetensors", work / "out" / "small" / "model.safetensors")
+    decisions = run(work)
+    assert actions(decisions) == {"evaluate small": "run"}
+    assert decisions["evaluate small"][1] == "'small' has changed"
+
+
+@pytest.mark.parametrize("gone", ["small", "small/model.safetensors"])
+def test_output_that_is_gone_is_made_again(work: Path, gone: str) -> None:
+    path = work / "out" / gone
+    model = load_file(work / "out" / "small" / "model.safetensors")
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    decisions = run(work)
+    assert decisions["small"] == ("run", "its output is gone")
+    assert actions(decisions).keys() <= {"small", "evaluate small"}
+    assert_same_weights(load_file(work / "out" / "small" / "model.safetensors"), model)
+
+
+def test_store_that_is_gone_is_made_again(work: Path) -> None:
+    shutil.rmtree(work / "out" / "embeddings.zarr")
+    decisions = run(work)
+    assert decisions["embed"] == ("run", "its output is gone")
+    assert verify_store(open_store(work / "out" / "embeddings.zarr")).ok
+
+
+def test_touched_image_runs_what_reads_its_folder(work: Path) -> None:
+    os.utime(work / "images" / "val" / "pear" / "1.png")
+    decisions = run(work)
+    assert decisions["embed"] == ("run", "the images changed")
+    # Pre-training reads train alone; the new store has the same content, so the students stay.
+    assert actions(decisions) == {"embed": "run", "evaluate small": "run", "evaluate other": "run"}
+
+
+def test_new_image_runs_every_step(work: Path) -> None:
+    Image.new("RGB", (20, 20)).save(work / "images" / "train" / "pear" / "9.png")
+    assert actions(run(work)) == dict.fromkeys(STEPS, "run")
+
+
+def test_file_that_is_no_image_changes_nothing(work: Path) -> None:
+    (work / "images" / "train" / "pear" / ".DS_Store").write_bytes(b"\0")
+    (work / "images" / "README.txt").write_text("pears")
+    assert actions(run(work)) == {}
+
+
+def test_images_behind_a_link_are_seen(work: Path) -> None:
+    (work / "images").rename(work / "elsewhere")
+    (work / "images").mkdir()
+    for split in ("train", "val"):
+        (work / "images" / split).symlink_to(work / "elsewhere" / split)
+    assert actions(run(work)) == {}
+    os.utime(work / "elsewhere" / "train" / "pear" / "1.png")
+    assert run(work)["big"] == ("run", "the images changed")
+
+
+def test_changed_subset_list_runs_what_uses_it(work: Path) -> None:
+    listed = work / "listed.txt"
+    paths = [path.relative_to(work / "images").as_posix() for path in sorted((work / "images").rglob("*.png"))]
+    listed.write_text("\n".join(paths))
+    text = RECIPE.replace("views = 2", f'views = 2\nsubset = "{listed}"')
+    assert run(work, text, only=("embed",))["embed"][0] == "run"
+    assert run(work, text, only=("embed",))["embed"][0] == "skip"
+    listed.write_text("\n".join(paths[1:]))
+    assert run(work, text, only=("embed",))["embed"] == ("run", "'subset' has changed")
+
+
+def test_from_and_only_leave_the_other_steps_alone(work: Path) -> None:
+    assert list(run(work, first="distill")) == STEPS[2:]
+    assert list(run(work, only=("small", "evaluate"))) == ["small", *STEPS[4:]]
+    assert run(work, only=("small",), force=True) == {"small": ("run", "forced")}
+
+
+def test_student_alone_after_a_change_of_the_embedding_is_run_again_later(work: Path) -> None:
+    """It is trained from the store that is there; its record says so, whatever the recipe's [embed] says by then."""
+    assert run(work, RESEEDED, only=("small",)) == {"small": ("skip", "up to date")}
+    decisions = run(work, RESEEDED)
+    assert actions(decisions) == dict.fromkeys(STEPS[1:], "run")
+    assert decisions["small"][1] == "'embed' has changed"
+
+
+def test_step_whose_input_was_never_made_says_what_to_run_first(tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    with pytest.raises(InputError, match=r"Step 'small' needs 'embed', which is not finished; run that one first\."):
+        run(tmp_path, only=("small",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_step_whose_input_was_interrupted_says_what_to_run_first(work: Path) -> None:
+    mark_interrupted(work, "embed")
+    with pytest.raises(InputError, match=r"Step 'small' needs 'embed', which is not finished"):
+        run(work, only=("small",))
+
+
+def test_interrupted_step_goes_on(work: Path) -> None:
+    mark_interrupted(work, "small")
+    before = stamps(work / "out" / "small")
+    decisions = run(work)
+    assert decisions["small"] == ("resume", "was interrupted")
+    assert actions(decisions).keys() <= {"small", "evaluate small"}
+    # It was in fact done: nothing is trained again, and the same network is written.
+    after = stamps(work / "out" / "small")
+    assert after["checkpoint.pt"] == before["checkpoint.pt"]
+    assert record_of(work, "small")["finished"] is True
+
+
+def test_changed_setting_of_an_interrupted_step_spares_the_finished_output_before_it(work: Path) -> None:
+    finished_before = (work / "out" / "small" / "model.safetensors").read_bytes()
+    run(work, RECIPE.replace('name = "small"', 'name = "small"\ntemperature = 0.1'), only=("small",))
+    mark_interrupted(work, "small")
+    run(work, RECIPE.replace('name = "small"', 'name = "small"\ntemperature = 0.2'), only=("small",))
+    assert (work / "out" / "small.previous" / "model.safetensors").read_bytes() == finished_before
+    assert (work / "out" / "small.unfinished").is_dir()
+
+
+def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "images", tmp_path / "images")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    words = [sys.executable, "-m", "cli", "run", "recipe.toml", "--folder", "out", "--data", "images"]
+    process = subprocess.Popen(
+        words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("embeddings.zarr/train/embeddings/commits/0/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert record_of(tmp_path, "embed")["finished"] is False
+    decisions = run(tmp_path)
+    assert decisions["big"] == ("skip", "up to date")
+    assert decisions["embed"] == ("resume", "was interrupted")
+    assert decisions["small"] == ("run", "not run before")
+    for name in ("big", "small", "other"):
+        model = f"out/{name}/model.safetensors"
+        assert_same_weights(load_file(tmp_path / model), load_file(finished / model))
+    resumed, whole = (open_store(folder / "out" / "embeddings.zarr")["train"] for folder in (tmp_path, finished))
+    for view in range(3):
+        np.testing.assert_array_equal(resumed.view(view), whole.view(view))
+
+
+def test_output_of_someone_else_is_not_touched(tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    (tmp_path / "out" / "big").mkdir(parents=True)
+    (tmp_path / "out" / "big" / "thesis.tex").write_text("all of it")
+    with pytest.raises(InputError, match=r"big' is there, but was not made by this recipe; move it away"):
+        run(tmp_path)
+    assert stamps(tmp_path / "out").keys() == {"big/thesis.tex"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            'student = "conv4-32"',
+            'student = "conv4-33"',
+            "There is no architecture 'conv4-33'. Did you mean 'conv4-32'?",
+        ),
+        ('arch = "conv4-16"', 'arch = "resnet81"', "There is no architecture 'resnet81'. Did you mean 'resnet18'?"),
+        ("views = 2", 'views = 2\nsplit = ["train", "test"]', "images' has no folder 'test'; check the path."),
+    ],
+)
+def test_mistake_in_a_late_step_is_found_before_the_first(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    write_images(tmp_path / "images")
+    with pytest.raises(InputError) as error:
+        run(tmp_path, RECIPE.replace(old, new))
+    assert sentence in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"The data set '.*images' is not a folder; check the path\."):
+        run(tmp_path)
+
+
+def test_network_from_elsewhere_that_has_changed_is_evaluated_again(work: Path) -> None:
+    shutil.copytree(work / "out" / "small", work / "theirs")
+    text = RECIPE.replace('"embed", "small", "other"', f'"{work / "theirs"}"')
+    name = f"evaluate {work / 'theirs'}"
+    assert run(work, text)[name] == ("run", "not run before")
+    assert run(work, text)[name] == ("skip", "up to date")
+    shutil.copy(work / "out" / "big" / "model.safetensors", work / "theirs" / "model.safetensors")
+    assert run(work, text)[name] == ("run", "'model' has changed")
+
+
+def test_what_a_recipe_writes_into_its_own_data_set_is_not_taken_for_new_images(work: Path) -> None:
+    inside = work / "images" / "train" / "out"
+    recipe = read_recipe(str(work / "recipe.toml"), folder=inside, data=work / "images")
+    (step,) = select_steps(plan_steps(recipe), only=("big",))
+    before = decide(step, {}, recipe, force=False).record
+    inside.mkdir()
+    Image.new("RGB", (8, 8)).save(inside / "figure.png")
+    assert decide(step, {}, recipe, force=False).record == before

@@ -1,0 +1,139 @@
+"""The same facts written in several files stay the same; the wheel holds what it should; the README's commands exist."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import click
+import pytest
+
+from cli.main import main
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    """Every command below a group by the words that call it."""
+    context = click.Context(group)
+    found: dict[tuple[str, ...], click.Command] = {}
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found |= commands(command, (*path, name))
+        else:
+            found[(*path, name)] = command
+    return found
+
+
+COMMANDS = commands(main)
+
+
+def code_lines(text: str) -> list[str]:
+    """Lines of a page that call our command."""
+    return [line.strip().removeprefix("$ ") for line in text.splitlines() if re.match(r"\s*(\$ )?compress-ssl ", line)]
+
+
+def documented_calls() -> list[str]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [line for page in pages for block in page.read_text().split("```")[1::2] for line in code_lines(block)]
+
+
+def help_examples() -> list[str]:
+    epilogues = [command.epilog or "" for command in (main, *COMMANDS.values())]
+    return [re.split(r"  +", line)[0] for text in epilogues for line in code_lines(text)]
+
+
+def test_conda_environment_lists_exactly_the_projects_dependencies() -> None:
+    lines = (ROOT / "environment.yml").read_text().splitlines()
+    pip_section = lines[next(i for i, line in enumerate(lines) if line.strip() == "- pip:") + 1 :]
+    listed = [line.strip().removeprefix("- ").strip("'\"") for line in pip_section if line.strip().startswith("- ")]
+    assert sorted(listed) == sorted(PROJECT["project"]["dependencies"])
+
+
+def test_conda_environment_has_the_projects_python() -> None:
+    text = (ROOT / "environment.yml").read_text()
+    assert f"- python{PROJECT['project']['requires-python']}\n" in text
+
+
+def test_hooks_run_the_versions_of_the_dev_extra() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    pinned = dict(
+        requirement.split("==")
+        for requirement in PROJECT["project"]["optional-dependencies"]["dev"]
+        if "==" in requirement
+    )
+    ruff = re.search(r"ruff-pre-commit\s+rev: v(\S+)", hooks)
+    assert ruff is not None
+    assert ruff[1] == pinned["ruff"]
+    # mypy's hook runs the environment's own mypy; its version stands in the hook's name.
+    assert re.findall(r"mypy[^\n]*?(\d+\.\d+\.\d+)", hooks) == [pinned["mypy"]]
+
+
+def test_no_file_is_excepted_from_ruff_or_mypy() -> None:
+    tools = PROJECT["tool"]
+    assert not {"exclude", "extend-exclude", "force-exclude"} & tools["ruff"].keys()
+    assert not {"per-file-ignores", "extend-per-file-ignores", "exclude"} & tools["ruff"]["lint"].keys()
+    assert "exclude" not in tools["mypy"]
+    for override in tools["mypy"]["overrides"]:
+        assert override.keys() == {"module", "ignore_missing_imports"}
+        assert not any(module.split(".")[0] in {"cli", "pipeline", "storage"} for module in override["module"])
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Names in the wheel, built from a copy: setuptools leaves its build folder behind."""
+    pytest.importorskip("setuptools", reason="building without a network needs setuptools in the environment")
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("cli", "pipeline", "storage", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", str(source), "--no-deps", "--no-build-isolation", "--quiet"]
+    subprocess.run([*build, "--no-cache-dir", "-w", str(folder)], check=True, capture_output=True, timeout=100)
+    (built,) = folder.glob("*.whl")
+    return zipfile.ZipFile(built).namelist()
+
+
+def test_wheel_holds_every_module_and_recipe(wheel: list[str]) -> None:
+    for layer in ("cli", "pipeline", "storage"):
+        for path in (ROOT / layer).rglob("*"):
+            if path.suffix in {".py", ".toml"}:
+                assert path.relative_to(ROOT).as_posix() in wheel
+    assert "pipeline/recipes/quickstart.toml" in wheel
+
+
+def test_wheel_holds_nothing_else(wheel: list[str]) -> None:
+    assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {"cli", "pipeline", "storage"}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_command_is_in_the_readme(words: tuple[str, ...]) -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"compress-ssl {' '.join(words)}" in readme or f"`{' '.join(words)}`" in readme
+
+
+def test_there_are_documented_calls_and_examples() -> None:
+    assert len(documented_calls()) >= 5
+    assert len(help_examples()) >= len(COMMANDS) - 3
+
+
+@pytest.mark.parametrize("line", sorted({*documented_calls(), *help_examples()}))
+def test_documented_call_parses(line: str) -> None:
+    words = shlex.split(line.split("#")[0].rstrip("\\"))[1:]
+    depth = 2 if words[0] == "store" else 1
+    assert tuple(words[:depth]) in COMMANDS, line
+    COMMANDS[tuple(words[:depth])].make_context("documented", words[depth:])
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_commands_line_in_the_list_is_not_cut(words: tuple[str, ...]) -> None:
+    assert not COMMANDS[words].get_short_help_str(limit=62).endswith("...")

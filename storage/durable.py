@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from zarr.storage import LocalStore
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer as BytesLike
     from pathlib import Path
 
     from zarr.core.buffer import Buffer
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 PARTIAL_SUFFIX = ".partial"
 
 
-def write_durably(path: Path, data: BytesLike) -> None:
+def write_durably(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Write ``data`` to ``path``: whole, on the disk, or not at all."""
     make_directory_durably(path.parent)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")

@@ -45,7 +45,7 @@ def _identity() -> dict[str, Any]:
 
 def _is_held(lease: dict[str, Any], me: dict[str, Any]) -> bool:
     if lease["machine"] == me["machine"]:
-        return _process_start(lease["process"]) == lease["started"]
+        return bool(_process_start(lease["process"]) == lease["started"])
     return bool(time.time() - lease["heartbeat"] < STALE_SECONDS)
 
 

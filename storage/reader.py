@@ -117,8 +117,8 @@ class Split:
     def samples(self) -> schema.Samples:
         """Paths, labels, sizes, hashes and status of all N samples, in store order."""
         values = {name: self._read(name, slice(None)) for name in schema.SAMPLE_ARRAYS}
-        values["sample_path"] = [str(path) for path in values["sample_path"]]
-        return schema.Samples(**values, class_names=self.class_names)
+        paths = [str(path) for path in values.pop("sample_path")]
+        return schema.Samples(sample_path=paths, **values, class_names=self.class_names)
 
     def committed_blocks(self, view: int) -> int:
         """How many blocks of a view are committed."""

@@ -78,7 +78,7 @@ class Samples:
     @property
     def good(self) -> npt.NDArray[np.bool_]:
         """(N,) true where the image could be read."""
-        return self.status == Status.GOOD
+        return np.equal(self.status, Status.GOOD)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -13,6 +12,7 @@ from pipeline.images.index import ImageIndex, index_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from pipeline.progress import Progress
     from pipeline.settings import ImageSelection

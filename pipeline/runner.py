@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from pipeline.errors import InputError, unknown_name
-from pipeline.images.index import IMAGE_EXTENSIONS
+from pipeline.images.sources.open_source import open_source
 from pipeline.recipe import PREVIOUS, UNFINISHED, Recipe, Step, plan_steps
 from pipeline.settings import ImageSelection
 from storage.durable import write_json_durably
@@ -202,16 +202,13 @@ def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
     """Find the mistakes that would otherwise end a step hours from now."""
     from pipeline.networks.architectures import architecture_names
 
-    if not recipe.data.is_dir():
-        raise InputError(f"The data set '{recipe.data}' is not a folder; check the path.")
     known = architecture_names()
     for step in steps:
         name = getattr(step.settings, "student", None) or getattr(step.settings, "arch", None)
         if name is not None and name not in known:
             raise unknown_name("architecture", name, known)
         for folder in _folders(step):
-            if not (recipe.data / folder).is_dir():
-                raise InputError(f"The data set '{recipe.data}' has no folder '{folder}'; check the path.")
+            open_source(recipe.data, folder)
 
 
 def _places(step: Step) -> set[str]:
@@ -282,14 +279,13 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
 
 
 def _fingerprint(recipe: Recipe, folder: str) -> str:
-    """Hash of the names, sizes and times of all images in a folder of the data set."""
+    """Hash of the names, sizes and times of all files that a split's images come from, except the recipe's own."""
     digest = xxhash.xxh3_128()
-    root, own = recipe.data / folder, recipe.folder.resolve()
-    for parent, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if Path(parent, name).resolve() != own)
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_EXTENSIONS):
-                path = Path(parent, name)
-                stat = path.stat()
-                digest.update(os.fsencode(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
+    own = recipe.folder.resolve()
+    inside = own.is_relative_to(recipe.data.resolve())
+    for path in open_source(recipe.data, folder).files():
+        if inside and path.resolve().is_relative_to(own):
+            continue
+        stat = path.stat()
+        digest.update(os.fsencode(f"{path.relative_to(recipe.data)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
     return digest.hexdigest()

@@ -14,12 +14,12 @@ from pipeline.images.rendering import RenderJob, render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import numpy.typing as npt
 
     from pipeline.distill.teacher_bank import TeacherView
     from pipeline.images.rendering import Renderer
+    from pipeline.images.sources.source import ImageSource
     from pipeline.networks.preprocessing import Preprocessing
     from storage import Split
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def replay(
     renderer: Renderer,
     split: Split,
-    root: Path,
+    source: ImageSource,
     view: TeacherView,
     rows: npt.NDArray[np.int64],
     batch_size: int,
@@ -40,8 +40,8 @@ def replay(
     renderer : Renderer
     split : Split
         Tells paths, hashes and sizes.
-    root : Path
-        Folder that the sample paths are relative to.
+    source : ImageSource
+        Has the split's images.
     view : TeacherView
     rows : int64 array of shape (N,)
         Rows of the split, in the order wanted.
@@ -50,7 +50,8 @@ def replay(
         The student's.
     """
     job = RenderJob(
-        paths=[root / split.samples.sample_path[row] for row in rows],
+        source=source,
+        paths=[split.samples.sample_path[row] for row in rows],
         content_hash=split.samples.content_hash[rows],
         parameters=view.augmentation[rows][:, None],
         sizes=(int(split.views[view.number]["size"]),),
@@ -65,7 +66,7 @@ def replay(
         )
 
 
-def check_images_are_there(split: Split, root: Path) -> None:
+def check_images_are_there(split: Split, source: ImageSource) -> None:
     """Check that the data set holds every good image of a split.
 
     That each is the same image is checked when it is read, by its content hash.
@@ -73,12 +74,14 @@ def check_images_are_there(split: Split, root: Path) -> None:
     Raises
     ------
     InputError
-        Naming the first row whose file is missing.
+        Naming the first row whose image is missing.
     """
     for row in np.flatnonzero(split.samples.good):
-        path = root / split.samples.sample_path[row]
-        if not path.is_file():
+        path = split.samples.sample_path[row]
+        try:
+            source.stamp(path)
+        except OSError as error:
             raise InputError(
-                f"The store was made from other images: row {row} of split {split.name}, "
-                f"'{split.samples.sample_path[row]}', is not in '{root}'; give the data set the store was made from."
-            )
+                f"The store was made from other images: row {row} of split {split.name}, '{path}', is not in "
+                f"'{source.location}'; give the data set the store was made from."
+            ) from error

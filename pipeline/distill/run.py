@@ -17,6 +17,7 @@ from pipeline.distill.replay import check_images_are_there, replay
 from pipeline.distill.teacher_bank import TeacherBank
 from pipeline.errors import InputError
 from pipeline.images.rendering import make_renderer
+from pipeline.images.sources.open_source import open_source
 from pipeline.machine import prepare_machine
 from pipeline.networks.architectures import build_backbone
 from pipeline.networks.network import MODEL_FILE, Network, save_network
@@ -65,8 +66,8 @@ def distill(settings: DistillSettings, progress: Progress) -> Path:
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(rows)} good images of split {split.name}; lower it."
         )
-    root = settings.data / split.folder
-    check_images_are_there(split, root)
+    source = open_source(settings.data, split.folder)
+    check_images_are_there(split, source)
 
     backbone = build_backbone(settings.student, settings.seed)
     preprocessing = Preprocessing(
@@ -85,7 +86,7 @@ def distill(settings: DistillSettings, progress: Progress) -> Path:
 
     def batches(epoch: int, first_step: int) -> Iterator[Batch]:
         order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]
-        yield from replay(renderer, split, root, bank.view_of_epoch(epoch), order, settings.batch_size, preprocessing)
+        yield from replay(renderer, split, source, bank.view_of_epoch(epoch), order, settings.batch_size, preprocessing)
 
     training = Training(
         modules=modules,

@@ -18,12 +18,12 @@ from pipeline.machine import autocast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import numpy.typing as npt
     from torch import Tensor
 
     from pipeline.images.rendering import Renderer
+    from pipeline.images.sources.source import ImageSource
     from pipeline.networks.network import Network
     from pipeline.settings import Precision
     from storage import Split
@@ -58,7 +58,7 @@ class Worker(NamedTuple):
 def embed_block(
     worker: Worker,
     split: Split,
-    root: Path,
+    source: ImageSource,
     block: Block,
     advance: Callable[[int], None],
     on_pixels: Callable[[str, int, int, Tensor], None] | None = None,
@@ -70,8 +70,8 @@ def embed_block(
     worker : Worker
     split : Split
         Tells the block's samples and views.
-    root : Path
-        Folder that the split's sample paths are relative to.
+    source : ImageSource
+        Has the split's images.
     block : Block
     advance : callable
         Told how many views each batch has finished.
@@ -91,7 +91,8 @@ def embed_block(
         for view, parameters in drawn.items()
     }
     job = RenderJob(
-        paths=[root / samples.sample_path[rows.start + row] for row in good],
+        source=source,
+        paths=[samples.sample_path[rows.start + row] for row in good],
         content_hash=samples.content_hash[rows][good],
         parameters=np.stack([drawn[view][good] for view in block.views], axis=1),
         sizes=tuple(int(split.views[view]["size"]) for view in block.views),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.embed.block import Block, EmbeddedView, Worker, embed_block
-from pipeline.embed.pixel_hashes import pixel_hash_log
+from pipeline.embed.pixel_hashes import pixel_hash_log, pixel_hash_path
 from pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
 from pipeline.images.rendering import make_renderer
 from pipeline.machine import choose_precision, prepare_machine
@@ -52,6 +52,7 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
             check_resumable(open_store(settings.store), plan)
         else:
             create_store(settings.store, plan.attributes, plan.splits, overwrite=settings.overwrite)
+            pixel_hash_path(settings.store).unlink(missing_ok=True)
         worker = Worker(
             network,
             make_renderer(settings.renderer, device, settings.thread_count),
@@ -87,8 +88,8 @@ def _do_blocks(
             on_pixels = stack.enter_context(pixel_hash_log(writer.store, settings.pixel_hashes))
         for block in blocks:
             split = writer.store[block.split]
-            root = plan.indexes[block.split].root
-            embedded = embed_block(worker, split, root, block, advance, on_pixels)
+            source = plan.indexes[block.split].source
+            embedded = embed_block(worker, split, source, block, advance, on_pixels)
             if done is not None:
                 done.result()
             done = pool.submit(_write, writer, block, embedded)

@@ -1,4 +1,4 @@
-"""A data set: a folder with a sub-folder a split. Indexes the splits that a stage asks for."""
+"""A data set: its splits, each a source of images. Indexes those that a stage asks for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import xxhash
 
 from pipeline.errors import InputError
 from pipeline.images.index import ImageIndex, index_images
+from pipeline.images.sources.open_source import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,28 +44,26 @@ def index_data_set(
         If the folders, the images or the subset list cannot be used.
     """
     folders = list(folders)
-    if not data.is_dir():
-        what = "is a file" if data.exists() else "does not exist"
-        raise InputError(f"The data set '{data}' {what}; give the folder that holds {', '.join(folders)}.")
+    sources = {folder: open_source(data, folder) for folder in folders}
     subsets = _read_subset(selection.subset, folders) if selection.subset else {}
     index_folder = selection.index_folder or output.parent / "index"
     return {
         folder: index_images(
-            data / folder,
-            index_folder / _cache_name(data / folder),
+            source,
+            index_folder / _cache_name(source.location),
             only=subsets.get(folder),
             limit=selection.limit,
             skip_bad=selection.on_bad_image == "skip",
             threads=threads,
             progress=progress,
         )
-        for folder in folders
+        for folder, source in sources.items()
     }
 
 
-def _cache_name(folder: Path) -> str:
-    """Two folders of one name must not share a cache: its entries are relative to the folder."""
-    resolved = folder.resolve()
+def _cache_name(location: Path) -> str:
+    """Two sources of one name must not share a cache: its entries are relative to the source."""
+    resolved = location.resolve()
     return f"{resolved.name}-{xxhash.xxh3_64_hexdigest(os.fsencode(resolved))[:8]}.npz"
 
 

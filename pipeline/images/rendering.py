@@ -20,12 +20,13 @@ from pipeline.images.colour import apply_colour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     import numpy as np
     import numpy.typing as npt
     import torch
     from torch import Tensor
+
+    from pipeline.images.sources.source import ImageSource
 
 READ_AHEAD_BATCHES = 4
 
@@ -34,10 +35,11 @@ READ_AHEAD_BATCHES = 4
 class RenderJob:
     """Images to render, and how."""
 
-    paths: Sequence[Path]
-    """N files."""
+    source: ImageSource
+    paths: Sequence[str]
+    """N names of images of the source."""
     content_hash: npt.NDArray[np.uint64]
-    """(N,) XXH3-64 that each file's bytes must have."""
+    """(N,) XXH3-64 that each image's bytes must have."""
     parameters: npt.NDArray[np.float32]
     """(N, V, P) augmentation parameters."""
     sizes: tuple[int, ...]
@@ -77,18 +79,18 @@ def render(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list
     Raises
     ------
     InputError
-        If a file is missing or is not the one that was indexed.
+        If an image is missing or is not the one that was indexed.
     RunError
-        If the renderer fails; names the batch's files.
+        If the renderer fails; names the batch's images.
     """
     for rows, views in zip(job.batches(batch_size), renderer.geometry(job, batch_size), strict=True):
         yield [apply_colour(pixels, job.parameters[rows, view]) for view, pixels in enumerate(views)]
 
 
-def read_files(
+def read_images(
     job: RenderJob, batch_size: int, threads: int, prepare: Callable[[bytes], bytes] = bytes
 ) -> Iterator[list[bytes]]:
-    """Yield each batch's file contents, read and prepared a few batches ahead, every one checked against its hash."""
+    """Yield each batch's encoded images, read and prepared a few batches ahead, every one checked against its hash."""
     with ThreadPoolExecutor(threads) as pool:
         pending = deque(job.batches(batch_size))
         futures: deque[list[Future[bytes]]] = deque()
@@ -100,13 +102,16 @@ def read_files(
 
 
 def _read_checked(job: RenderJob, row: int, prepare: Callable[[bytes], bytes]) -> bytes:
-    path = job.paths[row]
+    source, path = job.source, job.paths[row]
     try:
-        content = path.read_bytes()
+        content = source.read(path)
     except OSError as error:
-        raise InputError(f"The image '{path}' cannot be read ({error.strerror}); restore it.") from error
+        raise InputError(
+            f"The image '{source.describe(path)}' cannot be read ({error.strerror}); restore it."
+        ) from error
     if xxhash.xxh3_64_intdigest(content) != int(job.content_hash[row]):
         raise InputError(
-            f"The image '{path}' has changed since it was indexed or embedded; restore it, or embed the images again."
+            f"The image '{source.describe(path)}' has changed since it was indexed or embedded; restore it, or embed "
+            "the images again."
         )
     return prepare(content)

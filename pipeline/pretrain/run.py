@@ -73,7 +73,7 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
     steps = len(rows) // settings.batch_size
     if steps == 0:
         raise InputError(
-            f"--batch-size {settings.batch_size} is more than the {len(rows)} images of '{index.root}'; lower it."
+            f"--batch-size {settings.batch_size} is more than the {len(rows)} images of '{index.source.location}'; lower it."
         )
     open_run(settings.run, settings, {"fingerprint": index.fingerprint()})
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
@@ -103,7 +103,8 @@ def _two_views(
         for view in (0, 1)
     ]
     return RenderJob(
-        paths=[index.path(row) for row in order],
+        source=index.source,
+        paths=[samples.sample_path[row] for row in order],
         content_hash=samples.content_hash[order],
         parameters=np.stack(drawn, axis=1),
         sizes=(size, size),

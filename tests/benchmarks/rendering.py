@@ -14,6 +14,7 @@ import torch
 from pipeline.images.index import index_images
 from pipeline.images.policies import POLICIES, random_parameters
 from pipeline.images.rendering import RenderJob, make_renderer, render
+from pipeline.images.sources.folder import FolderSource
 from pipeline.progress import Silent
 
 IMAGES, SIZE, BATCH, THREADS, ROUNDS = 400, 224, 32, 2, 3
@@ -22,13 +23,14 @@ IMAGES, SIZE, BATCH, THREADS, ROUNDS = 400, 224, 32, 2, 3
 def jobs(folder: Path, views: int) -> RenderJob:
     """Make a job of some images in so many random views."""
     with tempfile.TemporaryDirectory() as scratch:
-        index = index_images(folder, Path(scratch) / "index.npz", limit=IMAGES, threads=THREADS, progress=Silent())
+        cache = Path(scratch) / "index.npz"
+        index = index_images(FolderSource(folder), cache, limit=IMAGES, threads=THREADS, progress=Silent())
     samples = index.samples
     drawn = [
         random_parameters(POLICIES["crop-flip"], SIZE, 0, view, 0, samples.image_size) for view in range(1, views + 1)
     ]
-    paths = [index.path(row) for row in range(len(samples))]
-    return RenderJob(paths, samples.content_hash, np.stack(drawn, axis=1), (SIZE,) * views)
+    parameters = np.stack(drawn, axis=1)
+    return RenderJob(index.source, samples.sample_path, samples.content_hash, parameters, (SIZE,) * views)
 
 
 def cpu_seconds_a_view(renderer_name: str, job: RenderJob) -> tuple[float, float]:

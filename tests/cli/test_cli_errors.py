@@ -39,10 +39,10 @@ def truncate(path: Path, size: int = 100) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("embed nowhere new EMBED", "The data set 'nowhere' does not exist; give the folder that holds train, val."),
-        ("embed notes.txt new EMBED", "The data set 'notes.txt' is a file; give the folder that holds train, val."),
-        ("embed empty new EMBED", "The image folder 'empty/train' does not exist; check the path."),
-        ("embed data new EMBED --split empty", "The image folder 'data/empty' does not exist"),
+        ("embed nowhere new EMBED", "The data set 'nowhere' does not exist; give the folder that holds train."),
+        ("embed notes.txt new EMBED", "The data set 'notes.txt' is a file; give the folder that holds train."),
+        ("embed empty new EMBED", "The data set 'empty' has no folder 'train'; check the path."),
+        ("embed data new EMBED --split empty", "The data set 'data' has no folder 'empty'"),
         ("embed hollow new EMBED", "'hollow/train' holds no images; give a folder with"),
         ("embed data new EMBED --size 32", "--size 32 is larger than --resize 16; the crop must fit"),
         ("embed data new EMBED --teacher random/conv4-17", "no architecture 'conv4-17'. Did you mean 'conv4-16'?"),
@@ -58,7 +58,7 @@ def truncate(path: Path, size: int = 100) -> None:
         ("embed data empty EMBED --resume", "'empty' is not an embedding store"),
         ("distill nowhere data new DISTILL", "'nowhere' does not exist; make one with 'compress-ssl embed DATA STORE'"),
         ("distill data data new DISTILL", "'data' is not an embedding store; make one with"),
-        ("distill teacher.zarr nowhere new DISTILL", "row 0 of split train, 'apple/00.png', is not in 'nowhere/train'"),
+        ("distill teacher.zarr nowhere new DISTILL", "The data set 'nowhere' does not exist"),
         ("distill teacher.zarr data new DISTILL --student resnet81", "Did you mean 'resnet18'"),
         (
             "distill teacher.zarr data new DISTILL --split test",
@@ -104,7 +104,8 @@ def test_what_cannot_be_used_is_named_and_nothing_is_written(
 ) -> None:
     (workplace / "notes.txt").write_text("not a picture")
     (workplace / "empty").mkdir()
-    (workplace / "hollow" / "train").mkdir(parents=True)
+    for split in ("train", "val"):
+        (workplace / "hollow" / split).mkdir(parents=True)
     before = files(workplace)
     options = {"EMBED": embed_options, "DISTILL": distill_options}
     split = [part for word in words.split() for part in options.get(word, (word,))]

@@ -19,11 +19,10 @@ from torch.utils.dlpack import from_dlpack
 from pipeline.errors import RunError
 from pipeline.images.index import decode
 from pipeline.images.policies import COLUMN
-from pipeline.images.rendering import read_files
+from pipeline.images.rendering import read_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
     import torch
@@ -71,7 +70,7 @@ class DaliRenderer:
             except RuntimeError as error:
                 # DALI prefetches, so the fault may lie a few batches ahead.
                 ahead = batches[min(number + PREFETCH_BATCHES, len(batches) - 1)]
-                suspects = _listed(job.paths[rows.start : ahead.stop])
+                suspects = _listed([job.source.describe(path) for path in job.paths[rows.start : ahead.stop]])
                 raise RunError(
                     f"DALI failed on one of these images: {suspects} ({_reason(error)}); leave it out, or use "
                     "--renderer torchvision."
@@ -119,7 +118,7 @@ def _views(encoded: DataNode, arguments: list[DataNode], sizes: tuple[int, ...],
 
 
 class _Feed:
-    """What the pipeline calls for each batch: file contents, then the arguments of every view."""
+    """What the pipeline calls for each batch: encoded images, then the arguments of every view."""
 
     def __init__(self, view_count: int) -> None:
         self._view_count = view_count
@@ -133,7 +132,7 @@ class _Feed:
 
     def _prepare(self, job: RenderJob, batch_size: int, threads: int) -> Iterator[tuple[Any, ...]]:
         for rows, contents in zip(
-            job.batches(batch_size), read_files(job, batch_size, threads, _for_dali), strict=True
+            job.batches(batch_size), read_images(job, batch_size, threads, _for_dali), strict=True
         ):
             arguments = [
                 _columns(job.parameters[rows, view], names).astype(dtype, order="C")
@@ -164,7 +163,7 @@ def _finish_epoch(pipeline: Pipeline) -> None:
         pipeline.reset()  # type: ignore[no-untyped-call]
 
 
-def _listed(paths: Sequence[Path]) -> str:
+def _listed(paths: Sequence[str]) -> str:
     """The paths, quoted; of a long list the first few and the number of the others."""
     named = ", ".join(f"'{path}'" for path in paths[:PATHS_NAMED])
     others = len(paths) - PATHS_NAMED

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as F
 
 from pipeline.images.index import decode
 from pipeline.images.policies import COLUMN
-from pipeline.images.rendering import read_files
+from pipeline.images.rendering import read_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ class TorchvisionRenderer:
     def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
         """Yield, for each batch in order, V uint8 tensors (B, S, S, 3)."""
         with ThreadPoolExecutor(self._threads) as pool:
-            contents = read_files(job, batch_size, self._threads)
+            contents = read_images(job, batch_size, self._threads)
             for rows, batch in zip(job.batches(batch_size), contents, strict=True):
                 images = list(pool.map(_views_of_one, batch, job.parameters[rows], [job.sizes] * len(batch)))
                 yield [

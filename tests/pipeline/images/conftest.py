@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.images.policies import POLICIES, evaluation_parameters, random_parameters
 from pipeline.images.rendering import RenderJob, make_renderer, render
+from pipeline.images.sources.folder import FolderSource
 
 SIZE, RESIZE = 224, 256
 
@@ -39,7 +40,9 @@ def job_of() -> Callable[..., RenderJob]:
         for view, policy in enumerate(policies, 1):
             parameters.append(random_parameters(POLICIES[policy], SIZE, 7, view, 0, sizes))
         hashes = np.array([xxhash.xxh3_64_intdigest(path.read_bytes()) for path in paths], np.uint64)
-        return RenderJob(list(paths), hashes, np.stack(parameters, axis=1), (SIZE,) * len(parameters))
+        return RenderJob(
+            FolderSource(Path()), list(map(str, paths)), hashes, np.stack(parameters, axis=1), (SIZE,) * len(parameters)
+        )
 
     return make
 

@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from pipeline.errors import InputError
-from pipeline.images.index import ImageIndex, index_images, list_images
+from pipeline.images.index import ImageIndex, index_images
+from pipeline.images.sources.folder import FolderSource
 from pipeline.progress import Silent
 from storage.schema import Status
 
@@ -32,7 +33,9 @@ def put(root: Path, *names: str) -> Path:
 
 
 def index(root: Path, cache: Path | None = None, **selection: Any) -> ImageIndex:
-    return index_images(root, cache or root.parent / "scan.npz", threads=2, progress=Silent(), **selection)
+    return index_images(
+        FolderSource(root), cache or root.parent / "scan.npz", threads=2, progress=Silent(), **selection
+    )
 
 
 @pytest.fixture
@@ -48,13 +51,13 @@ def test_classes_and_files_come_in_the_order_of_image_folder(root: Path) -> None
     reference = ImageFolder(str(root))
     found = index(root)
     assert list(found.samples.class_names) == reference.classes
-    assert [str(found.path(row)) for row in range(len(found.samples))] == [path for path, _ in reference.samples]
+    assert [str(root / path) for path in found.samples.sample_path] == [path for path, _ in reference.samples]
     assert found.samples.label.tolist() == reference.targets
     assert "c/link/l.jpg" in found.samples.sample_path
 
 
 def test_photographs_come_in_the_order_of_image_folder(photographs: Path) -> None:
-    paths, classes = list_images(photographs / "train")
+    paths, _, classes = FolderSource(photographs / "train").listing()
     reference = ImageFolder(str(photographs / "train"))
     assert [str(photographs / "train" / path) for path in paths] == [path for path, _ in reference.samples]
     assert list(classes) == reference.classes

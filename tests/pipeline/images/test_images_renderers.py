@@ -132,11 +132,13 @@ def test_pixels_are_the_same_bit_for_bit_however_they_are_rendered(
         for views, again in zip(expected, rendered(name, job, batch_size, threads), strict=True):
             assert torch.equal(views, again)
     order = np.random.default_rng(0).permutation(len(paths))
-    shuffled = RenderJob([paths[row] for row in order], job.content_hash[order], job.parameters[order], job.sizes)
+    shuffled = RenderJob(
+        job.source, [job.paths[row] for row in order], job.content_hash[order], job.parameters[order], job.sizes
+    )
     for views, again in zip(expected, rendered(name, shuffled, 7), strict=True):
         assert torch.equal(views[order], again)
     for view in (0, 1):
-        alone = RenderJob(job.paths, job.content_hash, job.parameters[:, view : view + 1], job.sizes[:1])
+        alone = RenderJob(job.source, job.paths, job.content_hash, job.parameters[:, view : view + 1], job.sizes[:1])
         assert torch.equal(rendered(name, alone, 7)[0], expected[view])
 
 
@@ -199,11 +201,13 @@ import numpy as np, torch, xxhash
 from pipeline.errors import RunError
 from pipeline.images.policies import evaluation_parameters
 from pipeline.images.rendering import RenderJob, make_renderer, render
+from pipeline.images.sources.folder import FolderSource
 paths = [Path(path) for path in sys.argv[1:]]
 hashes = np.array([xxhash.xxh3_64_intdigest(path.read_bytes()) for path in paths], np.uint64)
 parameters = evaluation_parameters(np.full((len(paths), 2), 64, np.int32), 36, 32)[:, None]
 try:
-    list(render(make_renderer("dali", torch.device("cpu"), 1), RenderJob(paths, hashes, parameters, (32,)), 12))
+    job = RenderJob(FolderSource(Path()), sys.argv[1:], hashes, parameters, (32,))
+    list(render(make_renderer("dali", torch.device("cpu"), 1), job, 12))
 except RunError as error:
     print(error, flush=True)
 """

@@ -4,7 +4,8 @@ Writing is in ``storage.writer``, checking in ``storage.verify``; the layout is 
 """
 
 from storage.errors import StoreError
-from storage.reader import EmbeddingStore, Split, describe, open_store
+from storage.reader import EmbeddingStore, describe, open_store
 from storage.schema import Samples, SplitPlan, Status
+from storage.split import Split
 
 __all__ = ["EmbeddingStore", "Samples", "Split", "SplitPlan", "Status", "StoreError", "describe", "open_store"]

@@ -12,16 +12,19 @@ other place makes zarr and xarray warn of objects they do not know.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import xxhash
 
+from storage import schema
 from storage.durable import write_json_durably
 from storage.errors import StoreDamagedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 SAMPLES_UNIT = "samples"
@@ -42,39 +45,85 @@ def _folder(split: Path) -> Path:
     return split / "embeddings" / "commits"
 
 
+def _manifest(split: Path, unit: str) -> Path:
+    return _folder(split) / f"{unit}.json"
+
+
+def _record_file(split: Path, unit: str, block: int) -> Path:
+    return _folder(split) / unit / f"{block}.json"
+
+
 def checksum(path: Path) -> str:
     """XXH3-64 of a file's bytes, in hexadecimal."""
     return xxhash.xxh3_64_hexdigest(path.read_bytes())
 
 
-def commit_block(split: Path, unit: str, block: int, keys: list[str]) -> None:
+def _record(split: Path, keys: Sequence[str]) -> Record:
+    return {key: Part(size=(split / key).stat().st_size, xxh3_64=checksum(split / key)) for key in keys}
+
+
+def commit_block(split: Path, unit: str, block: int, keys: Sequence[str]) -> None:
     """Record that these objects of a block are on the disk, with the bytes they now have."""
-    record = {key: Part(size=(split / key).stat().st_size, xxh3_64=checksum(split / key)) for key in keys}
-    write_json_durably(_folder(split) / unit / f"{block}.json", record)
+    write_json_durably(_record_file(split, unit, block), _record(split, keys))
+
+
+def write_manifest(split: Path, unit: str, keys: Mapping[int, Sequence[str]]) -> None:
+    """Record all blocks of a unit at once, by block the objects that hold it."""
+    write_json_durably(_manifest(split, unit), {str(block): _record(split, parts) for block, parts in keys.items()})
+
+
+def is_committed(split: Path, unit: str, block: int) -> bool:
+    """Whether a block has its record, alone or in the unit's manifest."""
+    if _record_file(split, unit, block).is_file():
+        return True
+    return _manifest(split, unit).is_file() and block in read_records(split, unit)
 
 
 def read_records(split: Path, unit: str) -> dict[int, Record]:
-    """All records of a unit, by block; empty where nothing is committed."""
-    manifest = _folder(split) / f"{unit}.json"
+    """All records of a unit, by block; empty where nothing is committed.
+
+    Raises
+    ------
+    StoreDamagedError
+        If a record cannot be read or does not name the objects of its block.
+    """
     try:
-        if manifest.is_file():
-            return {int(block): record for block, record in json.loads(manifest.read_bytes()).items()}
-        files = sorted((_folder(split) / unit).glob("*.json"))
-        return {int(file.stem): json.loads(file.read_bytes()) for file in files}
-    except (ValueError, AttributeError) as error:
+        return _parsed(unit, _read_texts(split, unit))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreDamagedError(
             f"The commit records of '{split}' (unit {unit}) cannot be read ({error}); "
             "restore the store from a copy, or embed again with --overwrite."
         ) from error
 
 
+def _read_texts(split: Path, unit: str) -> dict[str, Any]:
+    # Records first, the manifest after them: a writer that folds them meanwhile writes it before they go.
+    texts: dict[str, Any] = {}
+    for file in sorted((_folder(split) / unit).glob("*.json")):
+        with contextlib.suppress(FileNotFoundError):
+            texts[file.stem] = json.loads(file.read_bytes())
+    manifest = _manifest(split, unit)
+    return texts | (json.loads(manifest.read_bytes()) if manifest.is_file() else {})
+
+
+def _parsed(unit: str, content: dict[str, Any]) -> dict[int, Record]:
+    records = {}
+    for name, parts in content.items():
+        block = int(name)
+        keys = schema.sample_keys(block) if unit == SAMPLES_UNIT else schema.view_keys(int(unit), block)
+        if set(parts) != set(keys):
+            raise ValueError(f"block {block} is recorded with other parts than it has")
+        records[block] = {key: Part(size=int(parts[key]["size"]), xxh3_64=str(parts[key]["xxh3_64"])) for key in keys}
+    return records
+
+
 def fold_records(split: Path, unit: str) -> None:
     """Replace a complete unit's records by one manifest, so that opening it costs one read."""
-    manifest = _folder(split) / f"{unit}.json"
-    if not manifest.is_file():
+    single = _folder(split) / unit
+    if single.is_dir() or not _manifest(split, unit).is_file():
         records = read_records(split, unit)
-        write_json_durably(manifest, {str(block): records[block] for block in sorted(records)})
-    shutil.rmtree(_folder(split) / unit, ignore_errors=True)
+        write_json_durably(_manifest(split, unit), {str(block): records[block] for block in sorted(records)})
+        shutil.rmtree(single, ignore_errors=True)
 
 
 def check_sizes(split: Path, records: dict[int, Record]) -> None:

@@ -66,7 +66,7 @@ def sweep_partial_files(folder: Path) -> int:
 
     Only the holder of the writer's lease may call this: another writer's file in flight looks the same.
     """
-    leftovers = list(folder.rglob(f"*{PARTIAL_SUFFIX}"))
+    leftovers = [path for path in folder.rglob(f"*{PARTIAL_SUFFIX}") if path.is_file()]
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)
@@ -81,3 +81,14 @@ class DurableStore(LocalStore):
             await self._open()
         self._check_writable()
         await asyncio.to_thread(write_durably, self.root / key, value.as_buffer_like())
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write one object durably, unless there is one already."""
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Write one object durably."""
+        self._ensure_open_sync()
+        self._check_writable()
+        write_durably(self.root / key, value.as_buffer_like())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+"""What zarr raises where metadata are cut short, or are JSON of another form."""
+
 
 class StoreError(ValueError):
     """Base of all errors about an embedding store."""

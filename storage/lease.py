@@ -38,8 +38,9 @@ def _process_start(pid: int) -> str | None:
 
 def _identity() -> dict[str, Any]:
     pid = os.getpid()
-    # The pid namespace belongs to the machine's name: containers can share a host name, not processes.
-    machine = f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    # Machines and containers can share a host name; a boot and a pid namespace together share their processes.
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    machine = f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
     return {"machine": machine, "process": pid, "started": _process_start(pid)}
 
 
@@ -54,22 +55,29 @@ def _locked(path: Path) -> Iterator[int]:
     """Open the lease file under an exclusive lock; the file is the one that has the name now."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o664)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
-            break
-        os.close(descriptor)  # released and removed between our open and our lock
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _has_name(descriptor, path):  # not so if released and removed between our open and our lock
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _has_name(descriptor: int, path: Path) -> bool:
     try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _read(descriptor: int) -> dict[str, Any] | None:
     try:
-        lease: dict[str, Any] = json.loads(os.pread(descriptor, 65536, 0))
+        lease = json.loads(os.pread(descriptor, 65536, 0))
     except ValueError:  # empty: just created; cut short: its holder died while writing it
         return None
-    return lease
+    known = isinstance(lease, dict) and lease.keys() >= {"machine", "process", "started", "heartbeat"}
+    return lease if known else None
 
 
 def _is_mine(descriptor: int, me: dict[str, Any]) -> bool:
@@ -92,7 +100,8 @@ def writer_lease(store: Path) -> Iterator[None]:
     StoreBusyError
         If a living process holds it.
     """
-    path = store.with_name(f"{store.name}.lease")
+    place = store.resolve()
+    path = place.with_name(f"{place.name}.lease")
     path.parent.mkdir(parents=True, exist_ok=True)
     me = _identity()
     with _locked(path) as descriptor:
@@ -101,7 +110,7 @@ def writer_lease(store: Path) -> Iterator[None]:
             raise StoreBusyError(
                 f"'{store}' is being written by process {lease['process']} on "
                 f"{lease['machine'].split()[0]} (last sign of life "
-                f"{time.time() - lease['heartbeat']:.0f} s ago); wait for it, or stop it first."
+                f"{max(0, time.time() - lease['heartbeat']):.0f} s ago); wait for it, or stop it first."
             )
         _write(descriptor, me | {"heartbeat": time.time()})
 
@@ -109,7 +118,8 @@ def writer_lease(store: Path) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
-            with _locked(path) as descriptor:
+            # A disk that fails for a moment must not end the heartbeat of a process that lives on.
+            with contextlib.suppress(OSError), _locked(path) as descriptor:
                 if _is_mine(descriptor, me):
                     _write(descriptor, me | {"heartbeat": time.time()})
 

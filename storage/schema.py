@@ -106,3 +106,27 @@ def default_block_rows(sample_count: int, feature_dim: int) -> int:
 def block_count(sample_count: int, block_rows: int) -> int:
     """How many blocks hold ``sample_count`` rows."""
     return math.ceil(sample_count / block_rows)
+
+
+Shape = tuple[int, ...]
+
+
+def layout(samples: int, views: int, features: int, parameters: int, block_rows: int) -> list[tuple[str, Shape, Shape]]:
+    """Name, shape and chunks of every array of a split."""
+    rows = block_rows
+    sizes = {
+        "embeddings": ((views, samples, features), (1, rows, features)),
+        "augmentation": ((views, samples, parameters), (1, rows, parameters)),
+        "image_size": ((samples, 2), (rows, 2)),
+    }
+    return [(name, *sizes.get(name, ((samples,), (rows,)))) for name in VIEW_ARRAYS | SAMPLE_ARRAYS]
+
+
+def view_keys(view: int, block: int) -> list[str]:
+    """Objects that hold one view of one block, relative to the split."""
+    return [f"{name}/c/{view}/{block}/0" for name in VIEW_ARRAYS]
+
+
+def sample_keys(block: int) -> list[str]:
+    """Objects that hold the per-sample arrays of one block, relative to the split."""
+    return [f"{name}/c/{block}" + "/0" * (len(spec.dimensions) - 1) for name, spec in SAMPLE_ARRAYS.items()]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from storage.commits import SAMPLES_UNIT, checksum, read_records
+from storage.commits import SAMPLES_UNIT, Part, checksum, read_records
+from storage.errors import StoreDamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from storage.reader import EmbeddingStore
 
@@ -30,30 +32,44 @@ class Verification:
         return not self.damaged and not self.missing
 
 
-def _units(store: EmbeddingStore) -> Iterator[tuple[str, str]]:
+def _units(store: EmbeddingStore) -> Iterator[tuple[str, str, str]]:
     for split in store.split_names:
-        yield split, SAMPLES_UNIT
-        yield from ((split, str(view)) for view in range(len(store[split].views)))
+        yield split, SAMPLES_UNIT, "the samples"
+        yield from ((split, str(view), f"view {view}") for view in range(len(store[split].views)))
 
 
 def verify_store(store: EmbeddingStore) -> Verification:
     """Read every committed part and compare its size and XXH3-64 with its record."""
     parts = total = 0
     damaged, missing = [], []
-    for split_name, unit in _units(store):
+    for split_name, unit, what in _units(store):
         split = store[split_name]
-        records = read_records(split.path, unit)
-        if len(records) < split.block_count:
-            missing.append(f"{split_name}, view {unit}: {len(records)} of {split.block_count} blocks are committed")
+        try:
+            records = read_records(split.path, unit)
+        except StoreDamagedError as error:
+            damaged.append(str(error))
+            continue
+        lacking = set(range(split.block_count)) - records.keys()
+        if lacking:
+            done = split.block_count - len(lacking)
+            missing.append(f"{split_name}, {what}: {done} of {split.block_count} blocks are committed")
         for record in records.values():
             for key, part in record.items():
-                path = split.path / key
                 parts += 1
                 total += part["size"]
-                if not path.is_file():
-                    damaged.append(f"'{path}' is missing")
-                elif path.stat().st_size != part["size"]:
-                    damaged.append(f"'{path}' has {path.stat().st_size} bytes instead of {part['size']}")
-                elif checksum(path) != part["xxh3_64"]:
-                    damaged.append(f"'{path}' has other content than was committed")
+                fault = _fault(split.path / key, part)
+                if fault:
+                    damaged.append(f"'{split.path / key}' {fault}")
     return Verification(parts, total, damaged, missing)
+
+
+def _fault(path: Path, part: Part) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != part["size"]:
+        return f"has {path.stat().st_size} bytes instead of {part['size']}"
+    try:
+        found = checksum(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if found == part["xxh3_64"] else "has other content than was committed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -12,21 +13,29 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from storage import schema
-from storage.commits import SAMPLES_UNIT, commit_block, fold_records, read_records
-from storage.durable import DurableStore, flush_directory, sweep_partial_files
-from storage.errors import (
-    NotRepresentableError,
-    StoreError,
-    StoreExistsError,
+from storage.commits import (
+    SAMPLES_UNIT,
+    commit_block,
+    fold_records,
+    is_committed,
+    read_records,
+    write_manifest,
 )
+from storage.durable import DurableStore, flush_directory, sweep_partial_files
+from storage.errors import StoreError, StoreExistsError
+from storage.half import as_float16
 from storage.lease import writer_lease
-from storage.reader import open_store
+from storage.reader import is_store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
+
+    from storage.split import Split
+
+LOG = logging.getLogger(__name__)
 
 
 def create_store(
@@ -44,29 +53,45 @@ def create_store(
         What made the embeddings (teacher, data set, renderer, versions); kept in the root's attributes.
     splits : mapping of split name to SplitPlan
     overwrite : bool
-        Delete what is at ``path`` once the new store stands ready.
+        Delete the embedding store at ``path`` once the new one stands ready; nothing else is ever deleted.
 
     Raises
     ------
     StoreExistsError
-        If ``path`` exists and ``overwrite`` is false.
+        If ``path`` exists, and either ``overwrite`` is false or it is not an embedding store.
     """
-    if path.exists() and not overwrite:
-        raise StoreExistsError(
-            f"'{path}' exists already; use --resume to finish it or --overwrite to delete it and begin again."
-        )
-    building, deleting = path.with_name(f"{path.name}.creating"), path.with_name(f"{path.name}.deleting")
+    _check_place(path, overwrite=overwrite)
+    place = path.resolve()
+    building, deleting = (place.with_name(f"{place.name}.{doing}") for doing in ("creating", "deleting"))
     for leftover in (building, deleting):
         shutil.rmtree(leftover, ignore_errors=True)
-    header = {"format": schema.FORMAT_NAME, "version": schema.FORMAT_VERSION}
-    root = zarr.create_group(DurableStore(building), attributes={**attributes, **header})
-    for name, plan in splits.items():
-        _create_split(root, building / name, plan)
-    if path.exists():
-        path.rename(deleting)
-    building.rename(path)
-    flush_directory(path.parent)
+    header = {"format": schema.FORMAT_NAME, "version": schema.FORMAT_VERSION, "splits": sorted(splits)}
+    try:
+        root = zarr.create_group(DurableStore(building), attributes={**attributes, **header})
+        for name, plan in splits.items():
+            _create_split(root, building / name, plan)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    if is_store(place):
+        LOG.warning("Deleting the embedding store '%s', as --overwrite asks; a new one takes its place.", path)
+        place.rename(deleting)
+    building.rename(place)
+    flush_directory(place.parent)
     shutil.rmtree(deleting, ignore_errors=True)
+
+
+def _check_place(path: Path, *, overwrite: bool) -> None:
+    if is_store(path):
+        if not overwrite:
+            raise StoreExistsError(
+                f"'{path}' exists already; use --resume to finish it or --overwrite to delete it and begin again."
+            )
+    elif path.is_dir():
+        if next(path.iterdir(), None) is not None:
+            raise StoreExistsError(f"'{path}' is not empty and not an embedding store; give another path.")
+    elif path.exists():
+        raise StoreExistsError(f"'{path}' is a file; give another path for the store.")
 
 
 def _create_split(root: zarr.Group, folder: Path, plan: schema.SplitPlan) -> None:
@@ -81,15 +106,10 @@ def _create_split(root: zarr.Group, folder: Path, plan: schema.SplitPlan) -> Non
         },
     )
     n, rows = len(samples), plan.block_rows
-    shapes = {
-        "embeddings": ((len(plan.views), n, plan.feature_dim), (1, rows, plan.feature_dim)),
-        "augmentation": ((len(plan.views), n, len(plan.columns)), (1, rows, len(plan.columns))),
-        "image_size": ((n, 2), (rows, 2)),
-    }
     specs = schema.VIEW_ARRAYS | schema.SAMPLE_ARRAYS
     arrays = {}
-    for name, spec in specs.items():
-        shape, chunks = shapes.get(name, ((n,), (rows,)))
+    for name, shape, chunks in schema.layout(n, len(plan.views), plan.feature_dim, len(plan.columns), rows):
+        spec = specs[name]
         arrays[name] = group.create_array(
             name,
             shape=shape,
@@ -105,10 +125,8 @@ def _create_split(root: zarr.Group, folder: Path, plan: schema.SplitPlan) -> Non
     for name in schema.SAMPLE_ARRAYS:
         values = getattr(samples, name)
         arrays[name][...] = np.array(values, dtype=object) if name == "sample_path" else values
-    for block in range(schema.block_count(n, rows)):
-        keys = [f"{name}/c/{block}" + "/0" * (arrays[name].ndim - 1) for name in schema.SAMPLE_ARRAYS]
-        commit_block(folder, SAMPLES_UNIT, block, keys)
-    fold_records(folder, SAMPLES_UNIT)
+    blocks = range(schema.block_count(n, rows))
+    write_manifest(folder, SAMPLES_UNIT, {block: schema.sample_keys(block) for block in blocks})
 
 
 class StoreWriter:
@@ -129,7 +147,7 @@ class StoreWriter:
     def missing_views(self, split: str, block: int) -> list[int]:
         """Views of a block that have no commit record yet."""
         views = range(len(self.store[split].views))
-        return [view for view in views if block not in self._committed(split, view)]
+        return [view for view in views if not is_committed(self.path / split, str(view), block)]
 
     def pending_blocks(self, split: str) -> dict[int, list[int]]:
         """For each unfinished block, the views that it lacks."""
@@ -149,36 +167,30 @@ class StoreWriter:
         embeddings: npt.NDArray[np.floating[Any]],
         augmentation: npt.NDArray[np.float32],
     ) -> None:
-        """Write one view of one block, then its commit record. Writing it again gives the same bytes.
+        """Write one view of one block, then its commit record. What is committed already is left as it is.
 
         Parameters
         ----------
         embeddings : float array of shape (rows of the block, D)
-            NaN in the rows of bad images.
+            The rows of bad images are kept as NaN, whatever they hold.
         augmentation : float32 array of shape (rows of the block, P)
 
         Raises
         ------
         NotRepresentableError
             If a good row has a value that is not finite as float16; names the row. Nothing is written.
+        StoreError
+            If there is no such view or block, or an array has another shape than the block's.
         """
-        rows = self.store[split].block_slice(block)
-        with np.errstate(over="ignore"):
-            half = embeddings.astype(np.float16)
-        broken = ~np.isfinite(half).all(axis=1) & self.store[split].samples.good[rows]
-        if broken.any():
-            row = rows.start + int(np.flatnonzero(broken)[0])
-            value = embeddings[row - rows.start]
-            worst = value[~np.isfinite(half[row - rows.start])][0]
-            raise NotRepresentableError(
-                f"The embedding of '{self.store[split].samples.sample_path[row]}' (split {split}, row {row}, view "
-                f"{view}) holds {worst:g}, which float16 cannot; check the teacher's weights and "
-                "preprocessing, or run it with --precision float32."
-            )
-        self._arrays[split]["embeddings"][view, rows] = half
-        self._arrays[split]["augmentation"][view, rows] = augmentation
-        keys = [f"{name}/c/{view}/{block}/0" for name in schema.VIEW_ARRAYS]
-        commit_block(self.path / split, str(view), block, keys)
+        source = self.store[split]
+        _check_block(source, block, view, embeddings.shape, augmentation.shape)
+        if is_committed(source.path, str(view), block):
+            return
+        rows = source.block_slice(block)
+        arrays = self._arrays[split]
+        arrays["embeddings"][view, rows] = as_float16(source, rows, view, embeddings)
+        arrays["augmentation"][view, rows] = augmentation
+        commit_block(source.path, str(view), block, schema.view_keys(view, block))
 
     def finish(self) -> None:
         """Fold the records of complete views into manifests; consolidate the metadata once all is complete."""
@@ -199,6 +211,18 @@ class StoreWriter:
         return set(read_records(self.path / split, str(view)))
 
 
+def _check_block(source: Split, block: int, view: int, *shapes: tuple[int, ...]) -> None:
+    if not (0 <= view < len(source.views) and 0 <= block < source.block_count):
+        raise StoreError(f"Split {source.name} of '{source.path.parent}' has no view {view}, block {block}.")
+    rows = source.block_slice(block)
+    wanted = ((rows.stop - rows.start, source.feature_dim), (rows.stop - rows.start, len(source.columns)))
+    if shapes != wanted:
+        raise StoreError(
+            f"Block {block} of split {source.name} of '{source.path.parent}' takes embeddings of shape {wanted[0]} and "
+            f"parameters of shape {wanted[1]}, got {shapes[0]} and {shapes[1]}; was the store made for another teacher?"
+        )
+
+
 def _array(root: zarr.Group, key: str) -> zarr.Array[Any]:
     array = root[key]
     if not isinstance(array, zarr.Array):
@@ -210,6 +234,6 @@ def _array(root: zarr.Group, key: str) -> zarr.Array[Any]:
 def exclusive_writer(path: Path) -> Iterator[None]:
     """Hold the store's lease and sweep what killed writers left behind."""
     with writer_lease(path):
-        if path.is_dir():
+        if is_store(path):
             sweep_partial_files(path)
         yield

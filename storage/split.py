@@ -1,0 +1,161 @@
+"""One split of an open store: its samples, and its views once they are committed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from storage import schema
+from storage.commits import SAMPLES_UNIT, check_sizes, read_records
+from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreIncompleteError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+
+class Split:
+    """One split of a store. N samples, V views, D features, P augmentation parameters."""
+
+    def __init__(self, path: Path, group: zarr.Group) -> None:
+        self.path = path
+        self.name = path.name
+        self._group = group
+        attributes: dict[str, Any] = dict(group.attrs)
+        self.folder: str = attributes["folder"]
+        """The split's folder, relative to the data set's root."""
+        self.views: list[dict[str, Any]] = attributes["views"]
+        """Policy, seed and size of each view; view 0 is the evaluation view."""
+        self.class_names: tuple[str, ...] = tuple(attributes["class_names"])
+        self.block_rows: int = attributes["block_rows"]
+        self._arrays = {name: self._array(name) for name in schema.VIEW_ARRAYS | schema.SAMPLE_ARRAYS}
+        self.feature_dim: int = self._arrays["embeddings"].shape[-1]
+        self.columns: tuple[str, ...] = tuple(self._arrays["augmentation"].attrs["columns"])  # type: ignore[arg-type]
+        """Names of the P augmentation parameters."""
+        for name, shape, chunks in schema.layout(
+            len(self), len(self.views), self.feature_dim, len(self.columns), self.block_rows
+        ):
+            found = self._arrays[name]
+            if (found.shape, found.chunks) != (shape, chunks):
+                raise StoreDamagedError(
+                    f"'{self.path / name}' has shape {found.shape} in chunks of {found.chunks} where {shape} in chunks "
+                    f"of {chunks} belongs; restore a copy or embed again."
+                )
+
+    def __len__(self) -> int:
+        return int(self._arrays["label"].shape[0])
+
+    @property
+    def block_count(self) -> int:
+        """Number of blocks."""
+        return schema.block_count(len(self), self.block_rows)
+
+    def block_slice(self, block: int) -> slice:
+        """Rows of one block; the last block may be shorter."""
+        return slice(block * self.block_rows, min((block + 1) * self.block_rows, len(self)))
+
+    @cached_property
+    def samples(self) -> schema.Samples:
+        """Paths, labels, sizes, hashes and status of all N samples, in store order. Raises as ``view``."""
+        records = read_records(self.path, SAMPLES_UNIT)
+        if records.keys() != set(range(self.block_count)):
+            raise StoreDamagedError(
+                f"The commit records of the samples of '{self.path}' are missing; restore a copy or embed again."
+            )
+        check_sizes(self.path, records)
+        values = {name: self._read(name, slice(None)) for name in schema.SAMPLE_ARRAYS}
+        paths = [str(path) for path in values.pop("sample_path")]
+        return schema.Samples(sample_path=paths, **values, class_names=self.class_names)
+
+    def committed_blocks(self, view: int) -> int:
+        """How many blocks of a view are committed."""
+        return len(read_records(self.path, str(view)))
+
+    @property
+    def complete_views(self) -> list[int]:
+        """Views that can be read."""
+        return [view for view in range(len(self.views)) if self.committed_blocks(view) == self.block_count]
+
+    def view(self, view: int) -> npt.NDArray[np.float16]:
+        """Embeddings of all samples in one view, by one sequential read.
+
+        Returns
+        -------
+        embeddings : float16 array of shape (N, D)
+            The teacher's output before any normalisation; NaN in the rows of bad images.
+
+        Raises
+        ------
+        StoreError
+            If there is no such view.
+        StoreIncompleteError
+            If some of its blocks are not committed.
+        StoreDamagedError
+            If a committed part is missing, has another size, or fails its checksum.
+        """
+        return self._read_view("embeddings", view, slice(None))
+
+    def rows(self, view: int, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float16]:
+        """Embeddings (len(rows), D) of some samples; reads every block they lie in.
+
+        Raises
+        ------
+        StoreError
+            As ``view``, and if ``rows`` are not numbers from 0 to N - 1.
+        """
+        wanted = np.asarray(rows)
+        if wanted.ndim == 1 and not len(wanted):
+            wanted = wanted.astype(np.intp)
+        if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
+            raise StoreError(f"rows must be a list of row numbers, got {wanted.dtype} of shape {wanted.shape}.")
+        outside = wanted[(wanted < 0) | (wanted >= len(self))]
+        if len(outside):
+            raise StoreError(
+                f"Split {self.name} of '{self.path.parent}' has no row {outside[0]}; it has rows 0 to {len(self) - 1}."
+            )
+        return self._read_view("embeddings", view, wanted)
+
+    def augmentation(self, view: int) -> npt.NDArray[np.float32]:
+        """Augmentation parameters (N, P) of one view; ``columns`` names them. Raises as ``view``."""
+        return self._read_view("augmentation", view, slice(None))
+
+    def _read_view(self, name: str, view: int, rows: slice | npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if not 0 <= view < len(self.views):
+            raise StoreError(
+                f"Split {self.name} of '{self.path.parent}' has no view {view}; it has views 0 to {len(self.views) - 1}."
+            )
+        records = read_records(self.path, str(view))
+        if records.keys() != set(range(self.block_count)):
+            raise StoreIncompleteError(
+                f"View {view} of split {self.name} of '{self.path.parent}' is not complete ({len(records)} of "
+                f"{self.block_count} blocks); finish it with 'compress-ssl embed --resume'."
+            )
+        check_sizes(self.path, records)
+        return self._read(name, (view, rows))
+
+    def _read(self, name: str, selection: Any) -> npt.NDArray[Any]:
+        try:
+            array = self._arrays[name]
+            gather = isinstance(selection, tuple) and isinstance(selection[1], np.ndarray)
+            return np.asarray(array.oindex[selection] if gather else array[selection])
+        except (ValueError, OSError, RuntimeError) as error:
+            raise StoreDamagedError(
+                f"'{self.path / name}' cannot be read ({error}); run 'compress-ssl store verify' for all the "
+                "damage, then restore a copy or embed again."
+            ) from error
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        try:
+            array = self._group[name]
+        except UNREADABLE as error:
+            raise StoreDamagedError(
+                f"'{self.path / name}' is missing or its zarr.json cannot be read; restore a copy or embed again."
+            ) from error
+        if not isinstance(array, zarr.Array):
+            raise StoreDamagedError(f"'{self.path / name}' is not an array; restore a copy or embed again.")
+        return array

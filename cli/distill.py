@@ -8,6 +8,7 @@ import click
 
 from cli.groups import example
 from cli.options import make_settings, settings_options
+from cli.output import json_option, print_result
 from pipeline.distill.settings import DistillSettings
 
 
@@ -15,7 +16,8 @@ from pipeline.distill.settings import DistillSettings
     "distill", epilog=example("compress-ssl distill teacher.zarr photographs runs/mobilenet --student mobilenet_v2")
 )
 @settings_options(DistillSettings)
-def command(**given: Any) -> None:
+@json_option
+def command(as_json: bool, **given: Any) -> None:
     """Train a student from a store of embeddings.
 
     It learns from the embeddings in STORE, sees the images of DATA, and is written to the folder RUN.
@@ -24,4 +26,5 @@ def command(**given: Any) -> None:
     from cli.progress import TerminalProgress
     from pipeline.distill.run import distill
 
-    click.echo(distill(settings, TerminalProgress()))
+    model = distill(settings, TerminalProgress())
+    print_result({"model": model}, as_json, lambda: click.echo(model))

@@ -14,7 +14,10 @@ from cli.groups import LazyGroup, example
 class Commands(LazyGroup):
     """All commands in the order of the work; what the user can mend becomes one sentence."""
 
-    modules = ("pretrain", "embed", "distill", "evaluate", "run", "quickstart", "store")
+    modules = (
+        *("pretrain", "embed", "distill", "evaluate", "chain", "run"),
+        *("quickstart", "store"),
+    )
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a fault of ours keeps its traceback."""
@@ -47,13 +50,14 @@ def _going_on(group: click.Group, ctx: click.Context) -> str:
         "compress-ssl run RECIPE.toml      all stages from one file",
     ),
 )
+@click.option("-q", "--quiet", is_flag=True, help="Print results and errors only: no progress, no log.")
 @click.version_option(package_name="compress-ssl")
-def main() -> None:
+def main(quiet: bool) -> None:
     """Compress a large self-supervised vision model into small ones.
 
     Embed the images once with a big teacher, distil many students from the embeddings, evaluate them all.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, format="%(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every instruction set it tries
 
 

@@ -12,24 +12,34 @@ from pydantic import ValidationError
 from pipeline.settings import Settings, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from pydantic.fields import FieldInfo
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def settings_options(model: type[Settings]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command an argument or an option for every field of a settings model."""
+def settings_options(
+    model: type[Settings], *, without: Collection[str] = (), optional: Collection[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an argument or an option for every field of a settings model.
+
+    Parameters
+    ----------
+    without : collection of str
+        Fields that the command gets from elsewhere.
+    optional : collection of str
+        Required fields, arguments among them, to make options that need not be given.
+    """
+    fields = {name: field for name, field in model.model_fields.items() if name not in without}
+    arguments = [name for name, field in fields.items() if _is_argument(field) and name not in optional]
+    required = {name for name, field in fields.items() if field.is_required() and name not in optional}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        ordered = sorted(model.model_fields.items(), key=lambda item: (not item[1].is_required(), item[0]))
-        for name, field in reversed(ordered):
-            if not _is_argument(field):
-                command = _option(name, field)(command)
-        for name, field in reversed(model.model_fields.items()):
-            if _is_argument(field):
-                command = click.argument(name, type=_click_type(field.annotation))(command)
+        for name in sorted(fields.keys() - set(arguments), key=lambda name: (name not in required, name), reverse=True):
+            command = _option(name, fields[name], required=name in required)(command)
+        for name in reversed(arguments):
+            command = click.argument(name, type=_click_type(fields[name].annotation))(command)
         return command
 
     return decorate
@@ -43,14 +53,20 @@ def make_settings(model: type[SettingsT], given: dict[str, Any]) -> SettingsT:
     click.UsageError
         If a value is not allowed; names the option.
     """
-    values = {name: value for name, value in given.items() if value is not None and value != () and value is not False}
     arguments = {name for name, field in model.model_fields.items() if _is_argument(field)}
     try:
-        return model(**values)
+        return model(**only_given(given))
     except ValidationError as error:
         raise click.UsageError(
             explain(error, lambda name: name.upper() if name in arguments else option_name(name))
         ) from error
+
+
+def only_given(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Drop what was not given on the command line."""
+    return {
+        name: value for name, value in parameters.items() if value is not None and value != () and value is not False
+    }
 
 
 def option_name(field: str) -> str:
@@ -63,7 +79,7 @@ def _is_argument(field: FieldInfo) -> bool:
     return isinstance(extra, dict) and bool(extra.get("argument"))
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _option(name: str, field: FieldInfo, *, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     help_text = field.description or ""
     if field.annotation is bool:
         return click.option(option_name(name), name, is_flag=True, help=help_text)
@@ -73,7 +89,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., Any]], Calla
         name,
         type=_click_type(field.annotation),
         multiple=repeatable,
-        required=field.is_required(),
+        required=required,
         help=help_text + _default(field),
     )
 

@@ -8,6 +8,7 @@ import click
 
 from cli.groups import example
 from cli.options import make_settings, settings_options
+from cli.output import json_option, print_result
 from pipeline.pretrain.settings import PretrainSettings
 
 
@@ -15,7 +16,8 @@ from pipeline.pretrain.settings import PretrainSettings
     "pretrain", epilog=example("compress-ssl pretrain photographs runs/teacher --arch resnet18 --epochs 100")
 )
 @settings_options(PretrainSettings)
-def command(**given: Any) -> None:
+@json_option
+def command(as_json: bool, **given: Any) -> None:
     """Train a network on images without labels.
 
     It sees the images of DATA and is written to the folder RUN. For a teacher where none can be had, and for
@@ -25,4 +27,5 @@ def command(**given: Any) -> None:
     from cli.progress import TerminalProgress
     from pipeline.pretrain.run import pretrain
 
-    click.echo(pretrain(settings, TerminalProgress()))
+    model = pretrain(settings, TerminalProgress())
+    print_result({"model": model}, as_json, lambda: click.echo(model))

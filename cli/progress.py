@@ -8,6 +8,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from cli.output import is_quiet
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -19,7 +21,7 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class TerminalProgress:
-    """Shows the progress of stages on standard error."""
+    """Shows the progress of stages on standard error, unless the user wants quiet."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -29,9 +31,15 @@ class TerminalProgress:
     @contextlib.contextmanager
     def track(self, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
         """Show one piece of work; the value given back is called with each amount done."""
-        show = _bar if self._console.is_terminal else _lines
+        show = _nothing if is_quiet() else _bar if self._console.is_terminal else _lines
         with show(self._console, title, total, unit) as advance:
             yield advance
+
+
+@contextlib.contextmanager
+def _nothing(console: Console, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    del console, title, total, unit
+    yield lambda amount: None
 
 
 @contextlib.contextmanager

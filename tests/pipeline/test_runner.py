@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from pipeline.errors import InputError
 from pipeline.progress import Silent
 from pipeline.recipe import plan_steps, read_recipe, select_steps
-from pipeline.runner import Decision, decide, evaluation_results, run_recipe
+from pipeline.runner import evaluation_results, plan_run, run_recipe
+from pipeline.up_to_date import Decision, image_fingerprints
 from storage import open_store
 from storage.verify import verify_store
 
@@ -92,7 +93,11 @@ def run(
     recipe = read_recipe(str(path), folder=folder / "out", data=folder / "images")
     decisions: list[Decision] = []
     steps = select_steps(plan_steps(recipe), first=first, only=only)
-    run_recipe(recipe, steps, Silent(), decisions.append, force=force, dry_run=dry_run)
+    plan = plan_run(recipe, steps, force=force)
+    if dry_run:
+        decisions = list(plan.decisions)
+    else:
+        run_recipe(plan, Silent(), decisions.append)
     return {decision.step.name: (decision.action, decision.why) for decision in decisions}
 
 
@@ -387,7 +392,7 @@ def test_what_a_recipe_writes_into_its_own_data_set_is_not_taken_for_new_images(
     inside = work / "images" / "train" / "out"
     recipe = read_recipe(str(work / "recipe.toml"), folder=inside, data=work / "images")
     (step,) = select_steps(plan_steps(recipe), only=("big",))
-    before = decide(step, {}, recipe, force=False).record
+    before = image_fingerprints(recipe, [step])
     inside.mkdir()
     Image.new("RGB", (8, 8)).save(inside / "figure.png")
-    assert decide(step, {}, recipe, force=False).record == before
+    assert image_fingerprints(recipe, [step]) == before

@@ -1,0 +1,126 @@
+"""``compress-ssl chain``: stages one after the other, without a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.groups import NearestGroup, example
+from cli.options import make_settings, only_given, settings_options
+from cli.steps import run_options, run_steps
+from pipeline.distill.settings import DistillSettings
+from pipeline.embed.settings import EmbedSettings
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.pretrain.settings import PretrainSettings
+from pipeline.settings import Settings, StageSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FROM_THE_CHAIN = ("data", "run", "output", "resume", "overwrite", "index_folder")
+"""Settings that a chain's folder and its record of what was done decide, as a recipe's do."""
+
+Stage = tuple[str, dict[str, Any]]
+
+
+@click.group(
+    "chain",
+    cls=NearestGroup,
+    chain=True,
+    subcommand_metavar="STAGE [OPTIONS] [STAGE [OPTIONS]]...",
+    epilog=example(
+        "compress-ssl chain --data photographs --folder runs/mine pretrain --arch resnet18 embed --views 4 "
+        "distill --student mobilenet_v2 distill --student alexnet evaluate",
+    ),
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Data set with a sub-folder a split.  [required]")
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to.  [required]")
+@settings_options(StageSettings)
+@run_options
+def command(**given: Any) -> None:
+    """Run stages one after the other.
+
+    Each stage takes what the one before it made: a teacher is the network pre-trained before it, a student learns
+    from the store, and all of it is evaluated. It is a recipe without a file: what is up to date is not run again,
+    and what was interrupted goes on. Options given before the first stage are for all of them.
+    """
+    del given  # the stages are parsed first; then `carry_out` gets it all
+
+
+@command.result_callback()
+def carry_out(
+    stages: list[Stage],
+    data: Path | None,
+    folder: Path | None,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    **shared: Any,
+) -> None:
+    """Run the recipe that the chain amounts to."""
+    # Not `required`, so that a stage's --help needs neither.
+    if data is None or folder is None:
+        raise click.UsageError(f"Missing option '--{'folder' if data else 'data'}', before the first stage.")
+    from pipeline.chain import chain_recipe
+    from pipeline.recipe import plan_steps
+
+    make_settings(StageSettings, shared)
+    recipe = chain_recipe(folder, data, stages, only_given(shared))
+    run_steps(recipe, plan_steps(recipe), force=force, dry_run=dry_run, as_json=as_json)
+
+
+def _name_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--name", help=f"What it is called; its folder has this name.  [default: {default}]")
+
+
+def _stage(name: str, model: type[Settings], given: dict[str, Any]) -> Stage:
+    """What was given to a stage, checked as its own command does; what the chain decides is not known yet."""
+    table = only_given(given)
+    to_come = {field: "." for field, info in model.model_fields.items() if info.is_required()}
+    make_settings(model, {**to_come, **{key: table[key] for key in table if key in model.model_fields}})
+    return name, table
+
+
+@command.command("pretrain")
+@settings_options(PretrainSettings, without=FROM_THE_CHAIN)
+@_name_option("its architecture")
+def pretrain(**given: Any) -> Stage:
+    """Train a network on images without labels."""
+    return _stage("pretrain", PretrainSettings, given)
+
+
+@command.command("embed")
+@settings_options(EmbedSettings, without=(*FROM_THE_CHAIN, "store"), optional=("teacher",))
+def embed(**given: Any) -> Stage:
+    """Run images through a teacher once.
+
+    The teacher is the network pre-trained before it, unless --teacher names another.
+    """
+    return _stage("embed", EmbedSettings, given)
+
+
+@command.command("distill")
+@settings_options(DistillSettings, without=FROM_THE_CHAIN, optional=("store",))
+@_name_option("STUDENT-OBJECTIVE")
+def distill(**given: Any) -> Stage:
+    """Train a student from the store.
+
+    The store is the one embedded before it, unless --store names another.
+    """
+    return _stage("distill", DistillSettings, given)
+
+
+@command.command("evaluate")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="A name in this chain ('embed' is its store), or what the command of this name takes. Repeatable.  "
+    "[default: the store and all students]",
+)
+@settings_options(EvaluateSettings, without=(*FROM_THE_CHAIN, "model"))
+def evaluate(**given: Any) -> Stage:
+    """Score the store and all students."""
+    return _stage("evaluate", EvaluateSettings, given)

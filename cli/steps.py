@@ -1,0 +1,102 @@
+"""Running a recipe's steps and telling of it; what ``run``, ``chain`` and ``quickstart`` share."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.output import json_option, print_result, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.recipe import Recipe, Step
+    from pipeline.up_to_date import Decision
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--force``, ``--dry-run`` and ``--json``."""
+    for option in (
+        json_option,
+        click.option("--dry-run", is_flag=True, help="Say what would be done and why, and do nothing."),
+        click.option("--force", is_flag=True, help="Run the steps again even if they are up to date."),
+    ):
+        command = option(command)
+    return command
+
+
+def run_steps(
+    recipe: Recipe,
+    steps: list[Step],
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    as_json: bool = False,
+    title: str | None = None,
+) -> None:
+    """Say what will be done, do it, and print the table of all results.
+
+    Parameters
+    ----------
+    title : str, optional
+        Of the table.
+    """
+    from cli.progress import TerminalProgress
+    from cli.tables import print_table
+    from pipeline.report.table import results_table
+    from pipeline.runner import evaluation_results, plan_run, run_recipe
+
+    plan = plan_run(recipe, steps, force=force)
+    if dry_run:
+        foreseen = [_record(decision) for decision in plan.decisions]
+        print_result({"steps": foreseen}, as_json, lambda: click.echo("\n".join(map(sentence, plan.decisions))))
+        return
+    say(summary(plan.decisions))
+    done: list[dict[str, str]] = []
+
+    def announce(decision: Decision) -> None:
+        done.append(_record(decision))
+        say(sentence(decision))
+
+    run_recipe(plan, TerminalProgress(), announce)
+    results = evaluation_results(recipe)
+
+    def show() -> None:
+        if results:
+            print_table(results_table(results), title)
+
+    records = [json.loads(path.read_bytes()) for path in results] if as_json else []
+    print_result({"steps": done, "results": records}, as_json, show)
+
+
+def summary(decisions: Sequence[Decision]) -> str:
+    """One line: which steps will be run, and how many are up to date."""
+    todo = [_named(decision.step) for decision in decisions if decision.action != "skip"]
+    skipped = len(decisions) - len(todo)
+    up_to_date = f"{skipped} of {len(decisions)} steps up to date"
+    if not todo:
+        return f"Nothing to do: {up_to_date}."
+    return f"To do: {', '.join(todo)}" + (f"; {up_to_date}." if skipped else ".")
+
+
+def sentence(decision: Decision) -> str:
+    """What is done about a step, and why."""
+    verb = {"skip": "skip", "resume": "go on with", "run": "run"}[decision.action]
+    return f"{verb} {_named(decision.step)}: {decision.why}"
+
+
+def _named(step: Step) -> str:
+    return step.name if step.name.startswith(step.stage) else f"{step.stage} {step.name}"
+
+
+def _record(decision: Decision) -> dict[str, str]:
+    step = decision.step
+    return {
+        "step": step.name,
+        "stage": step.stage,
+        "action": decision.action,
+        "why": decision.why,
+        "output": str(step.output),
+    }

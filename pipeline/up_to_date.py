@@ -1,0 +1,196 @@
+"""Whether a step is up to date: what it is made from now, compared with the record of its last run.
+
+The records lie beside the outputs (``folder/steps/NAME.json``). Each holds the step's settings, the content of the
+stores and networks it used, the names, sizes and times of the images it read. A step is up to date while they are
+the same and its output is there. Where things lie does not count: a folder may be moved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from pipeline.images.sources.open_source import open_source
+from pipeline.settings import ImageSelection
+from storage.durable import write_json_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pipeline.recipe import Recipe, Step
+
+# These say how or where a step is run, not what comes out: a change of them makes nothing out of date.
+HOW = {"resume", "overwrite", "threads", "device", "checkpoint_minutes", "index_folder"}
+WHERE = {"data", "store", "run", "output", "subset"}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done about a step, and why."""
+
+    step: Step
+    action: str
+    """``skip``, ``resume`` or ``run``."""
+    why: str
+    record: dict[str, Any]
+    """What the step is made from now."""
+
+
+def decide(
+    step: Step, steps: Mapping[str, Step], recipe: Recipe, images: Mapping[str, str], *, force: bool
+) -> Decision:
+    """Compare what a step is made from with the record of its last run.
+
+    Parameters
+    ----------
+    steps : mapping
+        All steps of the recipe, by name.
+    images : mapping
+        What ``image_fingerprints`` found.
+    force : bool
+        Run it again even if it is up to date.
+    """
+    record = {
+        "settings": step.settings.model_dump(mode="json", exclude=HOW | WHERE | _places(step)),
+        "inputs": _inputs(step, steps),
+        "images": {folder: images[folder] for folder in image_folders(step)},
+    }
+    before = read_record(recipe, step.name)
+    if before is None:
+        return Decision(step, "run", "not run before", record)
+    if change := _difference(before, record):
+        return Decision(step, "run", change, record)
+    if force:
+        return Decision(step, "run", "forced", record)
+    if not before.get("finished"):
+        return Decision(step, "resume", "was interrupted", record)
+    if not result_file(step).is_file():
+        return Decision(step, "run", "its output is gone", record)
+    return Decision(step, "skip", "up to date", record)
+
+
+def image_fingerprints(recipe: Recipe, steps: Iterable[Step]) -> dict[str, str]:
+    """Hash the names, sizes and times of the images in every folder of the data set that a step reads."""
+    folders = dict.fromkeys(folder for step in steps for folder in image_folders(step))
+    return {folder: _fingerprint(recipe, folder) for folder in folders}
+
+
+def _record_path(recipe: Recipe, name: str) -> Path:
+    return recipe.folder / "steps" / f"{name.replace('/', '-')}.json"
+
+
+def read_record(recipe: Recipe, name: str) -> dict[str, Any] | None:
+    """What a step was last made from; None if it was never run."""
+    try:
+        record: dict[str, Any] = json.loads(_record_path(recipe, name).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record
+
+
+def write_record(recipe: Recipe, name: str, record: Mapping[str, Any], *, finished: bool) -> None:
+    """Keep what a step is made from."""
+    write_json_durably(_record_path(recipe, name), {**record, "finished": finished})
+
+
+def is_finished(recipe: Recipe, step: Step) -> bool:
+    """Whether a step's output is there and whole."""
+    return bool((read_record(recipe, step.name) or {}).get("finished")) and result_file(step).is_file()
+
+
+def result_file(step: Step) -> Path:
+    """The file that a finished step leaves."""
+    if step.stage == "embed":
+        return step.output / "zarr.json"
+    if step.stage == "evaluate":
+        from pipeline.evaluate.run import RESULT_FILE
+
+        return step.output / RESULT_FILE
+    from pipeline.networks.network import MODEL_FILE
+
+    return step.output / MODEL_FILE
+
+
+def _places(step: Step) -> set[str]:
+    """Settings that only say where the output of an earlier step lies."""
+    return {"teacher", "model"} if step.needs else set()
+
+
+def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
+    """Content of what the step uses besides images: outputs of other steps, stores and networks given by a path."""
+    used = {name: steps[name].output for name in step.needs}
+    if not step.needs:
+        for key in ("store", "teacher", "model"):
+            given = getattr(step.settings, key, None)
+            if given is not None and Path(given) != step.output and Path(given).exists():
+                used[key] = Path(given)
+    if isinstance(step.settings, ImageSelection) and step.settings.subset is not None:
+        used["subset"] = step.settings.subset
+    return {name: _content(path) for name, path in used.items()}
+
+
+def _content(path: Path) -> str | None:
+    """Hash of a network's file, or of a store's metadata and commit records (they hold the hash of every part)."""
+    from pipeline.networks.network import MODEL_FILE
+
+    if (path / "zarr.json").is_file():
+        files = sorted(path.rglob("*.json"))
+    else:
+        files = [path / MODEL_FILE if path.is_dir() else path]
+    if not all(file.is_file() for file in files):
+        return None
+    digest = xxhash.xxh3_128()
+    for file in files:
+        digest.update(os.fsencode(f"{file.relative_to(path)}\0"))
+        with file.open("rb") as opened:
+            while part := opened.read(2**24):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def image_folders(step: Step) -> list[str]:
+    """Folders of the data set whose images decide what comes out.
+
+    A student's are checked one by one against its store. A store that is evaluated is not made from them again.
+    """
+    settings: Any = step.settings
+    if step.stage == "pretrain":
+        return [settings.split]
+    if step.stage == "embed":
+        return [source.folder for source in settings.split]
+    if step.stage == "distill" or step.needs == ("embed",) or (Path(settings.model) / "zarr.json").is_file():
+        return []
+    return [settings.train_split, settings.test_split]
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say the first thing that has changed; None if nothing has."""
+    old, new = before.get("settings", {}), now["settings"]
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            return f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+    inputs = before.get("inputs", {})
+    for name, content in now["inputs"].items():
+        if inputs.get(name) != content:
+            return f"'{name}' has changed"
+    if inputs.keys() != now["inputs"].keys():
+        return "it is made from something else"
+    return None if before.get("images") == now["images"] else "the images changed"
+
+
+def _fingerprint(recipe: Recipe, folder: str) -> str:
+    """Hash of the names, sizes and times of all files that a split's images come from, except the recipe's own."""
+    digest = xxhash.xxh3_128()
+    own = recipe.folder.resolve()
+    inside = own.is_relative_to(recipe.data.resolve())
+    for path in open_source(recipe.data, folder).files():
+        if inside and path.resolve().is_relative_to(own):
+            continue
+        stat = path.stat()
+        digest.update(os.fsencode(f"{path.relative_to(recipe.data)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
+    return digest.hexdigest()

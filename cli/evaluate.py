@@ -20,7 +20,7 @@ from pipeline.evaluate.settings import EvaluateSettings
 )
 @settings_options(EvaluateSettings)
 def command(**given: Any) -> None:
-    """Score a network's features by nearest neighbour.
+    """Score a network's features by nearest neighbour and weighted k-NN.
 
     MODEL is a store (of a teacher), a run's folder, a model.safetensors, torchvision/NAME or random/NAME.
     """

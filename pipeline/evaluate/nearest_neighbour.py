@@ -1,26 +1,27 @@
 """Nearest neighbour: the class of the most similar training image (CompRess, section 4.1).
 
-Exact, k = 1, cosine similarity of the features of the evaluation view. With ``labels_per_class`` only so many
-training images of each class are labelled, drawn several times. The bank is streamed in blocks, so memory does
-not grow with it.
+Exact, k = 1, cosine similarity of the features of the evaluation view. With few labels only so many training images of
+each class are labelled, drawn several times.
 
-Letters: N training images, M test images, D features.
+Letters: N training images, M test images.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.evaluate.search import nearest_neighbours
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import torch
 
-BANK_BLOCK_ROWS = 65_536
+    from pipeline.evaluate.features import Features
+    from pipeline.evaluate.search import Neighbours
 
 
 class NearestNeighbourResult(Settings):
@@ -37,85 +38,68 @@ class NearestNeighbourResult(Settings):
 
 
 def nearest_neighbour_accuracy(
-    train_features: npt.NDArray[np.floating],
-    train_labels: npt.NDArray[np.integer],
-    test_features: npt.NDArray[np.floating],
-    test_labels: npt.NDArray[np.integer],
-    *,
-    labels_per_class: int | None = None,
-    draws: int = 1,
-    seed: int = 0,
-    on_gpu: bool = False,
+    found: Neighbours, train_labels: npt.NDArray[np.integer], test_labels: npt.NDArray[np.integer]
 ) -> NearestNeighbourResult:
-    """Evaluate features by their nearest neighbour.
+    """Evaluate features by their nearest neighbour among all training images.
 
     Parameters
     ----------
-    train_features, test_features : float arrays of shape (N, D) and (M, D)
-        Need not be normalised.
+    found : Neighbours
+        Of the M test images among the N training images; the first of each counts.
     train_labels, test_labels : int arrays of shape (N,) and (M,)
-    labels_per_class : int, optional
-        Label only this many training images of each class.
-    draws : int
-        How often to draw them.
-    seed : int
-        Draws them.
-    on_gpu : bool
-        Search on the GPU.
-
-    Raises
-    ------
-    InputError
-        If features or labels are missing or broken; names the row.
     """
-    _check("training", train_features, train_labels)
-    _check("test", test_features, test_labels)
-    queries = _normalised(test_features)
-    if labels_per_class is None:
-        labelled = [(train_features, train_labels)]
-    else:
-        subsets = [_balanced_subset(train_labels, labels_per_class, seed, draw) for draw in range(draws)]
-        labelled = [(train_features[rows], train_labels[rows]) for rows in subsets]
-    accuracies = [
-        100 * float(np.mean(labels[nearest_rows(features, queries, on_gpu=on_gpu)] == test_labels))
-        for features, labels in labelled
-    ]
+    accuracy = _top1_percent(found, train_labels, test_labels)
     return NearestNeighbourResult(
-        top1_percent=float(np.mean(accuracies)),
-        labels_per_class=labels_per_class,
-        draws=tuple(accuracies),
+        top1_percent=accuracy,
+        labels_per_class=None,
+        draws=(accuracy,),
         train_images=len(train_labels),
         test_images=len(test_labels),
     )
 
 
-def nearest_rows(
-    bank: npt.NDArray[np.floating], queries: npt.NDArray[np.float32], *, on_gpu: bool = False
-) -> npt.NDArray[np.int64]:
-    """Row (M,) of the bank (N, D) with the largest cosine to each normalised query (M, D)."""
-    best = np.full(len(queries), -np.inf, np.float32)
-    nearest = np.zeros(len(queries), np.int64)
-    resources = faiss.StandardGpuResources() if on_gpu else None
-    for start in range(0, len(bank), BANK_BLOCK_ROWS):
-        block = _normalised(bank[start : start + BANK_BLOCK_ROWS])
-        if resources is None:
-            similarity, row = faiss.knn(queries, block, 1, faiss.METRIC_INNER_PRODUCT)
-        else:
-            similarity, row = faiss.knn_gpu(resources, queries, block, 1, metric=faiss.METRIC_INNER_PRODUCT)
-        better = similarity[:, 0] > best
-        best[better] = similarity[better, 0]
-        nearest[better] = start + row[better, 0]
-    return nearest
+def few_labels_accuracy(
+    train: Features, test: Features, labels_per_class: int, *, draws: int, seed: int, device: torch.device | str = "cpu"
+) -> NearestNeighbourResult:
+    """Evaluate features by their nearest neighbour among a few labelled training images.
+
+    Parameters
+    ----------
+    train, test : Features
+    labels_per_class : int
+        How many training images of each class are labelled.
+    draws : int
+        How often to draw them.
+    seed : int
+        Draws them; the same for every network, so that networks are compared on the same images.
+
+    Raises
+    ------
+    InputError
+        If a class has too few training images.
+    """
+    accuracies = []
+    for draw in range(draws):
+        rows = _balanced_rows(train.labels, labels_per_class, seed, draw)
+        found = nearest_neighbours(train.features[rows], test.features, 1, device=device)
+        accuracies.append(_top1_percent(found, train.labels[rows], test.labels))
+    return NearestNeighbourResult(
+        top1_percent=float(np.mean(accuracies)),
+        labels_per_class=labels_per_class,
+        draws=tuple(accuracies),
+        train_images=len(train.labels),
+        test_images=len(test.labels),
+    )
 
 
-def _normalised(features: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    single = np.ascontiguousarray(features, np.float32)
-    length = np.linalg.norm(single, axis=1, keepdims=True)
-    normalised: npt.NDArray[np.float32] = single / np.maximum(length, np.finfo(np.float32).tiny)
-    return normalised
+def _top1_percent(
+    found: Neighbours, train_labels: npt.NDArray[np.integer], test_labels: npt.NDArray[np.integer]
+) -> float:
+    return 100 * float(np.mean(train_labels[found.row[:, 0]] == test_labels))
 
 
-def _balanced_subset(labels: npt.NDArray[np.integer], per_class: int, seed: int, draw: int) -> npt.NDArray[np.int64]:
+def _balanced_rows(labels: npt.NDArray[np.integer], per_class: int, seed: int, draw: int) -> npt.NDArray[np.int64]:
+    """So many rows of each class, in order; the same for the same seed and draw."""
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, draw], np.uint64)))
     chosen = []
     for label in np.unique(labels):
@@ -127,16 +111,3 @@ def _balanced_subset(labels: npt.NDArray[np.integer], per_class: int, seed: int,
             )
         chosen.append(generator.choice(rows, per_class, replace=False))
     return np.sort(np.concatenate(chosen))
-
-
-def _check(name: str, features: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> None:
-    if len(features) == 0:
-        raise InputError(f"There is no {name} image to evaluate on.")
-    if (labels < 0).any():
-        raise InputError(
-            f"The {name} image in row {int(np.flatnonzero(labels < 0)[0])} has no label; nearest neighbour needs a "
-            "folder a class."
-        )
-    broken = ~np.isfinite(features).all(axis=1)
-    if broken.any():
-        raise InputError(f"The {name} features of row {int(np.flatnonzero(broken)[0])} are not numbers; embed again.")

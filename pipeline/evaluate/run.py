@@ -6,13 +6,21 @@ as the only view. A teacher's are in its store already, so it is scored without 
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings, SplitSource
 from pipeline.errors import InputError
-from pipeline.evaluate.nearest_neighbour import NearestNeighbourResult, nearest_neighbour_accuracy
+from pipeline.evaluate.features import Features, check_features
+from pipeline.evaluate.nearest_neighbour import (
+    NearestNeighbourResult,
+    few_labels_accuracy,
+    nearest_neighbour_accuracy,
+)
+from pipeline.evaluate.search import nearest_neighbours
+from pipeline.evaluate.weighted_knn import WeightedKnnResult, weighted_knn_accuracy
 from pipeline.machine import prepare_machine
 from storage import open_store
 from storage.durable import write_json_durably
@@ -20,23 +28,13 @@ from storage.errors import StoreMismatchError
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from pipeline.evaluate.settings import EvaluateSettings
     from pipeline.progress import Progress
     from storage import EmbeddingStore, Split
 
+logger = logging.getLogger(__name__)
+
 RESULT_FILE = "nearest-neighbour.json"
-
-
-class Features(NamedTuple):
-    """View 0 of one split: N good images, D features."""
-
-    features: npt.NDArray[np.float16]
-    """(N, D)"""
-    labels: npt.NDArray[np.int32]
-    """(N,)"""
 
 
 class Evaluation(NamedTuple):
@@ -46,11 +44,13 @@ class Evaluation(NamedTuple):
     """Of the network."""
     results: tuple[NearestNeighbourResult, ...]
     """With all labels, then with each number of labels a class."""
+    weighted_knn: tuple[WeightedKnnResult, ...]
+    """With each number of neighbours."""
     path: Path
 
 
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
-    """Score a network's or a store's features by nearest neighbour.
+    """Score a network's or a store's features by nearest neighbour and by the weighted vote of k neighbours.
 
     Raises
     ------
@@ -66,21 +66,26 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     train_split, test_split = store[settings.train_split], store[settings.test_split]
     _check_same_classes(train_split, test_split)
     train, test = _view_0(train_split), _view_0(test_split)
-    on_gpu = prepare_machine(settings.device, settings.thread_count).type == "cuda"
-    results = tuple(
-        nearest_neighbour_accuracy(
-            train.features,
-            train.labels,
-            test.features,
-            test.labels,
-            labels_per_class=labels_per_class,
-            draws=settings.draws,
-            seed=settings.seed,
-            on_gpu=on_gpu,
-        )
-        for labels_per_class in (None, *settings.labels_per_class)
+    check_features("training", train)
+    check_features("test", test)
+    neighbours = _neighbour_counts(settings, len(train.labels))
+    device = prepare_machine(settings.device, settings.thread_count)
+    found = nearest_neighbours(train.features, test.features, max([1, *neighbours]), device=device)
+    few_labels = [
+        few_labels_accuracy(train, test, count, draws=settings.draws, seed=settings.seed, device=device)
+        for count in settings.labels_per_class
+    ]
+    evaluation = Evaluation(
+        store.attributes["teacher"]["name"],
+        (nearest_neighbour_accuracy(found, train.labels, test.labels), *few_labels),
+        tuple(
+            weighted_knn_accuracy(
+                found, train.labels, test.labels, neighbours=count, temperature=settings.knn_temperature
+            )
+            for count in neighbours
+        ),
+        folder / RESULT_FILE,
     )
-    evaluation = Evaluation(store.attributes["teacher"]["name"], results, folder / RESULT_FILE)
     write_json_durably(evaluation.path, _record(settings, store, evaluation))
     return evaluation
 
@@ -130,9 +135,25 @@ def _check_same_classes(train: Split, test: Split) -> None:
         )
 
 
+def _neighbour_counts(settings: EvaluateSettings, train_images: int) -> list[int]:
+    """How many neighbours are to vote; too many is an error only for a user who asked for them."""
+    counts = sorted(set(settings.neighbours))
+    too_many = [count for count in counts if count > train_images]
+    if too_many and "neighbours" in settings.model_fields_set:
+        raise InputError(
+            f"--neighbours {too_many[0]} is more than the {train_images} training images of split "
+            f"{settings.train_split}; ask for fewer."
+        )
+    for count in too_many:
+        logger.info("There are %d training images; k-NN %d is left out.", train_images, count)
+    return [count for count in counts if count <= train_images]
+
+
 def _view_0(split: Split) -> Features:
-    good = split.samples.good
-    return Features(split.view(EVALUATION_VIEW)[good], split.samples.label[good])
+    good, features = split.samples.good, split.view(EVALUATION_VIEW)
+    if good.all():  # no second copy of what can be many gigabytes
+        return Features(features, split.samples.label)
+    return Features(features[good], split.samples.label[good])
 
 
 def _record(settings: EvaluateSettings, store: EmbeddingStore, evaluation: Evaluation) -> dict[str, Any]:
@@ -145,4 +166,5 @@ def _record(settings: EvaluateSettings, store: EmbeddingStore, evaluation: Evalu
         "view": store[settings.test_split].views[EVALUATION_VIEW],
         "seed": settings.seed,
         "results": [result.model_dump(mode="json") for result in evaluation.results],
+        "weighted_knn": [result.model_dump(mode="json") for result in evaluation.weighted_knn],
     }

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from pipeline.settings import ImageSelection, Precision, StageSettings, ViewGeometry, argument
 
+Count = Annotated[int, Field(ge=1)]
+
 
 class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
     """Settings of stage three."""
@@ -23,8 +25,16 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
     ] = None
     train_split: Annotated[str, Field(description="Split whose labels are known.")] = "train"
     test_split: Annotated[str, Field(description="Split that is scored.")] = "val"
+    neighbours: Annotated[
+        tuple[Count, ...],
+        Field(
+            description="Score also by the weighted vote of so many nearest neighbours; one of the defaults that is more "
+            "than the training images is left out. Repeatable."
+        ),
+    ] = (20, 200)
+    knn_temperature: Annotated[float, Field(gt=0, description="Divides the cosines of that vote.")] = 0.07
     labels_per_class: Annotated[
-        tuple[int, ...],
+        tuple[Count, ...],
         Field(description="Score also with only so many labelled training images of each class. Repeatable."),
     ] = ()
     draws: Annotated[int, Field(ge=1, description="How often those are drawn; the mean is reported.")] = 10

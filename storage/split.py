@@ -13,10 +13,13 @@ from storage.commits import SAMPLES_UNIT, check_sizes, read_records
 from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreIncompleteError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
+
+BLOCKS_AT_ONCE = 16
+"""Chunks that zarr reads side by side: about 256 MiB."""
 
 
 class Split:
@@ -100,6 +103,14 @@ class Split:
         """
         return self._read_view("embeddings", view, slice(None))
 
+    def blocks(self, view: int) -> Iterator[tuple[slice, npt.NDArray[np.float16]]]:
+        """Rows and embeddings of a view, a run of whole blocks at a time. Raises as ``view``."""
+        self._check_complete(view)
+        step = BLOCKS_AT_ONCE * self.block_rows
+        for start in range(0, len(self), step):
+            rows = slice(start, min(start + step, len(self)))
+            yield rows, self._read("embeddings", (view, rows))
+
     def rows(self, view: int, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float16]:
         """Embeddings (len(rows), D) of some samples; reads every block they lie in.
 
@@ -125,6 +136,10 @@ class Split:
         return self._read_view("augmentation", view, slice(None))
 
     def _read_view(self, name: str, view: int, rows: slice | npt.NDArray[Any]) -> npt.NDArray[Any]:
+        self._check_complete(view)
+        return self._read(name, (view, rows))
+
+    def _check_complete(self, view: int) -> None:
         if not 0 <= view < len(self.views):
             raise StoreError(
                 f"Split {self.name} of '{self.path.parent}' has no view {view}; it has views 0 to {len(self.views) - 1}."
@@ -136,7 +151,6 @@ class Split:
                 f"{self.block_count} blocks); finish it with 'compress-ssl embed --resume'."
             )
         check_sizes(self.path, records)
-        return self._read(name, (view, rows))
 
     def _read(self, name: str, selection: Any) -> npt.NDArray[Any]:
         try:

@@ -31,8 +31,10 @@ Stage = tuple[str, dict[str, Any]]
     chain=True,
     subcommand_metavar="STAGE [OPTIONS] [STAGE [OPTIONS]]...",
     epilog=example(
-        "compress-ssl chain --data photographs --folder runs/mine pretrain --arch resnet18 embed --views 4 "
-        "distill --student mobilenet_v2 distill --student alexnet evaluate",
+        "compress-ssl chain --data photographs --folder runs/mine \\",
+        "  pretrain --arch resnet18 --name teacher embed --views 4 \\",
+        "  distill --student mobilenet_v2 distill --student alexnet --objective compress-1q \\",
+        "  evaluate --labels-per-class 10",
     ),
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Data set with a sub-folder a split.  [required]")

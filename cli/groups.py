@@ -47,5 +47,11 @@ class LazyGroup(NearestGroup):
 
 
 def example(*lines: str) -> str:
-    """Epilogue of a command's help: examples, not wrapped."""
-    return "\n".join(("\b", "Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)))
+    """Epilogue of a command's help: examples, not wrapped; a line that begins with a space goes on with the last."""
+    return "\n".join(
+        (
+            "\b",
+            "Example:" if sum(not line.startswith(" ") for line in lines) == 1 else "Examples:",
+            *(f"  {line}" for line in lines),
+        )
+    )

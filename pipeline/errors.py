@@ -1,4 +1,4 @@
-"""The two ways a stage ends badly. Each message is one sentence: what, where, what to do."""
+"""The ways a stage ends before its end. Each message is one sentence: what, where, what to do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Iterable
 
 
@@ -17,10 +18,18 @@ class RunError(RuntimeError):
     """A run that began well has failed: the loss is not a number, a renderer died (exit code 1)."""
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
-    """An error that answers an unknown name with the known ones, nearest first."""
+class Stopped(RuntimeError):
+    """A signal asked a run to end; it is saved, and the same command goes on with it (exit code 75, or 130)."""
+
+    def __init__(self, message: str, signal: signal.Signals) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> InputError:
+    """An error that answers an unknown name with the known ones, nearest first; ``where`` ends its first sentence."""
     names = sorted(known)
     nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     ordered = nearest + [other for other in names if other not in nearest]
     meant = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    return InputError(f"There is no {what} '{name}'.{meant} Known: {', '.join(ordered)}.")
+    return InputError(f"There is no {what} '{name}'{where}.{meant} Known: {', '.join(ordered)}.")

@@ -30,7 +30,7 @@ from pipeline.pretrain.settings import PretrainSettings
 from pipeline.settings import Settings, StageSettings, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -46,6 +46,9 @@ STAGES: dict[str, type[StageSettings]] = {
 
 PREVIOUS, UNFINISHED = ".previous", ".unfinished"
 """What an output that is made anew is called from then on."""
+
+DECIDED = {"data", "run", "output", "resume", "overwrite"}
+"""Settings that follow from the recipe's folder, its data and what was done before; no table may have them."""
 
 RESERVED = {*STAGES, "embeddings.zarr", "evaluation", "index", "steps"}
 """Names in a recipe's folder, and on the command line, that no step may have."""
@@ -124,50 +127,48 @@ def plan_steps(recipe: Recipe) -> list[Step]:
     InputError
         If a table has an unknown or missing key, or a name is used twice.
     """
-    known = set().union(*(settings.model_fields for settings in STAGES.values()))
-    _check_keys("[settings]", recipe.settings, known)
+    _check_tables(recipe)
     steps: dict[str, Step] = {}
 
-    def add(stage: str, name: str, output: Path, given: Mapping[str, Any], needs: tuple[str, ...] = ()) -> None:
+    def add(
+        stage: str, name: str, output: Path, given: Mapping[str, Any], made: Mapping[str, Any], needs: tuple[str, ...]
+    ) -> None:
         if name in steps:
-            raise InputError(f"The recipe has two steps named '{name}'; give each its own name.")
+            raise InputError(f"There are two steps named '{name}'; give each its own name.")
         if other := next((step for step in steps.values() if step.output == output), None):
             raise InputError(f"Steps '{other.name}' and '{name}' would both write '{output}'; rename one of them.")
-        model = STAGES[stage]
-        where = name if name.startswith(stage) else f"{stage} '{name}'"
-        _check_keys(where, given, set(model.model_fields))
         shared = {"index_folder": recipe.folder / "index", **recipe.settings}
-        shared = {key: value for key, value in shared.items() if key in model.model_fields}
-        values = {**shared, "data": recipe.data, **given}
-        if isinstance(values.get("policy"), dict):
-            _check_keys(f"the policy of {where}", values["policy"], set(Policy.model_fields))
-        steps[name] = Step(stage, name, _validated(model, values, where), output, needs)
+        shared = {key: value for key, value in shared.items() if key in STAGES[stage].model_fields}
+        values = {**shared, **given, "data": recipe.data, **made}
+        steps[name] = Step(stage, name, _validated(STAGES[stage], values, _where(stage, name)), output, needs)
 
     for table in recipe.pretrain:
         name, given = _named("pretrain", table)
-        add("pretrain", name, recipe.folder / name, {**given, "run": recipe.folder / name})
+        run = recipe.folder / name
+        add("pretrain", name, run, given, {"run": run}, ())
 
     store = recipe.folder / "embeddings.zarr"
     if recipe.embed is not None:
-        given = {**recipe.embed, "store": store}
+        teacher: dict[str, Any] = {}
         needs: tuple[str, ...] = ()
-        if "teacher" in given:
-            given["teacher"], needs = _network("teacher", given["teacher"], steps)
-        add("embed", "embed", store, given, needs)
+        if "teacher" in recipe.embed:
+            teacher["teacher"], needs = _network("teacher", recipe.embed["teacher"], steps)
+        add("embed", "embed", store, recipe.embed, {"store": store, **teacher}, needs)
 
     for table in recipe.student:
         name, given = _named("student", table)
-        run, embedded = recipe.folder / name, "embed" in steps
-        given = {**({"store": store} if embedded else {}), **recipe.distill, **given, "run": run}
+        run = recipe.folder / name
+        given = {**({"store": store} if "embed" in steps else {}), **recipe.distill, **given}
         if "store" not in given:
             raise InputError(f"Student '{name}' has no store; add an [embed] table, or store = PATH under [distill].")
-        add("distill", name, run, given, ("embed",) if given["store"] == store else ())
+        embedded = "embed" in steps and str(given["store"]) == str(store)
+        add("distill", name, run, given, {"run": run}, ("embed",) if embedded else ())
 
     for reference in recipe.evaluate.models:
         folder = recipe.folder / "evaluation" / reference.replace("/", "-")
         model, needs = _network("model", reference, steps)
-        given = {**(recipe.evaluate.model_extra or {}), "model": model, "output": folder}
-        add("evaluate", f"evaluate {reference}", folder, given, needs)
+        given = recipe.evaluate.model_extra or {}
+        add("evaluate", f"evaluate {reference}", folder, given, {"model": model, "output": folder}, needs)
     return list(steps.values())
 
 
@@ -221,10 +222,35 @@ def _network(what: str, reference: Any, steps: Mapping[str, Step]) -> tuple[Any,
     raise unknown_name(what, reference, {*steps, "torchvision/NAME", "random/NAME", "path/to/a/run"})
 
 
-def _check_keys(where: str, given: Mapping[str, Any], known: set[str]) -> None:
-    for key in given:
+def _check_tables(recipe: Recipe) -> None:
+    """Check the keys of all tables, also of those that no step comes from."""
+    known = set().union(*(settings.model_fields for settings in STAGES.values()))
+    _check_keys("[settings]", recipe.settings, known, DECIDED | {"store", "teacher", "model"})
+    _check_keys("[embed]", recipe.embed or {}, EmbedSettings.model_fields, DECIDED | {"store"})
+    _check_keys("[distill]", recipe.distill, DistillSettings.model_fields, DECIDED)
+    known = {"models", *EvaluateSettings.model_fields}
+    _check_keys("[evaluate]", recipe.evaluate.model_extra or {}, known, DECIDED | {"model"})
+    for stage, tables in (("pretrain", recipe.pretrain), ("distill", recipe.student)):
+        for table in tables:
+            known = {"name", *STAGES[stage].model_fields}
+            _check_keys(_where(stage, table.get("name")), table, known, DECIDED)
+
+
+def _where(stage: str, name: Any) -> str:
+    """What a sentence calls the table that a step comes from."""
+    if stage in ("embed", "evaluate"):
+        return f"[{stage}]"
+    return f"{'student' if stage == 'distill' else stage} '{name or '?'}'"
+
+
+def _check_keys(where: str, given: Mapping[str, Any], known: Collection[str], decided: Collection[str] = ()) -> None:
+    for key, value in given.items():
+        if key in decided:
+            raise InputError(f"'{key}' cannot be in {where}: the recipe itself decides it; remove the line.")
         if key not in known:
-            raise unknown_name(f"key in {where}", key, known)
+            raise unknown_name("key", key, set(known) - set(decided), f" in {where}")
+        if key == "policy" and isinstance(value, dict):
+            _check_keys(f"the policy of {where}", value, Policy.model_fields)
 
 
 def _validated(model: type[SettingsT], values: Mapping[str, Any], where: str) -> SettingsT:

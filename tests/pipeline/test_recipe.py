@@ -110,6 +110,12 @@ def test_folder_data_and_settings_can_be_given_instead(write: Write) -> None:
     assert recipe.settings == {"epochs": 3, "seed": 9, "size": 16}
 
 
+def test_student_of_the_folders_store_needs_no_step_that_the_recipe_does_not_have(write: Write) -> None:
+    text = WHOLE.replace('[embed]\nteacher = "big"\nviews = 2\n[distill]', '[distill]\nstore = "out/embeddings.zarr"')
+    steps = steps_of(write(text.replace('"embed", ', "")))
+    assert steps["small"].needs == ()
+
+
 def test_student_of_a_store_from_elsewhere_needs_no_step(write: Write) -> None:
     text = WHOLE.replace("batch_size = 8", 'batch_size = 8\nstore = "their.zarr"')
     small = steps_of(write(text))["small"]
@@ -123,31 +129,42 @@ def test_student_of_a_store_from_elsewhere_needs_no_step(write: Write) -> None:
         (
             'data = "images"',
             'date = "images"',
-            "There is no key in the recipe 'date'. Did you mean 'data'? Known: data,",
+            "There is no key 'date' in the recipe. Did you mean 'data'? Known: data,",
         ),
-        ("[embed]", "[embedd]", "There is no key in the recipe 'embedd'. Did you mean 'embed'?"),
-        ("seed = 5", "sead = 5", "There is no key in [settings] 'sead'. Did you mean 'seed'?"),
-        ("arch =", "arhc =", "There is no key in pretrain 'big' 'arhc'. Did you mean 'arch'?"),
-        ("views = 2", "veiws = 2", "There is no key in embed 'veiws'. Did you mean 'views'?"),
+        ("[embed]", "[embedd]", "There is no key 'embedd' in the recipe. Did you mean 'embed'?"),
+        ("seed = 5", "sead = 5", "There is no key 'sead' in [settings]. Did you mean 'seed'?"),
+        ("arch =", "arhc =", "There is no key 'arhc' in pretrain 'big'. Did you mean 'arch'?"),
+        ("views = 2", "veiws = 2", "There is no key 'veiws' in [embed]. Did you mean 'views'?"),
+        ("batch_size = 8", "batchsize = 8", "There is no key 'batchsize' in [distill]. Did you mean 'batch_size'?"),
+        ("epochs = 7", "epoch = 7", "There is no key 'epoch' in student 'other'. Did you mean 'epochs'?"),
+        ('name = "other"', 'nmae = "other"', "There is no key 'nmae' in student '?'. Did you mean 'name'?"),
+        ("draws = 3", "drwas = 3", "There is no key 'drwas' in [evaluate]. Did you mean 'draws'?"),
+        ("draws = 3", "modles = []", "There is no key 'modles' in [evaluate]. Did you mean 'models'?"),
+        ("views = 2", "policy = { flp = 0.0 }", "There is no key 'flp' in the policy of [embed]. Did you mean 'flip'?"),
+        ("seed = 5", "policy = { flp = 0.0 }", "no key 'flp' in the policy of [settings]. Did you mean 'flip'?"),
+        ("arch =", "policy.flp = 0\narch =", "no key 'flp' in the policy of pretrain 'big'. Did you mean 'flip'?"),
         (
-            "batch_size = 8",
-            "batchsize = 8",
-            "There is no key in distill 'small' 'batchsize'. Did you mean 'batch_size'?",
+            "seed = 5",
+            "resume = true",
+            "'resume' cannot be in [settings]: the recipe itself decides it; remove the line.",
         ),
-        ("draws = 3", "drwas = 3", "There is no key in evaluate embed 'drwas'. Did you mean 'draws'?"),
-        ("views = 2", "policy = { flp = 0.0 }", "There is no key in the policy of embed 'flp'. Did you mean 'flip'?"),
+        ("seed = 5", 'store = "x.zarr"', "'store' cannot be in [settings]: the recipe itself decides it"),
+        ("views = 2", 'store = "x.zarr"', "'store' cannot be in [embed]: the recipe itself decides it"),
+        ("epochs = 7", "overwrite = true", "'overwrite' cannot be in student 'other': the recipe itself decides it"),
+        ("arch =", 'data = "x"\narch =', "'data' cannot be in pretrain 'big': the recipe itself decides it"),
+        ("draws = 3", 'model = "x"', "'model' cannot be in [evaluate]: the recipe itself decides it"),
         ("views = 2", 'policy = "moco"', "Did you mean 'moco-v2'?"),
-        ("views = 2", "policy = { flip = 2.0 }", "In embed: policy.flip: input should be less than or equal to 1"),
-        ("views = 2", "views = 0", "In embed: views: input should be greater than or equal to 1, got 0."),
-        ("epochs = 7", 'epochs = "many"', "In distill 'other': epochs: input should be a valid integer"),
+        ("views = 2", "policy = { flip = 2.0 }", "In [embed]: policy.flip: input should be less than or equal to 1"),
+        ("views = 2", "views = 0", "In [embed]: views: input should be greater than or equal to 1, got 0."),
+        ("epochs = 7", 'epochs = "many"', "In student 'other': epochs: input should be a valid integer"),
         ('teacher = "big"', 'teacher = "bug"', "There is no teacher 'bug'. Did you mean 'big'? Known: big, "),
-        ('teacher = "big"', "teacher = 3", "In embed: teacher: input should be a valid string, got 3."),
-        ('teacher = "big"', "", "In embed: teacher is missing; give it."),
+        ('teacher = "big"', "teacher = 3", "In [embed]: teacher: input should be a valid string, got 3."),
+        ('teacher = "big"', "", "In [embed]: teacher is missing; give it."),
         ('"embed", "small"', '"embed", "smal"', "There is no model 'smal'. Did you mean 'small'? Known: small, "),
         ('"embed", "small"', '"small", "small"', "two steps named 'evaluate small'; give each its own name."),
         ('["embed", "small", "random/conv4-16"]', '"embed"', "evaluate.models: input should be a list, got 'embed'."),
-        ('name = "other"', 'name = "small"', "The recipe has two steps named 'small'; give each its own name."),
-        ('name = "other"', 'name = "big"', "The recipe has two steps named 'big'; give each its own name."),
+        ('name = "other"', 'name = "small"', "There are two steps named 'small'; give each its own name."),
+        ('name = "other"', 'name = "big"', "There are two steps named 'big'; give each its own name."),
         ('name = "other"', "", "Each [[student]] of a recipe needs a name that can be a folder's; got None."),
         ('name = "other"', 'name = "../other"', "needs a name that can be a folder's; got '../other'."),
         ('name = "other"', 'name = "steps"', "cannot be named 'steps', which the recipe itself uses; rename it."),
@@ -168,6 +185,14 @@ def test_mistake_is_named_with_the_nearest_that_would_do(write: Write, old: str,
     with pytest.raises(InputError) as error:
         steps_of(write(WHOLE.replace(old, new, 1)))
     assert sentence in str(error.value)
+
+
+def test_table_that_no_step_comes_from_is_checked_too(write: Write) -> None:
+    text = 'folder = "out"\ndata = "images"\n'
+    with pytest.raises(InputError, match=r"There is no key 'temprature' in \[distill\]\. Did you mean 'temperature'"):
+        steps_of(write(f"{text}[distill]\ntemprature = 1\n"))
+    with pytest.raises(InputError, match=r"There is no key 'drawz' in \[evaluate\]\. Did you mean 'draws'"):
+        steps_of(write(f"{text}[evaluate]\ndrawz = 1\n"))
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def open_store(path: str | Path) -> EmbeddingStore:
         ) from error
     attributes = dict(root.attrs)
     if attributes.get("format") != schema.FORMAT_NAME:
+        if is_store(path):
+            raise StoreDamagedError(f"'{path}/zarr.json' names no format; restore it from a copy, or embed again.")
         raise StoreNotFoundError(f"'{path}' is a zarr group, but not an embedding store; check the path.")
     if attributes.get("version") != schema.FORMAT_VERSION:
         raise StoreVersionError(

@@ -1,0 +1,67 @@
+"""A program: write a store in processes that are killed at random moments, until one lives to finish it.
+
+Prints JSON: how many were killed, how many of them while writing, how often a committed part was written again.
+Its processes are forked before zarr starts its threads, so that none of them waits for an import.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from storage.writer import StoreWriter, exclusive_writer
+
+
+def write_missing(path: Path) -> None:
+    with exclusive_writer(path):
+        writer = StoreWriter(path)
+        for block, views in writer.pending_blocks("train").items():
+            rows = writer.store["train"].block_slice(block)
+            numbers = np.arange(rows.start, rows.stop)
+            for view in views:
+                embeddings = np.repeat(numbers[:, None] + view / 4, 4, axis=1)
+                augmentation = np.stack([numbers, numbers * view], 1).astype(np.float32)
+                writer.write_block("train", block, view, embeddings, augmentation)
+        writer.finish()
+
+
+def committed_parts(path: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of every part that a record names."""
+    found = {}
+    for record in (path / "train" / "embeddings" / "commits").glob("[0-9]/*.json"):
+        for key in json.loads(record.read_text()):
+            stat = (path / "train" / key).stat()
+            found[key] = (stat.st_ino, stat.st_mtime_ns)
+    return found
+
+
+def run(path: Path, seed: int) -> dict[str, int]:
+    generator = random.Random(seed)
+    killed = rewritten = progressed = 0
+    before: dict[str, tuple[int, int]] = {}
+    while True:
+        child = os.fork()
+        if not child:
+            write_missing(path)
+            os._exit(0)
+        time.sleep(generator.uniform(0.02, 0.25))
+        os.kill(child, signal.SIGKILL)
+        if os.WIFEXITED(os.waitpid(child, 0)[1]):
+            return {"killed": killed, "progressed": progressed, "rewritten": rewritten}
+        killed += 1
+        now = committed_parts(path)
+        progressed += len(now) > len(before)
+        rewritten += sum(now.get(key, part) != part for key, part in before.items())
+        before = now
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "whole":
+        write_missing(Path(sys.argv[1]))
+    else:
+        print(json.dumps(run(Path(sys.argv[1]), int(sys.argv[2]))))

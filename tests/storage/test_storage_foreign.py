@@ -1,0 +1,134 @@
+"""Other readers open a store with nothing of ours: zarr, xarray and dask, in a Python that has not imported us."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# The repository may be on the path by an editable install; no finder may lead to it.
+WITHOUT_US = f"""
+import json, sys
+sys.path[:] = [entry for entry in sys.path if entry not in ("", {str(ROOT)!r})]
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+store = sys.argv[1]
+"""
+AND_PROVE_IT = f"""
+assert not {{"storage", "pipeline", "cli"}} & set(sys.modules), "our package was imported"
+assert not any(str(getattr(module, "__file__", "")).startswith({str(ROOT / "storage")!r})
+               for module in list(sys.modules.values()))
+print(json.dumps(found))
+"""
+
+ZARR = """
+import zarr
+train = zarr.open_group(store, mode="r")["train"]
+found = {
+    "embeddings": train["embeddings"][2].astype("f8")[8:].tolist(),
+    "augmentation": train["augmentation"][2].tolist(),
+    "paths": [str(path) for path in train["sample_path"][:]],
+    "hashes": [int(value) for value in train["content_hash"][:]],
+    "columns": train["augmentation"].attrs["columns"],
+    "arrays": sorted(name for name, _ in train.arrays()),
+    "groups": sorted(name for name, _ in zarr.open_group(store, mode="r").groups()),
+}
+"""
+XARRAY = """
+import xarray
+train = xarray.open_zarr(store, group="train")
+found = {
+    "embeddings": train["embeddings"].sel(view=2).values.astype("f8")[8:].tolist(),
+    "augmentation": train["augmentation"].isel(view=2).values.tolist(),
+    "paths": [str(path) for path in train["sample_path"].values],
+    "sizes": dict(train.sizes),
+    "bad": int((train["status"] == 1).sum()),
+    "folder": train.attrs["folder"],
+}
+"""
+DASK = """
+import dask.array
+array = dask.array.from_zarr(store, component="train/embeddings")
+found = {
+    "embeddings": array[2, 8:].astype("f8").compute(scheduler="single-threaded").tolist(),
+    "chunks": [list(sizes) for sizes in array.chunks],
+    "shape": list(array.shape),
+}
+"""
+
+Read = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Run a program that looks at a store and fills ``found``; every warning is an error."""
+
+    def run(program: str, store: Path) -> dict[str, Any]:
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        command = [sys.executable, "-I", "-W", "error", "-c", WITHOUT_US + program + AND_PROVE_IT, str(store)]
+        answer = subprocess.run(command, check=False, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+        assert answer.stderr == ""
+        found: dict[str, Any] = json.loads(answer.stdout)
+        return found
+
+    return run
+
+
+@pytest.mark.parametrize("program", [ZARR, XARRAY, DASK], ids=["zarr", "xarray", "dask"])
+def test_embeddings_are_read_by(complete: Path, read: Read, values: Callable[..., Any], program: str) -> None:
+    assert read(program, complete)["embeddings"] == values(2, slice(0, 22))[8:].tolist()
+
+
+def test_zarr_sees_the_arrays_of_a_split_and_nothing_else(
+    complete: Path, read: Read, parameters: Callable[..., Any]
+) -> None:
+    found = read(ZARR, complete)
+    assert found["groups"] == ["train", "val"]
+    assert found["arrays"] == [
+        "augmentation",
+        "content_hash",
+        "embeddings",
+        "image_size",
+        "label",
+        "sample_path",
+        "status",
+    ]
+    assert found["columns"] == ["row", "column"]
+    assert found["augmentation"] == parameters(2, slice(0, 22)).tolist()
+    assert found["paths"] == [f"{'ab'[row % 2]}/{row:02d}.jpg" for row in range(22)]
+    assert found["hashes"] == [2**63 + row for row in range(22)]
+
+
+def test_xarray_sees_named_dimensions(complete: Path, read: Read) -> None:
+    found = read(XARRAY, complete)
+    assert found["sizes"] == {"view": 3, "sample": 22, "feature": 4, "parameter": 2, "side": 2}
+    assert found["bad"] == 1
+    assert found["folder"] == "images"
+    assert found["paths"][21] == "b/21.jpg"
+
+
+def test_dask_takes_a_block_a_task(complete: Path, read: Read) -> None:
+    found = read(DASK, complete)
+    assert found["shape"] == [3, 22, 4]
+    assert found["chunks"] == [[1, 1, 1], [5, 5, 5, 5, 2], [4]]
+
+
+def test_incomplete_store_is_open_to_zarr_and_lacks_only_its_rows(empty: Path, read: Read) -> None:
+    found = read(ZARR, empty)
+    assert np.isnan(found["embeddings"]).all()
+    assert found["paths"][3] == "b/03.jpg"
+
+
+def test_metadata_are_consolidated_once_the_store_is_complete(complete: Path) -> None:
+    consolidated = json.loads((complete / "zarr.json").read_text())["consolidated_metadata"]["metadata"]
+    for name, kept in consolidated.items():
+        on_disk = json.loads((complete / name / "zarr.json").read_text())
+        assert kept["attributes"] == on_disk["attributes"]
+        assert kept.get("shape") == on_disk.get("shape")
+    assert len(consolidated) == 2 * (1 + 7)

@@ -1,0 +1,205 @@
+"""One writer a store: a second is refused, one that is gone is noticed."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage import lease
+from storage.errors import StoreBusyError
+from storage.lease import STALE_SECONDS, writer_lease
+
+ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys
+from pathlib import Path
+from storage.lease import writer_lease
+with writer_lease(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store.zarr"
+
+
+@pytest.fixture
+def holder(store: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds the lease until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(store)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def lease_file(store: Path) -> Path:
+    return store.with_name("store.zarr.lease")
+
+
+def leave(store: Path, **changes: Any) -> None:
+    """Write a lease as this process would hold it, but for some changes."""
+    with writer_lease(store):
+        content: dict[str, Any] = json.loads(lease_file(store).read_text()) | changes
+    lease_file(store).write_text(json.dumps(content))
+
+
+def test_second_writer_is_refused_and_told_who_holds_it(store: Path, holder: "subprocess.Popen[str]") -> None:
+    sentence = rf"'.*store\.zarr' is being written by process {holder.pid} on \S+ \(last sign of life \d+ s ago\)"
+    with pytest.raises(StoreBusyError, match=sentence), writer_lease(store):
+        pass
+
+
+def test_lease_of_a_killed_process_is_taken_at_once(store: Path, holder: "subprocess.Popen[str]") -> None:
+    holder.kill()
+    holder.wait()
+    began = time.monotonic()
+    with writer_lease(store):
+        assert time.monotonic() - began < 5
+
+
+def test_lease_is_free_once_its_holder_has_ended(store: Path, holder: "subprocess.Popen[str]") -> None:
+    holder.communicate("")
+    assert not lease_file(store).exists()
+
+
+def test_lease_is_held_against_the_same_process_too(store: Path) -> None:
+    with writer_lease(store), pytest.raises(StoreBusyError), writer_lease(store):
+        pass
+
+
+def test_lease_follows_a_link_to_the_store(store: Path) -> None:
+    store.mkdir()
+    link = store.with_name("link.zarr")
+    link.symlink_to(store)
+    with writer_lease(link), pytest.raises(StoreBusyError), writer_lease(store):
+        pass
+
+
+def test_lease_works_for_the_current_folder(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.mkdir()
+    monkeypatch.chdir(store)
+    with writer_lease(Path()), pytest.raises(StoreBusyError), writer_lease(store):
+        pass
+
+
+def test_lease_ends_with_an_error_too(store: Path) -> None:
+    with pytest.raises(ZeroDivisionError), writer_lease(store):
+        _ = 1 / 0
+    assert list(store.parent.iterdir()) == []
+
+
+def test_fresh_heartbeat_of_another_machine_is_respected(store: Path) -> None:
+    leave(store, machine="elsewhere boot pid", heartbeat=time.time() - STALE_SECONDS + 20)
+    with pytest.raises(StoreBusyError, match="on elsewhere"), writer_lease(store):
+        pass
+
+
+def test_stale_heartbeat_of_another_machine_is_not(store: Path) -> None:
+    leave(store, machine="elsewhere boot pid", heartbeat=time.time() - STALE_SECONDS - 1)
+    with writer_lease(store):
+        assert "elsewhere" not in lease_file(store).read_text()
+
+
+def test_living_process_of_this_machine_holds_it_however_old_its_heartbeat(
+    store: Path, holder: "subprocess.Popen[str]"
+) -> None:
+    content = json.loads(lease_file(store).read_text())
+    lease_file(store).write_text(json.dumps(content | {"heartbeat": time.time() - 100 * STALE_SECONDS}))
+    with pytest.raises(StoreBusyError), writer_lease(store):
+        pass
+
+
+def test_another_process_of_the_same_number_does_not_hold_it(store: Path) -> None:
+    leave(store, started="1")
+    with writer_lease(store):
+        pass
+
+
+def test_machine_of_the_same_name_is_another_machine(store: Path) -> None:
+    with writer_lease(store):
+        name, _, namespace = json.loads(lease_file(store).read_text())["machine"].split()
+    leave(store, machine=f"{name} another-boot {namespace}", process=2**22 + 1)
+    with pytest.raises(StoreBusyError), writer_lease(store):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", '{"machine": "a b', "[]", "{}", "null"])
+def test_lease_file_cut_short_holds_nobody_off(store: Path, content: str) -> None:
+    lease_file(store).write_text(content)
+    with writer_lease(store):
+        assert json.loads(lease_file(store).read_text())["process"]
+
+
+def test_heart_beats_while_the_lease_is_held(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
+    with writer_lease(store):
+        first = json.loads(lease_file(store).read_text())["heartbeat"]
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            time.sleep(0.02)
+            content = lease_file(store).read_text()
+            if content and json.loads(content)["heartbeat"] > first:
+                return
+    pytest.fail("no heartbeat in 10 s")
+
+
+def test_lease_that_another_has_taken_is_left_to_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
+    other = {"machine": "elsewhere b p", "process": 1, "started": "1", "heartbeat": time.time()}
+    with writer_lease(store):
+        lease_file(store).write_text(json.dumps(other))
+        time.sleep(0.05)
+    assert json.loads(lease_file(store).read_text()) == other
+
+
+def test_of_many_at_once_exactly_one_gets_it(store: Path) -> None:
+    count = 16
+    start, tried = threading.Barrier(count), threading.Barrier(count)
+
+    def attempt(_: int) -> bool:
+        start.wait(20)
+        try:
+            with writer_lease(store):
+                tried.wait(20)
+                return True
+        except StoreBusyError:
+            tried.wait(20)
+            return False
+
+    for _ in range(5):
+        with ThreadPoolExecutor(count) as pool:
+            assert sum(pool.map(attempt, range(count))) == 1
+        assert not lease_file(store).exists()
+
+
+def test_lease_that_comes_and_goes_is_never_held_by_two(store: Path) -> None:
+    inside, most = 0, 0
+
+    def often(_: int) -> int:
+        nonlocal inside, most
+        got = 0
+        for _ in range(60):
+            try:
+                with writer_lease(store):
+                    inside += 1
+                    most = max(most, inside)
+                    inside -= 1
+                    got += 1
+            except StoreBusyError:
+                continue
+        return got
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(often, range(4))) > 0
+    assert most == 1

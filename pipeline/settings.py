@@ -15,8 +15,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+HOW = frozenset(
+    {"resume", "overwrite", "threads", "device", "index_folder", "scratch", "teacher_memory", "checkpoint_minutes"}
+    | {"keep_every", "live_every", "live_split", "live_images", "tensorboard"}
+)
+"""Settings that say how a stage is run, not what comes out: a change of them makes nothing out of date."""
+
+WHERE = frozenset({"data", "store", "run", "output", "subset", "labels"})
+"""Settings that say where things lie; what lies there is compared by its content."""
+
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+LabelFile = Annotated[
+    Path | None,
+    Field(
+        description="Text file with NAME CLASS a line, for splits whose images have no labels, such as a flat folder."
+    ),
+]
 
 
 def argument(description: str) -> Any:
@@ -75,6 +91,7 @@ class ImageSelection(Settings):
             "of which it lists none is taken whole."
         ),
     ] = None
+    labels: LabelFile = None
     index_folder: Annotated[
         Path | None,
         Field(description="Folder that keeps the index of the images; 'index' beside the output unless given."),

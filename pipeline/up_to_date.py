@@ -16,17 +16,13 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from pipeline.images.sources.open_source import open_source
-from pipeline.settings import ImageSelection
+from pipeline.settings import HOW, WHERE, ImageSelection
 from storage.durable import write_json_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pipeline.recipe import Recipe, Step
-
-# These say how or where a step is run, not what comes out: a change of them makes nothing out of date.
-HOW = {"resume", "overwrite", "threads", "device", "checkpoint_minutes", "index_folder"}
-WHERE = {"data", "store", "run", "output", "subset"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def decide(
         Run it again even if it is up to date.
     """
     record = {
-        "settings": step.settings.model_dump(mode="json", exclude=HOW | WHERE | _places(step)),
+        "settings": step.settings.model_dump(mode="json", exclude={*HOW, *WHERE, *_places(step)}),
         "inputs": _inputs(step, steps),
         "images": {folder: images[folder] for folder in image_folders(step)},
     }
@@ -129,8 +125,9 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
             given = getattr(step.settings, key, None)
             if given is not None and Path(given) != step.output and Path(given).exists():
                 used[key] = Path(given)
-    if isinstance(step.settings, ImageSelection) and step.settings.subset is not None:
-        used["subset"] = step.settings.subset
+    if isinstance(step.settings, ImageSelection):
+        lists = {"subset": step.settings.subset, "labels": step.settings.labels}
+        used |= {name: file for name, file in lists.items() if file is not None}
     return {name: _content(path) for name, path in used.items()}
 
 

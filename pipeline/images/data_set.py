@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
-
-import xxhash
 
 from pipeline.errors import InputError
 from pipeline.images.index import ImageIndex, index_images
-from pipeline.images.sources.open_source import open_source
+from pipeline.images.sources.labels import add_labels
+from pipeline.images.sources.open_source import cache_name, open_source
+from pipeline.images.sources.text import read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from pipeline.images.sources.source import ImageSource, Listing
     from pipeline.progress import Progress
     from pipeline.settings import ImageSelection
 
@@ -27,9 +27,9 @@ def index_data_set(
     Parameters
     ----------
     data : Path
-        The data set's root.
+        The data set: a folder or a pack.
     folders : iterable of str
-        Relative to the root; ``.`` is the root itself.
+        Its splits, as ``open_source`` finds them; ``.`` is the data set itself.
     output : Path
         What the index is for; it is kept in ``index`` beside it, unless the selection says where.
     selection : ImageSelection
@@ -43,40 +43,45 @@ def index_data_set(
     InputError
         If the folders, the images or the subset list cannot be used.
     """
-    folders = list(folders)
-    sources = {folder: open_source(data, folder) for folder in folders}
-    subsets = _read_subset(selection.subset, folders) if selection.subset else {}
     index_folder = selection.index_folder or output.parent / "index"
+    listed = list_data_set(data, folders, index_folder, selection.labels)
+    subsets = _read_subset(selection.subset, list(listed)) if selection.subset else {}
     return {
         folder: index_images(
             source,
-            index_folder / _cache_name(source.location),
+            listing,
+            index_folder / f"{cache_name(source.location)}.npz",
             only=subsets.get(folder),
             limit=selection.limit,
             skip_bad=selection.on_bad_image == "skip",
             threads=threads,
             progress=progress,
         )
-        for folder, source in sources.items()
+        for folder, (source, listing) in listed.items()
     }
 
 
-def _cache_name(location: Path) -> str:
-    """Two sources of one name must not share a cache: its entries are relative to the source."""
-    resolved = location.resolve()
-    return f"{resolved.name}-{xxhash.xxh3_64_hexdigest(os.fsencode(resolved))[:8]}.npz"
+def list_data_set(
+    data: Path, folders: Iterable[str], index_folder: Path, labels: Path | None
+) -> dict[str, tuple[ImageSource, Listing]]:
+    """Open some splits of a data set and list their images, with the labels of a file where they have none.
+
+    Raises
+    ------
+    InputError
+        If the splits or the label file cannot be used.
+    """
+    sources = {folder: open_source(data, folder, index_folder) for folder in folders}
+    listings = {folder: source.listing() for folder, source in sources.items()}
+    if labels is not None:
+        listings = add_labels(listings, labels)
+    return {folder: (source, listings[folder]) for folder, source in sources.items()}
 
 
 def _read_subset(file: Path, folders: list[str]) -> dict[str, list[str]]:
     """Images of each folder that the list names; a folder of which it names none is taken whole."""
-    if not file.is_file():
-        raise InputError(f"The subset list '{file}' is not a file; give a text file with a path a line.")
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"The subset list '{file}' is not UTF-8 text; save it as UTF-8.") from error
     chosen: dict[str, list[str]] = {}
-    for line in filter(None, map(str.strip, lines)):
+    for _, line in read_lines(file, "subset list"):
         folder = next((folder for folder in folders if folder == "." or line.startswith(f"{folder}/")), None)
         if folder is None:
             raise InputError(
@@ -84,6 +89,4 @@ def _read_subset(file: Path, folders: list[str]) -> dict[str, list[str]]:
                 "the data set."
             )
         chosen.setdefault(folder, []).append(line.removeprefix(f"{folder}/"))
-    if not chosen:
-        raise InputError(f"The subset list '{file}' is empty; write a path a line, relative to the data set.")
     return chosen

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-    from pipeline.images.sources.source import ImageSource
+    from pipeline.images.sources.source import ImageSource, Listing
     from pipeline.progress import Progress
 
 SCANS_PER_SAVE = 10_000
@@ -60,6 +60,7 @@ class _Entry(NamedTuple):
 
 def index_images(
     source: ImageSource,
+    listing: Listing,
     cache: Path,
     *,
     only: Collection[str] | None = None,
@@ -73,6 +74,8 @@ def index_images(
     Parameters
     ----------
     source : ImageSource
+    listing : Listing
+        Of the source; its labels may be from elsewhere.
     cache : Path
         File to read earlier scans from and to write this one to.
     only : collection of str, optional
@@ -85,10 +88,10 @@ def index_images(
     Raises
     ------
     InputError
-        If the source cannot be listed; a listed image is not there; an image cannot be decoded (unless bad ones are
+        If an image asked for is not there; an image cannot be decoded (unless bad ones are
         to be skipped); or all are bad.
     """
-    everything, labels, class_names = source.listing()
+    everything, labels, class_names = listing
     rows = range(len(everything)) if only is None else _listed_only(source, everything, only)
     if limit is not None and limit < len(rows):
         rows = [rows[i * len(rows) // limit] for i in range(limit)]

@@ -23,8 +23,8 @@ IMAGES, SIZE, BATCH, THREADS, ROUNDS = 400, 224, 32, 2, 3
 def jobs(folder: Path, views: int) -> RenderJob:
     """Make a job of some images in so many random views."""
     with tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch) / "index.npz"
-        index = index_images(FolderSource(folder), cache, limit=IMAGES, threads=THREADS, progress=Silent())
+        source, cache = FolderSource(folder), Path(scratch) / "index.npz"
+        index = index_images(source, source.listing(), cache, limit=IMAGES, threads=THREADS, progress=Silent())
     samples = index.samples
     drawn = [
         random_parameters(POLICIES["crop-flip"], SIZE, 0, view, 0, samples.image_size) for view in range(1, views + 1)

@@ -39,9 +39,18 @@ def truncate(path: Path, size: int = 100) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("embed nowhere new EMBED", "The data set 'nowhere' does not exist; give the folder that holds train."),
-        ("embed notes.txt new EMBED", "The data set 'notes.txt' is a file; give the folder that holds train."),
-        ("embed empty new EMBED", "The data set 'empty' has no folder 'train'; check the path."),
+        (
+            "embed nowhere new EMBED",
+            "The data set 'nowhere' does not exist; give the folder or the pack that holds train.",
+        ),
+        (
+            "embed notes.txt new EMBED",
+            "'notes.txt' is neither a folder nor a pack; make a pack with 'compress-ssl pack DATA notes.txt'.",
+        ),
+        (
+            "embed empty new EMBED",
+            "The data set 'empty' has no folder 'train' (nor train.txt, train.tar, train-000000.tar); check",
+        ),
         ("embed data new EMBED --split empty", "The data set 'data' has no folder 'empty'"),
         ("embed hollow new EMBED", "'hollow/train' holds no images; give a folder with"),
         ("embed data new EMBED --size 32", "--size 32 is larger than --resize 16; the crop must fit"),

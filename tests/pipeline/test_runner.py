@@ -362,7 +362,7 @@ def test_output_of_someone_else_is_not_touched(tmp_path: Path) -> None:
             "There is no architecture 'conv4-33'. Did you mean 'conv4-32'?",
         ),
         ('arch = "conv4-16"', 'arch = "resnet81"', "There is no architecture 'resnet81'. Did you mean 'resnet18'?"),
-        ("views = 2", 'views = 2\nsplit = ["train", "test"]', "images' has no folder 'test'; check the path."),
+        ("views = 2", 'views = 2\nsplit = ["train", "test"]', "images' has no folder 'test' (nor test.txt, test.tar, "),
     ],
 )
 def test_mistake_in_a_late_step_is_found_before_the_first(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -374,7 +374,7 @@ def test_mistake_in_a_late_step_is_found_before_the_first(tmp_path: Path, old: s
 
 
 def test_missing_data_set_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"The data set '.*images' does not exist; give the folder that holds train\."):
+    with pytest.raises(InputError, match=r"The data set '.*images' does not exist; give the folder or the pack"):
         run(tmp_path)
 
 

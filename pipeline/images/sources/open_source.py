@@ -1,11 +1,19 @@
-"""Choosing the kind of a split's source from what is on the disk."""
+"""Choosing the kind of a split's source from what is on the disk (docs/data.md has the rules for users)."""
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING
+
+import xxhash
 
 from pipeline.errors import InputError
 from pipeline.images.sources.folder import FolderSource
+from pipeline.images.sources.pack import PackSource, opened_split
+from pipeline.images.sources.path_list import ListSource
+from pipeline.images.sources.source import is_image
+from pipeline.images.sources.tar import TarSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,24 +21,69 @@ if TYPE_CHECKING:
     from pipeline.images.sources.source import ImageSource
 
 
-def open_source(data: Path, folder: str) -> ImageSource:
+def open_source(data: Path, split: str, cache_folder: Path | None = None) -> ImageSource:
     """Open one split of a data set.
 
     Parameters
     ----------
     data : Path
-        The data set.
-    folder : str
-        The split: a folder of the data set; ``.`` is the data set itself.
+        A pack, or the folder that the split is in.
+    split : str
+        Of a pack, a split. Of a folder, what is found first: the sub-folder ``split`` (``.`` is the folder itself), of
+        images or, if it holds nothing but files and some are tars, of shards; a list ``split`` or ``split.txt``; tars
+        ``split``, ``split.tar`` or ``split-NUMBER.tar``.
+    cache_folder : Path, optional
+        Folder that keeps where the members of tars are.
 
     Raises
     ------
     InputError
         If there is nothing that can be read.
     """
+    if data.is_file():
+        with opened_split(data, split):
+            return PackSource(data, split)
     if not data.is_dir():
-        what = "is a file" if data.exists() else "does not exist"
-        raise InputError(f"The data set '{data}' {what}; give the folder that holds {folder}.")
-    if not (data / folder).exists():
-        raise InputError(f"The data set '{data}' has no folder '{folder}'; check the path.")
-    return FolderSource(data / folder)
+        raise InputError(f"The data set '{data}' does not exist; give the folder or the pack that holds {split}.")
+    place = data / split
+    if place.is_dir() and not (shards := _shards_in(place)):
+        return FolderSource(place)
+    for file in (place, place.with_name(f"{place.name}.txt")):
+        if file.is_file() and file.suffix == ".txt":
+            return ListSource(file)
+    shards = _shards_in(place) if place.is_dir() else _shards_beside(place)
+    if shards:
+        cache = cache_folder / f"{cache_name(place)}.members.npz" if cache_folder else None
+        return TarSource(place, tuple(shards), cache)
+    if place.exists():
+        raise InputError(f"'{place}' is a file, but neither a list (.txt) nor a tar; give a folder of images.")
+    raise InputError(
+        f"The data set '{data}' has no folder '{split}' (nor {split}.txt, {split}.tar, {split}-000000.tar); check the "
+        "path."
+    )
+
+
+def cache_name(location: Path) -> str:
+    """Two sources of one name must not share a cache: its entries are relative to the source."""
+    resolved = location.resolve()
+    return f"{resolved.name}-{xxhash.xxh3_64_hexdigest(os.fsencode(resolved))[:8]}"
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    """Tar files of a folder that has no sub-folders and no images."""
+    shards = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir() or is_image(entry.name):
+                return []
+            if entry.name.endswith(".tar"):
+                shards.append(folder / entry.name)
+    return sorted(shards)
+
+
+def _shards_beside(place: Path) -> list[Path]:
+    """Tar files that are the split, by their names."""
+    if place.is_file() or not place.parent.is_dir():
+        return [place] if place.suffix == ".tar" else []
+    name = re.compile(rf"{re.escape(place.name)}(-\d+)?\.tar")
+    return sorted(path for path in place.parent.iterdir() if name.fullmatch(path.name))

@@ -60,7 +60,7 @@ def test_a_subset_list_that_cannot_be_used_is_named(
 
 
 def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'.*nothing' does not exist; give the folder that holds train"):
+    with pytest.raises(InputError, match=r"'.*nothing' does not exist; give the folder or the pack that holds train"):
         index(tmp_path / "nothing", "train")
 
 

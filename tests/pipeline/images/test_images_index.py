@@ -33,9 +33,9 @@ def put(root: Path, *names: str) -> Path:
 
 
 def index(root: Path, cache: Path | None = None, **selection: Any) -> ImageIndex:
-    return index_images(
-        FolderSource(root), cache or root.parent / "scan.npz", threads=2, progress=Silent(), **selection
-    )
+    source = FolderSource(root)
+    cache = cache or root.parent / "scan.npz"
+    return index_images(source, source.listing(), cache, threads=2, progress=Silent(), **selection)
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""What ``pack`` can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from pipeline.settings import LabelFile, Settings, argument
+
+
+class PackSettings(Settings):
+    """Settings of packing a data set into one file."""
+
+    data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or anything else that embed reads.")]
+    file: Annotated[Path, argument("HDF5 file to write.")]
+    split: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="Split to pack; '.' for the data set itself, then alone. Repeatable."),
+    ] = ("train", "val")
+    labels: LabelFile = None
+    overwrite: Annotated[bool, Field(description="Replace FILE if it exists.")] = False
+
+    @field_validator("split")
+    @classmethod
+    def _distinct(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(splits)) < len(splits):
+            raise ValueError("a split is named twice; name each once.")
+        if "." in splits and len(splits) > 1:
+            raise ValueError("'.' is the whole data set; pack it alone, or name the other splits only.")
+        return splits

@@ -1,0 +1,138 @@
+"""A pack: the encoded images of a data set in one HDF5 file, a group a split (docs/data.md has the format).
+
+Letters: N images of a split.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import xxhash
+
+from pipeline.errors import InputError
+from pipeline.images.sources.parts import Parts, read_part
+from pipeline.images.sources.source import Listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FORMAT_NAME = "compress-ssl-images"
+FORMAT_VERSION = 1
+
+DATA = "data"  # uint8, contiguous: all encoded images, end to end
+OFFSET = "offset"  # int64 (N + 1): image i is data[offset[i] : offset[i + 1]]
+PATH = "path"  # UTF-8 (N)
+LABEL = "label"  # int32 (N); -1 where there is none
+CONTENT_HASH = "content_hash"  # uint64 (N): XXH3-64 of the image's bytes
+CLASS_NAME = "class_name"  # UTF-8, one a class; empty where there are no labels
+DATASETS = {DATA, OFFSET, PATH, LABEL, CONTENT_HASH, CLASS_NAME}
+
+
+@dataclass(frozen=True)
+class PackSource:
+    """The images of one split of a pack; their names are those in the folder it was made from."""
+
+    file: Path
+    split: str
+
+    @property
+    def location(self) -> Path:
+        """The split as if the pack were a folder."""
+        return self.file / self.split
+
+    def listing(self) -> Listing:
+        """All images, in the order in which they were packed."""
+        return self._table[0].listing
+
+    def stamp(self, path: str) -> tuple[int, int]:
+        """Size in bytes and content hash: a copy of the pack is the same."""
+        parts, content_hash = self._table
+        row = parts.row(path)
+        return int(parts.size[row]), int(content_hash[row].view(np.int64))
+
+    def read(self, path: str) -> bytes:
+        """The image's bytes."""
+        parts, content_hash = self._table
+        row = parts.row(path)
+        content = read_part(self.file, int(parts.offset[row]), int(parts.size[row]))
+        if xxhash.xxh3_64_intdigest(content) != int(content_hash[row]):
+            raise OSError(errno.EIO, f"its bytes in the pack '{self.file}' are damaged", str(self.file))
+        return content
+
+    def describe(self, path: str) -> str:
+        """The image as if the pack were a folder."""
+        return str(self.location / path)
+
+    def files(self) -> Iterator[Path]:
+        """The pack."""
+        yield self.file
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the table: another process reads its own."""
+        return {"file": self.file, "split": self.split}
+
+    @cached_property
+    def _table(self) -> tuple[Parts, Any]:
+        damaged = InputError(
+            f"Split '{self.split}' of the pack '{self.file}' is damaged; copy the file again, or pack the images again."
+        )
+        with opened_split(self.file, self.split) as group:
+            try:
+                offset = group[OFFSET][:]
+                paths, class_names = (group[name].asstr()[:].tolist() for name in (PATH, CLASS_NAME))
+                label, content_hash = group[LABEL][:], group[CONTENT_HASH][:]
+                begin = group[DATA].id.get_offset()
+            except (OSError, ValueError, TypeError) as error:
+                raise damaged from error
+        lengths = {len(offset) - 1, len(paths), len(label), len(content_hash)}
+        size = np.diff(offset)
+        if len(lengths) > 1 or begin is None or (size < 0).any() or begin + offset[-1] > self.file.stat().st_size:
+            raise damaged
+        listing = Listing(paths, label, tuple(class_names))
+        return Parts(listing, np.zeros(len(paths), np.int32), begin + offset[:-1], size), content_hash
+
+
+@contextmanager
+def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
+    """Open a split of a pack for reading, and check that the file is a whole pack.
+
+    Raises
+    ------
+    InputError
+        If it is not, or has no such split.
+    """
+    if not file.is_file() or not h5py.is_hdf5(file):
+        raise InputError(f"'{file}' is neither a folder nor a pack; make a pack with 'compress-ssl pack DATA {file}'.")
+    try:
+        opened = h5py.File(file, "r")
+    except OSError as error:
+        what = "is cut short" if "truncated" in str(error) else "cannot be opened"
+        raise InputError(f"The pack '{file}' {what}; copy it again, or pack the images again.") from error
+    with opened:
+        if opened.attrs.get("format") != FORMAT_NAME:
+            raise InputError(f"The HDF5 file '{file}' is not a pack; make one with 'compress-ssl pack DATA FILE.h5'.")
+        version = opened.attrs.get("version")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"The pack '{file}' has format version {version}, this release reads {FORMAT_VERSION}; pack the images "
+                "again."
+            )
+        group = opened.get(split)
+        if not isinstance(group, h5py.Group) or not group.keys() >= DATASETS:
+            raise InputError(f"The pack '{file}' has no split '{split}'; it has {', '.join(_splits(opened))}.")
+        yield group
+
+
+def _splits(opened: h5py.File) -> list[str]:
+    found = ["."] if opened.keys() >= DATASETS else []
+    opened.visititems(
+        lambda name, item: found.append(name) if isinstance(item, h5py.Group) and item.keys() >= DATASETS else None
+    )
+    return found

@@ -1,0 +1,339 @@
+"""What is wrong with a list, a label file, a tar or a folder is named; and which kind is chosen."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import InputError
+from pipeline.images.sources.folder import FolderSource
+from pipeline.images.sources.labels import add_labels, split_line
+from pipeline.images.sources.open_source import open_source
+from pipeline.images.sources.path_list import ListSource
+from pipeline.images.sources.source import Listing
+from pipeline.images.sources.tar import TarSource
+from pipeline.images.sources.text import number_classes
+
+
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, *members: tuple[str, bytes] | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            name, content = (member, picture()) if isinstance(member, str) else member
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    return path
+
+
+# ---- lists
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a.jpg", ("a.jpg", "")),
+        ("my photo.jpg", ("my photo.jpg", "")),
+        ("a.jpg cat", ("a.jpg", "cat")),
+        ("my photo.jpg  3", ("my photo.jpg", "3")),
+        ("my photo.jpg\tgolden retriever", ("my photo.jpg", "golden retriever")),
+        ("a.jpg\t", ("a.jpg", "")),
+        ("stem cat", ("stem", "cat")),
+    ],
+)
+def test_a_line_is_a_name_and_perhaps_a_class(line: str, expected: tuple[str, str]) -> None:
+    assert split_line(line) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "classes"),
+    [
+        (["pear", "apple", "pear"], [1, 0, 1], ("apple", "pear")),
+        (["10", "9", "10"], [1, 0, 1], ("9", "10")),
+        (["10", "9", "nine"], [0, 1, 2], ("10", "9", "nine")),
+        (["٣", "2"], [1, 0], ("2", "٣")),  # a digit that int() reads too
+        ([], [], ()),
+    ],
+)
+def test_classes_are_numbered_in_their_order(names: list[str], labels: list[int], classes: tuple[str, ...]) -> None:
+    found, class_names = number_classes(names)
+    assert (found.tolist(), class_names) == (labels, classes)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"a.jpg\n\n/data/b.jpg\n",
+            r"Line 3 of '.*train\.txt', '/data/b\.jpg', leads out of the list's folder; put the",
+        ),
+        (b"../b.jpg\n", r"Line 1 of '.*', '\.\./b\.jpg', leads out"),
+        (b"sub/../../b.jpg\n", r"leads out"),
+        (b"a.jpg\nb.gif\n", r"Line 2 of '.*', 'b\.gif', is not the name of an image \(\.jpg,"),
+        (b"a.jpg cat\nb.jpg\n", r"Line 2 of '.*' has no class, other lines have one"),
+        (b"a.jpg cat\nc.jpg dog\n./a.jpg dog\n", r"Line 3 of '.*', '\./a\.jpg', is there already"),
+        (b"caf\xe9.jpg\n", r"'.*train\.txt' is not UTF-8 text; save it as UTF-8"),
+        (b"\n  \n", r"'.*train\.txt' is empty"),
+    ],
+)
+def test_a_line_of_a_list_that_cannot_be_used_is_named(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "train.txt").write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        ListSource(tmp_path / "train.txt").listing()
+
+
+def test_a_list_is_read_as_it_is_written(tmp_path: Path) -> None:
+    text = "\ufeffb/2.jpg\r\nb/1.jpg\r\n\r\nodd\u2028name.jpg\n"
+    (tmp_path / "train.txt").write_bytes(text.encode())
+    paths, labels, classes = ListSource(tmp_path / "train.txt").listing()
+    assert paths == ["b/2.jpg", "b/1.jpg", "odd\u2028name.jpg"]
+    assert labels.tolist() == [-1, -1, -1]
+    assert classes == ()
+
+
+# ---- label files
+
+
+def flat(*paths: str) -> Listing:
+    return Listing(list(paths), np.full(len(paths), -1, np.int32), ())
+
+
+def labelled(tmp_path: Path, text: str | bytes, name: str = "labels.txt", **listings: Listing) -> dict[str, Listing]:
+    file = tmp_path / name
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return add_labels(listings or {"val": flat("1.JPEG", "2.JPEG", "3.JPEG")}, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("1.JPEG n02\n2.JPEG n01\n3.JPEG n02\n", "labels.txt"),
+        ("3 n02\n\n1 n02\n2\tn01\n", "labels.txt"),
+        ("val/1.JPEG n02\nval/2 n01\n3 n02\n", "labels.txt"),
+        ("ImageId,PredictionString\n1,n02 85 1 499 272 n02 1 2 3 4 \n2,n01 1 2 3 4\n3,n02 0 0 9 9\n", "solution.csv"),
+        ('file,"what, it is"\n1.JPEG,n02\n2.JPEG,n01\n3.JPEG,n02\n', "labels.csv"),
+    ],
+)
+def test_a_label_file_gives_a_flat_split_its_classes(tmp_path: Path, text: str, name: str) -> None:
+    found = labelled(tmp_path, text, name)["val"]
+    assert found.labels.tolist() == [1, 0, 1]
+    assert found.class_names == ("n01", "n02")
+
+
+def test_a_split_with_classes_of_its_own_keeps_them(tmp_path: Path) -> None:
+    train = Listing(["b/1.jpg"], np.zeros(1, np.int32), ("b",))
+    found = labelled(tmp_path, "1 pear\n", train=train, val=flat("1.jpg"))
+    assert found["train"] is train
+    assert found["val"].class_names == ("pear",)
+    assert list(found) == ["train", "val"]
+
+
+def test_two_flat_splits_get_the_same_class_numbers(tmp_path: Path) -> None:
+    found = labelled(tmp_path, "train/1 pear\nval/1 fig\n", train=flat("1.jpg"), val=flat("1.jpg"))
+    assert found["train"].class_names == found["val"].class_names == ("fig", "pear")
+    assert (found["train"].labels.tolist(), found["val"].labels.tolist()) == ([1], [0])
+
+
+def test_a_csv_class_may_be_of_several_words(tmp_path: Path) -> None:
+    found = labelled(tmp_path, "file,class\n1.jpg,golden retriever\n", "labels.csv", val=flat("1.jpg"))
+    assert found["val"].class_names == ("golden retriever",)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("1 a\n2 a\n", r"'3\.JPEG' in val has no line in '.*labels\.txt' \(1 of 3 have none\); add it"),
+        ("1 a\n2 a\n3 b\n4 b\n", r"'4', in line 4 of '.*labels\.txt', is not an image of val; correct the line"),
+        ("1 a\n2 a\n3 b\n1.JPEG b\n", r"'1\.JPEG', in line 4 of '.*', is in an earlier line too"),
+        ("1 a\n2\n", r"Line 2 of '.*' has no class: numbers alone, as in ILSVRC's ground truth, follow a numbering of"),
+        ("1 a\n2.JPEG\n", r"Line 2 of '.*' has no class; write NAME CLASS a line"),
+        (b"1 caf\xe9\n", r"The label file '.*' is not UTF-8 text"),
+        ("", r"The label file '.*' is empty"),
+    ],
+)
+def test_a_label_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | bytes, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        labelled(tmp_path, text)
+
+
+def test_a_csv_line_without_a_class_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Line 3 of '.*labels\.csv' has no class; its first two columns"):
+        labelled(tmp_path, "file,class\n1,a\n2\n", "labels.csv")
+
+
+def test_a_name_that_two_images_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'1', in line 1 of '.*', is several images of val"):
+        labelled(tmp_path, "1 a\n", val=flat("1.jpg", "1.png"))
+    found = labelled(tmp_path, "1.jpg a\n1.png b\n", val=flat("1.jpg", "1.png"))
+    assert found["val"].labels.tolist() == [0, 1]
+
+
+def test_labels_that_nobody_needs_are_refused(tmp_path: Path) -> None:
+    train = Listing(["b/1.jpg"], np.zeros(1, np.int32), ("b",))
+    with pytest.raises(InputError, match=r"is for images without labels, but train have labels of their own"):
+        labelled(tmp_path, "1 a\n", train=train)
+
+
+def test_a_missing_label_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"The label file '.*nothing\.txt' is not a file"):
+        add_labels({"val": flat("1.jpg")}, tmp_path / "nothing.txt")
+
+
+# ---- tars
+
+
+def tar_source(*shards: Path, cache: Path | None = None) -> TarSource:
+    return TarSource(shards[0].parent, shards, cache)
+
+
+def test_a_key_ends_at_the_first_dot_and_carries_the_label(tmp_path: Path) -> None:
+    members = (
+        "a.b/1.left.png",
+        "a.b/1.right.png",
+        ("a.b/1.cls", b" 10\n"),
+        "2.jpg",
+        ("2.CLS", b"9"),
+        ("2.json", b"{}"),
+    )
+    paths, labels, classes = tar_source(write_tar(tmp_path / "s.tar", *members)).listing()
+    assert paths == ["s.tar/a.b/1.left.png", "s.tar/a.b/1.right.png", "s.tar/2.jpg"]
+    assert classes == ("9", "10")
+    assert labels.tolist() == [1, 1, 0]
+
+
+def test_shards_without_labels_have_none(tmp_path: Path) -> None:
+    shards = [write_tar(tmp_path / f"{number}.tar", "1.png") for number in (0, 1)]
+    paths, labels, classes = tar_source(*shards).listing()
+    assert (paths, labels.tolist(), classes) == (["0.tar/1.png", "1.tar/1.png"], [-1, -1], ())
+
+
+@pytest.mark.parametrize(
+    ("members", "sentence"),
+    [
+        (("1.png", ("1.cls", b"a"), "2.png"), r"'s\.tar/2\.png' of '.*' has no \.cls member, others have one"),
+        (("1.png", "./1.png"), r"The tar file '.*s\.tar' holds '1\.png' twice"),
+        (("1.png", ("1.cls", b"\n")), r"The class in '.*s\.tar/1\.cls' is empty"),
+        (("1.png", ("1.cls", b"\xff")), r"The class in '.*s\.tar/1\.cls' is not UTF-8"),
+        ((("notes.txt", b"text"),), r"hold no images"),
+        ((), r"hold no images"),
+        (("caf\udce9.png",), r"The name 'caf\\xe9\.png' in '.*s\.tar' is not UTF-8"),
+    ],
+)
+def test_a_tar_that_cannot_be_used_is_named(tmp_path: Path, members: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        tar_source(write_tar(tmp_path / "s.tar", *members)).listing()
+
+
+def test_a_link_in_a_tar_is_named(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(picture())
+    (tmp_path / "2.png").symlink_to("1.png")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(tmp_path / "1.png", "1.png")
+        tar.add(tmp_path / "2.png", "2.png")
+    with pytest.raises(InputError, match=r"'2\.png' in the tar file '.*s\.tar' is no plain file"):
+        tar_source(tmp_path / "s.tar").listing()
+
+
+def test_a_tar_that_is_cut_anywhere_is_named(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "whole.tar", "1.png", ("1.cls", b"a"), ("2.png", picture() * 9), ("2.cls", b"b"))
+    content = whole.read_bytes()
+    with tarfile.open(whole) as tar:
+        last = tar.getmembers()[-1]
+    end = last.offset_data + tarfile.BLOCKSIZE  # what follows is the end mark, then padding
+    assert len(tar_source(whole).listing().paths) == 2
+    cut = tmp_path / "cut.tar"
+    for size in [0, 1, 100, *range(511, end + 511, 256)]:
+        cut.write_bytes(content[:size])
+        with pytest.raises(InputError, match=r"'.*cut\.tar' is (cut short|not an uncompressed tar file)"):
+            tar_source(cut).listing()
+
+
+@pytest.mark.parametrize("content", [b"", b"text" * 300])
+def test_what_is_no_tar_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "s.tar").write_bytes(content)
+    with pytest.raises(InputError, match=r"'.*s\.tar' is not an uncompressed tar file; copy it again"):
+        tar_source(tmp_path / "s.tar").listing()
+
+
+def test_a_compressed_tar_is_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w:gz"):
+        pass
+    with pytest.raises(InputError, match=r"'.*s\.tar' is not an uncompressed tar file"):
+        tar_source(tmp_path / "s.tar").listing()
+
+
+def test_members_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = write_tar(tmp_path / "s.tar", "b/ü 1.png", ("b/ü 1.cls", "ü".encode()))
+    cache = tmp_path / "index" / "members.npz"
+    first = tar_source(shard, cache=cache)
+    expected, content = first.listing(), first.read("s.tar/b/ü 1.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("a shard was looked into again"))
+        again = tar_source(shard, cache=cache)
+        found = again.listing()
+        assert (found.paths, found.labels.tolist(), found.class_names) == (
+            (expected.paths, expected.labels.tolist(), expected.class_names)
+        )
+        assert again.read("s.tar/b/ü 1.png") == content
+    write_tar(shard, "other.png")
+    assert tar_source(shard, cache=cache).listing().paths == ["s.tar/other.png"]
+    cache.write_bytes(cache.read_bytes()[:200])
+    assert tar_source(shard, cache=cache).listing().paths == ["s.tar/other.png"]
+
+
+# ---- which kind
+
+
+def write_images(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(picture())
+
+
+def test_the_kind_is_chosen_by_what_is_there(tmp_path: Path) -> None:
+    write_images(tmp_path / "train" / "a")
+    (tmp_path / "train.txt").write_text("train/a/1.png\n")
+    write_tar(tmp_path / "train" / "old.tar", "1.png")
+    write_tar(tmp_path / "val" / "b.tar", "1.png")
+    write_tar(tmp_path / "val" / "a.tar", "1.png")
+    write_tar(tmp_path / "test-000001.tar", "1.png")
+    write_tar(tmp_path / "test-000000.tar", "1.png")
+    write_tar(tmp_path / "test-extra-000000.tar", "1.png")
+    write_tar(tmp_path / "single.tar", "1.png")
+    (tmp_path / "few.txt").write_text("train/a/1.png\n")
+    assert isinstance(open_source(tmp_path, "train"), FolderSource)
+    assert isinstance(open_source(tmp_path, "train.txt"), ListSource)
+    assert isinstance(open_source(tmp_path, "few"), ListSource)
+    for split, shards in (
+        ("val", ["a.tar", "b.tar"]),
+        ("test", ["test-000000.tar", "test-000001.tar"]),
+        ("single", ["single.tar"]),
+        ("single.tar", ["single.tar"]),
+        ("test-000001.tar", ["test-000001.tar"]),
+    ):
+        source = open_source(tmp_path, split)
+        assert isinstance(source, TarSource)
+        assert [shard.name for shard in source.shards] == shards
+    whole = open_source(tmp_path / "val", ".")
+    assert isinstance(whole, TarSource)
+    assert whole.listing().paths == ["a.tar/1.png", "b.tar/1.png"]
+
+
+def test_what_is_no_split_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("text")
+    with pytest.raises(
+        InputError, match=r"has no folder 'dev' \(nor dev\.txt, dev\.tar, dev-000000\.tar\); check the path"
+    ):
+        open_source(tmp_path, "dev")
+    with pytest.raises(InputError, match=r"'.*notes\.md' is a file, but neither a list \(\.txt\) nor a tar"):
+        open_source(tmp_path, "notes.md")
+    with pytest.raises(InputError, match=r"has no folder 'no/such'"):
+        open_source(tmp_path, "no/such")

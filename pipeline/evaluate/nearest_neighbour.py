@@ -95,7 +95,7 @@ def few_labels_accuracy(
 def _top1_percent(
     found: Neighbours, train_labels: npt.NDArray[np.integer], test_labels: npt.NDArray[np.integer]
 ) -> float:
-    return 100 * float(np.mean(train_labels[found.row[:, 0]] == test_labels))
+    return 100 * int(np.count_nonzero(train_labels[found.row[:, 0]] == test_labels)) / len(test_labels)
 
 
 def _balanced_rows(labels: npt.NDArray[np.integer], per_class: int, seed: int, draw: int) -> npt.NDArray[np.int64]:

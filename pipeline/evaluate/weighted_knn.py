@@ -57,7 +57,7 @@ def weighted_knn_accuracy(
     """
     predicted = weighted_vote(found.similarity[:, :neighbours], train_labels[found.row[:, :neighbours]], temperature)
     return WeightedKnnResult(
-        top1_percent=100 * float(np.mean(predicted == test_labels)),
+        top1_percent=100 * int(np.count_nonzero(predicted == test_labels)) / len(test_labels),
         neighbours=neighbours,
         temperature=temperature,
         train_images=len(train_labels),

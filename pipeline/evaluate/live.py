@@ -1,0 +1,197 @@
+"""Nearest neighbour while a network is trained: on a bounded part of the images, kept ready between evaluations.
+
+A trainer gets it as a function of the network. What it scores is what ``evaluate`` scores: the evaluation view for the
+network's own size, k = 1, all labels; from features that have not been through a store's float16. It leaves the network,
+its mode and torch's random numbers as they were.
+
+Letters: N images, B batch, D features, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.embed.block import Worker, embed_images
+from pipeline.errors import InputError, RunError
+from pipeline.evaluate.features import Features, check_features
+from pipeline.evaluate.nearest_neighbour import nearest_neighbour_accuracy
+from pipeline.evaluate.search import nearest_neighbours
+from pipeline.images.data_set import index_data_set
+from pipeline.images.index import ImageIndex
+from pipeline.images.policies import evaluation_parameters
+from pipeline.images.rendering import RenderJob, render
+from pipeline.images.sources.open_source import open_source
+from pipeline.machine import choose_precision
+from pipeline.settings import ImageSelection
+from storage import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from pipeline.images.rendering import Renderer
+    from pipeline.networks.network import Network
+    from pipeline.progress import Progress
+    from pipeline.settings import Precision
+
+KEPT_PIXEL_BYTES = 512 * 2**20
+"""Views that take no more than this, in bytes, are rendered once; larger ones at every evaluation."""
+
+
+def make_live_evaluation(
+    data: Path,
+    output: Path,
+    *,
+    renderer: Renderer,
+    threads: int,
+    progress: Progress,
+    store: Path | None = None,
+    train_split: str = "train",
+    test_split: str = "val",
+    limit: int = 2000,
+    selection: ImageSelection | None = None,
+    batch_size: int = 128,
+    precision: Precision = "auto",
+    kept_pixel_bytes: int = KEPT_PIXEL_BYTES,
+) -> Callable[[Network], dict[str, float]]:
+    """Choose the images, and give back the function that scores a network on them.
+
+    Parameters
+    ----------
+    data : Path
+        The data set.
+    output : Path
+        The run; what is indexed is kept beside it, as by the stages, unless the selection says where.
+    renderer : Renderer
+    threads : int
+        For indexing.
+    progress : Progress
+    store : Path, optional
+        Store of the data set, whose splits need no indexing; a split that it does not have is a folder of the data set.
+    train_split, test_split : str
+        Splits whose labels are known, and that are scored.
+    limit : int
+        At most so many images of each, evenly spaced.
+    selection : ImageSelection, optional
+        Which images of a folder to take before that.
+    batch_size : int
+        Images in one forward pass.
+    precision : Precision
+        Of the network.
+    kept_pixel_bytes : int
+        See ``KEPT_PIXEL_BYTES``.
+
+    Returns
+    -------
+    evaluate : callable
+        Given a network, on its device: ``{"nn_top1_percent": x}``.
+
+    Raises
+    ------
+    InputError
+        If there are no such images, an image has no label, or the classes differ. When called: if an image is missing
+        or has changed.
+    StoreError
+        If the store cannot be read.
+    RunError
+        When called, if the network's features are not numbers.
+    """
+    names = [train_split, test_split]
+    indexes = _indexes(data, output, names, store, limit, selection or ImageSelection(), threads, progress)
+    train, test = (_evenly_spaced(indexes[name], limit) for name in names)
+    _check_labels(train, train_split)
+    _check_labels(test, test_split)
+    if train.samples.class_names != test.samples.class_names:
+        raise InputError(
+            f"Splits {train_split} and {test_split} have different classes; both need the same class folders to be "
+            "scored while training."
+        )
+    kept: dict[tuple[int, int], list[Tensor]] = {}
+
+    def evaluate(network: Network) -> dict[str, float]:
+        worker = Worker(network, renderer, batch_size, choose_precision(precision, renderer.device))
+        wanted = network.preprocessing.size, network.preprocessing.resize
+        count = len(train.samples) + len(test.samples)
+        pixels = kept.get(wanted) or _rendered(worker, (train, test))
+        if wanted not in kept and 3 * count * wanted[0] ** 2 <= kept_pixel_bytes:
+            kept[wanted] = pixels = [batch.cpu() for batch in pixels]
+        with _evaluation_mode(network.module):
+            features = np.concatenate([embed_images(worker, batch.to(renderer.device)) for batch in pixels])  # (N, D)
+        if not np.isfinite(features).all():
+            raise RunError("The features of the evaluation view are not numbers; lower --learning-rate.")
+        first, second = np.split(features, [len(train.samples)])
+        found = nearest_neighbours(first, second, 1, device=renderer.device)
+        result = nearest_neighbour_accuracy(found, train.samples.label, test.samples.label)
+        return {"nn_top1_percent": result.top1_percent}
+
+    return evaluate
+
+
+def _indexes(
+    data: Path,
+    output: Path,
+    names: list[str],
+    store: Path | None,
+    limit: int,
+    selection: ImageSelection,
+    threads: int,
+    progress: Progress,
+) -> dict[str, ImageIndex]:
+    """Index of each split: the store's own, or that of the folder, of which no more is looked at than is needed."""
+    found = {}
+    if store is not None:
+        opened = open_store(store)
+        for name in set(names).intersection(opened.split_names):
+            source = open_source(data, opened[name].folder, selection.index_folder or output.parent / "index")
+            found[name] = ImageIndex(source, opened[name].samples)
+    missing = [name for name in dict.fromkeys(names) if name not in found]
+    few = selection.model_copy(update={"limit": min(limit, selection.limit or limit)})
+    return found | index_data_set(data, missing, output, few, threads=threads, progress=progress)
+
+
+def _evenly_spaced(index: ImageIndex, limit: int) -> ImageIndex:
+    samples = index.samples
+    rows = np.flatnonzero(samples.good)
+    if limit < len(rows):
+        rows = rows[np.arange(limit) * len(rows) // limit]
+    chosen = replace(
+        samples,
+        sample_path=[samples.sample_path[row] for row in rows],
+        **{name: getattr(samples, name)[rows] for name in ("label", "image_size", "content_hash", "status")},
+    )
+    return ImageIndex(index.source, chosen)
+
+
+def _check_labels(index: ImageIndex, split: str) -> None:
+    """Nothing is known of the features yet; that there is an image, and a label for each, is."""
+    check_features(split, Features(np.zeros((len(index.samples), 1), np.float32), index.samples.label))
+
+
+def _rendered(worker: Worker, indexes: tuple[ImageIndex, ...]) -> Iterator[Tensor]:
+    """Batches uint8 (B, S, S, 3) of the evaluation view of all images."""
+    wants = worker.network.preprocessing
+    for index in indexes:
+        samples = index.samples
+        parameters: npt.NDArray[np.float32] = evaluation_parameters(samples.image_size, wants.resize, wants.size)
+        job = RenderJob(index.source, samples.sample_path, samples.content_hash, parameters[:, None], (wants.size,))
+        for (pixels,) in render(worker.renderer, job, worker.batch_size):
+            yield pixels
+
+
+@contextlib.contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every layer goes back to the mode that was its own."""
+    training = [layer for layer in module.modules() if layer.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True

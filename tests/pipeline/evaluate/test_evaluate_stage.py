@@ -1,0 +1,188 @@
+"""The stage: a teacher from its store, a student from its own; what is kept, what is computed again."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.embed.run import embed
+from pipeline.embed.settings import EmbedSettings
+from pipeline.errors import InputError
+from pipeline.evaluate.run import Evaluation, evaluate
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.networks.network import MODEL_FILE, load_network, save_network
+from pipeline.progress import Progress, Silent
+from storage import open_store
+
+MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
+
+
+def store_of(data: Path) -> Path:
+    store = data.parent / "teacher.zarr"
+    given = {"split": ("train", "val:0"), "views": 1, "block_rows": 30, **MACHINE}
+    embed(EmbedSettings(data=data, store=store, teacher="random/conv4-16", **given), Silent())
+    return store
+
+
+class Counting:
+    """A progress bar that remembers how many views went through a network."""
+
+    def __init__(self) -> None:
+        self.views = 0
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        def advance(amount: int) -> None:
+            self.views += amount if title == "embed" else 0
+
+        yield advance
+
+
+def score(model: Path | str, progress: Progress | None = None, **given: Any) -> Evaluation:
+    values = {**MACHINE, **given}
+    values = {name: value for name, value in values.items() if value is not None}
+    return evaluate(EvaluateSettings(model=str(model), **values), progress or Silent())
+
+
+def run_of(data: Path, seed: int = 0) -> Path:
+    folder = data.parent / "student"
+    folder.mkdir(exist_ok=True)
+    save_network(folder / MODEL_FILE, load_network("random/conv4-16", seed))
+    return folder
+
+
+def scored_by_hand(store: Path) -> float:
+    """Top-1 in percent of the store's view 0, one pair at a time."""
+    train, test = (open_store(store)[name] for name in ("train", "val"))
+    bank, queries = train.view(0).astype(np.float64), test.view(0).astype(np.float64)
+    right = 0
+    for query, label in zip(queries, test.samples.label, strict=True):
+        cosines = [float(query @ row / (np.linalg.norm(query) * np.linalg.norm(row))) for row in bank]
+        right += train.samples.label[cosines.index(max(cosines))] == label
+    return 100 * right / len(queries)
+
+
+def test_teacher_is_scored_from_its_store_with_no_image_left(data: Path) -> None:
+    store = store_of(data)
+    shutil.rmtree(data)
+    shutil.rmtree(data.parent / "index")
+    evaluation = score(store, neighbours=(5,), labels_per_class=(2,), draws=3, size=None, resize=None)
+    assert evaluation.results[0].top1_percent == pytest.approx(scored_by_hand(store))
+    assert evaluation.path == data.parent / "teacher.zarr.evaluation" / "nearest-neighbour.json"
+    assert sorted(path.name for path in data.parent.iterdir()) == ["teacher.zarr", "teacher.zarr.evaluation"]
+
+
+def test_result_file_says_all_that_was_scored(data: Path) -> None:
+    evaluation = score(store_of(data), neighbours=(20, 5), labels_per_class=(2, 7), draws=3, knn_temperature=0.1)
+    record = json.loads(evaluation.path.read_text())
+    assert [result["labels_per_class"] for result in record["results"]] == [None, 2, 7]
+    assert [len(result["draws"]) for result in record["results"]] == [1, 3, 3]
+    assert [(vote["neighbours"], vote["temperature"]) for vote in record["weighted_knn"]] == [(5, 0.1), (20, 0.1)]
+    assert record["results"] == [result.model_dump(mode="json") for result in evaluation.results]
+    assert record["weighted_knn"] == [vote.model_dump(mode="json") for vote in evaluation.weighted_knn]
+    assert record["network"]["architecture"] == "conv4-16"
+    assert (record["train_split"], record["test_split"]) == ("train", "val")
+    assert record["view"]["policy"] == {"name": "evaluation", "resize": 17}
+
+
+def test_student_has_the_score_of_the_same_network_as_a_teacher(data: Path) -> None:
+    teacher = score(store_of(data), neighbours=(5, 20))
+    student = score(run_of(data), data=data, neighbours=(5, 20))
+    assert student.results == teacher.results
+    assert student.weighted_knn == teacher.weighted_knn
+    assert student.path == data.parent / "student" / "nearest-neighbour.json"
+
+
+def test_features_of_a_student_are_a_store_that_is_computed_once(data: Path) -> None:
+    run, progress = run_of(data), Counting()
+    first = score(run, progress, data=data)
+    store = open_store(run / "features.zarr")
+    assert {name: store[name].view(0).shape for name in store.split_names} == {"train": (30, 16), "val": (12, 16)}
+    assert progress.views == 42
+    again = score(run, progress, data=data, labels_per_class=(3,))
+    assert progress.views == 42
+    assert again.results[0] == first.results[0]
+    assert [result.labels_per_class for result in again.results] == [None, 3]
+
+
+def test_changed_weights_are_computed_again(data: Path) -> None:
+    run, progress = run_of(data, seed=0), Counting()
+    score(run, progress, data=data)
+    old = open_store(run / "features.zarr")["val"].view(0)
+    run_of(data, seed=1)
+    score(run, progress, data=data)
+    assert progress.views == 2 * 42
+    new = open_store(run / "features.zarr")["val"].view(0)
+    assert (old != new).any(axis=1).all()
+
+
+def test_changed_images_are_computed_again(data: Path) -> None:
+    run = run_of(data)
+    score(run, data=data)
+    old = open_store(run / "features.zarr")["val"].view(0)
+    shutil.copy(data / "train" / "pear" / "00.png", data / "val" / "pear" / "00.png")
+    score(run, data=data)
+    new = open_store(run / "features.zarr")["val"].view(0)
+    assert (old != new).any(axis=1).tolist() == [row == 6 for row in range(12)]
+    np.testing.assert_array_equal(new[6], open_store(run / "features.zarr")["train"].view(0)[15])
+
+
+def test_defaults_that_are_more_than_the_images_are_left_out_and_said(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    evaluation = score(store_of(data))
+    assert [vote.neighbours for vote in evaluation.weighted_knn] == [20]
+    assert "There are 30 training images; k-NN 200 is left out." in caplog.text
+
+
+def test_neighbours_asked_for_that_are_more_than_the_images_are_an_error(data: Path) -> None:
+    store = store_of(data)
+    with pytest.raises(InputError, match="--neighbours 31 is more than the 30 training images of split train; ask for"):
+        score(store, neighbours=(5, 31))
+    assert [vote.neighbours for vote in score(store, neighbours=(30,)).weighted_knn] == [30]
+    assert score(store, neighbours=()).weighted_knn == ()
+
+
+def test_broken_feature_in_a_store_is_named(data: Path) -> None:
+    """A network whose features are not numbers cannot be stored; one that was stored by other means is still found."""
+    run = run_of(data)
+    network = load_network("random/conv4-16")
+    with torch.no_grad():
+        next(network.module.parameters()).fill_(torch.nan)
+    save_network(run / MODEL_FILE, network)
+    with pytest.raises(ValueError, match=r"row 0|not a number|not numbers"):
+        score(run, data=data)
+    assert not (run / "nearest-neighbour.json").exists()
+
+
+def test_splits_of_other_classes_are_refused(data: Path) -> None:
+    (data / "val" / "pear").rename(data / "val" / "plum")
+    with pytest.raises(InputError, match=r"Splits train and val have different classes \('pear' is in one only\)"):
+        score(store_of(data))
+
+
+def test_images_without_labels_are_refused(data: Path) -> None:
+    for split in ("train", "val"):
+        for file in sorted((data / split).glob("*/*.png")):
+            file.rename(data / split / f"{file.parent.name}{file.name}")
+        for folder in ("apple", "pear"):
+            (data / split / folder).rmdir()
+    with pytest.raises(
+        InputError, match="The training image in row 0 has no label; nearest neighbour needs a folder a"
+    ):
+        score(store_of(data))
+
+
+def test_images_that_could_not_be_read_are_not_scored(data: Path) -> None:
+    (data / "train" / "apple" / "03.png").write_bytes(b"nothing")
+    (data / "val" / "pear" / "01.png").write_bytes(b"nothing")
+    run = run_of(data)
+    result = score(run, data=data, on_bad_image="skip").results[0]
+    assert (result.train_images, result.test_images) == (29, 11)

@@ -25,6 +25,7 @@ def command(as_json: bool, **given: Any) -> None:
     settings = make_settings(DistillSettings, given)
     from cli.progress import TerminalProgress
     from pipeline.distill.run import distill
+    from pipeline.live import live_evaluation
 
-    model = distill(settings, TerminalProgress())
+    model = distill(settings, TerminalProgress(), live_evaluation)
     print_result({"model": model}, as_json, lambda: click.echo(model))

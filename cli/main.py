@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import signal
 from typing import Any
 
 import click
 
-from cli.errors import as_sentence
+from cli.errors import as_sentence, not_ours
 from cli.groups import LazyGroup, example
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+REQUEUE = 75
+"""Exit code of a run that SIGTERM or SIGUSR1 ended, all saved: the same job again goes on (sysexits.h, EX_TEMPFAIL)."""
 
 
 class Commands(LazyGroup):
@@ -16,7 +22,7 @@ class Commands(LazyGroup):
 
     modules = (
         *("pretrain", "embed", "distill", "evaluate", "chain", "run"),
-        *("quickstart", "store"),
+        *("quickstart", "store", "doctor", "completion"),
     )
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -25,10 +31,17 @@ class Commands(LazyGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo(f"\nStopped. {_going_on(self, ctx)}", err=True)
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
+            if isinstance(error, ImportError) and (sentence := not_ours(error)):
+                raise sentence from error
+            from pipeline.errors import Stopped
+
+            if isinstance(error, Stopped):
+                click.echo(f"\n{error} {_going_on(self, ctx)}", err=True)
+                ctx.exit(INTERRUPTED if error.signal == signal.SIGINT else REQUEUE)
             sentence = as_sentence(error, _going_on(self, ctx))
             if sentence is None:
                 raise

@@ -25,7 +25,8 @@ def command(as_json: bool, **given: Any) -> None:
     """
     settings = make_settings(PretrainSettings, given)
     from cli.progress import TerminalProgress
+    from pipeline.live import live_evaluation
     from pipeline.pretrain.run import pretrain
 
-    model = pretrain(settings, TerminalProgress())
+    model = pretrain(settings, TerminalProgress(), live_evaluation)
     print_result({"model": model}, as_json, lambda: click.echo(model))

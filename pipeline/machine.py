@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("compress-ssl", "torch", "torchvision", "nvidia-dali-cuda130", "zarr", "numpy", "pillow")
 
 AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+TORCH_TYPES = {"float32": torch.float32, **AUTOCAST_TYPES}
 
 
 def prepare_machine(device: Device, threads: int) -> torch.device:
@@ -50,6 +52,18 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if precision not in AUTOCAST_TYPES:
         return contextlib.nullcontext()
     return torch.autocast(device.type, AUTOCAST_TYPES[precision])
+
+
+def available_memory() -> int:
+    """Bytes of host memory that this process may still take, as far as the machine and its control group tell."""
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = 1024 * int(meminfo["MemAvailable"].split()[0])
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no control group, or one of the first version
+        return available
+    return available if limit == "max" else min(available, int(limit) - used)
 
 
 def library_versions() -> dict[str, str]:

@@ -161,16 +161,17 @@ def _make_room(decision: Decision, recipe: Recipe) -> None:
 def _run_stage(stage: str, settings: list[Any], progress: Progress) -> None:
     """Run steps of one stage: several students together, any other stage one."""
     if stage == "distill":
-        from pipeline.distill.run import distill
+        from pipeline.distill.run import distill_together
+        from pipeline.live import live_evaluation
 
-        for student in settings:
-            distill(student, progress)
+        distill_together(settings, progress, live_evaluation)
         return
     (alone,) = settings
     if stage == "pretrain":
+        from pipeline.live import live_evaluation
         from pipeline.pretrain.run import pretrain
 
-        pretrain(alone, progress)
+        pretrain(alone, progress, live_evaluation)
     elif stage == "embed":
         from pipeline.embed.run import embed
 

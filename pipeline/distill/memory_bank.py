@@ -12,19 +12,30 @@ class MemoryBank(nn.Module):
     rows: Tensor
     position: Tensor
 
-    def __init__(self, size: int, dim: int) -> None:
-        """Draw K rows uniformly in plus or minus 1 / sqrt(D / 3), from torch's generator."""
+    def __init__(self, size: int, dim: int, dtype: torch.dtype = torch.float32, *, in_checkpoint: bool = True) -> None:
+        """Draw K rows uniformly in plus or minus 1 / sqrt(D / 3), from torch's generator.
+
+        Parameters
+        ----------
+        size, dim : int
+            K and D.
+        dtype : torch.dtype
+            Half precision halves the memory; similarities are then exact to about 2^-9 (bfloat16) or 2^-12 (float16).
+        in_checkpoint : bool
+            False for a bank that can be made again from a store.
+        """
         super().__init__()
         bound = (dim / 3) ** -0.5
-        self.register_buffer("rows", torch.empty(size, dim).uniform_(-bound, bound))
-        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        noise = torch.empty(size, dim).uniform_(-bound, bound)
+        self.register_buffer("rows", noise.to(dtype), persistent=in_checkpoint)
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64), persistent=in_checkpoint)
 
     def similarities(self, queries: Tensor) -> Tensor:
-        """Dot products (B, K) of queries (B, D) with all rows, as the bank stands now.
+        """Dot products (B, K) of queries (B, D) with all rows, as the bank stands now; float32.
 
         Enqueue only after the backward pass: it needs the rows that the queries met.
         """
-        return queries @ self.rows.T
+        return (queries.to(self.rows.dtype) @ self.rows.T).float()
 
     @torch.no_grad()
     def enqueue(self, embeddings: Tensor) -> None:
@@ -35,3 +46,8 @@ class MemoryBank(nn.Module):
         places = (first + torch.arange(len(newest), device=self.rows.device)) % size
         self.rows[places] = newest.to(self.rows.dtype)
         self.position.copy_((self.position + len(embeddings)) % size)
+
+    @torch.no_grad()
+    def skip(self, count: int) -> None:
+        """Leave the rows as they are where ``count`` embeddings would have gone."""
+        self.position.copy_((self.position + count) % len(self.rows))

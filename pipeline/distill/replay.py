@@ -1,69 +1,158 @@
-"""Replaying stored views: the pixels the teacher saw, rendered again for the student."""
+"""What students see: replayed views (the pixels the teacher saw, rendered again), or fresh ones of their own.
+
+Letters: N samples, B batch, D the teacher's dimension, S side in pixels.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
-from pipeline.distill.objectives.objective import Batch
 from pipeline.errors import InputError
+from pipeline.images.policies import fresh_parameters, resized_parameters
 from pipeline.images.rendering import RenderJob, render
+from pipeline.training.schedule import epoch_order
+from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
+    from torch import Tensor
 
-    from pipeline.distill.teacher_bank import TeacherView
+    from pipeline.distill.teacher_bank import TeacherBank, TeacherView
+    from pipeline.images.policies import Policy
     from pipeline.images.rendering import Renderer
     from pipeline.images.sources.source import ImageSource
-    from pipeline.networks.preprocessing import Preprocessing
     from storage import Split
 
+FRESH_VIEWS = 2**32
+"""Number of the first epoch's fresh view: no view of a store has it."""
+PREFILL_EPOCHS = 2**32
+"""Number of the order in which images fill the banks before the first epoch."""
 
-def replay(
-    renderer: Renderer,
-    split: Split,
-    source: ImageSource,
-    view: TeacherView,
-    rows: npt.NDArray[np.int64],
-    batch_size: int,
-    preprocessing: Preprocessing,
-) -> Iterator[Batch]:
-    """Yield the images of these rows in one stored view, with the teacher's embeddings of the same pixels.
 
-    Parameters
-    ----------
-    renderer : Renderer
-    split : Split
-        Tells paths, hashes and sizes.
-    source : ImageSource
-        Has the split's images.
-    view : TeacherView
-    rows : int64 array of shape (N,)
-        Rows of the split, in the order wanted.
-    batch_size : int
-    preprocessing : Preprocessing
-        The student's.
-    """
-    job = RenderJob(
-        source=source,
-        paths=[split.samples.sample_path[row] for row in rows],
-        content_hash=split.samples.content_hash[rows],
-        parameters=view.augmentation[rows][:, None],
-        sizes=(int(split.views[view.number]["size"]),),
-    )
-    for batch, (pixels,) in zip(job.batches(batch_size), render(renderer, job, batch_size), strict=True):
-        chosen = rows[batch]
-        teacher = torch.from_numpy(view.embeddings[chosen]).to(pixels.device).float()
-        yield Batch(
-            images=preprocessing.normalise(pixels),
-            teacher=normalize(teacher, dim=1),
-            rows=torch.from_numpy(chosen).to(pixels.device),
+class Replayed(NamedTuple):
+    """Some images as students see them, and what the teacher says of them."""
+
+    pixels: dict[int, Tensor]
+    """By side: uint8 (B, S, S, 3)."""
+    teacher: Tensor
+    """(B, D) float32, L2-normalised."""
+    rows: Tensor
+    """(B,) int64 rows of the split."""
+
+
+class Stretch(NamedTuple):
+    """Some consecutive images of an epoch's order, and the view that they are seen in."""
+
+    view: int
+    rows: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ViewNumbers:
+    """Which view of the store an epoch reads: view 1 + (e mod V), or always view 0 under fresh views."""
+
+    random_views: int
+    """V; 0 for fresh views."""
+
+    def __call__(self, epoch: int) -> int:
+        """Number of the view."""
+        return EVALUATION_VIEW + 1 + epoch % self.random_views if self.random_views else EVALUATION_VIEW
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The images of a split in every epoch's order and view; a function of its fields, without state."""
+
+    split: Split
+    source: ImageSource
+    renderer: Renderer
+    bank: TeacherBank
+    sizes: tuple[int, ...]
+    """Sides to render, one for each kind of student."""
+    batch_size: int
+    seed: int
+    number_of: ViewNumbers
+    policy: Policy | None
+    """Of fresh views; None to replay those of the store."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of good images."""
+        return int(self.split.samples.good.sum()) // self.batch_size
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Replayed]:
+        """Batches of an epoch from a step on."""
+        view = self.bank.view_of_epoch(epoch)
+        yield from self._rendered(view, self._order(epoch)[first_step * self.batch_size :], FRESH_VIEWS + epoch)
+
+    def before(self, epoch: int, step: int, count: int) -> list[Stretch]:
+        """The last ``count`` images seen before a step, or all where they are fewer; oldest first."""
+        stretches: list[Stretch] = []
+        end = step * self.batch_size
+        while count > 0 and epoch >= 0:
+            rows = self._order(epoch)[max(0, end - count) : end]
+            stretches.append(Stretch(self.number_of(epoch), rows))
+            count -= len(rows)
+            epoch, end = epoch - 1, self.steps_per_epoch * self.batch_size
+        return stretches[::-1]
+
+    def to_prefill(self, count: int) -> list[Stretch]:
+        """Images to fill a bank of ``count`` rows with before the first step: whole batches, at least so many."""
+        stretches: list[Stretch] = []
+        number = 0
+        while count > 0:
+            rows = self._order(PREFILL_EPOCHS + number)[: -(-count // self.batch_size) * self.batch_size]
+            stretches.append(Stretch(self.number_of(number), rows))
+            count -= len(rows)
+            number += 1
+        return stretches
+
+    def embeddings(self, stretches: list[Stretch]) -> Iterator[Tensor]:
+        """Teacher's embeddings (B, D), batch by batch, as in ``Replayed``."""
+        for stretch in stretches:
+            with self.bank.reading(stretch.view) as view:
+                for start in range(0, len(stretch.rows), self.batch_size):
+                    yield view.gather(stretch.rows[start : start + self.batch_size], self.renderer.device)
+
+    def images(self, stretches: list[Stretch]) -> Iterator[Replayed]:
+        """The images themselves, batch by batch."""
+        for number, stretch in enumerate(stretches):
+            with self.bank.reading(stretch.view) as view:
+                yield from self._rendered(view, stretch.rows, FRESH_VIEWS + PREFILL_EPOCHS + number)
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        good = np.flatnonzero(self.split.samples.good)
+        return epoch_order(good, self.seed, epoch)[: self.steps_per_epoch * self.batch_size]
+
+    def _rendered(self, view: TeacherView, rows: npt.NDArray[np.int64], fresh_number: int) -> Iterator[Replayed]:
+        samples = self.split.samples
+        size = int(self.split.views[view.number]["size"])
+        if self.policy is None:
+            parameters = view.augmentation[rows]
+        else:
+            parameters = fresh_parameters(self.policy, size, self.seed, fresh_number, samples.image_size)[rows]
+        job = RenderJob(
+            source=self.source,
+            paths=[samples.sample_path[row] for row in rows],
+            content_hash=samples.content_hash[rows],
+            parameters=np.stack([resized_parameters(parameters, size, side) for side in self.sizes], axis=1),
+            sizes=self.sizes,
         )
+        for batch, rendered in zip(
+            job.batches(self.batch_size), render(self.renderer, job, self.batch_size), strict=True
+        ):
+            chosen = rows[batch]
+            yield Replayed(
+                dict(zip(self.sizes, rendered, strict=True)),
+                view.gather(chosen, self.renderer.device),
+                torch.from_numpy(chosen).to(self.renderer.device),
+            )
 
 
 def check_images_are_there(split: Split, source: ImageSource) -> None:

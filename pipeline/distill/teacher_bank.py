@@ -1,53 +1,175 @@
-"""The teacher's embeddings of the view that is being trained on, with the next one read ahead."""
+"""The teacher's embeddings of the view that is being trained on, with the next one read ahead.
+
+A view lies in the training device's memory, in pinned host memory, or in a memory map on a local disk: in the first
+of these that has room for two views, the one in use and the next.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from storage.schema import EVALUATION_VIEW
+import torch
+from torch.nn.functional import normalize
+
+from pipeline.distill.mapped_view import MappedView, scratch_folder
+from pipeline.errors import InputError
+from pipeline.machine import available_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor
 
+    from pipeline.distill.settings import DistillSettings
     from storage import Split
+
+logger = logging.getLogger(__name__)
+
+SHARE_OF_MEMORY = 0.5
+"""Of what is free, views may take so much."""
+
+MEMORY_NAMES = {
+    "device": "the memory of the training device",
+    "pinned": "pinned host memory",
+    "mapped": "a memory map",
+}
 
 
 class TeacherView(NamedTuple):
     """One view of a split: N samples, D features, P parameters."""
 
     number: int
-    embeddings: npt.NDArray[np.float16]
-    """(N, D)"""
+    embeddings: Tensor
+    """(N, D) float16, wherever it lies."""
     augmentation: npt.NDArray[np.float32]
     """(N, P)"""
+    mapped: MappedView | None = None
+    """The memory map it lies in, if it does."""
+
+    def gather(self, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+        """Embeddings (len(rows), D) of some samples on the device, float32 and L2-normalised."""
+        chosen = self.embeddings[torch.from_numpy(rows).to(self.embeddings.device)]
+        return normalize(chosen.to(device).float(), dim=1)
 
 
 class TeacherBank:
-    """Gives each epoch its view: epoch e gets random view 1 + (e mod V), read in one go while e - 1 is in use."""
+    """Gives each epoch its view, read in one go while the epoch before is in use."""
 
-    def __init__(self, split: Split, view_count: int, epochs: int) -> None:
+    def __init__(
+        self, split: Split, number_of: Callable[[int], int], settings: DistillSettings, device: torch.device
+    ) -> None:
+        """Choose where views lie.
+
+        Parameters
+        ----------
+        number_of : callable
+            Number of the view that an epoch reads.
+
+        Raises
+        ------
+        InputError
+            If a memory is asked for that this machine does not have.
+        """
         self._split = split
-        self._view_count = view_count
-        self._epochs = epochs
+        self._number_of = number_of
+        self._epochs = settings.epochs
+        self._device = device
+        self._scratch = scratch_folder(settings.scratch)
+        bytes_a_view = 2 * len(split) * split.feature_dim
+        self.memory = _choose_memory(settings.teacher_memory, 2 * bytes_a_view, device)
+        where = f"{MEMORY_NAMES[self.memory]}" + (f" in '{self._scratch}'" if self.memory == "mapped" else "")
+        logger.info(
+            "The teacher's views (%d x %d, %.2f GiB each) lie in %s, two at a time.",
+            len(split), split.feature_dim, bytes_a_view / 2**30, where,
+        )  # fmt: skip
         self._pool = ThreadPoolExecutor(1)
         self._views: dict[int, Future[TeacherView]] = {}
+        self._waited = 0.0
 
     def view_of_epoch(self, epoch: int) -> TeacherView:
         """Wait for the view of this epoch, and begin to read the next epoch's.
 
         Raises
         ------
+        InputError
+            If the scratch folder is full.
         StoreError
             If a view is not complete or damaged.
         """
-        wanted = [self._number(later) for later in (epoch, epoch + 1) if later < self._epochs]
-        self._views = {number: self._views.get(number) or self._pool.submit(self._read, number) for number in wanted}
-        return self._views[wanted[0]].result()
+        begun = time.monotonic()
+        wanted = [self._number_of(later) for later in (epoch, epoch + 1) if later < self._epochs]
+        for number in [number for number in self._views if number not in wanted]:
+            _let_go(self._views.pop(number))
+        for number in wanted:
+            if number not in self._views:
+                self._views[number] = self._pool.submit(self._read, number)
+        view = self._views[wanted[0]].result()
+        self._waited += time.monotonic() - begun
+        return view
 
-    def _number(self, epoch: int) -> int:
-        return EVALUATION_VIEW + 1 + epoch % self._view_count
+    @contextlib.contextmanager
+    def reading(self, number: int) -> Iterator[TeacherView]:
+        """A view, whichever epoch it belongs to; let go of afterwards unless an epoch holds it."""
+        if number in self._views:
+            yield self._views[number].result()
+            return
+        view = self._read(number)
+        try:
+            yield view
+        finally:
+            if view.mapped is not None:
+                view.mapped.close()
+
+    def waits(self) -> dict[str, float]:
+        """Seconds waited for views since the last call."""
+        waited, self._waited = self._waited, 0.0
+        return {"teacher_wait_seconds": waited}
+
+    def close(self) -> None:
+        """Let go of all views."""
+        self._pool.shutdown(cancel_futures=True)
+        for future in self._views.values():
+            _let_go(future)
+        self._views.clear()
 
     def _read(self, number: int) -> TeacherView:
-        return TeacherView(number, self._split.view(number), self._split.augmentation(number))
+        augmentation = self._split.augmentation(number)
+        if self.memory == "mapped":
+            mapped = MappedView(self._split, number, self._scratch)
+            return TeacherView(number, mapped.embeddings, augmentation, mapped)
+        embeddings = torch.empty(
+            (len(self._split), self._split.feature_dim),
+            dtype=torch.float16,
+            device=self._device if self.memory == "device" else "cpu",
+            pin_memory=self.memory == "pinned",
+        )
+        for rows, block in self._split.blocks(number):
+            embeddings[rows] = torch.from_numpy(block).to(embeddings.device)
+        return TeacherView(number, embeddings, augmentation)
+
+
+def _let_go(future: Future[TeacherView]) -> None:
+    if future.cancelled() or future.exception() is not None:
+        return
+    if (mapped := future.result().mapped) is not None:
+        mapped.close()
+
+
+def _choose_memory(asked: str, needed: int, device: torch.device) -> str:
+    if asked == "pinned" and device.type != "cuda":
+        raise InputError("--teacher-memory pinned is for training on a GPU; on a CPU use device or mapped.")
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if needed <= SHARE_OF_MEMORY * free:
+            return "device"
+    if needed <= SHARE_OF_MEMORY * available_memory():
+        return "pinned" if device.type == "cuda" else "device"
+    return "mapped"

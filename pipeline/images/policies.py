@@ -52,6 +52,8 @@ CROP_ATTEMPTS = 10
 DRAWS_PER_SAMPLE = 32
 """Numbers drawn for each sample whatever the policy; a multiple of 4, Philox's draws a step."""
 
+DRAWN_AT_ONCE = 65_536
+
 Range = tuple[FiniteFloat, FiniteFloat]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -189,6 +191,26 @@ def random_parameters(
     low, high = policy.blur_sigma
     parameters[:, COLUMN["blur_sigma"]] = np.where(blur < policy.blur, low + (high - low) * sigma, 0)
     return parameters
+
+
+def fresh_parameters(
+    policy: Policy, size: int, seed: int, view: int, image_size: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
+    """Parameters (N, P) of one view of a whole split, drawn in runs so that a million images need no more memory."""
+    return np.concatenate(
+        [
+            random_parameters(policy, size, seed, view, first, image_size[first : first + DRAWN_AT_ONCE])
+            for first in range(0, len(image_size), DRAWN_AT_ONCE)
+        ]
+    )
+
+
+def resized_parameters(parameters: npt.NDArray[np.float32], size: int, new_size: int) -> npt.NDArray[np.float32]:
+    """The same random views of side ``size``, rendered with side ``new_size``: the same crop, the blur in proportion."""
+    resized = parameters.copy()
+    resized[:, [COLUMN["resize_width"], COLUMN["resize_height"]]] = new_size
+    resized[:, COLUMN["blur_sigma"]] *= new_size / size
+    return resized
 
 
 def _unaltered(count: int) -> npt.NDArray[np.float32]:

@@ -10,14 +10,15 @@ from torch import nn
 
 from pipeline.errors import InputError
 from pipeline.images.data_set import index_data_set
-from pipeline.images.policies import random_parameters
+from pipeline.images.policies import fresh_parameters
 from pipeline.images.rendering import RenderJob, make_renderer, render
-from pipeline.machine import prepare_machine
+from pipeline.machine import autocast, prepare_machine
 from pipeline.networks.architectures import build_backbone
 from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
 from pipeline.pretrain.simclr import nt_xent_loss, projection_head
-from pipeline.training.loop import Training, open_run, train
+from pipeline.training.live import make_score
+from pipeline.training.loop import Stream, Training, open_runs, train
 from pipeline.training.schedule import epoch_order
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.images.index import ImageIndex
     from pipeline.pretrain.settings import PretrainSettings
     from pipeline.progress import Progress
+    from pipeline.training.live import LiveEvaluation
 
 
 class TwoViews(NamedTuple):
@@ -39,7 +41,7 @@ class TwoViews(NamedTuple):
     second: Tensor
 
 
-def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
+def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluation | None = None) -> Path:
     """Train a network without labels.
 
     Returns
@@ -53,6 +55,8 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
         If the data, the architecture or a setting cannot be used, or the run's folder is taken.
     RunError
         If training fails.
+    Stopped
+        If a signal asked for the end.
     """
     device = prepare_machine(settings.device, settings.thread_count)
     torch.use_deterministic_algorithms(device.type == "cpu")
@@ -64,7 +68,11 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
     torch.manual_seed(settings.seed)
     head = projection_head(network.feature_dim, settings.projection_dim)
     modules = nn.ModuleDict({"backbone": network.module, "head": head})
-    modules.train().to(device).to(memory_format=torch.channels_last)
+    modules.train().to(device)
+    if settings.memory_format == "channels_last":
+        modules.to(memory_format=torch.channels_last)
+    if settings.compile:
+        network.module.compile()
 
     index = index_data_set(
         settings.data, [settings.split], settings.run, settings, threads=settings.thread_count, progress=progress
@@ -75,8 +83,9 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(rows)} images of '{index.source.location}'; lower it."
         )
-    open_run(settings.run, settings, {"fingerprint": index.fingerprint()})
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
+    score = make_score(settings, renderer, progress, live)
+    open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
 
     def batches(epoch: int, first_step: int) -> Iterator[TwoViews]:
         order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]
@@ -84,12 +93,25 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> Path:
         yield from (TwoViews(*views) for views in render(renderer, job, settings.batch_size))
 
     def loss(batch: TwoViews) -> tuple[Tensor, dict[str, Tensor]]:
-        first, second = head(network.features(torch.cat(batch))).chunk(2)
+        images = network.preprocessing.normalise(torch.cat(batch))
+        if settings.memory_format == "contiguous":
+            images = images.contiguous()
+        with autocast(device, settings.precision):
+            features = network.module(images)
+        first, second = head(features.float()).chunk(2)
         return nt_xent_loss(first, second, settings.temperature), {}
 
-    training = Training(modules, steps, settings.batch_size, batches, loss)
-    train(settings.run, settings, training, f"pretrain {settings.run.name}", progress)
-    save_network(settings.run / MODEL_FILE, network)
+    training: Training[TwoViews] = Training(
+        run=settings.run,
+        settings=settings,
+        modules=modules,
+        loss=loss,
+        save_network=lambda folder: save_network(folder / MODEL_FILE, network),
+        measure=None if score is None else lambda: score(network),
+    )
+    stream = Stream(settings.epochs, steps, settings.batch_size, batches)
+    train([training], stream, f"pretrain {settings.run.name}", progress)
+    training.save_network(settings.run)
     return settings.run / MODEL_FILE
 
 
@@ -99,7 +121,7 @@ def _two_views(
     """Fresh parameters for two views: views 2e and 2e + 1 of the run's seed."""
     samples = index.samples
     drawn = [
-        random_parameters(settings.policy, size, settings.seed, 2 * epoch + view, 0, samples.image_size)[order]
+        fresh_parameters(settings.policy, size, settings.seed, 2 * epoch + view, samples.image_size)[order]
         for view in (0, 1)
     ]
     return RenderJob(

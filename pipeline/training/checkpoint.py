@@ -11,6 +11,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.machine import library_versions
+from pipeline.settings import HOW, WHERE
 from storage.durable import write_durably
 
 if TYPE_CHECKING:
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FILE = "checkpoint.pt"
 SETTINGS_FILE = "settings.json"
-METRICS_FILE = "metrics.jsonl"
 
-# A training may go on with other values of these: where things lie now, and what computes them.
-FREE_TO_CHANGE = {"threads", "device", "checkpoint_minutes", "data", "store", "run", "index_folder", "versions"}
+FREE_TO_CHANGE = HOW | WHERE | {"versions"}
+"""A training may go on with other values of these."""
 
 
 def save_checkpoint(run: Path, state: Mapping[str, Any]) -> None:
@@ -83,21 +83,3 @@ def check_same_record(run: Path, record: Mapping[str, Any]) -> None:
                 f"'{run}' was begun with {name} = {before.get(name)!r}, now it is {value!r}; resume with the same "
                 "settings, or give another folder."
             )
-
-
-def keep_metrics_until(run: Path, epoch: int, step: int) -> None:
-    """Drop the metrics of steps that a resumed run will do again."""
-    path = run / METRICS_FILE
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    kept = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break  # a line cut short when the run was killed
-        if (entry["epoch"], entry["step"]) > (epoch, step):
-            break
-        kept.append(line)
-    write_durably(path, "".join(f"{line}\n" for line in kept).encode())

@@ -1,10 +1,12 @@
-"""The training loop: steps, metrics, checkpoints, and going on where a killed run stopped."""
+"""The training loop: steps, metrics, checkpoints, and going on where a stopped run was.
+
+Several trainings may share one stream of batches. Each then ends with the weights it would have alone: it has its
+own optimiser, position and metrics, and torch is seeded for each of its steps.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -12,21 +14,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from pipeline.errors import InputError, RunError
-from pipeline.training.checkpoint import (
-    METRICS_FILE,
-    SETTINGS_FILE,
-    check_same_record,
-    keep_metrics_until,
-    load_checkpoint,
-    run_record,
-    save_checkpoint,
-)
-from pipeline.training.schedule import learning_rate, make_optimizer
+from pipeline.errors import InputError, RunError, Stopped
+from pipeline.machine import AUTOCAST_TYPES
+from pipeline.training.checkpoint import SETTINGS_FILE, check_same_record, load_checkpoint, run_record, save_checkpoint
+from pipeline.training.metrics import MetricsLog, keep_metrics_until
+from pipeline.training.schedule import learning_rate, make_optimizer, seed_step
+from pipeline.training.stopping import stop_requests
 from storage.durable import write_json_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -41,161 +38,267 @@ BatchT = TypeVar("BatchT")
 STEPS_A_LINE = 50
 """Steps between two lines of metrics; every epoch's end has one too."""
 
+BEST_BY = "nn_top1_percent"
+BEST_FOLDER = "best"
+
 
 @dataclass(frozen=True)
-class Training(Generic[BatchT]):
-    """What is trained, and how a step of it goes."""
+class Stream(Generic[BatchT]):
+    """What the trainings see."""
 
-    modules: nn.ModuleDict
-    """Everything with parameters or buffers; all of it goes into the checkpoint."""
+    epochs: int
     steps_per_epoch: int
     batch_size: int
     batches: Callable[[int, int], Iterator[BatchT]]
     """Batches of an epoch from a step on: (epoch, first step)."""
-    loss: Callable[[BatchT], tuple[Tensor, dict[str, Tensor]]]
-    """Loss of a batch, and scalars to log beside it."""
+    waits: Callable[[], Mapping[str, float]] = dict
+    """Seconds waited since the last call, by what for; logged once an epoch."""
+
+
+@dataclass(frozen=True)
+class Training(Generic[BatchT]):
+    """One network in training: what changes, and how a step of it goes."""
+
+    run: Path
+    settings: TrainingSettings
+    modules: nn.ModuleDict
+    """Everything with parameters or buffers; all of it goes into the checkpoint."""
+    loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
+    """Loss of a part of a batch, and scalars to log beside it."""
+    save_network: Callable[[Path], None]
+    """Write the network as it stands into a folder."""
+    parts: Callable[[BatchT], Sequence[Any]] = lambda batch: (batch,)
+    """The equal parts in which a batch is computed; their gradients are averaged."""
     after_step: Callable[[], None] = lambda: None
     """Called after each of the optimiser's steps."""
+    begin: Callable[[int, int], None] = lambda epoch, step: None
+    """Called before the first step with where it begins; makes what the checkpoint does not hold."""
+    measure: Callable[[], Mapping[str, float]] | None = None
+    """Live evaluation."""
+    when_memory_is_full: str = "lower --batch-size"
 
 
-def open_run(run: Path, settings: TrainingSettings, inputs: dict[str, Any]) -> None:
-    """Make a run's folder, or check that the one there can be gone on with.
+def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) -> None:
+    """Make the folders of some runs (settings, folder, inputs), or check that those there can be gone on with.
+
+    Nothing is written or deleted before all of them are found good.
 
     Raises
     ------
     InputError
-        If the folder is not empty and neither resume nor overwrite is asked for, or is not a run of these settings.
+        If a folder is not empty and neither resume nor overwrite is asked for, or is not a run of these settings.
     """
-    record = run_record(settings, inputs)
-    is_run = (run / SETTINGS_FILE).is_file()
+    records = [run_record(settings, inputs) for settings, _, inputs in runs]
+    there = [_is_there(settings, run, record) for (settings, run, _), record in zip(runs, records, strict=True)]
+    for (settings, run, _), record, goes_on in zip(runs, records, there, strict=True):
+        if goes_on and settings.resume:
+            continue
+        if goes_on:
+            shutil.rmtree(run)
+        write_json_durably(run / SETTINGS_FILE, record)
+
+
+def _is_there(settings: TrainingSettings, run: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a run, which may then be resumed or overwritten."""
     if run.exists() and not run.is_dir():
         raise InputError(f"'{run}' is a file; give a folder for the run.")
-    if run.is_dir() and any(run.iterdir()):
-        if settings.resume and is_run:
-            check_same_record(run, record)
-            return
-        if settings.overwrite and is_run:
-            shutil.rmtree(run)
-        elif is_run:
-            raise InputError(
-                f"The run '{run}' exists already; use --resume to go on with it, or --overwrite to delete it."
-            )
-        else:
-            raise InputError(f"'{run}' is not empty and not a run; give another folder.")
-    write_json_durably(run / SETTINGS_FILE, record)
+    if not run.is_dir() or not any(run.iterdir()):
+        return False
+    if not (run / SETTINGS_FILE).is_file():
+        raise InputError(f"'{run}' is not empty and not a run; give another folder.")
+    if settings.resume:
+        check_same_record(run, record)
+    elif not settings.overwrite:
+        raise InputError(f"The run '{run}' exists already; use --resume to go on with it, or --overwrite to delete it.")
+    return True
 
 
-def train(run: Path, settings: TrainingSettings, training: Training[BatchT], title: str, progress: Progress) -> None:
-    """Train to the end of the last epoch, from the checkpoint if there is one.
+def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: str, progress: Progress) -> None:
+    """Train to the end of the last epoch, each from its checkpoint if there is one.
 
     Raises
     ------
     RunError
-        If the loss or a weight is no longer a number; the last good checkpoint stays.
+        If a loss or a weight is no longer a number, or the memory is full; the last good checkpoint stays. The other
+        trainings of the stream are finished first.
+    Stopped
+        If a signal asked for the end; everything is saved.
     InputError
-        If the checkpoint cannot be read.
+        If a checkpoint cannot be read.
     """
-    steps = training.steps_per_epoch
-    optimizer = make_optimizer(settings, training.modules.parameters())
-    device = next(training.modules.parameters()).device
-    epoch, step = _restore(run, training, optimizer, device)
-    log = _Log(run, training.batch_size)
-    saved = time.monotonic()
-    with progress.track(title, settings.epochs * steps * training.batch_size) as advance:
-        advance((epoch * steps + step) * training.batch_size)
-        while epoch < settings.epochs:
-            for batch in training.batches(epoch, step):
-                rate = learning_rate(settings, epoch, step, steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss, diagnostics = training.loss(batch)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                training.after_step()
+    running = [_Running(training, stream) for training in trainings]
+    failures: list[RunError] = []
+    steps = stream.steps_per_epoch
+    epoch, step = min(each.position for each in running)
+
+    def each_due(action: Callable[[_Running[BatchT]], None]) -> None:
+        for each in [each for each in running if each.position == (epoch, step)]:
+            try:
+                action(each)
+            except RunError as error:
+                failures.append(error)
+                running.remove(each)
+
+    with stop_requests() as stop_signal, progress.track(title, stream.epochs * steps * stream.batch_size) as advance:
+        advance((epoch * steps + step) * stream.batch_size)
+        saved = time.monotonic()
+        while epoch < stream.epochs and running:
+            for batch in stream.batches(epoch, step):
+                each_due(lambda each, batch=batch: each.do_step(batch))  # type: ignore[misc]
                 step += 1
-                advance(training.batch_size)
-                log.add({"loss": loss.detach(), **diagnostics})
-                if step % STEPS_A_LINE == 0 or step == steps:
-                    log.write(epoch, step, rate)
-                if step < steps and time.monotonic() - saved > 60 * settings.checkpoint_minutes:
-                    _save(run, training, optimizer, epoch, step)
+                advance(stream.batch_size)
+                stopping = stop_signal()
+                if step < steps and (stopping or _is_time_to_save(saved, running)):
+                    each_due(_Running.save)
                     saved = time.monotonic()
-            epoch, step = epoch + 1, 0
-            _save(run, training, optimizer, epoch, step)
-            saved = time.monotonic()
+                if not running or (step < steps and stopping):
+                    break
+            if step == steps:
+                waits = dict(stream.waits())
+                each_due(lambda each, waits=waits: each.end_epoch(waits))  # type: ignore[misc]
+                epoch, step, saved = epoch + 1, 0, time.monotonic()
+            if running and epoch < stream.epochs and (stopping := stop_signal()):
+                raise Stopped(f"{title}: stopped by {stopping.name} and saved at epoch {epoch}, step {step}.", stopping)
+    if failures:
+        raise failures[0]
 
 
-def _restore(
-    run: Path, training: Training[BatchT], optimizer: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, int]:
-    """Epoch and step to go on from; the state is loaded in place."""
-    state = load_checkpoint(run, device)
-    if state is None:
-        keep_metrics_until(run, 0, 0)
-        return 0, 0
-    try:
-        training.modules.load_state_dict(state["modules"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"The checkpoint in '{run}' does not fit these networks ({error}); begin again with --overwrite."
-        ) from error
-    keep_metrics_until(run, state["epoch"], state["step"])
-    logger.info("Going on with '%s' at epoch %d, step %d.", run, state["epoch"], state["step"])
-    return state["epoch"], state["step"]
-
-
-def _save(run: Path, training: Training[BatchT], optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
-    broken = [name for name, value in training.modules.named_parameters() if not bool(torch.isfinite(value).all())]
-    if broken:
-        raise RunError(
-            f"After epoch {epoch}, step {step}, the weights '{broken[0]}' are not numbers; lower --learning-rate. "
-            f"The last good checkpoint is in '{run}'."
-        )
-    save_checkpoint(
-        run,
-        {
-            "modules": training.modules.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "epoch": epoch,
-            "step": step,
-        },
+def _is_time_to_save(saved: float, running: Sequence[_Running[Any]]) -> bool:
+    return bool(running) and time.monotonic() - saved > 60 * min(
+        each.training.settings.checkpoint_minutes for each in running
     )
 
 
-class _Log:
-    """Means of what steps report, written as JSON lines."""
+class _Running(Generic[BatchT]):
+    """A training on its way: optimiser, gradient scaler, position, metrics."""
 
-    def __init__(self, run: Path, batch_size: int) -> None:
-        self._run = run
-        self._batch_size = batch_size
-        self._begin()
+    def __init__(self, training: Training[BatchT], stream: Stream[BatchT]) -> None:
+        self.training = training
+        self._steps = stream.steps_per_epoch
+        self._batch_size = stream.batch_size
+        self._device = next(training.modules.parameters()).device
+        self._optimizer = make_optimizer(training.settings, training.modules.parameters())
+        is_half = AUTOCAST_TYPES.get(training.settings.precision) is torch.float16
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=is_half)
+        self._best = -1.0
+        self.position = self._restore()
+        epoch, step = self.position
+        keep_metrics_until(training.run, epoch, step)
+        if epoch < training.settings.epochs:
+            training.begin(epoch, step)
+        self._log = MetricsLog(
+            training.run,
+            steps_per_epoch=self._steps,
+            tensorboard=training.settings.tensorboard,
+            done=epoch * self._steps + step,
+        )
 
-    def _begin(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
-        self._since = time.monotonic()
+    def _restore(self) -> tuple[int, int]:
+        """Load the checkpoint in place; the epoch and step to go on from."""
+        run = self.training.run
+        state = load_checkpoint(run, self._device)
+        if state is None:
+            return 0, 0
+        try:
+            self.training.modules.load_state_dict(state["modules"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._scaler.load_state_dict(state["scaler"])
+            self._best, epoch, step = float(state["best"]), int(state["epoch"]), int(state["step"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"The checkpoint in '{run}' does not fit these networks ({error}); begin again with --overwrite."
+            ) from error
+        logger.info("Going on with '%s' at epoch %d, step %d.", run, epoch, step)
+        return epoch, step
 
-    def add(self, values: dict[str, Tensor]) -> None:
-        # Sums stay on the device: reading them at every step would make it wait.
-        self._sums = {name: self._sums.get(name, torch.zeros_like(value)) + value for name, value in values.items()}
-        self._steps += 1
+    def do_step(self, batch: BatchT) -> None:
+        """Take one step of the optimiser.
 
-    def write(self, epoch: int, step: int, rate: float) -> None:
-        means = {name: float(total) / self._steps for name, total in self._sums.items()}
-        if not all(map(math.isfinite, means.values())):
+        Raises
+        ------
+        RunError
+            If the memory is full, or the loss is found not to be a number.
+        """
+        settings, (epoch, step) = self.training.settings, self.position
+        seed_step(settings.seed, epoch, step)
+        rate = learning_rate(settings, epoch, step, self._steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        try:
+            parts = self.training.parts(batch)
+            for part in parts:
+                loss, diagnostics = self.training.loss(part)
+                self._scaler.scale(loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+                self._log.add({"loss": loss.detach(), **diagnostics}, self._batch_size // len(parts))
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self.training.after_step()
+        except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory error is a RuntimeError
+            if not _is_out_of_memory(error):
+                raise
             raise RunError(
-                f"The loss is not a number any more (epoch {epoch}, within {self._steps} steps of step {step}); lower "
-                f"--learning-rate or raise --temperature. The last good checkpoint is in '{self._run}'."
-            )
-        line = {
-            "epoch": epoch,
-            "step": step,
-            **means,
-            "learning_rate": rate,
-            "images_per_second": self._steps * self._batch_size / (time.monotonic() - self._since),
+                f"The memory was full for '{self.training.run}' at --batch-size {settings.batch_size} in "
+                f"{len(self.training.parts(batch))} parts; {self.training.when_memory_is_full}. The last checkpoint is "
+                "kept."
+            ) from error
+        self.position = epoch, step + 1
+        if (step + 1) % STEPS_A_LINE == 0 or step + 1 == self._steps:
+            self._log.write_means(epoch, step + 1, learning_rate=rate)
+
+    def end_epoch(self, waits: Mapping[str, float]) -> None:
+        """Measure, keep what is to be kept, save."""
+        settings, run, epoch = self.training.settings, self.training.run, self.position[0]
+        done = epoch + 1
+        self.check_weights()
+        values = dict(waits)
+        is_last = done == settings.epochs
+        if self.training.measure is not None and settings.live_every and (done % settings.live_every == 0 or is_last):
+            values |= self.training.measure()
+        if values:
+            self._log.write(epoch, self._steps, values)
+        self.position = done, 0
+        if values.get(BEST_BY, -1.0) > self._best:
+            self._best = values[BEST_BY]
+            self._keep(run / BEST_FOLDER)
+        if settings.keep_every and done % settings.keep_every == 0:
+            self._keep(run / f"epoch-{done:04d}")
+        self.save()
+
+    def check_weights(self) -> None:
+        """Check that every weight is a number.
+
+        Raises
+        ------
+        RunError
+            Naming the first that is not.
+        """
+        for name, weight in self.training.modules.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise RunError(
+                    f"The weights '{name}' of '{self.training.run}' are not numbers after epoch {self.position[0]}, step "
+                    f"{self.position[1]}; lower --learning-rate. The last good checkpoint is kept."
+                )
+
+    def save(self) -> None:
+        """Write the checkpoint, if the weights are good."""
+        self.check_weights()
+        save_checkpoint(self.training.run, self._state())
+
+    def _keep(self, folder: Path) -> None:
+        self.training.save_network(folder)
+        save_checkpoint(folder, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "modules": self.training.modules.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "best": self._best,
+            "epoch": self.position[0],
+            "step": self.position[1],
         }
-        with (self._run / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self._begin()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Learning rate, order of images and optimiser: functions of the settings and the step, with no state to save."""
+"""Learning rate, order of images, optimiser and randomness: functions of settings and step, with no state to save."""
 
 from __future__ import annotations
 
@@ -21,12 +21,23 @@ def learning_rate(settings: TrainingSettings, epoch: int, step: int, steps: int)
     """Rate of one step.
 
     ``step``: the rate times gamma for every milestone reached. ``cosine``: half a cosine from the rate to zero
-    over the whole training (Loshchilov & Hutter 2017, without restarts), changed at every step.
+    over the whole training (Loshchilov & Hutter 2017, without restarts), changed at every step. Either is multiplied
+    by a line from zero to one over the first ``warmup_epochs`` (Goyal et al. 2017, section 2.2).
+
+    Parameters
+    ----------
+    epoch, step : int
+        Counted from 0.
+    steps : int
+        Steps of an epoch.
     """
     if settings.schedule == "step":
-        return settings.learning_rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
-    done = (epoch + step / steps) / settings.epochs
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        rate = settings.learning_rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+    else:
+        done = (epoch + step / steps) / settings.epochs
+        rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    warmup_steps = settings.warmup_epochs * steps
+    return rate * min(1.0, (epoch * steps + step + 1) / warmup_steps) if warmup_steps else rate
 
 
 def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -43,3 +54,9 @@ def epoch_order(rows: npt.NDArray[np.integer], seed: int, epoch: int) -> npt.NDA
     """The rows in this epoch's random order; the same for the same seed and epoch, whatever went before."""
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
     return generator.permutation(rows).astype(np.int64)
+
+
+def seed_step(seed: int, epoch: int, step: int) -> None:
+    """Seed torch for one step, so that networks with randomness inside resume, and share a pass, without a trace."""
+    philox = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=step)
+    torch.manual_seed(int(philox.random_raw()) >> 1)

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from pipeline.distill.memory_bank import MemoryBank
 from pipeline.distill.objectives.objective import Batch, Objective
 from pipeline.distill.objectives.similarity import similarity_divergence
+from pipeline.machine import TORCH_TYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,22 +21,28 @@ if TYPE_CHECKING:
 class CompRess1q(Objective):
     """The student, projected into the teacher's space, has the teacher's similarities to the teacher's bank."""
 
+    teacher_bank: MemoryBank
+
     def __init__(self, student: nn.Module, feature_dim: int, teacher_dim: int, settings: DistillSettings) -> None:
         super().__init__(student, feature_dim, teacher_dim, settings)
         self.projection = nn.Linear(feature_dim, teacher_dim)
-        self.teacher_bank = MemoryBank(settings.bank_size, teacher_dim)
+        dtype = TORCH_TYPES[settings.bank_precision]
+        self.teacher_bank = MemoryBank(settings.bank_size, teacher_dim, dtype, in_checkpoint=False)
         self.temperature = settings.temperature
+        self._entering: list[Tensor] = []
 
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Divergence of the two distributions over the teacher's bank."""
-        queries = normalize(self.projection(student(batch.images)), dim=1)
+        queries = normalize(self.projection(self.encode(student, batch.images)), dim=1)
         loss, diagnostics = similarity_divergence(
             self.teacher_bank.similarities(batch.teacher), self.teacher_bank.similarities(queries), self.temperature
         )
-        self.entering = batch.teacher
+        self._entering.append(batch.teacher)
         return loss, diagnostics
 
     def after_step(self, student: nn.Module) -> None:
         """Let the batch enter the bank."""
         del student
-        self.teacher_bank.enqueue(self.entering)
+        for teacher in self._entering:
+            self.teacher_bank.enqueue(teacher)
+        self._entering.clear()

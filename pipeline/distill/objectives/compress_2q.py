@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from pipeline.distill.memory_bank import MemoryBank
 from pipeline.distill.objectives.objective import Batch, Objective
 from pipeline.distill.objectives.similarity import similarity_divergence
+from pipeline.machine import TORCH_TYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,30 +27,44 @@ class CompRess2q(Objective):
     training mode. Queries meet the banks as they stood before the batch; then the batch enters both.
     """
 
+    key_encoder: nn.Module
+    teacher_bank: MemoryBank
+    student_bank: MemoryBank
+
     def __init__(self, student: nn.Module, feature_dim: int, teacher_dim: int, settings: DistillSettings) -> None:
         super().__init__(student, feature_dim, teacher_dim, settings)
         self.key_encoder = copy.deepcopy(student).requires_grad_(False)
-        self.teacher_bank = MemoryBank(settings.bank_size, teacher_dim)
-        self.student_bank = MemoryBank(settings.bank_size, feature_dim)
+        dtype = TORCH_TYPES[settings.bank_precision]
+        self.teacher_bank = MemoryBank(settings.bank_size, teacher_dim, dtype, in_checkpoint=False)
+        self.student_bank = MemoryBank(settings.bank_size, feature_dim, dtype)
         self.temperature = settings.temperature
         self.momentum = settings.key_momentum
+        self._entering: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Divergence of the two distributions over the banks."""
-        queries = normalize(student(batch.images), dim=1)
-        with torch.no_grad():
-            keys = normalize(self.key_encoder(batch.images), dim=1)
+        queries = normalize(self.encode(student, batch.images), dim=1)
+        keys = self._keys(batch.images)
         loss, diagnostics = similarity_divergence(
             self.teacher_bank.similarities(batch.teacher), self.student_bank.similarities(queries), self.temperature
         )
-        self.entering = batch.teacher, keys
+        self._entering.append((batch.teacher, keys))
         return loss, diagnostics
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:
         """Let the batch enter both banks; move the key encoder's parameters (not its buffers) to the student's."""
-        teacher, keys = self.entering
-        self.teacher_bank.enqueue(teacher)
-        self.student_bank.enqueue(keys)
+        for teacher, keys in self._entering:
+            self.teacher_bank.enqueue(teacher)
+            self.student_bank.enqueue(keys)
+        self._entering.clear()
         for key, query in zip(self.key_encoder.parameters(), student.parameters(), strict=True):
             key.mul_(self.momentum).add_(query, alpha=1 - self.momentum)
+
+    def prefill(self, batch: Batch) -> None:
+        """Let the key encoder's embeddings of a batch enter the student's bank."""
+        self.student_bank.enqueue(self._keys(batch.images))
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor) -> Tensor:
+        return normalize(self.encode(self.key_encoder, images), dim=1)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
+from pipeline.machine import autocast
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.distill.memory_bank import MemoryBank
     from pipeline.distill.settings import DistillSettings
 
 
@@ -27,14 +30,33 @@ class Batch(NamedTuple):
 class Objective(nn.Module, ABC):
     """A loss that turns a student into the teacher's likeness."""
 
+    teacher_bank: MemoryBank | None
+    """The teacher's embeddings of the last images seen; not in the checkpoint, since the store has them."""
+    student_bank: MemoryBank | None
+    """The key encoder's embeddings of those images."""
+    key_encoder: nn.Module | None
+    """The student's moving average, where there is one."""
+
     @abstractmethod
     def __init__(self, student: nn.Module, feature_dim: int, teacher_dim: int, settings: DistillSettings) -> None:
         super().__init__()
+        self.teacher_bank = self.student_bank = self.key_encoder = None
+        self.precision = settings.precision
 
     @abstractmethod
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (a scalar) and scalars to log."""
+        """Loss (a scalar) and scalars to log; of one part of a step's batch."""
 
     def after_step(self, student: nn.Module) -> None:
         """Do what follows the optimiser's step."""
         del student
+
+    def prefill(self, batch: Batch) -> None:
+        """Let a batch enter the student's bank before the first step."""
+        del batch
+
+    def encode(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Features (B, F) of normalised images, float32; the network runs in the precision of the settings."""
+        with autocast(images.device, self.precision):
+            features: Tensor = network(images)
+        return features.float()

@@ -1,0 +1,37 @@
+"""Live evaluation for what is trained: made from a training's settings, handed to its stage as a function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.distill.settings import DistillSettings
+from pipeline.evaluate.live import make_live_evaluation
+
+if TYPE_CHECKING:
+    from pipeline.images.rendering import Renderer
+    from pipeline.pretrain.settings import PretrainSettings
+    from pipeline.progress import Progress
+    from pipeline.training.live import Score
+
+
+def live_evaluation(settings: DistillSettings | PretrainSettings, renderer: Renderer, progress: Progress) -> Score:
+    """Nearest neighbour on a bounded part of the training split and of ``live_split``.
+
+    Raises
+    ------
+    InputError, StoreError
+        As ``make_live_evaluation``.
+    """
+    store, selection = (settings.store, None) if isinstance(settings, DistillSettings) else (None, settings)
+    return make_live_evaluation(
+        settings.data,
+        settings.run,
+        renderer=renderer,
+        threads=settings.thread_count,
+        progress=progress,
+        store=store,
+        train_split=settings.split,
+        test_split=settings.live_split,
+        limit=settings.live_images,
+        selection=selection,
+    )

@@ -1,0 +1,36 @@
+"""Scoring a network while it trains: by a function that is handed in, since trainings know no evaluation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline.images.rendering import Renderer
+    from pipeline.networks.network import Network
+    from pipeline.progress import Progress
+    from pipeline.training.settings import TrainingSettings
+
+    Score = Callable[[Network], Mapping[str, float]]
+    LiveEvaluation = Callable[[Any, Renderer, Progress], Score]
+    """Made from a training's settings; ``pipeline.live.live_evaluation`` is one."""
+
+
+def make_score(
+    settings: TrainingSettings, renderer: Renderer, progress: Progress, live: LiveEvaluation | None
+) -> Score | None:
+    """The live evaluation of a training that asks for one.
+
+    Raises
+    ------
+    InputError
+        If it asks and none was handed in; or as the evaluation.
+    """
+    if settings.live_every is None:
+        return None
+    if live is None:
+        raise InputError("live_every is set, but no live evaluation was handed in; pipeline.live has one.")
+    return live(settings, renderer, progress)

@@ -1,0 +1,92 @@
+"""The metrics of a run: means of what its steps report, as JSON lines and, if asked, for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.errors import RunError
+from storage.durable import write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+def keep_metrics_until(run: Path, epoch: int, step: int) -> None:
+    """Drop the metrics of steps that a resumed run will do again."""
+    path = run / METRICS_FILE
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break  # a line cut short when the run was killed
+        if (entry["epoch"], entry["step"]) > (epoch, step):
+            break
+        kept.append(line)
+    write_durably(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+class MetricsLog:
+    """Writes a run's metrics."""
+
+    def __init__(self, run: Path, *, steps_per_epoch: int, tensorboard: bool, done: int) -> None:
+        """Go on with the metrics of a run whose first ``done`` steps stand."""
+        self._run = run
+        self._steps_per_epoch = steps_per_epoch
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(run / TENSORBOARD_FOLDER, purge_step=done)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._additions = self._images = 0
+        self._since = time.monotonic()
+
+    def add(self, values: Mapping[str, Tensor], images: int) -> None:
+        """Take in the scalars of so many images. Sums stay on the device: reading them would make it wait."""
+        self._sums = {name: self._sums.get(name, torch.zeros_like(value)) + value for name, value in values.items()}
+        self._additions += 1
+        self._images += images
+
+    def write_means(self, epoch: int, step: int, **others: float) -> None:
+        """Write a line: the means since the last one, the pace, and others.
+
+        Raises
+        ------
+        RunError
+            If a mean is not a finite number.
+        """
+        means = {name: float(total) / self._additions for name, total in self._sums.items()}
+        if not all(map(math.isfinite, means.values())):
+            raise RunError(
+                f"The loss of '{self._run}' is not a number any more (epoch {epoch}, at step {step} or shortly "
+                f"before); lower --learning-rate or raise --temperature. The last good checkpoint is kept."
+            )
+        pace = self._images / (time.monotonic() - self._since)
+        self.write(epoch, step, {**means, **others, "images_per_second": pace})
+        self._begin()
+
+    def write(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """Write a line of values."""
+        with (self._run / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": epoch, "step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, epoch * self._steps_per_epoch + step)
+            self._board.flush()

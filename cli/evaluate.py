@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
 
 from cli.groups import example
 from cli.options import make_settings, settings_options
+from cli.output import json_option, print_result
 from pipeline.evaluate.settings import EvaluateSettings
 
 
@@ -19,7 +21,8 @@ from pipeline.evaluate.settings import EvaluateSettings
     ),
 )
 @settings_options(EvaluateSettings)
-def command(**given: Any) -> None:
+@json_option
+def command(as_json: bool, **given: Any) -> None:
     """Score a network's features by nearest neighbour and weighted k-NN.
 
     MODEL is a store (of a teacher), a run's folder, a model.safetensors, torchvision/NAME or random/NAME.
@@ -31,5 +34,9 @@ def command(**given: Any) -> None:
     from pipeline.report.table import results_table
 
     evaluation = evaluate(settings, TerminalProgress())
-    print_table(results_table([evaluation.path]))
-    click.echo(evaluation.path)
+
+    def show() -> None:
+        print_table(results_table([evaluation.path]))
+        click.echo(evaluation.path)
+
+    print_result({"path": str(evaluation.path), **json.loads(evaluation.path.read_bytes())}, as_json, show)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.groups import NearestGroup
+from cli.output import json_option, print_result
 
 store_argument = click.argument("store", type=click.Path(path_type=Path))
 
@@ -20,15 +21,16 @@ def command() -> None:
 
 @command.command("info")
 @store_argument
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def info(store: Path, as_json: bool) -> None:
     """Say what a store holds and how complete it is."""
     from storage import describe, open_store
 
     description = describe(open_store(store))
-    if as_json:
-        click.echo(json.dumps(description, indent=1))
-        return
+    print_result(description, as_json, lambda: _show_description(store, description))
+
+
+def _show_description(store: Path, description: dict[str, Any]) -> None:
     teacher, data, rendering = (description[key] for key in ("teacher", "data_set", "rendering"))
     click.echo(f"{store}: format version {description['version']}")
     click.echo(
@@ -53,14 +55,15 @@ def _split_line(name: str, split: dict[str, Any]) -> str:
 
 @command.command("verify")
 @store_argument
-def verify(store: Path) -> None:
+@json_option
+def verify(store: Path, as_json: bool) -> None:
     """Compare every committed byte of a store with its checksum."""
     from storage import open_store
     from storage.verify import verify_store
 
     result = verify_store(open_store(store))
-    for sentence in (*result.damaged, *result.missing):
-        click.echo(sentence)
-    click.echo(f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: " + ("all well" if result.ok else "not well"))
+    wrong = (*result.damaged, *result.missing)
+    last = f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: " + ("all well" if result.ok else "not well")
+    print_result({"ok": result.ok, **asdict(result)}, as_json, lambda: click.echo("\n".join((*wrong, last))))
     if not result.ok:
         raise click.exceptions.Exit(1)

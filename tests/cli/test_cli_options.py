@@ -40,8 +40,7 @@ def squeezed(text: str) -> str:
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("pretrain",), ("embed",), ("distill",), ("evaluate",), ("run",), ("quickstart",), ("store",)]
-    + [("store", "info"), ("store", "verify")],
+    [(), *((name,) for name in main.list_commands(click.Context(main)))] + [("store", "info"), ("store", "verify")],
     ids=" ".join,
 )
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -76,7 +75,7 @@ def test_no_parameter_is_without_a_field() -> None:
     for command, model in MODELS.items():
         found = main.get_command(click.Context(main), command)
         assert found is not None
-        assert {each.name for each in found.params} == set(model.model_fields)
+        assert {each.name for each in found.params} == {*model.model_fields, "as_json"}
 
 
 def test_arguments_stand_in_the_order_of_the_settings(call: Callable[..., Result]) -> None:

@@ -1,0 +1,28 @@
+"""``compress-ssl completion``."""
+
+from __future__ import annotations
+
+import click
+
+from cli.groups import example
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command(
+    "completion",
+    epilog=example(
+        'eval "$(compress-ssl completion bash)"                        in ~/.bashrc',
+        'eval "$(compress-ssl completion zsh)"                         in ~/.zshrc',
+        "compress-ssl completion fish | source                         in ~/.config/fish/config.fish",
+    ),
+)
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def command(context: click.Context, shell: str) -> None:
+    """Print what makes a shell complete commands and options."""
+    from click.shell_completion import get_completion_class
+
+    completion = get_completion_class(shell)
+    assert completion is not None
+    click.echo(completion(context.find_root().command, {}, "compress-ssl", "_COMPRESS_SSL_COMPLETE").source())

@@ -1,0 +1,41 @@
+"""``compress-ssl doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.output import json_option, print_result
+
+if TYPE_CHECKING:
+    from pipeline.doctor import Check
+
+
+@click.command("doctor")
+@json_option
+def command(as_json: bool) -> None:
+    """Say what this machine has, and try every stage on it.
+
+    Takes about ten seconds, writes to a temporary folder, and ends with exit code 1 if anything failed.
+    """
+    from pipeline.doctor import examine
+
+    checks = []
+    for check in examine():
+        checks.append(check)
+        if not as_json:
+            _show(check)
+    failed = [check.name for check in checks if not check.ok]
+    result = {"ok": not failed, "checks": [asdict(check) for check in checks]}
+    last = f"Failed: {', '.join(failed)}." if failed else "All is well."
+    print_result(result, as_json, lambda: click.echo(last))
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _show(check: Check) -> None:
+    click.echo(f"{check.name:<10} {'ok' if check.ok else 'failed:'}  {check.detail}")
+    for warning in check.warnings:
+        click.echo(f"{'':<10} warning: {warning}")

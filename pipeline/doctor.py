@@ -1,0 +1,180 @@
+"""What a machine has, what a stage would use of it, and whether the stages work here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.settings import StageSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+DISTRIBUTION = "compress-ssl"
+PACKAGES = ("cli", "pipeline", "storage")
+GIB = 2**30
+
+
+class Finding(NamedTuple):
+    """What one check found."""
+
+    detail: str
+    facts: Mapping[str, Any] = {}
+    """The same for a program: numbers with their unit in the name."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the examination."""
+
+    name: str
+    ok: bool
+    detail: str
+    """What was found, or why it failed."""
+    seconds: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def examine() -> Iterator[Check]:
+    """Examine the machine, then try every stage on a few small images; takes about ten seconds.
+
+    Yields
+    ------
+    check : Check
+        As soon as it is made. A failure ends nothing but what needs it.
+    """
+    from pipeline.self_test import STEPS
+
+    machine: dict[str, Callable[[], Finding]] = {
+        "processor": _processor,
+        "gpu": _gpus,
+        "packages": _packages,
+        "libraries": _libraries,
+        "uses": _uses,
+        "disk": _disk,
+    }
+    for name, look in machine.items():
+        yield _check(name, look)
+    failed: str | None = None
+    with tempfile.TemporaryDirectory(prefix="compress-ssl-doctor-") as folder:
+        for name, step in STEPS.items():
+            if failed is not None:
+                yield Check(name, False, f"not tried, because {failed} failed", 0.0)
+                continue
+            check = _check(name, lambda step=step: Finding(step(Path(folder))))  # type: ignore[misc]
+            if not check.ok and name != "rendering":  # the stages that follow do not need it to agree
+                failed = name
+            yield check
+
+
+def _check(name: str, look: Callable[[], Finding]) -> Check:
+    begun = time.monotonic()
+    try:
+        found = look()
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is what the user wants to know)
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        return Check(name, False, f"{type(error).__name__}: {reason}", time.monotonic() - begun)
+    return Check(name, True, found.detail, time.monotonic() - begun, found.facts, found.warnings)
+
+
+def _processor() -> Finding:
+    names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    model = names[0] if names else platform.machine()
+    cores, present = len(os.sched_getaffinity(0)), os.cpu_count() or 0
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Finding(
+        f"{model}, {cores} of {present} cores, {memory / GIB:,.1f} GiB of memory",
+        {"model": model, "cores_available": cores, "cores_present": present, "memory_bytes": memory},
+    )
+
+
+def _gpus() -> Finding:
+    import torch
+
+    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    gpus = [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in found]
+    version = Path("/proc/driver/nvidia/version")
+    driver = next(iter(re.findall(r"\s(\d+\.\d+[.\d]*)\s", version.read_text())), None) if version.exists() else None
+    facts = {"gpus": gpus, "driver": driver, "cuda": torch.version.cuda}
+    if not gpus:
+        seen = f"driver {driver} is there, but torch sees no GPU" if driver else "none"
+        return Finding(f"{seen}; everything runs on the processor", facts)
+    shown = ", ".join(f"{gpu.name} ({gpu.total_memory / GIB:,.0f} GiB)" for gpu in found)
+    return Finding(f"{shown}; driver {driver or 'unknown'}, CUDA {torch.version.cuda}", facts)
+
+
+def _packages() -> Finding:
+    """Whose ``cli``, ``pipeline`` and ``storage`` are imported: the names are common ones."""
+    ours = Path(__file__).parents[1]
+    paths = {}
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        origin = spec.origin if spec else None
+        paths[name] = str(Path(origin).parent) if origin else "not found"
+    warnings = [
+        f"'{name}' is imported from '{path}', not from '{ours}'; uninstall what brings it, or use an environment of its own."
+        for name, path in paths.items()
+        if Path(path) != ours / name
+    ]
+    installed = importlib.metadata.packages_distributions()
+    warnings += [
+        f"'{other}' installs a package '{name}' too; use an environment without it."
+        for name in PACKAGES
+        for other in sorted({*installed.get(name, ())} - {DISTRIBUTION})
+    ]
+    return Finding(f"{', '.join(PACKAGES)} from {ours}", {"paths": paths}, tuple(warnings))
+
+
+def _libraries() -> Finding:
+    versions = {"python": platform.python_version()}
+    missing = []
+    for requirement in (DISTRIBUTION, *(importlib.metadata.requires(DISTRIBUTION) or ())):
+        if "extra ==" in requirement:
+            continue
+        name = re.split(r"[^A-Za-z0-9._-]", requirement)[0]
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        raise ModuleNotFoundError(f"{', '.join(missing)} not installed; run pip install {' '.join(missing)}")
+    return Finding(", ".join(f"{name} {version}" for name, version in versions.items()), {"versions": versions})
+
+
+def _uses() -> Finding:
+    import faiss
+
+    from pipeline.machine import choose_precision, prepare_machine
+
+    settings = StageSettings()
+    device = prepare_machine(settings.device, settings.thread_count)
+    on_gpu = hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0
+    facts = {
+        "device": device.type,
+        "precision": choose_precision("auto", device),
+        "renderer": settings.renderer,
+        "threads": settings.thread_count,
+        "faiss": "gpu" if on_gpu else "cpu",
+    }
+    return Finding(
+        f"device {facts['device']}, {facts['precision']}, rendering by {facts['renderer']}, {facts['threads']} threads, "
+        f"faiss on the {'GPU' if on_gpu else 'processor'}",
+        facts,
+    )
+
+
+def _disk() -> Finding:
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free
+    return Finding(f"{free / GIB:,.1f} GiB free in {here}", {"folder": str(here), "free_bytes": free})

@@ -1,0 +1,138 @@
+"""Every stage once, on a few small images: what ``doctor`` tries. Each step says what it found, or raises why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.progress import Silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from pipeline.images.rendering import RenderJob
+
+SIZE = 32
+"""Side of all views, in pixels."""
+IMAGES = {"train": 24, "val": 8}
+ALLOWED_DIFFERENCE = 2.0
+"""Levels of 255, mean over all pixels, by which the two renderers may differ: a wrong crop differs by tens."""
+
+
+def write_images(folder: Path) -> str:
+    """Write JPEGs of two classes: waves, upright and lying."""
+    import numpy as np
+    from PIL import Image
+
+    rows, columns = np.mgrid[:60, :48]
+    for split, count in IMAGES.items():
+        for number in range(count):
+            name, along = ("upright", columns) if number % 2 else ("lying", rows)
+            path = folder / "data" / split / name / f"{number:02d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            wave = 127 + 100 * np.sin(along / (2 + number % 5) + number)
+            Image.fromarray(np.stack([wave, 255 - wave, rows * 4.0], -1).astype(np.uint8)).save(path)
+    return f"{sum(IMAGES.values())} images written"
+
+
+def compare_renderers(folder: Path) -> str:
+    """Render random crops by DALI and by torchvision."""
+    job = _random_crops(folder)
+    difference = float(abs(_rendered(job, "dali") - _rendered(job, "torchvision")).mean())
+    if difference > ALLOWED_DIFFERENCE:
+        raise RuntimeError(
+            f"DALI and torchvision differ by {difference:.1f} levels of 255 on average, more than {ALLOWED_DIFFERENCE}; "
+            "use --renderer torchvision"
+        )
+    return f"DALI and torchvision differ by {difference:.2f} levels of 255 on average"
+
+
+def embed_images(folder: Path) -> str:
+    """Write a store."""
+    from pipeline.embed.run import embed
+    from pipeline.embed.settings import EmbedSettings
+
+    settings = EmbedSettings.model_validate(
+        {
+            "data": folder / "data",
+            "store": folder / "teacher.zarr",
+            "teacher": "random/conv4-16",
+            "split": ["train", "val:0"],
+            "views": 2,
+            "size": SIZE,
+            "resize": SIZE,
+        }
+    )
+    train = embed(settings, Silent())["train"]
+    return f"a store of {len(train)} images, {len(train.views)} views"
+
+
+def distill_student(folder: Path) -> str:
+    """Train a student for one epoch."""
+    from pipeline.distill.run import distill
+    from pipeline.distill.settings import DistillSettings
+
+    settings = DistillSettings(
+        store=folder / "teacher.zarr",
+        data=folder / "data",
+        run=folder / "student",
+        student="conv4-16",
+        epochs=1,
+        batch_size=8,
+        bank_size=16,
+    )
+    distill(settings, Silent())
+    return "a student of one epoch"
+
+
+def evaluate_student(folder: Path) -> str:
+    """Score the student."""
+    from pipeline.evaluate.run import evaluate
+    from pipeline.evaluate.settings import EvaluateSettings
+
+    settings = EvaluateSettings(
+        model=str(folder / "student"), data=folder / "data", size=SIZE, resize=SIZE, neighbours=()
+    )
+    (result,) = evaluate(settings, Silent()).results
+    return f"nearest neighbour, {result.top1_percent:.0f} % of {IMAGES['val']} images"
+
+
+STEPS: dict[str, Callable[[Path], str]] = {
+    "images": write_images,
+    "rendering": compare_renderers,
+    "embed": embed_images,
+    "distill": distill_student,
+    "evaluate": evaluate_student,
+}
+
+
+def _random_crops(folder: Path) -> RenderJob:
+    from pipeline.images.data_set import index_data_set
+    from pipeline.images.policies import POLICIES, random_parameters
+    from pipeline.images.rendering import RenderJob
+    from pipeline.settings import ImageSelection
+
+    indexes = index_data_set(
+        folder / "data", ["train"], folder / "crops", ImageSelection(), threads=1, progress=Silent()
+    )
+    samples = indexes["train"].samples
+    return RenderJob(
+        source=indexes["train"].source,
+        paths=samples.sample_path,
+        content_hash=samples.content_hash,
+        parameters=random_parameters(POLICIES["crop-flip"], SIZE, 0, 1, 0, samples.image_size)[:, None],
+        sizes=(SIZE,),
+    )
+
+
+def _rendered(job: RenderJob, renderer: str) -> npt.NDArray[np.float32]:
+    import numpy as np
+
+    from pipeline.images.rendering import make_renderer, render
+    from pipeline.machine import prepare_machine
+
+    batches = render(make_renderer(renderer, prepare_machine("auto", 1), 1), job, len(job.paths))
+    return np.concatenate([views[0].cpu().numpy() for views in batches]).astype(np.float32)

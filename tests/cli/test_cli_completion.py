@@ -1,0 +1,70 @@
+"""Shells complete commands, options and choices, at once."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "cli"]
+
+
+def completions(line: str) -> list[str]:
+    """What the word at the end of a line can become."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "_COMPRESS_SSL_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
+    }
+    answer = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, check=True)
+    assert answer.stderr == ""
+    return [each.partition(",")[2] for each in answer.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("compress-ssl di", ["distill"]),
+        ("compress-ssl store ver", ["verify"]),
+        ("compress-ssl distill --obj", ["--objective"]),
+        ("compress-ssl distill --objective ", ["compress-1q", "compress-2q"]),
+        ("compress-ssl chain embed --views 2 dis", ["distill"]),
+        ("compress-ssl completion ", ["bash", "zsh", "fish"]),
+    ],
+)
+def test_word_is_completed(line: str, expected: list[str]) -> None:
+    assert completions(line) == expected
+
+
+def test_completion_is_quick() -> None:
+    def seconds() -> float:
+        begun = time.perf_counter()
+        completions("compress-ssl ")
+        return time.perf_counter() - begun
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_script_is_one_that_the_shell_reads(call: Callable[..., Result], shell: str) -> None:
+    script = call("completion", shell).stdout
+    assert "_COMPRESS_SSL_COMPLETE" in script
+    if shutil.which(shell) is None:
+        return
+    subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+def test_bash_knows_the_command_once_it_has_read_the_script(call: Callable[..., Result]) -> None:
+    script = call("completion", "bash").stdout
+    answer = subprocess.run(
+        ["bash", "--norc", "-c", f"{script}\ncomplete -p compress-ssl"], capture_output=True, text=True, check=True
+    )
+    assert "-F _compress_ssl_completion compress-ssl" in answer.stdout

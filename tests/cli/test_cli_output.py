@@ -1,0 +1,151 @@
+"""The result goes to standard output, as JSON where asked for; all else to standard error, or nowhere."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import Result
+
+from cli.main import main
+from storage import describe, open_store
+
+ROOT = Path(__file__).parents[2]
+Call = Callable[..., Result]
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group) and not command.chain:
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+PRINTING = {words: command for words, command in commands(main) if words != ("completion",)}
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_command_that_prints_a_result_can_print_json(words: tuple[str, ...]) -> None:
+    assert any("--json" in parameter.opts for parameter in PRINTING[words].params)
+
+
+def json_of(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_embed_prints_as_json_what_store_info_does(call: Call, workplace: Path, embed_options: tuple[str, ...]) -> None:
+    answer = json_of(call("embed", "data", "second.zarr", *embed_options, "--json"))
+    assert answer == json_of(call("store", "info", "second.zarr", "--json"))
+    assert answer == json.loads(json.dumps(describe(open_store("second.zarr"))))
+
+
+def test_trainings_print_as_json_where_the_network_is(
+    call: Call, workplace: Path, distill_options: tuple[str, ...]
+) -> None:
+    student = json_of(call("distill", "teacher.zarr", "data", "second", *distill_options, "--json"))
+    assert student == {"model": "second/model.safetensors"}
+    options = ("--arch", "conv4-16", "--epochs", "1", "--batch-size", "8", "--size", "16", "--resize", "16")
+    assert json_of(call("pretrain", "data", "big", *options, "--json")) == {"model": "big/model.safetensors"}
+
+
+def test_evaluate_prints_as_json_what_it_writes(call: Call, workplace: Path) -> None:
+    answer = json_of(call("evaluate", "teacher.zarr", "--json"))
+    assert json.loads(Path(answer.pop("path")).read_bytes()) == answer
+
+
+def test_verify_prints_as_json_what_is_damaged_and_fails(call: Call, workplace: Path) -> None:
+    assert json_of(call("store", "verify", "teacher.zarr", "--json"))["ok"] is True
+    (workplace / "teacher.zarr" / "train" / "label" / "c" / "0").unlink()
+    result = call("store", "verify", "teacher.zarr", "--json")
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert answer["ok"] is False
+    assert "teacher.zarr/train/label/c/0' is missing" in answer["damaged"][0]
+
+
+def test_error_with_json_leaves_standard_output_empty(call: Call, workplace: Path) -> None:
+    result = call("store", "info", "nowhere", "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_quiet_command_prints_its_result_alone(call: Call, workplace: Path, embed_options: tuple[str, ...]) -> None:
+    result = call("--quiet", "embed", "data", "second.zarr", *embed_options, "--threads", "1")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) == 2
+    shown = call("-q", "evaluate", "student", "--data", "data", "--threads", "1")
+    assert shown.stderr == ""
+    assert "conv4-16" in shown.stdout
+
+
+def test_quiet_command_still_says_its_error(call: Call, workplace: Path) -> None:
+    result = call("-q", "store", "info", "nowhere")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: 'nowhere' does not exist")
+
+
+def test_quiet_run_prints_its_table_alone(workplace: Path) -> None:
+    """In a process of its own: the log is set up once a process."""
+    (workplace / "recipe.toml").write_text(
+        'folder = "out"\ndata = "data"\n[settings]\nsize = 16\nresize = 16\nthreads = 1\n'
+        '[evaluate]\nmodels = ["random/conv4-16"]\n'
+    )
+    words = [sys.executable, "-m", "cli"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    quiet, loud = (
+        subprocess.run(
+            [*words, *flag, "run", "recipe.toml", "--force"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for flag in (["-q"], [])
+    )
+    assert quiet.stderr == ""
+    assert quiet.stdout == loud.stdout
+    assert loud.stderr.splitlines()[:2] == [
+        "To do: evaluate random/conv4-16.",
+        "run evaluate random/conv4-16: forced",
+    ]
+
+
+def on_a_terminal(words: list[str], **environment: str) -> str:
+    """Run the command with both outputs on a terminal; what it writes there."""
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environment},
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(master, 65536)
+        except OSError:  # the other side has closed
+            break
+    os.close(master)
+    assert process.wait() == 0, shown
+    return shown.decode()
+
+
+COLOUR = re.compile(r"\x1b\[[\d;]*\b(3\d|4\d|9\d|10\d)[\d;]*m")
+
+
+def test_no_colour_is_written_where_the_user_wants_none(workplace: Path) -> None:
+    words = ["evaluate", "student", "--data", "data", "--threads", "1"]
+    assert COLOUR.search(on_a_terminal(words))
+    assert not COLOUR.search(on_a_terminal([*words, "--seed", "1"], NO_COLOR="1"))

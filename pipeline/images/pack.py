@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from pipeline.progress import Progress
 
 BATCH_BYTES = 16 * 2**20
+BATCH_IMAGES = 4096
+"""Most bytes (or one image) and most images that are read and written together."""
 READ_THREADS = 8
 """Reads in flight: a disk or a network answers several at once."""
 
@@ -145,10 +147,10 @@ def _finished(rows: range, reading: list[Future[bytes]]) -> tuple[range, list[by
 
 
 def _batches(offset: npt.NDArray[np.int64]) -> Iterator[range]:
-    """Rows that are read and written together: about BATCH_BYTES, one image at least."""
     start, count = 0, len(offset) - 1
     while start < count:
         stop = max(start + 1, int(np.searchsorted(offset, offset[start] + BATCH_BYTES, "right")) - 1)
+        stop = min(stop, start + BATCH_IMAGES)
         yield range(start, stop)
         start = stop
 

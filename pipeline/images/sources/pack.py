@@ -6,6 +6,7 @@ Letters: N images of a split.
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FORMAT_NAME = "compress-ssl-images"
 FORMAT_VERSION = 1
 
@@ -108,12 +110,14 @@ def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
     InputError
         If it is not, or has no such split.
     """
-    if not file.is_file() or not h5py.is_hdf5(file):
+    with file.open("rb") as begun:
+        signature = begun.read(len(SIGNATURE))
+    if signature != SIGNATURE:
         raise InputError(f"'{file}' is neither a folder nor a pack; make a pack with 'compress-ssl pack DATA {file}'.")
     try:
         opened = h5py.File(file, "r")
     except OSError as error:
-        what = "is cut short" if "truncated" in str(error) else "cannot be opened"
+        what = f"cannot be opened ({os.strerror(error.errno)})" if error.errno else "is cut short or damaged"
         raise InputError(f"The pack '{file}' {what}; copy it again, or pack the images again.") from error
     with opened:
         if opened.attrs.get("format") != FORMAT_NAME:

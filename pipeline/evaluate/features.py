@@ -45,8 +45,8 @@ def check_features(name: str, images: Features) -> None:
         raise InputError(f"There is no {name} image to evaluate on.")
     if (labels < 0).any():
         raise InputError(
-            f"The {name} image in row {int(np.flatnonzero(labels < 0)[0])} has no label; nearest neighbour needs a "
-            "folder a class."
+            f"The {name} image in row {int(np.flatnonzero(labels < 0)[0])} has no label; nearest neighbour needs "
+            "one: a folder a class, or --labels."
         )
     for start in range(0, len(features), BLOCK_ROWS):
         broken = ~np.isfinite(features[start : start + BLOCK_ROWS]).all(axis=1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+import pickle
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,11 +96,13 @@ def _torchvision_network(name: str) -> Network:
         raise unknown_name("torchvision network", name, known)
     weights = models.get_model_weights(name).DEFAULT
     try:
+        # First as tensors only: torchvision itself would unpickle whatever lies at this place.
+        weights.get_state_dict(check_hash=True, weights_only=True)
         module = models.get_model(name, weights=weights)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"The weights of torchvision/{name} cannot be downloaded ({error}); fetch {weights.url} into "
-            f"'{torch.hub.get_dir()}/checkpoints' on a machine that can."
+            f"The weights of torchvision/{name} cannot be had ({str(error).splitlines()[0]}); fetch {weights.url} into "
+            f"'{torch.hub.get_dir()}/checkpoints', in place of what may be there."
         ) from error
     wants = weights.transforms()
     preprocessing = Preprocessing(tuple(wants.mean), tuple(wants.std), wants.crop_size[0], wants.resize_size[0])
@@ -126,21 +129,25 @@ def _read_network(path: Path) -> Network:
         with safe_open(file, framework="pt") as opened:
             header = json.loads((opened.metadata() or {}).get("compress_ssl", "null"))
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise InputError(f"'{file}' is not a whole safetensors file ({error}); restore it or train again.") from error
-    if header is None:
-        raise InputError(f"'{file}' was not written by compress-ssl: its header does not name the architecture.")
-    backbone: Backbone = build_backbone(header["architecture"])
+    try:
+        architecture, wants = header["architecture"], header["preprocessing"]
+        preprocessing = Preprocessing(**{**wants, "mean": tuple(wants["mean"]), "std": tuple(wants["std"])})
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"'{file}' was not written by this release of compress-ssl: its header does not name the architecture and "
+            "what it wants to see; give a model.safetensors of a run."
+        ) from error
+    if architecture not in architecture_names():
+        raise InputError(f"'{file}' holds a '{architecture}', which this release does not know; upgrade compress-ssl.")
+    backbone: Backbone = build_backbone(architecture)
     try:
         backbone.module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(
-            f"'{file}' does not fit {header['architecture']}: {str(error).splitlines()[-1].strip()}"
-        ) from error
-    values = header["preprocessing"]
-    preprocessing = replace(Preprocessing(**values), mean=tuple(values["mean"]), std=tuple(values["std"]))
+        raise InputError(f"'{file}' does not fit {architecture}: {str(error).splitlines()[-1].strip()}") from error
     run = file.parent if file.name == MODEL_FILE else file
-    return Network(run.resolve().name, header["architecture"], *backbone, preprocessing)
+    return Network(run.resolve().name, architecture, *backbone, preprocessing)
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -107,7 +107,7 @@ def test_features_that_are_not_numbers_are_named(row: int, broken: float) -> Non
 def test_image_without_label_is_named() -> None:
     labels = np.array([0, 1, -1, -1], np.int32)
     with pytest.raises(
-        InputError, match="The training image in row 2 has no label; nearest neighbour needs a folder a"
+        InputError, match="The training image in row 2 has no label; nearest neighbour needs one: a folder a"
     ):
         check_features("training", Features(np.ones((4, 2), np.float16), labels))
 

@@ -175,7 +175,7 @@ def test_images_without_labels_are_refused(data: Path) -> None:
         for folder in ("apple", "pear"):
             (data / split / folder).rmdir()
     with pytest.raises(
-        InputError, match="The training image in row 0 has no label; nearest neighbour needs a folder a"
+        InputError, match="The training image in row 0 has no label; nearest neighbour needs one: a folder a"
     ):
         score(store_of(data))
 

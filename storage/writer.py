@@ -22,7 +22,7 @@ from storage.commits import (
     write_manifest,
 )
 from storage.durable import DurableStore, flush_directory, sweep_partial_files
-from storage.errors import StoreError, StoreExistsError
+from storage.errors import StoreBusyError, StoreError, StoreExistsError
 from storage.half import as_float16
 from storage.lease import writer_lease
 from storage.reader import is_store, open_store
@@ -134,6 +134,7 @@ class StoreWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._folder = path.stat().st_ino
         self.store = open_store(path)
         root = zarr.open_group(DurableStore(path), mode="r+", use_consolidated=False)
         self._arrays = {
@@ -181,9 +182,14 @@ class StoreWriter:
             If a good row has a value that is not finite as float16; names the row. Nothing is written.
         StoreError
             If there is no such view or block, or an array has another shape than the block's.
+        StoreBusyError
+            If another writer has put a new store here since this one was opened.
         """
         source = self.store[split]
         _check_block(source, block, view, embeddings.shape, augmentation.shape)
+        # A writer that slept past its lease wakes up to a store that may be another one's by now.
+        if self.path.stat().st_ino != self._folder:
+            raise StoreBusyError(f"Another writer has put a new store at '{self.path}'; stop one of the two.")
         if is_committed(source.path, str(view), block):
             return
         rows = source.block_slice(block)

@@ -46,7 +46,7 @@ def test_store_of_writers_killed_at_any_moment_has_the_bytes_of_an_uninterrupted
     tmp_path: Path, plan: Callable[..., SplitPlan], files: Files
 ) -> None:
     killed, whole = tmp_path / "killed.zarr", tmp_path / "whole.zarr"
-    create_store(killed, {}, {"train": plan(60, 3, block_rows=2)})
+    create_store(killed, {}, {"train": plan(40, 3, block_rows=2)})
     shutil.copytree(killed, whole)
     killed_writer(whole, "whole")
     story = json.loads(killed_writer(killed, "1"))
@@ -152,6 +152,28 @@ def test_records_are_never_seen_to_go_while_they_are_folded(empty: Path, write: 
             folding.result()
 
 
+def test_threads_share_one_writer(
+    complete: Path,
+    plan: Callable[..., SplitPlan],
+    values: Callable[..., Array],
+    parameters: Callable[..., Array],
+    files: Files,
+) -> None:
+    path = complete.with_name("threads.zarr")
+    create_store(path, {}, {"train": plan()})
+    writer = StoreWriter(path)
+
+    def write_one(unit: int) -> None:
+        block, view = divmod(unit, 3)
+        rows = writer.store["train"].block_slice(block)
+        writer.write_block("train", block, view, values(view, rows), parameters(view, rows))
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write_one, range(15)))
+    writer.finish()
+    assert files(path / "train") == files(complete / "train")
+
+
 WRITE_EVERY_OTHER = """
 import sys, time
 from pathlib import Path
@@ -171,7 +193,7 @@ for block in range(first, writer.store["train"].block_count, 2):
 
 def test_two_processes_write_disjoint_blocks_at_once(tmp_path: Path, plan: Callable[..., SplitPlan]) -> None:
     path = tmp_path / "store.zarr"
-    create_store(path, {}, {"train": plan(61, 1, block_rows=2)})
+    create_store(path, {}, {"train": plan(41, 1, block_rows=2)})
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITE_EVERY_OTHER, str(path), str(first)], cwd=ROOT) for first in (0, 1)
     ]
@@ -181,7 +203,7 @@ def test_two_processes_write_disjoint_blocks_at_once(tmp_path: Path, plan: Calla
     (tmp_path / "go").touch()
     assert [writer.wait(30) for writer in writers] == [0, 0]
     StoreWriter(path).finish()
-    expected = np.arange(61.0)
+    expected = np.arange(41.0)
     expected[7] = np.nan
     np.testing.assert_array_equal(open_store(path)["train"].view(0), np.repeat(expected[:, None], 4, 1))
 

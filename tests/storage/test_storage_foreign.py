@@ -1,5 +1,6 @@
 """Other readers open a store with nothing of ours: zarr, xarray and dask, in a Python that has not imported us."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -61,17 +62,19 @@ found = {
 }
 """
 
-Read = Callable[..., dict[str, Any]]
+Read = Callable[[str, str], dict[str, Any]]
 
 
-@pytest.fixture
-def read(tmp_path: Path) -> Read:
-    """Run a program that looks at a store and fills ``found``; every warning is an error."""
+@pytest.fixture(scope="module")
+def read(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Read:
+    """Run a program that looks at a store and fills ``found``; every warning is an error. Runs once a program."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
 
-    def run(program: str, store: Path) -> dict[str, Any]:
-        (tmp_path / "elsewhere").mkdir(exist_ok=True)
-        command = [sys.executable, "-I", "-W", "error", "-c", WITHOUT_US + program + AND_PROVE_IT, str(store)]
-        answer = subprocess.run(command, check=False, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
+    @functools.cache
+    def run(program: str, name: str) -> dict[str, Any]:
+        code = WITHOUT_US + program + AND_PROVE_IT
+        command = [sys.executable, "-I", "-W", "error", "-c", code, str(made / name)]
+        answer = subprocess.run(command, check=False, cwd=elsewhere, capture_output=True, text=True)
         assert answer.returncode == 0, answer.stderr
         assert answer.stderr == ""
         found: dict[str, Any] = json.loads(answer.stdout)
@@ -81,14 +84,12 @@ def read(tmp_path: Path) -> Read:
 
 
 @pytest.mark.parametrize("program", [ZARR, XARRAY, DASK], ids=["zarr", "xarray", "dask"])
-def test_embeddings_are_read_by(complete: Path, read: Read, values: Callable[..., Any], program: str) -> None:
-    assert read(program, complete)["embeddings"] == values(2, slice(0, 22))[8:].tolist()
+def test_embeddings_are_read_by(read: Read, values: Callable[..., Any], program: str) -> None:
+    assert read(program, "complete.zarr")["embeddings"] == values(2, slice(0, 22))[8:].tolist()
 
 
-def test_zarr_sees_the_arrays_of_a_split_and_nothing_else(
-    complete: Path, read: Read, parameters: Callable[..., Any]
-) -> None:
-    found = read(ZARR, complete)
+def test_zarr_sees_the_arrays_of_a_split_and_nothing_else(read: Read, parameters: Callable[..., Any]) -> None:
+    found = read(ZARR, "complete.zarr")
     assert found["groups"] == ["train", "val"]
     assert found["arrays"] == [
         "augmentation",
@@ -105,22 +106,22 @@ def test_zarr_sees_the_arrays_of_a_split_and_nothing_else(
     assert found["hashes"] == [2**63 + row for row in range(22)]
 
 
-def test_xarray_sees_named_dimensions(complete: Path, read: Read) -> None:
-    found = read(XARRAY, complete)
+def test_xarray_sees_named_dimensions(read: Read) -> None:
+    found = read(XARRAY, "complete.zarr")
     assert found["sizes"] == {"view": 3, "sample": 22, "feature": 4, "parameter": 2, "side": 2}
     assert found["bad"] == 1
     assert found["folder"] == "images"
     assert found["paths"][21] == "b/21.jpg"
 
 
-def test_dask_takes_a_block_a_task(complete: Path, read: Read) -> None:
-    found = read(DASK, complete)
+def test_dask_takes_a_block_a_task(read: Read) -> None:
+    found = read(DASK, "complete.zarr")
     assert found["shape"] == [3, 22, 4]
     assert found["chunks"] == [[1, 1, 1], [5, 5, 5, 5, 2], [4]]
 
 
-def test_incomplete_store_is_open_to_zarr_and_lacks_only_its_rows(empty: Path, read: Read) -> None:
-    found = read(ZARR, empty)
+def test_incomplete_store_is_open_to_zarr_and_lacks_only_its_rows(read: Read) -> None:
+    found = read(ZARR, "empty.zarr")
     assert np.isnan(found["embeddings"]).all()
     assert found["paths"][3] == "b/03.jpg"
 

@@ -37,6 +37,15 @@ def test_view_is_what_was_written(complete: Path, values: Callable[..., Array], 
     np.testing.assert_array_equal(read, values(view, slice(0, 22)))
 
 
+def test_runs_of_blocks_make_up_the_view(tmp_path: Path, plan: Callable[..., SplitPlan], fill: Any) -> None:
+    create_store(tmp_path / "store.zarr", {}, {"train": plan(41, 1, block_rows=2)})
+    fill(tmp_path / "store.zarr")
+    split = open_store(tmp_path / "store.zarr")["train"]
+    runs = list(split.blocks(0))
+    assert [(rows.start, rows.stop) for rows, _ in runs] == [(0, 32), (32, 41)]
+    np.testing.assert_array_equal(np.concatenate([embeddings for _, embeddings in runs]), split.view(0))
+
+
 def test_augmentation_is_what_was_written(complete: Path, parameters: Callable[..., Array]) -> None:
     split = open_store(complete)["train"]
     assert split.columns == ("row", "column")

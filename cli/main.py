@@ -22,7 +22,7 @@ class Commands(LazyGroup):
 
     modules = (
         *("pretrain", "embed", "distill", "evaluate", "chain", "run"),
-        *("quickstart", "store", "doctor", "completion"),
+        *("quickstart", "pack", "store", "doctor", "completion"),
     )
 
     def invoke(self, ctx: click.Context) -> Any:

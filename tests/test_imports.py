@@ -71,7 +71,7 @@ def test_settings_recipes_and_commands_load_no_heavy_library() -> None:
     assert "cli.embed" in modules
     program = (
         f"import importlib, sys\nfor name in {[*modules, 'pipeline.recipe']}: importlib.import_module(name)\n"
-        "print([name for name in ('torch', 'torchvision', 'nvidia', 'faiss', 'zarr', 'sklearn') if name in sys.modules])"
+        "print([name for name in ('torch', 'torchvision', 'nvidia', 'faiss', 'zarr', 'sklearn', 'h5py') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
@@ -81,7 +81,7 @@ def test_settings_recipes_and_commands_load_no_heavy_library() -> None:
 def test_help_loads_no_heavy_library(command: str) -> None:
     program = (
         f"import sys\nfrom cli.main import main\nmain({[*command.split(), '--help']}, standalone_mode=False)\n"
-        "print([name for name in ('torch', 'zarr', 'nvidia', 'faiss', 'rich') if name in sys.modules])"
+        "print([name for name in ('torch', 'zarr', 'nvidia', 'faiss', 'h5py', 'rich') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.startswith("Usage:")

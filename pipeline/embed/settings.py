@@ -42,7 +42,7 @@ Split = Annotated[SplitSource, BeforeValidator(_parse_split, json_schema_input_t
 class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
     """Settings of stage one."""
 
-    data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, each an ImageFolder.")]
+    data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or a pack.")]
     store: Annotated[Path, argument("Embedding store to write.")]
     teacher: Annotated[str, Field(description="A run's folder, a model.safetensors, torchvision/NAME or random/NAME.")]
     split: Annotated[

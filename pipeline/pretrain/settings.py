@@ -15,7 +15,7 @@ from pipeline.training.settings import TrainingSettings
 class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
     """Settings of self-supervised pre-training."""
 
-    data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, each an ImageFolder.")]
+    data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or a pack.")]
     run: Annotated[Path, argument("Folder to write the network to.")]
     arch: Annotated[str, Field(description="Architecture: resnet18, mobilenet_v2, resnet18-32px, conv4-64, ...")]
     method: Annotated[Literal["simclr"], Field(description="How it is trained.")] = "simclr"

@@ -15,6 +15,7 @@ from cli.options import option_name
 from pipeline.distill.settings import DistillSettings
 from pipeline.embed.settings import EmbedSettings
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.images.settings import PackSettings
 from pipeline.pretrain.settings import PretrainSettings
 from pipeline.settings import Settings
 
@@ -24,6 +25,7 @@ MODELS: dict[str, type[Settings]] = {
     "embed": EmbedSettings,
     "distill": DistillSettings,
     "evaluate": EvaluateSettings,
+    "pack": PackSettings,
 }
 FIELDS = [(command, name) for command, model in MODELS.items() for name in model.model_fields]
 

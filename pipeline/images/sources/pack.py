@@ -115,7 +115,7 @@ def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
     if signature != SIGNATURE:
         raise InputError(f"'{file}' is neither a folder nor a pack; make a pack with 'compress-ssl pack DATA {file}'.")
     try:
-        opened = h5py.File(file, "r")
+        opened = h5py.File(file, "r", locking=False)  # a pack never changes
     except OSError as error:
         what = f"cannot be opened ({os.strerror(error.errno)})" if error.errno else "is cut short or damaged"
         raise InputError(f"The pack '{file}' {what}; copy it again, or pack the images again.") from error

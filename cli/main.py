@@ -51,8 +51,10 @@ class Commands(LazyGroup):
 def _going_on(group: click.Group, ctx: click.Context) -> str:
     """How an interrupted command goes on."""
     command = group.get_command(ctx, ctx.invoked_subcommand or "")
-    resumes = command is not None and any(parameter.name == "resume" for parameter in command.params)
-    return f"The same command {'with --resume ' if resumes else ''}goes on where it was."
+    options = {parameter.name for parameter in command.params} if command else set()
+    if "overwrite" in options and "resume" not in options:
+        return "The same command begins again."
+    return f"The same command {'with --resume ' if 'resume' in options else ''}goes on where it was."
 
 
 @click.group(

@@ -25,11 +25,7 @@ def command(as_json: bool, **given: Any) -> None:
     from cli.progress import TerminalProgress
     from pipeline.images.pack import pack
 
-    try:
-        images = pack(settings, TerminalProgress())
-    except KeyboardInterrupt:
-        click.echo("\nStopped. Nothing was written.", err=True)
-        raise click.exceptions.Exit(130) from None
+    images = pack(settings, TerminalProgress())
     size = settings.file.stat().st_size
 
     def show() -> None:

@@ -30,12 +30,12 @@ def check_same(store_path: Path, found: Mapping[str, Any], wanted: Mapping[str, 
 
 
 def check_same_samples(split_name: str, found: Samples, wanted: Samples) -> None:
-    """Check that a split holds exactly these images, in this order.
+    """Check that a split holds exactly these images, in this order and with these labels.
 
     Raises
     ------
     StoreMismatchError
-        Naming the first row that differs.
+        Naming the first row that differs, or if the labels do.
     """
     for row, (old, new) in enumerate(zip(found.sample_path, wanted.sample_path, strict=False)):
         same_bytes = found.content_hash[row] == wanted.content_hash[row]
@@ -50,4 +50,9 @@ def check_same_samples(split_name: str, found: Samples, wanted: Samples) -> None
             f"The store was made from other images: split {split_name} has {len(found)} rows in the store and "
             f"{len(wanted)} in the data (the first {min(len(found), len(wanted))} agree); give the images it "
             "was made from, or another store."
+        )
+    if found.class_names != wanted.class_names or (found.label != wanted.label).any():
+        raise StoreMismatchError(
+            f"The store was made with other labels: those of split {split_name} differ from the data's; give the labels "
+            "it was made with, another store, or --overwrite."
         )

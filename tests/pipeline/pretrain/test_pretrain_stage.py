@@ -1,0 +1,106 @@
+"""The stage: what it draws, what it learns, what it leaves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.errors import InputError
+from pipeline.images.data_set import index_data_set
+from pipeline.images.policies import COLUMN, POLICIES
+from pipeline.networks.network import load_network, weights_sha256
+from pipeline.pretrain.run import _two_views, pretrain
+from pipeline.pretrain.settings import PretrainSettings
+from pipeline.progress import Silent
+
+
+def settings_of(data: Path, name: str = "teacher", **given: Any) -> PretrainSettings:
+    values: dict[str, Any] = {
+        "arch": "conv4-16", "epochs": 2, "batch_size": 16, "size": 16, "resize": 16, "optimizer": "adamw",
+        "learning_rate": 0.003, "policy": "crop-flip", "device": "cpu", "threads": 1, "renderer": "torchvision",
+    }  # fmt: skip
+    return PretrainSettings(data=data, run=data.parent / name, **{**values, **given})
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_loss_falls_and_the_network_changes(data: Path) -> None:
+    settings = settings_of(data, epochs=15)
+    pretrain(settings, Silent())
+    falling = losses(settings.run)
+    assert len(falling) == 15
+    # Among 2 x 16 views, chance is log 31 = 3.43.
+    assert falling[-1] < min(2.6, falling[0] - 0.4)
+    before, after = load_network("random/conv4-16"), load_network(str(settings.run))
+    assert weights_sha256(before.module) != weights_sha256(after.module)
+
+
+def test_what_is_left_is_the_network_without_its_head(data: Path) -> None:
+    settings = settings_of(data, epochs=1, size=16, resize=18)
+    assert pretrain(settings, Silent()) == settings.run / "model.safetensors"
+    assert (
+        load_file(settings.run / "model.safetensors").keys()
+        == load_network("random/conv4-16").module.state_dict().keys()
+    )
+    network = load_network(str(settings.run))
+    assert (network.name, network.architecture) == ("teacher", "conv4-16")
+    assert (network.preprocessing.size, network.preprocessing.resize) == (16, 18)
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(data: Path) -> None:
+    hashes = []
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        settings = settings_of(data, name, seed=seed)
+        pretrain(settings, Silent())
+        hashes.append(weights_sha256(load_network(str(settings.run)).module))
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert losses(data.parent / "first") == losses(data.parent / "again")
+
+
+def test_every_view_of_every_epoch_is_drawn_anew(data: Path) -> None:
+    settings = settings_of(data, policy=POLICIES["moco-v2"])
+    index = index_data_set(data, ["train"], settings.run, settings, threads=1, progress=Silent())["train"]
+    order = np.random.default_rng(0).permutation(32)
+    epochs = [_two_views(index, settings, 16, epoch, order) for epoch in range(4)]
+    parameters = np.concatenate([job.parameters for job in epochs], axis=1)  # (32, 8, P)
+    assert parameters.shape[:2] == (32, 8)
+    boxes = parameters[:, :, : COLUMN["resize_width"]]
+    for row in boxes:
+        assert len(np.unique(row, axis=0)) > 4
+    # No two of the 8 views are one drawing of all images.
+    assert len(np.unique(parameters.reshape(32, 8, -1).transpose(1, 0, 2).reshape(8, -1), axis=0)) == 8
+    again = _two_views(index, settings, 16, 3, order)
+    np.testing.assert_array_equal(again.parameters, epochs[3].parameters)
+    assert again.paths == [index.samples.sample_path[row] for row in order]
+    np.testing.assert_array_equal(again.content_hash, index.samples.content_hash[order])
+
+
+def test_parameters_of_an_image_do_not_depend_on_the_order(data: Path) -> None:
+    settings = settings_of(data)
+    index = index_data_set(data, ["train"], settings.run, settings, threads=1, progress=Silent())["train"]
+    straight = _two_views(index, settings, 16, 1, np.arange(32)).parameters
+    order = np.random.default_rng(1).permutation(32)[:20]
+    np.testing.assert_array_equal(_two_views(index, settings, 16, 1, order).parameters, straight[order])
+
+
+def test_every_image_is_seen_once_an_epoch_except_the_rest_of_the_last_batch(data: Path) -> None:
+    settings = settings_of(data, batch_size=9, epochs=1)
+    pretrain(settings, Silent())
+    steps = [json.loads(line)["step"] for line in (settings.run / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == 32 // 9
+
+
+def test_batch_of_more_images_than_there_are_is_one_sentence(data: Path) -> None:
+    with pytest.raises(InputError, match=r"--batch-size 33 is more than the 32 images of '.*train'; lower it\."):
+        pretrain(settings_of(data, batch_size=33), Silent())
+    assert not (data.parent / "teacher").exists()
+
+
+def test_unknown_architecture_is_answered_before_anything_is_read(data: Path) -> None:
+    with pytest.raises(InputError, match=r"There is no architecture 'conv4-17'\. Did you mean 'conv4-16'"):
+        pretrain(settings_of(data / "nowhere", arch="conv4-17"), Silent())

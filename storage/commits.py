@@ -99,8 +99,8 @@ def read_records(split: Path, unit: str) -> dict[int, Record]:
 def _read_texts(split: Path, unit: str) -> dict[str, Any]:
     # Records first, the manifest after them: a writer that folds them meanwhile writes it before they go.
     texts: dict[str, Any] = {}
-    for file in sorted((_folder(split) / unit).glob("*.json")):
-        with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError):
+        for file in sorted((_folder(split) / unit).glob("*.json")):
             texts[file.stem] = json.loads(file.read_bytes())
     manifest = _manifest(split, unit)
     return texts | (json.loads(manifest.read_bytes()) if manifest.is_file() else {})

@@ -23,9 +23,9 @@ from pipeline.evaluate.settings import EvaluateSettings
 @settings_options(EvaluateSettings)
 @json_option
 def command(as_json: bool, **given: Any) -> None:
-    """Score a network's features by nearest neighbour and weighted k-NN.
+    """Score a network's features.
 
-    MODEL is a store (of a teacher), a run's folder, a model.safetensors, torchvision/NAME or random/NAME.
+    By nearest neighbour and weighted k-NN. MODEL is a store (of a teacher), a run's folder, a model.safetensors, torchvision/NAME or random/NAME.
     """
     settings = make_settings(EvaluateSettings, given)
     from cli.progress import TerminalProgress

@@ -25,7 +25,7 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> dict[tuple[str, 
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
-        if isinstance(command, click.Group):
+        if isinstance(command, click.Group) and not command.chain:
             found |= commands(command, (*path, name))
         else:
             found[(*path, name)] = command
@@ -36,8 +36,9 @@ COMMANDS = commands(main)
 
 
 def code_lines(text: str) -> list[str]:
-    """Lines of a page that call our command."""
-    return [line.strip().removeprefix("$ ") for line in text.splitlines() if re.match(r"\s*(\$ )?compress-ssl ", line)]
+    """Lines of a page that call our command; one that goes on after a backslash is one."""
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [line.strip().removeprefix("$ ") for line in lines if re.match(r"\s*(\$ )?compress-ssl ", line)]
 
 
 def documented_calls() -> list[str]:
@@ -128,10 +129,21 @@ def test_there_are_documented_calls_and_examples() -> None:
 
 @pytest.mark.parametrize("line", sorted({*documented_calls(), *help_examples()}))
 def test_documented_call_parses(line: str) -> None:
-    words = shlex.split(line.split("#")[0].rstrip("\\"))[1:]
+    words = shlex.split(re.split(r" [#|] ", line)[0])[1:]
     depth = 2 if words[0] == "store" else 1
     assert tuple(words[:depth]) in COMMANDS, line
-    COMMANDS[tuple(words[:depth])].make_context("documented", words[depth:])
+    command = COMMANDS[tuple(words[:depth])]
+    if isinstance(command, click.Group):  # a chain: each stage takes its words, and leaves the rest
+        options = next(i for i, word in enumerate(words) if word in command.commands)
+        command.make_context("documented", words[depth:options])
+        stages = words[options:]
+        while stages:
+            stage = command.commands[stages[0]]
+            stages = stage.make_context(
+                stages[0], stages[1:], allow_extra_args=True, allow_interspersed_args=False
+            ).args
+        return
+    command.make_context("documented", words[depth:])
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -6,7 +6,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING
 
-import xxhash
+from pipeline.images.canaries import pixel_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,11 +24,6 @@ def pixel_hash_path(store: Path) -> Path:
     return store.with_name(f"{store.name}.pixel-hashes.jsonl")
 
 
-def pixel_hash(image: Tensor) -> str:
-    """XXH3-128 of an image's bytes (S, S, 3), in hexadecimal."""
-    return xxhash.xxh3_128_hexdigest(image.cpu().contiguous().numpy().data)
-
-
 @contextlib.contextmanager
 def pixel_hash_log(store: EmbeddingStore, count: int) -> Iterator[Callable[[str, int, int, Tensor], None]]:
     """Open the log; the function given back takes (split, view, row, pixels) and logs about ``count`` views in all."""
@@ -40,7 +35,8 @@ def pixel_hash_log(store: EmbeddingStore, count: int) -> Iterator[Callable[[str,
     for split in splits:
         first[split.name] = position
         position += len(split) * len(split.views)
-    with pixel_hash_path(store.path).open("a", encoding="utf-8") as file:
+    # Line by line, so that a killed run leaves whole lines; what it had not committed is logged again, with the same hash.
+    with pixel_hash_path(store.path).open("a", buffering=1, encoding="utf-8") as file:
 
         def log(split: str, view: int, row: int, image: Tensor) -> None:
             number = first[split] + row * len(store[split].views) + view

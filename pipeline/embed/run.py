@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.embed.block import Block, EmbeddedView, Worker, embed_block
+from pipeline.embed.canaries import check_all_canaries, plan_canaries
 from pipeline.embed.pixel_hashes import pixel_hash_log, pixel_hash_path
 from pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
 from pipeline.images.rendering import make_renderer
@@ -48,17 +49,16 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         network = load_network(settings.teacher, settings.seed)
         network.module.eval().to(device).to(memory_format=torch.channels_last)
         plan = plan_embedding(settings, network, device, progress)
+        renderer = make_renderer(settings.renderer, device, settings.thread_count)
         if settings.resume and settings.store.exists():
-            check_resumable(open_store(settings.store), plan)
+            store = open_store(settings.store)
+            check_resumable(store, plan)
+            check_all_canaries(store, plan, renderer, settings.batch_size)
         else:
-            create_store(settings.store, plan.attributes, plan.splits, overwrite=settings.overwrite)
+            attributes = plan.attributes | {"canaries": plan_canaries(plan, renderer)}
+            create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
             pixel_hash_path(settings.store).unlink(missing_ok=True)
-        worker = Worker(
-            network,
-            make_renderer(settings.renderer, device, settings.thread_count),
-            settings.batch_size,
-            choose_precision(settings.precision, device),
-        )
+        worker = Worker(network, renderer, settings.batch_size, choose_precision(settings.precision, device))
         writer = StoreWriter(settings.store)
         _do_blocks(worker, writer, plan, settings, progress)
         writer.finish()

@@ -1,0 +1,160 @@
+"""Killed at any moment and started again, stage one does what is missing, and no more, and leaves the same bytes.
+
+The runs are real processes of the command line under a real SIGKILL; they are forked from one that has imported
+everything, because importing takes longer than such a run.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage import open_store
+from storage.commits import read_records
+from storage.verify import verify_store
+
+ROOT = Path(__file__).parents[3]
+
+LAUNCHER = """
+import json, os, re, signal, sys, threading, time
+import cli.progress, nvidia.dali, torch, torchvision, zarr
+import pipeline.embed.run, pipeline.images.renderers.dali
+from cli.main import main
+
+def die(seconds):
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def kill_at(pattern, count, seconds):
+    seen = 0
+    def hook(event, arguments):
+        nonlocal seen
+        if event in ("open", "os.rename"):
+            seen += bool(re.search(pattern, f"{event} {arguments[event == 'os.rename']}"))
+            if seen == count:
+                seen += 1
+                threading.Thread(target=die, args=(seconds,)).start() if seconds else die(0)
+    sys.addaudithook(hook)
+
+for line in sys.stdin:
+    request = json.loads(line)
+    process = os.fork()
+    if process == 0:
+        os.dup2(2, 1)
+        if request["kill_at"]:
+            kill_at(*request["kill_at"])
+        main(request["words"], prog_name="compress-ssl")
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+IMAGES, VIEWS, KILLS = 40, 5, 20
+BLOCKS_IN_FLIGHT = 2
+"""One being written, one being computed."""
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[subprocess.Popen[str]]:
+    """A process that forks the command line: a request in, the exit code out."""
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", LAUNCHER],
+        cwd=ROOT, env=os.environ | one_thread, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        yield process
+        process.kill()
+
+
+def run(launcher: subprocess.Popen[str], *words: str | Path, kill_at: tuple[str, int, float] | None = None) -> int:
+    """Run ``embed`` to its end or to its killing, and return the exit code.
+
+    ``kill_at`` is (pattern, n, seconds): it is killed seconds after the n-th time that it is about to open or to rename a
+    file such that "open PATH" or "os.rename NEW_PATH" matches the pattern.
+    """
+    assert launcher.stdin is not None
+    assert launcher.stdout is not None
+    request = {"words": ["embed", *map(str, words)], "kill_at": kill_at}
+    launcher.stdin.write(json.dumps(request) + "\n")
+    launcher.stdin.flush()
+    return int(launcher.stdout.readline())
+
+
+def random_moments(generator: np.random.Generator) -> list[tuple[str, int, float]]:
+    """While the store is created; then while a resumed run reads it and while blocks are written; while it is finished."""
+    creating, starting, working, finishing = (
+        (r"store\.zarr\.creating/", 300),
+        (r"open .*(store\.zarr|data|index)/", 300),
+        (r"store\.zarr/train/embeddings/.*partial$|os\.rename .*store\.zarr/train/", 80),
+        (r"os\.rename .*commits/\d+\.json$", 3),
+    )
+    middle = [*[starting] * 4, *[working] * 11]
+    phases = [*[creating] * 2, *(middle[number] for number in generator.permutation(len(middle))), *[finishing] * 3]
+    assert len(phases) == KILLS
+    late = generator.uniform(0, 0.02, KILLS) * generator.integers(0, 2, KILLS)
+    return [
+        (pattern, int(generator.integers(1, most)), float(seconds))
+        for (pattern, most), seconds in zip(phases, late, strict=True)
+    ]
+
+
+def committed(store: Path) -> dict[tuple[int, int], tuple[int, ...]]:
+    """Of each committed (view, row): its chunk's inode and time of writing. A block is a row here."""
+    split = store / "train"
+    stats = {
+        (view, block): (split / f"embeddings/c/{view}/{block}/0").stat()
+        for view in range(VIEWS)
+        for block in read_records(split, str(view))
+    }
+    return {key: (stat.st_ino, stat.st_mtime_ns) for key, stat in stats.items()}
+
+
+def computed(store: Path) -> list[tuple[int, int]]:
+    """(view, row) of every view that was rendered for the teacher, again and again if so."""
+    with contextlib.suppress(FileNotFoundError):
+        lines = store.with_name(f"{store.name}.pixel-hashes.jsonl").read_text().splitlines()
+        return [(line["view"], line["row"]) for line in map(json.loads, lines)]
+    return []
+
+
+def files(store: Path) -> dict[str, bytes]:
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_killed_at_20_moments_and_resumed_it_does_only_what_is_missing_and_leaves_the_same_bytes(
+    launcher: subprocess.Popen[str], images: Callable[..., Path], tmp_path: Path
+) -> None:
+    data, generator = images(tmp_path / "data", train=IMAGES, val=2), np.random.default_rng(0)
+    words = (
+        "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", str(VIEWS - 1), "--split", "train",
+        "--block-rows", "1", "--policy", "moco-v2", "--threads", "1", "--pixel-hashes", "1000000",
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole" / "store.zarr", tmp_path / "killed" / "store.zarr"
+    whole.parent.mkdir()
+    killed.parent.mkdir()
+
+    assert run(launcher, data, whole, *words) == 0
+    for moment in random_moments(generator):
+        before, log = committed(killed), computed(killed)
+        assert run(launcher, data, killed, *words, "--resume", kill_at=moment) == -signal.SIGKILL
+        after, new = committed(killed), computed(killed)[len(log) :]
+        assert after | before == after
+        assert not before.keys() & set(new)
+        assert len(set(new) - after.keys()) <= BLOCKS_IN_FLIGHT * VIEWS
+    assert run(launcher, data, killed, *words, "--resume") == 0
+
+    assert open_store(killed)["train"].block_count == IMAGES
+    assert len(set(computed(killed))) == IMAGES * VIEWS
+    assert len(computed(killed)) <= IMAGES * VIEWS + KILLS * BLOCKS_IN_FLIGHT * VIEWS
+    assert files(killed) == files(whole)
+    assert verify_store(open_store(killed)).ok
+    assert sorted(path.name for path in killed.parent.iterdir()) == [
+        "index",
+        "store.zarr",
+        "store.zarr.pixel-hashes.jsonl",
+    ]

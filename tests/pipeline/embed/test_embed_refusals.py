@@ -1,0 +1,162 @@
+"""Which images and settings stage one takes, what it leaves out, and what it refuses, by name."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from cli.main import main
+from pipeline.errors import InputError
+from pipeline.networks.network import load_network, save_network
+from storage import EmbeddingStore, Status
+from storage.errors import NotRepresentableError, StoreExistsError, StoreMismatchError
+
+Embedded = Callable[..., EmbeddingStore]
+
+
+def test_a_bad_image_is_recorded_and_left_out_when_asked(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    bad = data / "train" / "apple" / "003.jpg"
+    bad.write_bytes(bad.read_bytes()[:100])
+    train = embedded(data, tmp_path / "store.zarr", on_bad_image="skip")["train"]
+    row = train.samples.sample_path.index("apple/003.jpg")
+    assert train.samples.status[row] == Status.BAD_IMAGE
+    assert np.flatnonzero(~train.samples.good).tolist() == [row]
+    for view in (0, 1, 2):
+        assert np.flatnonzero(np.isnan(train.view(view)).any(axis=1)).tolist() == [row]
+        assert np.isnan(train.view(view)[row]).all()
+
+
+def test_a_bad_image_is_left_out_of_training_and_of_evaluation(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    for path in ("train/apple/003.jpg", "val/pear/005.jpg"):
+        (data / path).write_bytes(b"no image")
+    store, student = embedded(data, tmp_path / "store.zarr", on_bad_image="skip"), tmp_path / "student"
+    trained = CliRunner().invoke(
+        main,
+        ["distill", str(store.path), str(data), str(student), "--student", "conv4-16", "--batch-size", "8",
+         "--epochs", "1", "--bank-size", "16", "--threads", "1"],
+    )  # fmt: skip
+    assert trained.exit_code == 0, trained.output
+    assert all(tensor.isfinite().all() for tensor in load_network(str(student)).module.state_dict().values())
+    evaluated = CliRunner().invoke(main, ["evaluate", str(store.path), "--threads", "1"])
+    assert evaluated.exit_code == 0, evaluated.output
+    assert "nan" not in evaluated.output.lower()
+
+
+def test_the_good_images_are_the_same_with_a_bad_one_among_them(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    whole = embedded(data, tmp_path / "whole.zarr", batch_size=1)["train"]
+    bad = data / "train" / "apple" / "003.jpg"
+    bad.write_bytes(b"no image")
+    with_bad = embedded(data, tmp_path / "bad.zarr", batch_size=1, on_bad_image="skip")["train"]
+    good = with_bad.samples.good
+    for view in (0, 1, 2):
+        assert np.array_equal(with_bad.view(view)[good], whole.view(view)[good])
+
+
+def test_a_bad_image_stops_the_run_by_name(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    (data / "train" / "pear" / "030.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"train/pear/030\.png' cannot be decoded .*--on-bad-image skip"):
+        embedded(data, tmp_path / "store.zarr")
+    assert not (tmp_path / "store.zarr").exists()
+
+
+@pytest.fixture(scope="module")
+def made(images: Callable[..., Path], embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``data``, ``teacher.safetensors`` and ``store.zarr``; read it, never change it."""
+    folder = tmp_path_factory.mktemp("made")
+    save_network(folder / "teacher.safetensors", load_network("random/conv4-16"))
+    embedded(images(folder / "data"), folder / "store.zarr", teacher=str(folder / "teacher.safetensors"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"views": 3}, "views = 2, now it is 3"),
+        ({"seed": 5}, "the seed of view 0 = 0, now it is 5"),
+        ({"policy": "moco-v2"}, "the policy of view 1"),
+        ({"size": 12}, "the size of view 0 = 16, now it is 12"),
+        ({"resize": 18}, "the policy of view 0"),
+        ({"block_rows": 9}, "block_rows"),
+        ({"renderer": "torchvision"}, "renderer = 'dali', now it is 'torchvision'"),
+        ({"teacher": "random/conv4-32"}, "architecture = 'conv4-16', now it is 'conv4-32'"),
+        ({"teacher": "random/conv4-16", "seed": 5}, "weights_sha256"),  # the seed draws the teacher
+        ({"precision": "bfloat16"}, "precision = 'float32', now it is 'bfloat16'"),
+        ({"split": ("train",)}, r"splits = \['train', 'val'\], now it is \['train'\]"),
+        ({"limit": 20}, "row 2 of split train"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_going_on_with_other_settings_is_refused_by_the_first_that_differs(
+    made: Path, embedded: Embedded, changed: dict[str, Any], named: str
+) -> None:
+    given = {"teacher": str(made / "teacher.safetensors"), **changed}
+    with pytest.raises(StoreMismatchError, match=named):
+        embedded(made / "data", made / "store.zarr", resume=True, **given)
+
+
+def test_going_on_with_other_images_is_refused_by_row(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    embedded(data, tmp_path / "store.zarr")
+    folder = data / "train" / "apple"
+    shutil.copy(folder / "004.png", folder / "006.png")
+    with pytest.raises(StoreMismatchError, match=r"row 6 of split train is 'apple/006\.png' with other content"):
+        embedded(data, tmp_path / "store.zarr", resume=True)
+
+
+def test_a_store_that_exists_is_neither_touched_nor_gone_on_with_unasked(made: Path, embedded: Embedded) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (made / "store.zarr").rglob("*") if path.is_file()}
+    with pytest.raises(StoreExistsError, match="use --resume to finish it or --overwrite"):
+        embedded(made / "data", made / "store.zarr", teacher=str(made / "teacher.safetensors"))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(("value", "written"), [(1e30, "inf|e\\+"), (float("nan"), "nan")], ids=["overflow", "nan"])
+def test_a_teacher_whose_output_float16_cannot_hold_stops_the_run_naming_the_row(
+    data: Path, tmp_path: Path, embedded: Embedded, value: float, written: str
+) -> None:
+    network = load_network("random/conv4-16")
+    with torch.no_grad():
+        network.module.get_submodule("13").weight.mul_(value)  # the last batch norm's
+    save_network(tmp_path / "broken.safetensors", network)
+    expected = rf"'apple/000\.png' \(split train, row 0, view 0\) holds .*({written}).*, which float16 cannot"
+    with pytest.raises(NotRepresentableError, match=expected):
+        embedded(data, tmp_path / "store.zarr", teacher=str(tmp_path / "broken.safetensors"))
+
+
+def test_a_limit_takes_images_evenly_from_all_classes(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    train = embedded(data, tmp_path / "store.zarr", limit=6)["train"]
+    assert train.samples.sample_path == [
+        "apple/000.png", "apple/006.png", "apple/012.png", "pear/018.png", "pear/024.png", "pear/030.png"
+    ]  # fmt: skip
+    assert train.samples.label.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_subset_list_takes_those_images_of_its_splits_and_the_other_splits_whole(
+    data: Path, tmp_path: Path, embedded: Embedded
+) -> None:
+    (tmp_path / "list.txt").write_text("train/pear/030.png\ntrain/apple/002.png\n")
+    store = embedded(data, tmp_path / "store.zarr", subset=tmp_path / "list.txt")
+    assert store["train"].samples.sample_path == ["apple/002.png", "pear/030.png"]
+    assert len(store["val"]) == 8
+
+
+def test_a_flat_folder_has_no_labels(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    flat = tmp_path / "flat"
+    shutil.copytree(data / "train" / "apple", flat)
+    train = embedded(flat, tmp_path / "store.zarr", split=("train=.",))["train"]
+    assert train.class_names == ()
+    assert set(train.samples.label.tolist()) == {-1}
+    assert np.isfinite(train.view(2)).all()
+
+
+def test_a_split_has_the_folder_and_the_views_it_is_given(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    shutil.copytree(data / "val", data / "held-out")
+    store = embedded(data, tmp_path / "store.zarr", split=("train", "test=held-out:1", "val:0"))
+    assert store.split_names == ["test", "train", "val"]
+    assert [len(store[name].views) for name in store.split_names] == [2, 3, 1]
+    assert store["test"].folder == "held-out"
+    assert np.array_equal(store["test"].view(0), store["val"].view(0))

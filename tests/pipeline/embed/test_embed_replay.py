@@ -1,0 +1,77 @@
+"""The pixels that the teacher saw come out again, in another process that has the store and the images alone."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage import EmbeddingStore
+
+ROOT = Path(__file__).parents[3]
+
+REPLAY = """
+import json, sys
+from pathlib import Path
+import numpy as np, torch, xxhash
+from pipeline.images.rendering import RenderJob, make_renderer, render
+from pipeline.images.sources.open_source import open_source
+from storage import open_store
+store, data, log = map(Path, sys.argv[1:])
+split = open_store(store)["train"]
+lines = [json.loads(line) for line in log.read_text().splitlines()]
+wrong, checked = [], 0
+renderer = make_renderer("dali", torch.device("cpu"), 3)
+for view in range(len(split.views)):
+    logged = {line["row"]: line["xxh3_128"] for line in lines if line["view"] == view}
+    rows = np.random.default_rng(view).permutation(list(logged))
+    job = RenderJob(
+        source=open_source(data, split.folder),
+        paths=[split.samples.sample_path[row] for row in rows],
+        content_hash=split.samples.content_hash[rows],
+        parameters=split.augmentation(view)[rows][:, None],
+        sizes=(split.views[view]["size"],),
+    )
+    images = (image for (batch,) in render(renderer, job, 13) for image in batch)
+    for row, image in zip(rows.tolist(), images, strict=True):
+        checked += 1
+        if xxhash.xxh3_128_hexdigest(image.numpy().tobytes()) != logged[row]:
+            wrong.append((view, row))
+print(json.dumps({"checked": checked, "wrong": wrong}))
+"""
+
+
+def log_of(store: Path) -> Path:
+    return store.with_name(f"{store.name}.pixel-hashes.jsonl")
+
+
+@pytest.mark.parametrize("policy", ["crop-flip", "moco-v2"])
+def test_about_1000_logged_views_come_out_the_same_shuffled_in_a_new_process(
+    photographs: Path, tmp_path: Path, embedded: Callable[..., EmbeddingStore], policy: str
+) -> None:
+    settings = {"size": 64, "resize": 72, "limit": 120, "views": 9, "split": ("train",), "batch_size": 32}
+    store = embedded(photographs, tmp_path / "store.zarr", policy=policy, pixel_hashes=1000, **settings)
+    lines = [json.loads(line) for line in log_of(store.path).read_text().splitlines()]
+    assert 900 <= len(lines) <= 1100
+    assert {line["view"] for line in lines} == set(range(10))
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", REPLAY, store.path, photographs, log_of(store.path)],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(answer.stdout.splitlines()[-1]) == {"checked": len(lines), "wrong": []}
+
+
+def test_a_new_store_begins_a_new_log(data: Path, tmp_path: Path, embedded: Callable[..., EmbeddingStore]) -> None:
+    path = tmp_path / "store.zarr"
+    embedded(data, path, pixel_hashes=10**6)
+    first = log_of(path).read_text().splitlines()
+    assert len(first) == 36 * 3 + 8
+    embedded(data, path, pixel_hashes=10**6, seed=1, overwrite=True)
+    second = log_of(path).read_text().splitlines()
+    assert len(second) == len(first)
+    assert sum(one != other for one, other in zip(first, second, strict=True)) > 36
+    embedded(data, path, seed=1, overwrite=True)
+    assert not log_of(path).exists()

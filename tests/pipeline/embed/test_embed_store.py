@@ -1,0 +1,116 @@
+"""What stage one puts into a store: every view by its parameters, however the samples are cut into blocks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.datasets.folder import pil_loader
+from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
+
+from pipeline.embed.plan import draw_parameters
+from storage import EmbeddingStore
+
+Embedded = Callable[..., EmbeddingStore]
+
+
+def cosine(ours: npt.NDArray[np.floating], theirs: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Of each row of two arrays (N, D)."""
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    return (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+
+
+@torch.inference_mode()
+def plain_torchvision(paths: list[Path], size: int, resize: int) -> npt.NDArray[np.float32]:
+    """ResNet-18's pooled features (N, 512), by the lines that any torchvision user writes."""
+    torch.manual_seed(0)
+    network = models.resnet18(weights=None)
+    network.fc = nn.Identity()
+    transform = Compose(
+        [Resize(resize), CenterCrop(size), ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    )
+    batch = torch.stack([transform(pil_loader(str(path))) for path in paths])
+    return network.eval()(batch).numpy()
+
+
+@pytest.fixture(scope="module")
+def photo_folder(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 photographs, all classes."""
+    folder = tmp_path_factory.mktemp("photos") / "train"
+    for path in sorted((photographs / "train").glob("*/*.jpg"))[::41]:
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (folder / path.parent.name / path.name).write_bytes(path.read_bytes())
+    return folder.parent
+
+
+@pytest.mark.parametrize(
+    ("renderer", "least_cosine", "tolerance"), [("torchvision", 0.9999, 2e-3), ("dali", 0.999, 0.1)]
+)
+def test_view_0_holds_what_plain_torchvision_computes(
+    photo_folder: Path, tmp_path: Path, embedded: Embedded, renderer: str, least_cosine: float, tolerance: float
+) -> None:
+    settings = {"teacher": "random/resnet18", "size": 112, "resize": 128, "split": ("train:0",), "renderer": renderer}
+    split = embedded(photo_folder, tmp_path / "store.zarr", **settings)["train"]
+    paths = [photo_folder / "train" / path for path in split.samples.sample_path]
+    expected, found = plain_torchvision(paths, 112, 128), split.view(0)
+    assert found.dtype == np.float16
+    assert cosine(found, expected).min() >= least_cosine
+    assert np.abs(found - expected).max() <= tolerance
+
+
+def test_every_view_is_there_and_only_view_0_is_not_random(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    store = embedded(data, tmp_path / "store.zarr")
+    train, val = store["train"], store["val"]
+    assert [view["policy"]["name"] for view in train.views] == ["evaluation", "crop-flip", "crop-flip"]
+    assert train.complete_views == [0, 1, 2]
+    assert [view["policy"]["name"] for view in val.views] == ["evaluation"]
+    assert val.complete_views == [0]
+    views = [train.view(view) for view in (0, 1, 2)]
+    assert all(np.isfinite(view).all() for view in views)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(views[one] - views[other]).max(axis=1).min() > 0
+
+
+@pytest.mark.parametrize("policy", ["crop-flip", "moco-v2"])
+@pytest.mark.parametrize("block_rows", [1, 7, 32])
+def test_parameters_and_embeddings_are_the_same_however_the_samples_are_cut_into_blocks(
+    data: Path, tmp_path: Path, embedded: Embedded, policy: str, block_rows: int
+) -> None:
+    settings = {"policy": policy, "seed": 3, "batch_size": 1, "split": ("train",)}  # one image a batch: the same sums
+    split = embedded(data, tmp_path / "cut.zarr", block_rows=block_rows, **settings)["train"]
+    whole = embedded(data, tmp_path / "whole.zarr", block_rows=1000, **settings)["train"]
+    assert split.block_count == -(-36 // block_rows)
+    assert whole.block_count == 1
+    for view in range(3):
+        drawn = draw_parameters(view, split.views[view], 0, split.samples.image_size)
+        assert np.array_equal(split.augmentation(view), drawn)
+        assert np.array_equal(split.augmentation(view), whole.augmentation(view))
+        assert split.view(view).tobytes() == whole.view(view).tobytes()
+
+
+def test_the_default_blocks_are_at_least_32(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    assert embedded(data, tmp_path / "store.zarr", split=("train:1",))["train"].block_count == 18  # 36 images by twos
+    small = embedded(data, tmp_path / "limited.zarr", split=("train:1",), limit=32)["train"]
+    assert small.block_count == 32
+
+
+def test_all_views_of_a_block_come_from_one_decode(
+    data: Path, tmp_path: Path, embedded: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every opening of an image file is counted, after the index has seen them all."""
+    embedded(data, tmp_path / "first.zarr")
+    opened: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def counting(path: Path) -> bytes:
+        opened.append(str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counting)
+    embedded(data, tmp_path / "second.zarr", views=6, split=("train",))
+    reads = [path for path in opened if str(data) in path]
+    assert len(reads) == 36

@@ -86,14 +86,17 @@ def without_head(network: nn.Module) -> Backbone:
 
 
 def conv4(width: int) -> Backbone:
-    """Four times convolution, batch norm, ReLU and pooling, then the mean (Vinyals et al. 2016, Matching Networks)."""
+    """Four times convolution, batch norm, ReLU and pooling, then the mean (Vinyals et al. 2016, Matching Networks).
+
+    The ReLU comes after the pooling, which gives the same and is nearly twice as quick on a CPU.
+    """
     layers: list[nn.Module] = []
     for inputs in (3, width, width, width):
         layers += [
             nn.Conv2d(inputs, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
-            nn.ReLU(),
             nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(),
         ]
     return Backbone(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width)
 

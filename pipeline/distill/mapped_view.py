@@ -49,12 +49,11 @@ class MappedView:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._path = folder / f"{_content_name(split, view)}.float16"
-            self._lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o664)
+            self._lock = _locked(self._path.with_suffix(".lock"))
         except OSError as error:
             raise InputError(
                 f"The scratch folder '{folder}' cannot be written ({error.strerror}); give another with --scratch."
             ) from error
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         shape = (len(split), split.feature_dim)
         try:
             if not self._path.is_file():
@@ -62,6 +61,7 @@ class MappedView:
             # Copy on write: torch wants an array it could write to.
             self.embeddings: Tensor = torch.from_numpy(np.memmap(self._path, np.float16, mode="c", shape=shape))
         except BaseException:
+            self._path.with_suffix(".lock").unlink(missing_ok=True)
             os.close(self._lock)
             raise
         fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -71,10 +71,24 @@ class MappedView:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._path.unlink(missing_ok=True)
+            self._path.with_suffix(".lock").unlink(missing_ok=True)
         except BlockingIOError:
             pass
         finally:
             os.close(self._lock)
+
+
+def _locked(path: Path) -> int:
+    """Open and lock a file; again, if whoever had it locked deleted it meanwhile."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o664)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        except FileNotFoundError:
+            pass
+        os.close(lock)
 
 
 def _content_name(split: Split, view: int) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
 
 
 class MemoryBank(nn.Module):
@@ -35,7 +40,10 @@ class MemoryBank(nn.Module):
 
         Enqueue only after the backward pass: it needs the rows that the queries met.
         """
-        return (queries.to(self.rows.dtype) @ self.rows.T).float()
+        if self.rows.dtype == torch.float32:
+            return queries @ self.rows.T
+        products: Tensor = _HalfProducts.apply(queries, self.rows)
+        return products
 
     @torch.no_grad()
     def enqueue(self, embeddings: Tensor) -> None:
@@ -51,3 +59,18 @@ class MemoryBank(nn.Module):
     def skip(self, count: int) -> None:
         """Leave the rows as they are where ``count`` embeddings would have gone."""
         self.position.copy_((self.position + count) % len(self.rows))
+
+
+class _HalfProducts(torch.autograd.Function):
+    """Products in half precision, both ways. A gradient over many rows is too small for float16: it is scaled first."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, queries: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return (queries.to(rows.dtype) @ rows.T).float()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,), (rows,) = gradients, ctx.saved_tensors  # type: ignore[attr-defined]
+        scale = gradient.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return ((gradient / scale).to(rows.dtype) @ rows).float() * scale, None

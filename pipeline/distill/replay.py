@@ -97,7 +97,8 @@ class Replay:
         end = step * self.batch_size
         while count > 0 and epoch >= 0:
             rows = self._order(epoch)[max(0, end - count) : end]
-            stretches.append(Stretch(self.number_of(epoch), rows))
+            if len(rows):  # a stretch costs the reading of its view
+                stretches.append(Stretch(self.number_of(epoch), rows))
             count -= len(rows)
             epoch, end = epoch - 1, self.steps_per_epoch * self.batch_size
         return stretches[::-1]

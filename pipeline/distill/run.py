@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.distill.objectives import OBJECTIVES
 from pipeline.distill.objectives.objective import Batch, Objective
-from pipeline.distill.replay import Replay, Replayed, ViewNumbers, check_images_are_there
+from pipeline.distill.replay import PREFILL_EPOCHS, Replay, Replayed, ViewNumbers, check_images_are_there
 from pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
 from pipeline.distill.teacher_bank import TeacherBank
 from pipeline.errors import InputError
@@ -28,8 +28,10 @@ from pipeline.networks.architectures import build_backbone
 from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
 from pipeline.training.live import make_score
-from pipeline.training.loop import Stream, Training, open_runs, train
+from pipeline.training.loop import Stream, Training, full_memory_as_sentence, open_runs, train
+from pipeline.training.schedule import seed_step
 from storage import open_store
+from storage.errors import StoreIncompleteError
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def distill_together(
     split = store[shared.split]
     is_fresh = shared.student_view == "fresh"
     numbers = ViewNumbers(0 if is_fresh else _random_views(split, shared.views))
+    _check_complete(split, numbers)
     view = split.views[numbers(0)]
     good = int(split.samples.good.sum())
     if good < shared.batch_size:
@@ -100,8 +103,13 @@ def distill_together(
     inputs = {"teacher": store.attributes["teacher"], "data_set": store.attributes["data_set"], "views": split.views}
     renderer = make_renderer(shared.renderer, device, shared.thread_count)
     scores = [make_score(student, renderer, progress, live) for student in students]
-    open_runs([(student, student.run, inputs) for student in students])
-    with contextlib.closing(TeacherBank(split, numbers, shared, device)) as bank:
+    with (
+        full_memory_as_sentence(
+            f"The memory was full for {' and '.join(repr(str(student.run)) for student in students)} beside the network, at "
+            f"--batch-size {shared.batch_size}; lower --bank-size, take --bank-precision float16, or --teacher-memory mapped."
+        ),
+        contextlib.closing(TeacherBank(split, numbers, shared, device)) as bank,
+    ):
         replay = Replay(
             split=split,
             source=source,
@@ -117,17 +125,18 @@ def distill_together(
             _training(settings, network, replay, device, score)
             for settings, network, score in zip(students, networks, scores, strict=True)
         ]
+        open_runs([(student, student.run, inputs) for student in students])
         stream = Stream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, bank.waits)
         train(trainings, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
-    for training in trainings:
-        training.save_network(training.run)
     return [student.run / MODEL_FILE for student in students]
 
 
 def _shared(students: Sequence[DistillSettings]) -> DistillSettings:
     """Settings of the first student, which stand for all in what they share."""
     first = students[0]
-    for other in students[1:]:
+    for number, other in enumerate(students[1:], 1):
+        if any(other.run == earlier.run for earlier in students[:number]):
+            raise InputError(f"'{other.run}' is the folder of two students; give each its own.")
         for field in SHARED_IN_ONE_PASS:
             if getattr(other, field) != getattr(first, field):
                 raise InputError(
@@ -148,6 +157,17 @@ def _random_views(split: Split, asked: int | None) -> int:
     if asked is not None and asked > available:
         raise InputError(f"--views {asked} was asked for, but '{split.path.parent}' has {available} random views.")
     return asked or available
+
+
+def _check_complete(split: Split, numbers: ViewNumbers) -> None:
+    """Check before the first step that every view which will be read is there."""
+    needed = {numbers(epoch) for epoch in range(max(1, numbers.random_views))}
+    missing = sorted(needed.difference(split.complete_views))
+    if missing:
+        raise StoreIncompleteError(
+            f"View {missing[0]} of split {split.name} of '{split.path.parent}' is not complete; finish it with "
+            "'compress-ssl embed --resume', or train on fewer with --views."
+        )
 
 
 def _student_size(settings: DistillSettings, size: int) -> int:
@@ -208,6 +228,14 @@ def _training(
     def begin(epoch: int, step: int) -> None:
         _fill_banks(objective, settings, replay, epoch, step, batch_of)
 
+    finer = next(
+        (
+            parts
+            for parts in range(settings.accumulation + 1, settings.batch_size + 1)
+            if settings.batch_size % parts == 0
+        ),
+        None,
+    )
     exported = network
     if settings.export == "key":
         assert objective.key_encoder is not None
@@ -222,8 +250,10 @@ def _training(
         after_step=lambda: objective.after_step(network.module),
         begin=begin,
         measure=None if score is None else lambda: score(exported),
-        when_memory_is_full=f"set --accumulation {2 * settings.accumulation}, which computes the same step in smaller "
-        "parts, or lower --batch-size or --bank-size",
+        when_memory_is_full=(
+            f"set --accumulation {finer}, which computes the step in smaller parts, or " if finer else ""
+        )
+        + "lower --batch-size or --bank-size",
     )
 
 
@@ -244,6 +274,7 @@ def _fill_banks(
         for embeddings in replay.embeddings(stretches):
             bank.enqueue(embeddings)
         if objective.student_bank is not None and (epoch, step) == (0, 0):
+            seed_step(settings.seed, PREFILL_EPOCHS, 0)
             for replayed in replay.images(stretches):
                 objective.prefill(batch_of(replayed))
     seen = (epoch * replay.steps_per_epoch + step) * replay.batch_size

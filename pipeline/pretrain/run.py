@@ -111,7 +111,6 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     )
     stream = Stream(settings.epochs, steps, settings.batch_size, batches)
     train([training], stream, f"pretrain {settings.run.name}", progress)
-    training.save_network(settings.run)
     return settings.run / MODEL_FILE
 
 

@@ -79,7 +79,19 @@ def check_same_record(run: Path, record: Mapping[str, Any]) -> None:
         raise InputError(f"'{path}' cannot be read ({error}); begin again with --overwrite.") from error
     for name, value in record.items():
         if name not in FREE_TO_CHANGE and before.get(name) != value:
+            where, was, now = _innermost_difference(name, before.get(name), value)
             raise InputError(
-                f"'{run}' was begun with {name} = {before.get(name)!r}, now it is {value!r}; resume with the same "
-                "settings, or give another folder."
+                f"'{run}' was begun with {where} = {was!r}, now it is {now!r}; resume with the same settings, or give "
+                "another folder."
             )
+
+
+def _innermost_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """Where two values of a setting differ first, inside tables and lists: its name and the two."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [key for key in now | before if before.get(key) != now.get(key)]
+        return _innermost_difference(f"{name}.{keys[0]}", before.get(keys[0]), now.get(keys[0]))
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        place = next(place for place, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
+        return _innermost_difference(f"{name}.{place}", before[place], now[place])
+    return name, before, now

@@ -6,6 +6,7 @@ own optimiser, position and metrics, and torch is seeded for each of its steps.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -20,7 +21,7 @@ from pipeline.training.checkpoint import SETTINGS_FILE, check_same_record, load_
 from pipeline.training.metrics import MetricsLog, keep_metrics_until
 from pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 from pipeline.training.stopping import stop_requests
-from storage.durable import write_json_durably
+from storage.durable import PARTIAL_SUFFIX, write_json_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,9 @@ STEPS_A_LINE = 50
 
 BEST_BY = "nn_top1_percent"
 BEST_FOLDER = "best"
+
+FULL_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "ALLOC_FAILED")
+"""How torch says so where it has no error of its own for it."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) 
     there = [_is_there(settings, run, record) for (settings, run, _), record in zip(runs, records, strict=True)]
     for (settings, run, _), record, goes_on in zip(runs, records, there, strict=True):
         if goes_on and settings.resume:
+            for left_by_a_killed_writer in run.glob(f"*{PARTIAL_SUFFIX}"):
+                left_by_a_killed_writer.unlink()
             continue
         if goes_on:
             shutil.rmtree(run)
@@ -102,7 +108,7 @@ def _is_there(settings: TrainingSettings, run: Path, record: Mapping[str, Any]) 
     """Whether the folder holds a run, which may then be resumed or overwritten."""
     if run.exists() and not run.is_dir():
         raise InputError(f"'{run}' is a file; give a folder for the run.")
-    if not run.is_dir() or not any(run.iterdir()):
+    if not run.is_dir() or all(path.name.endswith(PARTIAL_SUFFIX) for path in run.iterdir()):
         return False
     if not (run / SETTINGS_FILE).is_file():
         raise InputError(f"'{run}' is not empty and not a run; give another folder.")
@@ -114,20 +120,20 @@ def _is_there(settings: TrainingSettings, run: Path, record: Mapping[str, Any]) 
 
 
 def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: str, progress: Progress) -> None:
-    """Train to the end of the last epoch, each from its checkpoint if there is one.
+    """Train to the end of the last epoch, each from its checkpoint if there is one, and write the networks.
 
     Raises
     ------
     RunError
         If a loss or a weight is no longer a number, or the memory is full; the last good checkpoint stays. The other
-        trainings of the stream are finished first.
+        trainings of the stream are finished and written first.
     Stopped
         If a signal asked for the end; everything is saved.
     InputError
         If a checkpoint cannot be read.
     """
     running = [_Running(training, stream) for training in trainings]
-    failures: list[RunError] = []
+    failures: list[str] = []  # not the errors: their tracebacks would hold on to the tensors of what failed
     steps = stream.steps_per_epoch
     epoch, step = min(each.position for each in running)
 
@@ -136,10 +142,18 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
             try:
                 action(each)
             except RunError as error:
-                failures.append(error)
+                failures.append(str(error))
                 running.remove(each)
+                if running:
+                    logger.error("%s The others go on.", error)
 
-    with stop_requests() as stop_signal, progress.track(title, stream.epochs * steps * stream.batch_size) as advance:
+    with (
+        contextlib.ExitStack() as at_the_end,
+        stop_requests() as stop_signal,
+        progress.track(title, stream.epochs * steps * stream.batch_size) as advance,
+    ):
+        for each in running:
+            at_the_end.callback(each.close)
         advance((epoch * steps + step) * stream.batch_size)
         saved = time.monotonic()
         while epoch < stream.epochs and running:
@@ -159,8 +173,30 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
                 epoch, step, saved = epoch + 1, 0, time.monotonic()
             if running and epoch < stream.epochs and (stopping := stop_signal()):
                 raise Stopped(f"{title}: stopped by {stopping.name} and saved at epoch {epoch}, step {step}.", stopping)
+    for each in running:
+        each.training.save_network(each.training.run)
     if failures:
-        raise failures[0]
+        raise RunError(" ".join(failures))
+
+
+@contextlib.contextmanager
+def full_memory_as_sentence(sentence: str) -> Iterator[None]:
+    """Say what was being done, and what can be done about it, where the memory is full.
+
+    Raises
+    ------
+    RunError
+        With the sentence.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory error is a RuntimeError
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+            said in str(error) for said in FULL_MEMORY
+        )
+        if not full or isinstance(error, RunError):
+            raise
+        raise RunError(sentence) from error
 
 
 def _is_time_to_save(saved: float, running: Sequence[_Running[Any]]) -> bool:
@@ -181,7 +217,7 @@ class _Running(Generic[BatchT]):
         is_half = AUTOCAST_TYPES.get(training.settings.precision) is torch.float16
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=is_half)
         self._best = -1.0
-        self.position = self._restore()
+        self.position, pending = self._restore()
         epoch, step = self.position
         keep_metrics_until(training.run, epoch, step)
         if epoch < training.settings.epochs:
@@ -191,25 +227,27 @@ class _Running(Generic[BatchT]):
             steps_per_epoch=self._steps,
             tensorboard=training.settings.tensorboard,
             done=epoch * self._steps + step,
+            pending=pending,
         )
 
-    def _restore(self) -> tuple[int, int]:
-        """Load the checkpoint in place; the epoch and step to go on from."""
+    def _restore(self) -> tuple[tuple[int, int], dict[str, Any] | None]:
+        """Load the checkpoint in place; the epoch and step to go on from, and metrics not yet written by then."""
         run = self.training.run
         state = load_checkpoint(run, self._device)
         if state is None:
-            return 0, 0
+            return (0, 0), None
         try:
             self.training.modules.load_state_dict(state["modules"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._scaler.load_state_dict(state["scaler"])
             self._best, epoch, step = float(state["best"]), int(state["epoch"]), int(state["step"])
+            pending: dict[str, Any] = state["pending_metrics"]
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"The checkpoint in '{run}' does not fit these networks ({error}); begin again with --overwrite."
             ) from error
         logger.info("Going on with '%s' at epoch %d, step %d.", run, epoch, step)
-        return epoch, step
+        return (epoch, step), pending
 
     def do_step(self, batch: BatchT) -> None:
         """Take one step of the optimiser.
@@ -225,7 +263,10 @@ class _Running(Generic[BatchT]):
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        try:
+        with full_memory_as_sentence(
+            f"The memory was full for '{self.training.run}' at --batch-size {settings.batch_size}; "
+            f"{self.training.when_memory_is_full}. The last checkpoint is kept."
+        ):
             parts = self.training.parts(batch)
             for part in parts:
                 loss, diagnostics = self.training.loss(part)
@@ -234,14 +275,6 @@ class _Running(Generic[BatchT]):
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self.training.after_step()
-        except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory error is a RuntimeError
-            if not _is_out_of_memory(error):
-                raise
-            raise RunError(
-                f"The memory was full for '{self.training.run}' at --batch-size {settings.batch_size} in "
-                f"{len(self.training.parts(batch))} parts; {self.training.when_memory_is_full}. The last checkpoint is "
-                "kept."
-            ) from error
         self.position = epoch, step + 1
         if (step + 1) % STEPS_A_LINE == 0 or step + 1 == self._steps:
             self._log.write_means(epoch, step + 1, learning_rate=rate)
@@ -285,6 +318,10 @@ class _Running(Generic[BatchT]):
         self.check_weights()
         save_checkpoint(self.training.run, self._state())
 
+    def close(self) -> None:
+        """Let go of the files of the metrics."""
+        self._log.close()
+
     def _keep(self, folder: Path) -> None:
         self.training.save_network(folder)
         save_checkpoint(folder, self._state())
@@ -297,8 +334,5 @@ class _Running(Generic[BatchT]):
             "best": self._best,
             "epoch": self.position[0],
             "step": self.position[1],
+            "pending_metrics": self._log.pending(),
         }
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

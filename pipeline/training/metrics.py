@@ -42,19 +42,30 @@ def keep_metrics_until(run: Path, epoch: int, step: int) -> None:
 class MetricsLog:
     """Writes a run's metrics."""
 
-    def __init__(self, run: Path, *, steps_per_epoch: int, tensorboard: bool, done: int) -> None:
-        """Go on with the metrics of a run whose first ``done`` steps stand."""
+    def __init__(
+        self,
+        run: Path,
+        *,
+        steps_per_epoch: int,
+        tensorboard: bool,
+        done: int,
+        pending: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Go on with the metrics of a run whose first ``done`` steps stand, and with its sums for the next line."""
         self._run = run
         self._steps_per_epoch = steps_per_epoch
         self._board: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(run / TENSORBOARD_FOLDER, purge_step=done)
+            self._board = SummaryWriter(run / TENSORBOARD_FOLDER, purge_step=done + 1)
+        self._sums: dict[str, Tensor] = {}
         self._begin()
+        if pending is not None:
+            self._sums, self._additions = dict(pending["sums"]), int(pending["additions"])
 
     def _begin(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums = {}
         self._additions = self._images = 0
         self._since = time.monotonic()
 
@@ -63,6 +74,15 @@ class MetricsLog:
         self._sums = {name: self._sums.get(name, torch.zeros_like(value)) + value for name, value in values.items()}
         self._additions += 1
         self._images += images
+
+    def pending(self) -> dict[str, Any]:
+        """What was added since the last line of means, for a checkpoint."""
+        return {"sums": self._sums, "additions": self._additions}
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._board is not None:
+            self._board.close()
 
     def write_means(self, epoch: int, step: int, **others: float) -> None:
         """Write a line: the means since the last one, the pace, and others.

@@ -39,7 +39,9 @@ class TrainingSettings(OutputSettings):
     compile: Annotated[bool, Field(description="Compile the networks with torch.compile; needs a C++ compiler.")] = (
         False
     )
-    seed: Annotated[int, Field(ge=0, description="Draws weights, the order of images, and whatever is random.")] = 0
+    seed: Annotated[
+        int, Field(ge=0, lt=2**64, description="Draws weights, the order of images, and whatever is random.")
+    ] = 0
     checkpoint_minutes: Annotated[
         float, Field(gt=0, description="Besides at every epoch's end, save after this many minutes.")
     ] = 10

@@ -1,0 +1,111 @@
+"""Small images, stores of them made by stage one, and stage two run on them in this process."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.distill.run import distill_together
+from pipeline.distill.settings import DistillSettings
+from pipeline.embed.run import embed
+from pipeline.embed.settings import EmbedSettings
+from pipeline.live import live_evaluation
+from pipeline.progress import Silent
+
+TINY = {"student": "conv4-16", "epochs": 3, "batch_size": 8, "bank_size": 20, "key_momentum": 0.9, "learning_rate": 0.05,
+        "threads": 1, "device": "cpu"}  # fmt: skip
+TIMES = {"images_per_second", "teacher_wait_seconds"}
+
+Students = Callable[..., DistillSettings]
+Trained = Callable[..., dict[str, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """The stage sets torch's threads and determinism for its process, which here is the tests'."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def write_images(root: Path) -> Path:
+    """29 images in ``train``, 8 in ``val``, 26 x 22 pixels, half of them JPEG, of two classes."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 29), ("val", 8)):
+        for number in range(count):
+            folder = root / split / ("apple", "pear")[2 * number // count]
+            folder.mkdir(parents=True, exist_ok=True)
+            noise = Image.fromarray(generator.integers(0, 255, (6, 7, 3), dtype=np.uint8))
+            noise.resize((26, 22)).save(folder / f"{number:03d}.{('png', 'jpg')[number % 2]}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images") / "data")
+
+
+@pytest.fixture(scope="session")
+def store(data: Path) -> Path:
+    """Two random views of 16 pixels of ``train`` and view 0 of both splits, in 8 blocks; read it, never change it."""
+    path = data.parent / "teacher.zarr"
+    embed(
+        EmbedSettings(data=data, store=path, teacher="random/conv4-32", seed=5, size=16, resize=18, views=2, threads=1,
+                      block_rows=4, device="cpu"),
+        Silent(),
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def student(data: Path, store: Path, tmp_path: Path) -> Students:
+    """Settings of a student in a folder of this test's, tiny unless told otherwise."""
+
+    def make(name: str = "student", **settings: Any) -> DistillSettings:
+        return DistillSettings(**{"store": store, "data": data, "run": tmp_path / name, **TINY, **settings})
+
+    return make
+
+
+@pytest.fixture
+def trained(student: Students) -> Trained:
+    """Train one student; its weights."""
+
+    def run(name: str = "student", **settings: Any) -> dict[str, Tensor]:
+        (model,) = distill_together([student(name, **settings)], Silent(), live_evaluation)
+        return load_file(model)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None]:
+    """Check that two networks have the same weights, bit for bit."""
+
+    def check(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            torch.testing.assert_close(value, theirs[name], rtol=0, atol=0, equal_nan=True)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def metrics() -> Callable[[Path], list[dict[str, Any]]]:
+    """Metrics of a run, without those that tell the time."""
+
+    def read(run: Path) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        kept = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+        return [line for line in kept if len(line) > 2]
+
+    return read

@@ -1,19 +1,27 @@
 """What stage one puts into a store: every view by its parameters, however the samples are cut into blocks."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision import models
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
+from pipeline.embed import run
+from pipeline.embed.block import Block, Worker
 from pipeline.embed.plan import draw_parameters
-from storage import EmbeddingStore
+from pipeline.images.renderers import torchvision as torchvision_renderer
+from pipeline.images.sources.source import ImageSource
+from storage import EmbeddingStore, Split
+from storage.writer import StoreWriter
 
 Embedded = Callable[..., EmbeddingStore]
 
@@ -98,19 +106,50 @@ def test_the_default_blocks_are_at_least_32(data: Path, tmp_path: Path, embedded
     assert small.block_count == 32
 
 
-def test_all_views_of_a_block_come_from_one_decode(
+def test_all_views_of_a_block_come_from_one_reading_and_one_decode(
     data: Path, tmp_path: Path, embedded: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every opening of an image file is counted, after the index has seen them all."""
+    """Counted after the canaries, when the store is there, and with an index that has seen all images before."""
     embedded(data, tmp_path / "first.zarr")
-    opened: list[str] = []
-    read_bytes = Path.read_bytes
+    read: list[Path] = []
+    decoded: list[int] = []
 
-    def counting(path: Path) -> bytes:
-        opened.append(str(path))
+    def reading(path: Path) -> bytes:
+        if data in path.parents and (tmp_path / "second.zarr").exists():
+            read.append(path)
         return read_bytes(path)
 
-    monkeypatch.setattr(Path, "read_bytes", counting)
-    embedded(data, tmp_path / "second.zarr", views=6, split=("train",))
-    reads = [path for path in opened if str(data) in path]
-    assert len(reads) == 36
+    def decoding(content: bytes) -> Image.Image:
+        if (tmp_path / "second.zarr").exists():
+            decoded.append(len(content))
+        return decode(content)
+
+    read_bytes, decode = Path.read_bytes, torchvision_renderer.decode
+    monkeypatch.setattr(Path, "read_bytes", reading)
+    monkeypatch.setattr(torchvision_renderer, "decode", decoding)
+    embedded(data, tmp_path / "second.zarr", views=6, split=("train",), renderer="torchvision")
+    assert len(read) == len(set(read)) == 36
+    assert len(decoded) == 36
+
+
+def test_a_block_is_written_while_the_next_is_computed(
+    data: Path, tmp_path: Path, embedded: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write waits for the computing of the next block to begin: if that came after the write, it never would."""
+    begun = [threading.Event() for _ in range(5)]
+    waited: list[bool] = []
+    embed_block, write_block = run.embed_block, StoreWriter.write_block
+
+    def computing(worker: Worker, split: Split, source: ImageSource, block: Block, *more: Any) -> Any:
+        begun[block.number].set()
+        return embed_block(worker, split, source, block, *more)
+
+    def writing(writer: StoreWriter, split: str, block: int, *more: Any) -> None:
+        waited.append(begun[min(block + 1, 3)].wait(timeout=60))
+        write_block(writer, split, block, *more)
+
+    monkeypatch.setattr(run, "embed_block", computing)
+    monkeypatch.setattr(StoreWriter, "write_block", writing)
+    train = embedded(data, tmp_path / "store.zarr", split=("train:1",), block_rows=9)["train"]
+    assert waited == [True] * 8
+    assert train.complete_views == [0, 1]

@@ -1,6 +1,6 @@
-"""What is evaluated: features with labels, checked once before anything is computed from them.
+"""What is evaluated: features with labels, in memory or streamed from a store, checked before they count.
 
-Letters: N images, D features.
+Letters: N images, D features, R rows of a block.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError
+from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
-BLOCK_ROWS = 65_536
+    from storage import Split
 
 
 class Features(NamedTuple):
-    """Features and labels of N images."""
+    """Features and labels of N images, in memory."""
 
     features: npt.NDArray[np.floating]
     """(N, D); need not be normalised."""
@@ -26,30 +29,65 @@ class Features(NamedTuple):
     """(N,); class numbers from 0."""
 
 
-def check_features(name: str, images: Features) -> None:
-    """Check that these images can be scored.
+class StoredFeatures:
+    """Features and labels of the N good images of a split, in its evaluation view; read when they are needed.
 
-    Parameters
-    ----------
-    name : str
-        What to call the images in an error: training, test.
-    images : Features
+    Raises ``StoreError`` where the view is not complete or damaged, ``InputError`` as the checks below.
+    """
+
+    def __init__(self, name: str, split: Split) -> None:
+        self.name = name
+        """What the images are called in an error: training, test."""
+        self.labels = split.samples.label[split.samples.good]
+        """(N,)"""
+        self._split = split
+        check_labels(name, self.labels)
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float16]]:
+        """Yield the features (R, D) of some rows after the other, in order."""
+        good = self._split.samples.good
+        for rows, block in self._split.blocks(EVALUATION_VIEW):
+            features = block[good[rows]]
+            check_numbers(self.name, features, rows.start + np.flatnonzero(good[rows]))
+            yield features
+
+    def rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float16]:
+        """Features (len(rows), D) of some of the N images."""
+        stored = np.flatnonzero(self._split.samples.good)[rows]
+        features = self._split.rows(EVALUATION_VIEW, stored)
+        check_numbers(self.name, features, stored)
+        return features
+
+    def in_memory(self) -> Features:
+        """All of them."""
+        return Features(np.concatenate(list(self.blocks())), self.labels)
+
+
+def check_labels(name: str, labels: npt.NDArray[np.integer]) -> None:
+    """Check that there are images, each with a label.
 
     Raises
     ------
     InputError
-        If there is no image, an image has no label, or a feature is not a number; names the row.
+        If there is none, or one has no label; names the row.
     """
-    features, labels = images
-    if len(features) == 0:
+    if len(labels) == 0:
         raise InputError(f"There is no {name} image to evaluate on.")
     if (labels < 0).any():
         raise InputError(
-            f"The {name} image in row {int(np.flatnonzero(labels < 0)[0])} has no label; nearest neighbour needs "
-            "one: a folder a class, or --labels."
+            f"The {name} image in row {int(np.flatnonzero(labels < 0)[0])} has no label; nearest neighbour needs one: a "
+            "folder a class, or --labels."
         )
-    for start in range(0, len(features), BLOCK_ROWS):
-        broken = ~np.isfinite(features[start : start + BLOCK_ROWS]).all(axis=1)
-        if broken.any():
-            row = start + int(np.flatnonzero(broken)[0])
-            raise InputError(f"The {name} features of row {row} are not numbers; embed again.")
+
+
+def check_numbers(name: str, features: npt.NDArray[np.floating], rows: npt.NDArray[np.integer]) -> None:
+    """Check that features (R, D) of these rows (R,) of a store are numbers.
+
+    Raises
+    ------
+    InputError
+        If one is not; names the row.
+    """
+    broken = ~np.isfinite(features).all(axis=1)
+    if broken.any():
+        raise InputError(f"The {name} features of row {int(rows[broken][0])} are not numbers; embed again.")

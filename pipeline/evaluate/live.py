@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.embed.block import Worker, embed_images
 from pipeline.errors import InputError, RunError
-from pipeline.evaluate.features import Features, check_features
+from pipeline.evaluate.features import check_labels
 from pipeline.evaluate.nearest_neighbour import nearest_neighbour_accuracy
 from pipeline.evaluate.search import nearest_neighbours
 from pipeline.images.data_set import index_data_set
@@ -106,8 +106,8 @@ def make_live_evaluation(
     names = [train_split, test_split]
     indexes = _indexes(data, output, names, store, limit, selection or ImageSelection(), threads, progress)
     train, test = (_evenly_spaced(indexes[name], limit) for name in names)
-    _check_labels(train, train_split)
-    _check_labels(test, test_split)
+    check_labels(train_split, train.samples.label)
+    check_labels(test_split, test.samples.label)
     if train.samples.class_names != test.samples.class_names:
         raise InputError(
             f"Splits {train_split} and {test_split} have different classes; both need the same class folders to be "
@@ -167,11 +167,6 @@ def _evenly_spaced(index: ImageIndex, limit: int) -> ImageIndex:
         **{name: getattr(samples, name)[rows] for name in ("label", "image_size", "content_hash", "status")},
     )
     return ImageIndex(index.source, chosen)
-
-
-def _check_labels(index: ImageIndex, split: str) -> None:
-    """Nothing is known of the features yet; that there is an image, and a label for each, is."""
-    check_features(split, Features(np.zeros((len(index.samples), 1), np.float32), index.samples.label))
 
 
 def _rendered(worker: Worker, indexes: tuple[ImageIndex, ...]) -> Iterator[Tensor]:

@@ -17,6 +17,8 @@ from pipeline.evaluate.search import nearest_neighbours
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
     import torch
 
@@ -59,13 +61,23 @@ def nearest_neighbour_accuracy(
 
 
 def few_labels_accuracy(
-    train: Features, test: Features, labels_per_class: int, *, draws: int, seed: int, device: torch.device | str = "cpu"
+    train_features: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.floating]],
+    train_labels: npt.NDArray[np.integer],
+    test: Features,
+    labels_per_class: int,
+    *,
+    draws: int,
+    seed: int,
+    device: torch.device | str = "cpu",
 ) -> NearestNeighbourResult:
     """Evaluate features by their nearest neighbour among a few labelled training images.
 
     Parameters
     ----------
-    train, test : Features
+    train_features : callable
+        Gives the features (R, D) of R rows of the training images; asked once, for those that are drawn.
+    train_labels : int array of shape (N,)
+    test : Features
     labels_per_class : int
         How many training images of each class are labelled.
     draws : int
@@ -78,16 +90,18 @@ def few_labels_accuracy(
     InputError
         If a class has too few training images.
     """
+    drawn = [_balanced_rows(train_labels, labels_per_class, seed, draw) for draw in range(draws)]
+    wanted, place = np.unique(np.stack(drawn), return_inverse=True)
+    features = train_features(wanted)
     accuracies = []
-    for draw in range(draws):
-        rows = _balanced_rows(train.labels, labels_per_class, seed, draw)
-        found = nearest_neighbours(train.features[rows], test.features, 1, device=device)
-        accuracies.append(_top1_percent(found, train.labels[rows], test.labels))
+    for rows, places in zip(drawn, place.reshape(draws, -1), strict=True):
+        found = nearest_neighbours(features[places], test.features, 1, device=device)
+        accuracies.append(_top1_percent(found, train_labels[rows], test.labels))
     return NearestNeighbourResult(
         top1_percent=float(np.mean(accuracies)),
         labels_per_class=labels_per_class,
         draws=tuple(accuracies),
-        train_images=len(train.labels),
+        train_images=len(train_labels),
         test_images=len(test.labels),
     )
 

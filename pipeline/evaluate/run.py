@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings, SplitSource
 from pipeline.errors import InputError
-from pipeline.evaluate.features import Features, check_features
+from pipeline.evaluate.features import StoredFeatures, check_labels
 from pipeline.evaluate.nearest_neighbour import (
     NearestNeighbourResult,
     few_labels_accuracy,
@@ -21,6 +21,7 @@ from pipeline.evaluate.nearest_neighbour import (
 )
 from pipeline.evaluate.search import nearest_neighbours
 from pipeline.evaluate.weighted_knn import WeightedKnnResult, weighted_knn_accuracy
+from pipeline.images.data_set import list_data_set
 from pipeline.machine import prepare_machine
 from storage import open_store
 from storage.durable import write_json_durably
@@ -28,9 +29,16 @@ from storage.errors import StoreMismatchError
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
     from pipeline.evaluate.settings import EvaluateSettings
     from pipeline.progress import Progress
-    from storage import EmbeddingStore, Split
+    from storage import EmbeddingStore
+
+    Block = npt.NDArray[np.float16]
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +72,19 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
         open_store(settings.model) if _is_store(settings.model) else _features_of_network(settings, folder, progress)
     )
     train_split, test_split = store[settings.train_split], store[settings.test_split]
-    _check_same_classes(train_split, test_split)
-    train, test = _view_0(train_split), _view_0(test_split)
-    check_features("training", train)
-    check_features("test", test)
+    _check_same_classes(settings, train_split.class_names, test_split.class_names)
+    train, test = StoredFeatures("training", train_split), StoredFeatures("test", test_split).in_memory()
     neighbours = _neighbour_counts(settings, len(train.labels))
     device = prepare_machine(settings.device, settings.thread_count)
-    found = nearest_neighbours(train.features, test.features, max([1, *neighbours]), device=device)
     few_labels = [
-        few_labels_accuracy(train, test, count, draws=settings.draws, seed=settings.seed, device=device)
+        few_labels_accuracy(
+            train.rows, train.labels, test, count, draws=settings.draws, seed=settings.seed, device=device
+        )
         for count in settings.labels_per_class
     ]
+    with progress.track("search", len(train.labels)) as advance:
+        bank = _told(train.blocks(), advance)
+        found = nearest_neighbours(bank, test.features, max([1, *neighbours]), device=device)
     evaluation = Evaluation(
         store.attributes["teacher"]["name"],
         (nearest_neighbour_accuracy(found, train.labels, test.labels), *few_labels),
@@ -111,8 +121,9 @@ def _features_of_network(settings: EvaluateSettings, folder: Path, progress: Pro
         raise InputError(
             f"--data is needed to compute the features of '{settings.model}'; only a store has them already."
         )
-    shared = set(EmbedSettings.model_fields) & set(type(settings).model_fields)
     splits = dict.fromkeys((settings.train_split, settings.test_split))
+    _check_classes_before_the_work(settings, folder)
+    shared = set(EmbedSettings.model_fields) & set(type(settings).model_fields)
     wanted = EmbedSettings(
         **{name: getattr(settings, name) for name in shared},
         store=folder / "features.zarr",
@@ -126,12 +137,24 @@ def _features_of_network(settings: EvaluateSettings, folder: Path, progress: Pro
         return embed(wanted.model_copy(update={"resume": False, "overwrite": True}), progress)
 
 
-def _check_same_classes(train: Split, test: Split) -> None:
-    if train.class_names != test.class_names:
-        different = sorted(set(train.class_names) ^ set(test.class_names))
+def _check_classes_before_the_work(settings: EvaluateSettings, folder: Path) -> None:
+    """Find by the images' names what would end the evaluation when all features have been computed."""
+    assert settings.data is not None
+    names = (settings.train_split, settings.test_split)
+    listed = list_data_set(settings.data, names, settings.index_folder or folder / "index", settings.labels)
+    train, test = (listed[name][1] for name in names)
+    for name, listing in (("training", train), ("test", test)):
+        if not listing.class_names:
+            check_labels(name, listing.labels)
+    _check_same_classes(settings, train.class_names, test.class_names)
+
+
+def _check_same_classes(settings: EvaluateSettings, train: Sequence[str], test: Sequence[str]) -> None:
+    if tuple(train) != tuple(test):
+        different = sorted(set(train) ^ set(test))
         raise InputError(
-            f"Splits {train.name} and {test.name} have different classes ('{different[0]}' is in one only); both need "
-            "the same class folders."
+            f"Splits {settings.train_split} and {settings.test_split} have different classes ('{different[0]}' is in one "
+            "only); both need the same class folders."
         )
 
 
@@ -149,11 +172,10 @@ def _neighbour_counts(settings: EvaluateSettings, train_images: int) -> list[int
     return [count for count in counts if count <= train_images]
 
 
-def _view_0(split: Split) -> Features:
-    good, features = split.samples.good, split.view(EVALUATION_VIEW)
-    if good.all():  # no second copy of what can be many gigabytes
-        return Features(features, split.samples.label)
-    return Features(features[good], split.samples.label[good])
+def _told(blocks: Iterator[Block], advance: Callable[[int], None]) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        advance(len(block))
 
 
 def _record(settings: EvaluateSettings, store: EmbeddingStore, evaluation: Evaluation) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The k most similar rows of a bank, exactly, by cosine: what nearest neighbour and weighted k-NN are made from.
 
-Bank and queries are streamed in blocks, so what is needed besides the two arrays and the answer does not grow with
-either: a block of each in float32, and their similarities. A bank is read once, so it may be a memory map.
+Bank and queries are streamed in blocks, so what is needed besides the two and the answer does not grow with either: a
+block of each in float32, and their similarities. A bank is read once, so it may be a memory map, or come from a store
+block after block.
 
 The order is defined: larger similarity first, and of equal similarities the smaller row first, also where they are
 more than fit. It does not depend on the blocks, as far as float32 similarities do not. (This is why the search is
@@ -20,6 +21,8 @@ import torch
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy.typing as npt
     from torch import Tensor
 
@@ -39,7 +42,7 @@ class Neighbours(NamedTuple):
 
 @torch.inference_mode()
 def nearest_neighbours(
-    bank: npt.NDArray[np.floating],
+    bank: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]],
     queries: npt.NDArray[np.floating],
     k: int,
     *,
@@ -51,7 +54,8 @@ def nearest_neighbours(
 
     Parameters
     ----------
-    bank : float array of shape (N, D)
+    bank : float array of shape (N, D), or an iterable of such
+        Of an iterable, rows are numbered through.
     queries : float array of shape (M, D)
         Neither need be normalised; a row of zeros has cosine 0 with every other.
     k : int
@@ -70,26 +74,29 @@ def nearest_neighbours(
     InputError
         If the bank has fewer than k rows, or another number of features than the queries.
     """
-    if not 1 <= k <= len(bank):
-        raise InputError(f"{k} nearest neighbours were asked for, of {len(bank)} training images; ask for fewer.")
-    if bank.shape[1] != queries.shape[1]:
-        raise InputError(
-            f"The training images have {bank.shape[1]} features and the test images {queries.shape[1]}; give features of "
-            "one network."
-        )
     similarity = torch.full((len(queries), k), -torch.inf, device=device)
     row = torch.zeros((len(queries), k), dtype=torch.int64, device=device)
-    for first in range(0, len(bank), bank_block):
-        block = _normalised(bank[first : first + bank_block], device)  # (R, D)
-        for start in range(0, len(queries), query_block):
-            here = slice(start, start + query_block)
-            value, column = _largest(_normalised(queries[here], device) @ block.T, k)
-            value = torch.cat([similarity[here], value], dim=1)
-            candidate = torch.cat([row[here], column + first], dim=1)
-            # Stable: rows of earlier blocks stand first, and stay first among equals.
-            kept = value.sort(dim=1, descending=True, stable=True).indices[:, :k]
-            similarity[here] = value.gather(1, kept)
-            row[here] = candidate.gather(1, kept)
+    count = 0
+    for part in (bank,) if isinstance(bank, np.ndarray) else bank:
+        if part.shape[1] != queries.shape[1]:
+            raise InputError(
+                f"The training images have {part.shape[1]} features and the test images {queries.shape[1]}; give "
+                "features of one network."
+            )
+        for first in range(0, len(part), bank_block):
+            block = _normalised(part[first : first + bank_block], device)  # (R, D)
+            for start in range(0, len(queries), query_block):
+                here = slice(start, start + query_block)
+                value, column = _largest(_normalised(queries[here], device) @ block.T, k)
+                value = torch.cat([similarity[here], value], dim=1)
+                candidate = torch.cat([row[here], column + count], dim=1)
+                # Stable: rows of earlier blocks stand first, and stay first among equals.
+                kept = value.sort(dim=1, descending=True, stable=True).indices[:, :k]
+                similarity[here] = value.gather(1, kept)
+                row[here] = candidate.gather(1, kept)
+            count += len(block)
+    if count < k:
+        raise InputError(f"{k} nearest neighbours were asked for, of {count} training images; ask for fewer.")
     return Neighbours(similarity.cpu().numpy(), row.cpu().numpy())
 
 

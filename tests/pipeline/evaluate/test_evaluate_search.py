@@ -45,6 +45,15 @@ def test_neighbours_are_those_of_every_pair_compared(k: int, bank_block: int, qu
     assert found.similarity.dtype == np.float32
 
 
+@pytest.mark.parametrize("cuts", [[], [1], [40, 40, 149], list(range(150))])
+def test_bank_may_come_in_parts_of_any_size(cuts: list[int]) -> None:
+    bank, queries = signs(150, 16, 3), signs(20, 16, 4)
+    whole = nearest_neighbours(bank, queries, 30)
+    parts = nearest_neighbours(iter(np.split(bank, cuts)), queries, 30, bank_block=23)
+    np.testing.assert_array_equal(parts.row, whole.row)
+    np.testing.assert_array_equal(parts.similarity, whole.similarity)
+
+
 @pytest.mark.parametrize("bank_block", [500, 90, 33, 7])
 @pytest.mark.parametrize("dim", [4, 16])
 @pytest.mark.parametrize("k", [1, 2, 19, 100, 300])
@@ -88,7 +97,7 @@ def test_inputs_are_left_as_they_were() -> None:
     np.testing.assert_array_equal(bank, kept)
 
 
-@pytest.mark.parametrize("k", [0, 31])
+@pytest.mark.parametrize("k", [31, 1000])
 def test_more_neighbours_than_there_are_is_an_error(k: int) -> None:
     with pytest.raises(InputError, match=f"{k} nearest neighbours were asked for, of 30 training images; ask for"):
         nearest_neighbours(np.ones((30, 4)), np.ones((2, 4)), k)

@@ -162,21 +162,29 @@ def test_broken_feature_in_a_store_is_named(data: Path) -> None:
     assert not (run / "nearest-neighbour.json").exists()
 
 
-def test_splits_of_other_classes_are_refused(data: Path) -> None:
+def test_splits_of_other_classes_are_refused_before_anything_is_computed(data: Path) -> None:
     (data / "val" / "pear").rename(data / "val" / "plum")
-    with pytest.raises(InputError, match=r"Splits train and val have different classes \('pear' is in one only\)"):
+    sentence = r"Splits train and val have different classes \('pear' is in one only\)"
+    progress = Counting()
+    with pytest.raises(InputError, match=sentence):
+        score(run_of(data), progress, data=data)
+    assert progress.views == 0
+    with pytest.raises(InputError, match=sentence):
         score(store_of(data))
 
 
-def test_images_without_labels_are_refused(data: Path) -> None:
+def test_images_without_labels_are_refused_before_anything_is_computed(data: Path) -> None:
     for split in ("train", "val"):
         for file in sorted((data / split).glob("*/*.png")):
             file.rename(data / split / f"{file.parent.name}{file.name}")
         for folder in ("apple", "pear"):
             (data / split / folder).rmdir()
-    with pytest.raises(
-        InputError, match="The training image in row 0 has no label; nearest neighbour needs one: a folder a"
-    ):
+    sentence = "The training image in row 0 has no label; nearest neighbour needs one: a folder a class, or --labels"
+    progress = Counting()
+    with pytest.raises(InputError, match=sentence):
+        score(run_of(data), progress, data=data)
+    assert progress.views == 0
+    with pytest.raises(InputError, match=sentence):
         score(store_of(data))
 
 

@@ -8,9 +8,18 @@ import click
 
 from cli.groups import example
 from cli.steps import run_options, run_steps
+from pipeline.recipe import plan_steps, read_recipe, recipe_names, select_steps
+
+HELP = f"""Run all stages from one file.
+
+RECIPE is a TOML file, or the name of one that comes with the package: {", ".join(recipe_names())}.
+
+A step whose settings and inputs have not changed is not run again; one that was interrupted goes on. An output that is
+made anew is first moved to NAME.previous (NAME.unfinished if it was interrupted).
+"""
 
 
-@click.command("run", epilog=example("compress-ssl run mine.toml --from distill"))
+@click.command("run", help=HELP, epilog=example("compress-ssl run mine.toml --from distill"))
 @click.argument("recipe")
 @click.option("--data", type=click.Path(path_type=Path), help="Data set to use instead of the recipe's.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's.")
@@ -27,15 +36,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Run all stages from one file.
-
-    RECIPE is a TOML file, or the name of one that comes with the package: imagenet, photographs, quickstart.
-
-    A step whose settings and inputs have not changed is not run again; one that was interrupted goes on. An
-    output that is made anew is first moved to NAME.previous (NAME.unfinished if it was interrupted).
-    """
-    from pipeline.recipe import plan_steps, read_recipe, select_steps
-
+    """Read a recipe, choose steps, run them."""
     chosen = read_recipe(recipe, data=data, folder=folder)
     steps = select_steps(plan_steps(chosen), first=first, only=only)
     run_steps(chosen, steps, force=force, dry_run=dry_run, as_json=as_json)

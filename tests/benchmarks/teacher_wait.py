@@ -1,0 +1,117 @@
+"""How long training waits for the teacher's views, as a share of an epoch, for each memory they can lie in.
+
+python tests/benchmarks/teacher_wait.py DATA    photographs in DATA/train, and a synthetic store of 200,000 x 2,048;
+                                                prints rows for docs/benchmarks.md; takes 4 GB of temporary disk
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.distill.run import distill
+from pipeline.distill.settings import DistillSettings
+from pipeline.embed.run import embed
+from pipeline.embed.settings import EmbedSettings
+from pipeline.images.index import index_images
+from pipeline.images.policies import COLUMNS, POLICIES, evaluation_parameters, fresh_parameters
+from pipeline.images.sources.open_source import open_source
+from pipeline.progress import Silent
+from storage import SplitPlan
+from storage.schema import default_block_rows
+from storage.writer import StoreWriter, create_store
+
+IMAGES, FEATURES, VIEWS, SIDE, EPOCHS = 200_000, 2048, 3, 16, 3
+
+
+def synthetic(folder: Path) -> tuple[Path, Path]:
+    """Write many tiny images, and a store with noise for embeddings; paths of store and data."""
+    generator = np.random.default_rng(0)
+    (folder / "data" / "train").mkdir(parents=True)
+    for number in range(IMAGES):
+        pixels = generator.integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "data" / "train" / f"{number:06d}.jpg")
+    source = open_source(folder / "data", "train")
+    samples = index_images(source, folder / "index.npz", threads=2, progress=Silent()).samples
+    policy = {"name": "crop-flip", **POLICIES["crop-flip"].model_dump(mode="json")}
+    views = [{"policy": {"name": "evaluation", "resize": SIDE}, "seed": 0, "size": SIDE}]
+    views += [{"policy": policy, "seed": 0, "size": SIDE}] * VIEWS
+    rows = default_block_rows(IMAGES, FEATURES)
+    create_store(
+        folder / "teacher.zarr",
+        {"teacher": {"name": "noise"}, "data_set": {"name": "noise"}},
+        {"train": SplitPlan(samples, "train", views, COLUMNS, FEATURES, rows)},
+    )
+    writer = StoreWriter(folder / "teacher.zarr")
+    for view in range(len(views)):
+        parameters = (
+            fresh_parameters(POLICIES["crop-flip"], SIDE, 0, view, samples.image_size)
+            if view
+            else evaluation_parameters(samples.image_size, SIDE, SIDE)
+        )
+        for block in writer.pending_blocks("train"):
+            part = writer.store["train"].block_slice(block)
+            noise = generator.standard_normal((part.stop - part.start, FEATURES), np.float32)
+            writer.write_block("train", block, view, noise, parameters[part])
+    writer.finish()
+    return folder / "teacher.zarr", folder / "data"
+
+
+def photographs(data: Path, folder: Path) -> tuple[Path, Path]:
+    """Embed the photographs at 64 pixels."""
+    store = folder / "photographs.zarr"
+    teacher = {"teacher": "random/resnet18", "size": 64, "resize": 64, "split": ("train",), "views": VIEWS}
+    embed(EmbedSettings(data=data, store=store, **teacher), Silent())
+    return store, data
+
+
+def epochs(store: Path, data: Path, run: Path, memory: str, batch_size: int) -> list[tuple[float, float]]:
+    """Seconds, and seconds of waiting, of every epoch."""
+    settings = DistillSettings(
+        store=store,
+        data=data,
+        run=run,
+        student="conv4-16",
+        objective="compress-1q",
+        epochs=EPOCHS,
+        batch_size=batch_size,
+        bank_size=1024,
+        teacher_memory=memory,
+        scratch=run.parent,
+    )
+    distill(settings, Silent())
+    seconds, found = 0.0, []
+    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        if "teacher_wait_seconds" in line:
+            found.append((seconds, line["teacher_wait_seconds"]))
+            seconds = 0.0
+        else:
+            steps = line["step"] % 50 or 50
+            seconds += steps * batch_size / line["images_per_second"]
+    return found
+
+
+def main() -> None:
+    """Measure both stores in both memories of this machine's kind."""
+    print(
+        "| store | memory | epoch, s | waiting, s, by epoch | share after the first |\n| --- | --- | --- | --- | --- |"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        stores = {
+            "photographs": (*photographs(Path(sys.argv[1]), folder), 64),
+            f"{IMAGES:,} x {FEATURES:,}": (*synthetic(folder), 256),
+        }
+        for name, (store, data, batch_size) in stores.items():
+            for memory in ("device", "mapped"):
+                found = epochs(store, data, folder / f"{name}-{memory}".replace(" ", ""), memory, batch_size)
+                later = sum(wait for _, wait in found[1:]) / sum(seconds for seconds, _ in found[1:])
+                waits = ", ".join(f"{wait:.3f}" for _, wait in found)
+                print(f"| {name} | {memory} | {found[-1][0]:.1f} | {waits} | {100 * later:.2f} % |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

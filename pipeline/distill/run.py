@@ -20,6 +20,7 @@ from pipeline.distill.replay import PREFILL_EPOCHS, Replay, Replayed, ViewNumber
 from pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
 from pipeline.distill.teacher_bank import TeacherBank
 from pipeline.errors import InputError
+from pipeline.images.canaries import check_canaries
 from pipeline.images.policies import POLICIES
 from pipeline.images.rendering import make_renderer
 from pipeline.images.sources.open_source import open_source
@@ -102,6 +103,8 @@ def distill_together(
     networks = [_build(student, split, sizes[student.run]) for student in students]
     inputs = {"teacher": store.attributes["teacher"], "data_set": store.attributes["data_set"], "views": split.views}
     renderer = make_renderer(shared.renderer, device, shared.thread_count)
+    if not is_fresh:
+        check_canaries(store, split.name, source, renderer, shared.batch_size)
     scores = [make_score(student, renderer, progress, live) for student in students]
     with (
         full_memory_as_sentence(

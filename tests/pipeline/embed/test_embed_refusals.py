@@ -1,5 +1,6 @@
 """Which images and settings stage one takes, what it leaves out, and what it refuses, by name."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,28 @@ def test_a_bad_image_is_recorded_and_left_out_when_asked(data: Path, tmp_path: P
     for view in (0, 1, 2):
         assert np.flatnonzero(np.isnan(train.view(view)).any(axis=1)).tolist() == [row]
         assert np.isnan(train.view(view)[row]).all()
+
+
+def test_a_student_does_not_start_on_a_store_whose_views_come_out_otherwise(
+    data: Path, tmp_path: Path, embedded: Embedded
+) -> None:
+    """The store's canaries are swapped for others: they are the pictures of some other renderer."""
+    metadata = embedded(data, tmp_path / "store.zarr").path / "zarr.json"
+    words = ["distill", str(tmp_path / "store.zarr"), str(data), str(tmp_path / "student"), "--student", "conv4-16",
+             "--batch-size", "8", "--epochs", "1", "--bank-size", "16", "--threads", "1"]  # fmt: skip
+    content = json.loads(metadata.read_text())
+    canaries = content["attributes"]["canaries"]["train"]
+    for one, other in zip(canaries[::2], canaries[1::2], strict=True):
+        for key in ("xxh3_128", "picture"):
+            one[key], other[key] = other[key], one[key]
+    metadata.write_text(json.dumps(content))
+    answer = CliRunner().invoke(main, words)
+    assert answer.exit_code == 2
+    assert "16 of 16 canaries of split train of" in answer.output
+    assert "is refused: use the renderer and the versions" in " ".join(answer.output.split())
+    assert not (tmp_path / "student").exists()
+    fresh = CliRunner().invoke(main, [*words, "--student-view", "fresh"])
+    assert fresh.exit_code == 0, fresh.output
 
 
 def test_a_bad_image_is_left_out_of_training_and_of_evaluation(data: Path, tmp_path: Path, embedded: Embedded) -> None:

@@ -91,6 +91,8 @@ class Policy(Settings):
 
 
 POLICIES = {
+    # The largest centred square, nothing random: for images that are as small as the view (32 pixels).
+    "identity": Policy(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0),
     # RandomResizedCrop and flip with torchvision's defaults (CompRess, section 4).
     "crop-flip": Policy(),
     # MoCo v2 (Chen et al. 2020), its aug_plus.

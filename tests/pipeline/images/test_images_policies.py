@@ -21,7 +21,9 @@ from pipeline.images.policies import (
     Policy,
     PolicySetting,
     evaluation_parameters,
+    fresh_parameters,
     random_parameters,
+    resized_parameters,
 )
 
 FULL = Policy(scale=(0.2, 0.9), ratio=(0.6, 1.5), flip=0.3, jitter=0.8, brightness=0.4, contrast=0.3, saturation=0.2,
@@ -172,6 +174,32 @@ def test_another_seed_or_view_gives_other_numbers() -> None:
     for seed, view in ((2, 1), (1, 2), (2**63, 1)):
         other = random_parameters(FULL, 224, seed, view, 0, tried)
         assert (other[:, :4] != first[:, :4]).any(axis=1).all()
+
+
+def test_identity_is_the_largest_centred_square_and_nothing_else() -> None:
+    sides = np.array([[32, 32], [31, 31], [40, 32], [32, 41]], np.int32)  # height, width
+    drawn = random_parameters(POLICIES["identity"], 32, 5, 1, 0, sides)
+    assert drawn[:, :4].tolist() == [[0, 0, 32, 32], [0, 0, 31, 31], [0, 4, 32, 32], [4, 0, 32, 32]]
+    changing = [COLUMN["jitter_order"]]
+    other = random_parameters(POLICIES["identity"], 32, 6, 2, 0, sides)
+    np.testing.assert_array_equal(np.delete(drawn, changing, axis=1), np.delete(other, changing, axis=1))
+    assert not drawn[:, [COLUMN[name] for name in ("flip", "hue", "grey", "blur_sigma")]].any()
+    assert (drawn[:, [COLUMN[name] for name in ("brightness", "contrast", "saturation")]] == 1).all()
+
+
+def test_a_view_of_another_side_has_the_same_crop_and_the_blur_in_proportion() -> None:
+    drawn = random_parameters(FULL, 224, 5, 1, 0, sizes(50))
+    smaller = resized_parameters(drawn, 224, 56)
+    sides, blur = [COLUMN["resize_width"], COLUMN["resize_height"]], COLUMN["blur_sigma"]
+    assert (smaller[:, sides] == 56).all()
+    np.testing.assert_allclose(smaller[:, blur], drawn[:, blur] / 4, rtol=1e-6)
+    np.testing.assert_array_equal(np.delete(smaller, [*sides, blur], 1), np.delete(drawn, [*sides, blur], 1))
+
+
+def test_parameters_of_a_whole_split_are_those_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = sizes(100)
+    monkeypatch.setattr("pipeline.images.policies.DRAWN_AT_ONCE", 33)
+    np.testing.assert_array_equal(fresh_parameters(FULL, 64, 5, 9, some), random_parameters(FULL, 64, 5, 9, 0, some))
 
 
 def test_columns_are_what_the_store_names() -> None:

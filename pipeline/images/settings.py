@@ -29,4 +29,7 @@ class PackSettings(Settings):
             raise ValueError("a split is named twice; name each once.")
         if "." in splits and len(splits) > 1:
             raise ValueError("'.' is the whole data set; pack it alone, or name the other splits only.")
+        for split in splits:
+            if outer := next((other for other in splits if split.startswith(f"{other}/")), None):
+                raise ValueError(f"'{split}' lies in '{outer}'; pack one of them.")
         return splits

@@ -17,12 +17,14 @@ import numpy as np
 import xxhash
 
 from pipeline.errors import InputError
-from pipeline.images.sources.parts import Parts, read_part
+from pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
 from pipeline.images.sources.source import Listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import numpy.typing as npt
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FORMAT_NAME = "compress-ssl-images"
@@ -80,8 +82,13 @@ class PackSource:
         """Without the table: another process reads its own."""
         return {"file": self.file, "split": self.split}
 
+    @property
+    def _table(self) -> tuple[Parts, npt.NDArray[np.uint64]]:
+        with LOADING:
+            return self._loaded
+
     @cached_property
-    def _table(self) -> tuple[Parts, Any]:
+    def _loaded(self) -> tuple[Parts, npt.NDArray[np.uint64]]:
         damaged = InputError(
             f"Split '{self.split}' of the pack '{self.file}' is damaged; copy the file again, or pack the images again."
         )
@@ -98,7 +105,7 @@ class PackSource:
         if len(lengths) > 1 or begin is None or (size < 0).any() or begin + offset[-1] > self.file.stat().st_size:
             raise damaged
         listing = Listing(paths, label, tuple(class_names))
-        return Parts(listing, np.zeros(len(paths), np.int32), begin + offset[:-1], size), content_hash
+        return make_parts(listing, np.zeros(len(paths), np.int32), begin + offset[:-1], size), content_hash
 
 
 @contextmanager

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,21 +20,22 @@ if TYPE_CHECKING:
     from pipeline.images.sources.source import Listing
 
 
-@dataclass(frozen=True)
-class Parts:
+LOADING = threading.Lock()
+"""Held while a source reads its list, so that of many threads one does; a million images are 300 MB."""
+
+
+class Parts(NamedTuple):
     """The images of some files, N in all."""
 
     listing: Listing
+    row_of: dict[str, int]
+    """Row of each path."""
     file: npt.NDArray[np.int32]
     """(N,) number of the file that each is in."""
     offset: npt.NDArray[np.int64]
     """(N,) its first byte there."""
     size: npt.NDArray[np.int64]
     """(N,) in bytes."""
-
-    @cached_property
-    def _row(self) -> dict[str, int]:
-        return {path: row for row, path in enumerate(self.listing.paths)}
 
     def row(self, path: str) -> int:
         """Row of an image.
@@ -46,9 +46,16 @@ class Parts:
             If there is no image of this name.
         """
         try:
-            return self._row[path]
+            return self.row_of[path]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+
+
+def make_parts(
+    listing: Listing, file: npt.NDArray[np.int32], offset: npt.NDArray[np.int64], size: npt.NDArray[np.int64]
+) -> Parts:
+    """Parts that are found by their paths."""
+    return Parts(listing, {path: row for row, path in enumerate(listing.paths)}, file, offset, size)
 
 
 def read_part(file: Path, offset: int, size: int) -> bytes:

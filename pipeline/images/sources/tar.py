@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.images.sources.parts import Parts, read_part
+from pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
 from pipeline.images.sources.source import Listing, check_name, is_image
 from pipeline.images.sources.text import number_classes
 from storage.durable import write_durably
@@ -69,8 +69,13 @@ class TarSource:
         """Without the members: another process reads its own."""
         return {"location": self.location, "shards": self.shards, "cache": self.cache}
 
-    @cached_property
+    @property
     def _parts(self) -> Parts:
+        with LOADING:
+            return self._loaded
+
+    @cached_property
+    def _loaded(self) -> Parts:
         stamp = json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.shards])
         parts = _read_cache(self.cache, stamp)
         if parts is None:
@@ -103,7 +108,7 @@ def _look_into(location: Path, shards: tuple[Path, ...]) -> Parts:
     listing = Listing(
         [member.path for member in members], labels if labelled else np.full(len(members), -1, np.int32), class_names
     )
-    return Parts(
+    return make_parts(
         listing,
         np.array([member.shard for member in members], np.int32),
         np.array([member.offset for member in members], np.int64),
@@ -169,7 +174,7 @@ def _read_cache(cache: Path | None, stamp: str) -> Parts | None:
             if table["stamp"].tobytes().decode() != stamp:
                 return None
             paths, class_names = (_split(table[name].tobytes()) for name in ("path", "class_name"))
-            return Parts(
+            return make_parts(
                 Listing(paths, table["label"], tuple(class_names)), table["shard"], table["offset"], table["size"]
             )
     except Exception:  # noqa: BLE001 none yet, or damaged, which zipfile says in many ways: the shards are read again

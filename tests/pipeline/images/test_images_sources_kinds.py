@@ -17,8 +17,13 @@ from pipeline.errors import InputError
 from pipeline.images.data_set import index_data_set
 from pipeline.images.pack import pack
 from pipeline.images.settings import PackSettings
+from pipeline.images.sources import pack as pack_module
+from pipeline.images.sources import tar as tar_module
 from pipeline.images.sources.open_source import open_source
+from pipeline.images.sources.pack import PackSource
+from pipeline.images.sources.parts import make_parts
 from pipeline.images.sources.source import ImageSource
+from pipeline.images.sources.tar import TarSource
 from pipeline.progress import Silent
 from pipeline.settings import ImageSelection
 from storage import Split
@@ -189,6 +194,19 @@ def test_a_copy_in_another_process_reads_the_same(made: tuple[Path, Callable[[st
     pickled = pickle.dumps(source)
     assert len(pickled) < 2000  # the list of images stays here
     assert read_all(pickle.loads(pickled)) == expected
+
+
+def test_of_many_threads_that_begin_at_once_one_reads_the_list(
+    made: tuple[Path, Callable[[str], str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(made[0], "train")
+    paths, loaded = source.listing().paths, []
+    for module in (pack_module, tar_module):
+        monkeypatch.setattr(module, "make_parts", lambda *columns: (loaded.append(1), make_parts(*columns))[1])
+    copy = pickle.loads(pickle.dumps(source))
+    with ThreadPoolExecutor(16) as pool:
+        assert len(list(pool.map(copy.read, paths))) == len(paths)
+    assert len(loaded) == isinstance(source, PackSource | TarSource)
 
 
 def test_an_image_that_is_not_there_is_not_found(made: tuple[Path, Callable[[str], str]]) -> None:

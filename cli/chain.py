@@ -25,6 +25,21 @@ FROM_THE_CHAIN = ("data", "run", "output", "resume", "overwrite", "index_folder"
 Stage = tuple[str, dict[str, Any]]
 
 
+class StageCommand(click.Command):
+    """A stage of a chain; knows which options are the chain's own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Answer an option of the chain that comes too late with where it goes."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if any(error.option_name in parameter.opts for parameter in command.params):
+                raise click.UsageError(
+                    f"{error.option_name} is for the whole chain; give it before the first stage.", ctx
+                ) from error
+            raise
+
+
 @click.group(
     "chain",
     cls=NearestGroup,
@@ -85,7 +100,7 @@ def _stage(name: str, model: type[Settings], given: dict[str, Any]) -> Stage:
     return name, table
 
 
-@command.command("pretrain")
+@command.command("pretrain", cls=StageCommand)
 @settings_options(PretrainSettings, without=FROM_THE_CHAIN)
 @_name_option("its architecture")
 def pretrain(**given: Any) -> Stage:
@@ -93,7 +108,7 @@ def pretrain(**given: Any) -> Stage:
     return _stage("pretrain", PretrainSettings, given)
 
 
-@command.command("embed")
+@command.command("embed", cls=StageCommand)
 @settings_options(EmbedSettings, without=(*FROM_THE_CHAIN, "store"), optional=("teacher",))
 def embed(**given: Any) -> Stage:
     """Run images through a teacher once.
@@ -103,7 +118,7 @@ def embed(**given: Any) -> Stage:
     return _stage("embed", EmbedSettings, given)
 
 
-@command.command("distill")
+@command.command("distill", cls=StageCommand)
 @settings_options(DistillSettings, without=FROM_THE_CHAIN, optional=("store",))
 @_name_option("STUDENT-OBJECTIVE")
 def distill(**given: Any) -> Stage:
@@ -114,7 +129,7 @@ def distill(**given: Any) -> Stage:
     return _stage("distill", DistillSettings, given)
 
 
-@command.command("evaluate")
+@command.command("evaluate", cls=StageCommand)
 @click.option(
     "--model",
     "models",

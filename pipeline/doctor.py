@@ -105,13 +105,19 @@ def _gpus() -> Finding:
     found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     gpus = [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in found]
     version = Path("/proc/driver/nvidia/version")
-    driver = next(iter(re.findall(r"\s(\d+\.\d+[.\d]*)\s", version.read_text())), None) if version.exists() else None
+    driver = driver_version(version.read_text()) if version.exists() else None
     facts = {"gpus": gpus, "driver": driver, "cuda": torch.version.cuda}
     if not gpus:
         seen = f"driver {driver} is there, but torch sees no GPU" if driver else "none"
         return Finding(f"{seen}; everything runs on the processor", facts)
     shown = ", ".join(f"{gpu.name} ({gpu.total_memory / GIB:,.0f} GiB)" for gpu in found)
     return Finding(f"{shown}; driver {driver or 'unknown'}, CUDA {torch.version.cuda}", facts)
+
+
+def driver_version(text: str) -> str | None:
+    """Version of NVIDIA's driver in what its kernel module says of itself."""
+    match = re.search(r"\s(\d+\.\d+[.\d]*)\s", text)
+    return match[1] if match else None
 
 
 def _packages() -> Finding:

@@ -51,15 +51,17 @@ def decide(
     force : bool
         Run it again even if it is up to date.
     """
+    apart = {*HOW, *WHERE, *_places(step)}
     record = {
-        "settings": step.settings.model_dump(mode="json", exclude={*HOW, *WHERE, *_places(step)}),
+        "settings": step.settings.model_dump(mode="json", exclude=apart),
         "inputs": _inputs(step, steps),
         "images": {folder: images[folder] for folder in image_folders(step)},
     }
     before = read_record(recipe, step.name)
     if before is None:
         return Decision(step, "run", "not run before", record)
-    if change := _difference(before, record):
+    chosen = step.settings.model_dump(mode="json", exclude=apart, exclude_defaults=True)
+    if change := _difference(before, record, chosen):
         return Decision(step, "run", change, record)
     if force:
         return Decision(step, "run", "forced", record)
@@ -165,11 +167,14 @@ def image_folders(step: Step) -> list[str]:
     return [settings.train_split, settings.test_split]
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say the first thing that has changed; None if nothing has."""
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Mapping[str, Any]) -> str | None:
+    """Say the first thing that has changed; None if nothing has.
+
+    A setting that there was not yet when the record was written is no change at its default: ``chosen`` are the others.
+    """
     old, new = before.get("settings", {}), now["settings"]
     for key in sorted({*old, *new}):
-        if old.get(key) != new.get(key):
+        if old.get(key) != new.get(key) and (key in old or key in chosen):
             return f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
     inputs = before.get("inputs", {})
     for name, content in now["inputs"].items():

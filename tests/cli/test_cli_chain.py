@@ -120,6 +120,12 @@ def test_dry_run_says_what_would_be_done_on_standard_output_and_writes_nothing(c
     assert [path.name for path in here.iterdir()] == ["data"]
 
 
+def test_models_that_are_named_are_evaluated_alone(call: Call, here: Path) -> None:
+    stages = "embed --teacher random/conv4-32 evaluate --model random/conv4-16 --model embed"
+    answer = json.loads(chain(call, "--dry-run", "--json", stages=stages).stdout)
+    assert [step["step"] for step in answer["steps"]] == ["embed", "evaluate random/conv4-16", "evaluate embed"]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_has_the_options_of_its_command_but_for_what_the_chain_decides(call: Call, stage: str) -> None:
     model, own = STAGES[stage]
@@ -152,6 +158,11 @@ def test_stage_has_the_options_of_its_command_but_for_what_the_chain_decides(cal
             "--views: input should be greater than or equal to 1, got 0.",
         ),
         ("chain --data data --folder out --threads 0 embed", "--threads: input should be greater than or equal to 1"),
+        (
+            "chain --data data --folder out pretrain --arch conv4-16 --dry-run",
+            "--dry-run is for the whole chain; give it before the first stage.",
+        ),
+        ("chain --data data --folder out evaluate --model embd", "There is no model 'embd'."),
         ("chain --data data --folder out pretrain", "Missing option '--arch'."),
         ("chain --data data --folder out distill --student conv4-16", "'distill' has no store; put 'embed' before it"),
         ("chain --data data --folder out embed", "'embed' has no teacher; give it --teacher, or put 'pretrain'"),

@@ -176,6 +176,17 @@ def test_setting_that_says_only_how_to_run_puts_nothing_out_of_date(work: Path) 
     assert actions(run(work, changed)) == {}
 
 
+def test_setting_that_came_with_a_new_version_is_no_change_at_its_default(work: Path) -> None:
+    path = work / "out" / "steps" / "small.json"
+    record = json.loads(path.read_text())
+    del record["settings"]["key_momentum"], record["settings"]["bank_size"]
+    path.write_text(json.dumps(record))
+    decisions = run(work, dry_run=True)
+    assert decisions["small"] == ("run", "bank_size was None, is 16")
+    default = RECIPE.replace("bank_size = 16\n", "")
+    assert run(work, default, dry_run=True, only=("small",)) == {"small": ("skip", "up to date")}
+
+
 def test_changed_embedding_runs_all_that_comes_after(work: Path) -> None:
     decisions = run(work, RESEEDED)
     assert actions(decisions) == dict.fromkeys(STEPS[1:], "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from cli.groups import example
 from cli.steps import run_options, run_steps
@@ -19,8 +20,15 @@ made anew is first moved to NAME.previous (NAME.unfinished if it was interrupted
 """
 
 
+def _recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """What a shell offers for RECIPE: names of recipes, and files."""
+    del ctx, param
+    names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
 @click.command("run", help=HELP, epilog=example("compress-ssl run mine.toml --from distill"))
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=_recipes)
 @click.option("--data", type=click.Path(path_type=Path), help="Data set to use instead of the recipe's.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's.")
 @click.option("--from", "first", metavar="STEP", help="Begin at this step or stage.")

@@ -37,6 +37,7 @@ def completions(line: str) -> list[str]:
         ("compress-ssl distill --obj", ["--objective"]),
         ("compress-ssl distill --objective ", ["compress-1q", "compress-2q"]),
         ("compress-ssl chain embed --views 2 dis", ["distill"]),
+        ("compress-ssl run image", ["imagenet", "image"]),  # the last one says: or a file
         ("compress-ssl completion ", ["bash", "zsh", "fish"]),
     ],
 )

@@ -49,10 +49,15 @@ def load_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"The checkpoint '{path}' cannot be read ({str(error).splitlines()[0]}); restore it, or begin again with "
+            f"The checkpoint '{path}' cannot be read ({first_line(error)}); restore it, or begin again with "
             "--overwrite."
         ) from error
     return state
+
+
+def first_line(error: BaseException) -> str:
+    """As much of torch's explanation as goes into a sentence."""
+    return str(error).partition("\n")[0].rstrip(": ") or "it is cut short"
 
 
 def run_record(settings: TrainingSettings, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,11 +92,10 @@ def check_same_record(run: Path, record: Mapping[str, Any]) -> None:
 
 
 def _innermost_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
-    """Where two values of a setting differ first, inside tables and lists: its name and the two."""
+    """Where two values of a setting differ first, inside tables and lists of tables: its name and the two."""
+    if isinstance(before, list) and isinstance(now, list) and all(isinstance(each, dict) for each in before + now):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [key for key in now | before if before.get(key) != now.get(key)]
         return _innermost_difference(f"{name}.{keys[0]}", before.get(keys[0]), now.get(keys[0]))
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        place = next(place for place, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
-        return _innermost_difference(f"{name}.{place}", before[place], now[place])
     return name, before, now

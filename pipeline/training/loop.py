@@ -17,7 +17,14 @@ import torch
 
 from pipeline.errors import InputError, RunError, Stopped
 from pipeline.machine import AUTOCAST_TYPES
-from pipeline.training.checkpoint import SETTINGS_FILE, check_same_record, load_checkpoint, run_record, save_checkpoint
+from pipeline.training.checkpoint import (
+    SETTINGS_FILE,
+    check_same_record,
+    first_line,
+    load_checkpoint,
+    run_record,
+    save_checkpoint,
+)
 from pipeline.training.metrics import MetricsLog, keep_metrics_until
 from pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 from pipeline.training.stopping import stop_requests
@@ -244,7 +251,7 @@ class _Running(Generic[BatchT]):
             pending: dict[str, Any] = state["pending_metrics"]
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"The checkpoint in '{run}' does not fit these networks ({error}); begin again with --overwrite."
+                f"The checkpoint in '{run}' does not fit these networks ({first_line(error)}); begin again with --overwrite."
             ) from error
         logger.info("Going on with '%s' at epoch %d, step %d.", run, epoch, step)
         return (epoch, step), pending

@@ -28,7 +28,7 @@ class TrainingSettings(OutputSettings):
     gamma: Annotated[float, Field(gt=0, description="Factor of the step schedule.")] = 0.2
     warmup_epochs: Annotated[
         float, Field(ge=0, description="Epochs over which the rate first rises linearly from zero.")
-    ] = 0
+    ] = 0.0
     precision: Annotated[
         Literal["float32", "bfloat16", "float16"],
         Field(description="Of the networks while they train (automatic mixed precision); losses are float32."),

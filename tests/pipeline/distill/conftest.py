@@ -1,7 +1,8 @@
 """Small images, stores of them made by stage one, and stage two run on them in this process."""
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,26 @@ def torch_as_it_was() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+class Dying(Silent):
+    """Ends the process, as far as a test can, after some steps: their last checkpoints are what stays."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps + 1  # what is done before the first is told too
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        def advance(amount: int) -> None:
+            self._left -= 1
+            if self._left == 0:
+                raise Killed
+
+        yield advance
 
 
 def write_images(root: Path) -> Path:
@@ -109,3 +130,15 @@ def metrics() -> Callable[[Path], list[dict[str, Any]]]:
         return [line for line in kept if len(line) > 2]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def killed_after() -> Callable[[int, Sequence[DistillSettings]], None]:
+    """Train students in one pass, and end it without warning after so many steps, before the last of them is saved."""
+
+    def run(steps: int, students: Sequence[DistillSettings]) -> None:
+        often = [each.model_copy(update={"checkpoint_minutes": 1e-9}) for each in students]
+        with pytest.raises(Killed):
+            distill_together(often, Dying(steps), live_evaluation)
+
+    return run

@@ -123,9 +123,7 @@ def begin(settings: DistillSettings, teacher_dim: int) -> tuple[torch.nn.Module,
 
 def assert_close_weights(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
     for name, value in theirs.items():
-        torch.testing.assert_close(
-            ours[name].double(), value, rtol=tolerance, atol=tolerance, msg=lambda m: f"{m}\n{name}"
-        )
+        torch.testing.assert_close(ours[name].double(), value, rtol=tolerance, atol=tolerance, msg=f"{name} differs")
 
 
 @pytest.mark.parametrize("objective_name", ["compress-1q", "compress-2q"])
@@ -134,7 +132,12 @@ def test_steps_are_those_of_the_pseudo_code(
     student: Students, objective_name: str, batch_size: int, bank_size: int
 ) -> None:
     settings = student(
-        objective=objective_name, bank_size=bank_size, batch_size=batch_size, key_momentum=0.7, weight_decay=0.01
+        objective=objective_name,
+        bank_size=bank_size,
+        batch_size=batch_size,
+        key_momentum=0.7,
+        weight_decay=0.01,
+        temperature=0.1,
     )
     module, objective, loop = begin(settings, 24)
     assert float(loop.teacher_bank.abs().max()) <= 1 / math.sqrt(24 / 3)

@@ -1,8 +1,7 @@
 """Several students on one stream of images, against each of them alone."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +42,6 @@ def resumed(settings: DistillSettings) -> DistillSettings:
     return settings.model_copy(update={"resume": True})
 
 
-class Killed(BaseException):
-    """What nothing catches."""
-
-
-class Dying(Silent):
-    """Ends the process, as far as a test can, after some steps: their last checkpoints are what stays."""
-
-    def __init__(self, steps: int) -> None:
-        self._left = steps + 1  # what is done before the first is told too
-
-    @contextlib.contextmanager
-    def track(self, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-        def advance(amount: int) -> None:
-            self._left -= 1
-            if self._left == 0:
-                raise Killed
-
-        yield advance
-
-
 def test_each_student_has_the_weights_and_metrics_that_it_has_alone(
     student: Students, alone: Any, metrics: Any, assert_same: Any
 ) -> None:
@@ -83,12 +62,11 @@ def test_dropped_layers_are_the_same_whoever_shares_the_pass(
 
 @pytest.mark.parametrize("done", [2, 4, 9])
 def test_one_that_is_ahead_or_finished_waits_for_the_others(
-    student: Students, trained: Trained, alone: Any, metrics: Any, assert_same: Any, done: int
+    student: Students, trained: Trained, alone: Any, metrics: Any, assert_same: Any, killed_after: Any, done: int
 ) -> None:
-    ahead = student("one-bank", **KINDS["one-bank"], checkpoint_minutes=1e-9)
+    ahead = student("one-bank", **KINDS["one-bank"])
     if done < 9:
-        with pytest.raises(Killed):
-            distill_together([ahead], Dying(done))
+        killed_after(done, [ahead])
     else:
         distill_together([ahead], Silent())
     settings = [resumed(ahead), student("two-banks", resume=True)]
@@ -97,13 +75,13 @@ def test_one_that_is_ahead_or_finished_waits_for_the_others(
         assert metrics(ahead.run.parent / name) == metrics(ahead.run.parent / f"alone-{name}")
 
 
-def test_pass_that_is_killed_goes_on_for_all(student: Students, alone: Any, assert_same: Any) -> None:
+def test_pass_that_is_killed_goes_on_for_all(
+    student: Students, alone: Any, assert_same: Any, killed_after: Any
+) -> None:
     names = ("two-banks", "small", "wide")
-    settings = [student(name, **KINDS[name], checkpoint_minutes=1e-9) for name in names]
-    with pytest.raises(Killed):
-        distill_together(settings, Dying(5), live_evaluation)
-    with pytest.raises(Killed):
-        distill_together([resumed(settings[1])], Dying(2))
+    settings = [student(name, **KINDS[name]) for name in names]
+    killed_after(5, settings)
+    killed_after(2, [resumed(settings[1])])
     for name, weights in train([resumed(each) for each in settings]).items():
         assert_same(weights, alone(name))
 

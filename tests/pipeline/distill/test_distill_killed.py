@@ -1,0 +1,129 @@
+"""Processes that train: killed at any moment, or asked to stop by a signal; and what the command line says then."""
+
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from cli.main import main
+from pipeline.distill.run import distill_together
+from pipeline.distill.settings import DistillSettings
+from pipeline.progress import Silent
+
+ROOT = Path(__file__).parents[3]
+Students = Callable[..., DistillSettings]
+
+LONG: dict[str, Any] = {"epochs": 15, "checkpoint_minutes": 1e-9}
+PASSES: dict[str, list[dict[str, Any]]] = {
+    "one": [{"bank_size": 61, "prefill": True}],
+    "several": [{}, {"objective": "compress-1q", "bank_size": 61}, {"student_size": 12, "precision": "float16"}],
+}
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Forks of a process that has everything imported: a run begins at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["pipeline.distill.run", "pipeline.images.renderers.dali", "torchvision.models", "torch._dynamo"]
+    )
+    return context
+
+
+def changed_since(paths: list[Path], before: list[int]) -> bool:
+    return any(path.exists() and path.stat().st_mtime_ns != then for path, then in zip(paths, before, strict=True))
+
+
+@pytest.mark.parametrize("kind", PASSES)
+def test_killed_five_times_and_resumed_it_ends_as_if_nothing_had_happened(
+    student: Students, processes: ForkServerContext, metrics: Any, assert_same: Any, kind: str
+) -> None:
+    whole = [student(f"whole-{number}", **LONG, **each) for number, each in enumerate(PASSES[kind])]
+    distill_together(whole, Silent())
+    settings = [student(f"{number}", **LONG, **each, resume=True) for number, each in enumerate(PASSES[kind])]
+    chance = random.Random(kind)
+    for kills in range(5):
+        # The first is killed wherever it is, the later ones once they have gone on.
+        watched = [each.run / ("checkpoint.pt" if kills else "settings.json") for each in settings]
+        before = [path.stat().st_mtime_ns if path.exists() else 0 for path in watched]
+        process = processes.Process(target=distill_together, args=(settings, Silent()))
+        process.start()
+        until = time.monotonic() + 60
+        while not changed_since(watched, before):
+            assert process.is_alive()
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not (settings[0].run / "model.safetensors").exists()
+    models = distill_together(settings, Silent())
+    for model, other in zip(models, whole, strict=True):
+        assert_same(load_file(model), load_file(other.run / "model.safetensors"))
+        assert metrics(model.parent) == metrics(other.run)
+        assert not list(model.parent.glob("*.partial"))
+
+
+def words(settings: DistillSettings) -> list[str]:
+    given = settings.model_dump(mode="json", include=settings.model_fields_set, exclude={"store", "data", "run"})
+    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return ["distill", *map(str, (settings.store, settings.data, settings.run)), *options]
+
+
+def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
+    student: Students, assert_same: Any, metrics: Any
+) -> None:
+    codes = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, and its children are deaf to it
+        del codes[signal.SIGINT]
+    long = {"epochs": 60, "checkpoint_minutes": 1000}
+    whole = student("whole", **long)
+    distill_together([whole], Silent())
+    runs = {each: student(each.name, **long) for each in codes}
+    started = {
+        each: subprocess.Popen(
+            [sys.executable, "-m", "cli", *words(settings)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for each, settings in runs.items()
+    }  # fmt: skip
+    waiting = dict(started)
+    until = time.monotonic() + 100
+    while waiting:
+        assert time.monotonic() < until
+        for each, process in list(waiting.items()):
+            assert process.poll() is None
+            if (runs[each].run / "metrics.jsonl").exists():
+                process.send_signal(each)
+                del waiting[each]
+        time.sleep(0.001)
+    for each, process in started.items():
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == codes[each], errors
+        assert output == ""
+        assert re.fullmatch(
+            rf"distill {each.name}: stopped by {each.name} and saved at epoch \d+, step \d+\. "
+            r"The same command with --resume goes on where it was\.",
+            errors.splitlines()[-1],
+        )
+        assert "Traceback" not in errors
+        run = runs[each].run
+        assert (run / "checkpoint.pt").exists()
+        assert not (run / "model.safetensors").exists()
+        with pytest.raises(SystemExit) as ended:
+            main([*words(runs[each]), "--resume"], prog_name="compress-ssl")
+        assert ended.value.code == 0
+        assert_same(load_file(run / "model.safetensors"), load_file(whole.run / "model.safetensors"))
+        assert metrics(run) == metrics(whole.run)

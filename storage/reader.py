@@ -116,9 +116,10 @@ def _open_split(path: Path, root: zarr.Group) -> Split:
 
 
 def describe(store: EmbeddingStore) -> dict[str, Any]:
-    """What a store holds, for people and for JSON: attributes, and for each split its size and progress."""
+    """What a store holds, for people and for JSON: attributes (no pictures), and for each split its size and progress."""
+    attributes = {name: value for name, value in store.attributes.items() if name != "canaries"}
     splits = {name: _describe_split(store[name]) for name in store.split_names}
-    return {"path": str(store.path), **store.attributes, "splits": splits}
+    return {"path": str(store.path), **attributes, "splits": splits}
 
 
 def _describe_split(split: Split) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class SplitPlan:
 def default_block_rows(sample_count: int, feature_dim: int) -> int:
     """Rows of a block: about 16 MiB of float16 a view, fewer where that gives under 32 blocks."""
     by_size = max(1, CHUNK_BYTES // (2 * feature_dim))
-    by_count = max(1, math.ceil(sample_count / LEAST_BLOCKS))
+    by_count = max(1, sample_count // LEAST_BLOCKS)
     return min(by_size, by_count)
 
 

@@ -60,7 +60,7 @@ def create_store(
     StoreExistsError
         If ``path`` exists, and either ``overwrite`` is false or it is not an embedding store.
     """
-    _check_place(path, overwrite=overwrite)
+    check_place(path, overwrite=overwrite)
     place = path.resolve()
     building, deleting = (place.with_name(f"{place.name}.{doing}") for doing in ("creating", "deleting"))
     for leftover in (building, deleting):
@@ -81,7 +81,14 @@ def create_store(
     shutil.rmtree(deleting, ignore_errors=True)
 
 
-def _check_place(path: Path, *, overwrite: bool) -> None:
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Check that a new store may be written at ``path``.
+
+    Raises
+    ------
+    StoreExistsError
+        If something is there: a store that may not be overwritten, or what is not a store.
+    """
     if is_store(path):
         if not overwrite:
             raise StoreExistsError(

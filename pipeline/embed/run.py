@@ -16,7 +16,7 @@ from pipeline.images.rendering import make_renderer
 from pipeline.machine import choose_precision, prepare_machine
 from pipeline.networks.network import load_network
 from storage import open_store
-from storage.writer import StoreWriter, create_store, exclusive_writer
+from storage.writer import StoreWriter, check_place, create_store, exclusive_writer
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -45,12 +45,15 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
     """
     device = prepare_machine(settings.device, settings.thread_count)
     torch.backends.cudnn.deterministic = True
+    resuming = settings.resume and settings.store.exists()
+    if not resuming:
+        check_place(settings.store, overwrite=settings.overwrite)
     with exclusive_writer(settings.store):
         network = load_network(settings.teacher, settings.seed)
         network.module.eval().to(device).to(memory_format=torch.channels_last)
         plan = plan_embedding(settings, network, device, progress)
         renderer = make_renderer(settings.renderer, device, settings.thread_count)
-        if settings.resume and settings.store.exists():
+        if resuming:
             store = open_store(settings.store)
             check_resumable(store, plan)
             check_all_canaries(store, plan, renderer, settings.batch_size)

@@ -69,9 +69,10 @@ def test_blocks_of_big_data_are_sixteen_mebibytes(features: int, rows: int) -> N
     assert rows * features * 2 == 16 * 2**20
 
 
-def test_small_data_make_at_least_thirty_two_blocks() -> None:
-    rows = default_block_rows(50_000, 512)
-    assert -(-50_000 // rows) == 32
+@pytest.mark.parametrize("samples", [32, 36, 63, 1_297, 50_000])
+def test_small_data_make_at_least_thirty_two_blocks(samples: int) -> None:
+    rows = default_block_rows(samples, 512)
+    assert 32 <= -(-samples // rows) <= 63
 
 
 def test_data_of_few_samples_have_a_row_a_block() -> None:

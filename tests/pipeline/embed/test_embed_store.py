@@ -101,7 +101,7 @@ def test_parameters_and_embeddings_are_the_same_however_the_samples_are_cut_into
 
 
 def test_the_default_blocks_are_at_least_32(data: Path, tmp_path: Path, embedded: Embedded) -> None:
-    assert embedded(data, tmp_path / "store.zarr", split=("train:1",))["train"].block_count == 18  # 36 images by twos
+    assert embedded(data, tmp_path / "store.zarr", split=("train:1",))["train"].block_count == 36
     small = embedded(data, tmp_path / "limited.zarr", split=("train:1",), limit=32)["train"]
     assert small.block_count == 32
 

@@ -133,17 +133,19 @@ def test_documented_call_parses(line: str) -> None:
     depth = 2 if words[0] == "store" else 1
     assert tuple(words[:depth]) in COMMANDS, line
     command = COMMANDS[tuple(words[:depth])]
+    # Commands keep the help option they are first asked for, so they are asked as in use.
+    parent = click.Context(main, **main.context_settings)
     if isinstance(command, click.Group):  # a chain: each stage takes its words, and leaves the rest
         options = next(i for i, word in enumerate(words) if word in command.commands)
-        command.make_context("documented", words[depth:options])
+        command.make_context("documented", words[depth:options], parent)
         stages = words[options:]
         while stages:
             stage = command.commands[stages[0]]
             stages = stage.make_context(
-                stages[0], stages[1:], allow_extra_args=True, allow_interspersed_args=False
+                stages[0], stages[1:], parent, allow_extra_args=True, allow_interspersed_args=False
             ).args
         return
-    command.make_context("documented", words[depth:])
+    command.make_context("documented", words[depth:], parent)
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

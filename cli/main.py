@@ -65,14 +65,14 @@ def _going_on(group: click.Group, ctx: click.Context) -> str:
         "compress-ssl run RECIPE.toml      all stages from one file",
     ),
 )
-@click.option("-q", "--quiet", is_flag=True, help="Print results and errors only: no progress, no log.")
+@click.option("-q", "--quiet", is_flag=True, help="Print results, warnings and errors only.")
 @click.version_option(package_name="compress-ssl")
 def main(quiet: bool) -> None:
     """Compress a large self-supervised vision model into small ones.
 
     Embed the images once with a big teacher, distil many students from the embeddings, evaluate them all.
     """
-    logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every instruction set it tries
 
 

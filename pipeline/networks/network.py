@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.safetensors"
 """Where a run keeps its network: torchvision's own keys, no classifier, what it wants to see in the header."""
 
+BEST_FOLDER, EPOCH_FOLDER = "best", "epoch-{:04d}"
+"""Where a run keeps earlier states of its network, below its own folder."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -146,8 +149,14 @@ def _read_network(path: Path) -> Network:
         backbone.module.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(f"'{file}' does not fit {architecture}: {str(error).splitlines()[-1].strip()}") from error
-    run = file.parent if file.name == MODEL_FILE else file
-    return Network(run.resolve().name, architecture, *backbone, preprocessing)
+    run = (file.parent if file.name == MODEL_FILE else file).resolve()
+    return Network(_name_of(run), architecture, *backbone, preprocessing)
+
+
+def _name_of(run: Path) -> str:
+    """A network is called by its run's folder; an earlier state of it by both."""
+    is_earlier = run.name == BEST_FOLDER or run.name.startswith(EPOCH_FOLDER.partition("{")[0])
+    return f"{run.parent.name}/{run.name}" if is_earlier else run.name
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -17,6 +17,7 @@ import torch
 
 from pipeline.errors import InputError, RunError, Stopped
 from pipeline.machine import AUTOCAST_TYPES
+from pipeline.networks.network import BEST_FOLDER, EPOCH_FOLDER
 from pipeline.training.checkpoint import (
     SETTINGS_FILE,
     check_same_record,
@@ -47,7 +48,6 @@ STEPS_A_LINE = 50
 """Steps between two lines of metrics; every epoch's end has one too."""
 
 BEST_BY = "nn_top1_percent"
-BEST_FOLDER = "best"
 
 FULL_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "ALLOC_FAILED")
 """How torch says so where it has no error of its own for it."""
@@ -302,7 +302,7 @@ class _Running(Generic[BatchT]):
             self._best = values[BEST_BY]
             self._keep(run / BEST_FOLDER)
         if settings.keep_every and done % settings.keep_every == 0:
-            self._keep(run / f"epoch-{done:04d}")
+            self._keep(run / EPOCH_FOLDER.format(done))
         self.save()
 
     def check_weights(self) -> None:

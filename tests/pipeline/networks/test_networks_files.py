@@ -252,3 +252,10 @@ def test_truncated_weights_are_one_sentence(torch_home: Path) -> None:
     ) as caught:
         load_network("torchvision/mobilenet_v2")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("folder", "name"), [("small", "small"), ("small/best", "small/best"),
+                                              ("small/epoch-0010", "small/epoch-0010")])  # fmt: skip
+def test_an_earlier_state_of_a_run_is_called_by_the_run_too(tmp_path: Path, folder: str, name: str) -> None:
+    (tmp_path / "small").mkdir()
+    assert load_network(str(saved(load_network("random/conv4-16"), tmp_path / folder))).name == name

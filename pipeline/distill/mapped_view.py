@@ -46,54 +46,77 @@ class MappedView:
         InputError
             If the scratch folder has no room or cannot be written.
         """
+        self._path = folder / f"{_content_name(split, view)}.float16"
+        self._lock_path = self._path.with_suffix(".lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._path = folder / f"{_content_name(split, view)}.float16"
-            self._lock = _locked(self._path.with_suffix(".lock"))
+            self._lock = self._share()
         except OSError as error:
             raise InputError(
                 f"The scratch folder '{folder}' cannot be written ({error.strerror}); give another with --scratch."
             ) from error
-        shape = (len(split), split.feature_dim)
         try:
             if not self._path.is_file():
-                _write(split, view, self._path)
+                self._write_alone(split, view)
             # Copy on write: torch wants an array it could write to.
+            shape = (len(split), split.feature_dim)
             self.embeddings: Tensor = torch.from_numpy(np.memmap(self._path, np.float16, mode="c", shape=shape))
         except BaseException:
-            self._path.with_suffix(".lock").unlink(missing_ok=True)
-            os.close(self._lock)
+            self.close()
             raise
-        fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def close(self) -> None:
         """Let go of the file; delete it if no one else holds it."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._path.unlink(missing_ok=True)
-            self._path.with_suffix(".lock").unlink(missing_ok=True)
+            if self._lock_stands(self._lock):
+                self._path.unlink(missing_ok=True)
+                self._lock_path.unlink()
         except BlockingIOError:
             pass
         finally:
             os.close(self._lock)
 
-
-def _locked(path: Path) -> int:
-    """Open and lock a file; again, if whoever had it locked deleted it meanwhile."""
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o664)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            if os.path.samestat(os.fstat(lock), path.stat()):
+    def _share(self) -> int:
+        """Open the lock's file and hold it with others; again, if its last holder deleted it meanwhile."""
+        while True:
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o664)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if self._lock_stands(lock):
                 return lock
+            os.close(lock)
+
+    def _lock_stands(self, lock: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(lock), self._lock_path.stat())
         except FileNotFoundError:
-            pass
-        os.close(lock)
+            return False
+
+    def _write_alone(self, split: Split, view: int) -> None:
+        """Write the file, unless another process does so first; whoever waits for it goes on when it is there."""
+        while not self._path.is_file():
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if self._lock_stands(self._lock):
+                if not self._path.is_file():
+                    _write(split, view, self._path)
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
+            else:
+                os.close(self._lock)
+                self._lock = self._share()
 
 
 def _content_name(split: Split, view: int) -> str:
     records = json.dumps(read_records(split.path, str(view)), sort_keys=True)
     return xxhash.xxh3_128_hexdigest(f"{split.path.resolve()} {records}".encode())
+
+
+def _in_units(size: float) -> str:
+    """Write bytes as people read them."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
 
 
 def _write(split: Split, view: int, path: Path) -> None:
@@ -111,8 +134,8 @@ def _write(split: Split, view: int, path: Path) -> None:
             raise
         free = shutil.disk_usage(path.parent).free
         raise InputError(
-            f"The scratch folder '{path.parent}' is full: view {view} takes {needed / 2**30:.1f} GiB, {free / 2**30:.1f} "
-            "GiB are free; free some space, or give another folder with --scratch."
+            f"The scratch folder '{path.parent}' is full: view {view} takes {_in_units(needed)}, {_in_units(free)} are "
+            "free; free some space, or give another folder with --scratch."
         ) from error
     except BaseException:
         partial.unlink(missing_ok=True)

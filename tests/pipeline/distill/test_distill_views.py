@@ -1,0 +1,212 @@
+"""What students see: replayed views, fresh ones, and smaller ones of the same crop."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+from torchvision.transforms import functional as F
+
+from pipeline.distill.replay import Replay, Replayed, ViewNumbers
+from pipeline.distill.run import distill
+from pipeline.distill.settings import DistillSettings
+from pipeline.distill.teacher_bank import TeacherBank
+from pipeline.embed.run import embed
+from pipeline.embed.settings import EmbedSettings
+from pipeline.errors import InputError
+from pipeline.evaluate.run import evaluate
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.images.policies import POLICIES, Policy
+from pipeline.images.rendering import make_renderer
+from pipeline.images.sources.open_source import open_source
+from pipeline.networks.network import load_network
+from pipeline.progress import Silent
+from storage import open_store
+from storage.errors import StoreIncompleteError
+
+Students = Callable[..., DistillSettings]
+Trained = Callable[..., dict[str, Tensor]]
+MakeReplay = Callable[..., Replay]
+
+
+@pytest.fixture
+def replay(data: Path, store: Path, student: Students) -> Iterator[MakeReplay]:
+    """The stage's stream of images: 29 images, 7 batches of 4 an epoch."""
+    banks = []
+
+    def make(policy: Policy | None = None, sizes: tuple[int, ...] = (16,), seed: int = 0) -> Replay:
+        split = open_store(store)["train"]
+        numbers = ViewNumbers(0 if policy else 2)
+        banks.append(TeacherBank(split, numbers, student(), torch.device("cpu")))
+        renderer = make_renderer("dali", torch.device("cpu"), 1)
+        source = open_source(data, "train", data.parent / "index")
+        return Replay(split, source, renderer, banks[-1], sizes, 4, seed, numbers, policy)
+
+    yield make
+    for bank in banks:
+        bank.close()
+
+
+def epoch_of(replay: Replay, epoch: int) -> list[Replayed]:
+    return list(replay.batches(epoch, 0))
+
+
+def test_epochs_read_the_views_in_turn_and_see_every_crop_of_the_store(
+    replay: MakeReplay, store: Path, data: Path
+) -> None:
+    made, group = replay(sizes=(16, 12)), zarr.open_group(store, mode="r")["train"]
+    columns = list(group["augmentation"].attrs["columns"])
+    for epoch, view in enumerate((1, 2, 1)):
+        batches = epoch_of(made, epoch)
+        seen = torch.cat([batch.rows for batch in batches]).tolist()
+        assert len(seen) == len(set(seen)) == 28
+        for batch in batches:
+            rows = batch.rows.tolist()
+            stored = torch.from_numpy(group["embeddings"][view][rows]).float()
+            torch.testing.assert_close(batch.teacher, stored / stored.norm(dim=1, keepdim=True))
+            for place, row in enumerate(rows):
+                value = dict(zip(columns, group["augmentation"][view, row].tolist(), strict=True))
+                box = [int(value[name]) for name in ("crop_top", "crop_left", "crop_height", "crop_width")]
+                image = Image.open(data / "train" / str(group["sample_path"][row]))
+                for side in (16, 12):
+                    expected = F.resized_crop(image, *box, [side, side], antialias=True)
+                    expected = np.asarray(F.hflip(expected) if value["flip"] else expected).astype(int)
+                    difference = abs(batch.pixels[side][place].numpy() - expected)
+                    assert difference.max() <= 8
+                    assert difference.mean() < 1
+    assert made.steps_per_epoch == 7
+    assert torch.equal(torch.cat([batch.rows for batch in made.batches(2, 3)]), torch.tensor(seen[12:]))
+
+
+def test_fresh_views_are_new_every_epoch_the_same_every_time_and_not_the_stores(
+    replay: MakeReplay, store: Path
+) -> None:
+    fresh = replay(POLICIES["crop-flip"])
+    by_row = [
+        {int(row): batch.pixels[16][place] for batch in epoch_of(made, epoch) for place, row in enumerate(batch.rows)}
+        for made, epoch in ((fresh, 0), (fresh, 1), (replay(POLICIES["crop-flip"]), 1), (replay(), 0), (replay(), 1))
+    ]
+    first, second, second_again, store_first, store_second = by_row
+    for row in set.intersection(*map(set, by_row)):
+        assert torch.equal(second[row], second_again[row])
+        different = (first[row], second[row], store_first[row], store_second[row])
+        assert len({pixels.numpy().tobytes() for pixels in different}) == 4
+    other_seed = {int(row): b.pixels[16][n] for b in epoch_of(replay(POLICIES["crop-flip"], seed=1), 0) for n, row in enumerate(b.rows)}  # fmt: skip
+    assert not any(torch.equal(first[row], other_seed[row]) for row in first.keys() & other_seed.keys())
+
+
+def test_teacher_of_fresh_views_is_that_of_view_0(replay: MakeReplay, store: Path) -> None:
+    fresh, view_0 = replay(POLICIES["crop-flip"]), zarr.open_group(store, mode="r")["train"]["embeddings"][0]
+    for epoch in (0, 1, 2):
+        for batch in epoch_of(fresh, epoch):
+            stored = torch.from_numpy(view_0[batch.rows.tolist()]).float()
+            torch.testing.assert_close(batch.teacher, stored / stored.norm(dim=1, keepdim=True))
+
+
+def test_images_before_a_step_are_those_that_were_seen(replay: MakeReplay) -> None:
+    made = replay()
+    seen = [(1 + epoch % 2, int(row)) for epoch in range(3) for batch in epoch_of(made, epoch) for row in batch.rows]
+    for epoch, step, count in ((0, 0, 5), (0, 3, 5), (0, 3, 50), (1, 0, 28), (1, 0, 29), (1, 2, 10), (2, 6, 61)):
+        end = (7 * epoch + step) * 4
+        found = [(each.view, int(row)) for each in made.before(epoch, step, count) for row in each.rows]
+        assert found == seen[max(0, end - count) : end]
+        assert all(len(each.rows) for each in made.before(epoch, step, count))  # reading a view for nothing takes time
+
+
+def test_banks_are_filled_with_whole_batches_of_different_images(replay: MakeReplay) -> None:
+    made = replay()
+    for count, expected in ((1, [4]), (28, [28]), (29, [28, 4]), (60, [28, 28, 4])):
+        stretches = made.to_prefill(count)
+        assert [len(stretch.rows) for stretch in stretches] == expected
+        assert [stretch.view for stretch in stretches] == [1, 2, 1][: len(expected)]
+        assert all(len(set(stretch.rows.tolist())) == len(stretch.rows) for stretch in stretches)
+        for images, embeddings in zip(made.images(stretches), made.embeddings(stretches), strict=True):
+            torch.testing.assert_close(images.teacher, embeddings, rtol=0, atol=0)
+
+
+def test_fresh_training_is_reproducible_and_the_policy_counts(trained: Trained, assert_same: Any) -> None:
+    first = trained("first", student_view="fresh")
+    assert_same(trained("again", student_view="fresh", policy="crop-flip"), first)
+    other = trained("other", student_view="fresh", policy="moco-v2")
+    assert not torch.equal(other["0.weight"], first["0.weight"])
+
+
+def test_store_without_random_views_is_enough_for_fresh_ones(trained: Trained, store: Path, data: Path) -> None:
+    alone = data.parent / "view-0.zarr"
+    embed(
+        EmbedSettings(data=data, store=alone, teacher="random/conv4-32", seed=5, size=16, resize=18, views=1,
+                      split=("train:0",), threads=1, device="cpu"),
+        Silent(),
+    )  # fmt: skip
+    assert trained(store=alone, student_view="fresh").keys()
+    with pytest.raises(
+        InputError, match=r"has the evaluation view alone; .*--views, or train with --student-view fresh"
+    ):
+        trained("replayed", store=alone)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"policy": "crop-flip"}, "--policy is of fresh views, .* add --student-view fresh"),
+        ({"student_view": "fresh", "views": 1}, "--views is of replayed views, .* leave it out"),
+        ({"accumulation": 3}, "--accumulation 3 must divide --batch-size 8"),
+        ({"export": "key", "objective": "compress-1q"}, "--export key needs a key encoder, .* use compress-2q"),
+        ({"seed": 2**64}, "less than 18446744073709551616"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(student: Students, given: Any, sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        student(**given)
+
+
+def test_more_views_than_the_store_has_or_has_finished_are_refused(
+    trained: Trained, store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"--views 3 was asked for, but '.*teacher.zarr' has 2 random views"):
+        trained(views=3)
+    shutil.copytree(store, tmp_path / "half.zarr")
+    (tmp_path / "half.zarr" / "train" / "embeddings" / "commits" / "2.json").unlink()
+    with pytest.raises(
+        StoreIncompleteError, match=r"View 2 of split train .* not complete; .* train on fewer with --views"
+    ):
+        trained(store=tmp_path / "half.zarr")
+    assert not (tmp_path / "student").exists()
+    assert trained(store=tmp_path / "half.zarr", views=1).keys()
+
+
+def test_batch_larger_than_the_split_is_refused(trained: Trained) -> None:
+    with pytest.raises(InputError, match=r"--batch-size 30 is more than the 29 good images of split train"):
+        trained(batch_size=30)
+
+
+def test_image_that_is_missing_is_named_before_training(trained: Trained, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "train" / "apple" / "004.png").unlink()
+    with pytest.raises(InputError, match=r"row 4 of split train, 'apple/004.png', is not in '.*data.train'"):
+        trained(data=tmp_path / "data")
+    assert not (tmp_path / "student").exists()
+
+
+def test_smaller_student_says_what_it_wants_and_is_evaluated_on_it(
+    student: Students, trained: Trained, data: Path, tmp_path: Path
+) -> None:
+    trained(student_size=12)
+    wants = load_network(str(tmp_path / "student")).preprocessing
+    assert (wants.size, wants.resize) == (12, round(18 * 12 / 16))
+    result = evaluate(
+        EvaluateSettings(model=str(tmp_path / "student"), data=data, threads=1, device="cpu", neighbours=(2,)), Silent()
+    )
+    assert open_store(tmp_path / "student" / "features.zarr")["val"].views[0]["size"] == 12
+    assert 0 <= result.results[0].top1_percent <= 100
+    with pytest.raises(
+        InputError, match=r"--student-size 17 is larger than the 16 pixels of the views in '.*teacher.zarr'"
+    ):
+        distill(student("larger", student_size=17), Silent())

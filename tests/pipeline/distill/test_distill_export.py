@@ -1,0 +1,203 @@
+"""What a run leaves: the network, its best and earlier states, scores, events; and what failing says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.distill.run import distill
+from pipeline.distill.settings import DistillSettings
+from pipeline.errors import InputError, RunError
+from pipeline.evaluate.run import evaluate
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.networks.network import load_network
+from pipeline.progress import Silent
+
+ROOT = Path(__file__).parents[3]
+Students = Callable[..., DistillSettings]
+Trained = Callable[..., dict[str, Tensor]]
+
+PLAIN_TORCHVISION = """
+import sys, torch, torchvision
+from safetensors.torch import load_file
+network = torchvision.models.resnet18()
+missing, unexpected = network.load_state_dict(load_file(sys.argv[1]), strict=False)
+assert sorted(missing) == ["fc.bias", "fc.weight"] and not unexpected, (missing, unexpected)
+assert not [name for name in sys.modules if name.split(".")[0] in ("pipeline", "storage")]
+network.fc = torch.nn.Identity()
+print(network.eval()(torch.ones(1, 3, 16, 16)).double().sum().item())
+"""
+
+
+def test_exported_weights_load_into_plain_torchvision(trained: Trained, tmp_path: Path) -> None:
+    trained(student="resnet18", epochs=1)
+    model = tmp_path / "student" / "model.safetensors"
+    answer = subprocess.run(
+        [sys.executable, "-c", PLAIN_TORCHVISION, model], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )  # fmt: skip
+    ours = load_network(str(model)).module.eval()
+    with torch.no_grad():
+        assert float(answer.stdout) == pytest.approx(ours(torch.ones(1, 3, 16, 16)).double().sum().item(), rel=1e-4)
+
+
+def test_key_or_query_encoder_is_exported_as_asked(trained: Trained, assert_same: Any, tmp_path: Path) -> None:
+    for export, part in (("query", "student."), ("key", "objective.key_encoder.")):
+        weights = trained(export, export=export)
+        saved = torch.load(tmp_path / export / "checkpoint.pt")["modules"]
+        assert_same(weights, {name.removeprefix(part): saved[name] for name in saved if name.startswith(part)})
+    assert not torch.equal(load_file(tmp_path / "query" / "model.safetensors")["0.weight"], weights["0.weight"])
+
+
+def test_every_so_many_epochs_and_the_best_are_kept(trained: Trained, assert_same: Any, tmp_path: Path) -> None:
+    run = tmp_path / "student"
+    trained(epochs=5, keep_every=2, live_every=1)
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["best", "epoch-0002", "epoch-0004"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scores = {line["epoch"]: line["nn_top1_percent"] for line in lines if "nn_top1_percent" in line}
+    assert len(scores) == 5
+    best = torch.load(run / "best" / "checkpoint.pt")
+    assert best["epoch"] - 1 == max(scores, key=lambda epoch: (scores[epoch], -epoch))
+    assert best["best"] == max(scores.values())
+    assert_same(load_file(run / "epoch-0002" / "model.safetensors"), trained("two", epochs=2))
+    whole = torch.load(run / "epoch-0004" / "checkpoint.pt")
+    assert (whole["epoch"], whole["step"]) == (4, 0)
+
+
+def test_measuring_changes_no_weight_and_equals_evaluate(
+    trained: Trained, assert_same: Any, data: Path, tmp_path: Path
+) -> None:
+    measured = trained("measured", live_every=2, live_images=1000)
+    assert_same(measured, trained("plain"))
+    lines = [json.loads(line) for line in (tmp_path / "measured" / "metrics.jsonl").read_text().splitlines()]
+    scores = [(line["epoch"], line["nn_top1_percent"]) for line in lines if "nn_top1_percent" in line]
+    assert [epoch for epoch, _ in scores] == [1, 2]  # every second, and the last
+    result = evaluate(
+        EvaluateSettings(model=str(tmp_path / "measured"), data=data, threads=1, device="cpu", neighbours=(1,)),
+        Silent(),
+    )
+    assert scores[-1][1] == result.results[0].top1_percent
+
+
+def test_measuring_needs_somebody_who_measures(student: Students) -> None:
+    with pytest.raises(InputError, match="live_every is set, but no live evaluation was handed in"):
+        distill(student(live_every=1), Silent())
+    assert not student().run.exists()
+
+
+def test_settings_say_what_the_run_was_made_from(trained: Trained, tmp_path: Path) -> None:
+    trained(temperature=0.1)
+    record = json.loads((tmp_path / "student" / "settings.json").read_text())
+    assert record["temperature"] == 0.1
+    assert record["inputs"]["teacher"]["architecture"] == "conv4-32"
+    assert record["inputs"]["data_set"]["fingerprint"]
+    assert record["versions"]["torch"]
+    assert not {"resume", "overwrite"} & record.keys()
+
+
+def events(run: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(run / "tensorboard"))
+    read.Reload()
+    return {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+def test_tensorboard_has_the_numbers_of_the_metrics_after_a_resume_too(
+    student: Students, trained: Trained, killed_after: Any
+) -> None:
+    settings = student(tensorboard=True, live_every=1)
+    killed_after(4, [settings])  # saved at the first epoch's end
+    killed_after(6, [settings.model_copy(update={"resume": True})])
+    trained(tensorboard=True, live_every=1, resume=True)
+    written: dict[str, list[tuple[int, float]]] = {}
+    for line in (settings.run / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        step = values.pop("epoch") * 3 + values.pop("step")
+        for name, value in values.items():
+            written.setdefault(name, []).append((step, pytest.approx(value, rel=1e-6)))
+    assert [step for step, _ in written["nn_top1_percent"]] == [3, 6, 9]
+    assert events(settings.run) == written
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [({"precision": "bfloat16"}, 0.02), ({"precision": "float16"}, 0.01), ({"memory_format": "contiguous"}, 1e-5)],
+)
+def test_other_precisions_and_layouts_begin_close_and_learn(
+    trained: Trained, metrics: Any, tmp_path: Path, changes: dict[str, Any], tolerance: float
+) -> None:
+    weights = trained("changed", **changes)
+    assert all(weight.dtype == torch.float32 for weight in weights.values() if weight.is_floating_point())
+    losses = [line["loss"] for line in metrics(tmp_path / "changed")]
+    assert losses[-1] < losses[0] / 3
+    for name, kind in (("one-step", changes), ("plain", {})):
+        trained(name, epochs=1, batch_size=29, **kind)
+    ours, plain = (metrics(tmp_path / name)[0]["loss"] for name in ("one-step", "plain"))
+    assert ours == pytest.approx(plain, rel=tolerance)
+    assert ours != plain or "precision" not in changes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_networks_learn_the_same(trained: Trained) -> None:
+    plain = trained("plain", learning_rate=1e-3)
+    for name, weight in trained("compiled", learning_rate=1e-3, compile=True, live_every=2).items():
+        torch.testing.assert_close(weight, plain[name], rtol=1e-3, atol=1e-4)
+
+
+def test_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_good_state(trained: Trained, tmp_path: Path) -> None:
+    run = tmp_path / "student"
+    with pytest.raises(RunError, match=r"student' .*lower --learning-rate"):
+        trained(learning_rate=1e-3, warmup_epochs=0, schedule="step", milestones=(1,), gamma=1e36)
+    assert not (run / "model.safetensors").exists()
+    saved = torch.load(run / "checkpoint.pt")
+    assert (saved["epoch"], saved["step"]) == (1, 0)
+    assert all(torch.isfinite(value).all() for value in saved["modules"].values())
+
+
+@pytest.mark.parametrize("bank_size", [10**12, 10**18])
+def test_bank_that_no_memory_holds_is_a_sentence(trained: Trained, tmp_path: Path, bank_size: int) -> None:
+    with pytest.raises(RunError, match=r"memory was full for '.*student' .*--batch-size 8; lower --bank-size"):
+        trained(bank_size=bank_size)
+    assert not (tmp_path / "student").exists()
+
+
+LITTLE_MEMORY = """
+import resource, sys, torch
+from cli.main import main
+from pipeline.distill import run
+from pipeline.images.renderers import dali
+import torchvision.models, torch._dynamo
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 1_500_000_000, resource.RLIM_INFINITY))
+main(sys.argv[1:], prog_name="compress-ssl")
+"""
+
+
+def test_step_that_memory_does_not_hold_is_a_sentence_with_what_to_set(
+    student: Students, store: Path, data: Path, tmp_path: Path
+) -> None:
+    words = ["distill", store, data, tmp_path / "run", "--student", "conv4-16", "--batch-size", "24", "--bank-size",
+             "6000000", "--threads", "1", "--device", "cpu"]  # fmt: skip
+    answer = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 1, answer.stderr
+    last = answer.stderr.splitlines()[-1]
+    assert last.startswith("Error: The memory was full for ")
+    assert "--batch-size 24" in last
+    assert "--bank-size" in last
+    assert "Traceback" not in answer.stderr

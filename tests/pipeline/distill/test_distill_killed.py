@@ -24,7 +24,7 @@ from pipeline.progress import Silent
 ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
 
-LONG: dict[str, Any] = {"epochs": 15, "checkpoint_minutes": 1e-9}
+LONG: dict[str, Any] = {"epochs": 40, "checkpoint_minutes": 1e-9}
 PASSES: dict[str, list[dict[str, Any]]] = {
     "one": [{"bank_size": 61, "prefill": True}],
     "several": [{}, {"objective": "compress-1q", "bank_size": 61}, {"student_size": 12, "precision": "float16"}],
@@ -64,7 +64,7 @@ def test_killed_five_times_and_resumed_it_ends_as_if_nothing_had_happened(
             assert process.is_alive()
             assert time.monotonic() < until
             time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.1))
+        time.sleep(chance.uniform(0, 0.05))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from storage import Split
 
-FOLDER_NAME = "compress-ssl-views"
+FOLDER_NAME = "compress-ssl-views-{user}"
 
 
 def scratch_folder(given: Path | None) -> Path:
     """Where views are mapped: a folder of ours in the one given, or in the system's temporary folder."""
-    return (given or Path(tempfile.gettempdir())) / FOLDER_NAME
+    return (given or Path(tempfile.gettempdir())) / FOLDER_NAME.format(user=os.getuid())
 
 
 class MappedView:

@@ -29,7 +29,8 @@ from pipeline.networks.architectures import build_backbone
 from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
 from pipeline.training.live import make_score
-from pipeline.training.loop import Stream, Training, full_memory_as_sentence, open_runs, train
+from pipeline.training.loop import Stream, Training, full_memory_as_sentence, train
+from pipeline.training.run_folder import open_runs
 from pipeline.training.schedule import seed_step
 from storage import open_store
 from storage.errors import StoreIncompleteError

@@ -18,7 +18,8 @@ from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
 from pipeline.pretrain.simclr import nt_xent_loss, projection_head
 from pipeline.training.live import make_score
-from pipeline.training.loop import Stream, Training, open_runs, train
+from pipeline.training.loop import Stream, Training, train
+from pipeline.training.run_folder import open_runs
 from pipeline.training.schedule import epoch_order
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -18,18 +17,10 @@ import torch
 from pipeline.errors import InputError, RunError, Stopped
 from pipeline.machine import AUTOCAST_TYPES
 from pipeline.networks.network import BEST_FOLDER, EPOCH_FOLDER
-from pipeline.training.checkpoint import (
-    SETTINGS_FILE,
-    check_same_record,
-    first_line,
-    load_checkpoint,
-    run_record,
-    save_checkpoint,
-)
+from pipeline.training.checkpoint import first_line, load_checkpoint, save_checkpoint
 from pipeline.training.metrics import MetricsLog, keep_metrics_until
 from pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 from pipeline.training.stopping import stop_requests
-from storage.durable import PARTIAL_SUFFIX, write_json_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,43 +78,6 @@ class Training(Generic[BatchT]):
     measure: Callable[[], Mapping[str, float]] | None = None
     """Live evaluation."""
     when_memory_is_full: str = "lower --batch-size"
-
-
-def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) -> None:
-    """Make the folders of some runs (settings, folder, inputs), or check that those there can be gone on with.
-
-    Nothing is written or deleted before all of them are found good.
-
-    Raises
-    ------
-    InputError
-        If a folder is not empty and neither resume nor overwrite is asked for, or is not a run of these settings.
-    """
-    records = [run_record(settings, inputs) for settings, _, inputs in runs]
-    there = [_is_there(settings, run, record) for (settings, run, _), record in zip(runs, records, strict=True)]
-    for (settings, run, _), record, goes_on in zip(runs, records, there, strict=True):
-        if goes_on and settings.resume:
-            for left_by_a_killed_writer in run.glob(f"*{PARTIAL_SUFFIX}"):
-                left_by_a_killed_writer.unlink()
-            continue
-        if goes_on:
-            shutil.rmtree(run)
-        write_json_durably(run / SETTINGS_FILE, record)
-
-
-def _is_there(settings: TrainingSettings, run: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the folder holds a run, which may then be resumed or overwritten."""
-    if run.exists() and not run.is_dir():
-        raise InputError(f"'{run}' is a file; give a folder for the run.")
-    if not run.is_dir() or all(path.name.endswith(PARTIAL_SUFFIX) for path in run.iterdir()):
-        return False
-    if not (run / SETTINGS_FILE).is_file():
-        raise InputError(f"'{run}' is not empty and not a run; give another folder.")
-    if settings.resume:
-        check_same_record(run, record)
-    elif not settings.overwrite:
-        raise InputError(f"The run '{run}' exists already; use --resume to go on with it, or --overwrite to delete it.")
-    return True
 
 
 def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: str, progress: Progress) -> None:

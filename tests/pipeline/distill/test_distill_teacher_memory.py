@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.distill import teacher_bank
-from pipeline.distill.mapped_view import MappedView
+from pipeline.distill.mapped_view import MappedView, scratch_folder
 from pipeline.distill.replay import ViewNumbers
 from pipeline.distill.run import distill
 from pipeline.distill.settings import DistillSettings
@@ -50,7 +50,7 @@ def make_bank(split: Split, student: Students, tmp_path: Path) -> Iterator[Calla
 
 
 def files(scratch: Path) -> list[str]:
-    return sorted(path.suffix for path in (scratch / "compress-ssl-views").iterdir())
+    return sorted(path.suffix for path in scratch_folder(scratch).iterdir())
 
 
 def test_memory_makes_no_difference_to_what_is_learned(trained: Trained, assert_same: Any, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_other_views_than_an_epochs_are_let_go_of_once_read(
 
 
 def test_processes_share_one_file_which_the_last_deletes(store: Path, split: Split, tmp_path: Path) -> None:
-    script, scratch = Path(__file__).with_name("view_holder.py"), tmp_path / "compress-ssl-views"
+    script, scratch = Path(__file__).with_name("view_holder.py"), scratch_folder(tmp_path)
     first, second = (
         subprocess.Popen(
             [sys.executable, script, store, scratch],
@@ -142,18 +142,18 @@ def test_full_scratch_folder_is_named_with_what_is_needed_and_free(
     settings = student(teacher_memory="mapped", scratch=small_disk)
     with pytest.raises(InputError) as raised:
         distill(settings, Silent())
-    assert f"The scratch folder '{small_disk / 'compress-ssl-views'}' is full: view 1 takes 1.81 KiB, " in str(
-        raised.value
-    )
+    assert f"The scratch folder '{scratch_folder(small_disk)}' is full: view 1 takes 1.81 KiB, " in str(raised.value)
     assert "0 B are free; free some space, or give another folder with --scratch." in str(raised.value)
-    assert list((small_disk / "compress-ssl-views").iterdir()) == []
+    assert list(scratch_folder(small_disk).iterdir()) == []
     (small_disk / "other").unlink()
     assert_same(trained(teacher_memory="device", resume=True), trained("other"))
 
 
 def test_scratch_folder_that_cannot_be_made_is_named(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"scratch folder '.*file/compress-ssl-views' cannot be written .*--scratch"):
+    with pytest.raises(
+        InputError, match=r"scratch folder '.*file/compress-ssl-views-\d+' cannot be written .*--scratch"
+    ):
         trained(teacher_memory="mapped", scratch=tmp_path / "file")
 
 

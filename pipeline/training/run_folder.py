@@ -1,0 +1,109 @@
+"""The folder of a run: made, gone on with or overwritten; what a run says of itself in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.machine import library_versions
+from pipeline.settings import HOW, WHERE
+from storage.durable import PARTIAL_SUFFIX, write_json_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.training.settings import TrainingSettings
+
+SETTINGS_FILE = "settings.json"
+
+FREE_TO_CHANGE = HOW | WHERE | {"versions"}
+"""A training may go on with other values of these."""
+
+
+def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) -> None:
+    """Make the folders of some runs (settings, folder, inputs), or check that those there can be gone on with.
+
+    Nothing is written or deleted before all of them are found good.
+
+    Raises
+    ------
+    InputError
+        If a folder is not empty and neither resume nor overwrite is asked for, or is not a run of these settings.
+    """
+    records = [_record(settings, inputs) for settings, _, inputs in runs]
+    there = [_is_there(settings, run, record) for (settings, run, _), record in zip(runs, records, strict=True)]
+    for (settings, run, _), record, goes_on in zip(runs, records, there, strict=True):
+        if goes_on and settings.resume:
+            for left_by_a_killed_writer in run.glob(f"*{PARTIAL_SUFFIX}"):
+                left_by_a_killed_writer.unlink()
+            continue
+        if goes_on:
+            _delete(run)
+        write_json_durably(run / SETTINGS_FILE, record)
+
+
+def _is_there(settings: TrainingSettings, run: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a run, which may then be resumed or overwritten."""
+    if run.exists() and not run.is_dir():
+        raise InputError(f"'{run}' is a file; give a folder for the run.")
+    if not run.is_dir() or all(path.name.endswith(PARTIAL_SUFFIX) for path in run.iterdir()):
+        return False
+    if not (run / SETTINGS_FILE).is_file():
+        raise InputError(f"'{run}' is not empty and not a run; give another folder.")
+    if settings.resume:
+        _check_same_record(run, record)
+    elif not settings.overwrite:
+        raise InputError(f"The run '{run}' exists already; use --resume to go on with it, or --overwrite to delete it.")
+    return True
+
+
+def _delete(run: Path) -> None:
+    """Delete a run's folder; killed half way, it leaves nothing of that name."""
+    aside = run.with_name(f"{run.name}.deleting")
+    shutil.rmtree(aside, ignore_errors=True)
+    run.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _record(settings: TrainingSettings, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says of itself in ``settings.json``: its settings, what it was made from, the versions."""
+    return {
+        **settings.model_dump(mode="json", exclude={"resume", "overwrite"}),
+        "inputs": dict(inputs),
+        "versions": library_versions(),
+    }
+
+
+def _check_same_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Check that a run is gone on with by the settings and inputs it was begun with.
+
+    Raises
+    ------
+    InputError
+        Naming the first setting that differs.
+    """
+    path = run / SETTINGS_FILE
+    try:
+        before = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}); begin again with --overwrite.") from error
+    for name, value in record.items():
+        if name not in FREE_TO_CHANGE and before.get(name) != value:
+            where, was, now = _innermost_difference(name, before.get(name), value)
+            raise InputError(
+                f"'{run}' was begun with {where} = {was!r}, now it is {now!r}; resume with the same settings, or give "
+                "another folder."
+            )
+
+
+def _innermost_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """Where two values of a setting differ first, inside tables and lists of tables: its name and the two."""
+    if isinstance(before, list) and isinstance(now, list) and all(isinstance(each, dict) for each in before + now):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [key for key in now | before if before.get(key) != now.get(key)]
+        return _innermost_difference(f"{name}.{keys[0]}", before.get(keys[0]), now.get(keys[0]))
+    return name, before, now

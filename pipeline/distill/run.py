@@ -7,17 +7,13 @@ again from the stored parameters. Students that agree on what they see are train
 from __future__ import annotations
 
 import contextlib
-import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import Batch, Objective
-from pipeline.distill.replay import PREFILL_EPOCHS, Replay, Replayed, ViewNumbers, check_images_are_there
+from pipeline.distill.replay import Replay, ViewNumbers, check_images_are_there
 from pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
+from pipeline.distill.student import build_student, student_size, student_training
 from pipeline.distill.teacher_bank import TeacherBank
 from pipeline.errors import InputError
 from pipeline.images.canaries import check_canaries
@@ -25,28 +21,21 @@ from pipeline.images.policies import POLICIES
 from pipeline.images.rendering import make_renderer
 from pipeline.images.sources.open_source import open_source
 from pipeline.machine import prepare_machine
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.network import MODEL_FILE, Network, save_network
-from pipeline.networks.preprocessing import Preprocessing
+from pipeline.networks.network import MODEL_FILE
 from pipeline.training.live import make_score
-from pipeline.training.loop import Stream, Training, full_memory_as_sentence, train
+from pipeline.training.loop import Stream, full_memory_as_sentence, train
 from pipeline.training.run_folder import open_runs
-from pipeline.training.schedule import seed_step
 from storage import open_store
 from storage.errors import StoreIncompleteError
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from torch import Tensor
-
     from pipeline.progress import Progress
-    from pipeline.training.live import LiveEvaluation, Score
+    from pipeline.training.live import LiveEvaluation
     from storage import Split
-
-logger = logging.getLogger(__name__)
 
 
 def distill(student: DistillSettings, progress: Progress, live: LiveEvaluation | None = None) -> Path:
@@ -98,10 +87,10 @@ def distill_together(
         raise InputError(
             f"--batch-size {shared.batch_size} is more than the {good} good images of split {split.name}; lower it."
         )
-    sizes = {student.run: _student_size(student, int(view["size"])) for student in students}
+    sizes = {student.run: student_size(student, int(view["size"])) for student in students}
     source = open_source(shared.data, split.folder, shared.run.parent / "index")
     check_images_are_there(split, source)
-    networks = [_build(student, split, sizes[student.run]) for student in students]
+    networks = [build_student(student, split, sizes[student.run]) for student in students]
     inputs = {"teacher": store.attributes["teacher"], "data_set": store.attributes["data_set"], "views": split.views}
     renderer = make_renderer(shared.renderer, device, shared.thread_count)
     if not is_fresh:
@@ -126,7 +115,7 @@ def distill_together(
             policy=(shared.policy or POLICIES["crop-flip"]) if is_fresh else None,
         )
         trainings = [
-            _training(settings, network, replay, device, score)
+            student_training(settings, network, replay, device, score)
             for settings, network, score in zip(students, networks, scores, strict=True)
         ]
         open_runs([(student, student.run, inputs) for student in students])
@@ -172,116 +161,3 @@ def _check_complete(split: Split, numbers: ViewNumbers) -> None:
             f"View {missing[0]} of split {split.name} of '{split.path.parent}' is not complete; finish it with "
             "'compress-ssl embed --resume', or train on fewer with --views."
         )
-
-
-def _student_size(settings: DistillSettings, size: int) -> int:
-    if settings.student_size is not None and settings.student_size > size:
-        raise InputError(
-            f"--student-size {settings.student_size} is larger than the {size} pixels of the views in "
-            f"'{settings.store}'; a student sees at most what the teacher saw."
-        )
-    return settings.student_size or size
-
-
-def _build(settings: DistillSettings, split: Split, size: int) -> Network:
-    """The untrained student; its evaluation view keeps the teacher's proportion of resize and crop."""
-    evaluation = split.views[EVALUATION_VIEW]
-    resize = round(int(evaluation["policy"]["resize"]) * size / int(evaluation["size"]))
-    backbone = build_backbone(settings.student, settings.seed)
-    return Network(settings.run.name, settings.student, *backbone, Preprocessing(size=size, resize=resize))
-
-
-def _training(
-    settings: DistillSettings,
-    network: Network,
-    replay: Replay,
-    device: torch.device,
-    score: Score | None,
-) -> Training[Replayed]:
-    """One student's training: its objective, its banks, and what to do with a batch of the stream."""
-    torch.manual_seed(settings.seed)
-    teacher_dim = replay.split.feature_dim
-    objective = OBJECTIVES[settings.objective](network.module, network.feature_dim, teacher_dim, settings)
-    modules = nn.ModuleDict({"student": network.module, "objective": objective})
-    modules.train().to(device)
-    if settings.memory_format == "channels_last":
-        modules.to(memory_format=torch.channels_last)
-    if settings.compile:
-        for module in filter(None, (network.module, objective.key_encoder)):
-            module.compile()
-    if settings.bank_size > len(replay.split):
-        logger.warning(
-            "'%s': a bank of %d is larger than the %d images: it holds earlier views of each beside the newest.",
-            settings.run.name, settings.bank_size, len(replay.split),
-        )  # fmt: skip
-
-    def batch_of(replayed: Replayed) -> Batch:
-        images = network.preprocessing.normalise(replayed.pixels[network.preprocessing.size])
-        if settings.memory_format == "contiguous":
-            images = images.contiguous()
-        return Batch(images, replayed.teacher, replayed.rows)
-
-    def parts(replayed: Replayed) -> list[Batch]:
-        pieces = zip(*(field.chunk(settings.accumulation) for field in batch_of(replayed)), strict=True)
-        return [Batch(*piece) for piece in pieces]
-
-    def loss(part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        value: tuple[Tensor, dict[str, Tensor]] = objective(network.module, part)
-        return value
-
-    def begin(epoch: int, step: int) -> None:
-        _fill_banks(objective, settings, replay, epoch, step, batch_of)
-
-    finer = next(
-        (
-            parts
-            for parts in range(settings.accumulation + 1, settings.batch_size + 1)
-            if settings.batch_size % parts == 0
-        ),
-        None,
-    )
-    exported = network
-    if settings.export == "key":
-        assert objective.key_encoder is not None
-        exported = replace(network, module=objective.key_encoder)
-    return Training(
-        run=settings.run,
-        settings=settings,
-        modules=modules,
-        loss=loss,
-        save_network=lambda folder: save_network(folder / MODEL_FILE, exported),
-        parts=parts,
-        after_step=lambda: objective.after_step(network.module),
-        begin=begin,
-        measure=None if score is None else lambda: score(exported),
-        when_memory_is_full=(
-            f"set --accumulation {finer}, which computes the step in smaller parts, or " if finer else ""
-        )
-        + "lower --batch-size or --bank-size",
-    )
-
-
-def _fill_banks(
-    objective: Objective,
-    settings: DistillSettings,
-    replay: Replay,
-    epoch: int,
-    step: int,
-    batch_of: Callable[[Replayed], Batch],
-) -> None:
-    """Bring the teacher's bank to where it stood before a step, from the store; before the first, prefill if asked."""
-    bank = objective.teacher_bank
-    if bank is None:
-        return
-    if settings.prefill:
-        stretches = replay.to_prefill(settings.bank_size)
-        for embeddings in replay.embeddings(stretches):
-            bank.enqueue(embeddings)
-        if objective.student_bank is not None and (epoch, step) == (0, 0):
-            seed_step(settings.seed, PREFILL_EPOCHS, 0)
-            for replayed in replay.images(stretches):
-                objective.prefill(batch_of(replayed))
-    seen = (epoch * replay.steps_per_epoch + step) * replay.batch_size
-    bank.skip(max(0, seen - settings.bank_size))
-    for embeddings in replay.embeddings(replay.before(epoch, step, settings.bank_size)):
-        bank.enqueue(embeddings)

@@ -1,12 +1,11 @@
 """A small data set, a store and a run made from it by the command line, and a way to call it."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -17,15 +16,6 @@ EMBED = ("--teacher", "random/conv4-16", *TINY, "--views", "2", "--split", "trai
 DISTILL = ("--student", "conv4-16", "--epochs", "2", "--batch-size", "8", "--bank-size", "16")
 
 Call = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def torch_as_it_was() -> Iterator[None]:
-    """The stages set torch's threads and determinism for their process, which here is the tests'."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
 
 
 def call(*words: str | Path) -> Result:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,15 +57,6 @@ models = ["embed", "small", "other"]
 RESEEDED = RECIPE.replace("views = 2", "views = 2\nseed = 3")
 
 STEPS = ["big", "embed", "small", "other", "evaluate embed", "evaluate small", "evaluate other"]
-
-
-@pytest.fixture(autouse=True)
-def torch_as_it_was() -> Iterator[None]:
-    """The stages set torch's threads and determinism for their process, which here is the tests'."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
 
 
 def write_images(root: Path) -> None:

@@ -28,16 +28,6 @@ Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]
 
 
-@pytest.fixture(autouse=True)
-def torch_as_it_was() -> Iterator[None]:
-    """The stage sets torch's threads and determinism for its process, which here is the tests'."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-
-
 class Killed(BaseException):
     """What nothing catches."""
 

@@ -1,12 +1,11 @@
 """Small data sets, and stage one run on them in this process."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from pipeline.embed.run import embed
@@ -15,15 +14,6 @@ from pipeline.progress import Silent
 from storage import EmbeddingStore
 
 TINY = {"teacher": "random/conv4-16", "size": 16, "resize": 20, "views": 2, "batch_size": 5, "threads": 1}
-
-
-@pytest.fixture(autouse=True)
-def torch_as_it_was() -> Iterator[None]:
-    """The stage sets torch's threads and cuDNN's determinism for its process, which here is the tests'."""
-    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic = deterministic
 
 
 def write_images(root: Path, train: int = 36, val: int = 8) -> Path:

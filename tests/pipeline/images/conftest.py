@@ -1,6 +1,6 @@
 """Render jobs made by hand, without an index."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,6 @@ from pipeline.images.rendering import RenderJob, make_renderer, render
 from pipeline.images.sources.folder import FolderSource
 
 SIZE, RESIZE = 224, 256
-
-
-@pytest.fixture(autouse=True)
-def one_torch_thread() -> Iterator[None]:
-    """On a busy machine torch's threads wait for each other; the tests that are about threads set their own."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def size_of(path: Path) -> tuple[int, int]:

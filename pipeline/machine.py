@@ -66,6 +66,15 @@ def available_memory() -> int:
     return available if limit == "max" else min(available, int(limit) - used)
 
 
+def in_units(size: float) -> str:
+    """Write bytes as people read them."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
 def library_versions() -> dict[str, str]:
     """Versions of what can change a result."""
     versions = {}

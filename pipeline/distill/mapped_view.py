@@ -20,6 +20,7 @@ import torch
 import xxhash
 
 from pipeline.errors import InputError
+from pipeline.machine import in_units
 from storage.commits import read_records
 
 if TYPE_CHECKING:
@@ -110,15 +111,6 @@ def _content_name(split: Split, view: int) -> str:
     return xxhash.xxh3_128_hexdigest(f"{split.path.resolve()} {records}".encode())
 
 
-def _in_units(size: float) -> str:
-    """Write bytes as people read them."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
 def _write(split: Split, view: int, path: Path) -> None:
     """Write the file block by block; plain writes, since a full disk would kill a process that writes a map."""
     partial = path.with_suffix(".partial")
@@ -134,7 +126,7 @@ def _write(split: Split, view: int, path: Path) -> None:
             raise
         free = shutil.disk_usage(path.parent).free
         raise InputError(
-            f"The scratch folder '{path.parent}' is full: view {view} takes {_in_units(needed)}, {_in_units(free)} are "
+            f"The scratch folder '{path.parent}' is full: view {view} takes {in_units(needed)}, {in_units(free)} are "
             "free; free some space, or give another folder with --scratch."
         ) from error
     except BaseException:

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from pipeline.distill.mapped_view import MappedView, scratch_folder
 from pipeline.errors import InputError
-from pipeline.machine import available_memory
+from pipeline.machine import available_memory, in_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,8 +85,8 @@ class TeacherBank:
         self.memory = _choose_memory(settings.teacher_memory, 2 * bytes_a_view, device)
         where = f"{MEMORY_NAMES[self.memory]}" + (f" in '{self._scratch}'" if self.memory == "mapped" else "")
         logger.info(
-            "The teacher's views (%d x %d, %.2f GiB each) lie in %s, two at a time.",
-            len(split), split.feature_dim, bytes_a_view / 2**30, where,
+            "The teacher's views (%d x %d, %s each) lie in %s, two at a time.",
+            len(split), split.feature_dim, in_units(bytes_a_view), where,
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(1)
         self._views: dict[int, Future[TeacherView]] = {}

@@ -35,7 +35,7 @@ def as_float16(
         worst = embeddings[first][~np.isfinite(half[first])][0]
         raise NotRepresentableError(
             f"The embedding of '{source.samples.sample_path[row]}' (split {source.name}, row {row}, view {view}) "
-            f"holds {worst:g}, which float16 cannot; check the teacher's weights and preprocessing, or run it with "
-            "--precision float32."
+            f"holds {worst:g}, which float16 cannot; check the network's weights (did its training diverge?) and its preprocessing, or "
+            "run it with --precision float32."
         )
     return half

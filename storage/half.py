@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from storage.split import Split
 
+SMALLEST_NORMAL = 2.0**-14
+"""Below it float16 loses digits."""
+
 
 def as_float16(
     source: Split, rows: slice, view: int, embeddings: npt.NDArray[np.floating[Any]]
@@ -22,20 +25,24 @@ def as_float16(
     Raises
     ------
     NotRepresentableError
-        If a good row has a value that is not finite as float16; names the first such row.
+        If a good row has a value that is not finite as float16, or is not zero and has none that float16 holds in
+        full precision; names the first such row.
     """
     with np.errstate(over="ignore"):
         half = embeddings.astype(np.float16)
     good = source.samples.good[rows]
     half[~good] = np.nan
-    broken = np.flatnonzero(~np.isfinite(half).all(axis=1) & good)
+    largest = np.abs(embeddings).max(axis=1)
+    too_small = (largest > 0) & (largest < SMALLEST_NORMAL)
+    broken = np.flatnonzero((~np.isfinite(half).all(axis=1) | too_small) & good)
     if len(broken):
-        first = broken[0]
-        row = rows.start + int(first)
-        worst = embeddings[first][~np.isfinite(half[first])][0]
+        first = int(broken[0])
+        row = rows.start + first
+        outside = embeddings[first][~np.isfinite(half[first])]
+        held = f"holds {outside[0]:g}" if len(outside) else f"holds nothing larger than {largest[first]:g}"
         raise NotRepresentableError(
             f"The embedding of '{source.samples.sample_path[row]}' (split {source.name}, row {row}, view {view}) "
-            f"holds {worst:g}, which float16 cannot; check the network's weights (did its training diverge?) and its preprocessing, or "
-            "run it with --precision float32."
+            f"{held}, which float16 cannot; check the network's weights (did its training diverge?) and its preprocessing, "
+            "run it with --precision float32, or keep directions alone with --normalise."
         )
     return half

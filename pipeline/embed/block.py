@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from pipeline.embed.plan import draw_parameters
 from pipeline.images.rendering import RenderJob, render
@@ -53,6 +54,8 @@ class Worker(NamedTuple):
     renderer: Renderer
     batch_size: int
     precision: Precision
+    normalise: bool = False
+    """Whether embeddings are L2-normalised before they are kept."""
 
 
 def embed_block(
@@ -114,4 +117,5 @@ def embed_images(worker: Worker, pixels: Tensor) -> npt.NDArray[np.float32]:
     """Embeddings (B, D) of uint8 images (B, S, S, 3)."""
     with autocast(pixels.device, worker.precision):
         features = worker.network.features(pixels)
-    return features.float().cpu().numpy()
+    single = features.float()
+    return (normalize(single, dim=1, eps=torch.finfo(torch.float32).tiny) if worker.normalise else single).cpu().numpy()

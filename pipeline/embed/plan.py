@@ -92,6 +92,7 @@ def _attributes(
             "name": network.name,
             **network.identity(),
             "precision": choose_precision(settings.precision, device),
+            "normalised": settings.normalise,
         },
         "data_set": {
             "name": settings.data.resolve().name,

@@ -61,7 +61,9 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
             attributes = plan.attributes | {"canaries": plan_canaries(plan, renderer)}
             create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
             pixel_hash_path(settings.store).unlink(missing_ok=True)
-        worker = Worker(network, renderer, settings.batch_size, choose_precision(settings.precision, device))
+        worker = Worker(
+            network, renderer, settings.batch_size, choose_precision(settings.precision, device), settings.normalise
+        )
         writer = StoreWriter(settings.store)
         _do_blocks(worker, writer, plan, settings, progress)
         writer.finish()

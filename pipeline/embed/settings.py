@@ -64,6 +64,13 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
     precision: Annotated[
         Precision, Field(description="Of the teacher; auto is float32 on a CPU and float16 on a GPU.")
     ] = "auto"
+    normalise: Annotated[
+        bool,
+        Field(
+            description="Write L2-normalised embeddings: for a network whose outputs float16 cannot hold; their lengths are "
+            "lost, which neither students nor evaluations look at."
+        ),
+    ] = False
     block_rows: Annotated[
         int | None,
         Field(ge=1, description="Images of a block, the unit of resuming; about 16 MiB a view unless given."),

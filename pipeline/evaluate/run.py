@@ -129,6 +129,7 @@ def _features_of_network(settings: EvaluateSettings, folder: Path, progress: Pro
         store=folder / "features.zarr",
         teacher=settings.model,
         split=tuple(SplitSource(name=name, folder=name, views=0) for name in splits),
+        normalise=True,  # whatever their length, float16 holds them; all evaluations look at directions
         resume=True,
     )
     try:

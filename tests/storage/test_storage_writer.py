@@ -95,6 +95,22 @@ def test_value_that_float16_cannot_hold_is_refused_by_row_path_and_view(
     assert files(empty) == before
 
 
+def test_row_that_float16_would_round_away_is_refused(
+    empty: Path, values: Callable[..., Array], parameters: Callable[..., Array], files: Files
+) -> None:
+    before = files(empty)
+    embeddings = values(1, slice(10, 15))
+    embeddings[2] *= 1e-9
+    with pytest.raises(NotRepresentableError, match=r"row 12, view 1\) holds nothing larger than .*e-0.*--normalise\."):
+        StoreWriter(empty).write_block("train", 2, 1, embeddings, parameters(1, slice(10, 15)))
+    assert files(empty) == before
+
+
+def test_row_of_zeros_is_accepted(empty: Path, parameters: Callable[..., Array]) -> None:
+    StoreWriter(empty).write_block("train", 0, 0, np.zeros((5, 4)), parameters(0, slice(0, 5)))
+    assert (empty / "train/embeddings/c/0/0/0").read_bytes()[:-4] == bytes(40)
+
+
 @pytest.mark.parametrize("value", [65504.0, 65519.0])
 def test_the_largest_float16_is_accepted(empty: Path, parameters: Callable[..., Array], value: float) -> None:
     StoreWriter(empty).write_block("train", 0, 0, np.full((5, 4), value), parameters(0, slice(0, 5)))

@@ -150,6 +150,22 @@ def test_a_teacher_whose_output_float16_cannot_hold_stops_the_run_naming_the_row
         embedded(data, tmp_path / "store.zarr", teacher=str(tmp_path / "broken.safetensors"))
 
 
+@pytest.mark.parametrize("factor", [2.0**40, 2.0**-40], ids=["overflow", "underflow"])
+def test_normalised_embeddings_of_any_length_fit(data: Path, tmp_path: Path, embedded: Embedded, factor: float) -> None:
+    network = load_network("random/conv4-16")
+    raw = embedded(data, tmp_path / "raw.zarr")["train"].view(0).astype(np.float64)
+    with torch.no_grad():
+        network.module.get_submodule("13").weight.mul_(factor)
+    save_network(tmp_path / "scaled.safetensors", network)
+    words = {"teacher": str(tmp_path / "scaled.safetensors")}
+    with pytest.raises(NotRepresentableError, match="--normalise"):
+        embedded(data, tmp_path / "store.zarr", **words)
+    store = embedded(data, tmp_path / "normalised.zarr", **words, normalise=True)
+    assert store.attributes["teacher"]["normalised"] is True
+    expected = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    np.testing.assert_allclose(store["train"].view(0), expected, atol=2e-3)
+
+
 def test_a_limit_takes_images_evenly_from_all_classes(data: Path, tmp_path: Path, embedded: Embedded) -> None:
     train = embedded(data, tmp_path / "store.zarr", limit=6)["train"]
     assert train.samples.sample_path == [

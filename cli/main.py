@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.errors import as_sentence, not_ours
 from cli.groups import LazyGroup, example
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -28,10 +31,14 @@ class Commands(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a fault of ours keeps its traceback."""
         try:
+            for each in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(each, _terminate)
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
+            from pipeline.errors import Terminated
+
             click.echo(f"\nStopped. {_going_on(self, ctx)}", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(REQUEUE if isinstance(stopped, Terminated) else INTERRUPTED)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
@@ -46,6 +53,13 @@ class Commands(LazyGroup):
             if sentence is None:
                 raise
             raise sentence from error
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    from pipeline.errors import Terminated
+
+    raise Terminated
 
 
 def _going_on(group: click.Group, ctx: click.Context) -> str:

@@ -26,6 +26,10 @@ class Stopped(RuntimeError):
         self.signal = signal
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGUSR1 came where there is nothing to save: what is committed stays (exit code 75)."""
+
+
 def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> InputError:
     """An error that answers an unknown name with the known ones, nearest first; ``where`` ends its first sentence."""
     names = sorted(known)

@@ -190,6 +190,10 @@ def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
         name = getattr(step.settings, "student", None) or getattr(step.settings, "arch", None)
         if name is not None and name not in known:
             raise unknown_name("architecture", name, known)
+        for key in ("teacher", "model"):
+            kind, _, network = str(getattr(step.settings, key, "")).partition("/")
+            if kind in {"random", "torchvision"} and network not in known:
+                raise unknown_name(f"{kind} network", network, known)
         for folder in image_folders(step):
             open_source(recipe.data, folder)
         if step.output.exists() and step.stage != "evaluate" and read_record(recipe, step.name) is None:

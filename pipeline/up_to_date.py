@@ -138,7 +138,8 @@ def _content(path: Path) -> str | None:
     from pipeline.networks.network import MODEL_FILE
 
     if (path / "zarr.json").is_file():
-        files = sorted(path.rglob("*.json"))
+        records = ("zarr.json", "*/zarr.json", "*/embeddings/commits/*.json", "*/embeddings/commits/*/*.json")
+        files = sorted(file for pattern in records for file in path.glob(pattern))
     else:
         files = [path / MODEL_FILE if path.is_dir() else path]
     if not all(file.is_file() for file in files):

@@ -152,11 +152,6 @@ class StoreWriter:
             for split in self.store.split_names
         }
 
-    def missing_views(self, split: str, block: int) -> list[int]:
-        """Views of a block that have no commit record yet."""
-        views = range(len(self.store[split].views))
-        return [view for view in views if not is_committed(self.path / split, str(view), block)]
-
     def pending_blocks(self, split: str) -> dict[int, list[int]]:
         """For each unfinished block, the views that it lacks."""
         source = self.store[split]

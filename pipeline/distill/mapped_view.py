@@ -36,6 +36,24 @@ def scratch_folder(given: Path | None) -> Path:
     return (given or Path(tempfile.gettempdir())) / FOLDER_NAME.format(user=os.getuid())
 
 
+def sweep_views(folder: Path) -> None:
+    """Delete the views that killed processes left: those that no one holds."""
+    for lock_path in folder.glob("*.lock"):
+        try:
+            lock = os.open(lock_path, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for suffix in (".float16", ".partial"):
+                lock_path.with_suffix(suffix).unlink(missing_ok=True)
+            lock_path.unlink(missing_ok=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(lock)
+
+
 class MappedView:
     """One view of a split, mapped. ``close`` it when it is no longer used."""
 

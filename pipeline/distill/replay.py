@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.distill.teacher_bank import TeacherBank, TeacherView
+    from pipeline.distill.teacher_views import TeacherView, TeacherViews
     from pipeline.images.policies import Policy
     from pipeline.images.rendering import Renderer
     from pipeline.images.sources.source import ImageSource
@@ -72,7 +72,7 @@ class Replay:
     split: Split
     source: ImageSource
     renderer: Renderer
-    bank: TeacherBank
+    teacher: TeacherViews
     sizes: tuple[int, ...]
     """Sides to render, one for each kind of student."""
     batch_size: int
@@ -88,7 +88,7 @@ class Replay:
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Replayed]:
         """Batches of an epoch from a step on."""
-        view = self.bank.view_of_epoch(epoch)
+        view = self.teacher.view_of_epoch(epoch)
         yield from self._rendered(view, self._order(epoch)[first_step * self.batch_size :], FRESH_VIEWS + epoch)
 
     def before(self, epoch: int, step: int, count: int) -> list[Stretch]:
@@ -117,14 +117,14 @@ class Replay:
     def embeddings(self, stretches: list[Stretch]) -> Iterator[Tensor]:
         """Teacher's embeddings (B, D), batch by batch, as in ``Replayed``."""
         for stretch in stretches:
-            with self.bank.reading(stretch.view) as view:
+            with self.teacher.reading(stretch.view) as view:
                 for start in range(0, len(stretch.rows), self.batch_size):
                     yield view.gather(stretch.rows[start : start + self.batch_size], self.renderer.device)
 
     def images(self, stretches: list[Stretch]) -> Iterator[Replayed]:
         """The images themselves, batch by batch."""
         for number, stretch in enumerate(stretches):
-            with self.bank.reading(stretch.view) as view:
+            with self.teacher.reading(stretch.view) as view:
                 yield from self._rendered(view, stretch.rows, FRESH_VIEWS + PREFILL_EPOCHS + number)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import torch
-
 from pipeline.distill.replay import Replay, ViewNumbers, check_images_are_there
 from pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
 from pipeline.distill.student import build_student, student_size, student_training
-from pipeline.distill.teacher_bank import TeacherBank
+from pipeline.distill.teacher_views import TeacherViews
 from pipeline.errors import InputError
 from pipeline.images.canaries import check_canaries
 from pipeline.images.policies import POLICIES
@@ -24,7 +22,7 @@ from pipeline.machine import prepare_machine
 from pipeline.networks.network import MODEL_FILE
 from pipeline.training.live import make_score
 from pipeline.training.loop import Stream, full_memory_as_sentence, train
-from pipeline.training.run_folder import open_runs
+from pipeline.training.run_folder import check_place, open_runs, run_leases
 from storage import open_store
 from storage.errors import StoreIncompleteError
 from storage.schema import EVALUATION_VIEW
@@ -73,9 +71,9 @@ def distill_together(
         If a signal asked for the end.
     """
     shared = _shared(students)
-    device = prepare_machine(shared.device, shared.thread_count)
-    # On the CPU this costs next to nothing, and a resumed run ends in the same weights.
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    for student in students:
+        check_place(student, student.run)
+    device = prepare_machine(shared.device, shared.thread_count, training=True)
     store = open_store(shared.store)
     split = store[shared.split]
     is_fresh = shared.student_view == "fresh"
@@ -101,13 +99,14 @@ def distill_together(
             f"The memory was full for {' and '.join(repr(str(student.run)) for student in students)} beside the network, at "
             f"--batch-size {shared.batch_size}; lower --bank-size, take --bank-precision float16, or --teacher-memory mapped."
         ),
-        contextlib.closing(TeacherBank(split, numbers, shared, device)) as bank,
+        run_leases([student.run for student in students]),
+        contextlib.closing(TeacherViews(split, numbers, shared, device)) as teacher,
     ):
         replay = Replay(
             split=split,
             source=source,
             renderer=renderer,
-            bank=bank,
+            teacher=teacher,
             sizes=tuple(sorted(set(sizes.values()))),
             batch_size=shared.batch_size,
             seed=shared.seed,
@@ -119,7 +118,7 @@ def distill_together(
             for settings, network, score in zip(students, networks, scores, strict=True)
         ]
         open_runs([(student, student.run, inputs) for student in students])
-        stream = Stream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, bank.waits)
+        stream = Stream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, teacher.waits)
         train(trainings, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
     return [student.run / MODEL_FILE for student in students]
 

@@ -53,7 +53,9 @@ def build_student(settings: DistillSettings, split: Split, size: int) -> Network
     evaluation = split.views[EVALUATION_VIEW]
     resize = round(int(evaluation["policy"]["resize"]) * size / int(evaluation["size"]))
     backbone = build_backbone(settings.student, settings.seed)
-    return Network(settings.run.name, settings.student, *backbone, Preprocessing(size=size, resize=resize))
+    student = Network(settings.run.name, settings.student, *backbone, Preprocessing(size=size, resize=resize))
+    student.check_size(size)
+    return student
 
 
 def student_training(
@@ -146,15 +148,18 @@ def _fill_banks(
     bank = objective.teacher_bank
     if bank is None:
         return
+    seen = (epoch * replay.steps_per_epoch + step) * replay.batch_size
     if settings.prefill:
         stretches = replay.to_prefill(settings.bank_size)
-        for embeddings in replay.embeddings(stretches):
-            bank.enqueue(embeddings)
+        if seen < settings.bank_size:
+            for embeddings in replay.embeddings(stretches):
+                bank.enqueue(embeddings)
+        else:  # nothing of it is left, but rows stand where it put them
+            bank.skip(sum(len(stretch.rows) for stretch in stretches))
         if objective.student_bank is not None and (epoch, step) == (0, 0):
             seed_step(settings.seed, PREFILL_EPOCHS, 0)
             for replayed in replay.images(stretches):
                 objective.prefill(batch_of(replayed))
-    seen = (epoch * replay.steps_per_epoch + step) * replay.batch_size
     bank.skip(max(0, seen - settings.bank_size))
     for embeddings in replay.embeddings(replay.before(epoch, step, settings.bank_size)):
         bank.enqueue(embeddings)

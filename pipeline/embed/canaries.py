@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.embed.plan import draw_parameters
 from pipeline.images.canaries import CanaryView, check_canaries, choose_canaries, make_canaries
 
 if TYPE_CHECKING:
     from pipeline.embed.plan import EmbedPlan
     from pipeline.images.rendering import Renderer
+    from pipeline.images.sources.source import ImageSource
     from storage import EmbeddingStore, SplitPlan
 
 
@@ -23,10 +26,7 @@ def plan_canaries(plan: EmbedPlan, renderer: Renderer) -> dict[str, list[dict[st
     RunError
         If rendering fails.
     """
-    return {
-        name: make_canaries(renderer, plan.indexes[name].source, split.samples, _views(split))
-        for name, split in plan.splits.items()
-    }
+    return {name: _canaries_of(split, plan.indexes[name].source, renderer) for name, split in plan.splits.items()}
 
 
 def check_all_canaries(store: EmbeddingStore, plan: EmbedPlan, renderer: Renderer, batch_size: int) -> None:
@@ -35,14 +35,21 @@ def check_all_canaries(store: EmbeddingStore, plan: EmbedPlan, renderer: Rendere
         check_canaries(store, name, plan.indexes[name].source, renderer, batch_size)
 
 
-def _views(split: SplitPlan) -> list[CanaryView]:
-    size = split.samples.image_size
-    return [
-        CanaryView(
-            row=row,
-            view=view,
-            size=int(split.views[view]["size"]),
-            parameters=draw_parameters(view, split.views[view], row, size[row : row + 1])[0],
-        )
-        for row, view in choose_canaries(split.samples.good, len(split.views))
+def _canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer) -> list[dict[str, Any]]:
+    chosen = choose_canaries(split.samples.good, len(split.views))
+    image_size = split.samples.image_size
+    parameters = np.stack(
+        [
+            [
+                draw_parameters(view, description, row, image_size[row : row + 1])[0]
+                for view, description in enumerate(split.views)
+            ]
+            for row, _ in chosen
+        ]
+    )  # (K, V, P)
+    sizes = tuple(int(view["size"]) for view in split.views)
+    views = [
+        CanaryView(row=row, view=view, size=sizes[view], parameters=parameters[number, view])
+        for number, (row, view) in enumerate(chosen)
     ]
+    return make_canaries(renderer, source, split.samples, views, parameters, sizes)

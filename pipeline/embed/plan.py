@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.networks.network import Network
     from pipeline.progress import Progress
     from storage import EmbeddingStore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def plan_embedding(settings: EmbedSettings, network: Network, device: torch.devi
     resize = settings.resize or max(network.preprocessing.resize, size)
     if size > resize:
         raise InputError(f"--size {size} is larger than --resize {resize}; the crop must fit the resized image.")
+    network.check_size(size)
     folders = [source.folder for source in settings.split]
     by_folder = index_data_set(
         settings.data, folders, settings.store, settings, threads=settings.thread_count, progress=progress
@@ -67,7 +71,7 @@ def plan_embedding(settings: EmbedSettings, network: Network, device: torch.devi
 
 
 def _views(settings: EmbedSettings, source: SplitSource, size: int, resize: int) -> list[dict[str, Any]]:
-    evaluation = {"policy": {"name": "evaluation", "resize": resize}, "seed": settings.seed, "size": size}
+    evaluation = {"policy": {"name": "evaluation", "resize": resize}, "seed": None, "size": size}  # nothing is drawn
     policy = {"name": str(settings.policy), **settings.policy.model_dump(mode="json")}
     count = settings.views if source.views is None else source.views
     return [evaluation, *({"policy": policy, "seed": settings.seed, "size": size} for _ in range(count))]
@@ -121,10 +125,14 @@ def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
     check_same(store.path, {"splits": store.split_names}, {"splits": sorted(plan.splits)})
     for name, split in plan.splits.items():
         check_same_samples(name, store[name].samples, split.samples)
-    for key in ("teacher", "rendering"):
-        check_same(
-            store.path, store.attributes[key], plan.attributes[key] | {"name": store.attributes[key].get("name")}
-        )
+    check_same(store.path, store.attributes["teacher"], _without(plan.attributes["teacher"], "name"))
+    check_same(store.path, store.attributes["rendering"], _without(plan.attributes["rendering"], "device_kind"))
+    before, now = (where["rendering"]["device_kind"] for where in (store.attributes, plan.attributes))
+    if before != now:
+        logger.warning(
+            "'%s' was begun on %s and is gone on with on %s: its embeddings are the same to rounding only.",
+            store.path, before, now,
+        )  # fmt: skip
     for name, split in plan.splits.items():
         found = store[name]
         check_same(
@@ -132,6 +140,10 @@ def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
             _facts(found.views, found.columns, found.block_rows),
             _facts(split.views, split.columns, split.block_rows),
         )
+
+
+def _without(attributes: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if name != key}
 
 
 def _facts(views: list[dict[str, Any]], columns: tuple[str, ...], block_rows: int) -> dict[str, Any]:

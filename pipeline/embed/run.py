@@ -44,7 +44,6 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         If rendering fails.
     """
     device = prepare_machine(settings.device, settings.thread_count)
-    torch.backends.cudnn.deterministic = True
     resuming = settings.resume and settings.store.exists()
     if not resuming:
         check_place(settings.store, overwrite=settings.overwrite)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from pipeline.images.policies import POLICIES, PolicySetting
 from pipeline.settings import ImageSelection, OutputSettings, Precision, Settings, ViewGeometry, argument
@@ -59,7 +59,9 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
     policy: Annotated[PolicySetting, Field(description=f"Augmentation of the random views: {', '.join(POLICIES)}.")] = (
         POLICIES["crop-flip"]
     )
-    seed: Annotated[int, Field(ge=0, description="Draws the augmentation parameters, and random/NAME's weights.")] = 0
+    seed: Annotated[
+        int, Field(ge=0, lt=2**64, description="Draws the augmentation parameters, and random/NAME's weights.")
+    ] = 0
     batch_size: Annotated[int, Field(ge=1, description="Images in one forward pass.")] = 128
     precision: Annotated[
         Precision, Field(description="Of the teacher; auto is float32 on a CPU and float16 on a GPU.")
@@ -78,3 +80,10 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
     pixel_hashes: Annotated[
         int, Field(ge=0, description="Write hashes of about this many rendered views to STORE.pixel-hashes.jsonl.")
     ] = 0
+
+    @field_validator("split")
+    @classmethod
+    def _distinct(cls, splits: tuple[SplitSource, ...]) -> tuple[SplitSource, ...]:
+        if len({split.name for split in splits}) < len(splits):
+            raise ValueError("two splits have one name; name each once.")
+        return splits

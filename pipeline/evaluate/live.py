@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.progress import Progress
     from pipeline.settings import Precision
 
-KEPT_PIXEL_BYTES = 512 * 2**20
+KEPT_PIXEL_BYTES = 2**30
 """Views that take no more than this, in bytes, are rendered once; larger ones at every evaluation."""
 
 

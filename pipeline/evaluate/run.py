@@ -123,10 +123,11 @@ def _features_of_network(settings: EvaluateSettings, folder: Path, progress: Pro
         )
     splits = dict.fromkeys((settings.train_split, settings.test_split))
     _check_classes_before_the_work(settings, folder)
-    shared = set(EmbedSettings.model_fields) & set(type(settings).model_fields)
+    shared = (set(EmbedSettings.model_fields) & set(type(settings).model_fields)) - {"index_folder"}
     wanted = EmbedSettings(
         **{name: getattr(settings, name) for name in shared},
         store=folder / "features.zarr",
+        index_folder=_index_folder(settings, folder),
         teacher=settings.model,
         split=tuple(SplitSource(name=name, folder=name, views=0) for name in splits),
         normalise=True,  # whatever their length, float16 holds them; all evaluations look at directions
@@ -138,11 +139,16 @@ def _features_of_network(settings: EvaluateSettings, folder: Path, progress: Pro
         return embed(wanted.model_copy(update={"resume": False, "overwrite": True}), progress)
 
 
+def _index_folder(settings: EvaluateSettings, folder: Path) -> Path:
+    """Beside the run, where the trainings of that folder keep it too."""
+    return settings.index_folder or folder.parent / "index"
+
+
 def _check_classes_before_the_work(settings: EvaluateSettings, folder: Path) -> None:
     """Find by the images' names what would end the evaluation when all features have been computed."""
     assert settings.data is not None
     names = (settings.train_split, settings.test_split)
-    listed = list_data_set(settings.data, names, settings.index_folder or folder / "index", settings.labels)
+    listed = list_data_set(settings.data, names, _index_folder(settings, folder), settings.labels)
     train, test = (listed[name][1] for name in names)
     for name, listing in (("training", train), ("test", test)):
         if not listing.class_names:
@@ -152,10 +158,10 @@ def _check_classes_before_the_work(settings: EvaluateSettings, folder: Path) -> 
 
 def _check_same_classes(settings: EvaluateSettings, train: Sequence[str], test: Sequence[str]) -> None:
     if tuple(train) != tuple(test):
-        different = sorted(set(train) ^ set(test))
+        odd = next(iter(sorted(set(train) ^ set(test))), None)
+        what = "number them differently" if odd is None else f"have different classes ('{odd}' is in one only)"
         raise InputError(
-            f"Splits {settings.train_split} and {settings.test_split} have different classes ('{different[0]}' is in one "
-            "only); both need the same class folders."
+            f"Splits {settings.train_split} and {settings.test_split} {what}; both need the same class folders."
         )
 
 

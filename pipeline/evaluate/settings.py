@@ -38,7 +38,7 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
         Field(description="Score also with only so many labelled training images of each class. Repeatable."),
     ] = ()
     draws: Annotated[int, Field(ge=1, description="How often those are drawn; the mean is reported.")] = 10
-    seed: Annotated[int, Field(ge=0, description="Draws the labelled images, and random/NAME's weights.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64, description="Draws the labelled images, and random/NAME's weights.")] = 0
     batch_size: Annotated[int, Field(ge=1, description="Images in one forward pass.")] = 128
     precision: Annotated[
         Precision, Field(description="Of the network; auto is float32 on a CPU and float16 on a GPU.")

@@ -60,10 +60,32 @@ def choose_canaries(good: npt.NDArray[np.bool_], view_count: int) -> list[tuple[
 
 
 def make_canaries(
-    renderer: Renderer, source: ImageSource, samples: Samples, views: Sequence[CanaryView]
+    renderer: Renderer,
+    source: ImageSource,
+    samples: Samples,
+    views: Sequence[CanaryView],
+    parameters: npt.NDArray[np.float32],
+    sizes: tuple[int, ...],
 ) -> list[dict[str, Any]]:
-    """Render these views, and describe each as a store keeps it."""
-    images = _render(renderer, source, samples, views, CANARIES)
+    """Render these views as the teacher is shown them, and describe each as a store keeps it.
+
+    The teacher's views come from one decode of the whole image, a student's from a decode of its crop alone: where
+    the two are not the same, the check will tell.
+
+    Parameters
+    ----------
+    views : sequence of CanaryView
+        K views.
+    parameters : float32 array of shape (K, V, P)
+        Of all views of each one's image.
+    sizes : tuple of int
+        Sides of the V views, in pixels.
+    """
+    rows = [view.row for view in views]
+    paths = [samples.sample_path[row] for row in rows]
+    job = RenderJob(source, paths, samples.content_hash[rows], parameters, sizes)
+    batch = next(iter(render(renderer, job, max(1, len(views)))), [])  # V tensors (K, S, S, 3)
+    images = [batch[view.view][number].clone() for number, view in enumerate(views)]
     return [
         {
             "row": view.row,

@@ -31,9 +31,10 @@ from pipeline.images.sources.pack import (
     PATH,
 )
 from storage.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
+from storage.lease import writer_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -70,23 +71,30 @@ def pack(settings: PackSettings, progress: Progress) -> dict[str, int]:
     make_directory_durably(file.parent)
     _check_space(file.parent, sum(int(size.sum()) for size in sizes.values()))
     partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
+    with writer_lease(file):
+        _write(listed, sizes, partial, progress)
+        partial.replace(file)
+        flush_directory(file.parent)
+    return {split: len(listing.paths) for split, (_, listing) in listed.items()}
+
+
+def _write(
+    listed: Mapping[str, tuple[ImageSource, Listing]],
+    sizes: Mapping[str, npt.NDArray[np.int64]],
+    partial: Path,
+    progress: Progress,
+) -> None:
+    """Write the whole pack under another name; leave nothing if that fails."""
     try:
-        opened = h5py.File(partial, "w")
-    except BlockingIOError as error:
-        raise InputError(f"'{partial}' is being written by another process; wait for it, or end it.") from error
-    try:
-        with opened:
+        with h5py.File(partial, "w") as opened:
             opened.attrs.update(format=FORMAT_NAME, version=FORMAT_VERSION)
             for split, (source, listing) in listed.items():
                 _write_split(opened.require_group(split), source, listing, sizes[split], progress)
         with partial.open("rb") as written:
             os.fsync(written.fileno())
-        partial.replace(file)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    flush_directory(file.parent)
-    return {split: len(listing.paths) for split, (_, listing) in listed.items()}
 
 
 def _sizes(source: ImageSource, paths: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -44,6 +44,26 @@ class Network:
         features: Tensor = self.module(self.preprocessing.normalise(images))
         return features
 
+    def check_size(self, size: int) -> None:
+        """Check that the network takes images of this size, in pixels.
+
+        Raises
+        ------
+        InputError
+            If it does not.
+        """
+        mode = self.module.training
+        device = next(self.module.parameters()).device
+        try:
+            with torch.inference_mode():
+                self.module.eval()(torch.zeros(1, 3, size, size, device=device))
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                f"{self.architecture} cannot take images of {size} pixels ({str(error).partition(chr(10))[0]}); take "
+                "another size or another network."
+            ) from error
+        self.module.train(mode)
+
     def identity(self) -> dict[str, Any]:
         """What decides its output: architecture, weights, preprocessing."""
         return {

@@ -19,7 +19,7 @@ from pipeline.networks.preprocessing import Preprocessing
 from pipeline.pretrain.simclr import nt_xent_loss, projection_head
 from pipeline.training.live import make_score
 from pipeline.training.loop import Stream, Training, train
-from pipeline.training.run_folder import open_runs
+from pipeline.training.run_folder import check_place, open_runs, run_leases
 from pipeline.training.schedule import epoch_order
 
 if TYPE_CHECKING:
@@ -59,13 +59,14 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     Stopped
         If a signal asked for the end.
     """
-    device = prepare_machine(settings.device, settings.thread_count)
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    check_place(settings, settings.run)
+    device = prepare_machine(settings.device, settings.thread_count, training=True)
     backbone = build_backbone(settings.arch, settings.seed)
     wanted = Preprocessing()
     size = settings.size or wanted.size
     preprocessing = Preprocessing(size=size, resize=settings.resize or max(wanted.resize, size))
     network = Network(settings.run.name, settings.arch, *backbone, preprocessing)
+    network.check_size(size)
     torch.manual_seed(settings.seed)
     head = projection_head(network.feature_dim, settings.projection_dim)
     modules = nn.ModuleDict({"backbone": network.module, "head": head})
@@ -86,7 +87,6 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         )
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
     score = make_score(settings, renderer, progress, live)
-    open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
 
     def batches(epoch: int, first_step: int) -> Iterator[TwoViews]:
         order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]
@@ -111,7 +111,9 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         measure=None if score is None else lambda: score(network),
     )
     stream = Stream(settings.epochs, steps, settings.batch_size, batches)
-    train([training], stream, f"pretrain {settings.run.name}", progress)
+    with run_leases([settings.run]):
+        open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
+        train([training], stream, f"pretrain {settings.run.name}", progress)
     return settings.run / MODEL_FILE
 
 

@@ -138,6 +138,8 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
         each.training.save_network(each.training.run)
     if failures:
         raise RunError(" ".join(failures))
+    if stopping := stop_signal():
+        raise Stopped(f"{title}: stopped by {stopping.name} when all was done.", stopping)
 
 
 @contextlib.contextmanager

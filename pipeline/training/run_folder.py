@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,10 @@ from pipeline.errors import InputError
 from pipeline.machine import library_versions
 from pipeline.settings import HOW, WHERE
 from storage.durable import PARTIAL_SUFFIX, write_json_durably
+from storage.lease import writer_lease
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.training.settings import TrainingSettings
@@ -21,6 +23,43 @@ SETTINGS_FILE = "settings.json"
 
 FREE_TO_CHANGE = HOW | WHERE | {"versions"}
 """A training may go on with other values of these."""
+
+
+def check_place(settings: TrainingSettings, run: Path) -> None:
+    """Check that a run may be written at ``run``, before any work is done for it.
+
+    Raises
+    ------
+    InputError
+        If something is there: a run that is neither to be resumed nor overwritten, or what is not a run.
+    """
+    if run.exists() and not run.is_dir():
+        raise InputError(f"'{run}' is a file; give a folder for the run.")
+    if _is_empty(run):
+        return
+    if not (run / SETTINGS_FILE).is_file():
+        raise InputError(f"'{run}' is not empty and not a run; give another folder.")
+    if not settings.resume and not settings.overwrite:
+        raise InputError(f"The run '{run}' exists already; use --resume to go on with it, or --overwrite to delete it.")
+
+
+def _is_empty(run: Path) -> bool:
+    return not run.is_dir() or all(path.name.endswith(PARTIAL_SUFFIX) for path in run.iterdir())
+
+
+@contextlib.contextmanager
+def run_leases(runs: Sequence[Path]) -> Iterator[None]:
+    """Hold these runs, so that no other process writes them too.
+
+    Raises
+    ------
+    StoreBusyError
+        If another one does.
+    """
+    with contextlib.ExitStack() as held:
+        for run in runs:
+            held.enter_context(writer_lease(run))
+        yield
 
 
 def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) -> None:
@@ -47,16 +86,11 @@ def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) 
 
 def _is_there(settings: TrainingSettings, run: Path, record: Mapping[str, Any]) -> bool:
     """Whether the folder holds a run, which may then be resumed or overwritten."""
-    if run.exists() and not run.is_dir():
-        raise InputError(f"'{run}' is a file; give a folder for the run.")
-    if not run.is_dir() or all(path.name.endswith(PARTIAL_SUFFIX) for path in run.iterdir()):
+    check_place(settings, run)
+    if _is_empty(run):
         return False
-    if not (run / SETTINGS_FILE).is_file():
-        raise InputError(f"'{run}' is not empty and not a run; give another folder.")
     if settings.resume:
         _check_same_record(run, record)
-    elif not settings.overwrite:
-        raise InputError(f"The run '{run}' exists already; use --resume to go on with it, or --overwrite to delete it.")
     return True
 
 

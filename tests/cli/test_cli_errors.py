@@ -65,6 +65,11 @@ def truncate(path: Path, size: int = 100) -> None:
         ("embed data teacher.zarr EMBED --resume --views 3", "views = 2, now it is 3"),
         ("embed data teacher.zarr EMBED --resume --size 8", "the size of view 0 = 16, now it is 8"),
         ("embed data empty EMBED --resume", "'empty' is not an embedding store"),
+        ("embed data new EMBED --teacher random/alexnet", "alexnet cannot take images of 16 pixels ("),
+        ("embed data new EMBED --split train=val", "two splits have one name; name each once."),
+        ("embed data new EMBED --seed 18446744073709551616", "--seed: input should be less than 18446744073709551616"),
+        ("pretrain data new --arch alexnet --size 16 --batch-size 8", "alexnet cannot take images of 16 pixels ("),
+        ("distill teacher.zarr data new DISTILL --student alexnet", "alexnet cannot take images of 16 pixels ("),
         ("distill nowhere data new DISTILL", "'nowhere' does not exist; make one with 'compress-ssl embed DATA STORE'"),
         ("distill data data new DISTILL", "'data' is not an embedding store; make one with"),
         ("distill teacher.zarr nowhere new DISTILL", "The data set 'nowhere' does not exist"),
@@ -227,6 +232,16 @@ def test_store_that_is_being_written_is_refused(call: Call, workplace: Path, emb
     with writer_lease(Path("teacher.zarr")):
         result = call("embed", "data", "teacher.zarr", *embed_options, "--resume")
     assert_one_sentence(result, "'teacher.zarr' is being written by process")
+
+
+def test_run_that_is_being_written_is_refused(call: Call, workplace: Path, distill_options: tuple[str, ...]) -> None:
+    from storage.lease import writer_lease
+
+    before = files(workplace)
+    with writer_lease(Path("student")):
+        result = call("distill", "teacher.zarr", "data", "student", *distill_options, "--resume")
+    assert_one_sentence(result, "'student' is being written by process")
+    assert files(workplace) == before
 
 
 def test_folder_that_may_not_be_written_is_named(call: Call, workplace: Path) -> None:

@@ -80,12 +80,13 @@ def test_embed_on_a_full_disk_ends_with_a_sentence_and_goes_on(
         np.testing.assert_array_equal(open_store(store)["train"].view(view), whole.view(view))
 
 
+@pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_interrupted_embed_says_how_it_goes_on_and_does(
-    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path
+    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path, sent: signal.Signals, exit_code: int
 ) -> None:
     store = tmp_path / "store.zarr"
     words = ("embed", made / "data", store, *embed_options, "--views", "40", "--block-rows", "1")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    if signal.getsignal(sent) is signal.SIG_IGN:
         pytest.skip("the shell started these tests in the background, deaf to SIGINT, and children inherit that")
     process = subprocess.Popen(
         command(*words), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -95,9 +96,9 @@ def test_interrupted_embed_says_how_it_goes_on_and_does(
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == exit_code
     assert errors.splitlines()[-1] == "Stopped. The same command with --resume goes on where it was."
     assert "Traceback" not in errors
     before = open_store(store)["train"]

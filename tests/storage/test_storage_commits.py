@@ -62,13 +62,11 @@ def test_pending_blocks_are_those_without_a_record(empty: Path, write: Write) ->
     write(empty, 2, [1])
     writer = StoreWriter(empty)
     assert writer.pending_blocks("train") == {0: [1, 2], 1: [1], 2: [0, 1, 2], 3: [0, 1, 2], 4: [1, 2]}
-    assert [writer.missing_views("train", block) for block in range(3)] == [[1, 2], [1], [0, 1, 2]]
 
 
 def test_finished_store_has_nothing_pending(complete: Path) -> None:
     writer = StoreWriter(complete)
     assert writer.pending_blocks("train") == writer.pending_blocks("val") == {}
-    assert writer.missing_views("train", 0) == []
 
 
 def test_data_without_a_record_are_not_committed(empty: Path, write: Write) -> None:

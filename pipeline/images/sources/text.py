@@ -37,7 +37,7 @@ def read_lines(file: Path, what: str) -> list[tuple[int, str]]:
 
 
 def number_classes(names: Iterable[str]) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
-    """Number classes by their sorted names; whole numbers are sorted by their value.
+    """Number classes by their sorted names, as ImageFolder numbers its folders.
 
     Returns
     -------
@@ -46,8 +46,6 @@ def number_classes(names: Iterable[str]) -> tuple[npt.NDArray[np.int32], tuple[s
     class_names : tuple of str
     """
     names = list(names)
-    different = set(names)
-    whole = all(name.isascii() and name.isdigit() for name in different)
-    class_names = tuple(sorted(different, key=lambda name: (int(name), name)) if whole else sorted(different))
+    class_names = tuple(sorted(set(names)))
     number = {name: label for label, name in enumerate(class_names)}
     return np.array([number[name] for name in names], np.int32), class_names

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distill import teacher_bank
+from pipeline.distill import teacher_views
 from pipeline.distill.mapped_view import MappedView, scratch_folder
 from pipeline.distill.replay import ViewNumbers
 from pipeline.distill.run import distill
 from pipeline.distill.settings import DistillSettings
-from pipeline.distill.teacher_bank import TeacherBank
+from pipeline.distill.teacher_views import TeacherViews
 from pipeline.errors import InputError
 from pipeline.progress import Silent
 from storage import Split, open_store
@@ -36,12 +36,12 @@ def split(store: Path) -> Split:
 
 
 @pytest.fixture
-def make_bank(split: Split, student: Students, tmp_path: Path) -> Iterator[Callable[..., TeacherBank]]:
+def make_bank(split: Split, student: Students, tmp_path: Path) -> Iterator[Callable[..., TeacherViews]]:
     banks = []
 
-    def make(**given: Any) -> TeacherBank:
+    def make(**given: Any) -> TeacherViews:
         settings = student(**{"scratch": tmp_path, **given})
-        banks.append(TeacherBank(split, ViewNumbers(2), settings, CPU))
+        banks.append(TeacherViews(split, ViewNumbers(2), settings, CPU))
         return banks[-1]
 
     yield make
@@ -62,7 +62,7 @@ def test_memory_makes_no_difference_to_what_is_learned(trained: Trained, assert_
 
 @pytest.mark.parametrize("memory", ["device", "mapped"])
 def test_view_is_that_of_the_store_normalised_and_the_next_is_read_ahead(
-    make_bank: Callable[..., TeacherBank], split: Split, memory: str
+    make_bank: Callable[..., TeacherViews], split: Split, memory: str
 ) -> None:
     bank = make_bank(teacher_memory=memory)
     for epoch, number in enumerate((1, 2, 1)):
@@ -81,7 +81,7 @@ def test_view_is_that_of_the_store_normalised_and_the_next_is_read_ahead(
 
 
 def test_other_views_than_an_epochs_are_let_go_of_once_read(
-    make_bank: Callable[..., TeacherBank], tmp_path: Path, split: Split
+    make_bank: Callable[..., TeacherViews], tmp_path: Path, split: Split
 ) -> None:
     bank = make_bank(teacher_memory="mapped", epochs=1)
     bank.view_of_epoch(0)
@@ -167,16 +167,20 @@ def test_pinned_memory_is_for_gpus(trained: Trained, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("free_views", "memory"), [(4.01, "device"), (3.99, "mapped")])
 def test_auto_maps_what_takes_more_than_half_of_the_free_memory(
-    make_bank: Callable[..., TeacherBank], split: Split, monkeypatch: pytest.MonkeyPatch, free_views: float, memory: str
+    make_bank: Callable[..., TeacherViews],
+    split: Split,
+    monkeypatch: pytest.MonkeyPatch,
+    free_views: float,
+    memory: str,
 ) -> None:
     one_view = 2 * len(split) * 32  # two are in memory at a time
-    monkeypatch.setattr(teacher_bank, "available_memory", lambda: int(free_views * one_view))
+    monkeypatch.setattr(teacher_views, "available_memory", lambda: int(free_views * one_view))
     assert make_bank().memory == memory
 
 
 @pytest.mark.parametrize("memory", ["device", "mapped"])
 def test_view_that_is_damaged_is_named(
-    make_bank: Callable[..., TeacherBank], trained: Trained, store: Path, tmp_path: Path, memory: str
+    make_bank: Callable[..., TeacherViews], trained: Trained, store: Path, tmp_path: Path, memory: str
 ) -> None:
     shutil.copytree(store, tmp_path / "damaged.zarr")
     part = next(path for path in (tmp_path / "damaged.zarr/train/embeddings/c/2").rglob("*") if path.is_file())

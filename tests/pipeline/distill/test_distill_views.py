@@ -17,7 +17,7 @@ from torchvision.transforms import functional as F
 from pipeline.distill.replay import Replay, Replayed, ViewNumbers
 from pipeline.distill.run import distill
 from pipeline.distill.settings import DistillSettings
-from pipeline.distill.teacher_bank import TeacherBank
+from pipeline.distill.teacher_views import TeacherViews
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError
@@ -44,7 +44,7 @@ def replay(data: Path, store: Path, student: Students) -> Iterator[MakeReplay]:
     def make(policy: Policy | None = None, sizes: tuple[int, ...] = (16,), seed: int = 0) -> Replay:
         split = open_store(store)["train"]
         numbers = ViewNumbers(0 if policy else 2)
-        banks.append(TeacherBank(split, numbers, student(), torch.device("cpu")))
+        banks.append(TeacherViews(split, numbers, student(), torch.device("cpu")))
         renderer = make_renderer("dali", torch.device("cpu"), 1)
         source = open_source(data, "train", data.parent / "index")
         return Replay(split, source, renderer, banks[-1], sizes, 4, seed, numbers, policy)

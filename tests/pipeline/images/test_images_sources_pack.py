@@ -20,6 +20,7 @@ from pipeline.images.sources.folder import FolderSource
 from pipeline.images.sources.open_source import open_source
 from pipeline.progress import Silent
 from pipeline.settings import ImageSelection
+from storage.errors import StoreBusyError
 
 FILES = {
     "train/a/1.jpg": b"one",
@@ -231,17 +232,31 @@ def test_what_a_killed_pack_left_is_written_over(data: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["p.h5"]
 
 
+WRITING = """
+import sys
+from pathlib import Path
+from storage.lease import writer_lease
+file = Path(sys.argv[1])
+with writer_lease(file):
+    file.with_name("p.h5.partial").write_bytes(b"half" * 1000)
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_file_that_another_process_writes_is_left_alone(data: Path) -> None:
-    (data.parent / "new").mkdir()
-    partial = data.parent / "new" / "p.h5.partial"
-    program = f"import h5py, sys; file = h5py.File({str(partial)!r}, 'w'); print('ready', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    file = data.parent / "new" / "p.h5"
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITING, file], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"ready\n"
-        with pytest.raises(InputError, match=r"p\.h5\.partial' is being written by another process"):
+        with pytest.raises(StoreBusyError, match=r"p\.h5' is being written by process \d+"):
             packed(data)
-        assert partial.exists()
+        assert file.with_name("p.h5.partial").read_bytes() == b"half" * 1000
         other.communicate()
+    assert [path.name for path in packed(data).parent.iterdir()] == ["p.h5"]
 
 
 def test_a_disk_that_is_too_small_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.distill.mapped_view import MappedView, scratch_folder
+from pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
 from pipeline.errors import InputError
 from pipeline.machine import available_memory, in_units
 
@@ -58,7 +58,7 @@ class TeacherView(NamedTuple):
         return normalize(chosen.to(device).float(), dim=1)
 
 
-class TeacherBank:
+class TeacherViews:
     """Gives each epoch its view, read in one go while the epoch before is in use."""
 
     def __init__(
@@ -88,6 +88,8 @@ class TeacherBank:
             "The teacher's views (%d x %d, %s each) lie in %s, two at a time.",
             len(split), split.feature_dim, in_units(bytes_a_view), where,
         )  # fmt: skip
+        if self.memory == "mapped":
+            sweep_views(self._scratch)
         self._pool = ThreadPoolExecutor(1)
         self._views: dict[int, Future[TeacherView]] = {}
         self._waited = 0.0
@@ -167,6 +169,7 @@ def _choose_memory(asked: str, needed: int, device: torch.device) -> str:
     if asked != "auto":
         return asked
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what an earlier stage has given back to torch is free
         free, _ = torch.cuda.mem_get_info(device)
         if needed <= SHARE_OF_MEMORY * free:
             return "device"

@@ -61,7 +61,9 @@ def run_steps(
         say(sentence(decision))
 
     run_recipe(plan, TerminalProgress(), announce)
-    results = evaluation_results(recipe)
+    results, outdated = evaluation_results(recipe)
+    if outdated:
+        say(f"Out of date, and not in the table: {', '.join(outdated)}; run without --only.")
 
     def show() -> None:
         if results:

@@ -186,7 +186,10 @@ def select_steps(steps: list[Step], *, first: str | None = None, only: tuple[str
     if first:
         start = next(i for i, step in enumerate(steps) if first in (step.name, step.stage))
         steps = steps[start:]
-    return [step for step in steps if not only or step.name in only or step.stage in only]
+    kept = [step for step in steps if not only or step.name in only or step.stage in only]
+    if not kept:
+        raise InputError(f"No step is both in --only and from '{first}' on.")
+    return kept
 
 
 def _find(source: str) -> Path:

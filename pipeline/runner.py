@@ -21,6 +21,7 @@ from pipeline.up_to_date import (
     is_finished,
     read_record,
     result_file,
+    used_what_is_there,
     write_record,
 )
 
@@ -126,10 +127,15 @@ def passes(steps: Sequence[Step]) -> list[list[Step]]:
     return groups
 
 
-def evaluation_results(recipe: Recipe) -> list[Path]:
-    """Result files of all finished evaluations of a recipe, in its order."""
-    results = [result_file(step) for step in plan_steps(recipe) if step.stage == "evaluate"]
-    return [path for path in results if path.is_file()]
+def evaluation_results(recipe: Recipe) -> tuple[list[Path], list[str]]:
+    """Result files of all finished evaluations of a recipe, in its order; names of those that are out of date.
+
+    An evaluation is out of date, and its result left out, when what it scored has been made anew since.
+    """
+    steps = {step.name: step for step in plan_steps(recipe)}
+    finished = [step for step in steps.values() if step.stage == "evaluate" and is_finished(recipe, step)]
+    current = [step for step in finished if used_what_is_there(step, steps, recipe)]
+    return [result_file(step) for step in current], [step.name for step in finished if step not in current]
 
 
 def _carry_out(decisions: Sequence[Decision], recipe: Recipe, progress: Progress) -> None:

@@ -101,6 +101,11 @@ def is_finished(recipe: Recipe, step: Step) -> bool:
     return bool((read_record(recipe, step.name) or {}).get("finished")) and result_file(step).is_file()
 
 
+def used_what_is_there(step: Step, steps: Mapping[str, Step], recipe: Recipe) -> bool:
+    """Whether a step's last run used the stores and networks that are there now."""
+    return (read_record(recipe, step.name) or {}).get("inputs") == _inputs(step, steps)
+
+
 def result_file(step: Step) -> Path:
     """The file that a finished step leaves."""
     if step.stage == "embed":

@@ -74,7 +74,7 @@ def create_store(
         shutil.rmtree(building, ignore_errors=True)
         raise
     if is_store(place):
-        LOG.warning("Deleting the embedding store '%s', as --overwrite asks; a new one takes its place.", path)
+        LOG.warning("Deleting the embedding store '%s'; a new one takes its place.", path)
         place.rename(deleting)
     building.rename(place)
     flush_directory(place.parent)

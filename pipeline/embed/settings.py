@@ -31,7 +31,10 @@ def _parse_split(value: Any) -> Any:
         return value
     match = re.fullmatch(r"([A-Za-z0-9_-]+)(?:=([^:]+))?(?::(\d+))?", value)
     if not match:
-        raise ValueError(f"'{value}' must be NAME, NAME=FOLDER, NAME:VIEWS or NAME=FOLDER:VIEWS")
+        raise ValueError(
+            f"'{value}' must be NAME, NAME=FOLDER, NAME:VIEWS or NAME=FOLDER:VIEWS, where NAME is of letters, digits, - and "
+            "_; for the data set itself write for instance all=."
+        )
     name, folder, views = match.groups()
     return SplitSource(name=name, folder=folder or name, views=None if views is None else int(views))
 

@@ -112,7 +112,12 @@ def _output_folder(settings: EvaluateSettings) -> Path:
         return path.with_name(f"{path.name}.evaluation")
     if path.exists():
         return path if path.is_dir() else path.parent
-    raise InputError(f"'{settings.model}' is not a path, so there is no place beside it for the result; give --output.")
+    if settings.model.partition("/")[0] in {"random", "torchvision"}:
+        raise InputError(f"'{settings.model}' has no folder of its own; say by --output where the result goes.")
+    raise InputError(
+        f"'{settings.model}' does not exist; give a store, a run's folder, a model.safetensors, torchvision/NAME or "
+        "random/NAME."
+    )
 
 
 def _features_of_network(settings: EvaluateSettings, folder: Path, progress: Progress) -> EmbeddingStore:
@@ -136,6 +141,7 @@ def _features_of_network(settings: EvaluateSettings, folder: Path, progress: Pro
     try:
         return embed(wanted, progress)
     except StoreMismatchError:
+        logger.info("The features in '%s' are of other images or settings; they are computed again.", wanted.store)
         return embed(wanted.model_copy(update={"resume": False, "overwrite": True}), progress)
 
 

@@ -29,6 +29,7 @@ from pipeline.images.sources.pack import (
     LABEL,
     OFFSET,
     PATH,
+    is_pack,
 )
 from storage.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
 from storage.lease import writer_lease
@@ -66,6 +67,10 @@ def pack(settings: PackSettings, progress: Progress) -> dict[str, int]:
     if file.is_dir() or (file.exists() and not settings.overwrite):
         wish = "give a file." if file.is_dir() else "use --overwrite to replace it, or another path."
         raise InputError(f"'{file}' exists already; {wish}")
+    if file.exists() and not is_pack(file):
+        raise InputError(f"'{file}' is not a pack, and stays; give another path.")
+    if file.exists() and settings.data.exists() and file.samefile(settings.data):
+        raise InputError(f"'{file}' cannot be packed into itself; give another path.")
     listed = list_data_set(settings.data, settings.split, file.parent / "index", settings.labels)
     sizes = {split: _sizes(source, listing.paths) for split, (source, listing) in listed.items()}
     make_directory_durably(file.parent)

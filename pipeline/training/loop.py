@@ -273,7 +273,7 @@ class _Running(Generic[BatchT]):
             if not bool(torch.isfinite(weight).all()):
                 raise RunError(
                     f"The weights '{name}' of '{self.training.run}' are not numbers after epoch {self.position[0]}, step "
-                    f"{self.position[1]}; lower --learning-rate. The last good checkpoint is kept."
+                    f"{self.position[1]}; begin again by --overwrite with a lower --learning-rate."
                 )
 
     def save(self) -> None:

@@ -96,7 +96,7 @@ class MetricsLog:
         if not all(map(math.isfinite, means.values())):
             raise RunError(
                 f"The loss of '{self._run}' is not a number any more (epoch {epoch}, at step {step} or shortly "
-                f"before); lower --learning-rate or raise --temperature. The last good checkpoint is kept."
+                f"before); begin again by --overwrite with a lower --learning-rate or a higher --temperature."
             )
         pace = self._images / (time.monotonic() - self._since)
         self.write(epoch, step, {**means, **others, "images_per_second": pace})

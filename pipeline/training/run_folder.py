@@ -128,8 +128,8 @@ def _check_same_record(run: Path, record: Mapping[str, Any]) -> None:
         if name not in FREE_TO_CHANGE and before.get(name) != value:
             where, was, now = _innermost_difference(name, before.get(name), value)
             raise InputError(
-                f"'{run}' was begun with {where} = {was!r}, now it is {now!r}; resume with the same settings, or give "
-                "another folder."
+                f"'{run}' was begun with {where} = {was!r}, now it is {now!r}; resume with the same settings, begin "
+                "again by --overwrite, or give another folder."
             )
 
 

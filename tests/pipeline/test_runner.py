@@ -146,7 +146,7 @@ def test_second_run_skips_every_step_and_writes_nothing(work: Path) -> None:
 
 def test_results_come_in_the_recipes_order(work: Path) -> None:
     recipe = read_recipe(str(work / "recipe.toml"), folder=work / "out", data=work / "images")
-    names = [json.loads(path.read_text())["network"]["name"] for path in evaluation_results(recipe)]
+    names = [json.loads(path.read_text())["network"]["name"] for path in evaluation_results(recipe)[0]]
     assert names == ["big", "small", "other"]
 
 
@@ -159,6 +159,15 @@ def test_changed_setting_of_a_student_runs_it_and_its_evaluation_only(work: Path
     assert (work / "out" / "small.previous" / "model.safetensors").read_bytes() == old
     assert (work / "out" / "small" / "model.safetensors").read_bytes() != old
     assert (work / "out" / "evaluation" / "small.previous" / "nearest-neighbour.json").is_file()
+
+
+def test_result_of_a_network_that_was_made_anew_is_not_shown(work: Path) -> None:
+    text = RECIPE.replace('name = "small"', 'name = "small"\ntemperature = 0.1')
+    run(work, text, only=("small",))
+    recipe = read_recipe(str(work / "recipe.toml"), folder=work / "out", data=work / "images")
+    results, outdated = evaluation_results(recipe)
+    assert [json.loads(path.read_text())["network"]["name"] for path in results] == ["big", "other"]
+    assert outdated == ["evaluate small"]
 
 
 def test_setting_that_says_only_how_to_run_puts_nothing_out_of_date(work: Path) -> None:

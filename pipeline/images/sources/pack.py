@@ -141,6 +141,15 @@ def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
         yield group
 
 
+def is_pack(file: Path) -> bool:
+    """Whether a file is a pack, of whatever version, whole or not."""
+    try:
+        with h5py.File(file, "r") as opened:
+            return bool(opened.attrs.get("format") == FORMAT_NAME)
+    except OSError:
+        return False
+
+
 def _splits(opened: h5py.File) -> list[str]:
     found = ["."] if opened.keys() >= DATASETS else []
     opened.visititems(

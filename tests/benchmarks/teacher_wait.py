@@ -34,8 +34,8 @@ def synthetic(folder: Path) -> tuple[Path, Path]:
     for number in range(IMAGES):
         pixels = generator.integers(0, 255, (SIDE, SIDE, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "data" / "train" / f"{number:06d}.jpg")
-    source = open_source(folder / "data", "train")
-    samples = index_images(source, folder / "index.npz", threads=2, progress=Silent()).samples
+    source = open_source(folder / "data", "train", folder)
+    samples = index_images(source, source.listing(), folder / "index.npz", threads=2, progress=Silent()).samples
     policy = {"name": "crop-flip", **POLICIES["crop-flip"].model_dump(mode="json")}
     views = [{"policy": {"name": "evaluation", "resize": SIDE}, "seed": 0, "size": SIDE}]
     views += [{"policy": policy, "seed": 0, "size": SIDE}] * VIEWS

@@ -100,7 +100,7 @@ def made(images: Callable[..., Path], embedded: Embedded, tmp_path_factory: pyte
     ("changed", "named"),
     [
         ({"views": 3}, "views = 2, now it is 3"),
-        ({"seed": 5}, "the seed of view 0 = 0, now it is 5"),
+        ({"seed": 5}, "the seed of view 1 = 0, now it is 5"),
         ({"policy": "moco-v2"}, "the policy of view 1"),
         ({"size": 12}, "the size of view 0 = 16, now it is 12"),
         ({"resize": 18}, "the policy of view 0"),

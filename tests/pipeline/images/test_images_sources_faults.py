@@ -205,8 +205,8 @@ def test_a_key_ends_at_the_first_dot_and_carries_the_label(tmp_path: Path) -> No
     )
     paths, labels, classes = tar_source(write_tar(tmp_path / "s.tar", *members)).listing()
     assert paths == ["s.tar/a.b/1.left.png", "s.tar/a.b/1.right.png", "s.tar/2.jpg"]
-    assert classes == ("9", "10")
-    assert labels.tolist() == [1, 1, 0]
+    assert classes == ("10", "9")
+    assert labels.tolist() == [0, 0, 1]
 
 
 def test_shards_without_labels_have_none(tmp_path: Path) -> None:

@@ -85,8 +85,18 @@ def test_a_pack_of_a_pack_is_the_same(data: Path, tmp_path: Path) -> None:
     first = packed(data)
     again = packed(first, file=tmp_path / "again.h5")
     assert again.read_bytes() == first.read_bytes()
-    packed(first, "val", file=first, overwrite=True)
-    assert open_source(first, "val").read("b/1.jpg") == b"six"
+
+
+def test_a_pack_is_not_packed_into_itself_nor_over_another_file(data: Path, tmp_path: Path) -> None:
+    first = packed(data)
+    before = first.read_bytes()
+    with pytest.raises(InputError, match=r"p\.h5' cannot be packed into itself"):
+        packed(first, "val", file=first, overwrite=True)
+    assert first.read_bytes() == before
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(InputError, match=r"thesis\.txt' is not a pack, and stays"):
+        packed(data, file=tmp_path / "thesis.txt", overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "all of it"
 
 
 def test_labels_go_into_the_pack(data: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Say what this machine has, and try every stage on it.
+    """Show what this machine has, and try the stages on it.
 
     Takes about ten seconds, writes to a temporary folder, and ends with exit code 1 if anything failed.
     """

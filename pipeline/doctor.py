@@ -47,7 +47,7 @@ class Check:
 
 
 def examine() -> Iterator[Check]:
-    """Examine the machine, then try every stage on a few small images; takes about ten seconds.
+    """Examine the machine, then try rendering, embed, distill and evaluate on a few small images; takes about ten seconds.
 
     Yields
     ------

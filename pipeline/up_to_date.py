@@ -18,6 +18,7 @@ import xxhash
 from pipeline.images.sources.open_source import open_source
 from pipeline.settings import HOW, WHERE, ImageSelection
 from storage.durable import write_json_durably
+from storage.reader import has_zarr_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -142,7 +143,7 @@ def _content(path: Path) -> str | None:
     """Hash of a network's file, or of a store's metadata and commit records (they hold the hash of every part)."""
     from pipeline.networks.network import MODEL_FILE
 
-    if (path / "zarr.json").is_file():
+    if has_zarr_metadata(path):
         records = ("zarr.json", "*/zarr.json", "*/embeddings/commits/*.json", "*/embeddings/commits/*/*.json")
         files = sorted(file for pattern in records for file in path.glob(pattern))
     else:
@@ -168,7 +169,7 @@ def image_folders(step: Step) -> list[str]:
         return [settings.split]
     if step.stage == "embed":
         return [source.folder for source in settings.split]
-    if step.stage == "distill" or step.needs == ("embed",) or (Path(settings.model) / "zarr.json").is_file():
+    if step.stage == "distill" or step.needs == ("embed",) or has_zarr_metadata(Path(settings.model)):
         return []
     return [settings.train_split, settings.test_split]
 

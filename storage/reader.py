@@ -30,6 +30,11 @@ def is_store(path: Path) -> bool:
     return damaged and next(path.glob("*/embeddings/commits"), None) is not None
 
 
+def has_zarr_metadata(path: Path) -> bool:
+    """Whether a folder is meant as a store: ``open_store`` says what is wrong with it if it is none."""
+    return (path / "zarr.json").is_file()
+
+
 def open_store(path: str | Path) -> EmbeddingStore:
     """Open an embedding store for reading.
 
@@ -49,7 +54,7 @@ def open_store(path: str | Path) -> EmbeddingStore:
     (1281167, 2048)
     """
     path = Path(path)
-    if not (path / "zarr.json").is_file():
+    if not has_zarr_metadata(path):
         if is_store(path):
             raise StoreDamagedError(f"'{path}/zarr.json' is missing; restore it from a copy, or embed again.")
         what = "is not an embedding store" if path.exists() else "does not exist"
@@ -106,7 +111,7 @@ def _open_split(path: Path, root: zarr.Group) -> Split:
     except StoreError:
         raise
     except KeyError as error:
-        what = "is missing" if not (path / "zarr.json").is_file() else f"lacks {error}"
+        what = "is missing" if not has_zarr_metadata(path) else f"lacks {error}"
         raise StoreDamagedError(f"{metadata} {what}; restore it from a copy, or embed again.") from error
     except UNREADABLE as error:
         raise StoreDamagedError(

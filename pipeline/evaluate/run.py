@@ -26,6 +26,7 @@ from pipeline.machine import prepare_machine
 from storage import open_store
 from storage.durable import write_json_durably
 from storage.errors import StoreMismatchError
+from storage.reader import has_zarr_metadata
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     """
     folder = _output_folder(settings)
     store = (
-        open_store(settings.model) if _is_store(settings.model) else _features_of_network(settings, folder, progress)
+        open_store(settings.model)
+        if has_zarr_metadata(Path(settings.model))
+        else _features_of_network(settings, folder, progress)
     )
     train_split, test_split = store[settings.train_split], store[settings.test_split]
     _check_same_classes(settings, train_split.class_names, test_split.class_names)
@@ -100,15 +103,11 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluation:
     return evaluation
 
 
-def _is_store(model: str) -> bool:
-    return (Path(model) / "zarr.json").is_file()
-
-
 def _output_folder(settings: EvaluateSettings) -> Path:
     path = Path(settings.model)
     if settings.output is not None:
         return settings.output
-    if _is_store(settings.model):
+    if has_zarr_metadata(Path(settings.model)):
         return path.with_name(f"{path.name}.evaluation")
     if path.exists():
         return path if path.is_dir() else path.parent

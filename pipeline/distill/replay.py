@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.images.policies import fresh_parameters, resized_parameters
-from pipeline.images.rendering import RenderJob, render
+from pipeline.images.rendering import RenderJob, interpolation_of, render
 from pipeline.training.schedule import epoch_order
 from storage.schema import EVALUATION_VIEW
 
@@ -133,7 +133,8 @@ class Replay:
 
     def _rendered(self, view: TeacherView, rows: npt.NDArray[np.int64], fresh_number: int) -> Iterator[Replayed]:
         samples = self.split.samples
-        size = int(self.split.views[view.number]["size"])
+        description = self.split.views[view.number]
+        size = int(description["size"])
         if self.policy is None:
             parameters = view.augmentation[rows]
         else:
@@ -144,6 +145,7 @@ class Replay:
             content_hash=samples.content_hash[rows],
             parameters=np.stack([resized_parameters(parameters, size, side) for side in self.sizes], axis=1),
             sizes=self.sizes,
+            interpolation=interpolation_of(description),
         )
         for batch, rendered in zip(
             job.batches(self.batch_size), render(self.renderer, job, self.batch_size), strict=True

@@ -13,6 +13,7 @@ from pipeline.distill.objectives import OBJECTIVES
 from pipeline.distill.objectives.objective import Batch, Objective
 from pipeline.distill.replay import PREFILL_EPOCHS, Replay, Replayed
 from pipeline.errors import InputError
+from pipeline.images.rendering import interpolation_of
 from pipeline.networks.architectures import build_backbone
 from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
@@ -49,11 +50,12 @@ def student_size(settings: DistillSettings, size: int) -> int:
 
 
 def build_student(settings: DistillSettings, split: Split, size: int) -> Network:
-    """The untrained student; its evaluation view keeps the teacher's proportion of resize and crop."""
+    """The untrained student; its evaluation view keeps the teacher's interpolation and proportion of resize and crop."""
     evaluation = split.views[EVALUATION_VIEW]
     resize = round(int(evaluation["policy"]["resize"]) * size / int(evaluation["size"]))
     backbone = build_backbone(settings.student, settings.seed)
-    student = Network(settings.run.name, settings.student, *backbone, Preprocessing(size=size, resize=resize))
+    preprocessing = Preprocessing(size=size, resize=resize, interpolation=interpolation_of(evaluation))
+    student = Network(settings.run.name, settings.student, *backbone, preprocessing)
     student.check_size(size)
     return student
 

@@ -14,8 +14,9 @@ import torch
 from torch.nn.functional import normalize
 
 from pipeline.embed.plan import draw_parameters
-from pipeline.images.rendering import RenderJob, render
+from pipeline.images.rendering import RenderJob, interpolation_of, render
 from pipeline.machine import autocast
+from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +100,7 @@ def embed_block(
         content_hash=samples.content_hash[rows][good],
         parameters=np.stack([drawn[view][good] for view in block.views], axis=1),
         sizes=tuple(int(split.views[view]["size"]) for view in block.views),
+        interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
     )
     for batch, rendered in zip(
         job.batches(worker.batch_size), render(worker.renderer, job, worker.batch_size), strict=True

@@ -8,6 +8,8 @@ import numpy as np
 
 from pipeline.embed.plan import draw_parameters
 from pipeline.images.canaries import CanaryView, check_canaries, choose_canaries, make_canaries
+from pipeline.images.rendering import interpolation_of
+from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from pipeline.embed.plan import EmbedPlan
@@ -52,4 +54,5 @@ def _canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer) -> l
         CanaryView(row=row, view=view, size=sizes[view], parameters=parameters[number, view])
         for number, (row, view) in enumerate(chosen)
     ]
-    return make_canaries(renderer, source, split.samples, views, parameters, sizes)
+    interpolation = interpolation_of(split.views[EVALUATION_VIEW])
+    return make_canaries(renderer, source, split.samples, views, parameters, sizes, interpolation)

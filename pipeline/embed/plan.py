@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
     from pipeline.embed.settings import EmbedSettings, SplitSource
     from pipeline.images.index import ImageIndex
+    from pipeline.images.rendering import Interpolation
     from pipeline.networks.network import Network
     from pipeline.progress import Progress
     from storage import EmbeddingStore
+
+BEFORE_INTERPOLATION = {"interpolation": "bilinear"}
+"""What the first stores do not say of their teacher and views."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +66,7 @@ def plan_embedding(settings: EmbedSettings, network: Network, device: torch.devi
         splits[source.name] = SplitPlan(
             samples=index.samples,
             folder=source.folder,
-            views=_views(settings, source, size, resize),
+            views=_views(settings, source, size, resize, network.preprocessing.interpolation),
             columns=COLUMNS,
             feature_dim=network.feature_dim,
             block_rows=settings.block_rows or default_block_rows(len(index.samples), network.feature_dim),
@@ -70,11 +74,14 @@ def plan_embedding(settings: EmbedSettings, network: Network, device: torch.devi
     return EmbedPlan(_attributes(settings, network, device, indexes), indexes, splits)
 
 
-def _views(settings: EmbedSettings, source: SplitSource, size: int, resize: int) -> list[dict[str, Any]]:
-    evaluation = {"policy": {"name": "evaluation", "resize": resize}, "seed": None, "size": size}  # nothing is drawn
+def _views(
+    settings: EmbedSettings, source: SplitSource, size: int, resize: int, interpolation: Interpolation
+) -> list[dict[str, Any]]:
+    seen = {"size": size, "interpolation": interpolation}
+    evaluation = {"policy": {"name": "evaluation", "resize": resize}, "seed": None, **seen}  # nothing is drawn
     policy = {"name": str(settings.policy), **settings.policy.model_dump(mode="json")}
     count = settings.views if source.views is None else source.views
-    return [evaluation, *({"policy": policy, "seed": settings.seed, "size": size} for _ in range(count))]
+    return [evaluation, *({"policy": policy, "seed": settings.seed, **seen} for _ in range(count))]
 
 
 def draw_parameters(
@@ -125,7 +132,9 @@ def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
     check_same(store.path, {"splits": store.split_names}, {"splits": sorted(plan.splits)})
     for name, split in plan.splits.items():
         check_same_samples(name, store[name].samples, split.samples)
-    check_same(store.path, store.attributes["teacher"], _without(plan.attributes["teacher"], "name"))
+    check_same(
+        store.path, BEFORE_INTERPOLATION | store.attributes["teacher"], _without(plan.attributes["teacher"], "name")
+    )
     check_same(store.path, store.attributes["rendering"], _without(plan.attributes["rendering"], "device_kind"))
     before, now = (where["rendering"]["device_kind"] for where in (store.attributes, plan.attributes))
     if before != now:
@@ -150,5 +159,5 @@ def _facts(views: list[dict[str, Any]], columns: tuple[str, ...], block_rows: in
     """What a split's layout is, by names that a user knows."""
     facts = {"views": len(views) - 1, "block_rows": block_rows, "augmentation columns": columns}
     for number, view in enumerate(views):
-        facts |= {f"the {key} of view {number}": value for key, value in view.items()}
+        facts |= {f"the {key} of view {number}": value for key, value in (BEFORE_INTERPOLATION | view).items()}
     return facts

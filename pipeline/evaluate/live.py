@@ -113,14 +113,15 @@ def make_live_evaluation(
             f"Splits {train_split} and {test_split} have different classes; both need the same class folders to be "
             "scored while training."
         )
-    kept: dict[tuple[int, int], list[Tensor]] = {}
+    kept: dict[tuple[int, int, str], list[Tensor]] = {}
 
     def evaluate(network: Network) -> dict[str, float]:
         worker = Worker(network, renderer, batch_size, choose_precision(precision, renderer.device))
-        wanted = network.preprocessing.size, network.preprocessing.resize
+        wants = network.preprocessing
+        wanted = wants.size, wants.resize, wants.interpolation
         count = len(train.samples) + len(test.samples)
         pixels = kept.get(wanted) or _rendered(worker, (train, test))
-        if wanted not in kept and 3 * count * wanted[0] ** 2 <= kept_pixel_bytes:
+        if wanted not in kept and 3 * count * wants.size**2 <= kept_pixel_bytes:
             kept[wanted] = pixels = [batch.cpu() for batch in pixels]
         with _evaluation_mode(network.module):
             features = np.concatenate([embed_images(worker, batch.to(renderer.device)) for batch in pixels])  # (N, D)
@@ -175,7 +176,14 @@ def _rendered(worker: Worker, indexes: tuple[ImageIndex, ...]) -> Iterator[Tenso
     for index in indexes:
         samples = index.samples
         parameters: npt.NDArray[np.float32] = evaluation_parameters(samples.image_size, wants.resize, wants.size)
-        job = RenderJob(index.source, samples.sample_path, samples.content_hash, parameters[:, None], (wants.size,))
+        job = RenderJob(
+            source=index.source,
+            paths=samples.sample_path,
+            content_hash=samples.content_hash,
+            parameters=parameters[:, None],
+            sizes=(wants.size,),
+            interpolation=wants.interpolation,
+        )
         for (pixels,) in render(worker.renderer, job, worker.batch_size):
             yield pixels
 

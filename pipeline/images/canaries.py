@@ -18,8 +18,9 @@ import numpy as np
 import xxhash
 
 from pipeline.errors import InputError
-from pipeline.images.rendering import RenderJob, render
+from pipeline.images.rendering import RenderJob, interpolation_of, render
 from pipeline.machine import device_kind, library_versions
+from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.images.rendering import Renderer
+    from pipeline.images.rendering import Interpolation, Renderer
     from pipeline.images.sources.source import ImageSource
-    from storage import EmbeddingStore, Samples
+    from storage import EmbeddingStore, Samples, Split
 
 CANARIES = 16
 PICTURE_SIDE = 16
@@ -66,6 +67,7 @@ def make_canaries(
     views: Sequence[CanaryView],
     parameters: npt.NDArray[np.float32],
     sizes: tuple[int, ...],
+    interpolation: Interpolation,
 ) -> list[dict[str, Any]]:
     """Render these views as the teacher is shown them, and describe each as a store keeps it.
 
@@ -80,10 +82,12 @@ def make_canaries(
         Of all views of each one's image.
     sizes : tuple of int
         Sides of the V views, in pixels.
+    interpolation : str
+        Of all views.
     """
     rows = [view.row for view in views]
     paths = [samples.sample_path[row] for row in rows]
-    job = RenderJob(source, paths, samples.content_hash[rows], parameters, sizes)
+    job = RenderJob(source, paths, samples.content_hash[rows], parameters, sizes, interpolation)
     batch = next(iter(render(renderer, job, max(1, len(views)))), [])  # V tensors (K, S, S, 3)
     images = [batch[view.view][number].clone() for number, view in enumerate(views)]
     return [
@@ -127,7 +131,7 @@ def check_canaries(
         CanaryView(canary["row"], canary["view"], canary["size"], np.array(canary["parameters"], np.float32))
         for canary in canaries
     ]
-    images = _render(renderer, source, store[split_name].samples, views, batch_size)
+    images = _render(renderer, source, store[split_name], views, batch_size)
     changed = sum(pixel_hash(image) != canary["xxh3_128"] for image, canary in zip(images, canaries, strict=True))
     if not changed:
         return
@@ -152,7 +156,7 @@ def pixel_hash(image: Tensor) -> str:
 
 
 def _render(
-    renderer: Renderer, source: ImageSource, samples: Samples, views: Sequence[CanaryView], batch_size: int
+    renderer: Renderer, source: ImageSource, split: Split, views: Sequence[CanaryView], batch_size: int
 ) -> list[Tensor]:
     """Images (S, S, 3), in the order of the views; a job renders one size."""
     images: dict[int, Tensor] = {}
@@ -161,10 +165,11 @@ def _render(
         rows = [views[number].row for number in chosen]
         job = RenderJob(
             source=source,
-            paths=[samples.sample_path[row] for row in rows],
-            content_hash=samples.content_hash[rows],
+            paths=[split.samples.sample_path[row] for row in rows],
+            content_hash=split.samples.content_hash[rows],
             parameters=np.stack([views[number].parameters for number in chosen])[:, None],
             sizes=(size,),
+            interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
         )
         # Copied: what a renderer yields may be memory that it uses again.
         rendered = (image.clone() for (batch,) in render(renderer, job, batch_size) for image in batch)

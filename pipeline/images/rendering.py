@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import xxhash
 
@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.images.colour import apply_colour
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.images.sources.source import ImageSource
 
 READ_AHEAD_BATCHES = 4
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class RenderJob:
     """(N, V, P) augmentation parameters."""
     sizes: tuple[int, ...]
     """V sides, in pixels."""
+    interpolation: Interpolation = "bilinear"
+    """Of all views."""
 
     def batches(self, batch_size: int) -> list[slice]:
         """Rows of each batch; the last may be shorter."""
@@ -60,6 +64,12 @@ class Renderer(Protocol):
     def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
         """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on ``device``."""
         ...
+
+
+def interpolation_of(view: Mapping[str, Any]) -> Interpolation:
+    """Interpolation of a view, from its description in a store; the first stores do not say it, and are bilinear."""
+    interpolation: Interpolation = view.get("interpolation", "bilinear")
+    return interpolation
 
 
 def make_renderer(name: str, device: torch.device, threads: int) -> Renderer:

@@ -10,6 +10,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.images.rendering import Interpolation
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -22,6 +24,8 @@ class Preprocessing:
     """Side of the image the network sees, in pixels."""
     resize: int = 256
     """Short side before the centre crop of the evaluation view, in pixels."""
+    interpolation: Interpolation = "bilinear"
+    """Of every resize; always antialiased."""
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 (B, S, S, 3) into float32 (B, 3, S, S) in channels_last memory, normalised."""

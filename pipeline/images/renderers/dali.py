@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
     from torch import Tensor
 
-    from pipeline.images.rendering import RenderJob
+    from pipeline.images.rendering import Interpolation, RenderJob
 
 # The arguments of one view, in the order in which they are fed: columns and the type DALI wants.
 VIEW_ARGUMENTS = (
@@ -40,6 +40,11 @@ VIEW_ARGUMENTS = (
     (("flip",), np.int32),
 )
 
+INTERPOLATIONS: dict[Interpolation, types.DALIInterpType] = {
+    "bilinear": types.DALIInterpType.INTERP_LINEAR,
+    "bicubic": types.DALIInterpType.INTERP_CUBIC,
+}
+
 PREFETCH_BATCHES = 2
 PATHS_NAMED = 8
 
@@ -47,21 +52,21 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 class DaliRenderer:
-    """Renders with DALI; pipelines are built once for each (batch size, view sizes) and reused."""
+    """Renders with DALI; pipelines are built once for each (batch size, view sizes, interpolation) and reused."""
 
     name = "dali"
 
     def __init__(self, device: torch.device, threads: int) -> None:
         self.device = device
         self._threads = threads
-        self._pipelines: dict[tuple[int, tuple[int, ...]], tuple[Pipeline, _Feed]] = {}
+        self._pipelines: dict[tuple[int, tuple[int, ...], Interpolation], tuple[Pipeline, _Feed]] = {}
 
     def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
         """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on the renderer's device."""
-        key = (batch_size, job.sizes)
+        key = (batch_size, job.sizes, job.interpolation)
         # Taken out while in use: a job that fails or is left half way leaves its prefetched batches in the pipeline.
         idle = self._pipelines.pop(key, None)
-        pipeline, feed = idle or self._build(batch_size, job.sizes)
+        pipeline, feed = idle or self._build(*key)
         feed.begin(job, batch_size, self._threads)
         batches = job.batches(batch_size)
         for number, rows in enumerate(batches):
@@ -79,7 +84,7 @@ class DaliRenderer:
         _finish_epoch(pipeline)
         self._pipelines[key] = pipeline, feed
 
-    def _build(self, batch_size: int, sizes: tuple[int, ...]) -> tuple[Pipeline, _Feed]:
+    def _build(self, batch_size: int, sizes: tuple[int, ...], interpolation: Interpolation) -> tuple[Pipeline, _Feed]:
         on_gpu = self.device.type == "cuda"
         feed = _Feed(len(sizes))
         pipeline = Pipeline(  # type: ignore[no-untyped-call]
@@ -92,13 +97,20 @@ class DaliRenderer:
             encoded, *arguments = fn.external_source(
                 source=feed, num_outputs=1 + len(VIEW_ARGUMENTS) * len(sizes), batch=True
             )
-            views = _views(encoded, arguments, sizes, "mixed" if on_gpu else "cpu")
+            decoder = "mixed" if on_gpu else "cpu"
+            views = _views(encoded, arguments, sizes, INTERPOLATIONS[interpolation], decoder)
             pipeline.set_outputs(*views)  # type: ignore[no-untyped-call]
         pipeline.build()  # type: ignore[no-untyped-call]
         return pipeline, feed
 
 
-def _views(encoded: DataNode, arguments: list[DataNode], sizes: tuple[int, ...], decoder: str) -> Iterator[Any]:
+def _views(
+    encoded: DataNode,
+    arguments: list[DataNode],
+    sizes: tuple[int, ...],
+    interpolation: types.DALIInterpType,
+    decoder: str,
+) -> Iterator[Any]:
     options: dict[str, Any] = {
         "device": decoder,
         "output_type": types.DALIImageType.RGB,
@@ -112,7 +124,7 @@ def _views(encoded: DataNode, arguments: list[DataNode], sizes: tuple[int, ...],
             box: DataNode = fn.decoders.image_slice(encoded, start=start, shape=shape, axis_names="WH", **options)
         else:
             box = fn.slice(decoded, start=start, shape=shape, axis_names="WH")
-        resized = fn.resize(box, size=resize, antialias=True, interp_type=types.DALIInterpType.INTERP_LINEAR)
+        resized = fn.resize(box, size=resize, antialias=True, interp_type=interpolation)
         cut = fn.slice(resized, start=window, shape=(size, size), axis_names="WH")  # type: ignore[arg-type]  # a single input gives a single output
         yield fn.flip(cut, horizontal=flip)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from pipeline.images.index import decode
@@ -37,23 +39,23 @@ class TorchvisionRenderer:
         with ThreadPoolExecutor(self._threads) as pool:
             contents = read_images(job, batch_size, self._threads)
             for rows, batch in zip(job.batches(batch_size), contents, strict=True):
-                images = list(pool.map(_views_of_one, batch, job.parameters[rows], [job.sizes] * len(batch)))
+                images = list(pool.map(_views_of_one, batch, job.parameters[rows], repeat(job)))
                 yield [
                     torch.from_numpy(np.stack([views[view] for views in images])).to(self.device)
                     for view in range(len(job.sizes))
                 ]
 
 
-def _views_of_one(
-    content: bytes, parameters: npt.NDArray[np.float32], sizes: tuple[int, ...]
-) -> list[npt.NDArray[np.uint8]]:
-    image = decode(content)
-    return [_view(image, row, size) for row, size in zip(parameters, sizes, strict=True)]
+def _views_of_one(content: bytes, parameters: npt.NDArray[np.float32], job: RenderJob) -> list[npt.NDArray[np.uint8]]:
+    image, mode = decode(content), InterpolationMode(job.interpolation)
+    return [_view(image, row, size, mode) for row, size in zip(parameters, job.sizes, strict=True)]
 
 
-def _view(image: Image.Image, parameters: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.uint8]:
+def _view(
+    image: Image.Image, parameters: npt.NDArray[np.float32], size: int, mode: InterpolationMode
+) -> npt.NDArray[np.uint8]:
     value = {name: int(parameters[number]) for name, number in COLUMN.items()}
     box = F.crop(image, value["crop_top"], value["crop_left"], value["crop_height"], value["crop_width"])
-    resized = F.resize(box, [value["resize_height"], value["resize_width"]], antialias=True)
+    resized = F.resize(box, [value["resize_height"], value["resize_width"]], mode, antialias=True)
     window = F.crop(resized, value["window_top"], value["window_left"], size, size)
     return np.asarray(F.hflip(window) if value["flip"] else window)

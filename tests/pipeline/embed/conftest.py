@@ -1,6 +1,7 @@
 """Small data sets, and stage one run on them in this process."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
+from pipeline.networks.network import load_network, save_network
 from pipeline.progress import Silent
 from storage import EmbeddingStore
 
@@ -48,3 +50,16 @@ def embedded() -> Callable[..., EmbeddingStore]:
         return embed(EmbedSettings(data=data, store=store, **given), Silent())
 
     return run
+
+
+@pytest.fixture
+def wanting(tmp_path: Path) -> Callable[[str], str]:
+    """Write a tiny teacher that wants its images resized so; the reference of it."""
+
+    def make(interpolation: str) -> str:
+        network = load_network(TINY["teacher"])
+        path = tmp_path / f"{interpolation}.safetensors"
+        save_network(path, replace(network, preprocessing=replace(network.preprocessing, interpolation=interpolation)))
+        return str(path)
+
+    return make

@@ -122,6 +122,31 @@ def test_going_on_with_other_settings_is_refused_by_the_first_that_differs(
         embedded(made / "data", made / "store.zarr", resume=True, **given)
 
 
+def without_interpolation(value: Any) -> Any:
+    """Metadata as it was before there was a choice."""
+    if isinstance(value, dict):
+        return {key: without_interpolation(inner) for key, inner in value.items() if key != "interpolation"}
+    return [without_interpolation(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_a_store_that_does_not_say_its_interpolation_is_bilinear(
+    data: Path, tmp_path: Path, embedded: Embedded, wanting: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = embedded(data, tmp_path / "store.zarr", teacher=wanting("bilinear"))
+    expected = [store["train"].view(view).tobytes() for view in (0, 1, 2)]
+    for file in store.path.rglob("zarr.json"):
+        file.write_text(json.dumps(without_interpolation(json.loads(file.read_bytes()))))
+    for place in ("embeddings", "augmentation"):
+        shutil.rmtree(store.path / "train" / place / "c" / "2")
+    (store.path / "train" / "embeddings" / "commits" / "2.json").unlink()
+    again = embedded(data, tmp_path / "store.zarr", teacher=wanting("bilinear"), resume=True)
+    assert "interpolation" not in again["train"].views[1]
+    assert [again["train"].view(view).tobytes() for view in (0, 1, 2)] == expected
+    assert caplog.messages == []
+    with pytest.raises(StoreMismatchError, match=r"interpolation( of view 0)? = 'bilinear', now it is 'bicubic'"):
+        embedded(data, tmp_path / "store.zarr", teacher=wanting("bicubic"), resume=True)
+
+
 def test_going_on_with_other_images_is_refused_by_row(data: Path, tmp_path: Path, embedded: Embedded) -> None:
     embedded(data, tmp_path / "store.zarr")
     folder = data / "train" / "apple"

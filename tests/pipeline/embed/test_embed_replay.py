@@ -12,12 +12,13 @@ import pytest
 from storage import EmbeddingStore
 
 ROOT = Path(__file__).parents[3]
+Wanting = Callable[[str], str]
 
 REPLAY = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch, xxhash
-from pipeline.images.rendering import RenderJob, make_renderer, render
+from pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
 from pipeline.images.sources.open_source import open_source
 from storage import open_store
 store, data, log = map(Path, sys.argv[1:])
@@ -34,6 +35,7 @@ for view in range(len(split.views)):
         content_hash=split.samples.content_hash[rows],
         parameters=split.augmentation(view)[rows][:, None],
         sizes=(split.views[view]["size"],),
+        interpolation=interpolation_of(split.views[view]),
     )
     images = (image for (batch,) in render(renderer, job, 13) for image in batch)
     for row, image in zip(rows.tolist(), images, strict=True):
@@ -48,12 +50,23 @@ def log_of(store: Path) -> Path:
     return store.with_name(f"{store.name}.pixel-hashes.jsonl")
 
 
-@pytest.mark.parametrize("policy", ["crop-flip", "moco-v2"])
+@pytest.mark.parametrize(
+    ("policy", "interpolation"), [("crop-flip", "bilinear"), ("moco-v2", "bilinear"), ("crop-flip", "bicubic")]
+)
 def test_about_1000_logged_views_come_out_the_same_shuffled_in_a_new_process(
-    photographs: Path, tmp_path: Path, embedded: Callable[..., EmbeddingStore], policy: str
-) -> None:
+    photographs: Path, tmp_path: Path, embedded: Callable[..., EmbeddingStore], wanting: Wanting, policy: str,
+    interpolation: str,
+) -> None:  # fmt: skip
     settings = {"size": 64, "resize": 72, "limit": 120, "views": 9, "split": ("train",), "batch_size": 32}
-    store = embedded(photographs, tmp_path / "store.zarr", policy=policy, pixel_hashes=1000, **settings)
+    store = embedded(
+        photographs,
+        tmp_path / "store.zarr",
+        teacher=wanting(interpolation),
+        policy=policy,
+        pixel_hashes=1000,
+        **settings,
+    )
+    assert [view["interpolation"] for view in store["train"].views] == [interpolation] * 10
     lines = [json.loads(line) for line in log_of(store.path).read_text().splitlines()]
     assert 900 <= len(lines) <= 1100
     assert {line["view"] for line in lines} == set(range(10))

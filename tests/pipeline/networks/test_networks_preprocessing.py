@@ -1,11 +1,18 @@
-"""Normalisation, against torchvision's transforms."""
+"""Normalisation, against torchvision's transforms; what a network's file says of it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torchvision.transforms import Compose, Normalize, ToTensor
 
+from pipeline.networks.network import load_network, save_network
 from pipeline.networks.preprocessing import Preprocessing
 
 WANTED = [
@@ -41,3 +48,14 @@ def test_pixels_are_left_as_they_were_and_laid_out_for_convolutions() -> None:
     normalised = Preprocessing().normalise(pixels)
     assert torch.equal(pixels, kept)
     assert normalised.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_file_keeps_the_interpolation_and_one_without_it_is_bilinear(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_network(path, replace(load_network("random/conv4-16"), preprocessing=Preprocessing(interpolation="bicubic")))
+    assert load_network(str(path)).preprocessing == Preprocessing(interpolation="bicubic")
+    with safe_open(path, framework="pt") as opened:
+        header = json.loads(opened.metadata()["compress_ssl"])
+    del header["preprocessing"]["interpolation"]
+    save_file(load_file(path), path, {"compress_ssl": json.dumps(header)})
+    assert load_network(str(path)).preprocessing == Preprocessing()

@@ -18,10 +18,10 @@ from pipeline.pretrain.settings import PretrainSettings
 @settings_options(PretrainSettings)
 @json_option
 def command(as_json: bool, **given: Any) -> None:
-    """Train a network on images without labels.
+    """Train a network from nothing, by SimCLR or on labels.
 
     It sees the images of DATA and is written to the folder RUN. For a teacher where none can be had, and for
-    students trained from scratch.
+    students trained from scratch; --method supervised makes the supervised rows of a table.
     """
     settings = make_settings(PretrainSettings, given)
     from cli.progress import TerminalProgress

@@ -1,1 +1,1 @@
-"""A self-supervised teacher where none can be had, and the paper's from-scratch baseline."""
+"""A teacher where none can be had (self-supervised), and the baselines trained from nothing, with labels or without."""

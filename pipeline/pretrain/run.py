@@ -1,4 +1,4 @@
-"""The stage: two fresh random views of every image in every epoch, a SimCLR loss, a network at the end."""
+"""The stage: fresh random views of every image in every epoch, the loss of a method, a network at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pipeline.machine import autocast, prepare_machine
 from pipeline.networks.architectures import build_backbone
 from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
-from pipeline.pretrain.simclr import nt_xent_loss, projection_head
+from pipeline.pretrain.simclr import SIMCLR
+from pipeline.pretrain.supervised import SUPERVISED
 from pipeline.training.live import make_score
 from pipeline.training.loop import Stream, Training, train
 from pipeline.training.run_folder import check_place, open_runs, run_leases
@@ -30,20 +31,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.images.index import ImageIndex
+    from pipeline.pretrain.method import Method
     from pipeline.pretrain.settings import PretrainSettings
     from pipeline.progress import Progress
     from pipeline.training.live import LiveEvaluation
 
 
-class TwoViews(NamedTuple):
-    """Two views of B images, uint8 (B, S, S, 3) each."""
+METHODS: dict[str, Method] = {"simclr": SIMCLR, "supervised": SUPERVISED}
 
-    first: Tensor
-    second: Tensor
+
+class Batch(NamedTuple):
+    """B images."""
+
+    views: list[Tensor]
+    """uint8 (B, S, S, 3) each."""
+    labels: Tensor
+    """(B,); -1 where there is none."""
 
 
 def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluation | None = None) -> Path:
-    """Train a network without labels.
+    """Train a network from nothing.
 
     Returns
     -------
@@ -67,14 +74,6 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     preprocessing = Preprocessing(size=size, resize=settings.resize or max(wanted.resize, size))
     network = Network(settings.run.name, settings.arch, *backbone, preprocessing)
     network.check_size(size)
-    torch.manual_seed(settings.seed)
-    head = projection_head(network.feature_dim, settings.projection_dim)
-    modules = nn.ModuleDict({"backbone": network.module, "head": head})
-    modules.train().to(device)
-    if settings.memory_format == "channels_last":
-        modules.to(memory_format=torch.channels_last)
-    if settings.compile:
-        network.module.compile()
 
     index = index_data_set(
         settings.data, [settings.split], settings.run, settings, threads=settings.thread_count, progress=progress
@@ -85,24 +84,35 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(rows)} images of '{index.source.location}'; lower it."
         )
+    method = METHODS[settings.method]
+    torch.manual_seed(settings.seed)
+    head = method.make_head(settings, network.feature_dim, index)
+    modules = nn.ModuleDict({"backbone": network.module, "head": head})
+    modules.train().to(device)
+    if settings.memory_format == "channels_last":
+        modules.to(memory_format=torch.channels_last)
+    if settings.compile:
+        network.module.compile()
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
     score = make_score(settings, renderer, progress, live)
 
-    def batches(epoch: int, first_step: int) -> Iterator[TwoViews]:
+    def batches(epoch: int, first_step: int) -> Iterator[Batch]:
         order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]
-        job = _two_views(index, settings, size, epoch, order)
-        yield from (TwoViews(*views) for views in render(renderer, job, settings.batch_size))
+        job = _random_views(index, settings, method.views, size, epoch, order)
+        labels = torch.from_numpy(index.samples.label[order]).long().to(device)
+        rendered = render(renderer, job, settings.batch_size)
+        for here, views in zip(job.batches(settings.batch_size), rendered, strict=True):
+            yield Batch(views, labels[here])
 
-    def loss(batch: TwoViews) -> tuple[Tensor, dict[str, Tensor]]:
-        images = network.preprocessing.normalise(torch.cat(batch))
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        images = network.preprocessing.normalise(torch.cat(batch.views))
         if settings.memory_format == "contiguous":
             images = images.contiguous()
         with autocast(device, settings.precision):
             features = network.module(images)
-        first, second = head(features.float()).chunk(2)
-        return nt_xent_loss(first, second, settings.temperature), {}
+        return method.loss(settings, head(features.float()), batch.labels)
 
-    training: Training[TwoViews] = Training(
+    training: Training[Batch] = Training(
         run=settings.run,
         settings=settings,
         modules=modules,
@@ -117,19 +127,19 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     return settings.run / MODEL_FILE
 
 
-def _two_views(
-    index: ImageIndex, settings: PretrainSettings, size: int, epoch: int, order: npt.NDArray[np.int64]
+def _random_views(
+    index: ImageIndex, settings: PretrainSettings, views: int, size: int, epoch: int, order: npt.NDArray[np.int64]
 ) -> RenderJob:
-    """Fresh parameters for two views: views 2e and 2e + 1 of the run's seed."""
+    """Fresh parameters for V views of the images in this order: views V e to V e + V - 1 of the run's seed."""
     samples = index.samples
     drawn = [
-        fresh_parameters(settings.policy, size, settings.seed, 2 * epoch + view, samples.image_size)[order]
-        for view in (0, 1)
+        fresh_parameters(settings.policy, size, settings.seed, views * epoch + view, samples.image_size)[order]
+        for view in range(views)
     ]
     return RenderJob(
         source=index.source,
         paths=[samples.sample_path[row] for row in order],
         content_hash=samples.content_hash[order],
         parameters=np.stack(drawn, axis=1),
-        sizes=(size, size),
+        sizes=(size,) * views,
     )

@@ -8,8 +8,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
+from pipeline.pretrain.method import Method
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.images.index import ImageIndex
+    from pipeline.pretrain.settings import PretrainSettings
 
 
 def projection_head(feature_dim: int, projection_dim: int) -> nn.Sequential:
@@ -36,3 +41,15 @@ def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     logits.fill_diagonal_(-torch.inf)
     partner = torch.arange(len(views), device=views.device).roll(len(first))
     return cross_entropy(logits, partner)
+
+
+def _make_head(settings: PretrainSettings, feature_dim: int, index: ImageIndex) -> nn.Module:
+    return projection_head(feature_dim, settings.projection_dim)
+
+
+def _loss(settings: PretrainSettings, outputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    first, second = outputs.chunk(2)
+    return nt_xent_loss(first, second, settings.temperature), {}
+
+
+SIMCLR = Method(2, _make_head, _loss)

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from pipeline.errors import InputError
 from pipeline.images.data_set import index_data_set
-from pipeline.images.policies import COLUMN, POLICIES
+from pipeline.images.policies import COLUMN, POLICIES, fresh_parameters
 from pipeline.networks.network import load_network, weights_sha256
-from pipeline.pretrain.run import _two_views, pretrain
+from pipeline.pretrain.run import _random_views, pretrain
 from pipeline.pretrain.settings import PretrainSettings
 from pipeline.progress import Silent
 
@@ -66,7 +66,7 @@ def test_every_view_of_every_epoch_is_drawn_anew(data: Path) -> None:
     settings = settings_of(data, policy=POLICIES["moco-v2"])
     index = index_data_set(data, ["train"], settings.run, settings, threads=1, progress=Silent())["train"]
     order = np.random.default_rng(0).permutation(32)
-    epochs = [_two_views(index, settings, 16, epoch, order) for epoch in range(4)]
+    epochs = [_random_views(index, settings, 2, 16, epoch, order) for epoch in range(4)]
     parameters = np.concatenate([job.parameters for job in epochs], axis=1)  # (32, 8, P)
     assert parameters.shape[:2] == (32, 8)
     boxes = parameters[:, :, : COLUMN["resize_width"]]
@@ -74,7 +74,10 @@ def test_every_view_of_every_epoch_is_drawn_anew(data: Path) -> None:
         assert len(np.unique(row, axis=0)) > 4
     # No two of the 8 views are one drawing of all images.
     assert len(np.unique(parameters.reshape(32, 8, -1).transpose(1, 0, 2).reshape(8, -1), axis=0)) == 8
-    again = _two_views(index, settings, 16, 3, order)
+    for view in range(8):  # epoch e has views 2e and 2e + 1 of the seed
+        drawn = fresh_parameters(settings.policy, 16, settings.seed, view, index.samples.image_size)
+        np.testing.assert_array_equal(parameters[:, view], drawn[order])
+    again = _random_views(index, settings, 2, 16, 3, order)
     np.testing.assert_array_equal(again.parameters, epochs[3].parameters)
     assert again.paths == [index.samples.sample_path[row] for row in order]
     np.testing.assert_array_equal(again.content_hash, index.samples.content_hash[order])
@@ -83,9 +86,9 @@ def test_every_view_of_every_epoch_is_drawn_anew(data: Path) -> None:
 def test_parameters_of_an_image_do_not_depend_on_the_order(data: Path) -> None:
     settings = settings_of(data)
     index = index_data_set(data, ["train"], settings.run, settings, threads=1, progress=Silent())["train"]
-    straight = _two_views(index, settings, 16, 1, np.arange(32)).parameters
+    straight = _random_views(index, settings, 2, 16, 1, np.arange(32)).parameters
     order = np.random.default_rng(1).permutation(32)[:20]
-    np.testing.assert_array_equal(_two_views(index, settings, 16, 1, order).parameters, straight[order])
+    np.testing.assert_array_equal(_random_views(index, settings, 2, 16, 1, order).parameters, straight[order])
 
 
 def test_every_image_is_seen_once_an_epoch_except_the_rest_of_the_last_batch(data: Path) -> None:

@@ -1,0 +1,52 @@
+"""Cross entropy on the labels, one view an image: the supervised rows where no trained weights can be had."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.errors import InputError
+from pipeline.pretrain.method import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.images.index import ImageIndex
+    from pipeline.pretrain.settings import PretrainSettings
+
+
+def make_classifier(settings: PretrainSettings, feature_dim: int, index: ImageIndex) -> nn.Linear:
+    """A linear layer with an output a class.
+
+    Raises
+    ------
+    InputError
+        If an image has no label, or all have the same.
+    """
+    samples = index.samples
+    unlabelled = np.flatnonzero(samples.good & (samples.label < 0))
+    if len(unlabelled):
+        raise InputError(
+            f"The image '{index.source.describe(samples.sample_path[unlabelled[0]])}' has no label, and --method "
+            "supervised needs one of every image: a folder a class, or --labels."
+        )
+    if len(np.unique(samples.label[samples.good])) < 2:
+        raise InputError(
+            f"All images of '{index.source.location}' are of one class, which leaves --method supervised nothing to "
+            "learn; add another class, or take --method simclr."
+        )
+    return nn.Linear(feature_dim, len(samples.class_names))
+
+
+def classification_loss(
+    settings: PretrainSettings, outputs: Tensor, labels: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross entropy of outputs (B, classes), averaged over the batch, and how many are right in percent."""
+    right = (outputs.detach().argmax(dim=1) == labels).float().mean()
+    return cross_entropy(outputs, labels), {"train_top1_percent": 100 * right}
+
+
+SUPERVISED = Method(1, make_classifier, classification_loss)

@@ -12,7 +12,7 @@ from cli.options import make_settings, only_given, settings_options
 from cli.steps import run_options, run_steps
 from pipeline.distill.settings import DistillSettings
 from pipeline.embed.settings import EmbedSettings
-from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
 from pipeline.pretrain.settings import PretrainSettings
 from pipeline.settings import Settings, StageSettings
 
@@ -137,7 +137,13 @@ def distill(**given: Any) -> Stage:
     help="A name in this chain ('embed' is its store), or what the command of this name takes. Repeatable.  "
     "[default: the store and all students]",
 )
-@settings_options(EvaluateSettings, without=(*FROM_THE_CHAIN, "model"))
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Choice([name for name in EVALUATIONS if name != DEFAULT_EVALUATION]),
+    help="Another evaluation, with its defaults; a recipe can set its own. Repeatable.",
+)
+@settings_options(EVALUATIONS[DEFAULT_EVALUATION].settings, without=(*FROM_THE_CHAIN, "model"))
 def evaluate(**given: Any) -> Stage:
-    """Score the store and all students."""
-    return _stage("evaluate", EvaluateSettings, given)
+    """Score the store and all students: nearest neighbour, and what else is asked for."""
+    return _stage("evaluate", EVALUATIONS[DEFAULT_EVALUATION].settings, given)

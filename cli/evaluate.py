@@ -1,42 +1,118 @@
-"""``compress-ssl evaluate``."""
+"""``compress-ssl evaluate``: a command for each evaluation."""
 
 from __future__ import annotations
 
+import difflib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.groups import example
+from cli.groups import NearestGroup, example
 from cli.options import make_settings, settings_options
-from cli.output import json_option, print_result
+from cli.output import json_option, print_result, say
+from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
 from pipeline.evaluate.settings import EvaluateSettings
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-@click.command(
+
+EVERYTHING = "all"
+
+SUMMARIES = {
+    "knn": "Nearest neighbour and weighted k-NN: no training, seconds.",
+    "linear": "A linear classifier on frozen features, by the published protocol.",
+    "low-shot": "The same on 1 % and 10 % of the labels.",
+    "cluster": "Cluster alignment: k-means, clusters matched to classes.",
+    "layers": "A linear classifier on each layer.",
+    "voc-classify": "Classification of PASCAL VOC, or of images in its layout.",
+    "voc-detect": "Detection on PASCAL VOC, or on images in its layout, with fine-tuning.",
+}
+
+baseline_option = click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    type=click.Choice(["random", "torchvision"]),
+    help="Score the same architecture too, untrained or with torchvision's supervised weights. Repeatable.",
+)
+
+
+class Evaluations(NearestGroup):
+    """The evaluations; MODEL alone is nearest neighbour, --all is all of them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the name of the evaluation in front where it was not given."""
+        if "--all" in args:
+            args = [EVERYTHING, *(arg for arg in args if arg != "--all")]
+        elif args and not self._is_name(args[0]) and args[0] not in ctx.help_option_names:
+            args = [DEFAULT_EVALUATION, *args]
+        return super().parse_args(ctx, args)
+
+    def _is_name(self, word: str) -> bool:
+        """Whether a word is an evaluation, or is meant to be one."""
+        return bool(difflib.get_close_matches(word, list(self.commands), n=1, cutoff=0.75))
+
+
+@click.group(
     "evaluate",
+    cls=Evaluations,
+    subcommand_metavar="[EVALUATION] MODEL [OPTIONS]",
     epilog=example(
         "compress-ssl evaluate teacher.zarr",
         "compress-ssl evaluate runs/mobilenet --data photographs --labels-per-class 10",
+        "compress-ssl evaluate linear runs/mobilenet --data photographs --baseline random",
+        "compress-ssl evaluate --all runs/mobilenet --data photographs",
     ),
 )
-@settings_options(EvaluateSettings)
-@json_option
-def command(as_json: bool, **given: Any) -> None:
+def command() -> None:
     """Score a network's features.
 
-    By nearest neighbour and weighted k-NN. MODEL is a store (of a teacher), a run's folder, a model.safetensors, torchvision/NAME or random/NAME.
+    MODEL is a store (of a teacher), a run's folder, a checkpoint, torchvision/NAME, timm/NAME or random/NAME. Without the
+    name of an evaluation it is scored by nearest neighbour.
     """
-    settings = make_settings(EvaluateSettings, given)
+
+
+def _add(name: str, settings: type[EvaluateSettings]) -> None:
+    @command.command(name, help=SUMMARIES[name])
+    @settings_options(settings)
+    @baseline_option
+    @json_option
+    def evaluation(as_json: bool, baselines: tuple[str, ...], **given: Any) -> None:
+        chosen = make_settings(settings, given)
+        from cli.progress import TerminalProgress
+        from pipeline.evaluate.run import evaluate_with_baselines
+
+        _show([each.path for each in evaluate_with_baselines(chosen, baselines, TerminalProgress())], as_json)
+
+
+for _name, _evaluation in EVALUATIONS.items():
+    _add(_name, _evaluation.settings)
+
+
+@command.command(EVERYTHING)
+@settings_options(EvaluateSettings)
+@json_option
+def everything(as_json: bool, **given: Any) -> None:
+    """All that the model and the data allow, each with its defaults."""
+    make_settings(EvaluateSettings, given)
+    from cli.options import only_given
     from cli.progress import TerminalProgress
+    from pipeline.evaluate.run import evaluate_all
+
+    results, left_out = evaluate_all(only_given(given), TerminalProgress())
+    for name, reason in left_out.items():
+        say(f"Left out: {name}. {reason}")
+    _show(results, as_json)
+
+
+def _show(results: list[Path], as_json: bool) -> None:
     from cli.tables import print_table
-    from pipeline.evaluate.run import evaluate
     from pipeline.report.table import results_table
 
-    evaluation = evaluate(settings, TerminalProgress())
-
     def show() -> None:
-        print_table(results_table([evaluation.path]))
-        click.echo(evaluation.path)
+        print_table(results_table(results))
+        click.echo("\n".join(map(str, results)))
 
-    print_result({"path": str(evaluation.path), **json.loads(evaluation.path.read_bytes())}, as_json, show)
+    print_result([{"path": str(path), **json.loads(path.read_bytes())} for path in results], as_json, show)

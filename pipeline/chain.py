@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.evaluate.evaluations import DEFAULT_EVALUATION
+from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.recipe import Evaluations, Recipe
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def chain_recipe(
             objective = table.get("objective", _default_objective())
             students.append({"name": f"{table['student']}-{objective}", **table})
         else:
-            evaluations = Evaluations(**{"models": _models(networks, embedding, students), **table})
+            evaluations = _evaluations(_models(networks, embedding, students), table)
             if not evaluations.models:
                 raise InputError("'evaluate' has nothing before it to score; give it --model.")
     return Recipe(
@@ -70,6 +72,14 @@ def chain_recipe(
         student=tuple(students),
         evaluate=evaluations or Evaluations(),
     )
+
+
+def _evaluations(models: tuple[str, ...], table: Table) -> Evaluations:
+    """Nearest neighbour as it is told, and others at their defaults with what all evaluations share."""
+    given = {"models": models, **table}
+    also = given.pop("also", ())
+    own = {key: given.pop(key) for key in list(given) if key not in {"models", *EvaluateSettings.model_fields}}
+    return Evaluations.model_validate({**given, DEFAULT_EVALUATION: own, **{name: {} for name in also}})
 
 
 def _teacher(networks: Sequence[Table]) -> dict[str, Any]:

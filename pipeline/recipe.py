@@ -8,6 +8,7 @@
     [distill]                            what all students share
     [[student]]   name = "small" ...     a student; any number of them
     [evaluate]    models = [...]         names in this recipe ("embed" is the store), or what `evaluate` takes
+    [evaluate.linear] ...                an evaluation of each of them; any number, nearest neighbour (knn) if none
 
 Keys are the fields of the stages' settings. ``runner.py`` runs the steps that come out of it.
 """
@@ -24,6 +25,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pipeline.distill.settings import DistillSettings
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError, unknown_name
+from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.images.policies import Policy
 from pipeline.pretrain.settings import PretrainSettings
@@ -42,6 +44,7 @@ STAGES: dict[str, type[StageSettings]] = {
     "distill": DistillSettings,
     "evaluate": EvaluateSettings,
 }
+"""What a stage can be told; an evaluation has settings of its own besides."""
 
 
 PREVIOUS, UNFINISHED = ".previous", ".unfinished"
@@ -55,11 +58,22 @@ RESERVED = {*STAGES, "embeddings.zarr", "evaluation", "index", "steps"}
 
 
 class Evaluations(Settings):
-    """The table [evaluate]: what to evaluate, and the settings of all evaluations."""
+    """The table [evaluate]: what to evaluate, the settings of all evaluations, and a table for each of them."""
 
     model_config = ConfigDict(extra="allow")
 
     models: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Settings of all evaluations."""
+        return {key: value for key, value in (self.model_extra or {}).items() if key not in EVALUATIONS}
+
+    @property
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """The evaluations asked for, each with its own settings."""
+        extra = self.model_extra or {}
+        return {name: extra[name] for name in EVALUATIONS if name in extra} or {DEFAULT_EVALUATION: {}}
 
 
 class Recipe(Settings):
@@ -131,16 +145,24 @@ def plan_steps(recipe: Recipe) -> list[Step]:
     steps: dict[str, Step] = {}
 
     def add(
-        stage: str, name: str, output: Path, given: Mapping[str, Any], made: Mapping[str, Any], needs: tuple[str, ...]
+        stage: str,
+        name: str,
+        output: Path,
+        given: Mapping[str, Any],
+        made: Mapping[str, Any],
+        needs: tuple[str, ...],
+        evaluation: str | None = None,
     ) -> None:
         if name in steps:
             raise InputError(f"There are two steps named '{name}'; give each its own name.")
         if other := next((step for step in steps.values() if step.output == output), None):
             raise InputError(f"Steps '{other.name}' and '{name}' would both write '{output}'; rename one of them.")
+        model = STAGES[stage] if evaluation is None else EVALUATIONS[evaluation].settings
         shared = {"index_folder": recipe.folder / "index", **recipe.settings}
-        shared = {key: value for key, value in shared.items() if key in STAGES[stage].model_fields}
-        values = {**shared, **given, "data": recipe.data, **made}
-        steps[name] = Step(stage, name, _validated(STAGES[stage], values, _where(stage, name)), output, needs)
+        shared = {key: value for key, value in shared.items() if key in model.model_fields}
+        values = {**shared, "data": recipe.data, **given, **made}
+        settings = _validated(model, values, _where(stage, evaluation or name))
+        steps[name] = Step(stage, name, settings, output, needs)
 
     for table in recipe.pretrain:
         name, given = _named("pretrain", table)
@@ -167,8 +189,11 @@ def plan_steps(recipe: Recipe) -> list[Step]:
     for reference in recipe.evaluate.models:
         folder = recipe.folder / "evaluation" / reference.replace("/", "-")
         model, needs = _network("model", reference, steps)
-        given = recipe.evaluate.model_extra or {}
-        add("evaluate", f"evaluate {reference}", folder, given, {"model": model, "output": folder}, needs)
+        for evaluation, table in recipe.evaluate.tables.items():
+            result = folder / EVALUATIONS[evaluation].file
+            given = {**recipe.evaluate.shared, **table}
+            made = {"model": model, "output": folder}
+            add("evaluate", f"{evaluation} {reference}", result, given, made, needs, evaluation)
     return list(steps.values())
 
 
@@ -227,12 +252,24 @@ def _network(what: str, reference: Any, steps: Mapping[str, Step]) -> tuple[Any,
 
 def _check_tables(recipe: Recipe) -> None:
     """Check the keys of all tables, also of those that no step comes from."""
-    known = set().union(*(settings.model_fields for settings in STAGES.values()))
+    evaluations = (evaluation.settings for evaluation in EVALUATIONS.values())
+    known = set().union(*(settings.model_fields for settings in (*STAGES.values(), *evaluations)))
     _check_keys("[settings]", recipe.settings, known, DECIDED | {"store", "teacher", "model"})
     _check_keys("[embed]", recipe.embed or {}, EmbedSettings.model_fields, DECIDED | {"store"})
     _check_keys("[distill]", recipe.distill, DistillSettings.model_fields, DECIDED)
-    known = {"models", *EvaluateSettings.model_fields}
+    known = {"models", *EvaluateSettings.model_fields, *EVALUATIONS}
+    for key in recipe.evaluate.shared:
+        owner = next((name for name, each in EVALUATIONS.items() if key in each.settings.model_fields), None)
+        if owner and key not in known:
+            raise InputError(
+                f"'{key}' in [evaluate] is a setting of one evaluation; write it below [evaluate.{owner}]."
+            )
     _check_keys("[evaluate]", recipe.evaluate.model_extra or {}, known, DECIDED | {"model"})
+    for name, table in recipe.evaluate.tables.items():
+        where = f"[evaluate.{name}]"
+        if not isinstance(table, dict):
+            raise InputError(f"'{name}' in [evaluate] must be a table; write {where}, and its settings below.")
+        _check_keys(where, table, EVALUATIONS[name].settings.model_fields, (DECIDED - {"data"}) | {"model"})
     for stage, tables in (("pretrain", recipe.pretrain), ("distill", recipe.student)):
         for table in tables:
             known = {"name", *STAGES[stage].model_fields}
@@ -241,8 +278,10 @@ def _check_tables(recipe: Recipe) -> None:
 
 def _where(stage: str, name: Any) -> str:
     """What a sentence calls the table that a step comes from."""
-    if stage in ("embed", "evaluate"):
-        return f"[{stage}]"
+    if stage == "embed":
+        return "[embed]"
+    if stage == "evaluate":
+        return f"[evaluate.{name}]"
     return f"{'student' if stage == 'distill' else stage} '{name or '?'}'"
 
 

@@ -160,7 +160,8 @@ def _make_room(decision: Decision, recipe: Recipe) -> None:
     if decision.action != "run" or before is None or not output.exists():
         return
     aside = output.with_name(output.name + (PREVIOUS if before.get("finished") else UNFINISHED))
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside.is_dir():
+        shutil.rmtree(aside)
     output.rename(aside)
 
 

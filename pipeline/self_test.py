@@ -91,13 +91,11 @@ def distill_student(folder: Path) -> str:
 def evaluate_student(folder: Path) -> str:
     """Score the student."""
     from pipeline.evaluate.run import evaluate
-    from pipeline.evaluate.settings import EvaluateSettings
+    from pipeline.evaluate.settings import KnnSettings
 
-    settings = EvaluateSettings(
-        model=str(folder / "student"), data=folder / "data", size=SIZE, resize=SIZE, neighbours=()
-    )
-    (result,) = evaluate(settings, Silent()).results
-    return f"nearest neighbour, {result.top1_percent:.0f} % of {IMAGES['val']} images"
+    settings = KnnSettings(model=str(folder / "student"), data=folder / "data", size=SIZE, resize=SIZE, neighbours=())
+    accuracy = evaluate(settings, Silent()).result.scores()["NN"]
+    return f"nearest neighbour, {accuracy:.0f} % of {IMAGES['val']} images"
 
 
 STEPS: dict[str, Callable[[Path], str]] = {

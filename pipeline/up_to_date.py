@@ -112,9 +112,7 @@ def result_file(step: Step) -> Path:
     if step.stage == "embed":
         return step.output / "zarr.json"
     if step.stage == "evaluate":
-        from pipeline.evaluate.run import RESULT_FILE
-
-        return step.output / RESULT_FILE
+        return step.output
     from pipeline.networks.network import MODEL_FILE
 
     return step.output / MODEL_FILE

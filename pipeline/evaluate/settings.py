@@ -1,9 +1,9 @@
-"""What ``evaluate`` can be told."""
+"""What the evaluations can be told: what all share, then each one's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,13 +11,15 @@ from pipeline.settings import ImageSelection, Precision, StageSettings, ViewGeom
 
 Count = Annotated[int, Field(ge=1)]
 
+DEFAULT_VOTE_TEMPERATURE = 0.07
+
 
 class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
-    """Settings of stage three."""
+    """What every evaluation can be told."""
 
     model: Annotated[
         str,
-        argument("A store (of a teacher), a run's folder, a model.safetensors, torchvision/NAME or random/NAME."),
+        argument("A store (of a teacher), a run's folder, a checkpoint, torchvision/NAME, timm/NAME or random/NAME."),
     ]
     data: Annotated[
         Path | None,
@@ -25,20 +27,7 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
     ] = None
     train_split: Annotated[str, Field(description="Split whose labels are known.")] = "train"
     test_split: Annotated[str, Field(description="Split that is scored.")] = "val"
-    neighbours: Annotated[
-        tuple[Count, ...],
-        Field(
-            description="Score also by the weighted vote of so many nearest neighbours; one of the defaults that is more "
-            "than the training images is left out. Repeatable."
-        ),
-    ] = (20, 200)
-    knn_temperature: Annotated[float, Field(gt=0, description="Divides the cosines of that vote.")] = 0.07
-    labels_per_class: Annotated[
-        tuple[Count, ...],
-        Field(description="Score also with only so many labelled training images of each class. Repeatable."),
-    ] = ()
-    draws: Annotated[int, Field(ge=1, description="How often those are drawn; the mean is reported.")] = 10
-    seed: Annotated[int, Field(ge=0, lt=2**64, description="Draws the labelled images, and random/NAME's weights.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64, description="Draws whatever is random, and random/NAME's weights.")] = 0
     batch_size: Annotated[int, Field(ge=1, description="Images in one forward pass.")] = 128
     precision: Annotated[
         Precision, Field(description="Of the network; auto is float32 on a CPU and float16 on a GPU.")
@@ -47,3 +36,55 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
         Path | None,
         Field(description="Folder for results and features; beside the model unless given."),
     ] = None
+
+
+class KnnSettings(EvaluateSettings):
+    """Nearest neighbour and weighted k-NN."""
+
+    neighbours: Annotated[
+        tuple[Count, ...],
+        Field(
+            description="Score also by the weighted vote of so many nearest neighbours; one of the defaults that is more "
+            "than the training images is left out. Repeatable."
+        ),
+    ] = (20, 200)
+    knn_temperature: Annotated[float, Field(gt=0, description="Divides the cosines of that vote.")] = (
+        DEFAULT_VOTE_TEMPERATURE
+    )
+    labels_per_class: Annotated[
+        tuple[Count, ...],
+        Field(description="Score also with only so many labelled training images of each class. Repeatable."),
+    ] = ()
+    draws: Annotated[int, Field(ge=1, description="How often those are drawn; the mean is reported.")] = 10
+
+
+class LinearSettings(EvaluateSettings):
+    """Linear classifier on frozen features; the defaults are the published protocol."""
+
+    features: Annotated[
+        Literal["stored", "live"],
+        Field(
+            description="stored: train on the embeddings of so many stored random views. live: render and forward every "
+            "epoch, as published."
+        ),
+    ] = "stored"
+
+
+class LowShotSettings(EvaluateSettings):
+    """Linear classifier on a few labels."""
+
+
+class ClusterSettings(EvaluateSettings):
+    """Cluster alignment."""
+
+
+class LayersSettings(EvaluateSettings):
+    """Linear classifier on every layer."""
+
+
+class VocClassifySettings(EvaluateSettings):
+    """Classification on a data set in VOC layout."""
+
+
+class VocDetectSettings(EvaluateSettings):
+    """Detection on a data set in VOC layout."""

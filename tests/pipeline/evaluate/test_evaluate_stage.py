@@ -14,8 +14,8 @@ import torch
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError
-from pipeline.evaluate.run import Evaluation, evaluate
-from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.run import Evaluated, evaluate
+from pipeline.evaluate.settings import KnnSettings
 from pipeline.networks.network import MODEL_FILE, load_network, save_network
 from pipeline.progress import Progress, Silent
 from storage import open_store
@@ -44,10 +44,10 @@ class Counting:
         yield advance
 
 
-def score(model: Path | str, progress: Progress | None = None, **given: Any) -> Evaluation:
+def score(model: Path | str, progress: Progress | None = None, **given: Any) -> Evaluated:
     values = {**MACHINE, **given}
     values = {name: value for name, value in values.items() if value is not None}
-    return evaluate(EvaluateSettings(model=str(model), **values), progress or Silent())
+    return evaluate(KnnSettings(model=str(model), **values), progress or Silent())
 
 
 def run_of(data: Path, seed: int = 0) -> Path:
@@ -73,7 +73,7 @@ def test_teacher_is_scored_from_its_store_with_no_image_left(data: Path) -> None
     shutil.rmtree(data)
     shutil.rmtree(data.parent / "index")
     evaluation = score(store, neighbours=(5,), labels_per_class=(2,), draws=3, size=None, resize=None)
-    assert evaluation.results[0].top1_percent == pytest.approx(scored_by_hand(store))
+    assert evaluation.result.nearest[0].top1_percent == pytest.approx(scored_by_hand(store))
     assert evaluation.path == data.parent / "teacher.zarr.evaluation" / "nearest-neighbour.json"
     assert sorted(path.name for path in data.parent.iterdir()) == ["teacher.zarr", "teacher.zarr.evaluation"]
 
@@ -81,21 +81,31 @@ def test_teacher_is_scored_from_its_store_with_no_image_left(data: Path) -> None
 def test_result_file_says_all_that_was_scored(data: Path) -> None:
     evaluation = score(store_of(data), neighbours=(20, 5), labels_per_class=(2, 7), draws=3, knn_temperature=0.1)
     record = json.loads(evaluation.path.read_text())
-    assert [result["labels_per_class"] for result in record["results"]] == [None, 2, 7]
-    assert [len(result["draws"]) for result in record["results"]] == [1, 3, 3]
-    assert [(vote["neighbours"], vote["temperature"]) for vote in record["weighted_knn"]] == [(5, 0.1), (20, 0.1)]
-    assert record["results"] == [result.model_dump(mode="json") for result in evaluation.results]
-    assert record["weighted_knn"] == [vote.model_dump(mode="json") for vote in evaluation.weighted_knn]
+    nearest, weighted = record["result"]["nearest"], record["result"]["weighted"]
+    assert [result["labels_per_class"] for result in nearest] == [None, 2, 7]
+    assert [len(result["draws"]) for result in nearest] == [1, 3, 3]
+    assert [(vote["neighbours"], vote["temperature"]) for vote in weighted] == [(5, 0.1), (20, 0.1)]
+    assert nearest == [result.model_dump(mode="json") for result in evaluation.result.nearest]
+    assert weighted == [vote.model_dump(mode="json") for vote in evaluation.result.weighted]
+    assert record["scores"] == {
+        "NN": nearest[0]["top1_percent"],
+        "k-NN 5, T 0.1": weighted[0]["top1_percent"],
+        "k-NN 20, T 0.1": weighted[1]["top1_percent"],
+        "NN, 2 labels a class": nearest[1]["top1_percent"],
+        "NN, 7 labels a class": nearest[2]["top1_percent"],
+    }
     assert record["network"]["architecture"] == "conv4-16"
     assert (record["train_split"], record["test_split"]) == ("train", "val")
-    assert record["view"]["policy"] == {"name": "evaluation", "resize": 17}
+    assert record["evaluation"] == "knn"
+    assert record["settings"]["draws"] == 3
+    assert record["seconds"] >= 0
 
 
 def test_student_has_the_score_of_the_same_network_as_a_teacher(data: Path) -> None:
     teacher = score(store_of(data), neighbours=(5, 20))
     student = score(run_of(data), data=data, neighbours=(5, 20))
-    assert student.results == teacher.results
-    assert student.weighted_knn == teacher.weighted_knn
+    assert student.result.nearest == teacher.result.nearest
+    assert student.result.weighted == teacher.result.weighted
     assert student.path == data.parent / "student" / "nearest-neighbour.json"
 
 
@@ -107,8 +117,8 @@ def test_features_of_a_student_are_a_store_that_is_computed_once(data: Path) -> 
     assert progress.views == 42
     again = score(run, progress, data=data, labels_per_class=(3,))
     assert progress.views == 42
-    assert again.results[0] == first.results[0]
-    assert [result.labels_per_class for result in again.results] == [None, 3]
+    assert again.result.nearest[0] == first.result.nearest[0]
+    assert [result.labels_per_class for result in again.result.nearest] == [None, 3]
 
 
 def test_changed_weights_are_computed_again(data: Path) -> None:
@@ -138,7 +148,7 @@ def test_defaults_that_are_more_than_the_images_are_left_out_and_said(
 ) -> None:
     caplog.set_level("INFO")
     evaluation = score(store_of(data))
-    assert [vote.neighbours for vote in evaluation.weighted_knn] == [20]
+    assert [vote.neighbours for vote in evaluation.result.weighted] == [20]
     assert "There are 30 training images; k-NN 200 is left out." in caplog.text
 
 
@@ -146,8 +156,8 @@ def test_neighbours_asked_for_that_are_more_than_the_images_are_an_error(data: P
     store = store_of(data)
     with pytest.raises(InputError, match="--neighbours 31 is more than the 30 training images of split train; ask for"):
         score(store, neighbours=(5, 31))
-    assert [vote.neighbours for vote in score(store, neighbours=(30,)).weighted_knn] == [30]
-    assert score(store, neighbours=()).weighted_knn == ()
+    assert [vote.neighbours for vote in score(store, neighbours=(30,)).result.weighted] == [30]
+    assert score(store, neighbours=()).result.weighted == ()
 
 
 def test_broken_feature_in_a_store_is_named(data: Path) -> None:
@@ -192,5 +202,5 @@ def test_images_that_could_not_be_read_are_not_scored(data: Path) -> None:
     (data / "train" / "apple" / "03.png").write_bytes(b"nothing")
     (data / "val" / "pear" / "01.png").write_bytes(b"nothing")
     run = run_of(data)
-    result = score(run, data=data, on_bad_image="skip").results[0]
+    result = score(run, data=data, on_bad_image="skip").result.nearest[0]
     assert (result.train_images, result.test_images) == (29, 11)

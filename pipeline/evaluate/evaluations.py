@@ -1,0 +1,47 @@
+"""All evaluations by name: their settings, what runs them, where the result is written. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pipeline.evaluate.settings import (
+    ClusterSettings,
+    EvaluateSettings,
+    KnnSettings,
+    LayersSettings,
+    LinearSettings,
+    LowShotSettings,
+    VocClassifySettings,
+    VocDetectSettings,
+)
+
+
+class Evaluation(NamedTuple):
+    """One evaluation."""
+
+    settings: type[EvaluateSettings]
+    function: str
+    """``module:function`` that runs it: (settings, subject, progress) to a result that has ``scores()``."""
+    file: str
+    """Its result, beside the model."""
+
+
+EVALUATIONS = {
+    "knn": Evaluation(KnnSettings, "pipeline.evaluate.knn:evaluate_knn", "nearest-neighbour.json"),
+    "linear": Evaluation(LinearSettings, "pipeline.evaluate.linear:evaluate_linear", "linear.json"),
+    "low-shot": Evaluation(LowShotSettings, "pipeline.evaluate.low_shot:evaluate_low_shot", "low-shot.json"),
+    "cluster": Evaluation(ClusterSettings, "pipeline.evaluate.cluster:evaluate_cluster", "cluster.json"),
+    "layers": Evaluation(LayersSettings, "pipeline.evaluate.layers:evaluate_layers", "layers.json"),
+    "voc-classify": Evaluation(
+        VocClassifySettings, "pipeline.evaluate.voc_classify:evaluate_voc_classify", "voc-classify.json"
+    ),
+    "voc-detect": Evaluation(VocDetectSettings, "pipeline.evaluate.voc_detect:evaluate_voc_detect", "voc-detect.json"),
+}
+
+DEFAULT_EVALUATION = "knn"
+"""Quick, and without a choice to make."""
+
+
+def evaluation_of(settings: EvaluateSettings) -> str:
+    """Name of the evaluation that these are the settings of."""
+    return next(name for name, evaluation in EVALUATIONS.items() if type(settings) is evaluation.settings)

@@ -1,0 +1,108 @@
+"""Nearest neighbour and weighted k-NN of the features of view 0, found in one search of the training images."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InputError
+from pipeline.evaluate.features import StoredFeatures
+from pipeline.evaluate.nearest_neighbour import (
+    NearestNeighbourResult,
+    few_labels_accuracy,
+    nearest_neighbour_accuracy,
+)
+from pipeline.evaluate.search import nearest_neighbours
+from pipeline.evaluate.settings import DEFAULT_VOTE_TEMPERATURE
+from pipeline.evaluate.weighted_knn import WeightedKnnResult, weighted_knn_accuracy
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from pipeline.evaluate.settings import KnnSettings
+    from pipeline.evaluate.subject import Subject
+    from pipeline.progress import Progress
+
+    Block = npt.NDArray[np.float16]
+
+logger = logging.getLogger(__name__)
+
+
+class KnnResult(Settings):
+    """What the neighbours say."""
+
+    nearest: tuple[NearestNeighbourResult, ...]
+    """With all labels, then with each number of labels a class."""
+    weighted: tuple[WeightedKnnResult, ...]
+    """With each number of neighbours."""
+
+    def scores(self) -> dict[str, float]:
+        """Top-1 in percent, by the heading of its column."""
+        everything, *few_labels = self.nearest
+        return {
+            "NN": everything.top1_percent,
+            **{_vote_heading(vote): vote.top1_percent for vote in self.weighted},
+            **{f"NN, {result.labels_per_class} labels a class": result.top1_percent for result in few_labels},
+        }
+
+
+def evaluate_knn(settings: KnnSettings, subject: Subject, progress: Progress) -> KnnResult:
+    """Score by nearest neighbour and by the weighted vote of k neighbours.
+
+    Raises
+    ------
+    InputError
+        If an image has no label, a feature is not a number, or there are too few training images.
+    """
+    store = subject.features()
+    train = StoredFeatures("training", store[settings.train_split])
+    test = StoredFeatures("test", store[settings.test_split]).in_memory()
+    counts = _neighbour_counts(settings, len(train.labels))
+    device = subject.device
+    few_labels = [
+        few_labels_accuracy(
+            train.rows, train.labels, test, count, draws=settings.draws, seed=settings.seed, device=device
+        )
+        for count in settings.labels_per_class
+    ]
+    with progress.track("search", len(train.labels)) as advance:
+        bank = _told(train.blocks(), advance)
+        found = nearest_neighbours(bank, test.features, max([1, *counts]), device=device)
+    return KnnResult(
+        nearest=(nearest_neighbour_accuracy(found, train.labels, test.labels), *few_labels),
+        weighted=tuple(
+            weighted_knn_accuracy(
+                found, train.labels, test.labels, neighbours=count, temperature=settings.knn_temperature
+            )
+            for count in counts
+        ),
+    )
+
+
+def _vote_heading(vote: WeightedKnnResult) -> str:
+    usual = vote.temperature == DEFAULT_VOTE_TEMPERATURE
+    return f"k-NN {vote.neighbours}" + ("" if usual else f", T {vote.temperature:g}")
+
+
+def _neighbour_counts(settings: KnnSettings, train_images: int) -> list[int]:
+    """How many neighbours are to vote; too many is an error only for a user who asked for them."""
+    counts = sorted(set(settings.neighbours))
+    too_many = [count for count in counts if count > train_images]
+    if too_many and "neighbours" in settings.model_fields_set:
+        raise InputError(
+            f"--neighbours {too_many[0]} is more than the {train_images} training images of split "
+            f"{settings.train_split}; ask for fewer."
+        )
+    for count in too_many:
+        logger.info("There are %d training images; k-NN %d is left out.", train_images, count)
+    return [count for count in counts if count <= train_images]
+
+
+def _told(blocks: Iterator[Block], advance: Callable[[int], None]) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        advance(len(block))

@@ -1,0 +1,217 @@
+"""What is evaluated: a network, or a teacher's store; both give features to an evaluation in the same way.
+
+A network's features are an embedding store too: they come from stage one, with the network as the teacher. A teacher's
+are in its store already, so it is scored without a forward pass, by the same code.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.embed.run import embed
+from pipeline.embed.settings import EmbedSettings, SplitSource
+from pipeline.errors import InputError
+from pipeline.evaluate.features import check_labels
+from pipeline.images.data_set import list_data_set
+from pipeline.images.policies import POLICIES
+from pipeline.images.rendering import make_renderer
+from pipeline.machine import prepare_machine
+from pipeline.networks.network import load_network
+from storage import open_store
+from storage.errors import StoreMismatchError
+from storage.reader import has_zarr_metadata
+from storage.schema import EVALUATION_VIEW
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from pipeline.evaluate.settings import EvaluateSettings
+    from pipeline.images.policies import Policy
+    from pipeline.images.rendering import Renderer
+    from pipeline.networks.network import Network
+    from pipeline.progress import Progress
+    from storage import EmbeddingStore
+
+logger = logging.getLogger(__name__)
+
+
+class Subject:
+    """One network or store, as the settings say it is to be seen."""
+
+    def __init__(self, settings: EvaluateSettings, progress: Progress) -> None:
+        self._settings, self._progress = settings, progress
+        self.is_store = has_zarr_metadata(Path(settings.model))
+        self.folder = _output_folder(settings, self.is_store)
+        """Where results, features and pictures go."""
+        self._store: EmbeddingStore | None = None
+
+    def features(self) -> EmbeddingStore:
+        """A store of both splits in view 0.
+
+        Raises
+        ------
+        InputError
+            If the model or the data cannot be used, or the splits have different classes.
+        StoreError
+            If a teacher's store is not complete or damaged.
+        """
+        return self._store_of_views("features.zarr", 0, POLICIES["crop-flip"])
+
+    def views(self, count: int, policy: Policy = POLICIES["crop-flip"]) -> EmbeddingStore:
+        """A store that has so many random views of the training split besides view 0 of both splits.
+
+        Raises
+        ------
+        InputError
+            As ``features``; also if a teacher's store has fewer views.
+        """
+        return self._store_of_views("views.zarr", count, policy)
+
+    @cached_property
+    def network(self) -> Network:
+        """The network, in evaluation mode on the device.
+
+        Raises
+        ------
+        InputError
+            If it is a store, or cannot be read.
+        """
+        if self.is_store:
+            raise InputError(
+                f"'{self._settings.model}' is a store of embeddings, and this needs the network itself; give the "
+                "network that made it."
+            )
+        network = load_network(self._settings.model, self._settings.seed)
+        network.module.eval().to(self.device)
+        return network
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a result says of the network, as a store does."""
+        if self._store is not None:
+            return dict(self._store.attributes["teacher"])
+        return {"name": self.network.name, **self.network.identity()}
+
+    @property
+    def data_set(self) -> dict[str, Any]:
+        """What a result says of the images, as a store does; only their name where features were not kept."""
+        return {"name": self.data.resolve().name} if self._store is None else dict(self._store.attributes["data_set"])
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Side of the evaluation view, and short side before its centre crop, in pixels."""
+        if self._store is not None:
+            view = self._store[self._settings.test_split].views[EVALUATION_VIEW]
+            return view["size"], view["policy"]["resize"]
+        size = self._settings.size or self.network.preprocessing.size
+        return size, self._settings.resize or max(self.network.preprocessing.resize, size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute; torch is told the number of threads."""
+        return prepare_machine(self._settings.device, self._settings.thread_count)
+
+    @property
+    def renderer(self) -> Renderer:
+        """What renders views, as the settings ask for."""
+        return make_renderer(self._settings.renderer, self.device, self._settings.thread_count)
+
+    @property
+    def data(self) -> Path:
+        """The data set.
+
+        Raises
+        ------
+        InputError
+            If none was given.
+        """
+        if self._settings.data is None:
+            raise InputError(
+                f"--data is needed to compute the features of '{self._settings.model}'; only a store has them already."
+            )
+        return self._settings.data
+
+    @property
+    def index_folder(self) -> Path:
+        """Where what is known of the images is kept: beside the run, where its training keeps it too."""
+        return self._settings.index_folder or self.folder.parent / "index"
+
+    def _store_of_views(self, name: str, views: int, policy: Policy) -> EmbeddingStore:
+        settings = self._settings
+        store = open_store(settings.model) if self.is_store else self._embed(name, views, policy)
+        train, test = store[settings.train_split], store[settings.test_split]
+        self._check_same_classes(train.class_names, test.class_names)
+        stored = len(train.views) - 1 - EVALUATION_VIEW
+        if stored < views:
+            raise InputError(
+                f"Split {train.name} of '{settings.model}' has {stored} random views, and {views} are asked for; ask for "
+                "fewer, or embed with --views."
+            )
+        self._store = store
+        return store
+
+    def _embed(self, name: str, views: int, policy: Policy) -> EmbeddingStore:
+        """Run stage one with this network; what an earlier evaluation left is used if it is the same."""
+        settings = self._settings
+        self._check_classes_before_the_work()
+        shared = (set(EmbedSettings.model_fields) & set(type(settings).model_fields)) - {"index_folder", "views"}
+        test = [] if settings.test_split == settings.train_split else [settings.test_split]
+        wanted = EmbedSettings(
+            **{field: getattr(settings, field) for field in shared - {"data"}},
+            data=self.data,
+            store=self.folder / name,
+            index_folder=self.index_folder,
+            teacher=settings.model,
+            split=(
+                SplitSource(name=settings.train_split, folder=settings.train_split, views=views),
+                *(SplitSource(name=split, folder=split, views=0) for split in test),
+            ),
+            policy=policy,
+            normalise=True,  # whatever their length, float16 holds them; all evaluations look at directions
+            resume=True,
+        )
+        try:
+            return embed(wanted, self._progress)
+        except StoreMismatchError:
+            logger.info("The features in '%s' are of other images or settings; they are computed again.", wanted.store)
+            return embed(wanted.model_copy(update={"resume": False, "overwrite": True}), self._progress)
+
+    def _check_classes_before_the_work(self) -> None:
+        """Find by the images' names what would end the evaluation when all features have been computed."""
+        names = (self._settings.train_split, self._settings.test_split)
+        listed = list_data_set(self.data, names, self.index_folder, self._settings.labels)
+        train, test = (listed[name][1] for name in names)
+        for name, listing in (("training", train), ("test", test)):
+            if not listing.class_names:
+                check_labels(name, listing.labels)
+        self._check_same_classes(train.class_names, test.class_names)
+
+    def _check_same_classes(self, train: Sequence[str], test: Sequence[str]) -> None:
+        if tuple(train) != tuple(test):
+            odd = next(iter(sorted(set(train) ^ set(test))), None)
+            what = "number them differently" if odd is None else f"have different classes ('{odd}' is in one only)"
+            raise InputError(
+                f"Splits {self._settings.train_split} and {self._settings.test_split} {what}; both need the same class "
+                "folders."
+            )
+
+
+def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:
+    path = Path(settings.model)
+    if settings.output is not None:
+        return settings.output
+    if is_store:
+        return path.with_name(f"{path.name}.evaluation")
+    if path.exists():
+        return path if path.is_dir() else path.parent
+    if settings.model.partition("/")[0] in {"random", "torchvision"}:
+        raise InputError(f"'{settings.model}' has no folder of its own; say by --output where the result goes.")
+    raise InputError(
+        f"'{settings.model}' does not exist; give a store, a run's folder, a model.safetensors, torchvision/NAME or "
+        "random/NAME."
+    )

@@ -18,7 +18,7 @@ from pipeline.distill.run import distill
 from pipeline.distill.settings import DistillSettings
 from pipeline.errors import InputError, RunError
 from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.settings import KnnSettings
 from pipeline.networks.network import load_network
 from pipeline.progress import Silent
 
@@ -82,7 +82,7 @@ def test_measuring_changes_no_weight_and_equals_evaluate(
     scores = [(line["epoch"], line["nn_top1_percent"]) for line in lines if "nn_top1_percent" in line]
     assert [epoch for epoch, _ in scores] == [1, 2]  # every second, and the last
     result = evaluate(
-        EvaluateSettings(model=str(tmp_path / "measured"), data=data, threads=1, device="cpu", neighbours=(1,)),
+        KnnSettings(model=str(tmp_path / "measured"), data=data, threads=1, device="cpu", neighbours=(1,)),
         Silent(),
     )
     assert scores[-1][1] == result.results[0].top1_percent

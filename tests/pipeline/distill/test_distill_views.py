@@ -1,7 +1,9 @@
 """What students see: replayed views, fresh ones, and smaller ones of the same crop."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import zarr
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from pipeline.distill.replay import Replay, Replayed, ViewNumbers
@@ -22,11 +26,11 @@ from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError
 from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.settings import KnnSettings
 from pipeline.images.policies import POLICIES, Policy
 from pipeline.images.rendering import make_renderer
 from pipeline.images.sources.open_source import open_source
-from pipeline.networks.network import load_network
+from pipeline.networks.network import load_network, save_network
 from pipeline.progress import Silent
 from storage import open_store
 from storage.errors import StoreIncompleteError
@@ -41,8 +45,8 @@ def replay(data: Path, store: Path, student: Students) -> Iterator[MakeReplay]:
     """The stage's stream of images: 29 images, 7 batches of 4 an epoch."""
     banks = []
 
-    def make(policy: Policy | None = None, sizes: tuple[int, ...] = (16,), seed: int = 0) -> Replay:
-        split = open_store(store)["train"]
+    def make(policy: Policy | None = None, sizes: tuple[int, ...] = (16,), seed: int = 0, of: Path = store) -> Replay:
+        split = open_store(of)["train"]
         numbers = ViewNumbers(0 if policy else 2)
         banks.append(TeacherViews(split, numbers, student(), torch.device("cpu")))
         renderer = make_renderer("dali", torch.device("cpu"), 1)
@@ -83,6 +87,57 @@ def test_epochs_read_the_views_in_turn_and_see_every_crop_of_the_store(
                     assert difference.mean() < 1
     assert made.steps_per_epoch == 7
     assert torch.equal(torch.cat([batch.rows for batch in made.batches(2, 3)]), torch.tensor(seen[12:]))
+
+
+@pytest.fixture(scope="module")
+def bicubic_store(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of a teacher that wants its images resized bicubically."""
+    folder = tmp_path_factory.mktemp("bicubic")
+    teacher = load_network("random/conv4-32")
+    save_network(
+        folder / "teacher.safetensors",
+        replace(teacher, preprocessing=replace(teacher.preprocessing, interpolation="bicubic")),
+    )
+    embed(
+        EmbedSettings(data=data, store=folder / "teacher.zarr", teacher=str(folder / "teacher.safetensors"), size=16,
+                      resize=18, views=2, threads=1, device="cpu"),
+        Silent(),
+    )  # fmt: skip
+    return folder / "teacher.zarr"
+
+
+def test_views_of_a_bicubic_store_are_bicubic_at_every_side(
+    replay: MakeReplay, bicubic_store: Path, data: Path
+) -> None:
+    split = open_store(bicubic_store)["train"]
+    for batch in epoch_of(replay(sizes=(16, 12), of=bicubic_store), 0):
+        for place, row in enumerate(batch.rows.tolist()):
+            value = dict(zip(split.columns, split.augmentation(1)[row].tolist(), strict=True))
+            box = [int(value[name]) for name in ("crop_top", "crop_left", "crop_height", "crop_width")]
+            image = Image.open(data / "train" / split.samples.sample_path[row])
+            for side in (16, 12):
+                expected = F.resized_crop(image, *box, [side, side], InterpolationMode.BICUBIC, antialias=True)
+                expected = np.asarray(F.hflip(expected) if value["flip"] else expected).astype(int)
+                assert abs(batch.pixels[side][place].numpy() - expected).mean() < 1
+
+
+def test_student_of_a_bicubic_store_is_evaluated_bicubically_while_it_trains_and_afterwards(
+    trained: Trained, bicubic_store: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(store=bicubic_store, student_size=12, live_every=3, live_images=1000)
+    assert not [message for message in caplog.messages if "canaries" in message]
+    assert load_network(str(tmp_path / "student")).preprocessing.interpolation == "bicubic"
+    features = embed(
+        EmbedSettings(data=data, store=tmp_path / "features.zarr", teacher=str(tmp_path / "student"), threads=1,
+                      split=("train:0", "val:0")),
+        Silent(),
+    )  # fmt: skip
+    assert features["val"].views[0]["interpolation"] == "bicubic"
+    lines = [json.loads(line) for line in (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()]
+    known, asked = (functional.normalize(torch.from_numpy(features[name].view(0)).float()) for name in ("train", "val"))
+    nearest = (asked @ known.T).argmax(dim=1).numpy()
+    right = features["train"].samples.label[nearest] == features["val"].samples.label
+    assert [line["nn_top1_percent"] for line in lines if "nn_top1_percent" in line] == [100 * right.mean()]
 
 
 def test_fresh_views_are_new_every_epoch_the_same_every_time_and_not_the_stores(
@@ -202,7 +257,7 @@ def test_smaller_student_says_what_it_wants_and_is_evaluated_on_it(
     wants = load_network(str(tmp_path / "student")).preprocessing
     assert (wants.size, wants.resize) == (12, round(18 * 12 / 16))
     result = evaluate(
-        EvaluateSettings(model=str(tmp_path / "student"), data=data, threads=1, device="cpu", neighbours=(2,)), Silent()
+        KnnSettings(model=str(tmp_path / "student"), data=data, threads=1, device="cpu", neighbours=(2,)), Silent()
     )
     assert open_store(tmp_path / "student" / "features.zarr")["val"].views[0]["size"] == 12
     assert 0 <= result.results[0].top1_percent <= 100

@@ -30,10 +30,16 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGUSR1 came where there is nothing to save: what is committed stays (exit code 75)."""
 
 
-def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> InputError:
-    """An error that answers an unknown name with the known ones, nearest first; ``where`` ends its first sentence."""
+def unknown_name(what: str, name: str, known: Iterable[str], where: str = "", listed_by: str = "") -> InputError:
+    """An error that answers an unknown name with the known ones, nearest first; ``where`` ends its first sentence.
+
+    Where there are too many to print, ``listed_by`` is the command that lists them, and only the nearest are named.
+    """
     names = sorted(known)
-    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    ordered = nearest + [other for other in names if other not in nearest]
+    nearest = difflib.get_close_matches(name, names, n=5 if listed_by else 3, cutoff=0.4)
     meant = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    if listed_by:
+        others = f" Also near: {', '.join(nearest[1:])}." if nearest[1:] else ""
+        return InputError(f"There is no {what} '{name}'{where}.{meant}{others} All are listed by: {listed_by}")
+    ordered = nearest + [other for other in names if other not in nearest]
     return InputError(f"There is no {what} '{name}'{where}.{meant} Known: {', '.join(ordered)}.")

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pipeline.errors import InputError, unknown_name
-from pipeline.networks.architectures import Backbone, architecture_names, build_backbone, without_head
+from pipeline.networks.architectures import architecture_names, build_backbone
+from pipeline.networks.backbone import Backbone, without_head
 from pipeline.networks.preprocessing import Preprocessing
 from storage.durable import write_durably
 

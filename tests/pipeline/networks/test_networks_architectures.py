@@ -11,8 +11,8 @@ from pipeline.networks.architectures import (
     WITHOUT_LINEAR_HEAD,
     architecture_names,
     build_backbone,
-    without_head,
 )
+from pipeline.networks.backbone import without_head
 
 # Each family: where torchvision keeps the classifier's last layer, how many features enter it, the side of an image.
 FAMILIES = [
@@ -157,7 +157,8 @@ def test_weights_are_those_of_the_seed_and_nothing_else_is_drawn(name: str) -> N
 def test_unknown_architecture_is_answered_with_the_nearest(wrong: str, meant: str) -> None:
     with pytest.raises(InputError, match=f"There is no architecture '{wrong}'. Did you mean '{meant}") as caught:
         build_backbone(wrong)
-    assert all(name in str(caught.value) for name in architecture_names())
+    assert str(caught.value).endswith("All are listed by: compress-ssl models '*PART-OF-NAME*'")
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("name", WITHOUT_LINEAR_HEAD)

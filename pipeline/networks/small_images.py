@@ -1,0 +1,79 @@
+"""Networks for small images: four of a kind of their own, and how torchvision's are fitted to 32 pixels."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from pipeline.networks.backbone import Backbone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def conv4(width: int) -> Backbone:
+    """Four times convolution, batch norm, ReLU and pooling, then the mean (Vinyals et al. 2016, Matching Networks).
+
+    The ReLU comes after the pooling, which gives the same and is nearly twice as quick on a CPU.
+    """
+    layers: list[nn.Module] = []
+    for inputs in (3, width, width, width):
+        layers += [
+            nn.Conv2d(inputs, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(),
+        ]
+    return Backbone(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width)
+
+
+class NarrowResNet18(ResNet):  # type: ignore[misc]  # torchvision comes without types
+    """ResNet-18 with half the channels behind its first convolution."""
+
+    def __init__(self) -> None:
+        super().__init__(BasicBlock, [2, 2, 2, 2])
+
+    def _make_layer(self, block: type[nn.Module], planes: int, *others: Any, **options: Any) -> nn.Sequential:
+        layer: nn.Sequential = super()._make_layer(block, planes // 2, *others, **options)
+        return layer
+
+
+def narrow_resnet() -> Backbone:
+    """ResNet-18 with 32 to 256 channels for 32-pixel images: 38 million multiply-adds an image instead of 555."""
+    network = NarrowResNet18()
+    _small_resnet_stem(network, stride=2)
+    network.fc = nn.Identity()
+    return Backbone(network, 256)
+
+
+def small_image_stem(name: str) -> Callable[[nn.Module], None] | None:
+    """How to fit a network of torchvision to 32-pixel images, if that is known."""
+    if re.match(r"(resnet|resnext|wide_resnet)\d+", name):
+        return _small_resnet_stem
+    return {"mobilenet_v2": _small_mobilenet_stem, "alexnet": _small_alexnet_stem}.get(name)
+
+
+def _small_resnet_stem(network: nn.Module, stride: int = 1) -> None:
+    """Give a ResNet a 3x3 first convolution, of stride 1 by itself, and no max-pool (He et al. 2016, section 4.2)."""
+    network.conv1 = nn.Conv2d(3, 64, 3, stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+
+
+def _small_mobilenet_stem(network: nn.Module) -> None:
+    """Give MobileNet-V2 a first convolution of stride 1; its weights keep their shape."""
+    network.get_submodule("features.0.0").stride = (1, 1)  # type: ignore[assignment]
+
+
+def _small_alexnet_stem(network: nn.Module) -> None:
+    """Give AlexNet a 3x3 first convolution of stride 1, and no third max-pool: 7 x 7 places are left of 32 pixels.
+
+    Only ``features.0.weight`` differs in shape from torchvision's.
+    """
+    features = network.get_submodule("features")
+    assert isinstance(features, nn.Sequential)
+    features[0] = nn.Conv2d(3, 64, 3, padding=1)
+    features[12] = nn.Identity()

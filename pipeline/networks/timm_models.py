@@ -1,0 +1,83 @@
+"""Networks of timm, without their classifier: pooled features, timm's own parameter names.
+
+A name may carry the tag of published weights, as in ``vit_small_patch14_dinov2.lvd142m``: it decides preprocessing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from typing import TYPE_CHECKING, Any
+
+from pipeline.networks.backbone import Backbone, silence_dropout
+from pipeline.networks.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+
+@functools.cache
+def timm_names() -> Sequence[str]:
+    """All names that timm knows, without and with a tag."""
+    import timm
+
+    return tuple(sorted({*timm.list_models(), *timm.list_models(include_tags=True)}))
+
+
+def timm_backbone(name: str, pretrained: bool = False) -> Backbone:
+    """Build a network of timm.
+
+    A transformer keeps the position embedding of its own image size, and interpolates it to that of the images where timm can
+    (ViT, DeiT, EVA and DINOv3, Swin); others take images of one size only, which ``Network.check_size`` finds.
+
+    Parameters
+    ----------
+    pretrained : bool
+        Read the published weights, from the hub or its cache.
+    """
+    network = _create(name, num_classes=0, pretrained=pretrained)
+    _silence_dropout(network)
+    return Backbone(network, network.head_hidden_size)
+
+
+def _create(name: str, **options: Any) -> Any:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config and config.fixed_input_size:
+        with contextlib.suppress(TypeError):  # of networks that do not know the option
+            return timm.create_model(name, dynamic_img_size=True, **options)
+    return timm.create_model(name, **options)
+
+
+def timm_preprocessing(name: str) -> Preprocessing:
+    """What the published weights of a network were evaluated with.
+
+    The short side is resized to size / crop_pct as in timm's ``transforms_imagenet_eval``; networks that were evaluated on
+    images squashed to a square (``crop_mode``) get the same sizes and keep the proportions.
+    """
+    import timm
+
+    wants = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    size = int(wants.input_size[-1])
+    return Preprocessing(
+        mean=(wants.mean[0], wants.mean[1], wants.mean[2]),
+        std=(wants.std[0], wants.std[1], wants.std[2]),
+        size=size,
+        resize=math.floor(size / wants.crop_pct),
+        interpolation="bilinear" if wants.interpolation == "bilinear" else "bicubic",
+    )
+
+
+def _silence_dropout(network: nn.Module) -> None:
+    from timm.layers.drop import DropPath
+
+    silence_dropout(network)
+    for layer in network.modules():
+        if isinstance(layer, DropPath):
+            layer.drop_prob = 0.0
+        if isinstance(getattr(layer, "drop_rate", None), float):
+            layer.drop_rate = 0.0  # type: ignore[assignment]

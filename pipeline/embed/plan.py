@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.images.data_set import index_data_set
-from pipeline.images.policies import COLUMNS, Policy, evaluation_parameters, random_parameters
+from pipeline.images.policies import (
+    COLUMNS,
+    TEN_CROP,
+    Policy,
+    TenCrop,
+    evaluation_parameters,
+    random_parameters,
+    ten_crop_parameters,
+)
 from pipeline.machine import choose_precision, device_kind, library_versions
 from storage import SplitPlan
 from storage.identity import check_same, check_same_samples
@@ -80,8 +88,11 @@ def _views(
     seen = {"size": size, "interpolation": interpolation}
     evaluation = {"policy": {"name": "evaluation", "resize": resize}, "seed": None, **seen}  # nothing is drawn
     policy = {"name": str(settings.policy), **settings.policy.model_dump(mode="json")}
-    count = settings.views if source.views is None else source.views
-    return [evaluation, *({"policy": policy, "seed": settings.seed, **seen} for _ in range(count))]
+    seed: int | None = settings.seed
+    if isinstance(settings.policy, TenCrop):
+        policy, seed = policy | {"resize": resize}, None
+    other = {"policy": policy, "seed": seed, **seen}
+    return [evaluation, *(other for _ in range(settings.views_of(source)))]
 
 
 def draw_parameters(
@@ -91,7 +102,8 @@ def draw_parameters(
     policy, size = dict(description["policy"]), description["size"]
     if view == EVALUATION_VIEW:
         return evaluation_parameters(image_size, policy["resize"], size)
-    del policy["name"]
+    if policy.pop("name") == TEN_CROP:
+        return ten_crop_parameters(image_size, policy["resize"], size, view - EVALUATION_VIEW - 1)
     return random_parameters(Policy(**policy), size, description["seed"], view, first, image_size)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from pipeline.images.policies import POLICIES, PolicySetting
+from pipeline.images.policies import CROPS, POLICIES, TEN_CROP, StoredPolicySetting, TenCrop
 from pipeline.settings import ImageSelection, OutputSettings, Precision, Settings, ViewGeometry, argument
 
 
@@ -59,9 +59,13 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
     views: Annotated[
         int, Field(ge=1, description="Random views of each image, besides view 0, the evaluation view.")
     ] = 4
-    policy: Annotated[PolicySetting, Field(description=f"Augmentation of the random views: {', '.join(POLICIES)}.")] = (
-        POLICIES["crop-flip"]
-    )
+    policy: Annotated[
+        StoredPolicySetting,
+        Field(
+            description=f"Augmentation of the random views: {', '.join(POLICIES)}; or {TEN_CROP}, which is {CROPS} views that "
+            "are not random."
+        ),
+    ] = POLICIES["crop-flip"]
     seed: Annotated[
         int, Field(ge=0, lt=2**64, description="Draws the augmentation parameters, and random/NAME's weights.")
     ] = 0
@@ -90,3 +94,14 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
         if len({split.name for split in splits}) < len(splits):
             raise ValueError("two splits have one name; name each once.")
         return splits
+
+    @model_validator(mode="after")
+    def _all_crops(self) -> Self:
+        counts = {self.views_of(source) for source in self.split}
+        if isinstance(self.policy, TenCrop) and counts - {0, CROPS}:
+            raise ValueError(f"--policy {TEN_CROP} is {CROPS} views; give --views {CROPS}.")
+        return self
+
+    def views_of(self, source: SplitSource) -> int:
+        """How many views a split has besides view 0."""
+        return self.views if source.views is None else source.views

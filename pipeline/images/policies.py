@@ -102,6 +102,21 @@ POLICIES = {
 }
 
 
+class TenCrop(Settings):
+    """Ten fixed views: the corners and the centre of the resized image, and their mirror images.
+
+    Krizhevsky, Sutskever, Hinton 2012, section 4.1; the order is that of torchvision's TenCrop.
+    """
+
+    def __str__(self) -> str:
+        """Name of the policy."""
+        return TEN_CROP
+
+
+TEN_CROP = "ten-crop"
+CROPS = 10
+
+
 def _named_policy(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -110,8 +125,15 @@ def _named_policy(value: Any) -> Any:
     return POLICIES[value]
 
 
+def _named_views(value: Any) -> Any:
+    return TenCrop() if value == TEN_CROP else _named_policy(value)
+
+
 PolicySetting = Annotated[Policy, BeforeValidator(_named_policy, json_schema_input_type=str)]
 """A policy by name, or as a table of numbers in a recipe."""
+
+StoredPolicySetting = Annotated[Policy | TenCrop, BeforeValidator(_named_views, json_schema_input_type=str)]
+"""The same, or the ten crops, which are there to be evaluated."""
 
 
 def uniform_draws(seed: int, view: int, first: int, count: int) -> npt.NDArray[np.float64]:
@@ -149,6 +171,37 @@ def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: 
     # torchvision's CenterCrop rounds halves to even.
     parameters[:, COLUMN["window_left"]] = np.rint((resized_width - size) / 2.0)
     parameters[:, COLUMN["window_top"]] = np.rint((resized_height - size) / 2.0)
+    return parameters
+
+
+def ten_crop_parameters(
+    image_size: npt.NDArray[np.int32], resize: int, size: int, crop: int
+) -> npt.NDArray[np.float32]:
+    """One of the ten crops of the image that ``evaluation_parameters`` resizes, in the order of torchvision's TenCrop.
+
+    Parameters
+    ----------
+    image_size : int32 array of shape (N, 2)
+        Height and width in pixels.
+    resize, size : int
+        Pixels; ``size`` is at most ``resize``.
+    crop : int
+        0 to 4: top left, top right, bottom left, bottom right, centre; 5 to 9: the same of the mirrored image.
+
+    Returns
+    -------
+    parameters : float32 array of shape (N, P)
+    """
+    mirrored, place = divmod(crop, CROPS // 2)
+    parameters = evaluation_parameters(image_size, resize, size)
+    spare_width, spare_height = parameters[:, [COLUMN["resize_width"], COLUMN["resize_height"]]].T - size
+    if place < 4:
+        lower, right = divmod(place, 2)
+        parameters[:, COLUMN["window_left"]] = right * spare_width
+        parameters[:, COLUMN["window_top"]] = lower * spare_height
+    if mirrored:  # a window of the mirrored image is the mirrored window as far from the other side
+        parameters[:, COLUMN["window_left"]] = spare_width - parameters[:, COLUMN["window_left"]]
+        parameters[:, COLUMN["flip"]] = 1
     return parameters
 
 
@@ -208,9 +261,10 @@ def fresh_parameters(
 
 
 def resized_parameters(parameters: npt.NDArray[np.float32], size: int, new_size: int) -> npt.NDArray[np.float32]:
-    """The same random views of side ``size``, rendered with side ``new_size``: the same crop, the blur in proportion."""
+    """The same views of side ``size``, rendered with side ``new_size``: the same crop, the blur in proportion."""
     resized = parameters.copy()
-    resized[:, [COLUMN["resize_width"], COLUMN["resize_height"]]] = new_size
+    pixels = [COLUMN[name] for name in ("resize_width", "resize_height", "window_left", "window_top")]
+    resized[:, pixels] = np.floor(resized[:, pixels] * (new_size / size) + 0.5)
     resized[:, COLUMN["blur_sigma"]] *= new_size / size
     return resized
 

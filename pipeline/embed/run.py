@@ -12,6 +12,7 @@ from pipeline.embed.block import Block, EmbeddedView, Worker, embed_block
 from pipeline.embed.canaries import check_all_canaries, plan_canaries
 from pipeline.embed.pixel_hashes import pixel_hash_log, pixel_hash_path
 from pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
+from pipeline.embed.precision import measure_precision
 from pipeline.images.rendering import make_renderer
 from pipeline.machine import choose_precision, prepare_machine
 from pipeline.networks.network import load_network
@@ -52,17 +53,18 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         network.module.eval().to(device).to(memory_format=torch.channels_last)
         plan = plan_embedding(settings, network, device, progress)
         renderer = make_renderer(settings.renderer, device, settings.thread_count)
+        worker = Worker(
+            network, renderer, settings.batch_size, choose_precision(settings.precision, device), settings.normalise
+        )
         if resuming:
             store = open_store(settings.store)
             check_resumable(store, plan)
             check_all_canaries(store, plan, renderer, settings.batch_size)
         else:
             attributes = plan.attributes | {"canaries": plan_canaries(plan, renderer)}
+            attributes |= measure_precision(worker, plan, progress)
             create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
             pixel_hash_path(settings.store).unlink(missing_ok=True)
-        worker = Worker(
-            network, renderer, settings.batch_size, choose_precision(settings.precision, device), settings.normalise
-        )
         writer = StoreWriter(settings.store)
         _do_blocks(worker, writer, plan, settings, progress)
         writer.finish()

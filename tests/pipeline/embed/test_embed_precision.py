@@ -1,0 +1,117 @@
+"""What half precision costs: the divergence against a naive loop, and what ``embed`` says and keeps of it."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from pipeline.embed.precision import anchor_divergence
+from pipeline.errors import InputError
+from pipeline.networks.network import load_network, save_network
+from storage import EmbeddingStore
+
+Embedded = Callable[..., EmbeddingStore]
+ATTRIBUTE = "precision_against_float32"
+
+
+def naive_divergences(
+    reference: npt.NDArray[np.floating], other: npt.NDArray[np.floating], temperature: float
+) -> list[float]:
+    """KL of each image, term by term in Python floats."""
+
+    def distribution(rows: npt.NDArray[np.floating], query: int) -> dict[int, float]:
+        weights = {
+            anchor: math.exp(
+                sum(float(a) * float(b) for a, b in zip(rows[query], rows[anchor], strict=True)) / temperature
+            )
+            for anchor in range(len(rows))
+            if anchor != query
+        }
+        return {anchor: weight / sum(weights.values()) for anchor, weight in weights.items()}
+
+    found = []
+    for query in range(len(reference)):
+        p, q = distribution(reference, query), distribution(other, query)
+        found.append(sum(p[anchor] * math.log(p[anchor] / q[anchor]) for anchor in p))
+    return found
+
+
+def unit_rows(generator: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.float64]:
+    rows = generator.normal(size=(count, dim))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("count", "temperature"), [(2, 0.04), (3, 0.04), (17, 0.04), (17, 1.0)])
+def test_divergence_is_that_of_a_naive_loop(count: int, temperature: float) -> None:
+    generator = np.random.default_rng(count)
+    reference, other = unit_rows(generator, count, 5), unit_rows(generator, count, 5)
+    expected = naive_divergences(reference, other, temperature)
+    found = anchor_divergence(reference, other, temperature)
+    assert found.mean == pytest.approx(np.mean(expected), rel=1e-9, abs=1e-12)
+    assert found.largest == pytest.approx(max(expected), rel=1e-9, abs=1e-12)
+
+
+def test_divergence_of_the_same_is_zero_and_grows_with_the_rounding() -> None:
+    exact = unit_rows(np.random.default_rng(0), 50, 32).astype(np.float32)
+    rounded = {kind: torch.from_numpy(exact).to(kind).float().numpy() for kind in (torch.float16, torch.bfloat16)}
+    assert anchor_divergence(exact, exact) == (0, 0)
+    half, brain = (anchor_divergence(exact, rounded[kind]).mean for kind in (torch.float16, torch.bfloat16))
+    assert 0 < half < brain < 1e-2
+
+
+def test_bfloat16_teacher_says_and_keeps_how_far_it_is_from_float32(
+    data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "pipeline.embed.precision"):
+        half = embedded(data, tmp_path / "half.zarr", precision="bfloat16")
+    kept = half.attributes[ATTRIBUTE]
+    assert {key: kept[key] for key in ("split", "images", "temperature")} == {
+        "split": "train", "images": 36, "temperature": 0.04
+    }  # fmt: skip
+    single = embedded(data, tmp_path / "single.zarr", precision="float32")
+    normalised = (
+        nn.functional.normalize(torch.from_numpy(each["train"].view(0)).float()).numpy() for each in (single, half)
+    )
+    # Of what the stores hold, which is rounded to float16 too.
+    expected = naive_divergences(*normalised, 0.04)
+    assert kept["kl_mean_nats"] == pytest.approx(np.mean(expected), rel=0.1)
+    assert kept["kl_max_nats"] == pytest.approx(max(expected), rel=0.2)
+    (line,) = (message for message in caplog.messages if "float32" in message)
+    assert line.startswith("The teacher in bfloat16 against float32, on 36 images of split train: KL divergence")
+    assert f"{kept['kl_mean_nats']:.2g} nats in the mean, {kept['kl_max_nats']:.2g} at most" in line
+
+
+def test_float32_has_nothing_to_say(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    assert ATTRIBUTE not in embedded(data, tmp_path / "store.zarr", precision="float32").attributes
+
+
+def test_resumed_run_neither_measures_again_nor_compares(
+    data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata = embedded(data, tmp_path / "store.zarr", precision="bfloat16").path / "zarr.json"
+    content = json.loads(metadata.read_text())
+    content["attributes"][ATTRIBUTE]["kl_mean_nats"] = 7.0
+    metadata.write_text(json.dumps(content))
+    with caplog.at_level(logging.INFO):
+        again = embedded(data, tmp_path / "store.zarr", precision="bfloat16", resume=True)
+    assert again.attributes[ATTRIBUTE]["kl_mean_nats"] == 7.0
+    assert not [message for message in caplog.messages if "float32" in message]
+
+
+def test_output_that_overflows_in_float16_is_named_before_anything_is_written(
+    data: Path, tmp_path: Path, embedded: Embedded
+) -> None:
+    network = load_network("random/conv4-16")
+    with torch.no_grad():
+        network.module.get_submodule("12").weight.mul_(1e8)  # a convolution that batch norm would scale back
+    save_network(tmp_path / "steep.safetensors", network)
+    with pytest.raises(InputError, match=r"train/apple/000\.png' is not a number in float16; use --precision float32"):
+        embedded(data, tmp_path / "store.zarr", teacher=str(tmp_path / "steep.safetensors"), precision="float16")
+    assert not (tmp_path / "store.zarr").exists()

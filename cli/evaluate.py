@@ -76,7 +76,7 @@ def command() -> None:
 
 def _add(name: str, settings: type[EvaluateSettings]) -> None:
     @command.command(name, help=SUMMARIES[name])
-    @settings_options(settings)
+    @settings_options(settings, without=settings.UNUSED)
     @baseline_option
     @json_option
     def evaluation(as_json: bool, baselines: tuple[str, ...], **given: Any) -> None:

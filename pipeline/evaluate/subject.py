@@ -16,7 +16,7 @@ from pipeline.embed.settings import EmbedSettings, SplitSource
 from pipeline.errors import InputError
 from pipeline.evaluate.features import check_labels
 from pipeline.images.data_set import list_data_set
-from pipeline.images.policies import POLICIES
+from pipeline.images.policies import CROPS, POLICIES, TEN_CROP, TenCrop
 from pipeline.images.rendering import make_renderer
 from pipeline.machine import prepare_machine
 from pipeline.networks.network import load_network
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.images.rendering import Renderer
     from pipeline.networks.network import Network
     from pipeline.progress import Progress
-    from storage import EmbeddingStore
+    from storage import EmbeddingStore, Split
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class Subject:
         """Where results, features and pictures go."""
         self._store: EmbeddingStore | None = None
 
-    def features(self) -> EmbeddingStore:
-        """A store of both splits in view 0.
+    def features(self, *, labelled: bool = True) -> EmbeddingStore:
+        """A store of both splits in view 0; with ``labelled`` every image has to have a class.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class Subject:
         StoreError
             If a teacher's store is not complete or damaged.
         """
-        return self._store_of_views("features.zarr", 0, POLICIES["crop-flip"])
+        return self._store_of_views("features.zarr", self._evaluation_views, POLICIES["crop-flip"], labelled=labelled)
 
     def views(self, count: int, policy: Policy = POLICIES["crop-flip"]) -> EmbeddingStore:
         """A store that has so many random views of the training split besides view 0 of both splits.
@@ -70,7 +70,19 @@ class Subject:
         InputError
             As ``features``; also if a teacher's store has fewer views.
         """
-        return self._store_of_views("views.zarr", count, policy)
+        return self._store_of_views("views.zarr", self._evaluation_views | {self._settings.train_split: count}, policy)
+
+    def crops(self, *, training: bool) -> EmbeddingStore:
+        """A store that has the ten fixed crops, as views 1 to 10, of the test split, and of the training split if asked.
+
+        Raises
+        ------
+        InputError
+            As ``features``; also if a teacher's store has other views.
+        """
+        name = "crops.zarr" if training else "test-crops.zarr"
+        splits = self._evaluation_views if training else (self._settings.test_split,)
+        return self._store_of_views(name, dict.fromkeys(splits, CROPS), TenCrop())
 
     @cached_property
     def network(self) -> Network:
@@ -141,36 +153,47 @@ class Subject:
         """Where what is known of the images is kept: beside the run, where its training keeps it too."""
         return self._settings.index_folder or self.folder.parent / "index"
 
-    def _store_of_views(self, name: str, views: int, policy: Policy) -> EmbeddingStore:
+    @property
+    def _evaluation_views(self) -> dict[str, int]:
+        """Both splits, with no view besides view 0."""
+        return {self._settings.train_split: 0, self._settings.test_split: 0}
+
+    def _store_of_views(
+        self, name: str, views: dict[str, int], policy: Policy | TenCrop, *, labelled: bool = True
+    ) -> EmbeddingStore:
+        """A store that has so many views of these splits besides view 0."""
         settings = self._settings
-        store = open_store(settings.model) if self.is_store else self._embed(name, views, policy)
-        train, test = store[settings.train_split], store[settings.test_split]
-        self._check_same_classes(train.class_names, test.class_names)
-        stored = len(train.views) - 1 - EVALUATION_VIEW
-        if stored < views:
-            raise InputError(
-                f"Split {train.name} of '{settings.model}' has {stored} random views, and {views} are asked for; ask for "
-                "fewer, or embed with --views."
-            )
+        store = open_store(settings.model) if self.is_store else self._embed(name, views, policy, labelled=labelled)
+        if views.keys() >= {settings.train_split, settings.test_split}:
+            self._check_same_classes(store[settings.train_split].class_names, store[settings.test_split].class_names)
+        for split, count in views.items():
+            self._check_views(store[split], count, is_crops=isinstance(policy, TenCrop))
         self._store = store
         return store
 
-    def _embed(self, name: str, views: int, policy: Policy) -> EmbeddingStore:
+    def _check_views(self, split: Split, count: int, *, is_crops: bool) -> None:
+        names = [view["policy"]["name"] for view in split.views[EVALUATION_VIEW + 1 :]]
+        stored = sum((name == TEN_CROP) is is_crops for name in names)
+        if stored < count:
+            what, way = (TEN_CROP, f"with --policy {TEN_CROP}") if is_crops else ("random", "with more --views")
+            raise InputError(
+                f"Split {split.name} of '{self._settings.model}' has {stored} {what} views, and {count} are asked for; embed "
+                f"{way}, or give the network itself."
+            )
+
+    def _embed(self, name: str, views: dict[str, int], policy: Policy | TenCrop, *, labelled: bool) -> EmbeddingStore:
         """Run stage one with this network; what an earlier evaluation left is used if it is the same."""
         settings = self._settings
-        self._check_classes_before_the_work()
-        shared = (set(EmbedSettings.model_fields) & set(type(settings).model_fields)) - {"index_folder", "views"}
-        test = [] if settings.test_split == settings.train_split else [settings.test_split]
+        if labelled:
+            self._check_classes_before_the_work()
+        shared = set(EmbedSettings.model_fields) & set(type(settings).model_fields)
         wanted = EmbedSettings(
-            **{field: getattr(settings, field) for field in shared - {"data"}},
+            **{field: getattr(settings, field) for field in shared - {"data", "index_folder", "views", "policy"}},
             data=self.data,
             store=self.folder / name,
             index_folder=self.index_folder,
             teacher=settings.model,
-            split=(
-                SplitSource(name=settings.train_split, folder=settings.train_split, views=views),
-                *(SplitSource(name=split, folder=split, views=0) for split in test),
-            ),
+            split=tuple(SplitSource(name=split, folder=split, views=count) for split, count in views.items()),
             policy=policy,
             normalise=True,  # whatever their length, float16 holds them; all evaluations look at directions
             resume=True,

@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -30,23 +30,23 @@ class Features(NamedTuple):
 
 
 class StoredFeatures:
-    """Features and labels of the N good images of a split, in its evaluation view; read when they are needed.
+    """Features and labels of the N good images of a split, in one view; read when they are needed.
 
     Raises ``StoreError`` where the view is not complete or damaged, ``InputError`` as the checks below.
     """
 
-    def __init__(self, name: str, split: Split) -> None:
+    def __init__(self, name: str, split: Split, view: int = EVALUATION_VIEW) -> None:
         self.name = name
         """What the images are called in an error: training, test."""
         self.labels = split.samples.label[split.samples.good]
         """(N,)"""
-        self._split = split
+        self._split, self._view = split, view
         check_labels(name, self.labels)
 
     def blocks(self) -> Iterator[npt.NDArray[np.float16]]:
         """Yield the features (R, D) of some rows after the other, in order."""
         good = self._split.samples.good
-        for rows, block in self._split.blocks(EVALUATION_VIEW):
+        for rows, block in self._split.blocks(self._view):
             features = block[good[rows]]
             check_numbers(self.name, features, rows.start + np.flatnonzero(good[rows]))
             yield features
@@ -54,7 +54,7 @@ class StoredFeatures:
     def rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float16]:
         """Features (len(rows), D) of some of the N images."""
         stored = np.flatnonzero(self._split.samples.good)[rows]
-        features = self._split.rows(EVALUATION_VIEW, stored)
+        features = self._split.rows(self._view, stored)
         check_numbers(self.name, features, stored)
         return features
 
@@ -75,8 +75,31 @@ def check_labels(name: str, labels: npt.NDArray[np.integer]) -> None:
         raise InputError(f"There is no {name} image to evaluate on.")
     if (labels < 0).any():
         raise InputError(
-            f"The {name} image in row {int(np.flatnonzero(labels < 0)[0])} has no label; nearest neighbour needs one: a "
+            f"The {name} image in row {int(np.flatnonzero(labels < 0)[0])} has no label, and the evaluation needs one: a "
             "folder a class, or --labels."
+        )
+
+
+def check_classes(
+    train_labels: npt.NDArray[np.integer], test_labels: npt.NDArray[np.integer], class_names: Sequence[str]
+) -> None:
+    """Check that a classifier can learn to tell the classes of the test images.
+
+    Raises
+    ------
+    InputError
+        If the training images are of one class, or a class has test images only; names it.
+    """
+    learned = np.unique(train_labels)
+    if len(learned) < 2:
+        raise InputError(
+            f"All training images are of class '{class_names[learned[0]]}'; a classifier needs two classes."
+        )
+    unknown = np.setdiff1d(test_labels, learned)
+    if len(unknown):
+        raise InputError(
+            f"Class '{class_names[unknown[0]]}' has test images but no training image; add some, or leave the class out of "
+            "the test images."
         )
 
 

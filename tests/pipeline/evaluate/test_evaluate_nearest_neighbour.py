@@ -115,7 +115,7 @@ def test_features_that_are_not_numbers_are_named_by_their_row_in_the_store(broke
 
 def test_image_without_label_is_named() -> None:
     with pytest.raises(
-        InputError, match="The training image in row 2 has no label; nearest neighbour needs one: a folde"
+        InputError, match="The training image in row 2 has no label, and the evaluation needs one: a folde"
     ):
         check_labels("training", np.array([0, 1, -1, -1], np.int32))
 

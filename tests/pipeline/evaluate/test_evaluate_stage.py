@@ -189,7 +189,7 @@ def test_images_without_labels_are_refused_before_anything_is_computed(data: Pat
             file.rename(data / split / f"{file.parent.name}{file.name}")
         for folder in ("apple", "pear"):
             (data / split / folder).rmdir()
-    sentence = "The training image in row 0 has no label; nearest neighbour needs one: a folder a class, or --labels"
+    sentence = "The training image in row 0 has no label, and the evaluation needs one: a folder a class, or --labels"
     progress = Counting()
     with pytest.raises(InputError, match=sentence):
         score(run_of(data), progress, data=data)

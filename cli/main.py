@@ -24,8 +24,8 @@ class Commands(LazyGroup):
     """All commands in the order of the work; what the user can mend becomes one sentence."""
 
     modules = (
-        *("pretrain", "embed", "distill", "evaluate", "chain", "run"),
-        *("quickstart", "pack", "store", "doctor", "completion"),
+        *("pretrain", "embed", "distill", "evaluate", "export", "chain", "run"),
+        *("quickstart", "pack", "store", "models", "doctor", "completion"),
     )
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -87,7 +87,8 @@ def main(quiet: bool) -> None:
     Embed the images once with a big teacher, distil many students from the embeddings, evaluate them all.
     """
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every instruction set it tries
+    for chatty in ("faiss", "onnxscript", "onnx_ir"):  # they tell of every instruction set, of every node
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ def make_settings(model: type[SettingsT], given: dict[str, Any]) -> SettingsT:
 
 def only_given(parameters: dict[str, Any]) -> dict[str, Any]:
     """Drop what was not given on the command line."""
-    return {
-        name: value for name, value in parameters.items() if value is not None and value != () and value is not False
-    }
+    return {name: value for name, value in parameters.items() if value is not None and value != ()}
 
 
 def option_name(field: str) -> str:
@@ -82,7 +80,8 @@ def _is_argument(field: FieldInfo) -> bool:
 def _option(name: str, field: FieldInfo, *, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     help_text = field.description or ""
     if field.annotation is bool:
-        return click.option(option_name(name), name, is_flag=True, help=help_text)
+        negation = f"/--no-{option_name(name).removeprefix('--')}" if field.default else ""
+        return click.option(option_name(name) + negation, name, is_flag=True, default=None, help=help_text)
     repeatable = get_origin(field.annotation) is tuple
     return click.option(
         option_name(name),
@@ -97,7 +96,8 @@ def _option(name: str, field: FieldInfo, *, required: bool) -> Callable[[Callabl
 def _click_type(annotation: Any) -> click.ParamType[Any]:
     """The click type of a field's annotation; what click has no type for is text, and pydantic reads it."""
     if get_origin(annotation) in (Union, types.UnionType):
-        (annotation,) = (member for member in get_args(annotation) if member is not type(None))
+        members = [member for member in get_args(annotation) if member is not type(None)]
+        annotation = members[0] if len(members) == 1 else str
     if get_origin(annotation) is tuple:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is Annotated:

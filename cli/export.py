@@ -1,0 +1,46 @@
+"""``compress-ssl export``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cli.groups import example
+from cli.options import make_settings, settings_options
+from cli.output import json_option, print_result
+from pipeline.export.settings import ExportSettings
+
+
+@click.command(
+    "export",
+    epilog=example(
+        "compress-ssl export runs/mobilenet mobilenet-for-others",
+        "compress-ssl export torchvision/resnet50 resnet50 --no-onnx",
+    ),
+)
+@settings_options(ExportSettings)
+@json_option
+def command(as_json: bool, **given: Any) -> None:
+    """Write a network for others: weights, model card, ONNX.
+
+    OUT gets model.safetensors with torchvision's or timm's own keys, README.md with all that is known of the network and
+    the lines that load it, model.onnx, and export.json with their hashes. OUT can be given wherever a network is asked for.
+    """
+    settings = make_settings(ExportSettings, given)
+    from pipeline.export.run import export
+    from pipeline.machine import in_units
+
+    exported = export(settings)
+    files = {name: {"path": str(settings.out / name), **facts} for name, facts in exported["files"].items()}
+
+    def show() -> None:
+        for file in files.values():
+            click.echo(f"{file['path']}: {in_units(file['bytes'])}, SHA-256 {file['sha256']}")
+        if exported["onnx"] is not None:
+            click.echo(
+                f"ONNX differs from PyTorch by at most {exported['onnx']['relative_difference']:.1e} of the largest feature "
+                f"({exported['onnx']['images']} photographs)."
+            )
+
+    print_result({"folder": str(settings.out), **exported, "files": files}, as_json, show)

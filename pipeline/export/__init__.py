@@ -1,0 +1,1 @@
+"""A network for others: plain weights, a model card, ONNX."""

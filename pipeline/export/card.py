@@ -1,0 +1,196 @@
+"""The model card: Markdown with the head that Hugging Face reads; its Python runs in the exported folder."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pipeline.export.folder import ONNX_FILE
+from pipeline.export.loading import loading_lines
+from pipeline.export.onnx import TOLERANCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pipeline.export.loading import Loading
+    from pipeline.export.onnx import Agreement
+    from pipeline.export.origin import Origin, Score
+    from pipeline.networks.network import Network
+
+TAGS = ("image-feature-extraction", "self-supervised", "knowledge-distillation", "compress-ssl")
+
+COMPRESS = (
+    "CompRess: S. Abbasi Koohpayegani, A. Tejankar, H. Pirsiavash, *CompRess: Self-Supervised Learning by Compressing "
+    "Representations*, NeurIPS 2020."
+)
+
+
+def model_card(
+    network: Network,
+    identity: Mapping[str, Any],
+    origin: Origin,
+    agreement: Agreement | None,
+    versions: Mapping[str, str],
+) -> str:
+    """Write what is known of a network, and how to use it.
+
+    Parameters
+    ----------
+    identity : mapping
+        The network's own: architecture, hash of its weights, preprocessing.
+    agreement : Agreement, optional
+        Of ONNX with torch; None where there is no ONNX file.
+    versions : mapping
+        Of the libraries that export it.
+    """
+    loadings = loading_lines(network)
+    sections = (
+        _head(loadings),
+        f"# {network.name}\n\n{_introduction(network, origin)}",
+        _section("Network", _table(("", ""), _network_rows(network, identity))),
+        _section("Use", _use(network, loadings, agreement)),
+        _section("Teacher", _facts(origin.teacher)),
+        _section("Images", _facts(_images(origin))),
+        _section("Method", _facts(origin.settings)),
+        _section("Scores", _scores(origin.scores)),
+        _section("Versions", _versions(origin.versions, versions)),
+        _section("Citation", COMPRESS if str(origin.settings.get("objective", "")).startswith("compress") else ""),
+    )
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _head(loadings: Sequence[Loading]) -> str:
+    lines = (
+        "---",
+        f"library_name: {loadings[0].library}",
+        "pipeline_tag: image-feature-extraction",
+        "tags:",
+        *(f"- {tag}" for tag in dict.fromkeys((*TAGS, *(loading.library for loading in loadings)))),
+        "# license: not known to the exporter; the licences of the teacher's weights and of the images decide",
+        "---",
+    )
+    return "\n".join(lines)
+
+
+def _introduction(network: Network, origin: Origin) -> str:
+    what = f"A {network.architecture} without its classifier: images in, {network.feature_dim} features out."
+    if origin.teacher:
+        name, architecture = origin.teacher.get("name"), origin.teacher.get("architecture")
+        return (
+            f"{what} It was distilled from the teacher `{name}` (a {architecture}) by the objective "
+            f"{origin.settings.get('objective')}."
+        )
+    if "method" in origin.settings:
+        return f"{what} It was trained by {origin.settings['method']}."
+    return f"{what} How it was trained is not recorded in what it was exported from."
+
+
+def _network_rows(network: Network, identity: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    wants = network.preprocessing
+    return [
+        ("architecture", network.architecture),
+        ("parameters", f"{sum(parameter.numel() for parameter in network.module.parameters()):,}"),
+        ("features", network.feature_dim),
+        ("feature layer", identity.get("feature_layer", "")),
+        ("image", f"short side {wants.resize}, centre crop {wants.size}, {wants.interpolation}, antialiased"),
+        ("mean", f"{list(wants.mean)}, of RGB in [0, 1]"),
+        ("deviation", list(wants.std)),
+        ("SHA-256 of the weights", identity["weights_sha256"]),
+    ]
+
+
+def _use(network: Network, loadings: Sequence[Loading], agreement: Agreement | None) -> str:
+    wants = network.preprocessing
+    images = (
+        "Images as the network was evaluated on, `(N, 3, S, S)` in [0, 1]:",
+        _python(
+            "import torch\n"
+            "from PIL import Image\n"
+            "from torchvision.transforms import InterpolationMode, v2\n\n"
+            "prepare = v2.Compose([\n"
+            f"    v2.Resize({wants.resize}, InterpolationMode.{wants.interpolation.upper()}),\n"
+            f"    v2.CenterCrop({wants.size}),\n"
+            "    v2.ToImage(),\n"
+            "    v2.ToDtype(torch.float32, scale=True),\n"
+            "])\n"
+            'images = torch.stack([prepare(Image.open("photograph.jpg").convert("RGB"))])'
+        ),
+    )
+    networks = (
+        f"The network, with {loading.library} alone:\n\n{_python(f'{loading.code}{chr(10)}network.eval()')}"
+        for loading in loadings
+    )
+    features = (
+        f"Features `(N, {network.feature_dim})`:",
+        _python(
+            f"normalised = v2.functional.normalize(images, {list(wants.mean)}, {list(wants.std)})\n"
+            "with torch.inference_mode():\n"
+            "    features = network(normalised)"
+        ),
+    )
+    return "\n\n".join((*images, *networks, *features, *_onnx(agreement)))
+
+
+def _onnx(agreement: Agreement | None) -> tuple[str, ...]:
+    if agreement is None:
+        return ()
+    says = (
+        f"`{ONNX_FILE}` takes any number of images in [0, 1] and normalises them itself. On {agreement.images} photographs "
+        f"its features differed from PyTorch's by at most {agreement.relative:.1e} of the largest feature (allowed: "
+        f"{TOLERANCE:.0e})."
+    )
+    code = (
+        "import onnxruntime\n\n"
+        f'session = onnxruntime.InferenceSession("{ONNX_FILE}", providers=["CPUExecutionProvider"])\n'
+        '(features,) = session.run(["features"], {"images": images.numpy()})'
+    )
+    return says, _python(code)
+
+
+def _images(origin: Origin) -> dict[str, Any]:
+    """The data set, and the random views of it that the teacher saw."""
+    if len(origin.views) < 2:
+        return origin.data_set
+    seen = {"random views": len(origin.views) - 1, "pixels of a side": origin.views[1]["size"]}
+    return {**origin.data_set, **seen, "policy": origin.views[1]["policy"]}
+
+
+def _scores(scores: Iterable[Score]) -> str:
+    rows = [(*score[:-1], f"{score.percent:.1f}") for score in scores]
+    return _table(("network", "evaluation", "data set", "splits", "score", "percent"), rows) if rows else ""
+
+
+def _versions(of_the_run: Mapping[str, str], of_the_export: Mapping[str, str]) -> str:
+    rows = (("trained", of_the_run), ("exported", of_the_export))
+    return "\n".join(
+        f"- {when} with {', '.join(f'{name} {version}' for name, version in versions.items())}"
+        for when, versions in rows
+        if versions
+    )
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    first = {name: facts[name] for name in ("name", "architecture", "objective") if name in facts}
+    rows = [(name.replace("_", " "), value) for name, value in {**first, **facts}.items()]
+    return _table(("", ""), rows) if rows else ""
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def _python(code: str) -> str:
+    return f"```python\n{code}\n```"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """Text that stays in its cell; tables of settings as ``name value``, without those that are off."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items() if inner)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("|", "\\|").replace("\n", " ")

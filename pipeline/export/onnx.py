@@ -1,0 +1,139 @@
+"""A network as ONNX: ``images`` float32 RGB (N, 3, S, S) in [0, 1] to ``features`` (N, F), normalised inside.
+
+Written by torch's exporter and held against torch on photographs, in two batch sizes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from pipeline.networks.network import Network
+    from pipeline.networks.preprocessing import Preprocessing
+
+TOLERANCE = 1e-4
+"""Largest difference of a feature between torch and ONNX, in parts of the largest feature."""
+
+LARGEST_FILE = 2**31 - 2**24
+"""Bytes of weights from which on they lie in a file of their own: protobuf ends at 2 GiB."""
+
+WINDOWS = 4
+"""Of each photograph."""
+
+
+class Agreement(NamedTuple):
+    """How close ONNX comes to torch."""
+
+    images: int
+    largest_difference: float
+    """Of a feature."""
+    largest_feature: float
+
+    @property
+    def relative(self) -> float:
+        """The largest difference in parts of the largest feature."""
+        return self.largest_difference / self.largest_feature if self.largest_feature else self.largest_difference
+
+
+class FromPixels(nn.Module):
+    """A network behind its own normalisation."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network.module
+        self.register_buffer("mean", torch.tensor(network.preprocessing.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(network.preprocessing.std).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, F) of images (N, 3, S, S) in [0, 1]."""
+        features: Tensor = self.network((images - self.mean) / self.std)
+        return features
+
+
+def write_onnx(network: Network, path: Path) -> Agreement:
+    """Write a network, in evaluation mode and on the CPU, as an ONNX file that takes any batch size, and check it.
+
+    Raises
+    ------
+    InputError
+        If torch cannot write it.
+    RunError
+        If onnxruntime gives other features than torch.
+    """
+    size = network.preprocessing.size
+    try:
+        program = torch.onnx.export(
+            FromPixels(network).eval(),
+            (torch.zeros(2, 3, size, size),),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(
+            f"{network.architecture} cannot be written as ONNX ({str(error).strip().splitlines()[0]}); export with --no-onnx."
+        ) from error
+    assert program is not None
+    weights = sum(tensor.nbytes for tensor in network.module.state_dict().values())
+    program.save(path, external_data=weights > LARGEST_FILE)
+    agreement = compare(network, path)
+    if not agreement.largest_difference <= TOLERANCE * agreement.largest_feature:  # also if not a number
+        raise RunError(
+            f"onnxruntime's features of {agreement.images} photographs differ from torch's by up to "
+            f"{agreement.largest_difference:.2g} where the largest is {agreement.largest_feature:.2g}; nothing was "
+            "written: export with --no-onnx, or look for weights that are not numbers."
+        )
+    return agreement
+
+
+def compare(network: Network, path: Path) -> Agreement:
+    """Hold an ONNX file against its network: on photographs, alone and in a batch."""
+    import onnxruntime  # type: ignore[import-untyped]  # comes without types
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    photographs = sample_photographs(network.preprocessing)
+    differences, sizes = [], []
+    for batch in (photographs[:1], photographs):
+        with torch.inference_mode():
+            expected = network.features(batch).numpy()
+        images = (batch.permute(0, 3, 1, 2).float() / 255).numpy()
+        (features,) = session.run(["features"], {"images": images})
+        differences.append(np.abs(features - expected).max())
+        sizes.append(np.abs(expected).max())
+    return Agreement(len(photographs), float(np.max(differences)), float(np.max(sizes)))
+
+
+def sample_photographs(wants: Preprocessing) -> Tensor:
+    """Windows of the two photographs that come with scikit-learn, uint8 (8, S, S, 3), resized as the network wants."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as F
+
+    windows = []
+    for photograph in load_sample_images().images:
+        resized = F.resize(
+            Image.fromarray(photograph), max(wants.resize, wants.size), InterpolationMode(wants.interpolation)
+        )
+        pixels = np.asarray(resized)
+        top = (pixels.shape[0] - wants.size) // 2
+        lefts = np.linspace(0, pixels.shape[1] - wants.size, WINDOWS).astype(int)
+        windows += [pixels[top : top + wants.size, left : left + wants.size] for left in lefts]
+    return torch.from_numpy(np.stack(windows))

@@ -1,0 +1,103 @@
+"""Where a network comes from: what its run recorded, and the scores of these very weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.errors import InputError
+from pipeline.networks.network import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE
+from pipeline.settings import HOW, WHERE
+from pipeline.training.run_folder import SETTINGS_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EVALUATION_FOLDER = "evaluation"
+"""Where a recipe puts its results: beside its runs, a folder for each network."""
+
+NOT_OF_THE_METHOD = HOW | WHERE | {"inputs", "versions", "compile", "on_bad_image"}
+
+
+class Score(NamedTuple):
+    """One number of one evaluation."""
+
+    network: str
+    evaluation: str
+    data_set: str
+    splits: str
+    title: str
+    percent: float
+
+
+class Origin(NamedTuple):
+    """All of it may be empty: a published file says nothing of this."""
+
+    settings: dict[str, Any]
+    """Of the method, those that were set."""
+    teacher: dict[str, Any]
+    data_set: dict[str, Any]
+    views: list[dict[str, Any]]
+    versions: dict[str, str]
+    scores: list[Score]
+    """Of the network, then of its teacher."""
+
+
+def read_origin(reference: str, weights_sha256: str) -> Origin:
+    """Read what is known of a network.
+
+    Parameters
+    ----------
+    reference : str
+        As ``load_network`` takes it; only a run of ours has a record.
+    weights_sha256 : str
+        Scores of other weights are left out.
+
+    Raises
+    ------
+    InputError
+        If a record or a result cannot be read.
+    """
+    path = Path(reference)
+    folder = path.parent if path.name == MODEL_FILE else path
+    is_earlier = folder.name == BEST_FOLDER or folder.name.startswith(EPOCH_FOLDER.partition("{")[0])
+    run = folder.parent if is_earlier else folder
+    record = _read(run / SETTINGS_FILE) if (run / SETTINGS_FILE).is_file() else {}
+    inputs = record.get("inputs", {})
+    teacher = inputs.get("teacher", {})
+    settings = {name: value for name, value in record.items() if name not in NOT_OF_THE_METHOD and _is_set(value)}
+    found = list(_scores(folder, run)) if folder.is_dir() else []
+    owners = (weights_sha256, teacher.get("weights_sha256"))
+    scores = [score for owner in owners for sha256, score in found if sha256 == owner]
+    data_set = inputs.get("data_set", {key: inputs[key] for key in ("fingerprint",) if key in inputs})
+    return Origin(settings, teacher, data_set, inputs.get("views", []), record.get("versions", {}), scores)
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and value is not False
+
+
+def _scores(folder: Path, run: Path) -> Iterator[tuple[str, Score]]:
+    """Every score beside the network and in its recipe's folder of results, with the hash of whose it is."""
+    results = [*sorted(folder.glob("*.json")), *sorted((run.parent / EVALUATION_FOLDER).glob("*/*.json"))]
+    for path in results:
+        record = _read(path)
+        if "evaluation" not in record or "scores" not in record:
+            continue
+        try:
+            network, data_set = record["network"], record["data_set"]["name"]
+            splits = " → ".join(record[key] for key in ("train_split", "test_split") if record.get(key))
+            for title, percent in record["scores"].items():
+                what = (network["name"], record["evaluation"], data_set, splits, title, float(percent))
+                yield network["weights_sha256"], Score(*what)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"The result '{path}' is not as evaluate writes it ({error!r}); run it again.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read ({error}); restore it, or move it away.") from error
+    return record if isinstance(record, dict) else {}

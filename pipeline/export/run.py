@@ -1,0 +1,54 @@
+"""The stage: find a network and what is known of it, write weights, ONNX and card into one folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+from pipeline.export.card import model_card
+from pipeline.export.folder import CARD_FILE, ONNX_FILE, check_place, new_folder, write_manifest
+from pipeline.export.onnx import write_onnx
+from pipeline.export.origin import read_origin
+from pipeline.machine import library_versions
+from pipeline.networks.network import MODEL_FILE, load_network, save_network
+from storage.durable import write_durably
+
+if TYPE_CHECKING:
+    from pipeline.export.settings import ExportSettings
+
+WRITERS = ("safetensors", "timm", "onnx", "onnxruntime")
+"""Libraries whose versions an export records beside those of every stage."""
+
+
+def export(settings: ExportSettings) -> dict[str, Any]:
+    """Export a network.
+
+    Returns
+    -------
+    manifest : dict
+        What ``export.json`` says: the network's identity, each file's size and SHA-256, how close ONNX comes to torch.
+
+    Raises
+    ------
+    InputError
+        If the network cannot be used, ``out`` is taken, or the network cannot be written as ONNX.
+    RunError
+        If the ONNX file gives other features than torch.
+    """
+    check_place(settings.out, settings.overwrite)
+    network = load_network(settings.run)
+    network.module.eval()
+    identity = network.identity()
+    origin = read_origin(settings.run, identity["weights_sha256"])
+    versions = {**library_versions(), **{name: importlib.metadata.version(name) for name in WRITERS}}
+    with new_folder(settings.out) as folder:
+        save_network(folder / MODEL_FILE, network)
+        agreement = write_onnx(network, folder / ONNX_FILE) if settings.onnx else None
+        card = model_card(network, identity, origin, agreement, versions)
+        write_durably(folder / CARD_FILE, card.encode())
+        facts = {
+            "network": {"name": network.name, **identity},
+            "onnx": None if agreement is None else {**agreement._asdict(), "relative_difference": agreement.relative},
+            "versions": versions,
+        }
+        return write_manifest(folder, facts)

@@ -1,0 +1,195 @@
+"""Pictures of a clustering: images of random clusters (the paper's figure), the confusion matrix, the clusters' sizes.
+
+Nothing is chosen by hand: clusters and images are drawn by the seed.
+
+Letters: R rows (clusters), J columns (images of each), S side of a small picture in pixels, K clusters, C classes.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.evaluate.cluster import NO_CLASS, align_clusters
+from pipeline.images.policies import evaluation_parameters
+from pipeline.images.rendering import RenderJob, render
+from pipeline.images.sources.open_source import open_source
+from storage.durable import write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from pipeline.evaluate.cluster import Clustering
+    from pipeline.evaluate.settings import ClusterSettings
+    from pipeline.evaluate.subject import Subject
+    from storage import Split
+
+    Integers = npt.NDArray[np.integer]
+
+logger = logging.getLogger(__name__)
+
+IMAGES_FILE, CONFUSION_FILE, SIZES_FILE = "cluster-images.png", "cluster-confusion.png", "cluster-sizes.png"
+
+SIDE = 96
+GAP = 4
+DOTS_PER_INCH = 100
+NAMED_CLASSES = 30
+"""With more classes than these a confusion matrix has neither names nor numbers in it."""
+
+
+def draw_pictures(
+    settings: ClusterSettings, subject: Subject, splits: tuple[Split, Split], clustering: Clustering, clusters: int
+) -> None:
+    """Write the pictures of a clustering of the training and test split into the subject's folder."""
+    train, test = splits
+    classes = align_clusters(clustering.train, train.samples.label[train.samples.good], clusters)
+    labels = test.samples.label[test.samples.good]
+    table = confusion(classes[clustering.test], labels, len(test.class_names))
+    sizes = np.bincount(clustering.train, minlength=clusters)
+    write_figure(draw_confusion(table, test.class_names), subject.folder / CONFUSION_FILE)
+    write_figure(draw_sizes(sizes), subject.folder / SIZES_FILE)
+    if settings.data is None:
+        logger.warning("No images of the clusters were drawn: a store has none; give the data set by --data.")
+        return
+    chosen = choose_images(clustering.train, settings.rows, settings.columns, settings.seed)
+    names = {NO_CLASS: "no class", **dict(enumerate(train.class_names))}
+    titles = [f"cluster {number}, {sizes[number]} images: {names[int(classes[number])]}" for number in chosen]
+    images = _read_images(subject, train, np.concatenate(list(chosen.values())))
+    rows = np.split(images, np.cumsum([len(images) for images in chosen.values()])[:-1])
+    write_figure(draw_images(rows, titles, settings.columns), subject.folder / IMAGES_FILE)
+
+
+def choose_images(clustering: Integers, rows: int, columns: int, seed: int) -> dict[int, npt.NDArray[np.int64]]:
+    """Draw so many clusters among those that are not empty, and so many images of each; all where there are fewer.
+
+    Parameters
+    ----------
+    clustering : int array of shape (N,)
+        Cluster of each image.
+    rows, columns : int
+        Clusters, and images of each.
+    seed : int
+
+    Returns
+    -------
+    chosen : dict from cluster to rows of images
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    there = np.unique(clustering)
+    drawn = generator.choice(there, min(rows, len(there)), replace=False)
+    members = {int(cluster): np.flatnonzero(clustering == cluster) for cluster in drawn}
+    return {
+        cluster: generator.choice(images, min(columns, len(images)), replace=False)
+        for cluster, images in members.items()
+    }
+
+
+def confusion(answers: Integers, labels: Integers, classes: int) -> npt.NDArray[np.float64]:
+    """Share of the images of each class, in percent, that got each answer.
+
+    Parameters
+    ----------
+    answers, labels : int arrays of shape (M,)
+        ``NO_CLASS`` is an answer too.
+    classes : int
+        C.
+
+    Returns
+    -------
+    table : float64 array of shape (C, C + 1)
+        The last column is of images without an answer.
+    """
+    table = np.zeros((classes, classes + 1))
+    np.add.at(table, (labels, answers), 1)  # NO_CLASS is the last column
+    table *= 100 / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    return table
+
+
+def draw_images(rows: Sequence[npt.NDArray[np.uint8]], titles: Sequence[str], columns: int) -> Figure:
+    """A row of up to J pictures (J, S, S, 3) for each of R clusters, under its title."""
+    step, band = SIDE + GAP, 20
+    width, height = columns * step + GAP, len(rows) * (step + band) + GAP
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for number, (images, title) in enumerate(zip(rows, titles, strict=True)):
+        top = number * (step + band) + band
+        axes.text(GAP, top - band / 2, title, fontsize=8, va="center")
+        for column, image in enumerate(images):
+            left = column * step + GAP
+            canvas[top : top + SIDE, left : left + SIDE] = image
+    axes.imshow(canvas, interpolation="none", aspect="auto")
+    return figure
+
+
+def draw_confusion(table: npt.NDArray[np.float64], class_names: Sequence[str]) -> Figure:
+    """True classes down, answers across, each row's percent; with few classes their names and the numbers."""
+    shown, answers = table, [*class_names, "no class"]
+    if not table[:, -1].any():
+        shown, answers = table[:, :-1], list(class_names)
+    few = len(class_names) <= NAMED_CLASSES
+    side = 3 + 0.45 * len(class_names) if few else 16  # inches: 1,000 classes have a pixel each
+    figure = Figure(figsize=(side + 1, side), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    colours = ("Blues", PowerNorm(1.0, 0, 100)) if few else ("magma", PowerNorm(0.35, 0, 100))
+    picture = axes.imshow(shown, cmap=colours[0], norm=colours[1])
+    axes.set(xlabel="class of the cluster", ylabel="true class", title="Test images, percent of the true class")
+    if few:
+        axes.set_xticks(range(len(answers)), answers, rotation=90)
+        axes.set_yticks(range(len(class_names)), class_names)
+        for (row, column), value in np.ndenumerate(shown):
+            if value >= 0.5:
+                axes.text(
+                    column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 60 else "black"
+                )
+    figure.colorbar(picture, ax=axes, shrink=0.8)
+    return figure
+
+
+def draw_sizes(sizes: Integers) -> Figure:
+    """Histogram of the clusters' numbers of training images (K,)."""
+    figure = Figure(figsize=(7, 4.5), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    axes.hist(sizes, bins=min(50, max(10, len(sizes) // 4)), color="tab:blue", edgecolor="white")
+    axes.axvline(float(sizes.mean()), color="tab:orange", label=f"mean {sizes.mean():.0f}")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    empty = np.count_nonzero(sizes == 0)
+    axes.set(
+        xlabel="training images in a cluster",
+        ylabel="clusters",
+        title=f"{len(sizes)} clusters of {sizes.min()} to {sizes.max()} images, {empty} empty",
+    )
+    axes.legend()
+    return figure
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_durably(path, buffer.getvalue())
+
+
+def _read_images(subject: Subject, split: Split, rows: Integers) -> npt.NDArray[np.uint8]:
+    """The centre squares (len(rows), S, S, 3) of some of the split's good images."""
+    samples = split.samples
+    stored = np.flatnonzero(samples.good)[rows]
+    parameters = evaluation_parameters(samples.image_size[stored], SIDE, SIDE)
+    job = RenderJob(
+        source=open_source(subject.data, split.folder, subject.index_folder),
+        paths=[samples.sample_path[row] for row in stored],
+        content_hash=samples.content_hash[stored],
+        parameters=parameters[:, None],
+        sizes=(SIDE,),
+    )
+    return np.concatenate([pixels.cpu().numpy() for (pixels,) in render(subject.renderer, job, 64)])

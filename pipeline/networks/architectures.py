@@ -98,7 +98,10 @@ def _torchvision_backbone(name: str) -> Backbone:
 
 
 def default_preprocessing(architecture: str) -> Preprocessing:
-    """What an architecture wants to see where nothing else is said: timm's networks their own, all others ImageNet's."""
+    """What an architecture wants to see where nothing else is said.
+
+    timm's networks say it themselves; all others see images as ImageNet's are seen, those for small images at 32 pixels.
+    """
     if architecture.startswith(TIMM):
         return timm_preprocessing(architecture.removeprefix(TIMM))
-    return Preprocessing()
+    return Preprocessing(size=32, resize=32) if architecture.endswith(SMALL_IMAGES) else Preprocessing()

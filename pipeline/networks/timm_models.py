@@ -5,7 +5,6 @@ A name may carry the tag of published weights, as in ``vit_small_patch14_dinov2.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+# Encoders of multimodal models, which give many vectors an image.
+UNPOOLED = "_enc"
+
+
 @functools.cache
 def timm_names() -> Sequence[str]:
-    """All names that timm knows, without and with a tag."""
+    """All names of timm's image encoders, without and with a tag."""
     import timm
 
-    return tuple(sorted({*timm.list_models(), *timm.list_models(include_tags=True)}))
+    names = {*timm.list_models(), *timm.list_models(include_tags=True)}
+    return tuple(sorted(name for name in names if not name.partition(".")[0].endswith(UNPOOLED)))
 
 
 def timm_backbone(name: str, pretrained: bool = False) -> Backbone:
@@ -47,10 +51,16 @@ def _create(name: str, **options: Any) -> Any:
     import timm
 
     config = timm.get_pretrained_cfg(name)
-    if config and config.fixed_input_size:
-        with contextlib.suppress(TypeError):  # of networks that do not know the option
-            return timm.create_model(name, dynamic_img_size=True, **options)
-    return timm.create_model(name, **options)
+    if not (config and config.fixed_input_size):
+        return timm.create_model(name, **options)
+    try:
+        network = timm.create_model(name, dynamic_img_size=True, **options)
+    except TypeError:  # it has no such option
+        return timm.create_model(name, **options)
+    patches: Any = network.patch_embed
+    if patches.img_size[0] % patches.patch_size[0]:  # SigLIP cuts 384 pixels into patches of 14, and leaves the rest
+        patches.strict_img_size = True
+    return network
 
 
 def timm_preprocessing(name: str) -> Preprocessing:

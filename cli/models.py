@@ -1,0 +1,86 @@
+"""``compress-ssl models``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.groups import example
+from cli.output import json_option, print_result
+
+if TYPE_CHECKING:
+    from pipeline.networks.catalogue import Description
+    from pipeline.networks.preprocessing import Preprocessing
+
+NORMALISATIONS = {
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)): "ImageNet",
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)): "[0, 1]",
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): "[-1, 1]",
+}
+
+
+@click.command(
+    "models",
+    epilog=example(
+        "compress-ssl models --students",
+        "compress-ssl models timm/vit_small_patch14_dinov2.lvd142m",
+        "compress-ssl models 'timm/*dinov3*' 'resnet50*'",
+    ),
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--teachers", is_flag=True, help="Teachers whose published files can be read.")
+@click.option("--students", is_flag=True, help="Recommended students.")
+@json_option
+def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: bool) -> None:
+    """Describe networks: features, parameters, operations an image, what they see.
+
+    All teachers and recommended students, or the networks of the given NAMEs: a teacher's, torchvision's, one for small
+    images, timm/NAME; * and ? stand for parts of a name. Operations are convolutions and matrix products of one image at
+    the network's own size, two for each multiply-add. Classifiers are left out.
+    """
+    from cli.progress import TerminalProgress
+    from pipeline.networks import catalogue
+    from pipeline.networks.students import STUDENTS
+    from pipeline.networks.teachers import TEACHERS
+
+    everything = not (teachers or students or names)
+    work = []
+    if teachers or everything:
+        work += [("teachers", catalogue.describe_teacher, name) for name in TEACHERS]
+    if students or everything:
+        work += [("students", catalogue.describe_student, name) for name in STUDENTS]
+    for pattern in names:
+        work += [("networks", catalogue.describe_network, name) for name in catalogue.matching_names(pattern)]
+
+    described: dict[str, list[Description]] = {}
+    with TerminalProgress().track("networks", len(work), "networks") as advance:
+        for title, describe, name in work:
+            described.setdefault(title, []).append(describe(name))
+            advance(1)
+
+    def show() -> None:
+        for title, group in described.items():
+            click.echo("\n".join(_lines(title, group)))
+
+    print_result({title: [asdict(each) for each in group] for title, group in described.items()}, as_json, show)
+
+
+def _lines(title: str, descriptions: list[Description]) -> list[str]:
+    """A line each, however wide: a name that is cut short is none."""
+    width = max(len(each.name) for each in descriptions)
+    heading = f"{title:<{width}}  features  M parameters    GFLOP  pixels  preprocessing"
+    return [
+        heading,
+        *(
+            f"{each.name:<{width}}  {each.feature_dim:>8}  {each.parameters / 1e6:>12.1f}  {each.flops / 1e9:>7.2f}  "
+            f"{each.preprocessing.size:>6}  {_preprocessing(each.preprocessing):<28}  {each.note}".rstrip()
+            for each in descriptions
+        ),
+    ]
+
+
+def _preprocessing(wants: Preprocessing) -> str:
+    normalisation = NORMALISATIONS.get((wants.mean, wants.std), "its own mean")
+    return f"{normalisation}, {wants.interpolation} to {wants.resize}"

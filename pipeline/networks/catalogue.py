@@ -1,0 +1,129 @@
+"""What ``compress-ssl models`` tells of networks, found without weights: they are built on torch's meta device."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.errors import InputError
+from pipeline.networks.architectures import (
+    TIMM,
+    architecture_names,
+    build_backbone,
+    check_architecture,
+    default_preprocessing,
+)
+from pipeline.networks.backbone import Backbone
+from pipeline.networks.preprocessing import Preprocessing
+from pipeline.networks.students import STUDENTS
+from pipeline.networks.teachers import TEACHERS
+from pipeline.networks.timm_models import timm_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Description:
+    """A network without its classifier, in numbers."""
+
+    name: str
+    architecture: str
+    feature_dim: int
+    parameters: int
+    flops: int
+    """Of one image of its own size: convolutions and matrix products, two for each multiply-add."""
+    preprocessing: Preprocessing
+    note: str
+    """A teacher's citation, a student's word of explanation."""
+    weights: str | None
+    """Where a teacher's published file is found."""
+
+
+def describe_teacher(name: str) -> Description:
+    """Describe a teacher of ``TEACHERS``."""
+    teacher = TEACHERS[name]
+    return _describe(name, teacher.architecture, teacher.preprocessing, teacher.citation, teacher.weights)
+
+
+def describe_student(name: str) -> Description:
+    """Describe a student of ``STUDENTS``; all of them see ImageNet's mean and deviation."""
+    size, resize = default_preprocessing(name).size, default_preprocessing(name).resize
+    return _describe(name, name, Preprocessing(size=size, resize=resize), STUDENTS[name])
+
+
+def describe_network(name: str) -> Description:
+    """Describe a teacher by its name, or any architecture as its published weights see images.
+
+    Raises
+    ------
+    InputError
+        If there is no such network; names the nearest.
+    """
+    if name in TEACHERS:
+        return describe_teacher(name)
+    check_architecture(name)
+    return _describe(name, name, default_preprocessing(name), STUDENTS.get(name, ""))
+
+
+def _describe(
+    name: str, architecture: str, preprocessing: Preprocessing, note: str, weights: str | None = None
+) -> Description:
+    module, feature_dim = _without_weights(architecture)
+    return Description(
+        name=name,
+        architecture=architecture,
+        feature_dim=feature_dim,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        flops=count_flops(module, preprocessing.size),
+        preprocessing=preprocessing,
+        note=note,
+        weights=weights,
+    )
+
+
+def count_flops(network: nn.Module, size: int) -> int:
+    """Count what one image of ``size`` pixels costs: convolutions and matrix products, two for each multiply-add.
+
+    Parameters
+    ----------
+    network : nn.Module
+        On the meta device.
+    """
+    counter = FlopCounterMode(display=False)
+    # With gradients: without, torch fuses a transformer's layers into operations that are not counted.
+    with counter, torch.enable_grad():
+        network.eval()(torch.zeros(1, 3, size, size, device="meta"))
+    return int(counter.get_total_flops())
+
+
+def matching_names(pattern: str) -> list[str]:
+    """Names that fit a pattern with ``*`` and ``?``; a name without them is its own only one.
+
+    Raises
+    ------
+    InputError
+        If no name fits.
+    """
+    if not {"*", "?"} & set(pattern):
+        return [pattern]
+    known = (
+        [f"{TIMM}{name}" for name in timm_names()] if pattern.startswith(TIMM) else [*TEACHERS, *architecture_names()]
+    )
+    names = fnmatch.filter(known, pattern)
+    if not names:
+        raise InputError(f"No network's name fits '{pattern}'; those of timm begin with {TIMM}.")
+    return names
+
+
+def _without_weights(architecture: str) -> Backbone:
+    try:
+        with torch.device("meta"):
+            return build_backbone(architecture)
+    except NotImplementedError:  # RegNet reads numbers off tensors while it is built
+        module, feature_dim = build_backbone(architecture)
+        return Backbone(module.to("meta"), feature_dim)

@@ -1,0 +1,22 @@
+"""Students to begin with; any architecture can be one."""
+
+from __future__ import annotations
+
+STUDENTS: dict[str, str] = {
+    "alexnet": "the paper's: fc7 after its ReLU, no dropout, no batch norm",
+    "resnet18": "the paper's",
+    "resnet34": "between the paper's two ResNets",
+    "resnet50": "the paper's for SimCLR's ResNet-50x4",
+    "mobilenet_v2": "the paper's",
+    "mobilenet_v3_small": "the smallest for a phone",
+    "mobilenet_v3_large": "better than MobileNet-V2 for a third fewer operations",
+    "efficientnet_b0": "more operations than MobileNet-V3, more accurate",
+    "timm/vit_tiny_patch16_224": "ViT-Ti/16",
+    "timm/vit_small_patch16_224": "ViT-S/16",
+    "vit_b_16": "torchvision's ViT-B/16",
+    "alexnet-32px": "3 x 3 first convolution, no third max-pool",
+    "resnet18-32px": "3 x 3 first convolution, no max-pool",
+    "mobilenet_v2-32px": "first convolution of stride 1",
+    "resnet18-narrow-32px": "half the channels, first convolution of stride 2: trains on a CPU",
+}
+"""Recommended students, by architecture, with a word on each."""

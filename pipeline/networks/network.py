@@ -1,29 +1,47 @@
-"""A network ready to use, found by a reference: a run or file of ours, ``torchvision/NAME``, ``random/NAME``."""
+"""A network ready to use, found by a reference: a run, a checkpoint of any origin, published weights, or none at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pipeline.errors import InputError, unknown_name
-from pipeline.networks.architectures import architecture_names, build_backbone
-from pipeline.networks.backbone import Backbone, without_head
+from pipeline.networks.architectures import (
+    TIMM,
+    architecture_names,
+    build_backbone,
+    check_architecture,
+    default_preprocessing,
+)
+from pipeline.networks.checkpoints.file import read_checkpoint_file
+from pipeline.networks.checkpoints.layouts import LAYOUTS, find_weights
+from pipeline.networks.checkpoints.load import fitting_architectures, load_weights
 from pipeline.networks.preprocessing import Preprocessing
+from pipeline.networks.pretrained import check_torchvision, timm_pretrained, torchvision_pretrained
+from pipeline.networks.reference import FORMS, parse_reference
+from pipeline.networks.teachers import TEACHERS
 from storage.durable import write_durably
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
+
+    from pipeline.networks.checkpoints.file import CheckpointFile
+    from pipeline.networks.checkpoints.layouts import Weights
+    from pipeline.networks.checkpoints.load import LoadedCheckpoint
+    from pipeline.networks.reference import Reference
 
 MODEL_FILE = "model.safetensors"
 """Where a run keeps its network: torchvision's own keys, no classifier, what it wants to see in the header."""
+
+HEADER = "compress_ssl"
+"""Where a network of ours says what it is, in its file's metadata."""
 
 BEST_FOLDER, EPOCH_FOLDER = "best", "epoch-{:04d}"
 """Where a run keeps earlier states of its network, below its own folder."""
@@ -39,6 +57,8 @@ class Network:
     module: nn.Module
     feature_dim: int
     preprocessing: Preprocessing
+    checkpoint: LoadedCheckpoint | None = None
+    """What was taken from a file that another program wrote."""
 
     def features(self, images: Tensor) -> Tensor:
         """Features (B, F) of uint8 images (B, S, S, 3)."""
@@ -74,6 +94,8 @@ class Network:
             "feature_dim": self.feature_dim,
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
+            "interpolation": self.preprocessing.interpolation,
+            **({} if self.checkpoint is None else {"checkpoint": self.checkpoint.identity()}),
         }
 
 
@@ -83,8 +105,9 @@ def load_network(reference: str, seed: int = 0) -> Network:
     Parameters
     ----------
     reference : str
-        A run's folder or its ``model.safetensors``; ``torchvision/NAME`` for torchvision's trained weights;
-        ``random/NAME`` for untrained ones.
+        ``random/NAME`` for an untrained network; ``torchvision/NAME`` or ``timm/NAME`` for published weights; a run's folder
+        or its ``model.safetensors``; a checkpoint of another program as ``NAME:PATH`` (NAME: a teacher or an architecture),
+        or only its path where the file says what it holds.
     seed : int
         Draws the weights of ``random/NAME``: the initialisation of a student trained with this seed.
 
@@ -93,44 +116,128 @@ def load_network(reference: str, seed: int = 0) -> Network:
     InputError
         If there is no such network, or its file cannot be used.
     """
-    kind, _, name = reference.partition("/")
+    kind, name, path = check_reference(reference)
+    if path is not None:
+        if not path.exists():
+            raise _not_there(reference)
+        return _network_of_file(name, path)
+    assert name is not None
     if kind == "random":
-        return Network(f"{name}, untrained", name, *build_backbone(name, seed), Preprocessing())
+        return Network(f"{name}, untrained", name, *build_backbone(name, seed), default_preprocessing(name))
+    backbone, preprocessing = torchvision_pretrained(name) if kind == "torchvision" else timm_pretrained(name)
+    return Network(f"{kind} {name.removeprefix(TIMM)}", name, *backbone, preprocessing)
+
+
+def check_reference(reference: str) -> Reference:
+    """Check the names of a reference, and that the file of ``NAME:PATH`` is there; nothing is read.
+
+    A path alone is not looked for: the step before may be going to make it.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown (names the nearest), or the file does not exist.
+    """
+    parsed = kind, name, path = parse_reference(reference)
+    if name is None:
+        return parsed
     if kind == "torchvision":
-        return _torchvision_network(name)
-    path = Path(reference)
-    if path.exists():
-        return _read_network(path)
+        check_torchvision(name)
+    elif path is None or name.startswith(TIMM):
+        check_architecture(name)
+    elif name not in TEACHERS and name not in architecture_names():
+        raise unknown_name("teacher or architecture", name, [*TEACHERS, *architecture_names()])
+    if path is not None and not path.exists():
+        fetch = f"fetch it from {TEACHERS[name].weights}" if name in TEACHERS else "check the path"
+        raise InputError(f"'{path}', which is to hold the weights of {name}, does not exist; {fetch}.")
+    return parsed
+
+
+def _not_there(reference: str) -> InputError:
+    if reference in TEACHERS:
+        return InputError(
+            f"'{reference}' says nothing of where its weights are; fetch {TEACHERS[reference].weights} and write "
+            f"{reference}:PATH."
+        )
     if reference in architecture_names():
-        raise InputError(
+        return InputError(
             f"'{reference}' says nothing of its weights; write torchvision/{reference} for trained ones, "
             f"random/{reference} for untrained ones, or the path of a run."
         )
-    raise InputError(
-        f"The network '{reference}' is neither a run's folder, a {MODEL_FILE}, torchvision/NAME nor random/NAME; "
-        "check the path."
-    )
+    return InputError(f"The network '{reference}' is not {FORMS}; check the path.")
 
 
-def _torchvision_network(name: str) -> Network:
-    from torchvision import models
+def _network_of_file(name: str | None, path: Path) -> Network:
+    file = path / MODEL_FILE if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise InputError(f"'{path}' holds no {MODEL_FILE}; it is not a finished run (go on with it by --resume).")
+    opened = read_checkpoint_file(file)
+    if name is None and HEADER in opened.metadata:
+        return _our_network(opened)
+    return _foreign_network(name, opened)
 
-    known = [known for known in architecture_names() if known in models.list_models(module=models)]
-    if name not in known:
-        raise unknown_name("torchvision network", name, known)
-    weights = models.get_model_weights(name).DEFAULT
+
+def _our_network(file: CheckpointFile) -> Network:
     try:
-        # First as tensors only: torchvision itself would unpickle whatever lies at this place.
-        weights.get_state_dict(check_hash=True, weights_only=True)
-        module = models.get_model(name, weights=weights)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        header = json.loads(file.metadata[HEADER])
+        architecture, wants = header["architecture"], header["preprocessing"]
+        preprocessing = Preprocessing(**{**wants, "mean": tuple(wants["mean"]), "std": tuple(wants["std"])})
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"The weights of torchvision/{name} cannot be had ({str(error).splitlines()[0]}); fetch {weights.url} into "
-            f"'{torch.hub.get_dir()}/checkpoints', in place of what may be there."
+            f"'{file.path}' was not written by this release of compress-ssl: its header does not name the architecture and "
+            "what it wants to see; give a model.safetensors of a run."
         ) from error
-    wants = weights.transforms()
-    preprocessing = Preprocessing(tuple(wants.mean), tuple(wants.std), wants.crop_size[0], wants.resize_size[0])
-    return Network(f"torchvision {name}", name, *without_head(module), preprocessing)
+    try:
+        backbone = build_backbone(architecture)
+    except InputError as error:
+        raise InputError(
+            f"'{file.path}' holds a '{architecture}', which this release does not know; upgrade compress-ssl."
+        ) from error
+    try:
+        backbone.module.load_state_dict(file.content)
+    except RuntimeError as error:
+        raise InputError(f"'{file.path}' does not fit {architecture}: {str(error).splitlines()[-1].strip()}") from error
+    return Network(_name_of(file.path), architecture, *backbone, preprocessing)
+
+
+def _foreign_network(name: str | None, file: CheckpointFile) -> Network:
+    weights = find_weights(file)
+    tells = LAYOUTS[weights.layout].preprocessing
+    if name is None:
+        name = _name_told(file, weights)
+    teacher = TEACHERS.get(name)
+    if teacher is None:
+        architecture, preprocessing = name, tells or default_preprocessing(name)
+    else:
+        architecture, preprocessing = teacher.architecture, teacher.preprocessing
+        _check_method(name, file, weights.layout)
+    backbone, loaded = load_weights(file, weights, architecture)
+    return Network(name if teacher else _name_of(file.path), architecture, *backbone, preprocessing, loaded)
+
+
+def _name_told(file: CheckpointFile, weights: Weights) -> str:
+    """The teacher or architecture of a file that was given without a name, if its keys tell."""
+    fitting = next(fitting_architectures(weights.backbone), None)
+    if fitting is None:
+        raise InputError(
+            f"'{file.path}' (layout {weights.layout}) holds no network that is known by its shapes (its keys are "
+            f"{', '.join(list(weights.backbone)[:3])}, ...); give NAME:PATH with its architecture to see what differs."
+        )
+    alike = [name for name, teacher in TEACHERS.items() if teacher.architecture == fitting]
+    if LAYOUTS[weights.layout].preprocessing is None:
+        raise InputError(
+            f"'{file.path}' holds a {fitting}, but does not say how it was trained and so what it wants to see; give "
+            f"NAME:PATH, NAME one of {', '.join([*alike, fitting])} ({fitting}: as torchvision or timm normalise)."
+        )
+    told = [name for name in alike if weights.layout in TEACHERS[name].layouts]
+    return told[0] if len(told) == 1 else fitting
+
+
+def _check_method(name: str, file: CheckpointFile, layout: str) -> None:
+    """Check that a file is not laid out as another method's are; layouts of any method are taken for each."""
+    of = [teacher for teacher in TEACHERS if layout in TEACHERS[teacher].layouts]
+    if LAYOUTS[layout].preprocessing is not None and of and name not in of:
+        raise InputError(f"'{file.path}' has the layout of {', '.join(of)}, not of {name}; give one of these names.")
 
 
 def save_network(path: Path, network: Network) -> None:
@@ -138,44 +245,18 @@ def save_network(path: Path, network: Network) -> None:
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.module.state_dict().items()}
     metadata = {
         "format": "pt",
-        "compress_ssl": json.dumps(
+        HEADER: json.dumps(
             {"architecture": network.architecture, "preprocessing": asdict(network.preprocessing)}, sort_keys=True
         ),
     }
     write_durably(path, save(tensors, metadata))
 
 
-def _read_network(path: Path) -> Network:
-    file = path / MODEL_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"'{path}' holds no {MODEL_FILE}; it is not a finished run (go on with it by --resume).")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            header = json.loads((opened.metadata() or {}).get("compress_ssl", "null"))
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise InputError(f"'{file}' is not a whole safetensors file ({error}); restore it or train again.") from error
-    try:
-        architecture, wants = header["architecture"], header["preprocessing"]
-        preprocessing = Preprocessing(**{**wants, "mean": tuple(wants["mean"]), "std": tuple(wants["std"])})
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"'{file}' was not written by this release of compress-ssl: its header does not name the architecture and "
-            "what it wants to see; give a model.safetensors of a run."
-        ) from error
-    if architecture not in architecture_names():
-        raise InputError(f"'{file}' holds a '{architecture}', which this release does not know; upgrade compress-ssl.")
-    backbone: Backbone = build_backbone(architecture)
-    try:
-        backbone.module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"'{file}' does not fit {architecture}: {str(error).splitlines()[-1].strip()}") from error
-    run = (file.parent if file.name == MODEL_FILE else file).resolve()
-    return Network(_name_of(run), architecture, *backbone, preprocessing)
-
-
-def _name_of(run: Path) -> str:
-    """A network is called by its run's folder; an earlier state of it by both."""
+def _name_of(file: Path) -> str:
+    """A network is called by its run's folder, an earlier state of it by both, any other by its file."""
+    if file.name != MODEL_FILE:
+        return file.name.partition(".")[0]
+    run = file.parent.resolve()
     is_earlier = run.name == BEST_FOLDER or run.name.startswith(EPOCH_FOLDER.partition("{")[0])
     return f"{run.parent.name}/{run.name}" if is_earlier else run.name
 

@@ -57,7 +57,7 @@ def truncate(path: Path, size: int = 100) -> None:
         ("embed data new EMBED --teacher random/conv4-17", "no architecture 'conv4-17'. Did you mean 'conv4-16'?"),
         ("embed data new EMBED --teacher torchvision/resnet19", "no torchvision network 'resnet19'. Did you mean 'res"),
         ("embed data new EMBED --teacher resnet18", "write torchvision/resnet18 for trained ones, random/resnet18"),
-        ("embed data new EMBED --teacher nowhere", "The network 'nowhere' is neither a run's folder"),
+        ("embed data new EMBED --teacher nowhere", "The network 'nowhere' is not a run's folder"),
         ("embed data new EMBED --teacher empty", "'empty' holds no model.safetensors"),
         ("embed data new EMBED --subset nowhere.txt", "The subset list 'nowhere.txt' is not a file"),
         ("embed data notes.txt/new EMBED", "is a file where a folder is needed; check the path."),

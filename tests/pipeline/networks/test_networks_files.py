@@ -1,6 +1,7 @@
 """Networks by reference and as files: what is written is plain safetensors, what is read is checked."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -121,21 +122,23 @@ def test_identity_tells_shapes_and_names_apart() -> None:
     assert len({weights_sha256(module) for module in (flat, square, other, whole)}) == 4
 
 
-@pytest.mark.parametrize("size", [0, 7, 100, 5000, -1])
-def test_truncated_file_is_one_sentence(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "what"),
+    [
+        (0, "is no checkpoint but an empty file"),
+        (7, "is no checkpoint but a file that starts with b'"),
+        (100, "is not a whole safetensors file ("),
+        (5000, "is not a whole safetensors file ("),
+        (-1, "is not a whole safetensors file ("),
+    ],
+)
+def test_truncated_file_is_one_sentence(size: int, what: str, tmp_path: Path) -> None:
     file = saved(load_network("random/conv4-16"), tmp_path / "run") / MODEL_FILE
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(InputError, match=r"run/model.safetensors' is not a whole safetensors file \(.*\); restore it"):
-        load_network(str(tmp_path / "run"))
-
-
-def test_file_of_another_program_is_one_sentence(tmp_path: Path) -> None:
-    file = tmp_path / "resnet18.safetensors"
-    save_file(models.resnet18(weights=None).state_dict(), file)
     with pytest.raises(
-        InputError, match=r"'.*resnet18.safetensors' was not written by this release of compress-ssl: its"
+        InputError, match=f"run/model.safetensors' {re.escape(what)}.*; download, copy or train it again"
     ):
-        load_network(str(file))
+        load_network(str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ def test_file_of_another_program_is_one_sentence(tmp_path: Path) -> None:
             '{"architecture": "conv4-16", "preprocessing": {"mean": [0], "std": [1], "hue": 1}}',
             "does not name the arch",
         ),
-        ("{", "is not a whole safetensors file"),
+        ("{", "does not name the architecture and what it wants"),
         ("ARCHITECTURE conv5-16", "holds a 'conv5-16', which this release does not know; upgrade compress-ssl"),
         ("ARCHITECTURE conv4-32", "does not fit conv4-32: size mismatch for "),
         ("ARCHITECTURE resnet18", "does not fit resnet18: "),
@@ -172,12 +175,34 @@ def test_header_that_does_not_fit_is_one_sentence(header: str, sentence: str, tm
     [
         (
             "nowhere/run",
-            "'nowhere/run' is neither a run's folder, a model.safetensors, torchvision/NAME nor random/NAME",
+            "'nowhere/run' is not a run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/",
         ),
         ("resnet18", "says nothing of its weights; write torchvision/resnet18 for trained ones, random/resnet18 for"),
         ("random/resnet19", "There is no architecture 'resnet19'. Did you mean 'resnet18"),
         ("torchvision/resnet19", "There is no torchvision network 'resnet19'. Did you mean 'resnet18'?"),
         ("torchvision/conv4-16", "There is no torchvision network 'conv4-16'."),
+        ("timm/resnet50x", "There is no timm network 'resnet50x'. Did you mean 'resnet50"),
+        (
+            "random/timm/vit_tinny_patch16_224",
+            "There is no timm network 'vit_tinny_patch16_224'. Did you mean 'vit_tiny_",
+        ),
+        (
+            "moco-v2-resnet5:nowhere.pth",
+            "There is no teacher or architecture 'moco-v2-resnet5'. Did you mean 'moco-v2-re",
+        ),
+        ("timm/vit_tinny_patch16_224:nowhere.pth", "Did you mean 'vit_tiny_patch16_224'?"),
+        (
+            "resnet18:nowhere.pth",
+            "'nowhere.pth', which is to hold the weights of resnet18, does not exist; check the path",
+        ),
+        (
+            "swav-resnet50:nowhere.pth",
+            "does not exist; fetch it from https://dl.fbaipublicfiles.com/deepcluster/swav_800ep",
+        ),
+        (
+            "swav-resnet50",
+            "says nothing of where its weights are; fetch https://dl.fbaipublicfiles.com/deepcluster/swav_8",
+        ),
     ],
 )
 def test_reference_that_leads_nowhere_is_one_sentence(reference: str, sentence: str) -> None:

@@ -1,0 +1,229 @@
+"""How the projects that publish weights lay out their checkpoints; which of them wrote a file is seen in its keys.
+
+A file's weights are found (``CONTAINERS``), what parallel training or compiling put before every key is taken off
+(``WRAPPERS``), and the first layout of ``LAYOUTS`` whose marks are all there says which keys are the backbone's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.networks.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from pipeline.networks.checkpoints.file import CheckpointFile
+
+CONTAINERS = ("state_dict", "model", "teacher", "student", "network", "model_state_dict")
+"""Where weights lie in a file, where they are not all of it. DINO's teacher is what its authors evaluate."""
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What (Distributed)DataParallel and ``torch.compile`` put before every key."""
+
+IMAGENET = Preprocessing()
+UNIT_RANGE = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+"""Images in [0, 1], as SimCLR takes them (design of the paper; CompRess, cache_feats.py, commit 6bd816a)."""
+IMAGENET_BICUBIC = Preprocessing(interpolation="bicubic")
+"""As DINO evaluates (facebookresearch/dino, eval_linear.py, commit 04c0ad9)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One project's way to name the parts of its networks."""
+
+    source: str
+    """Repository, file and commit whose saving or loading code was read."""
+    marks: tuple[str, ...] = ()
+    """Regular expressions; a file is laid out so if each fits the beginning of some key."""
+    container: str = ""
+    """Regular expression of the container the weights must be in, and ``module.`` if every key must have had it."""
+    prefix: str = ""
+    """Beginning of the backbone's keys; all others are left out."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Beginnings of the backbone's keys that have other names, to the architecture's own."""
+    preprocessing: Preprocessing | None = None
+    """What the networks want to see; unknown where any method may be inside."""
+
+
+def _flat_resnet50() -> dict[str, str]:
+    """Convolutions and batch norms of a ResNet-50 in the order TensorFlow made them: a block's shortcut comes first."""
+    order = [("conv1", "bn1")]
+    for layer, blocks in enumerate((3, 4, 6, 3), start=1):
+        for block in range(blocks):
+            at = f"layer{layer}.{block}"
+            if block == 0:
+                order.append((f"{at}.downsample.0", f"{at}.downsample.1"))
+            order += [(f"{at}.conv{number}", f"{at}.bn{number}") for number in (1, 2, 3)]
+    numbers = ["", *(f"_{number}" for number in range(1, len(order)))]
+    flat = zip(numbers, order, strict=True)
+    return {
+        f"{kind}{number}.": f"{ours}."
+        for number, pair in flat
+        for kind, ours in zip(("conv2d", "batch_normalization"), pair, strict=True)
+    }
+
+
+LAYOUTS: dict[str, Layout] = {
+    "simclr-flat": Layout(
+        source="UMBCvision/CompRess, models/resnet50x4.py, commit 8e30aca, loaded by cache_feats.py, commit 6bd816a",
+        marks=(r"conv2d\.weight", r"batch_normalization_52\.weight"),
+        names=_flat_resnet50(),
+        preprocessing=UNIT_RANGE,
+    ),
+    "moco-v2": Layout(
+        source="facebookresearch/moco, main_lincls.py, commit 010242b; moco/builder.py (mlp), commit 4397a04",
+        marks=(r"encoder_q\.fc\.0\.",),
+        prefix="encoder_q.",
+        preprocessing=IMAGENET,
+    ),
+    "moco-v1": Layout(
+        source="facebookresearch/moco, main_lincls.py, commit 010242b; moco/builder.py, commit 4397a04",
+        marks=(r"encoder_q\.",),
+        prefix="encoder_q.",
+        preprocessing=IMAGENET,
+    ),
+    "moco-v3": Layout(
+        source="facebookresearch/moco-v3, main_lincls.py, commit 2877a78; moco/builder.py, commit 0c5d00a",
+        marks=(r"base_encoder\.",),
+        prefix="base_encoder.",
+        preprocessing=IMAGENET,
+    ),
+    "moco-v3-momentum": Layout(
+        source="facebookresearch/moco-v3, moco/builder.py, commit 0c5d00a: a file without the encoder that is evaluated",
+        marks=(r"momentum_encoder\.",),
+        prefix="momentum_encoder.",
+        preprocessing=IMAGENET,
+    ),
+    "swav": Layout(
+        source="facebookresearch/swav, hubconf.py, commit 2c4b00e; src/resnet50.py and eval_linear.py, commit 04b8f43",
+        marks=(r"conv1\.", r"projection_head\."),
+        preprocessing=IMAGENET,
+    ),
+    "dino": Layout(
+        source="facebookresearch/dino, load_pretrained_weights in utils.py, commit 144f705; main_dino.py, commit 04c0ad9",
+        marks=(r"backbone\.", r"head\."),
+        container="teacher|student",
+        prefix="backbone.",
+        preprocessing=IMAGENET_BICUBIC,
+    ),
+    "compress-alexnet": Layout(
+        source="UMBCvision/CompRess, models/alexnet.py, commit 4dcb51a; train_student.py, commit cf33bab",
+        marks=(r"features\.0\.", r"feats\.0\.", r"feats\.2\."),
+        names={"feats.0.": "classifier.1.", "feats.2.": "classifier.4."},
+        preprocessing=IMAGENET,
+    ),
+    "solo-learn": Layout(
+        source="vturrisi/solo-learn, main_linear.py and solo/methods/base.py, commit 008f64f (later: backbone for encoder)",
+        marks=(r"backbone\.", r"classifier\."),
+        prefix="backbone.",
+    ),
+    "lightly": Layout(
+        source="lightly-ai/lightly, examples/pytorch_lightning/moco.py, commit 0e4125d: the children of a ResNet in a row",
+        marks=(r"backbone\.0\.weight", r"backbone\.7\.0\."),
+        prefix="backbone.",
+        names={"0.": "conv1.", "1.": "bn1.", **{f"{layer + 3}.": f"layer{layer}." for layer in (1, 2, 3, 4)}},
+    ),
+    "barlow-twins": Layout(
+        source="facebookresearch/barlowtwins, main.py, commit 046eec3 (whole checkpoint; the backbone alone is 'plain')",
+        marks=(r"backbone\.", r"projector\.", r"bn\.running_mean"),
+        prefix="backbone.",
+        preprocessing=IMAGENET,
+    ),
+    "vicreg": Layout(
+        source="facebookresearch/vicreg, evaluate.py, commit 7c44ca0; main_vicreg.py, commit 08c8c0c (whole checkpoint)",
+        marks=(r"backbone\.", r"projector\.0\.bias"),
+        prefix="backbone.",
+        preprocessing=IMAGENET,
+    ),
+    "backbone": Layout(
+        source="lightly-ai/lightly, benchmarks/imagenet/resnet50/simclr.py, commit 01f590f; Lightning modules alike",
+        marks=(r"backbone\.",),
+        prefix="backbone.",
+    ),
+    "encoder": Layout(
+        source="vturrisi/solo-learn, main_linear.py, commit 008f64f (early releases); Lightning modules alike",
+        marks=(r"encoder\.(conv1|features|patch_embed|stem)\.",),
+        prefix="encoder.",
+    ),
+    "model": Layout(source="Lightning modules that keep a network as self.model", marks=(r"model\.",), prefix="model."),
+    "compress": Layout(
+        source="UMBCvision/CompRess, train_student.py, commit cf33bab, and train_student_one_queue.py, commit c5e57ed; "
+        "models/resnet.py and models/mobilenet.py, commit 4dcb51a, loaded by eval_knn.py, commit 30a821b",
+        container=r"model module\.",
+        preprocessing=IMAGENET,
+    ),
+    "plain": Layout(
+        source="the architecture's own keys: torchvision, timm; tonylins/simclr-converter, convert.py, commit 59bee34; "
+        "facebookresearch/barlowtwins, hubconf.py, commit 046eec3; facebookresearch/vicreg, hubconf.py, commit 060db99; "
+        "facebookresearch/dino, hubconf.py, commit 144f705"
+    ),
+}
+"""First come those with marks of their own; ``plain`` fits everything."""
+
+
+class Weights(NamedTuple):
+    """A file's weights, as its layout explains them."""
+
+    layout: str
+    backbone: dict[str, Tensor]
+    """By the architecture's own keys; also a head that lies among them."""
+    others: tuple[str, ...]
+    """Keys of the file that are not the backbone's: heads, momentum encoders, queues."""
+
+
+def find_weights(file: CheckpointFile) -> Weights:
+    """Find a file's weights, and see how they are laid out.
+
+    Raises
+    ------
+    InputError
+        If it holds no weights.
+    """
+    container, found = _container(file)
+    tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+    for wrapper in WRAPPERS:
+        if all(key.startswith(wrapper) for key in tensors):
+            tensors = {key.removeprefix(wrapper): value for key, value in tensors.items()}
+            container = f"{container} {wrapper}".strip()
+    name = next(name for name, layout in LAYOUTS.items() if _is_laid_out(layout, container, tensors))
+    prefix, names = LAYOUTS[name].prefix, LAYOUTS[name].names
+    backbone = {
+        _renamed(key.removeprefix(prefix), names): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+    return Weights(name, backbone, tuple(key for key in tensors if not key.startswith(prefix)))
+
+
+def _container(file: CheckpointFile) -> tuple[str, Mapping[Any, Any]]:
+    if isinstance(file.content, Mapping):
+        for name in CONTAINERS:
+            if _has_tensors(inner := file.content.get(name)):
+                return name, inner
+        if _has_tensors(file.content):
+            return "", file.content
+    keys = [str(key) for key in file.content][:5] if isinstance(file.content, Mapping) else []
+    raise InputError(
+        f"'{file.path}' holds no weights{f' under its keys {keys}' if keys else ''}; give a file with a state dict "
+        f"(by itself or as one of {', '.join(CONTAINERS)})."
+    )
+
+
+def _has_tensors(content: Any) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values())
+
+
+def _is_laid_out(layout: Layout, container: str, keys: Mapping[str, Tensor]) -> bool:
+    if layout.container and not re.match(layout.container, container):
+        return False
+    return all(any(re.match(mark, key) for key in keys) for mark in layout.marks)
+
+
+def _renamed(key: str, names: Mapping[str, str]) -> str:
+    for theirs, ours in names.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key

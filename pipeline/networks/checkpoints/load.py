@@ -1,0 +1,158 @@
+"""Put a file's weights into a network: every weight of the backbone must be there, what is left out is said."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.networks.architectures import architecture_names, build_backbone
+from pipeline.networks.checkpoints.layouts import LAYOUTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from pipeline.networks.backbone import Backbone
+    from pipeline.networks.checkpoints.file import CheckpointFile
+    from pipeline.networks.checkpoints.layouts import Weights
+
+COUNTER = ".num_batches_tracked"
+"""How many batches a batch norm has seen: decides no output, and is missing in files of old releases."""
+
+LIKELY = (
+    "resnet50", "resnet18", "resnet50-w2", "resnet50-w4", "resnet50-w5", "mobilenet_v2", "alexnet", "resnet34",
+    "resnet18-32px", "resnet50-32px", "timm/vit_tiny_patch16_224", "timm/vit_small_patch16_224", "timm/vit_base_patch16_224",
+    "timm/vit_small_patch8_224", "timm/vit_base_patch8_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch14_dinov2",
+)  # fmt: skip
+"""Tried first when a file's architecture is looked for."""
+
+TF_SAME = "-tf-same"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """What was taken from a file."""
+
+    path: Path
+    file_sha256: str
+    layout: str
+    used: int
+    """Tensors that the network has now."""
+    left_out: tuple[str, ...]
+    """Keys of tensors that it has not: heads, momentum encoders, queues."""
+    missing: tuple[str, ...]
+    """Keys that the file lacks; only counters of batches, which decide nothing."""
+
+    def identity(self) -> dict[str, str]:
+        """What of it stays the same wherever the file lies."""
+        return {"file_sha256": self.file_sha256, "layout": self.layout}
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        return (
+            f"read {self.used} tensors of '{self.path}' (layout {self.layout}, SHA-256 {self.file_sha256[:16]}); left out: "
+            f"{_by_part(self.left_out)}; missing: {_by_part(self.missing)}"
+        )
+
+
+def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> tuple[Backbone, LoadedCheckpoint]:
+    """Build a network and give it a file's weights.
+
+    Raises
+    ------
+    InputError
+        If a weight of the backbone is missing or has another shape, or the file has more of the backbone than there is.
+    """
+    backbone = build_backbone(architecture)
+    if wrong := mismatches(backbone.module, weights.backbone):
+        raise _does_not_fit(file, weights, architecture, wrong)
+    wanted = backbone.module.state_dict().keys()
+    used = {key: tensor for key, tensor in weights.backbone.items() if key in wanted}
+    backbone.module.load_state_dict(used, strict=False)
+    head = tuple(LAYOUTS[weights.layout].prefix + key for key in weights.backbone if key not in wanted)
+    missing = tuple(key for key in wanted if key not in used)
+    loaded = LoadedCheckpoint(file.path, file.sha256, weights.layout, len(used), head + weights.others, missing)
+    logger.info("%s: %s", architecture, loaded)
+    return backbone, loaded
+
+
+def mismatches(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """What keeps weights from fitting a network, each with its key; nothing if they fit.
+
+    Weights beside the network's parts (heads) and in the place of its classifier are no mismatch.
+    """
+    wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
+    found = []
+    for key, shape in wanted.items():
+        if key in weights and weights[key].shape != shape:
+            found.append(f"{key} is {tuple(weights[key].shape)} instead of {tuple(shape)}")
+        elif key not in weights and not key.endswith(COUNTER):
+            found.append(f"{key} is missing")
+    parts = {key.partition(".")[0] for key in wanted}
+    classifier = _classifier(module)
+    found += [
+        f"{key} is too much"
+        for key in weights
+        if key not in wanted and key.partition(".")[0] in parts and not key.startswith(classifier)
+    ]
+    return found
+
+
+def fitting_architectures(weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """Architectures that weights fit, likely ones first; of those with equal weights only the one without a suffix."""
+    others = [name for name in architecture_names() if name not in LIKELY and not name.endswith(TF_SAME)]
+    for name in (*LIKELY, *others):
+        module = _without_memory(name)
+        if module is not None and not mismatches(module, weights):
+            yield name
+
+
+@functools.cache
+def _without_memory(architecture: str) -> nn.Module | None:
+    """A network that has shapes only, or nothing where a network cannot be built so."""
+    try:
+        with torch.device("meta"):
+            return build_backbone(architecture).module
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _classifier(module: nn.Module) -> tuple[str, ...]:
+    """Where a network's classifier was: what stands there now does nothing, and nothing comes after it."""
+    idle = [name for name, layer in module.named_modules() if isinstance(layer, nn.Identity)]
+    return tuple(f"{name}." for name in idle[-1:])
+
+
+def _does_not_fit(file: CheckpointFile, weights: Weights, architecture: str, wrong: list[str]) -> InputError:
+    fitting = next(fitting_architectures(weights.backbone), None)
+    if fitting is None and not any(tensor.ndim == 4 for tensor in weights.backbone.values()):
+        keys = list(weights.backbone) + list(weights.others)
+        return InputError(
+            f"'{file.path}' holds a head without its network ({', '.join(keys[:3])}); give the file of the network."
+        )
+    advice = f"{fitting} would fit: give {fitting}:PATH" if fitting else "give NAME:PATH with the architecture it has"
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return InputError(
+        f"'{file.path}' (layout {weights.layout}) does not fit {architecture}: {', '.join(wrong[:3])}{more}; {advice}."
+    )
+
+
+def _by_part(keys: tuple[str, ...]) -> str:
+    """Name the parts that keys belong to, each with how many: ``encoder_k (318), queue (1)``."""
+    prefixes = sorted((layout.prefix for layout in LAYOUTS.values()), key=len, reverse=True)
+    counts: Counter[str] = Counter()
+    for key in keys:
+        prefix = next(prefix for prefix in prefixes if key.startswith(prefix))
+        counts[prefix + key.removeprefix(prefix).partition(".")[0]] += 1
+    return ", ".join(f"{part} ({count})" for part, count in counts.items()) or "nothing"

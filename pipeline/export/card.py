@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.export.folder import ONNX_FILE
 from pipeline.export.loading import loading_lines
 from pipeline.export.onnx import TOLERANCE
+from pipeline.networks.teachers import TEACHERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
 
 TAGS = ("image-feature-extraction", "self-supervised", "knowledge-distillation", "compress-ssl")
 
-COMPRESS = (
-    "CompRess: S. Abbasi Koohpayegani, A. Tejankar, H. Pirsiavash, *CompRess: Self-Supervised Learning by Compressing "
-    "Representations*, NeurIPS 2020."
-)
+COMPRESS = "Koohpayegani, Tejankar, Pirsiavash, CompRess: Self-Supervised Learning by Compressing Representations, NeurIPS 2020"
 
 
 def model_card(
@@ -54,7 +52,7 @@ def model_card(
         _section("Method", _facts(origin.settings)),
         _section("Scores", _scores(origin.scores)),
         _section("Versions", _versions(origin.versions, versions)),
-        _section("Citation", COMPRESS if str(origin.settings.get("objective", "")).startswith("compress") else ""),
+        _section("Citation", "\n".join(f"- {citation}" for citation in _citations(network, origin))),
     )
     return "\n\n".join(filter(None, sections)) + "\n"
 
@@ -82,6 +80,8 @@ def _introduction(network: Network, origin: Origin) -> str:
         )
     if "method" in origin.settings:
         return f"{what} It was trained by {origin.settings['method']}."
+    if network.name in TEACHERS:
+        return f"{what} It is the published teacher {network.name}."
     return f"{what} How it was trained is not recorded in what it was exported from."
 
 
@@ -96,6 +96,7 @@ def _network_rows(network: Network, identity: Mapping[str, Any]) -> list[tuple[s
         ("mean", f"{list(wants.mean)}, of RGB in [0, 1]"),
         ("deviation", list(wants.std)),
         ("SHA-256 of the weights", identity["weights_sha256"]),
+        *([("read from a file", identity["checkpoint"])] if "checkpoint" in identity else []),
     ]
 
 
@@ -167,6 +168,11 @@ def _versions(of_the_run: Mapping[str, str], of_the_export: Mapping[str, str]) -
         for when, versions in rows
         if versions
     )
+
+
+def _citations(network: Network, origin: Origin) -> list[str]:
+    teachers = [TEACHERS[name].citation for name in (network.name, origin.teacher.get("name")) if name in TEACHERS]
+    return [COMPRESS, *teachers] if str(origin.settings.get("objective", "")).startswith("compress") else teachers
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -14,8 +14,11 @@ from pipeline.training.run_folder import SETTINGS_FILE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EVALUATION_FOLDER = "evaluation"
-"""Where a recipe puts its results: beside its runs, a folder for each network."""
+RECIPE_RESULTS, STORE_RESULTS = "evaluation", ".evaluation"
+"""Where a recipe puts its results: beside its runs, a folder for each network; and evaluate those of a store: beside it."""
+
+OUTDATED = (".previous", ".unfinished")
+"""What a recipe calls the folders that it has made anew."""
 
 NOT_OF_THE_METHOD = HOW | WHERE | {"inputs", "versions", "compile", "on_bad_image"}
 
@@ -67,7 +70,8 @@ def read_origin(reference: str, weights_sha256: str) -> Origin:
     inputs = record.get("inputs", {})
     teacher = inputs.get("teacher", {})
     settings = {name: value for name, value in record.items() if name not in NOT_OF_THE_METHOD and _is_set(value)}
-    found = list(_scores(folder, run)) if folder.is_dir() else []
+    results = _results(folder, run, record.get("store")) if folder.is_dir() else ()
+    found = [score for result in results for score in _scores(result)]
     owners = (weights_sha256, teacher.get("weights_sha256"))
     scores = [score for owner in owners for sha256, score in found if sha256 == owner]
     data_set = inputs.get("data_set", {key: inputs[key] for key in ("fingerprint",) if key in inputs})
@@ -78,21 +82,29 @@ def _is_set(value: Any) -> bool:
     return value is not None and value is not False
 
 
-def _scores(folder: Path, run: Path) -> Iterator[tuple[str, Score]]:
-    """Every score beside the network and in its recipe's folder of results, with the hash of whose it is."""
-    results = [*sorted(folder.glob("*.json")), *sorted((run.parent / EVALUATION_FOLDER).glob("*/*.json"))]
-    for path in results:
-        record = _read(path)
-        if "evaluation" not in record or "scores" not in record:
-            continue
-        try:
-            network, data_set = record["network"], record["data_set"]["name"]
-            splits = " → ".join(record[key] for key in ("train_split", "test_split") if record.get(key))
-            for title, percent in record["scores"].items():
-                what = (network["name"], record["evaluation"], data_set, splits, title, float(percent))
-                yield network["weights_sha256"], Score(*what)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"The result '{path}' is not as evaluate writes it ({error!r}); run it again.") from error
+def _results(folder: Path, run: Path, store: str | None) -> Iterator[Path]:
+    """Files that may be results: beside the network, in its recipe's folder of results, beside the teacher's store."""
+    yield from sorted(folder.glob("*.json"))
+    for path in sorted((run.parent / RECIPE_RESULTS).glob("*/*.json")):
+        if path.parent.suffix not in OUTDATED:
+            yield path
+    if store is not None:
+        yield from sorted(Path(f"{store}{STORE_RESULTS}").glob("*.json"))
+
+
+def _scores(path: Path) -> Iterator[tuple[str, Score]]:
+    """Every score of a result, with the hash of the weights that it is of."""
+    record = _read(path)
+    if "evaluation" not in record or "scores" not in record:
+        return
+    try:
+        network, data_set = record["network"], record["data_set"]["name"]
+        splits = " → ".join(record[key] for key in ("train_split", "test_split") if record.get(key))
+        for title, percent in record["scores"].items():
+            what = (network["name"], record["evaluation"], data_set, splits, title, float(percent))
+            yield network["weights_sha256"], Score(*what)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"The result '{path}' is not as evaluate writes it ({error!r}); run it again.") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -60,7 +60,12 @@ class StoredFeatures:
 
     def in_memory(self) -> Features:
         """All of them."""
-        return Features(np.concatenate(list(self.blocks())), self.labels)
+        features = np.empty((len(self.labels), self._split.feature_dim), np.float16)
+        start = 0
+        for block in self.blocks():
+            features[start : start + len(block)] = block
+            start += len(block)
+        return Features(features, self.labels)
 
 
 def check_labels(name: str, labels: npt.NDArray[np.integer]) -> None:

@@ -1,0 +1,175 @@
+"""Linear: top-1 and top-5 of a linear classifier on frozen features (CompRess, section 4).
+
+The protocol is that of UMBCvision/CompRess, eval_linear.py at cf33bab91f94: features L2-normalised, then each to zero mean
+and unit variance with the statistics of the training images' view 0 (variance divided by N - 1, epsilon 1e-5); SGD 0.01,
+momentum 0.9, weight decay 1e-4 of weights and bias, batches of 256 with a shorter last one, 40 epochs, times 0.1 after 15
+and 30; RandomResizedCrop and flip in training, view 0 in testing; a network in evaluation mode. Features are float32 there.
+
+- ``live`` is this protocol as it stands: every epoch renders its own views.
+- ``stored`` takes the views from a store, V of them one after the other, as L2-normalised float16: minutes instead of hours.
+
+The published code also keeps the best of its 40 accuracies on the validation images; here the last epoch counts. It has one
+learning rate: with ``lr_grid`` it is chosen on held-out training images (``linear_fit.py``).
+
+Beside it scikit-learn's LogisticRegression on the same standardised view 0 without augmentation: the minimum of the same
+loss, mean cross-entropy + weight_decay / 2 * sum of squared weights, but for the bias, which it leaves free.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from pipeline.evaluate.features import StoredFeatures, check_classes
+from pipeline.evaluate.linear_batches import LiveViews, StoredViews
+from pipeline.evaluate.linear_classifier import TOP, accuracy, standardisation
+from pipeline.evaluate.linear_fit import KeptTraining, fit
+from pipeline.images.policies import CROPS
+from pipeline.images.sources.open_source import open_source
+from pipeline.machine import choose_precision
+from pipeline.settings import HOW, WHERE, Settings
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.features import Features
+    from pipeline.evaluate.linear_classifier import Standardisation
+    from pipeline.evaluate.settings import LinearSettings
+    from pipeline.evaluate.subject import Subject
+    from pipeline.progress import Progress
+    from storage import EmbeddingStore
+
+REFERENCE_ITERATIONS = 1000
+KEPT_FILE = "linear-unfinished.safetensors"
+
+
+class LinearResult(Settings):
+    """Accuracies on the test images, in percent."""
+
+    top1_percent: float
+    top5_percent: float
+    features: Literal["stored", "live"]
+    views: int
+    """Different views of each training image that the classifier saw."""
+    crops: int
+    """Of each test image."""
+    learning_rate: float
+    held_out_top1_percent: dict[float, float]
+    """Of each rate of the grid, on the images held out of train; empty where the rate was given."""
+    logistic_regression_top1_percent: float | None
+    """scikit-learn's, on view 0; None where there are too many images."""
+    classes: int
+    train_images: int
+    test_images: int
+
+    def scores(self) -> dict[str, float]:
+        """Percent, by the heading of its column; no top-5 of five classes."""
+        heading = "Linear" if self.crops == 1 else f"Linear, {self.crops} crops"
+        scores = {heading: self.top1_percent}
+        if self.classes > TOP:
+            scores[f"{heading}, top-5"] = self.top5_percent
+        if self.logistic_regression_top1_percent is not None:
+            scores["Logistic regression"] = self.logistic_regression_top1_percent
+        return scores
+
+
+def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progress) -> LinearResult:
+    """Train a linear classifier on frozen features, and score it.
+
+    Raises
+    ------
+    InputError
+        If an image has no label, a class no training image, a store not enough views, or live features are asked of a
+        store.
+    RunError
+        If the training diverges.
+    """
+    live = settings.features == "live"
+    store = subject.features() if live else subject.views(settings.views, settings.policy)
+    train_split, test_split = store[settings.train_split], store[settings.test_split]
+    train, test = StoredFeatures("training", train_split), StoredFeatures("test", test_split)
+    check_classes(train.labels, test.labels, train_split.class_names)
+    tested = [test]
+    if settings.crops == CROPS:
+        crops = subject.crops(training=False)[settings.test_split]
+        tested = [StoredFeatures("test", crops, 1 + crop) for crop in range(CROPS)]
+    standardise = standardisation(train.blocks(), subject.device)
+    views = _live_views(settings, subject, store) if live else _stored_views(settings, store)
+    kept = _kept(settings, subject, store) if live else None
+    fitted = fit(views, train.rows, standardise, len(train_split.class_names), settings, progress, kept)
+    top1, top5 = accuracy(fitted.classifiers, [each.blocks() for each in tested], test.labels)
+    reference = None
+    if len(train.labels) <= settings.reference_images:
+        reference = logistic_regression_accuracy(
+            train.in_memory(), test.in_memory(), standardise, settings.weight_decay
+        )
+    if kept:
+        kept.path.unlink(missing_ok=True)
+    return LinearResult(
+        top1_percent=top1[0],
+        top5_percent=top5[0],
+        features=settings.features,
+        views=settings.epochs if live else min(settings.views, settings.epochs),
+        crops=settings.crops,
+        learning_rate=fitted.learning_rate,
+        held_out_top1_percent=fitted.held_out_top1_percent,
+        logistic_regression_top1_percent=reference,
+        classes=len(train_split.class_names),
+        train_images=len(train.labels),
+        test_images=len(test.labels),
+    )
+
+
+def logistic_regression_accuracy(
+    train: Features, test: Features, standardise: Standardisation, weight_decay: float
+) -> float:
+    """Top-1 in percent of scikit-learn's LogisticRegression with the penalty that equals a weight decay.
+
+    Parameters
+    ----------
+    train, test : Features
+    standardise : Standardisation
+    weight_decay : float
+        Half of it times the squared weights is added to the mean loss.
+    """
+    inputs, queries = (standardise(torch.from_numpy(each.features)).cpu().double().numpy() for each in (train, test))
+    strength = 1 / (len(inputs) * weight_decay) if weight_decay else float("inf")
+    model = LogisticRegression(C=strength, max_iter=REFERENCE_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # separable features: the accuracy stands long before
+        model.fit(inputs, train.labels)
+    return 100 * float(model.score(queries, test.labels))
+
+
+def _stored_views(settings: LinearSettings, store: EmbeddingStore) -> StoredViews:
+    split = store[settings.train_split]
+    return StoredViews(
+        lambda view: StoredFeatures("training", split, view).in_memory().features,
+        settings.views,
+        split.samples.label[split.samples.good],
+    )
+
+
+def _live_views(settings: LinearSettings, subject: Subject, store: EmbeddingStore) -> LiveViews:
+    split = store[settings.train_split]
+    network = subject.network
+    network.module.to(memory_format=torch.channels_last)
+    return LiveViews(
+        split,
+        open_source(subject.data, split.folder, subject.index_folder),
+        network,
+        subject.renderer,
+        choose_precision(settings.precision, subject.device),
+    )
+
+
+def _kept(settings: LinearSettings, subject: Subject, store: EmbeddingStore) -> KeptTraining:
+    """Beside the result, found again by network, images and settings."""
+    identity = {
+        "network": store.attributes["teacher"],
+        "data_set": store.attributes["data_set"],
+        "settings": settings.model_dump(mode="json", exclude={*HOW, *WHERE, "model"}),
+    }
+    return KeptTraining(subject.folder / KEPT_FILE, identity)

@@ -1,0 +1,135 @@
+"""What a linear classifier is trained on: features of stored views, or of views rendered while it is trained.
+
+Both give the same epochs: epoch e has all images once, in the order that (seed, e) decides, the last step with what is left.
+An epoch's rendered view is the one that a store of the same seed keeps as view 1 + e: a store with as many views as epochs
+trains the same classifier, to rounding.
+
+Letters: N images, D features, V stored views, B images of a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipeline.evaluate.linear_classifier import Batch
+from pipeline.images.policies import fresh_parameters
+from pipeline.images.rendering import RenderJob, interpolation_of, render
+from pipeline.machine import autocast
+from pipeline.training.schedule import epoch_order
+from storage.schema import EVALUATION_VIEW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from pipeline.evaluate.settings import LinearTraining
+    from pipeline.images.rendering import Renderer
+    from pipeline.images.sources.source import ImageSource
+    from pipeline.networks.network import Network
+    from pipeline.settings import Precision
+    from storage import Split
+
+    Rows = npt.NDArray[np.int64]
+    Epochs = Iterator[Iterator[Batch]]
+
+FIRST_VIEW = EVALUATION_VIEW + 1
+
+
+@dataclass(frozen=True)
+class StoredViews:
+    """Features of N images in V stored views, of which one is held at a time."""
+
+    read: Callable[[int], npt.NDArray[np.floating]]
+    """Gives the features (N, D) of a view."""
+    count: int
+    """V."""
+    labels: npt.NDArray[np.integer]
+    """(N,)"""
+
+    def epochs(
+        self,
+        rows: Rows,
+        first: int,
+        settings: LinearTraining,
+        device: torch.device | str,
+        advance: Callable[[int], None],
+    ) -> Epochs:
+        """Yield the epochs over some of the images, from epoch ``first`` on; epoch e reads view 1 + (e mod V)."""
+        labels = torch.from_numpy(self.labels).to(device, torch.int64)
+        held, features = EVALUATION_VIEW, torch.empty(0)
+        for epoch in range(first, settings.epochs):
+            view = FIRST_VIEW + epoch % self.count
+            if view != held:
+                held, features = view, torch.from_numpy(self.read(view)).to(device)
+            yield _gathered(features, labels, epoch_order(rows, settings.seed, epoch), settings, advance)
+
+
+def _gathered(
+    features: Tensor, labels: Tensor, order: Rows, settings: LinearTraining, advance: Callable[[int], None]
+) -> Iterator[Batch]:
+    for rows in torch.split(torch.from_numpy(order).to(features.device), settings.classifier_batch_size):
+        yield Batch(features[rows], labels[rows])
+        advance(len(rows))
+
+
+@dataclass(frozen=True)
+class LiveViews:
+    """N images that are rendered and go through the network in every epoch, each time in a view of its own."""
+
+    split: Split
+    """Of a store that has view 0 of the same images, at the size they are to be rendered in."""
+    source: ImageSource
+    network: Network
+    """On the device of the renderer, in evaluation mode."""
+    renderer: Renderer
+    precision: Precision
+
+    @property
+    def labels(self) -> npt.NDArray[np.integer]:
+        """Class numbers (N,)."""
+        return self.split.samples.label[self.split.samples.good]
+
+    def epochs(
+        self,
+        rows: Rows,
+        first: int,
+        settings: LinearTraining,
+        device: torch.device | str,
+        advance: Callable[[int], None],
+    ) -> Epochs:
+        """Yield the epochs over some of the images, from epoch ``first`` on."""
+        labels = torch.from_numpy(self.labels).to(device, torch.int64)
+        for epoch in range(first, settings.epochs):
+            order = epoch_order(rows, settings.seed, epoch)
+            yield self._rendered(labels, order, self._job(FIRST_VIEW + epoch, order, settings), settings, advance)
+
+    def _job(self, view: int, order: Rows, settings: LinearTraining) -> RenderJob:
+        samples, evaluation = self.split.samples, self.split.views[EVALUATION_VIEW]
+        stored = np.flatnonzero(samples.good)[order]
+        size = int(evaluation["size"])
+        parameters = fresh_parameters(settings.policy, size, settings.seed, view, samples.image_size)[stored]
+        return RenderJob(
+            source=self.source,
+            paths=[samples.sample_path[row] for row in stored],
+            content_hash=samples.content_hash[stored],
+            parameters=parameters[:, None],
+            sizes=(size,),
+            interpolation=interpolation_of(evaluation),
+        )
+
+    def _rendered(
+        self, labels: Tensor, order: Rows, job: RenderJob, settings: LinearTraining, advance: Callable[[int], None]
+    ) -> Iterator[Batch]:
+        images = settings.classifier_batch_size
+        batches = torch.split(torch.from_numpy(order).to(labels.device), images)
+        for rows, (pixels,) in zip(batches, render(self.renderer, job, images), strict=True):
+            with torch.inference_mode(), autocast(pixels.device, self.precision):
+                parts = [self.network.features(part).float() for part in torch.split(pixels, settings.batch_size)]
+            yield Batch(torch.cat(parts), labels[rows])
+            advance(len(rows))

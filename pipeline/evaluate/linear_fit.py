@@ -1,0 +1,186 @@
+"""Fitting a linear classifier: with one learning rate, or with the best of several, chosen on images held out of train.
+
+With a grid all rates are trained side by side on nine tenths of the training images, the one that is best on the view 0 of
+the rest wins (of equals the smallest), and the classifier is trained again with it, on all. The test images are not looked
+at. A training that is interrupted goes on from its last whole epoch if it is given a place to keep it.
+
+Letters: N training images, D features.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pipeline.errors import InputError
+from pipeline.evaluate.linear_classifier import (
+    Classifiers,
+    TrainingState,
+    accuracy,
+    initial_state,
+    train_classifiers,
+)
+from storage.durable import write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from pipeline.evaluate.linear_batches import Epochs, Rows
+    from pipeline.evaluate.linear_classifier import Standardisation
+    from pipeline.evaluate.settings import LinearTraining
+    from pipeline.progress import Progress
+
+HELD_OUT_SHARE = 0.1
+HELD_OUT_DRAW = 2**32
+"""Number of the draw that parts the held-out images; no epoch has it."""
+
+
+class Views(Protocol):
+    """Training images in random views: ``StoredViews`` or ``LiveViews``."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.integer]:
+        """Class numbers (N,)."""
+        ...
+
+    def epochs(
+        self,
+        rows: Rows,
+        first: int,
+        settings: LinearTraining,
+        device: torch.device | str,
+        advance: Callable[[int], None],
+    ) -> Epochs:
+        """Yield the epochs over some of the images, from epoch ``first`` on."""
+        ...
+
+
+class Fitted(NamedTuple):
+    """A classifier, and how its learning rate was found."""
+
+    classifiers: Classifiers
+    """One."""
+    learning_rate: float
+    held_out_top1_percent: dict[float, float]
+    """Of each rate of the grid."""
+
+
+def fit(
+    views: Views,
+    evaluation_view: Callable[[Rows], npt.NDArray[np.floating]],
+    standardise: Standardisation,
+    classes: int,
+    settings: LinearTraining,
+    progress: Progress,
+    kept: KeptTraining | None = None,
+) -> Fitted:
+    """Train a classifier of all images.
+
+    Parameters
+    ----------
+    views : Views
+    evaluation_view : callable
+        Gives the features (rows, D) of some of the images in view 0.
+    standardise : Standardisation
+        On the device where to train.
+    classes : int
+    settings : LinearTraining
+    progress : Progress
+    kept : KeptTraining, optional
+        Where the training is kept after every epoch.
+
+    Raises
+    ------
+    InputError
+        If a rate is to be chosen and a class has one image only.
+    RunError
+        If the training diverges.
+    """
+    labels = views.labels
+
+    def train(title: str, rows: Rows, rates: Sequence[float]) -> Classifiers:
+        state = kept.read(rates, rows) if kept else None
+        state = state or initial_state(len(standardise.mean), classes, len(rates), settings)
+        with progress.track(title, settings.epochs * len(rows)) as advance:
+            advance(state.epoch * len(rows))
+            epochs = views.epochs(rows, state.epoch, settings, standardise.mean.device, advance)
+            keep = (lambda after: kept.write(rates, rows, after)) if kept else (lambda after: None)
+            return train_classifiers(epochs, standardise, state, rates, settings, keep)
+
+    rate, found = settings.learning_rate, {}
+    if settings.lr_grid:
+        rates = sorted(set(settings.lr_grid))
+        training, held_out = part(labels, settings.seed)
+        tried = train("choose a learning rate", training, rates)
+        top1 = accuracy(tried, [[evaluation_view(held_out)]], labels[held_out]).top1_percent
+        found = dict(zip(rates, top1, strict=True))
+        rate = max(rates, key=lambda each: (found[each], -each))
+    return Fitted(train("linear classifier", np.arange(len(labels)), [rate]), rate, found)
+
+
+class Parted(NamedTuple):
+    """Rows of the training images."""
+
+    training: Rows
+    held_out: Rows
+
+
+def part(labels: npt.NDArray[np.integer], seed: int) -> Parted:
+    """Hold out a tenth of each class, at least one image; the same for the same seed.
+
+    Raises
+    ------
+    InputError
+        If a class has one image only.
+    """
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, HELD_OUT_DRAW], np.uint64)))
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < 2:
+            raise InputError(
+                f"Class {label} has one training image, so none can be held out to choose a rate of --lr-grid by; give "
+                "--learning-rate."
+            )
+        held_out[generator.choice(rows, max(1, round(HELD_OUT_SHARE * len(rows))), replace=False)] = True
+    return Parted(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+
+
+@dataclass(frozen=True)
+class KeptTraining:
+    """The state of an unfinished training in a file, found again by what decides its course."""
+
+    path: Path
+    identity: dict[str, Any]
+    """Network, images and settings; JSON."""
+
+    def read(self, rates: Sequence[float], rows: Rows) -> TrainingState | None:
+        """The state of this very training; None if the file is missing or of another."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                known = json.loads((file.metadata() or {}).get("training", "null"))
+                if known != self._of(rates, rows):
+                    return None
+                epoch = int(file.get_tensor("epoch"))
+                return TrainingState(epoch, file.get_tensor("parameters"), file.get_tensor("momentum"))
+        except (OSError, SafetensorError, ValueError):
+            return None
+
+    def write(self, rates: Sequence[float], rows: Rows, state: TrainingState) -> None:
+        """Keep a state in place of the last."""
+        tensors = {"epoch": torch.tensor(state.epoch), "parameters": state.parameters, "momentum": state.momentum}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        write_durably(self.path, save(tensors, {"training": json.dumps(self._of(rates, rows))}))
+
+    def _of(self, rates: Sequence[float], rows: Rows) -> dict[str, Any]:
+        of: dict[str, Any] = json.loads(json.dumps({**self.identity, "rates": list(rates), "images": len(rows)}))
+        return of

@@ -1,0 +1,220 @@
+"""Low-shot: a linear classifier on frozen features, trained on 1 % and 10 % of the labels (CompRess, section 4).
+
+The labelled images are drawn class-balanced, as SimCLR does (Chen et al. 2020, section 4.2: about 12.8 and 128 images a
+class of ImageNet): round(percent * N / 100) images, as many of each class, one more of some classes that the seed draws
+where that does not come out even; a class with fewer images than that gives all it has. Or a file lists them, in the form of
+google-research/simclr, imagenet_subsets/1percent.txt at be133b38fb21: a file name a line, without its folder. The subsets
+of the paper's table are those two files.
+
+The classifier is that of ``linear.py``, trained on the labelled images only, from stored views; so are the statistics that
+standardise its features, as they are when the published eval_linear.py is given a training folder that holds the subset.
+The published code has no script for this table; nothing is fine-tuned.
+
+Letters: N training images, C classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.evaluate.features import StoredFeatures, check_classes
+from pipeline.evaluate.linear_batches import StoredViews
+from pipeline.evaluate.linear_classifier import TOP, accuracy, standardisation
+from pipeline.evaluate.linear_fit import fit
+from pipeline.images.sources.text import read_lines
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from pipeline.evaluate.linear_batches import Rows
+    from pipeline.evaluate.settings import LowShotSettings
+    from pipeline.evaluate.subject import Subject
+    from pipeline.progress import Progress
+    from storage import Split
+
+logger = logging.getLogger(__name__)
+
+SUBSET_DRAW = 2**33
+"""Number of the draw of labelled images."""
+
+
+class SubsetResult(Settings):
+    """Accuracies on the test images with some labels, in percent."""
+
+    subset: str
+    """``1 %``, or a list's name."""
+    train_images: int
+    top1_percent: float
+    top5_percent: float
+    learning_rate: float
+    held_out_top1_percent: dict[float, float]
+    """Of each rate of the grid, on labelled images held out; empty where the rate was given."""
+
+
+class LowShotResult(Settings):
+    """With each subset of the labels."""
+
+    subsets: tuple[SubsetResult, ...]
+    views: int
+    classes: int
+    test_images: int
+
+    def scores(self) -> dict[str, float]:
+        """Percent, by the heading of its column; no top-5 of five classes."""
+        scores = {}
+        for result in self.subsets:
+            scores[f"{result.subset} labels"] = result.top1_percent
+            if self.classes > TOP:
+                scores[f"{result.subset} labels, top-5"] = result.top5_percent
+        return scores
+
+
+def evaluate_low_shot(settings: LowShotSettings, subject: Subject, progress: Progress) -> LowShotResult:
+    """Train a linear classifier on each subset of the labels, and score it on all test images.
+
+    Raises
+    ------
+    InputError
+        If an image has no label, a subset leaves a class without an image, or a list names images that are not there.
+    RunError
+        If a training diverges.
+    """
+    store = subject.views(settings.views, settings.policy)
+    split = store[settings.train_split]
+    train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
+    check_classes(train.labels, test.labels, split.class_names)
+    subsets = _subsets(settings, split)
+    return LowShotResult(
+        subsets=tuple(_evaluate_subset(name, rows, settings, subject, split, test, progress) for name, rows in subsets),
+        views=settings.views,
+        classes=len(split.class_names),
+        test_images=len(test.labels),
+    )
+
+
+def _subsets(settings: LowShotSettings, split: Split) -> list[tuple[str, Rows]]:
+    """Name and rows (of the good images) of each subset."""
+    good = split.samples.good
+    labels = split.samples.label[good]
+    if not settings.image_list:
+        return [
+            (f"{percent:g} %", balanced_subset(labels, percent, settings.seed))
+            for percent in _percentages(settings, labels)
+        ]
+    paths = [path for path, is_good in zip(split.samples.sample_path, good, strict=True) if is_good]
+    return [(file.stem, listed_subset(file, paths, labels, split.class_names)) for file in settings.image_list]
+
+
+def _percentages(settings: LowShotSettings, labels: npt.NDArray[np.integer]) -> list[float]:
+    """Those asked for; of the defaults, those that leave every class a label."""
+    percentages = sorted(set(settings.percent))
+    if "percent" in settings.model_fields_set:
+        return percentages
+    enough = [percent for percent in percentages if _count(labels, percent) >= len(np.unique(labels))]
+    for percent in percentages:
+        if enough and percent not in enough:
+            logger.info("There are %d training images; %g %% of the labels are left out.", len(labels), percent)
+    return enough or percentages[-1:]
+
+
+def _count(labels: npt.NDArray[np.integer], percent: float) -> int:
+    return round(percent / 100 * len(labels))
+
+
+def _evaluate_subset(
+    name: str,
+    rows: Rows,
+    settings: LowShotSettings,
+    subject: Subject,
+    split: Split,
+    test: StoredFeatures,
+    progress: Progress,
+) -> SubsetResult:
+    features = [StoredFeatures("training", split, view).rows(rows) for view in range(1 + settings.views)]
+    views = StoredViews(features.__getitem__, settings.views, split.samples.label[split.samples.good][rows])
+    standardise = standardisation([features[0]], subject.device)
+    fitted = fit(views, features[0].__getitem__, standardise, len(split.class_names), settings, progress)
+    top1, top5 = accuracy(fitted.classifiers, [test.blocks()], test.labels)
+    return SubsetResult(
+        subset=name,
+        train_images=len(rows),
+        top1_percent=top1[0],
+        top5_percent=top5[0],
+        learning_rate=fitted.learning_rate,
+        held_out_top1_percent=fitted.held_out_top1_percent,
+    )
+
+
+def balanced_subset(labels: npt.NDArray[np.integer], percent: float, seed: int) -> Rows:
+    """Rows of a share of the images, as many of each class; the same for the same seed.
+
+    Parameters
+    ----------
+    labels : int array of shape (N,)
+    percent : float
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If there are more classes than images to draw.
+    """
+    classes = np.unique(labels)
+    count = _count(labels, percent)
+    if count < len(classes):
+        raise InputError(
+            f"{percent:g} % of {len(labels)} training images is {count}, and there are {len(classes)} classes, so that one "
+            "would have no label; ask for a larger --percent."
+        )
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, SUBSET_DRAW], np.uint64)))
+    one_more = set(generator.permutation(classes)[: count % len(classes)].tolist())
+    chosen = []
+    for label in classes:
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        chosen.append(rows[: count // len(classes) + (label in one_more)])
+    return np.sort(np.concatenate(chosen))
+
+
+def listed_subset(
+    file: Path, paths: Sequence[str], labels: npt.NDArray[np.integer], class_names: Sequence[str]
+) -> Rows:
+    """Rows of the images that a file lists, by file name or by path.
+
+    Parameters
+    ----------
+    file : Path
+        A name a line.
+    paths : sequence of str
+        Of the N images, relative to the split's folder.
+    labels : int array of shape (N,)
+    class_names : sequence of str
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, an image is not there or could be several, or a class gets none.
+    """
+    known: dict[str, list[int]] = {}
+    for row, path in enumerate(paths):
+        for name in {path, path.rpartition("/")[2]}:
+            known.setdefault(name, []).append(row)
+    chosen = set()
+    for number, line in read_lines(file, "image list"):
+        found = known.get(line, [])
+        if len(found) != 1:
+            what = "is not among the training images" if not found else f"is the name of {len(found)} training images"
+            raise InputError(f"'{line}', in line {number} of '{file}', {what}; correct the list.")
+        chosen.add(found[0])
+    rows = np.array(sorted(chosen), np.int64)
+    missing = np.setdiff1d(labels, labels[rows])
+    if len(missing):
+        raise InputError(f"'{file}' lists no image of class '{class_names[missing[0]]}'; every class needs one.")
+    return rows

@@ -124,7 +124,8 @@ def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
     message = message.replace("valid tuple", "list").replace("valid dictionary", "table")
     if not first["loc"]:
         return message
-    setting, *inside = (part for part in first["loc"] if isinstance(part, str))
+    # Where a setting may be one of several things, pydantic puts the one it tried between the names.
+    setting, *inside = (part for part in first["loc"] if isinstance(part, str) and part.isidentifier())
     name = ".".join((spell(setting), *inside))
     if first["type"] == "missing":
         return f"{name} is missing; give it."

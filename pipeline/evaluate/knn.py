@@ -46,7 +46,7 @@ class KnnResult(Settings):
         return {
             "NN": everything.top1_percent,
             **{_vote_heading(vote): vote.top1_percent for vote in self.weighted},
-            **{f"NN, {result.labels_per_class} labels a class": result.top1_percent for result in few_labels},
+            **{f"NN, {_labels(result.labels_per_class)} a class": result.top1_percent for result in few_labels},
         }
 
 
@@ -67,7 +67,7 @@ def evaluate_knn(settings: KnnSettings, subject: Subject, progress: Progress) ->
         few_labels_accuracy(
             train.rows, train.labels, test, count, draws=settings.draws, seed=settings.seed, device=device
         )
-        for count in settings.labels_per_class
+        for count in sorted(set(settings.labels_per_class))
     ]
     with progress.track("search", len(train.labels)) as advance:
         bank = _told(train.blocks(), advance)
@@ -81,6 +81,10 @@ def evaluate_knn(settings: KnnSettings, subject: Subject, progress: Progress) ->
             for count in counts
         ),
     )
+
+
+def _labels(count: int | None) -> str:
+    return "1 label" if count == 1 else f"{count} labels"
 
 
 def _vote_heading(vote: WeightedKnnResult) -> str:

@@ -20,7 +20,10 @@ Call = Callable[..., Result]
 
 def call(*words: str | Path) -> Result:
     """Call the command as a user does; stages get one thread."""
-    threads = ("--threads", "1") if words[0] in {"embed", "distill", "evaluate", "pretrain"} else ()
+    runs = words[0] in {"embed", "distill", "evaluate", "pretrain"} and not {"-h", "--help"}.intersection(
+        map(str, words)
+    )
+    threads = ("--threads", "1") if runs else ()
     return CliRunner().invoke(main, [*map(str, words), *threads], prog_name="compress-ssl")
 
 

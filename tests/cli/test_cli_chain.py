@@ -13,7 +13,7 @@ from cli.main import main
 from cli.options import option_name
 from pipeline.distill.settings import DistillSettings
 from pipeline.embed.settings import EmbedSettings
-from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.settings import KnnSettings
 from pipeline.pretrain.settings import PretrainSettings
 from pipeline.settings import Settings
 
@@ -23,7 +23,7 @@ STAGES: dict[str, tuple[type[Settings], set[str]]] = {
     "pretrain": (PretrainSettings, {"name"}),
     "embed": (EmbedSettings, set()),
     "distill": (DistillSettings, {"name"}),
-    "evaluate": (EvaluateSettings, {"models"}),
+    "evaluate": (KnnSettings, {"models", "also"}),
 }
 STUDENT = "distill --student conv4-16 --epochs 1 --batch-size 8 --bank-size 16"
 CHAIN = (
@@ -61,13 +61,14 @@ objective = "compress-1q"
 milestones = [3, 5]
 [evaluate]
 models = ["embed", "conv4-16-compress-2q", "one"]
-labels_per_class = [1]
 size = 16
 resize = 16
+[evaluate.knn]
+labels_per_class = [1]
 """
 STEPS = [
     *("big", "embed", "conv4-16-compress-2q", "one"),
-    *("evaluate embed", "evaluate conv4-16-compress-2q", "evaluate one"),
+    *("knn embed", "knn conv4-16-compress-2q", "knn one"),
 ]
 
 
@@ -98,9 +99,8 @@ def test_recipe_that_says_the_same_finds_all_that_a_chain_made_up_to_date(call: 
     assert "Nothing to do: 7 of 7 steps up to date." in second.stderr
     third = chain(call, stages=f"{CHAIN} --labels-per-class 2")
     assert third.exit_code == 0, third.output
-    assert (
-        "To do: evaluate embed, evaluate conv4-16-compress-2q, evaluate one; 4 of 7 steps up to date." in third.stderr
-    )
+    todo = "evaluate knn embed, evaluate knn conv4-16-compress-2q, evaluate knn one"
+    assert f"To do: {todo}; 4 of 7 steps up to date." in third.stderr
     forced = chain(call, "--force", "--dry-run")
     assert forced.stdout.splitlines()[:2] == ["run pretrain big: forced", "run embed: forced"]
 
@@ -113,7 +113,7 @@ def test_dry_run_says_what_would_be_done_on_standard_output_and_writes_nothing(c
         "run embed: not run before",
         "run distill conv4-16-compress-2q: not run before",
         "run distill one: not run before",
-        "run evaluate embed: not run before",
+        "run evaluate knn embed: not run before",
         "run evaluate conv4-16-compress-2q: not run before",
         "run evaluate one: not run before",
     ]
@@ -123,7 +123,7 @@ def test_dry_run_says_what_would_be_done_on_standard_output_and_writes_nothing(c
 def test_models_that_are_named_are_evaluated_alone(call: Call, here: Path) -> None:
     stages = "embed --teacher random/conv4-32 evaluate --model random/conv4-16 --model embed"
     answer = json.loads(chain(call, "--dry-run", "--json", stages=stages).stdout)
-    assert [step["step"] for step in answer["steps"]] == ["embed", "evaluate random/conv4-16", "evaluate embed"]
+    assert [step["step"] for step in answer["steps"]] == ["embed", "knn random/conv4-16", "knn embed"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

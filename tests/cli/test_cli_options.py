@@ -14,6 +14,7 @@ from cli.main import main
 from cli.options import option_name
 from pipeline.distill.settings import DistillSettings
 from pipeline.embed.settings import EmbedSettings
+from pipeline.evaluate.evaluations import EVALUATIONS
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.images.settings import PackSettings
 from pipeline.pretrain.settings import PretrainSettings
@@ -24,16 +25,25 @@ MODELS: dict[str, type[Settings]] = {
     "pretrain": PretrainSettings,
     "embed": EmbedSettings,
     "distill": DistillSettings,
-    "evaluate": EvaluateSettings,
     "pack": PackSettings,
+    "evaluate all": EvaluateSettings,
+    **{f"evaluate {name}": evaluation.settings for name, evaluation in EVALUATIONS.items()},
 }
 FIELDS = [(command, name) for command, model in MODELS.items() for name in model.model_fields]
 
 
-def parameter(command: str, field: str) -> click.Parameter:
-    found = main.get_command(click.Context(main), command)
+def command_named(words: str) -> click.Command:
+    """A command, or one of a group."""
+    found: click.Command | None = main
+    for word in words.split():
+        assert isinstance(found, click.Group)
+        found = found.get_command(click.Context(found), word)
     assert found is not None
-    return next(each for each in found.params if each.name == field)
+    return found
+
+
+def parameter(command: str, field: str) -> click.Parameter:
+    return next(each for each in command_named(command).params if each.name == field)
 
 
 def squeezed(text: str) -> str:
@@ -47,7 +57,8 @@ def unwrapped(text: str) -> str:
 
 @pytest.mark.parametrize(
     "words",
-    [(), *((name,) for name in main.list_commands(click.Context(main)))] + [("store", "info"), ("store", "verify")],
+    [(), *((name,) for name in main.list_commands(click.Context(main)))]
+    + [("store", "info"), ("store", "verify"), *((*name.split(),) for name in MODELS if " " in name)],
     ids=" ".join,
 )
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -70,7 +81,7 @@ def test_field_of_the_settings_is_a_parameter_with_its_description_and_default(
         return
     assert given.opts == [option_name(field)]
     assert given.required == info.is_required()
-    shown = unwrapped(call(command, "--help").stdout)
+    shown = unwrapped(call(*command.split(), "--help").stdout)
     assert info.description is not None
     assert unwrapped(info.description) in shown
     if info.default not in (None, (), False) and not info.is_required():
@@ -80,9 +91,8 @@ def test_field_of_the_settings_is_a_parameter_with_its_description_and_default(
 
 def test_no_parameter_is_without_a_field() -> None:
     for command, model in MODELS.items():
-        found = main.get_command(click.Context(main), command)
-        assert found is not None
-        assert {each.name for each in found.params} == {*model.model_fields, "as_json"}
+        own = {"baselines"} if command.startswith("evaluate ") and command != "evaluate all" else set()
+        assert {each.name for each in command_named(command).params} == {*model.model_fields, "as_json", *own}
 
 
 def test_arguments_stand_in_the_order_of_the_settings(call: Callable[..., Result]) -> None:
@@ -100,6 +110,9 @@ def test_module_is_the_command() -> None:
     [
         (("embd",), "There is no command 'embd'. Did you mean 'embed'? Known: embed, "),
         (("store", "inof"), "There is no command 'inof'. Did you mean 'info'? Known: info, verify."),
+        (("evaluate", "liner", "run"), "There is no command 'liner'. Did you mean 'linear'? Known: linear, "),
+        (("evaluate", "linear"), "Missing argument 'MODEL'."),
+        (("evaluate", "run", "--baseline", "best"), "'random', 'torchvision'"),
         (("embed", "data", "s", "--teachr", "x"), "No such option '--teachr'. Did you mean"),
         (("embed", "data", "s"), "Missing option '--teacher'."),
         (("distill", "s", "data"), "Missing argument 'RUN'."),

@@ -60,7 +60,7 @@ def test_trainings_print_as_json_where_the_network_is(
 
 
 def test_evaluate_prints_as_json_what_it_writes(call: Call, workplace: Path) -> None:
-    answer = json_of(call("evaluate", "teacher.zarr", "--json"))
+    (answer,) = json_of(call("evaluate", "teacher.zarr", "--json"))
     assert json.loads(Path(answer.pop("path")).read_bytes()) == answer
 
 
@@ -116,8 +116,8 @@ def test_quiet_run_prints_its_table_alone(workplace: Path) -> None:
     assert quiet.stderr == ""
     assert quiet.stdout == loud.stdout
     assert loud.stderr.splitlines()[:2] == [
-        "To do: evaluate random/conv4-16.",
-        "run evaluate random/conv4-16: forced",
+        "To do: evaluate knn random/conv4-16.",
+        "run evaluate knn random/conv4-16: forced",
     ]
 
 

@@ -214,8 +214,8 @@ def test_evaluate_prints_a_table_and_where_the_result_is(
     monkeypatch.setenv("COLUMNS", "120")
     result = call("evaluate", "teacher.zarr", "--labels-per-class", "3", "--labels-per-class", "1")
     assert result.exit_code == 0, result.output
-    assert "NN, 1 labels a class" in result.stdout
-    assert result.stdout.index("NN, 1 labels") < result.stdout.index("NN, 3 labels")
+    assert "NN, 1 label a class" in result.stdout
+    assert result.stdout.index("NN, 1 label ") < result.stdout.index("NN, 3 labels")
     path = Path(result.stdout.splitlines()[-1])
     assert json.loads(path.read_text())["network"]["architecture"] == "conv4-16"
 

@@ -44,8 +44,11 @@ def test_chain_has_the_steps_of_the_recipe_that_says_the_same() -> None:
         objective = "compress-1q"
         milestones = [3, 5]
         [evaluate]
-        labels_per_class = [1, 10]
         models = ["embed", "conv4-16-compress-2q", "small"]
+        [evaluate.knn]
+        labels_per_class = [1, 10]
+        [evaluate.linear]
+        [evaluate.cluster]
         """
     )
     chain = recipe_of(
@@ -54,7 +57,7 @@ def test_chain_has_the_steps_of_the_recipe_that_says_the_same() -> None:
             ("embed", {"split": ("train", "val:0")}),
             ("distill", {"student": "conv4-16"}),
             ("distill", {"name": "small", "student": "conv4-16", "objective": "compress-1q", "milestones": (3, 5)}),
-            ("evaluate", {"labels_per_class": (1, 10)}),
+            ("evaluate", {"labels_per_class": (1, 10), "also": ("linear", "cluster")}),
         ],
         {"threads": 1},
     )
@@ -72,18 +75,18 @@ def test_store_from_elsewhere_can_be_learned_from_and_is_evaluated() -> None:
     student = {"student": "conv4-16", "store": Path("their/teacher.zarr")}
     assert names([("distill", student), ("evaluate", {})]) == [
         "conv4-16-compress-2q",
-        "evaluate their/teacher.zarr",
-        "evaluate conv4-16-compress-2q",
+        "knn their/teacher.zarr",
+        "knn conv4-16-compress-2q",
     ]
 
 
 def test_networks_alone_are_evaluated_where_there_is_no_student() -> None:
-    assert names([("pretrain", {"arch": "conv4-16"}), ("evaluate", {})]) == ["conv4-16", "evaluate conv4-16"]
+    assert names([("pretrain", {"arch": "conv4-16"}), ("evaluate", {})]) == ["conv4-16", "knn conv4-16"]
 
 
 def test_models_named_are_the_only_ones_evaluated() -> None:
     chain: Stages = [("embed", {"teacher": "random/conv4-8"}), ("evaluate", {"models": ("random/conv4-8",)})]
-    assert names(chain) == ["embed", "evaluate random/conv4-8"]
+    assert names(chain) == ["embed", "knn random/conv4-8"]
 
 
 EMBED: tuple[str, dict[str, Any]] = ("embed", {"teacher": "random/conv4-8"})

@@ -35,8 +35,9 @@ name = "other"
 student = "conv4-32"
 epochs = 7
 [evaluate]
-draws = 3
 models = ["embed", "small", "random/conv4-16"]
+[evaluate.knn]
+draws = 3
 """
 
 Write = Callable[[str], str]
@@ -74,7 +75,7 @@ def test_steps_come_in_order_with_the_outputs_of_earlier_ones(write: Write) -> N
     steps = steps_of(write(WHOLE))
     assert list(steps) == [
         *("big", "embed", "small", "other"),
-        *("evaluate embed", "evaluate small", "evaluate random/conv4-16"),
+        *("knn embed", "knn small", "knn random/conv4-16"),
     ]
     out = Path("out")
     teacher, embed, small = (steps[name].settings for name in ("big", "embed", "small"))
@@ -98,7 +99,7 @@ def test_shared_settings_reach_the_stages_that_have_them_and_the_nearest_wins(wr
     assert {settings["seed"] for settings in dumped.values()} == {5}
     assert [dumped[name].get("size") for name in ("big", "embed", "small")] == [16, 16, None]
     assert [dumped[name]["batch_size"] for name in ("big", "small", "other")] == [256, 8, 8]
-    assert dumped["evaluate small"]["draws"] == 3
+    assert dumped["knn small"]["draws"] == 3
     assert {settings.get("index_folder") for name, settings in dumped.items() if name not in {"small", "other"}} == {
         Path("out/index")
     }
@@ -138,8 +139,11 @@ def test_student_of_a_store_from_elsewhere_needs_no_step(write: Write) -> None:
         ("batch_size = 8", "batchsize = 8", "There is no key 'batchsize' in [distill]. Did you mean 'batch_size'?"),
         ("epochs = 7", "epoch = 7", "There is no key 'epoch' in student 'other'. Did you mean 'epochs'?"),
         ('name = "other"', 'nmae = "other"', "There is no key 'nmae' in student '?'. Did you mean 'name'?"),
-        ("draws = 3", "drwas = 3", "There is no key 'drwas' in [evaluate]. Did you mean 'draws'?"),
-        ("draws = 3", "modles = []", "There is no key 'modles' in [evaluate]. Did you mean 'models'?"),
+        ("draws = 3", "drwas = 3", "There is no key 'drwas' in [evaluate.knn]. Did you mean 'draws'?"),
+        ("[evaluate]", "[evaluate]\ndraws = 3", "'draws' in [evaluate] is a setting of one evaluation; write it below"),
+        ("[evaluate.knn]", "[evaluate.linaer]", "There is no key 'linaer' in [evaluate]. Did you mean 'linear'?"),
+        ("[evaluate.knn]\ndraws = 3", "knn = 3", "'knn' in [evaluate] must be a table; write [evaluate.knn]"),
+        ("[evaluate]", "[evaluate]\nmodles = []", "There is no key 'modles' in [evaluate]. Did you mean 'models'?"),
         ("views = 2", "policy = { flp = 0.0 }", "There is no key 'flp' in the policy of [embed]. Did you mean 'flip'?"),
         ("seed = 5", "policy = { flp = 0.0 }", "no key 'flp' in the policy of [settings]. Did you mean 'flip'?"),
         ("arch =", "policy.flp = 0\narch =", "no key 'flp' in the policy of pretrain 'big'. Did you mean 'flip'?"),
@@ -152,7 +156,7 @@ def test_student_of_a_store_from_elsewhere_needs_no_step(write: Write) -> None:
         ("views = 2", 'store = "x.zarr"', "'store' cannot be in [embed]: the recipe itself decides it"),
         ("epochs = 7", "overwrite = true", "'overwrite' cannot be in student 'other': the recipe itself decides it"),
         ("arch =", 'data = "x"\narch =', "'data' cannot be in pretrain 'big': the recipe itself decides it"),
-        ("draws = 3", 'model = "x"', "'model' cannot be in [evaluate]: the recipe itself decides it"),
+        ("[evaluate]", '[evaluate]\nmodel = "x"', "'model' cannot be in [evaluate]: the recipe itself decides it"),
         ("views = 2", 'policy = "moco"', "Did you mean 'moco-v2'?"),
         ("views = 2", "policy = { flip = 2.0 }", "In [embed]: policy.flip: input should be less than or equal to 1"),
         ("views = 2", "views = 0", "In [embed]: views: input should be greater than or equal to 1, got 0."),
@@ -161,7 +165,7 @@ def test_student_of_a_store_from_elsewhere_needs_no_step(write: Write) -> None:
         ('teacher = "big"', "teacher = 3", "In [embed]: teacher: input should be a valid string, got 3."),
         ('teacher = "big"', "", "In [embed]: teacher is missing; give it."),
         ('"embed", "small"', '"embed", "smal"', "There is no model 'smal'. Did you mean 'small'? Known: small, "),
-        ('"embed", "small"', '"small", "small"', "two steps named 'evaluate small'; give each its own name."),
+        ('"embed", "small"', '"small", "small"', "two steps named 'knn small'; give each its own name."),
         ('["embed", "small", "random/conv4-16"]', '"embed"', "evaluate.models: input should be a list, got 'embed'."),
         ('name = "other"', 'name = "small"', "There are two steps named 'small'; give each its own name."),
         ('name = "other"', 'name = "big"', "There are two steps named 'big'; give each its own name."),
@@ -191,8 +195,8 @@ def test_table_that_no_step_comes_from_is_checked_too(write: Write) -> None:
     text = 'folder = "out"\ndata = "images"\n'
     with pytest.raises(InputError, match=r"There is no key 'temprature' in \[distill\]\. Did you mean 'temperature'"):
         steps_of(write(f"{text}[distill]\ntemprature = 1\n"))
-    with pytest.raises(InputError, match=r"There is no key 'drawz' in \[evaluate\]\. Did you mean 'draws'"):
-        steps_of(write(f"{text}[evaluate]\ndrawz = 1\n"))
+    with pytest.raises(InputError, match=r"There is no key 'drawz' in \[evaluate.knn\]\. Did you mean 'draws'"):
+        steps_of(write(f"{text}[evaluate.knn]\ndrawz = 1\n"))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +215,9 @@ def test_table_of_the_wrong_kind_is_named(write: Write, text: str, sentence: str
 
 
 def test_two_evaluations_never_share_a_folder(write: Write) -> None:
-    with pytest.raises(InputError, match=r"would both write 'out/evaluation/x-a-b'; rename one of them"):
+    with pytest.raises(
+        InputError, match=r"would both write 'out/evaluation/x-a-b/nearest-neighbour.json'; rename one of them"
+    ):
         steps_of(write(WHOLE.replace('"embed", "small"', '"x/a-b", "x-a/b"')))
 
 
@@ -223,8 +229,8 @@ def test_selection_by_step_or_stage_keeps_the_order(write: Write) -> None:
 
     assert names() == [step.name for step in steps]
     assert names(first="distill")[:2] == ["small", "other"]
-    assert names(first="evaluate small") == ["evaluate small", "evaluate random/conv4-16"]
-    assert names(only=("evaluate embed", "distill")) == ["small", "other", "evaluate embed"]
+    assert names(first="knn small") == ["knn small", "knn random/conv4-16"]
+    assert names(only=("knn embed", "distill")) == ["small", "other", "knn embed"]
     assert names(first="other", only=("distill",)) == ["other"]
 
 

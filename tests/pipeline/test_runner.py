@@ -56,7 +56,7 @@ models = ["embed", "small", "other"]
 
 RESEEDED = RECIPE.replace("views = 2", "views = 2\nseed = 3")
 
-STEPS = ["big", "embed", "small", "other", "evaluate embed", "evaluate small", "evaluate other"]
+STEPS = ["big", "embed", "small", "other", "knn embed", "knn small", "knn other"]
 
 
 def write_images(root: Path) -> None:
@@ -153,12 +153,12 @@ def test_results_come_in_the_recipes_order(work: Path) -> None:
 def test_changed_setting_of_a_student_runs_it_and_its_evaluation_only(work: Path) -> None:
     old = (work / "out" / "small" / "model.safetensors").read_bytes()
     decisions = run(work, RECIPE.replace('name = "small"', 'name = "small"\ntemperature = 0.1'))
-    assert actions(decisions) == {"small": "run", "evaluate small": "run"}
+    assert actions(decisions) == {"small": "run", "knn small": "run"}
     assert decisions["small"][1] == "temperature was 0.04, is 0.1"
-    assert decisions["evaluate small"][1] == "'small' has changed"
+    assert decisions["knn small"][1] == "'small' has changed"
     assert (work / "out" / "small.previous" / "model.safetensors").read_bytes() == old
     assert (work / "out" / "small" / "model.safetensors").read_bytes() != old
-    assert (work / "out" / "evaluation" / "small.previous" / "nearest-neighbour.json").is_file()
+    assert (work / "out" / "evaluation" / "small" / "nearest-neighbour.json.previous").is_file()
 
 
 def test_result_of_a_network_that_was_made_anew_is_not_shown(work: Path) -> None:
@@ -167,7 +167,7 @@ def test_result_of_a_network_that_was_made_anew_is_not_shown(work: Path) -> None
     recipe = read_recipe(str(work / "recipe.toml"), folder=work / "out", data=work / "images")
     results, outdated = evaluation_results(recipe)
     assert [json.loads(path.read_text())["network"]["name"] for path in results] == ["big", "other"]
-    assert outdated == ["evaluate small"]
+    assert outdated == ["knn small"]
 
 
 def test_setting_that_says_only_how_to_run_puts_nothing_out_of_date(work: Path) -> None:
@@ -200,7 +200,7 @@ def test_dry_run_says_the_same_and_writes_nothing(work: Path) -> None:
     decisions = run(work, RESEEDED, dry_run=True)
     assert actions(decisions) == dict.fromkeys(STEPS[1:], "run")
     assert decisions["small"][1] == "'embed' will be made anew"
-    assert decisions["evaluate small"][1] == "'small' will be made anew"
+    assert decisions["knn small"][1] == "'small' will be made anew"
     assert stamps(work / "out") == before
 
 
@@ -218,8 +218,8 @@ def test_upstream_made_anew_with_the_same_content_leaves_what_comes_after_alone(
 def test_upstream_changed_behind_the_recipes_back_is_noticed(work: Path) -> None:
     shutil.copy(work / "out" / "other" / "model.safetensors", work / "out" / "small" / "model.safetensors")
     decisions = run(work)
-    assert actions(decisions) == {"evaluate small": "run"}
-    assert decisions["evaluate small"][1] == "'small' has changed"
+    assert actions(decisions) == {"knn small": "run"}
+    assert decisions["knn small"][1] == "'small' has changed"
 
 
 @pytest.mark.parametrize("gone", ["small", "small/model.safetensors"])
@@ -229,7 +229,7 @@ def test_output_that_is_gone_is_made_again(work: Path, gone: str) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     decisions = run(work)
     assert decisions["small"] == ("run", "its output is gone")
-    assert actions(decisions).keys() <= {"small", "evaluate small"}
+    assert actions(decisions).keys() <= {"small", "knn small"}
     assert_same_weights(load_file(work / "out" / "small" / "model.safetensors"), model)
 
 
@@ -245,7 +245,7 @@ def test_touched_image_runs_what_reads_its_folder(work: Path) -> None:
     decisions = run(work)
     assert decisions["embed"] == ("run", "the images changed")
     # Pre-training reads train alone; the new store has the same content, so the students stay.
-    assert actions(decisions) == {"embed": "run", "evaluate small": "run", "evaluate other": "run"}
+    assert actions(decisions) == {"embed": "run", "knn small": "run", "knn other": "run"}
 
 
 def test_new_image_runs_every_step(work: Path) -> None:
@@ -312,7 +312,7 @@ def test_interrupted_step_goes_on(work: Path) -> None:
     before = stamps(work / "out" / "small")
     decisions = run(work)
     assert decisions["small"] == ("resume", "was interrupted")
-    assert actions(decisions).keys() <= {"small", "evaluate small"}
+    assert actions(decisions).keys() <= {"small", "knn small"}
     # It was in fact done: nothing is trained again, and the same network is written.
     after = stamps(work / "out" / "small")
     assert after["checkpoint.pt"] == before["checkpoint.pt"]
@@ -364,7 +364,7 @@ def names_of(text: str, tmp_path: Path) -> list[list[str]]:
 def test_students_of_one_stream_go_together_and_every_other_step_alone(tmp_path: Path) -> None:
     assert names_of(RECIPE, tmp_path) == [
         *(["big"], ["embed"], ["small", "other"]),
-        *(["evaluate embed"], ["evaluate small"], ["evaluate other"]),
+        *(["knn embed"], ["knn small"], ["knn other"]),
     ]
 
 
@@ -481,7 +481,7 @@ def test_missing_data_set_is_named(tmp_path: Path) -> None:
 def test_network_from_elsewhere_that_has_changed_is_evaluated_again(work: Path) -> None:
     shutil.copytree(work / "out" / "small", work / "theirs")
     text = RECIPE.replace('"embed", "small", "other"', f'"{work / "theirs"}"')
-    name = f"evaluate {work / 'theirs'}"
+    name = f"knn {work / 'theirs'}"
     assert run(work, text)[name] == ("run", "not run before")
     assert run(work, text)[name] == ("skip", "up to date")
     shutil.copy(work / "out" / "big" / "model.safetensors", work / "theirs" / "model.safetensors")

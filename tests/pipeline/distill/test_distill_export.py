@@ -85,7 +85,7 @@ def test_measuring_changes_no_weight_and_equals_evaluate(
         KnnSettings(model=str(tmp_path / "measured"), data=data, threads=1, device="cpu", neighbours=(1,)),
         Silent(),
     )
-    assert scores[-1][1] == result.results[0].top1_percent
+    assert scores[-1][1] == result.result.scores()["NN"]
 
 
 def test_measuring_needs_somebody_who_measures(student: Students) -> None:

@@ -214,6 +214,10 @@ def test_store_without_random_views_is_enough_for_fresh_ones(trained: Trained, s
         ({"student_view": "fresh", "views": 1}, "--views is of replayed views, .* leave it out"),
         ({"accumulation": 3}, "--accumulation 3 must divide --batch-size 8"),
         ({"export": "key", "objective": "compress-1q"}, "--export key needs a key encoder, .* use compress-2q"),
+        (
+            {"head": "mlp", "accumulation": 8},
+            "--head mlp has batch norm, .* raise --batch-size or lower --accumulation",
+        ),
         ({"seed": 2**64}, "less than 18446744073709551616"),
     ],
 )
@@ -260,7 +264,7 @@ def test_smaller_student_says_what_it_wants_and_is_evaluated_on_it(
         KnnSettings(model=str(tmp_path / "student"), data=data, threads=1, device="cpu", neighbours=(2,)), Silent()
     )
     assert open_store(tmp_path / "student" / "features.zarr")["val"].views[0]["size"] == 12
-    assert 0 <= result.results[0].top1_percent <= 100
+    assert 0 <= result.result.scores()["NN"] <= 100
     with pytest.raises(
         InputError, match=r"--student-size 17 is larger than the 16 pixels of the views in '.*teacher.zarr'"
     ):

@@ -114,8 +114,8 @@ def test_dry_run_says_what_would_be_done_on_standard_output_and_writes_nothing(c
         "run distill conv4-16-compress-2q: not run before",
         "run distill one: not run before",
         "run evaluate knn embed: not run before",
-        "run evaluate conv4-16-compress-2q: not run before",
-        "run evaluate one: not run before",
+        "run evaluate knn conv4-16-compress-2q: not run before",
+        "run evaluate knn one: not run before",
     ]
     assert [path.name for path in here.iterdir()] == ["data"]
 

@@ -19,12 +19,23 @@ class DistillSettings(TrainingSettings):
     data: Annotated[Path, argument("Data set that the store was made from.")]
     run: Annotated[Path, argument("Folder to write the student to.")]
     student: Annotated[
-        str, Field(description="Architecture: resnet18, mobilenet_v2, alexnet, resnet18-32px, conv4-32, ...")
+        str,
+        Field(
+            description="Architecture: resnet18, mobilenet_v2, alexnet, resnet18-32px, timm/vit_tiny_patch16_224, ...; "
+            "'compress-ssl models --students' lists them."
+        ),
     ]
     objective: Annotated[
         Literal["compress-1q", "compress-2q"],
         Field(description="CompRess with one memory bank, the teacher's, or with two."),
     ] = "compress-2q"
+    head: Annotated[
+        Literal["none", "linear", "mlp"] | None,
+        Field(
+            description="Between the student's feature and the objective, thrown away at export: nothing, a linear layer to "
+            "the teacher's dimension, or SimReg's MLP; linear for compress-1q and none for compress-2q unless given."
+        ),
+    ] = None
     split: Annotated[str, Field(description="Split of the store to train on.")] = "train"
     student_view: Annotated[
         Literal["replay", "fresh"],
@@ -90,6 +101,10 @@ class DistillSettings(TrainingSettings):
     def _options_go_together(self) -> Self:
         if self.batch_size % self.accumulation:
             raise ValueError(f"--accumulation {self.accumulation} must divide --batch-size {self.batch_size}.")
+        if self.head == "mlp" and self.batch_size == self.accumulation:
+            raise ValueError(
+                "--head mlp has batch norm, which needs two images at once; raise --batch-size or lower --accumulation."
+            )
         if self.export == "key" and self.objective != "compress-2q":
             raise ValueError(f"--export key needs a key encoder, and {self.objective} has none; use compress-2q.")
         if self.student_view == "replay" and self.policy is not None:

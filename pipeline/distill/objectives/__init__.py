@@ -2,7 +2,7 @@
 
 An objective is a module made from (student, feature dimension, teacher dimension, settings). Called with the
 student and a batch it gives the loss and scalars to log; ``after_step`` runs after the optimiser. Its own
-trainable parts are its parameters; they are thrown away at export.
+trainable parts, the student's head among them, are its parameters; they are thrown away at export.
 """
 
 from __future__ import annotations

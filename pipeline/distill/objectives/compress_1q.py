@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
 from torch.nn.functional import normalize
 
 from pipeline.distill.memory_bank import MemoryBank
 from pipeline.distill.objectives.objective import Batch, Objective
 from pipeline.distill.objectives.similarity import similarity_divergence
+from pipeline.errors import InputError
 from pipeline.machine import TORCH_TYPES
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pipeline.distill.settings import DistillSettings
 
@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 class CompRess1q(Objective):
     """The student, projected into the teacher's space, has the teacher's similarities to the teacher's bank."""
 
+    own_head = "linear"
     teacher_bank: MemoryBank
 
     def __init__(self, student: nn.Module, feature_dim: int, teacher_dim: int, settings: DistillSettings) -> None:
         super().__init__(student, feature_dim, teacher_dim, settings)
-        self.projection = nn.Linear(feature_dim, teacher_dim)
+        if self.projected_dim != teacher_dim:
+            raise InputError(
+                f"--head none leaves '{settings.student}' its {feature_dim} features, which cannot be compared with the "
+                f"teacher's {teacher_dim} in {settings.objective}; use --head linear or mlp, or --objective compress-2q."
+            )
         dtype = TORCH_TYPES[settings.bank_precision]
         self.teacher_bank = MemoryBank(settings.bank_size, teacher_dim, dtype, in_checkpoint=False)
         self.temperature = settings.temperature

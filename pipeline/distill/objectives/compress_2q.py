@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 class CompRess2q(Objective):
     """The student's similarities to its own bank follow the teacher's similarities to its bank.
 
-    The student's bank is filled by a key encoder: the student's exponential moving average, with batch norm in
-    training mode. Queries meet the banks as they stood before the batch; then the batch enters both.
+    The student's bank is filled by a key encoder: the exponential moving average of the student and its head, with batch
+    norm in training mode. Queries meet the banks as they stood before the batch; then the batch enters both.
     """
 
+    own_head = "none"
     key_encoder: nn.Module
     teacher_bank: MemoryBank
     student_bank: MemoryBank
@@ -34,16 +35,17 @@ class CompRess2q(Objective):
     def __init__(self, student: nn.Module, feature_dim: int, teacher_dim: int, settings: DistillSettings) -> None:
         super().__init__(student, feature_dim, teacher_dim, settings)
         self.key_encoder = copy.deepcopy(student).requires_grad_(False)
+        self.key_projection = copy.deepcopy(self.projection).requires_grad_(False)
         dtype = TORCH_TYPES[settings.bank_precision]
         self.teacher_bank = MemoryBank(settings.bank_size, teacher_dim, dtype, in_checkpoint=False)
-        self.student_bank = MemoryBank(settings.bank_size, feature_dim, dtype)
+        self.student_bank = MemoryBank(settings.bank_size, self.projected_dim, dtype)
         self.temperature = settings.temperature
         self.momentum = settings.key_momentum
         self._entering: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Divergence of the two distributions over the banks."""
-        queries = normalize(self.encode(student, batch.images), dim=1)
+        queries = normalize(self.projection(self.encode(student, batch.images)), dim=1)
         keys = self._keys(batch.images)
         loss, diagnostics = similarity_divergence(
             self.teacher_bank.similarities(batch.teacher), self.student_bank.similarities(queries), self.temperature
@@ -58,8 +60,9 @@ class CompRess2q(Objective):
             self.teacher_bank.enqueue(teacher)
             self.student_bank.enqueue(keys)
         self._entering.clear()
-        for key, query in zip(self.key_encoder.parameters(), student.parameters(), strict=True):
-            key.mul_(self.momentum).add_(query, alpha=1 - self.momentum)
+        for average, trained in ((self.key_encoder, student), (self.key_projection, self.projection)):
+            for key, query in zip(average.parameters(), trained.parameters(), strict=True):
+                key.mul_(self.momentum).add_(query, alpha=1 - self.momentum)
 
     def prefill(self, batch: Batch) -> None:
         """Let the key encoder's embeddings of a batch enter the student's bank."""
@@ -67,4 +70,4 @@ class CompRess2q(Objective):
 
     @torch.no_grad()
     def _keys(self, images: Tensor) -> Tensor:
-        return normalize(self.encode(self.key_encoder, images), dim=1)
+        return normalize(self.key_projection(self.encode(self.key_encoder, images)), dim=1)

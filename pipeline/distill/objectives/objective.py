@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import nn
 
 from pipeline.machine import autocast
+from pipeline.networks.heads import build_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,10 @@ class Batch(NamedTuple):
 class Objective(nn.Module, ABC):
     """A loss that turns a student into the teacher's likeness."""
 
+    own_head: ClassVar[str]
+    """Head where the settings name none."""
+    projection: nn.Module
+    """The head: from the student's feature to what is compared, of ``projected_dim`` numbers."""
     teacher_bank: MemoryBank | None
     """The teacher's embeddings of the last images seen; not in the checkpoint, since the store has them."""
     student_bank: MemoryBank | None
@@ -42,6 +47,7 @@ class Objective(nn.Module, ABC):
         super().__init__()
         self.teacher_bank = self.student_bank = self.key_encoder = None
         self.precision = settings.precision
+        self.projection, self.projected_dim = build_head(settings.head or self.own_head, feature_dim, teacher_dim)
 
     @abstractmethod
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -31,6 +31,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "scaled": {"precision": "float16", "objective": "compress-1q", "bank_precision": "float16"},
     "in-parts": {"accumulation": 4, "schedule": "cosine", "optimizer": "adamw", "warmup_epochs": 1.5},
     "measured": {"live_every": 1, "export": "key"},
+    "linear-head": {"head": "linear", "export": "key"},
+    "mlp-head": {"head": "mlp", "bank_size": 61, "prefill": True},
+    "mlp-head-one-bank": {"head": "mlp", "objective": "compress-1q", "precision": "bfloat16"},
 }
 
 
@@ -57,6 +60,27 @@ def test_the_teachers_bank_is_not_in_the_checkpoint(trained: Trained, tmp_path: 
     assert saved["objective.student_bank.rows"].shape == (20, 16)
     assert "student.0.weight" in saved
     assert "objective.key_encoder.0.weight" in saved
+
+
+@pytest.mark.parametrize("objective", ["compress-1q", "compress-2q"])
+def test_run_begun_before_there_were_heads_goes_on(
+    student: Students, trained: Trained, killed_after: Any, assert_same: Any, objective: str
+) -> None:
+    """Its settings do not name a head, and its checkpoint has the names of then."""
+    expected = trained("whole", objective=objective)
+    settings = student(objective=objective)
+    killed_after(5, [settings])
+    record = json.loads((settings.run / "settings.json").read_text())
+    del record["head"]
+    (settings.run / "settings.json").write_text(json.dumps(record))
+    saved = torch.load(settings.run / "checkpoint.pt")["modules"]
+    names = {name for name in saved if name.startswith("objective.") and "key_encoder" not in name}
+    assert names == (
+        {"objective.projection.weight", "objective.projection.bias"}
+        if objective == "compress-1q"
+        else {"objective.student_bank.rows", "objective.student_bank.position"}
+    )
+    assert_same(trained(objective=objective, resume=True), expected)
 
 
 def test_finished_run_is_left_as_it_is(trained: Trained, tmp_path: Path, assert_same: Any) -> None:
@@ -116,6 +140,7 @@ def test_run_that_is_there_is_not_overwritten_unasked(trained: Trained, tmp_path
 CHANGES: dict[str, Any] = {
     "student": "conv4-32",
     "objective": "compress-1q",
+    "head": "linear",
     "student_view": "fresh",
     "views": 1,
     "student_size": 12,

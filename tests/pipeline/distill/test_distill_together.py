@@ -24,6 +24,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "wide": {"student": "conv4-32", "bank_size": 50, "prefill": True, "live_every": 2},
     "small": {"student_size": 12, "optimizer": "adamw", "learning_rate": 0.001, "schedule": "cosine"},
     "in-parts": {"accumulation": 2, "export": "key", "keep_every": 1},
+    "linear-head": {"head": "linear"},
+    "mlp-head": {"head": "mlp", "objective": "compress-1q", "student_size": 12},
     "half": {"precision": "bfloat16", "bank_precision": "float16", "warmup_epochs": 1},
 }
 

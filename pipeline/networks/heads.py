@@ -1,0 +1,45 @@
+"""Heads between a student's feature and what an objective compares: trained with the student, thrown away at export.
+
+Letters: B batch, F the student's feature dimension, D the teacher's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Head(NamedTuple):
+    """A network of features (B, F), and the dimension of what it gives."""
+
+    module: nn.Module
+    dim: int
+
+
+def build_head(name: str, feature_dim: int, teacher_dim: int) -> Head:
+    """Build the head ``none``, which gives the feature itself, or one of ``HEADS``, which give D numbers."""
+    if name == "none":
+        return Head(nn.Identity(), feature_dim)
+    return Head(HEADS[name](feature_dim, teacher_dim), teacher_dim)
+
+
+def simreg_mlp(feature_dim: int, teacher_dim: int) -> nn.Sequential:
+    """Four linear layers, to 2 F, F, 2 F and D; batch norm and ReLU follow the first and the third.
+
+    SimReg (Navaneet et al. 2021, section 3): its projection and prediction heads, one after the other. Layers as in
+    UCDvision/simreg, mlp_arch.py, commit 8f9c8e5; widths as in its simreg.py, commit 43fb804.
+    """
+    wide = 2 * feature_dim
+    return nn.Sequential(
+        *(nn.Linear(feature_dim, wide), nn.BatchNorm1d(wide), nn.ReLU()),
+        nn.Linear(wide, feature_dim),
+        *(nn.Linear(feature_dim, wide), nn.BatchNorm1d(wide), nn.ReLU()),
+        nn.Linear(wide, teacher_dim),
+    )
+
+
+HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "mlp": simreg_mlp}

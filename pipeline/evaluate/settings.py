@@ -61,6 +61,10 @@ class KnnSettings(EvaluateSettings):
         Field(description="Score also with only so many labelled training images of each class. Repeatable."),
     ] = ()
     draws: Annotated[int, Field(ge=1, description="How often those are drawn; the mean is reported.")] = 10
+    crops: Annotated[
+        Literal[1, 10],
+        Field(description="Of each image: the centre, or ten, whose normalised features are averaged."),
+    ] = 1
 
 
 class LinearTraining(EvaluateSettings):
@@ -180,7 +184,19 @@ class ClusterSettings(EvaluateSettings):
 
 
 class LayersSettings(EvaluateSettings):
-    """Linear classifier on every layer."""
+    """Linear classifier on every layer; the defaults are DeepCluster's protocol."""
+
+    layers: Annotated[
+        tuple[str, ...],
+        Field(description="Layers to score, such as conv5 or stage3; all unless given. Repeatable."),
+    ] = ()
+    epochs: Annotated[int, Field(ge=1, description="Passes over the training images.")] = 90
+    classifier_batch_size: Annotated[int, Field(ge=1, description="Images in one step of the classifiers.")] = 256
+    learning_rate: Annotated[float, Field(gt=0, description="Learning rate at the start.")] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Of SGD.")] = 0.9
+    weight_decay: Annotated[
+        float, Field(ge=0, description="Of weights and bias; the rate falls with it and the steps.")
+    ] = 1e-4
 
 
 class VocSettings(EvaluateSettings):
@@ -232,7 +248,7 @@ class VocDetectSettings(VocSettings):
     ] = (32, 64, 128, 256, 512)
     regions: Annotated[int, Field(ge=2, description="Regions of an image that the second stage learns from.")] = 64
     epochs: Annotated[int, Field(ge=1, description="Passes over the training images.")] = 16
-    batch_size: Annotated[int, Field(ge=1, description="Images in one step.")] = 2
+    batch_size: Annotated[int, Field(ge=2, description="Images in one step.")] = 2
     learning_rate: Annotated[float, Field(gt=0, description="Learning rate at the start.")] = 0.001
     weight_decay: Annotated[float, Field(ge=0, description="Of the optimiser, SGD with a momentum of 0.9.")] = 5e-4
     milestones: Annotated[
@@ -245,6 +261,9 @@ class VocDetectSettings(VocSettings):
     checkpoint_minutes: Annotated[
         float, Field(gt=0, description="Besides at every epoch's end, save after this many minutes.")
     ] = 10
+    overwrite: Annotated[
+        bool, Field(description="Begin the training anew even where one of these settings can be gone on with.")
+    ] = False
     score_every: Annotated[
         int | None,
         Field(

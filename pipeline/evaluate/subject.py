@@ -185,7 +185,7 @@ class Subject:
         """Run stage one with this network; what an earlier evaluation left is used if it is the same."""
         settings = self._settings
         if labelled:
-            self._check_classes_before_the_work()
+            self.check_classes()
         shared = set(EmbedSettings.model_fields) & set(type(settings).model_fields)
         wanted = EmbedSettings(
             **{field: getattr(settings, field) for field in shared - {"data", "index_folder", "views", "policy"}},
@@ -204,8 +204,14 @@ class Subject:
             logger.info("The features in '%s' are of other images or settings; they are computed again.", wanted.store)
             return embed(wanted.model_copy(update={"resume": False, "overwrite": True}), self._progress)
 
-    def _check_classes_before_the_work(self) -> None:
-        """Find by the images' names what would end the evaluation when all features have been computed."""
+    def check_classes(self) -> None:
+        """Find by the images' names what would end the evaluation when all features have been computed.
+
+        Raises
+        ------
+        InputError
+            If the images have no classes, or the splits have different ones.
+        """
         names = (self._settings.train_split, self._settings.test_split)
         listed = list_data_set(self.data, names, self.index_folder, self._settings.labels)
         train, test = (listed[name][1] for name in names)

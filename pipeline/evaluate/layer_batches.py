@@ -1,0 +1,106 @@
+"""What the layers' classifiers learn from: images rendered, and taken through the network, in every epoch anew.
+
+Letters: N images, B images of a step, D features of a layer, P augmentation parameters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline.images.policies import COLUMN, evaluation_parameters, uniform_draws
+from pipeline.images.rendering import RenderJob, render
+from pipeline.machine import autocast, choose_precision
+from pipeline.training.schedule import epoch_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from pipeline.evaluate.layer_features import Take
+    from pipeline.evaluate.settings import LayersSettings
+    from pipeline.evaluate.subject import Subject
+    from pipeline.images.index import ImageIndex
+
+
+class Batch(NamedTuple):
+    """Images of one step, on the device."""
+
+    features: Mapping[str, Tensor]
+    """(B, D) of each layer."""
+    labels: Tensor
+    """(B,) int64."""
+
+
+class LayerBatches:
+    """Renders images and takes the features of their layers."""
+
+    def __init__(self, settings: LayersSettings, subject: Subject, take: Take, advance: Callable[[int], None]) -> None:
+        self._settings, self._take, self._advance = settings, take, advance
+        self._renderer = subject.renderer
+        self._size, self._resize = subject.sizes
+        self._interpolation = subject.network.preprocessing.interpolation
+        self._precision = choose_precision(settings.precision, self._renderer.device)
+
+    def of_epoch(self, index: ImageIndex, epoch: int) -> Iterator[Batch]:
+        """Yield the images in the windows and the order of an epoch."""
+        samples, seed = index.samples, self._settings.seed
+        parameters = window_parameters(samples.image_size, self._resize, self._size, seed, epoch)
+        return self._batches(index, epoch_order(np.flatnonzero(samples.good), seed, epoch), parameters)
+
+    def of_evaluation_view(self, index: ImageIndex) -> Iterator[Batch]:
+        """Yield view 0 of the images."""
+        parameters = evaluation_parameters(index.samples.image_size, self._resize, self._size)
+        return self._batches(index, np.flatnonzero(index.samples.good), parameters)
+
+    def _batches(
+        self, index: ImageIndex, rows: npt.NDArray[np.int64], parameters: npt.NDArray[np.float32]
+    ) -> Iterator[Batch]:
+        samples, images = index.samples, self._settings.classifier_batch_size
+        job = RenderJob(
+            source=index.source,
+            paths=[samples.sample_path[row] for row in rows],
+            content_hash=samples.content_hash[rows],
+            parameters=parameters[rows][:, None],
+            sizes=(self._size,),
+            interpolation=self._interpolation,
+        )
+        labels = torch.from_numpy(samples.label[rows]).to(self._renderer.device, torch.int64)
+        for here, (pixels,) in zip(job.batches(images), render(self._renderer, job, images), strict=True):
+            yield Batch(self._features(pixels), labels[here])
+            self._advance(len(pixels))
+
+    def _features(self, pixels: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad(), autocast(pixels.device, self._precision):
+            parts = [self._take(part) for part in torch.split(pixels, self._settings.batch_size)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def window_parameters(
+    image_size: npt.NDArray[np.int32], resize: int, size: int, seed: int, epoch: int
+) -> npt.NDArray[np.float32]:
+    """Short side to ``resize``, its centre square, of that a random window of ``size`` pixels, flipped or not.
+
+    Parameters
+    ----------
+    image_size : int32 array of shape (N, 2)
+        Height and width in pixels.
+    resize, size : int
+        Pixels.
+    seed, epoch : int
+        Draw the windows.
+
+    Returns
+    -------
+    parameters : float32 array of shape (N, P)
+    """
+    draws = uniform_draws(seed, epoch, 0, len(image_size))
+    parameters = evaluation_parameters(image_size, resize, resize)
+    for number, column in enumerate(("window_left", "window_top")):
+        parameters[:, COLUMN[column]] += np.floor(draws[:, number] * (resize - size + 1))
+    parameters[:, COLUMN["flip"]] = draws[:, 2] < 0.5
+    return parameters

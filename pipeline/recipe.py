@@ -7,7 +7,8 @@
     [embed]       teacher = "teacher"    the store; a teacher is a name in this recipe, or what `embed` takes
     [distill]                            what all students share
     [[student]]   name = "small" ...     a student; any number of them
-    [evaluate]    models = [...]         names in this recipe ("embed" is the store), or what `evaluate` takes
+    [evaluate]    models = [...]         names in this recipe ("embed" is the store, or its teacher where an
+                                         evaluation needs the network), or what `evaluate` takes
     [evaluate.linear] ...                an evaluation of each of them; any number, nearest neighbour (knn) if none
 
 Keys are the fields of the stages' settings. ``runner.py`` runs the steps that come out of it.
@@ -15,6 +16,7 @@ Keys are the fields of the stages' settings. ``runner.py`` runs the steps that c
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,8 +172,8 @@ def plan_steps(recipe: Recipe) -> list[Step]:
         add("pretrain", name, run, given, {"run": run}, ())
 
     store = recipe.folder / "embeddings.zarr"
+    teacher: dict[str, Any] = {}
     if recipe.embed is not None:
-        teacher: dict[str, Any] = {}
         needs: tuple[str, ...] = ()
         if "teacher" in recipe.embed:
             teacher["teacher"], needs = _network("teacher", recipe.embed["teacher"], steps)
@@ -187,9 +189,11 @@ def plan_steps(recipe: Recipe) -> list[Step]:
         add("distill", name, run, given, {"run": run}, ("embed",) if embedded else ())
 
     for reference in recipe.evaluate.models:
-        folder = recipe.folder / "evaluation" / reference.replace("/", "-")
-        model, needs = _network("model", reference, steps)
+        folder = recipe.folder / "evaluation" / re.sub(r"[/:]", "-", reference)
         for evaluation, table in recipe.evaluate.tables.items():
+            model, needs = _network("model", reference, steps)
+            if needs == ("embed",) and EVALUATIONS[evaluation].needs_network:
+                model, needs = teacher["teacher"], steps["embed"].needs
             result = folder / EVALUATIONS[evaluation].file
             given = {**recipe.evaluate.shared, **table}
             made = {"model": model, "output": folder}
@@ -245,7 +249,7 @@ def _network(what: str, reference: Any, steps: Mapping[str, Step]) -> tuple[Any,
     """What a stage is to be told of a network, and the steps that make it."""
     if reference in steps:
         return str(steps[reference].output), (reference,)
-    if not isinstance(reference, str) or "/" in reference or Path(reference).exists():
+    if not isinstance(reference, str) or "/" in reference or ":" in reference or Path(reference).exists():
         return reference, ()
     raise unknown_name(what, reference, {*steps, "torchvision/NAME", "random/NAME", "path/to/a/run"})
 

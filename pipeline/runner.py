@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.distill.settings import SHARED_IN_ONE_PASS
-from pipeline.errors import InputError, unknown_name
+from pipeline.errors import InputError
 from pipeline.images.sources.open_source import open_source
 from pipeline.recipe import PREVIOUS, UNFINISHED, Recipe, Step, plan_steps
 from pipeline.up_to_date import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.progress import Progress
+    from pipeline.up_to_date import ImageFolder
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Plan:
     steps: tuple[Step, ...]
     """Those to consider; the recipe's other steps are taken as they are."""
     force: bool
-    images: Mapping[str, str]
+    images: Mapping[ImageFolder, str]
     """Fingerprints of the images when the plan was made; changes since then are seen by the next run."""
     decisions: tuple[Decision, ...]
     """One a step. A step that uses one made anew is foreseen to be run; if that one comes out the same, it is not."""
@@ -190,19 +191,20 @@ def _run_stage(stage: str, settings: list[Any], progress: Progress) -> None:
 
 
 def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
-    from pipeline.networks.architectures import architecture_names
+    from pipeline.networks.architectures import check_architecture
+    from pipeline.networks.network import check_reference
 
-    known = architecture_names()
     for step in steps:
-        name = getattr(step.settings, "student", None) or getattr(step.settings, "arch", None)
-        if name is not None and name not in known:
-            raise unknown_name("architecture", name, known)
-        for key in ("teacher", "model"):
-            kind, _, network = str(getattr(step.settings, key, "")).partition("/")
-            if kind in {"random", "torchvision"} and network not in known:
-                raise unknown_name(f"{kind} network", network, known)
+        for key, check in (
+            ("student", check_architecture),
+            ("arch", check_architecture),
+            ("teacher", check_reference),
+            ("model", check_reference),
+        ):
+            if name := getattr(step.settings, key, None):
+                check(name)
         for folder in image_folders(step):
-            open_source(recipe.data, folder)
+            open_source(*folder)
         if step.output.exists() and step.stage != "evaluate" and read_record(recipe, step.name) is None:
             raise InputError(
                 f"'{step.output}' is there, but was not made by this recipe; move it away, or give another folder."

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
 from pipeline.images.sources.open_source import open_source
+from pipeline.networks.reference import parse_reference
 from pipeline.settings import HOW, WHERE, ImageSelection
 from storage.durable import write_json_durably
 from storage.reader import has_zarr_metadata
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pipeline.recipe import Recipe, Step
+
+
+class ImageFolder(NamedTuple):
+    """A split of a data set."""
+
+    data: Path
+    name: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Decision:
 
 
 def decide(
-    step: Step, steps: Mapping[str, Step], recipe: Recipe, images: Mapping[str, str], *, force: bool
+    step: Step, steps: Mapping[str, Step], recipe: Recipe, images: Mapping[ImageFolder, str], *, force: bool
 ) -> Decision:
     """Compare what a step is made from with the record of its last run.
 
@@ -56,7 +65,7 @@ def decide(
     record = {
         "settings": step.settings.model_dump(mode="json", exclude=apart),
         "inputs": _inputs(step, steps),
-        "images": {folder: images[folder] for folder in image_folders(step)},
+        "images": {folder.name: images[folder] for folder in image_folders(step)},
     }
     before = read_record(recipe, step.name)
     if before is None:
@@ -73,14 +82,14 @@ def decide(
     return Decision(step, "skip", "up to date", record)
 
 
-def image_fingerprints(recipe: Recipe, steps: Iterable[Step]) -> dict[str, str]:
-    """Hash the names, sizes and times of the images in every folder of the data set that a step reads."""
+def image_fingerprints(recipe: Recipe, steps: Iterable[Step]) -> dict[ImageFolder, str]:
+    """Hash the names, sizes and times of the images in every folder that a step reads."""
     folders = dict.fromkeys(folder for step in steps for folder in image_folders(step))
     return {folder: _fingerprint(recipe, folder) for folder in folders}
 
 
 def _record_path(recipe: Recipe, name: str) -> Path:
-    return recipe.folder / "steps" / f"{name.replace('/', '-')}.json"
+    return recipe.folder / "steps" / f"{re.sub('[/:]', '-', name)}.json"
 
 
 def read_record(recipe: Recipe, name: str) -> dict[str, Any] | None:
@@ -128,9 +137,9 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
     used = {name: steps[name].output for name in step.needs}
     if not step.needs:
         for key in ("store", "teacher", "model"):
-            given = getattr(step.settings, key, None)
-            if given is not None and Path(given) != step.output and Path(given).exists():
-                used[key] = Path(given)
+            path = parse_reference(str(getattr(step.settings, key, ""))).path
+            if path is not None and path not in (Path(), step.output) and path.exists():
+                used[key] = path
     if isinstance(step.settings, ImageSelection):
         lists = {"subset": step.settings.subset, "labels": step.settings.labels}
         used |= {name: file for name, file in lists.items() if file is not None}
@@ -157,19 +166,22 @@ def _content(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def image_folders(step: Step) -> list[str]:
-    """Folders of the data set whose images decide what comes out.
+def image_folders(step: Step) -> list[ImageFolder]:
+    """Folders of data sets whose images decide what comes out.
 
     A student's are checked one by one against its store. A store that is evaluated is not made from them again.
     """
     settings: Any = step.settings
-    if step.stage == "pretrain":
-        return [settings.split]
-    if step.stage == "embed":
-        return [source.folder for source in settings.split]
-    if step.stage == "distill" or step.needs == ("embed",) or has_zarr_metadata(Path(settings.model)):
-        return []
-    return [settings.train_split, settings.test_split]
+    match step.stage:
+        case "pretrain":
+            names = [settings.split]
+        case "embed":
+            names = [source.folder for source in settings.split]
+        case "evaluate" if step.needs != ("embed",) and not has_zarr_metadata(Path(settings.model)):
+            names = [settings.train_split, settings.test_split]
+        case _:
+            names = []
+    return [ImageFolder(settings.data, name) for name in names]
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Mapping[str, Any]) -> str | None:
@@ -190,14 +202,14 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Mappi
     return None if before.get("images") == now["images"] else "the images changed"
 
 
-def _fingerprint(recipe: Recipe, folder: str) -> str:
+def _fingerprint(recipe: Recipe, folder: ImageFolder) -> str:
     """Hash of the names, sizes and times of all files that a split's images come from, except the recipe's own."""
     digest = xxhash.xxh3_128()
     own = recipe.folder.resolve()
-    inside = own.is_relative_to(recipe.data.resolve())
-    for path in open_source(recipe.data, folder).files():
+    inside = own.is_relative_to(folder.data.resolve())
+    for path in open_source(*folder).files():
         if inside and path.resolve().is_relative_to(own):
             continue
         stat = path.stat()
-        digest.update(os.fsencode(f"{path.relative_to(recipe.data)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
+        digest.update(os.fsencode(f"{path.relative_to(folder.data)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
     return digest.hexdigest()

@@ -24,6 +24,8 @@ class Evaluation(NamedTuple):
     """``module:function`` that runs it: (settings, subject, progress) to a result that has ``scores()``."""
     file: str
     """Its result, beside the model."""
+    needs_network: bool = False
+    """Whether a teacher's store is not enough."""
 
 
 EVALUATIONS = {
@@ -31,11 +33,16 @@ EVALUATIONS = {
     "linear": Evaluation(LinearSettings, "pipeline.evaluate.linear:evaluate_linear", "linear.json"),
     "low-shot": Evaluation(LowShotSettings, "pipeline.evaluate.low_shot:evaluate_low_shot", "low-shot.json"),
     "cluster": Evaluation(ClusterSettings, "pipeline.evaluate.cluster:evaluate_cluster", "cluster.json"),
-    "layers": Evaluation(LayersSettings, "pipeline.evaluate.layers:evaluate_layers", "layers.json"),
+    "layers": Evaluation(LayersSettings, "pipeline.evaluate.layers:evaluate_layers", "layers.json", needs_network=True),
     "voc-classify": Evaluation(
-        VocClassifySettings, "pipeline.evaluate.voc_classify:evaluate_voc_classify", "voc-classify.json"
+        VocClassifySettings,
+        "pipeline.evaluate.voc_classify:evaluate_voc_classify",
+        "voc-classify.json",
+        needs_network=True,
     ),
-    "voc-detect": Evaluation(VocDetectSettings, "pipeline.evaluate.voc_detect:evaluate_voc_detect", "voc-detect.json"),
+    "voc-detect": Evaluation(
+        VocDetectSettings, "pipeline.evaluate.voc_detect:evaluate_voc_detect", "voc-detect.json", needs_network=True
+    ),
 }
 
 DEFAULT_EVALUATION = "knn"

@@ -19,7 +19,8 @@ from pipeline.images.data_set import list_data_set
 from pipeline.images.policies import CROPS, POLICIES, TEN_CROP, TenCrop
 from pipeline.images.rendering import make_renderer
 from pipeline.machine import prepare_machine
-from pipeline.networks.network import load_network
+from pipeline.networks.network import MODEL_FILE, check_reference, load_network
+from pipeline.networks.reference import FORMS
 from storage import open_store
 from storage.errors import StoreMismatchError
 from storage.reader import has_zarr_metadata
@@ -231,16 +232,14 @@ class Subject:
 
 
 def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:
-    path = Path(settings.model)
+    """A run's own folder; for a store or a checkpoint one beside it."""
+    path = Path(settings.model) if is_store else check_reference(settings.model).path
     if settings.output is not None:
         return settings.output
-    if is_store:
-        return path.with_name(f"{path.name}.evaluation")
-    if path.exists():
-        return path if path.is_dir() else path.parent
-    if settings.model.partition("/")[0] in {"random", "torchvision"}:
+    if path is None:
         raise InputError(f"'{settings.model}' has no folder of its own; say by --output where the result goes.")
-    raise InputError(
-        f"'{settings.model}' does not exist; give a store, a run's folder, a model.safetensors, torchvision/NAME or "
-        "random/NAME."
-    )
+    if not path.exists():
+        raise InputError(f"'{settings.model}' does not exist; give a store, {FORMS}.")
+    if path.name == MODEL_FILE:
+        return path.parent
+    return path if path.is_dir() and not is_store else path.with_name(f"{path.name}.evaluation")

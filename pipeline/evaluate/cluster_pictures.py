@@ -148,7 +148,7 @@ def draw_confusion(table: npt.NDArray[np.float64], class_names: Sequence[str]) -
         axes.set_xticks(range(len(answers)), answers, rotation=90)
         axes.set_yticks(range(len(class_names)), class_names)
         for (row, column), value in np.ndenumerate(shown):
-            if value >= 0.5:
+            if value > 0.5:
                 axes.text(
                     column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 60 else "black"
                 )

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
+from pipeline.evaluate.crops import CropMeans
 from pipeline.evaluate.features import StoredFeatures
 from pipeline.evaluate.nearest_neighbour import (
     NearestNeighbourResult,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.evaluate.subject import Subject
     from pipeline.progress import Progress
 
-    Block = npt.NDArray[np.float16]
+    Block = npt.NDArray[np.floating]
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +40,18 @@ class KnnResult(Settings):
     """With all labels, then with each number of labels a class."""
     weighted: tuple[WeightedKnnResult, ...]
     """With each number of neighbours."""
+    crops: int = 1
+    """Of each image."""
 
     def scores(self) -> dict[str, float]:
         """Top-1 in percent, by the heading of its column."""
         everything, *few_labels = self.nearest
-        return {
+        scores = {
             "NN": everything.top1_percent,
             **{_vote_heading(vote): vote.top1_percent for vote in self.weighted},
             **{f"NN, {_labels(result.labels_per_class)} a class": result.top1_percent for result in few_labels},
         }
+        return scores if self.crops == 1 else {f"{name}, {self.crops} crops": top1 for name, top1 in scores.items()}
 
 
 def evaluate_knn(settings: KnnSettings, subject: Subject, progress: Progress) -> KnnResult:
@@ -58,9 +62,10 @@ def evaluate_knn(settings: KnnSettings, subject: Subject, progress: Progress) ->
     InputError
         If an image has no label, a feature is not a number, or there are too few training images.
     """
-    store = subject.features()
-    train = StoredFeatures("training", store[settings.train_split])
-    test = StoredFeatures("test", store[settings.test_split]).in_memory()
+    crops = settings.crops > 1
+    store, features = (subject.crops(training=True), CropMeans) if crops else (subject.features(), StoredFeatures)
+    train = features("training", store[settings.train_split])
+    test = features("test", store[settings.test_split]).in_memory()
     counts = _neighbour_counts(settings, len(train.labels))
     device = subject.device
     few_labels = [
@@ -80,6 +85,7 @@ def evaluate_knn(settings: KnnSettings, subject: Subject, progress: Progress) ->
             )
             for count in counts
         ),
+        crops=settings.crops,
     )
 
 

@@ -1,10 +1,10 @@
 """Low-shot: a linear classifier on frozen features, trained on 1 % and 10 % of the labels (CompRess, section 4).
 
-The labelled images are drawn class-balanced, as SimCLR does (Chen et al. 2020, section 4.2: about 12.8 and 128 images a
-class of ImageNet): round(percent * N / 100) images, as many of each class, one more of some classes that the seed draws
-where that does not come out even; a class with fewer images than that gives all it has. Or a file lists them, in the form of
-google-research/simclr, imagenet_subsets/1percent.txt at be133b38fb21: a file name a line, without its folder. The subsets
-of the paper's table are those two files.
+The labelled images are drawn class-balanced, as SimCLR does (Chen et al. 2020, section 6: about 12.8 and 128 images a class
+of ImageNet): percent * N / 100 images, rounded down, as many of each class, one more of some that the seed draws where that
+does not come out even; a class with fewer images than that gives all it has. Or a file lists them, in the form of
+google-research/simclr, imagenet_subsets/1percent.txt at be133b38fb21: a file name a line, without its folder; figures of
+others are compared with on those two files.
 
 The classifier is that of ``linear.py``, trained on the labelled images only, from stored views; so are the statistics that
 standardise its features, as they are when the published eval_linear.py is given a training folder that holds the subset.
@@ -16,6 +16,7 @@ Letters: N training images, C classes.
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 SUBSET_DRAW = 2**33
 """Number of the draw of labelled images."""
+
+ROUNDING = 1e-9
+"""Of a percentage that is a whole number of images but for floating point."""
 
 
 class SubsetResult(Settings):
@@ -126,7 +130,7 @@ def _percentages(settings: LowShotSettings, labels: npt.NDArray[np.integer]) -> 
 
 
 def _count(labels: npt.NDArray[np.integer], percent: float) -> int:
-    return round(percent / 100 * len(labels))
+    return math.floor(percent * len(labels) / 100 + ROUNDING)
 
 
 def _evaluate_subset(

@@ -20,7 +20,7 @@ from pipeline.networks.architectures import (
 )
 from pipeline.networks.checkpoints.file import read_checkpoint_file
 from pipeline.networks.checkpoints.layouts import LAYOUTS, find_weights
-from pipeline.networks.checkpoints.load import fitting_architectures, load_weights
+from pipeline.networks.checkpoints.load import architecture_of, load_weights
 from pipeline.networks.preprocessing import Preprocessing
 from pipeline.networks.pretrained import check_torchvision, timm_pretrained, torchvision_pretrained
 from pipeline.networks.reference import FORMS, parse_reference
@@ -217,7 +217,7 @@ def _foreign_network(name: str | None, file: CheckpointFile) -> Network:
 
 def _name_told(file: CheckpointFile, weights: Weights) -> str:
     """The teacher or architecture of a file that was given without a name, if its keys tell."""
-    fitting = next(fitting_architectures(weights.backbone), None)
+    fitting = architecture_of(weights.backbone)
     if fitting is None:
         raise InputError(
             f"'{file.path}' (layout {weights.layout}) holds no network that is known by its shapes (its keys are "
@@ -242,7 +242,9 @@ def _check_method(name: str, file: CheckpointFile, layout: str) -> None:
 
 def save_network(path: Path, network: Network) -> None:
     """Write a network's weights as safetensors; a torchvision architecture loads into plain torchvision."""
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in network.module.state_dict().items()}
+    # Copied: a few of timm's networks (CoaT) have one tensor under several names, which safetensors refuses.
+    state = network.module.state_dict()
+    tensors = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
     metadata = {
         "format": "pt",
         HEADER: json.dumps(

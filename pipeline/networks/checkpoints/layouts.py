@@ -93,12 +93,6 @@ LAYOUTS: dict[str, Layout] = {
         prefix="base_encoder.",
         preprocessing=IMAGENET,
     ),
-    "moco-v3-momentum": Layout(
-        source="facebookresearch/moco-v3, moco/builder.py, commit 0c5d00a: a file without the encoder that is evaluated",
-        marks=(r"momentum_encoder\.",),
-        prefix="momentum_encoder.",
-        preprocessing=IMAGENET,
-    ),
     "swav": Layout(
         source="facebookresearch/swav, hubconf.py, commit 2c4b00e; src/resnet50.py and eval_linear.py, commit 04b8f43",
         marks=(r"conv1\.", r"projection_head\."),
@@ -151,6 +145,12 @@ LAYOUTS: dict[str, Layout] = {
         prefix="encoder.",
     ),
     "model": Layout(source="Lightning modules that keep a network as self.model", marks=(r"model\.",), prefix="model."),
+    "moco-v3-momentum": Layout(
+        source="facebookresearch/moco-v3, moco/builder.py, commit 0c5d00a: a file without the encoder that is evaluated",
+        marks=(r"momentum_encoder\.",),
+        prefix="momentum_encoder.",
+        preprocessing=IMAGENET,
+    ),
     "compress": Layout(
         source="UMBCvision/CompRess, train_student.py, commit cf33bab, and train_student_one_queue.py, commit c5e57ed; "
         "models/resnet.py and models/mobilenet.py, commit 4dcb51a, loaded by eval_knn.py, commit 30a821b",

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.networks.architectures import architecture_names, build_backbone
+from pipeline.networks.architectures import build_backbone
 from pipeline.networks.checkpoints.layouts import LAYOUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 COUNTER = ".num_batches_tracked"
 """How many batches a batch norm has seen: decides no output, and is missing in files of old releases."""
 
-LIKELY = (
-    "resnet50", "resnet18", "resnet50-w2", "resnet50-w4", "resnet50-w5", "mobilenet_v2", "alexnet", "resnet34",
-    "resnet18-32px", "resnet50-32px", "timm/vit_tiny_patch16_224", "timm/vit_small_patch16_224", "timm/vit_base_patch16_224",
-    "timm/vit_small_patch8_224", "timm/vit_base_patch8_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch14_dinov2",
+KNOWN_BY_SHAPE = (
+    "resnet50", "resnet18", "resnet50-w2", "resnet50-w4", "resnet50-w5", "mobilenet_v2", "alexnet", "resnet34", "resnet101",
+    "resnet152", "efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "vit_b_16", "resnet18-32px", "resnet34-32px",
+    "resnet50-32px", "timm/vit_tiny_patch16_224", "timm/vit_small_patch16_224", "timm/vit_small_patch8_224",
+    "timm/vit_small_patch14_dinov2", "timm/vit_base_patch16_224", "timm/vit_base_patch8_224", "timm/vit_base_patch14_dinov2",
 )  # fmt: skip
-"""Tried first when a file's architecture is looked for."""
-
-TF_SAME = "-tf-same"
+"""Architectures that a file is recognised as, likely ones first; of those with equal weights only one is here."""
 
 logger = logging.getLogger(__name__)
 
@@ -109,23 +108,16 @@ def mismatches(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     return found
 
 
-def fitting_architectures(weights: Mapping[str, Tensor]) -> Iterator[str]:
-    """Architectures that weights fit, likely ones first; of those with equal weights only the one without a suffix."""
-    others = [name for name in architecture_names() if name not in LIKELY and not name.endswith(TF_SAME)]
-    for name in (*LIKELY, *others):
-        module = _without_memory(name)
-        if module is not None and not mismatches(module, weights):
-            yield name
+def architecture_of(weights: Mapping[str, Tensor]) -> str | None:
+    """The first of ``KNOWN_BY_SHAPE`` that has the keys and shapes of these weights."""
+    return next((name for name in KNOWN_BY_SHAPE if not mismatches(_shapes_of(name), weights)), None)
 
 
 @functools.cache
-def _without_memory(architecture: str) -> nn.Module | None:
-    """A network that has shapes only, or nothing where a network cannot be built so."""
-    try:
-        with torch.device("meta"):
-            return build_backbone(architecture).module
-    except (RuntimeError, NotImplementedError):
-        return None
+def _shapes_of(architecture: str) -> nn.Module:
+    """A network without memory for its weights."""
+    with torch.device("meta"):
+        return build_backbone(architecture).module
 
 
 def _classifier(module: nn.Module) -> tuple[str, ...]:
@@ -135,7 +127,7 @@ def _classifier(module: nn.Module) -> tuple[str, ...]:
 
 
 def _does_not_fit(file: CheckpointFile, weights: Weights, architecture: str, wrong: list[str]) -> InputError:
-    fitting = next(fitting_architectures(weights.backbone), None)
+    fitting = architecture_of(weights.backbone)
     if fitting is None and not any(tensor.ndim == 4 for tensor in weights.backbone.values()):
         keys = list(weights.backbone) + list(weights.others)
         return InputError(

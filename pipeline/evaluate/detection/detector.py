@@ -1,0 +1,146 @@
+"""Faster R-CNN (Ren et al. 2015) around a network; torchvision's, with the network's own layers where there are any.
+
+===============  ==========================  ============================  =========================
+network          where regions are proposed  pooled to                     what classifies a region
+===============  ==========================  ============================  =========================
+AlexNet          conv5                       6 x 6                         its fc6 and fc7
+ResNet           its third stage (C4)        14 x 14                       its fourth stage, averaged
+ResNet, pyramid  all stages, to 256 channels 7 x 7                         two new layers of 1024
+===============  ==========================  ============================  =========================
+
+Batch norm keeps the statistics that the network came with: there are too few images in a step to take new ones. Its
+weights are trained like all others.
+
+Letters: B images, C channels, R regions.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import AlexNet, ResNet
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.settings import VocDetectSettings
+    from pipeline.networks.network import Network
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+PYRAMID_LEVELS = len(STAGES) + 1
+PYRAMID_CHANNELS, PYRAMID_FEATURES = 256, 1024
+
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+
+TEST_REGIONS = 300
+"""Proposed on a test image (Ren et al. 2015, section 3.3)."""
+
+SUPPRESSION_OVERLAP = 0.3
+"""Of two detections of a class that overlap more, the worse is dropped (py-faster-rcnn, ``TEST.NMS``)."""
+
+
+def build_detector(network: Network, classes: int, settings: VocDetectSettings) -> FasterRCNN:
+    """A detector that starts from a copy of the network; its new layers are drawn from the seed.
+
+    Parameters
+    ----------
+    classes : int
+        Classes of objects; the detector numbers them from 1, since 0 is the background.
+
+    Raises
+    ------
+    InputError
+        If the network's architecture or a setting does not allow it.
+    """
+    module = copy.deepcopy(network.module).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        parts = _parts(module, network, settings)
+        backbone, pooled, head, features = parts
+        levels = PYRAMID_LEVELS if settings.scales == "fpn" else 1
+        return FasterRCNN(
+            backbone,
+            min_size=settings.min_size,
+            max_size=settings.max_size,
+            image_mean=network.preprocessing.mean,
+            image_std=network.preprocessing.std,
+            rpn_anchor_generator=AnchorGenerator(_anchor_sizes(settings, levels), (ASPECT_RATIOS,) * levels),
+            rpn_post_nms_top_n_test=TEST_REGIONS,
+            box_roi_pool=MultiScaleRoIAlign(
+                [str(level) for level in range(max(1, levels - 1))], output_size=pooled, sampling_ratio=2
+            ),
+            box_head=head,
+            box_predictor=FastRCNNPredictor(features, classes + 1),
+            box_nms_thresh=SUPPRESSION_OVERLAP,
+            box_batch_size_per_image=settings.regions,
+        )
+
+
+def set_training(detector: FasterRCNN) -> None:
+    """Make the detector give losses; batch norm goes on as in evaluation."""
+    detector.train()
+    for layer in detector.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+
+
+def _parts(module: nn.Module, network: Network, settings: VocDetectSettings) -> tuple[nn.Module, int, nn.Module, int]:
+    """The layers below the regions, to what side regions are pooled, the layers above them, and their features."""
+    if isinstance(module, ResNet) and settings.scales == "fpn":
+        channels = [_channels(_resnet_until(module, stage)) for stage in range(len(STAGES))]
+        layers = {stage: str(level) for level, stage in enumerate(STAGES)}
+        pyramid = BackboneWithFPN(module, layers, channels, PYRAMID_CHANNELS)
+        return pyramid, 7, TwoMLPHead(PYRAMID_CHANNELS * 7 * 7, PYRAMID_FEATURES), PYRAMID_FEATURES
+    if isinstance(module, ResNet):
+        head = nn.Sequential(module.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return _with_channels(_resnet_until(module, 2)), 14, head, network.feature_dim
+    if isinstance(module, AlexNet) and settings.scales == "single":
+        head = nn.Sequential(nn.Flatten(), module.classifier)
+        return _with_channels(module.features[:-1]), 6, head, network.feature_dim
+    if isinstance(module, AlexNet):
+        raise InputError(
+            f"{network.architecture} has one scale, which is what --scales single takes; a pyramid needs a ResNet."
+        )
+    raise InputError(
+        f"A detector cannot be built around {network.architecture}; it can around AlexNet and torchvision's ResNets "
+        "(resnet18, resnet50, resnext50_32x4d, resnet50-w2, ...), -32px ones too."
+    )
+
+
+def _resnet_until(network: ResNet, stage: int) -> nn.Sequential:
+    """Stem and stages 0 to ``stage``."""
+    stages = [getattr(network, name) for name in STAGES[: stage + 1]]
+    return nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, *stages)
+
+
+def _with_channels(layers: nn.Sequential) -> nn.Sequential:
+    """Say of the layers how many channels they give, as torchvision wants it."""
+    layers.out_channels = _channels(layers)  # type: ignore[assignment]  # modules take tensors and modules only, says torch
+    return layers
+
+
+def _channels(layers: nn.Module) -> int:
+    layers.eval()
+    with torch.inference_mode():
+        images: Tensor = layers(torch.zeros(1, 3, 64, 64))
+    return images.shape[1]
+
+
+def _anchor_sizes(settings: VocDetectSettings, levels: int) -> tuple[tuple[int, ...], ...]:
+    """Sides of the anchors of each level."""
+    if levels == 1:
+        return (settings.anchor_sizes,)
+    if len(settings.anchor_sizes) != levels:
+        raise InputError(
+            f"A pyramid has {levels} levels and takes as many --anchor-sizes, from small to large; {len(settings.anchor_sizes)} "
+            "were given."
+        )
+    return tuple((size,) for size in settings.anchor_sizes)

@@ -1,0 +1,142 @@
+"""What a detector is shown: whole images of a split with their objects; and its answers on them.
+
+Letters: H, W height and width of an image in pixels, O objects of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from pipeline.evaluate.average_precision import Detections, Objects
+from pipeline.images.index import decode
+from pipeline.images.rendering import RenderJob, read_images
+from pipeline.images.voc import find_classes, read_annotations
+from pipeline.machine import autocast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from torchvision.models.detection import FasterRCNN
+
+    from pipeline.images.index import ImageIndex
+    from pipeline.progress import Progress
+    from pipeline.settings import Precision
+
+
+Batch = list[tuple[Tensor, Objects]]
+"""Images, uint8 (3, H, W), with what is on them."""
+
+
+@dataclass(frozen=True)
+class AnnotatedImages:
+    """The images of a split, and what is on each."""
+
+    index: ImageIndex
+    rows: npt.NDArray[np.int64]
+    """Of the index: the N images that can be decoded."""
+    objects: list[Objects]
+    """Of each of them."""
+
+    def fingerprint(self) -> str:
+        """XXH3-128 of the images' own fingerprint and of all boxes, in hexadecimal."""
+        digest = xxhash.xxh3_128(self.index.fingerprint().encode())
+        for there in self.objects:
+            digest.update(np.column_stack(there).astype("<f8").tobytes())
+        return digest.hexdigest()
+
+    def read(self, order: npt.NDArray[np.integer], batch_size: int, threads: int) -> Iterator[Batch]:
+        """Yield batches of images with their objects, in this order of the N images."""
+        samples, rows = self.index.samples, self.rows[order]
+        job = RenderJob(
+            source=self.index.source,
+            paths=[samples.sample_path[row] for row in rows],
+            content_hash=samples.content_hash[rows],
+            parameters=np.empty((len(rows), 0, 0), np.float32),  # whole images, no views
+            sizes=(),
+        )
+        places = iter(order)
+        for contents in read_images(job, batch_size, threads):
+            pixels = [torch.from_numpy(np.array(decode(content))).permute(2, 0, 1) for content in contents]
+            yield [(image, self.objects[next(places)]) for image in pixels]
+
+
+class Target(NamedTuple):
+    """What a detector is to find on an image."""
+
+    image: Tensor
+    """float32 (3, H, W) in [0, 1]."""
+    objects: dict[str, Tensor]
+    """``boxes`` (O, 4) from the first edge to the last, in pixels from 0; ``labels`` (O,) from 1."""
+
+
+def annotated_images(data: Path, indexes: Sequence[ImageIndex]) -> tuple[list[AnnotatedImages], tuple[str, ...]]:
+    """Read what is on the images of some splits; classes are numbered over all of them.
+
+    Raises
+    ------
+    InputError
+        If an annotation cannot be used.
+    """
+    rows = [np.flatnonzero(index.samples.good) for index in indexes]
+    annotations = [
+        read_annotations(data, [index.samples.sample_path[row] for row in good], index.samples.image_size[good])
+        for index, good in zip(indexes, rows, strict=True)
+    ]
+    names = find_classes(each for split in annotations for each in split)
+    number = {name: label for label, name in enumerate(names)}
+    objects = [
+        [
+            Objects(each.boxes, np.array([number[name] for name in each.classes], np.int64), each.difficult)
+            for each in split
+        ]
+        for split in annotations
+    ]
+    return [AnnotatedImages(*each) for each in zip(indexes, rows, objects, strict=True)], names
+
+
+def target(image: Tensor, there: Objects, *, flip: bool, device: torch.device) -> Target:
+    """What is to be found on an image or on its mirror image: all but difficult objects."""
+    boxes = torch.from_numpy(there.boxes[~there.difficult].astype(np.float32))
+    boxes[:, :2] -= 1  # the first pixel, counted from 1, begins at edge 0; the last one ends at its own number
+    if flip:
+        image = image.flip(2)
+        boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
+    labels = torch.from_numpy(there.labels[~there.difficult]) + 1
+    found = {"boxes": boxes.to(device), "labels": labels.to(device)}
+    return Target(image.to(device).float() / 255, found)
+
+
+def detect(
+    detector: FasterRCNN,
+    images: AnnotatedImages,
+    *,
+    batch_size: int,
+    threads: int,
+    device: torch.device,
+    precision: Precision,
+    progress: Progress,
+) -> list[Detections]:
+    """The detector's answers on each image, best first."""
+    detector.eval()
+    detections = []
+    with progress.track("detect", len(images.rows)) as advance, torch.inference_mode():
+        for batch in images.read(np.arange(len(images.rows)), batch_size, threads):
+            with autocast(device, precision):
+                answers = detector([image.to(device).float() / 255 for image, _ in batch])
+            detections += [_detections(answer) for answer in answers]
+            advance(len(batch))
+    return detections
+
+
+def _detections(answer: dict[str, Tensor]) -> Detections:
+    boxes = answer["boxes"].double().cpu().numpy()
+    boxes[:, :2] += 1
+    return Detections(boxes, answer["labels"].cpu().numpy() - 1, answer["scores"].double().cpu().numpy())

@@ -1,0 +1,102 @@
+"""Pictures of a detector: how its training went, and boxes on some test images."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from pipeline.training.metrics import METRICS_FILE
+from storage.durable import write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from matplotlib.axes import Axes
+
+    from pipeline.evaluate.average_precision import Detections
+    from pipeline.evaluate.detection.images import AnnotatedImages
+
+DRAWN_FROM_SCORE = 0.5
+"""Detections with a lower score are not drawn."""
+
+COLUMNS = 4
+
+
+def draw_curve(run: Path, picture: Path, note: str) -> None:
+    """Draw the losses of a run, and the average precision on the test images where it was measured on the way."""
+    lines = [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
+    steps = max(line["step"] for line in lines)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.subplots()
+    for name in ("loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"):
+        points = [(line["epoch"] + line["step"] / steps, line[name]) for line in lines if name in line]
+        left.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "loss" else 1)
+    left.set(xlabel="epoch", ylabel="loss", ylim=(0, None), title=note)
+    left.title.set_fontsize("small")
+    left.legend(fontsize="small", loc="upper left")
+    scored = [
+        (line["epoch"] + line["step"] / steps, line["voc_ap_percent"]) for line in lines if "voc_ap_percent" in line
+    ]
+    if scored:
+        right = left.twinx()
+        right.plot(*zip(*scored, strict=True), "ko-", label="AP on the test images")
+        right.set(ylabel="VOC AP, %", ylim=(0, 100))
+        right.legend(fontsize="small", loc="upper right")
+    _write(figure, picture)
+
+
+def draw_boxes(
+    images: AnnotatedImages,
+    detections: Sequence[Detections],
+    names: Sequence[str],
+    count: int,
+    picture: Path,
+    note: str,
+) -> None:
+    """Draw objects (dashed) and detections (solid, a colour a class) on so many images, evenly spaced over the split."""
+    chosen = np.unique(np.linspace(0, len(images.rows) - 1, count).astype(int))
+    rows = -(-len(chosen) // COLUMNS)
+    figure = Figure(figsize=(3.2 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
+    places = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for place in places:
+        place.set_axis_off()
+    colours = [colormaps["tab10" if len(names) <= 10 else "tab20"](label % 20) for label in range(len(names))]
+    shown = (each for batch in images.read(chosen, 1, 1) for each in batch)
+    for place, row, (image, there) in zip(places, chosen, shown, strict=False):
+        place.imshow(image.permute(1, 2, 0).numpy(), interpolation="antialiased")
+        for box, label in zip(there.boxes, there.labels, strict=True):
+            _draw(place, box, colours[label], style=":")
+        for box, label, score in zip(*detections[row], strict=True):
+            if score >= DRAWN_FROM_SCORE:
+                _draw(place, box, colours[label], style="-")
+                place.text(box[0], box[1], f"{score:.2f}", color="white", backgroundcolor=colours[label], fontsize=4)
+    figure.legend(
+        [Rectangle((0, 0), 1, 1, color=colour) for colour in colours[:20]],
+        names[:20],
+        loc="outside lower center",
+        ncols=10,
+        fontsize="small",
+    )
+    figure.suptitle(f"{note}. Dotted: annotated; solid: found, score at least {DRAWN_FROM_SCORE}", fontsize="small")
+    _write(figure, picture)
+
+
+def _draw(place: Axes, box: npt.NDArray[np.floating], colour: tuple[float, ...], style: str) -> None:
+    xmin, ymin, xmax, ymax = box
+    place.add_patch(
+        Rectangle((xmin - 1, ymin - 1), xmax - xmin + 1, ymax - ymin + 1, fill=False, edgecolor=colour, linestyle=style)
+    )
+
+
+def _write(figure: Figure, picture: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    write_durably(picture, buffer.getbuffer())

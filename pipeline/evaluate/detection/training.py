@@ -1,0 +1,148 @@
+"""Fine-tuning a detector: the training loop of all other trainings, on whole images with their boxes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.evaluate.detection.detector import set_training
+from pipeline.evaluate.detection.images import Batch, target
+from pipeline.machine import autocast, choose_precision
+from pipeline.training.loop import Stream, Training, train
+from pipeline.training.metrics import MetricsLog
+from pipeline.training.run_folder import SETTINGS_FILE, open_runs, run_leases
+from pipeline.training.schedule import epoch_order
+from pipeline.training.settings import TrainingSettings
+from storage.durable import write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+    from torchvision.models.detection import FasterRCNN
+
+    from pipeline.evaluate.detection.images import AnnotatedImages
+    from pipeline.evaluate.settings import VocDetectSettings
+    from pipeline.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+DETECTOR_FILE = "detector.safetensors"
+
+SHARED = {
+    *("epochs", "batch_size", "learning_rate", "weight_decay", "milestones", "gamma", "warmup_epochs"),
+    *("seed", "device", "threads", "checkpoint_minutes"),
+}
+"""Settings of detection that are settings of every training."""
+
+OF_THE_DETECTOR = {"scales", "min_size", "max_size", "anchor_sizes", "regions"}
+
+
+def fine_tune(
+    detector: FasterRCNN,
+    images: AnnotatedImages,
+    settings: VocDetectSettings,
+    run: Path,
+    *,
+    inputs: Mapping[str, Any],
+    measure: Callable[[], Mapping[str, float]],
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Train all layers, from the run's checkpoint if there is one of the same settings and inputs.
+
+    Parameters
+    ----------
+    run : Path
+        Folder for checkpoint, metrics and the detector's weights.
+    inputs : mapping
+        What else decides the outcome: the network, the images.
+    measure : callable
+        Scores the detector as it stands; called before the first step and every ``score_every`` epochs.
+
+    Raises
+    ------
+    InputError
+        If there are fewer images than a step takes, or the run's folder holds something else.
+    RunError
+        If training fails.
+    Stopped
+        If a signal asked for the end.
+    """
+    rows = torch.arange(len(images.rows)).numpy()
+    steps = len(rows) // settings.batch_size
+    if steps == 0:
+        raise InputError(f"--batch-size {settings.batch_size} is more than the {len(rows)} training images; lower it.")
+    precision = choose_precision(settings.precision, device)
+
+    def batches(epoch: int, first_step: int) -> Iterator[Batch]:
+        order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]
+        yield from images.read(order, settings.batch_size, settings.thread_count)
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        flips = torch.rand(len(batch)) < 0.5  # the loop has seeded torch for this step
+        targets = [
+            target(image, there, flip=bool(flip), device=device)
+            for (image, there), flip in zip(batch, flips, strict=True)
+        ]
+        set_training(detector)
+        with autocast(device, precision):
+            losses = detector([each.image for each in targets], [each.objects for each in targets])
+        total = torch.stack([value.float() for value in losses.values()]).sum()
+        return total, {name: value.detach() for name, value in losses.items()}
+
+    def begin(epoch: int, step: int) -> None:
+        if settings.score_every and (epoch, step) == (0, 0):
+            MetricsLog(run, steps_per_epoch=steps, tensorboard=False, done=0).write(0, 0, measure())
+
+    training: Training[Batch] = Training(
+        run=run,
+        settings=_training_settings(settings, precision),
+        modules=nn.ModuleDict({"detector": detector}),
+        loss=loss,
+        save_network=lambda folder: _save_detector(folder / DETECTOR_FILE, detector),
+        begin=begin,
+        measure=measure,
+        when_memory_is_full="lower it, --max-size or --regions",
+    )
+    stream = Stream(settings.epochs, steps, settings.batch_size, batches)
+    with run_leases([run]):
+        _open_run(training, {**inputs, "detector": settings.model_dump(mode="json", include=OF_THE_DETECTOR)})
+        train([training], stream, "fine-tune", progress)
+
+
+def _training_settings(settings: VocDetectSettings, precision: str) -> TrainingSettings:
+    shared = {name: getattr(settings, name) for name in SHARED}
+    return TrainingSettings.model_validate(
+        {
+            **shared,
+            "schedule": "step",
+            "precision": precision,
+            "live_every": settings.score_every,
+            "resume": not settings.overwrite,
+            "overwrite": settings.overwrite,
+        }
+    )
+
+
+def _open_run(training: Training[Batch], inputs: Mapping[str, Any]) -> None:
+    """Go on with the run that is there if it is the same; one of other settings is replaced, as all results are."""
+    try:
+        open_runs([(training.settings, training.run, inputs)])
+    except InputError as error:
+        if training.settings.overwrite or not (training.run / SETTINGS_FILE).is_file():
+            raise
+        logger.warning("The training is begun anew, since another one is there: %s", error)
+        anew = training.settings.model_copy(update={"resume": False, "overwrite": True})
+        open_runs([(anew, training.run, inputs)])
+
+
+def _save_detector(path: Path, detector: FasterRCNN) -> None:
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in detector.state_dict().items()}
+    write_durably(path, save(tensors))

@@ -1,0 +1,179 @@
+"""Detection on VOC: the network becomes the backbone of a detector, all layers are fine-tuned, boxes are scored.
+
+Mean average precision by VOC2007's eleven points at an overlap of 0.5, and COCO's beside it. The schedule is that of Fast
+R-CNN (Girshick 2015, section 2.3 and 4: two images a step, 64 regions of each, SGD with momentum 0.9 and weight decay 5e-4, a
+learning rate of 0.001, a tenth of it after 30,000 of 40,000 steps; horizontal flips; short side 600, long side at most 1000
+pixels). On the 5,011 training images of VOC2007 that is 12 and 16 epochs. Difficult objects are neither learnt nor scored.
+
+CompRess (table 5) used Fast R-CNN with regions from selective search. Here it is Faster R-CNN, which learns to propose its
+regions: figures of the two are not those of one protocol.
+
+The training can be stopped and killed at any moment; the same command goes on with it. A training of other settings or
+images is begun anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.evaluate.average_precision import coco_average_precision, detection_average_precision
+from pipeline.evaluate.detection.detector import build_detector
+from pipeline.evaluate.detection.images import annotated_images, detect
+from pipeline.evaluate.detection.pictures import draw_boxes, draw_curve
+from pipeline.evaluate.detection.training import fine_tune
+from pipeline.images.data_set import index_data_set
+from pipeline.images.voc import is_voc
+from pipeline.machine import choose_precision, prepare_machine
+from pipeline.networks.network import weights_sha256
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.evaluate.average_precision import Detections, Objects
+    from pipeline.evaluate.detection.images import AnnotatedImages
+    from pipeline.evaluate.settings import VocDetectSettings
+    from pipeline.evaluate.subject import Subject
+    from pipeline.progress import Progress
+
+NOTE = "Faster R-CNN; the paper's figures are of Fast R-CNN with selective search"
+
+RUN_FOLDER = "voc-detect"
+CURVE_FILE, BOXES_FILE = "voc-detect-curve.png", "voc-detect-boxes.png"
+
+
+class DetectedClass(Settings):
+    """What was found of one class."""
+
+    name: str
+    average_precision_percent: float
+    """By eleven points, at an overlap of 0.5."""
+    train_objects: int
+    """That are not difficult."""
+    test_objects: int
+
+
+class VocDetectResult(Settings):
+    """Average precision, in percent."""
+
+    mean_average_precision_percent: float
+    """Over the classes, by eleven points, at an overlap of 0.5."""
+    coco_average_precision_percent: float
+    """Over the classes and the overlaps 0.5, 0.55, ..., 0.95."""
+    coco_at_half_percent: float
+    """COCO's at an overlap of 0.5."""
+    classes: tuple[DetectedClass, ...]
+    """Those with an object in the test images."""
+    train_images: int
+    test_images: int
+    note: str = NOTE
+
+    def scores(self) -> dict[str, float]:
+        """Both means; the headings say what the paper used."""
+        return {
+            "VOC detection (Faster R-CNN; paper: Fast R-CNN)": self.mean_average_precision_percent,
+            "COCO AP (Faster R-CNN; paper: Fast R-CNN)": self.coco_average_precision_percent,
+        }
+
+
+def evaluate_voc_detect(settings: VocDetectSettings, subject: Subject, progress: Progress) -> VocDetectResult:
+    """Fine-tune a detector on the training images, score it on the test images, draw the curve and some boxes.
+
+    Raises
+    ------
+    InputError
+        If the data are not in VOC's layout, an annotation or a setting cannot be used, or no detector can be built around
+        the network.
+    RunError
+        If training fails.
+    Stopped
+        If a signal asked for the end.
+    """
+    if not is_voc(subject.data):
+        raise InputError(f"'{subject.data}' is not in VOC's layout; give the folder that holds JPEGImages.")
+    network = subject.network
+    train_images, test_images, names = _read_images(settings, subject, progress)
+    device = prepare_machine(settings.device, settings.thread_count, training=True)
+    detector = build_detector(network, len(names), settings).to(device)
+
+    def answers() -> list[Detections]:
+        return detect(
+            detector,
+            test_images,
+            batch_size=settings.batch_size,
+            threads=settings.thread_count,
+            device=device,
+            precision=choose_precision(settings.precision, device),
+            progress=progress,
+        )
+
+    def score(detections: Sequence[Detections]) -> VocDetectResult:
+        return detection_result(detections, train_images.objects, test_images.objects, names)
+
+    fine_tune(
+        detector,
+        train_images,
+        settings,
+        subject.folder / RUN_FOLDER,
+        inputs={
+            "network": weights_sha256(network.module),
+            "train": train_images.fingerprint(),
+            "test": test_images.fingerprint(),
+        },
+        measure=lambda: {"voc_ap_percent": score(answers()).mean_average_precision_percent},
+        device=device,
+        progress=progress,
+    )
+    detections = answers()
+    draw_curve(subject.folder / RUN_FOLDER, subject.folder / CURVE_FILE, NOTE)
+    if settings.pictures:
+        draw_boxes(test_images, detections, names, settings.pictures, subject.folder / BOXES_FILE, NOTE)
+    return score(detections)
+
+
+def detection_result(
+    detections: Sequence[Detections], train: Sequence[Objects], test: Sequence[Objects], names: Sequence[str]
+) -> VocDetectResult:
+    """Score detections on the test images; a class of which they have no object does not count."""
+    classes = tuple(
+        DetectedClass(
+            name=name,
+            average_precision_percent=100 * detection_average_precision(detections, test, label),
+            train_objects=_count(train, label),
+            test_objects=_count(test, label),
+        )
+        for label, name in enumerate(names)
+        if _count(test, label)
+    )
+    coco = coco_average_precision(detections, test, len(names))
+    return VocDetectResult(
+        mean_average_precision_percent=float(np.mean([each.average_precision_percent for each in classes])),
+        coco_average_precision_percent=100 * coco.over_overlaps,
+        coco_at_half_percent=100 * coco.at_half,
+        classes=classes,
+        train_images=len(train),
+        test_images=len(test),
+    )
+
+
+def _read_images(
+    settings: VocDetectSettings, subject: Subject, progress: Progress
+) -> tuple[AnnotatedImages, AnnotatedImages, tuple[str, ...]]:
+    """Training and test images, and the names of their classes."""
+    splits = (settings.train_split, settings.test_split)
+    selection = settings.model_copy(update={"index_folder": subject.index_folder})
+    indexes = index_data_set(
+        subject.data, splits, subject.folder, selection, threads=settings.thread_count, progress=progress
+    )
+    (train, test), names = annotated_images(subject.data, [indexes[split] for split in splits])
+    for split, images in zip(splits, (train, test), strict=True):
+        if not any(_count(images.objects, label) for label in range(len(names))):
+            raise InputError(f"No image of split {split} has an object that is not difficult; take another split.")
+    return train, test, names
+
+
+def _count(objects: Sequence[Objects], label: int) -> int:
+    return sum(int(((each.labels == label) & ~each.difficult).sum()) for each in objects)

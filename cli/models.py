@@ -34,11 +34,11 @@ NORMALISATIONS = {
 @click.option("--students", is_flag=True, help="Recommended students.")
 @json_option
 def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: bool) -> None:
-    """Describe networks: features, parameters, operations an image, what they see.
+    """List teachers and students, or describe any network.
 
-    All teachers and recommended students, or the networks of the given NAMEs: a teacher's, torchvision's, one for small
-    images, timm/NAME; * and ? stand for parts of a name. Operations are convolutions and matrix products of one image at
-    the network's own size, two for each multiply-add. Classifiers are left out.
+    NAME is a teacher's name, an architecture, torchvision/NAME or timm/NAME; * and ? stand for parts of one. Operations are
+    convolutions and matrix products of one image at the network's own size, two for each multiply-add. Classifiers are
+    left out. Teachers but for torchvision's and timm's take their weights from a file: NAME:PATH.
     """
     from cli.progress import TerminalProgress
     from pipeline.networks import catalogue

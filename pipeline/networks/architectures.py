@@ -28,6 +28,8 @@ TIMM = "timm/"
 
 SMALL_IMAGES = "-32px"
 
+LISTED_BY, TIMM_LISTED_BY = "compress-ssl models '*PART-OF-NAME*'", "compress-ssl models 'timm/*PART-OF-NAME*'"
+
 CONV4_WIDTHS = (16, 32, 64, 128)
 
 OURS: dict[str, Callable[[], Backbone]] = {
@@ -60,13 +62,11 @@ def check_architecture(name: str) -> None:
         If there is none; names the nearest.
     """
     if name.startswith(TIMM):
-        known = timm_names()
-        if name.removeprefix(TIMM) not in known:
-            raise unknown_name(
-                "timm network", name.removeprefix(TIMM), known, listed_by="compress-ssl models 'timm/*PART-OF-NAME*'"
-            )
+        model = name.removeprefix(TIMM)
+        if model not in timm_names():
+            raise unknown_name("timm network", model, timm_names(), listed_by=TIMM_LISTED_BY)
     elif name not in architecture_names():
-        raise unknown_name("architecture", name, architecture_names(), listed_by="compress-ssl models '*PART-OF-NAME*'")
+        raise unknown_name("architecture", name, architecture_names(), listed_by=LISTED_BY)
 
 
 def build_backbone(name: str, seed: int = 0) -> Backbone:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, unknown_name
 from pipeline.networks.architectures import (
+    LISTED_BY,
     TIMM,
     architecture_names,
     build_backbone,
-    check_architecture,
     default_preprocessing,
 )
 from pipeline.networks.backbone import Backbone
 from pipeline.networks.preprocessing import Preprocessing
+from pipeline.networks.pretrained import check_torchvision, torchvision_preprocessing
+from pipeline.networks.reference import parse_reference
 from pipeline.networks.students import STUDENTS
 from pipeline.networks.teachers import TEACHERS
 from pipeline.networks.timm_models import timm_names
@@ -57,21 +59,27 @@ def describe_student(name: str) -> Description:
 
 
 def describe_network(name: str) -> Description:
-    """Describe a teacher by its name, or any architecture as its published weights see images.
+    """Describe a teacher, an architecture as it wants to see images, or ``torchvision/NAME`` as its weights do.
 
     Raises
     ------
     InputError
         If there is no such network; names the nearest.
     """
-    if name in TEACHERS:
-        return describe_teacher(name)
-    check_architecture(name)
-    return _describe(name, name, default_preprocessing(name), STUDENTS.get(name, ""))
+    reference = parse_reference(name)
+    architecture = reference.name or name
+    if architecture in TEACHERS:
+        return describe_teacher(architecture)
+    if reference.kind == "torchvision":
+        check_torchvision(architecture)
+        return _describe(name, architecture, torchvision_preprocessing(architecture))
+    if not architecture.startswith(TIMM) and architecture not in architecture_names():
+        raise unknown_name("network", name, [*TEACHERS, *architecture_names()], listed_by=LISTED_BY)
+    return _describe(name, architecture, default_preprocessing(architecture), STUDENTS.get(architecture, ""))
 
 
 def _describe(
-    name: str, architecture: str, preprocessing: Preprocessing, note: str, weights: str | None = None
+    name: str, architecture: str, preprocessing: Preprocessing, note: str = "", weights: str | None = None
 ) -> Description:
     module, feature_dim = _without_weights(architecture)
     return Description(

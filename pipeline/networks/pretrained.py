@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING
 
 import torch
 from torchvision import models
@@ -13,9 +12,6 @@ from pipeline.networks.architectures import TIMM, architecture_names, check_arch
 from pipeline.networks.backbone import Backbone, without_head
 from pipeline.networks.preprocessing import Preprocessing
 from pipeline.networks.timm_models import timm_backbone, timm_preprocessing
-
-if TYPE_CHECKING:
-    from typing import Any
 
 
 def check_torchvision(name: str) -> None:
@@ -50,10 +46,12 @@ def torchvision_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
             f"The weights of torchvision/{name} cannot be had ({str(error).splitlines()[0]}); fetch {weights.url} into "
             f"'{torch.hub.get_dir()}/checkpoints', in place of what may be there."
         ) from error
-    return without_head(module), _torchvision_preprocessing(weights.transforms())
+    return without_head(module), torchvision_preprocessing(name)
 
 
-def _torchvision_preprocessing(wants: Any) -> Preprocessing:
+def torchvision_preprocessing(name: str) -> Preprocessing:
+    """What torchvision's default weights of a network were evaluated with."""
+    wants = models.get_model_weights(name).DEFAULT.transforms()
     return Preprocessing(
         tuple(wants.mean),
         tuple(wants.std),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.ops import StochasticDepth
 
 from pipeline.errors import InputError
 from pipeline.networks.architectures import (
@@ -11,8 +12,10 @@ from pipeline.networks.architectures import (
     WITHOUT_LINEAR_HEAD,
     architecture_names,
     build_backbone,
+    default_preprocessing,
 )
 from pipeline.networks.backbone import without_head
+from pipeline.networks.preprocessing import Preprocessing
 
 # Each family: where torchvision keeps the classifier's last layer, how many features enter it, the side of an image.
 FAMILIES = [
@@ -28,11 +31,15 @@ FAMILIES = [
     ("shufflenet_v2_x0_5", "fc", 1024, 32),
     ("convnext_tiny", "classifier.2", 768, 32),
     ("swin_t", "head", 768, 32),
+    ("efficientnet_v2_s", "classifier.1", 1280, 32),
+    ("mobilenet_v3_large", "classifier.3", 1280, 32),
+    ("resnet34", "fc", 512, 32),
+    ("vit_b_16", "heads.head", 768, 224),
     ("vit_b_32", "heads.head", 768, 224),
 ]
 
 SMALL_IMAGES = [("resnet18-32px", 512), ("resnet50-32px", 2048), ("resnext50_32x4d-32px", 2048),
-                ("mobilenet_v2-32px", 1280), ("resnet18-narrow-32px", 256)]  # fmt: skip
+                ("mobilenet_v2-32px", 1280), ("alexnet-32px", 4096), ("resnet18-narrow-32px", 256)]  # fmt: skip
 
 
 def images(size: int, count: int = 2) -> Tensor:
@@ -93,10 +100,11 @@ def test_alexnets_features_are_those_after_the_relu_of_its_second_layer() -> Non
     torch.testing.assert_close(features, before.relu(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "mobilenet_v2", "mnasnet0_5"])
-def test_there_is_no_dropout_in_training(name: str) -> None:
+@pytest.mark.parametrize("name", ["alexnet", "mobilenet_v2", "mnasnet0_5", "efficientnet_b0", "swin_t"])
+def test_there_is_no_dropout_or_stochastic_depth_in_training(name: str) -> None:
     module = build_backbone(name).module.train()
-    assert any(isinstance(layer, nn.Dropout) for layer in models.get_model(name, weights=None).modules())
+    random = (nn.Dropout, StochasticDepth)
+    assert any(isinstance(layer, random) and layer.p for layer in models.get_model(name, weights=None).modules())
     pictures = images(64, 4)
     first = module(pictures)
     torch.testing.assert_close(module(pictures), first, rtol=0, atol=0)
@@ -110,23 +118,23 @@ def test_networks_for_small_images_see_all_of_them(name: str, dim: int) -> None:
     backbone = build_backbone(name)
     assert backbone.feature_dim == dim
     sizes: list[torch.Size] = []
-    last = backbone.module.get_submodule("features.18" if name.startswith("mobilenet") else "layer4")
+    last = backbone.module.get_submodule({"m": "features.18", "a": "features"}.get(name[0], "layer4"))
     last.register_forward_hook(lambda module, given, got: sizes.append(got.shape[2:]))
     with torch.no_grad():
         features = backbone.module.eval()(images(32))
     assert features.shape == (2, dim)
-    expected = {"mobilenet_v2-32px": 2, "resnet18-narrow-32px": 2}.get(name, 4)
+    expected = {"mobilenet_v2-32px": 2, "resnet18-narrow-32px": 2, "alexnet-32px": 7}.get(name, 4)
     assert tuple(sizes[0]) == (expected, expected)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "resnet50", "mobilenet_v2"])
 def test_networks_for_small_images_have_torchvisions_names_and_shapes_but_for_the_first_layer(name: str) -> None:
     with torch.device("meta"):
         theirs = without_head(models.get_model(name, weights=None)).module.state_dict()
     ours = build_backbone(f"{name}-32px").module.state_dict()
     assert list(ours) == list(theirs)
     different = [key for key, value in ours.items() if value.shape != theirs[key].shape]
-    assert different == ([] if name == "mobilenet_v2" else ["conv1.weight"])
+    assert different == {"alexnet": ["features.0.weight"], "mobilenet_v2": []}.get(name, ["conv1.weight"])
 
 
 @pytest.mark.parametrize("width", CONV4_WIDTHS)
@@ -159,6 +167,11 @@ def test_unknown_architecture_is_answered_with_the_nearest(wrong: str, meant: st
         build_backbone(wrong)
     assert str(caught.value).endswith("All are listed by: compress-ssl models '*PART-OF-NAME*'")
     assert len(str(caught.value)) < 300
+
+
+def test_architecture_wants_what_its_images_are() -> None:
+    assert default_preprocessing("resnet50-w4") == default_preprocessing("conv4-16") == Preprocessing()
+    assert default_preprocessing("resnet18-32px") == Preprocessing(size=32, resize=32)
 
 
 @pytest.mark.parametrize("name", WITHOUT_LINEAR_HEAD)

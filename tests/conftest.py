@@ -5,8 +5,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,11 +30,70 @@ def torch_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clothing photographs, unpacked: ``train`` and ``test``, each with a folder a class."""
-    folder = Path(os.environ.get("COMPRESS_SSL_TEST_DATA") or ROOT.parent / "shared" / "data")
-    archive = folder / "clothing.tar"
-    if not archive.is_file():
-        pytest.skip(f"no clothing.tar in '{folder}'; COMPRESS_SSL_TEST_DATA names the folder that holds it")
     unpacked = tmp_path_factory.mktemp("photographs")
-    with tarfile.open(archive) as tar:
+    with tarfile.open(_archive("clothing.tar")) as tar:
         tar.extractall(unpacked, filter="data")
     return unpacked
+
+
+@pytest.fixture(scope="session")
+def blood_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The blood cells of BCCD, unpacked: 364 images in VOC's layout, ``trainval`` and ``test``."""
+    unpacked = tmp_path_factory.mktemp("bccd")
+    with tarfile.open(_archive("bccd-voc.tar")) as tar:
+        tar.extractall(unpacked, filter="data")
+    return unpacked / "BCCD"
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """Small images in VOC's layout: 24 in ``trainval``, 8 in ``test``; grey, with red and blue squares.
+
+    Every fourth has no object, the others have one or two; the second of two is difficult in every other image.
+    """
+    generator = np.random.default_rng(0)
+    data = tmp_path / "voc"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (data / folder).mkdir(parents=True)
+    for split, numbers in (("trainval", range(24)), ("test", range(24, 32))):
+        names = [f"{number:06d}" for number in numbers]
+        (data / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        for number, name in zip(numbers, names, strict=True):
+            objects = _squares(generator, number)
+            pixels = generator.integers(90, 130, (48, 64, 3), dtype=np.uint8)
+            for kind, (xmin, ymin, xmax, ymax), _ in objects:
+                pixels[ymin - 1 : ymax, xmin - 1 : xmax] = (220, 30, 30) if kind == "red" else (30, 30, 220)
+            Image.fromarray(pixels).save(data / "JPEGImages" / f"{name}.jpg", quality=95)
+            (data / "Annotations" / f"{name}.xml").write_text(_annotation(name, objects))
+    return data
+
+
+Square = tuple[str, tuple[int, int, int, int], bool]
+
+
+def _squares(generator: np.random.Generator, number: int) -> list[Square]:
+    """Class, box and difficulty of the squares of an image: at most one in its left half, one in its right half."""
+    squares: list[Square] = []
+    for half in range(min(2, number % 4)):
+        side = int(generator.integers(12, 24))
+        xmin, ymin = (int(low + generator.integers(1, high - side)) for low, high in ((32 * half, 32), (0, 48)))
+        kind = ("red", "blue")[int(generator.integers(2))]
+        squares.append((kind, (xmin, ymin, xmin + side - 1, ymin + side - 1), half == 1 and number % 2 == 0))
+    return squares
+
+
+def _annotation(name: str, squares: list[Square]) -> str:
+    objects = "".join(
+        f"<object><name>{kind}</name><difficult>{int(difficult)}</difficult><bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin>"
+        f"<xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox></object>\n"
+        for kind, (xmin, ymin, xmax, ymax), difficult in squares
+    )
+    size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+    return f"<annotation><filename>{name}.jpg</filename>{size}\n{objects}</annotation>\n"
+
+
+def _archive(name: str) -> Path:
+    folder = Path(os.environ.get("COMPRESS_SSL_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / name).is_file():
+        pytest.skip(f"no {name} in '{folder}'; COMPRESS_SSL_TEST_DATA names the folder that holds it")
+    return folder / name

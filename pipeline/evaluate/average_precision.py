@@ -144,8 +144,8 @@ def coco_average_precision(
     detections: Sequence[Detections], objects: Sequence[Objects], classes: int
 ) -> CocoAveragePrecision:
     """COCO's average precision (Lin et al. 2014), by pycocotools: difficult objects are what COCO calls crowds."""
-    from pycocotools.coco import COCO  # type: ignore[import-untyped]
-    from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
 
     answers = [
         {"image_id": image, "category_id": int(label), "bbox": _corner_and_size(box), "score": float(score)}

@@ -1,11 +1,11 @@
 """Detection on VOC: the network becomes the backbone of a detector, all layers are fine-tuned, boxes are scored.
 
 Mean average precision by VOC2007's eleven points at an overlap of 0.5, and COCO's beside it. The schedule is that of Fast
-R-CNN (Girshick 2015, section 2.3 and 4: two images a step, 64 regions of each, SGD with momentum 0.9 and weight decay 5e-4, a
+R-CNN (Girshick 2015, sections 2.3 and 5.2: two images a step, 64 regions of each, SGD with momentum 0.9 and weight decay 5e-4, a
 learning rate of 0.001, a tenth of it after 30,000 of 40,000 steps; horizontal flips; short side 600, long side at most 1000
 pixels). On the 5,011 training images of VOC2007 that is 12 and 16 epochs. Difficult objects are neither learnt nor scored.
 
-CompRess (table 5) used Fast R-CNN with regions from selective search. Here it is Faster R-CNN, which learns to propose its
+CompRess (section 4) used Fast R-CNN with regions from selective search. Here it is Faster R-CNN, which learns to propose its
 regions: figures of the two are not those of one protocol.
 
 The training can be stopped and killed at any moment; the same command goes on with it. A training of other settings or
@@ -25,7 +25,7 @@ from pipeline.evaluate.detection.images import annotated_images, detect
 from pipeline.evaluate.detection.pictures import draw_boxes, draw_curve
 from pipeline.evaluate.detection.training import fine_tune
 from pipeline.images.data_set import index_data_set
-from pipeline.images.voc import is_voc
+from pipeline.images.voc import check_voc
 from pipeline.machine import choose_precision, prepare_machine
 from pipeline.networks.network import weights_sha256
 from pipeline.settings import Settings
@@ -92,8 +92,7 @@ def evaluate_voc_detect(settings: VocDetectSettings, subject: Subject, progress:
     Stopped
         If a signal asked for the end.
     """
-    if not is_voc(subject.data):
-        raise InputError(f"'{subject.data}' is not in VOC's layout; give the folder that holds JPEGImages.")
+    check_voc(subject.data)
     network = subject.network
     train_images, test_images, names = _read_images(settings, subject, progress)
     device = prepare_machine(settings.device, settings.thread_count, training=True)

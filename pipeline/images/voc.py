@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 IMAGES, ANNOTATIONS, SPLITS = "JPEGImages", "Annotations", Path("ImageSets", "Main")
+LAYOUT = f"{IMAGES}, {ANNOTATIONS}, {SPLITS}"
 
 MOST_BYTES = 4 * 2**20
 """Of one annotation; those of VOC have a few thousand."""
@@ -46,6 +47,19 @@ def is_voc(data: Path) -> bool:
     return (data / IMAGES).is_dir() and (data / SPLITS).is_dir()
 
 
+def check_voc(data: Path) -> None:
+    """Check that a data set has VOC's layout, annotations too.
+
+    Raises
+    ------
+    InputError
+        If it has not.
+    """
+    missing = next((place for place in (IMAGES, ANNOTATIONS, SPLITS) if not (data / place).is_dir()), None)
+    if missing is not None:
+        raise InputError(f"'{data}' has no folder {missing}; give a data set in VOC's layout: {LAYOUT}.")
+
+
 def read_annotations(data: Path, images: Sequence[str], sizes: npt.NDArray[np.integer]) -> list[Annotation]:
     """Read what is on some images of a data set.
 
@@ -61,12 +75,8 @@ def read_annotations(data: Path, images: Sequence[str], sizes: npt.NDArray[np.in
     Raises
     ------
     InputError
-        If the data set has another layout, an image has no annotation, or an annotation cannot be used.
+        If an image has no annotation, or an annotation cannot be used.
     """
-    if not (data / ANNOTATIONS).is_dir():
-        raise InputError(
-            f"'{data}' has no folder {ANNOTATIONS}; give a data set in VOC's layout: {IMAGES}, {ANNOTATIONS}, {SPLITS}."
-        )
     files = [data / ANNOTATIONS / f"{PurePosixPath(image).stem}.xml" for image in images]
     return [
         read_annotation(file, height=int(height), width=int(width))

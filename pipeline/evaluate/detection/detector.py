@@ -41,7 +41,7 @@ PYRAMID_CHANNELS, PYRAMID_FEATURES = 256, 1024
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
 TEST_REGIONS = 300
-"""Proposed on a test image (Ren et al. 2015, section 3.3)."""
+"""Proposed on a test image (Ren et al. 2015; py-faster-rcnn, ``TEST.RPN_POST_NMS_TOP_N``)."""
 
 SUPPRESSION_OVERLAP = 0.3
 """Of two detections of a class that overlap more, the worse is dropped (py-faster-rcnn, ``TEST.NMS``)."""

@@ -143,6 +143,7 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
     if isinstance(step.settings, ImageSelection):
         lists = {"subset": step.settings.subset, "labels": step.settings.labels}
         used |= {name: file for name, file in lists.items() if file is not None}
+        used |= {str(file): file for file in getattr(step.settings, "image_list", ())}
     return {name: _content(path) for name, path in used.items()}
 
 

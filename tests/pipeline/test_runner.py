@@ -280,6 +280,18 @@ def test_changed_subset_list_runs_what_uses_it(work: Path) -> None:
     assert run(work, text, only=("embed",))["embed"] == ("run", "'subset' has changed")
 
 
+def test_changed_list_of_labelled_images_scores_again(work: Path) -> None:
+    listed = work / "listed.txt"
+    names = [f"{name}/{number}.png" for name in ("apple", "pear") for number in range(3)]
+    listed.write_text("\n".join(names))
+    table = f'[evaluate.low-shot]\nimage_list = ["{listed}"]\nviews = 1\n'
+    text = RECIPE.replace('models = ["embed", "small", "other"]', f'models = ["embed"]\n{table}')
+    (step,) = (name for name in run(work, text) if name.startswith("low-shot"))
+    assert run(work, text)[step][0] == "skip"
+    listed.write_text("\n".join(names[1:]))
+    assert run(work, text)[step] == ("run", f"'{listed}' has changed")
+
+
 def test_from_and_only_leave_the_other_steps_alone(work: Path) -> None:
     assert list(run(work, first="distill")) == STEPS[2:]
     assert list(run(work, only=("small", "evaluate"))) == ["small", *STEPS[4:]]

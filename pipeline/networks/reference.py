@@ -25,7 +25,7 @@ def parse_reference(reference: str) -> Reference:
     """Take a reference apart; whether what it names exists is not looked at, but for paths that hold a colon."""
     name, colon, path = reference.partition(":")
     if colon and path and re.fullmatch(r"(timm/)?[\w.-]+", name) and not Path(reference).exists():
-        return Reference("file", name, Path(path))
+        return Reference("file", name, Path(path).expanduser())  # a shell leaves a ~ after a colon as it is
     kind, _, name = reference.partition("/")
     match kind:
         case "random" | "torchvision":

@@ -71,14 +71,21 @@ def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> t
     Raises
     ------
     InputError
-        If a weight of the backbone is missing or has another shape, or the file has more of the backbone than there is.
+        If a weight of the backbone is missing or has another shape, or the file has more of the backbone than there is, or
+        its weights are not plain numbers.
     """
     backbone = build_backbone(architecture)
     if wrong := mismatches(backbone.module, weights.backbone):
         raise _does_not_fit(file, weights, architecture, wrong)
     wanted = backbone.module.state_dict().keys()
     used = {key: tensor for key, tensor in weights.backbone.items() if key in wanted}
-    backbone.module.load_state_dict(used, strict=False)
+    try:
+        backbone.module.load_state_dict(used, strict=False)
+    except RuntimeError as error:
+        raise InputError(
+            f"'{file.path}' holds weights that are no plain numbers (quantised, sparse, or without values); save its state "
+            "dict as safetensors."
+        ) from error
     head = tuple(LAYOUTS[weights.layout].prefix + key for key in weights.backbone if key not in wanted)
     missing = tuple(key for key in wanted if key not in used)
     loaded = LoadedCheckpoint(file.path, file.sha256, weights.layout, len(used), head + weights.others, missing)

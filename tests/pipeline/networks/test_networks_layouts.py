@@ -195,6 +195,15 @@ def test_a_missing_weight_of_the_backbone_is_an_error(tmp_path: Path, published_
         load_network(f"resnet18:{file}")
 
 
+def test_weights_without_values_are_one_sentence(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        state = models.resnet18().state_dict()
+    with pytest.raises(
+        InputError, match=r"lab.pth' holds weights that are no plain numbers \(quantised, sparse, or without"
+    ):
+        load_network(f"resnet18:{saved(state, tmp_path)}")
+
+
 def test_missing_counters_of_batches_are_said_and_no_error(tmp_path: Path, published_network: GetNetwork) -> None:
     theirs = published_network("resnet18")
     state = {key: value for key, value in theirs.state_dict().items() if not key.endswith("num_batches_tracked")}

@@ -73,6 +73,8 @@ def write_onnx(network: Network, path: Path) -> Agreement:
     RunError
         If onnxruntime gives other features than torch.
     """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     size = network.preprocessing.size
     try:
         program = torch.onnx.export(
@@ -89,6 +91,7 @@ def write_onnx(network: Network, path: Path) -> Agreement:
             f"{network.architecture} cannot be written as ONNX ({str(error).strip().splitlines()[0]}); export with --no-onnx."
         ) from error
     assert program is not None
+    ClearMetadataAndDocStringPass()(program.model)  # torch notes the source of every node, by this machine's paths
     weights = sum(tensor.nbytes for tensor in network.module.state_dict().values())
     program.save(path, external_data=weights > LARGEST_FILE)
     agreement = compare(network, path)

@@ -31,12 +31,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Export an untrained network once, from the file of a run; read the folder, never change it."""
     folder = tmp_path_factory.mktemp("exported")
 
-    def make(architecture: str, size: int, onnx: bool = True) -> Path:
+    def make(architecture: str, size: int) -> Path:
         name = architecture.replace("/", "-")
         out = folder / "exported" / name
         if not out.exists():
             save_network(folder / name / MODEL_FILE, network_of(architecture, size))
-            export(ExportSettings(run=str(folder / name), out=out, onnx=onnx))
+            export(ExportSettings(run=str(folder / name), out=out))
         return out
 
     return make

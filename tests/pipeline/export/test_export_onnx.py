@@ -53,6 +53,12 @@ def test_normalisation_is_inside_for_teachers_that_want_plain_pixels_too(network
     assert compare(other, tmp_path / "model.onnx").relative > 0.1
 
 
+def test_onnx_does_not_tell_where_it_was_made(exported: Exported) -> None:
+    content = (exported("conv4-16", 32) / "model.onnx").read_bytes()
+    assert b".py" not in content
+    assert str(Path(torch.__file__).parents[1]).encode() not in content
+
+
 def test_photographs_are_real_and_differ() -> None:
     photographs = sample_photographs(Preprocessing(size=32, resize=36))
     assert photographs.shape == (8, 32, 32, 3)

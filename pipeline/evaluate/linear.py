@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pipeline.evaluate.settings import LinearSettings
     from pipeline.evaluate.subject import Subject
     from pipeline.progress import Progress
-    from storage import EmbeddingStore
+    from storage import EmbeddingStore, Split
 
 REFERENCE_ITERATIONS = 1000
 KEPT_FILE = "linear-unfinished.safetensors"
@@ -88,23 +88,19 @@ def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progre
     """
     live = settings.features == "live"
     store = subject.features() if live else subject.views(settings.views, settings.policy)
-    train_split, test_split = store[settings.train_split], store[settings.test_split]
-    train, test = StoredFeatures("training", train_split), StoredFeatures("test", test_split)
-    check_classes(train.labels, test.labels, train_split.class_names)
-    tested = [test]
-    if settings.crops == CROPS:
-        crops = subject.crops(training=False)[settings.test_split]
-        tested = [StoredFeatures("test", crops, 1 + crop) for crop in range(CROPS)]
+    split = store[settings.train_split]
+    train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
+    check_classes(train.labels, test.labels, split.class_names)
+    tested = _crops(settings, subject) if settings.crops == CROPS else [test]
     standardise = standardisation(train.blocks(), subject.device)
-    views = _live_views(settings, subject, store) if live else _stored_views(settings, store)
+    views = _live_views(settings, subject, split) if live else _stored_views(settings, split)
     kept = _kept(settings, subject, store) if live else None
-    fitted = fit(views, train.rows, standardise, len(train_split.class_names), settings, progress, kept)
+    fitted = fit(views, train.rows, standardise, len(split.class_names), settings, progress, kept)
     top1, top5 = accuracy(fitted.classifiers, [each.blocks() for each in tested], test.labels)
     reference = None
     if len(train.labels) <= settings.reference_images:
-        reference = logistic_regression_accuracy(
-            train.in_memory(), test.in_memory(), standardise, settings.weight_decay
-        )
+        features = train.in_memory(), test.in_memory()
+        reference = logistic_regression_accuracy(*features, standardise, settings.weight_decay)
     if kept:
         kept.path.unlink(missing_ok=True)
     return LinearResult(
@@ -116,7 +112,7 @@ def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progre
         learning_rate=fitted.learning_rate,
         held_out_top1_percent=fitted.held_out_top1_percent,
         logistic_regression_top1_percent=reference,
-        classes=len(train_split.class_names),
+        classes=len(split.class_names),
         train_images=len(train.labels),
         test_images=len(test.labels),
     )
@@ -134,7 +130,10 @@ def logistic_regression_accuracy(
     weight_decay : float
         Half of it times the squared weights is added to the mean loss.
     """
-    inputs, queries = (standardise(torch.from_numpy(each.features)).cpu().double().numpy() for each in (train, test))
+    device = standardise.mean.device
+    inputs, queries = (
+        standardise(torch.from_numpy(each.features).to(device)).double().cpu().numpy() for each in (train, test)
+    )
     strength = 1 / (len(inputs) * weight_decay) if weight_decay else float("inf")
     model = LogisticRegression(C=strength, max_iter=REFERENCE_ITERATIONS)
     with warnings.catch_warnings():
@@ -143,8 +142,12 @@ def logistic_regression_accuracy(
     return 100 * float(model.score(queries, test.labels))
 
 
-def _stored_views(settings: LinearSettings, store: EmbeddingStore) -> StoredViews:
-    split = store[settings.train_split]
+def _crops(settings: LinearSettings, subject: Subject) -> list[StoredFeatures]:
+    split = subject.crops(training=False)[settings.test_split]
+    return [StoredFeatures("test", split, 1 + crop) for crop in range(CROPS)]
+
+
+def _stored_views(settings: LinearSettings, split: Split) -> StoredViews:
     return StoredViews(
         lambda view: StoredFeatures("training", split, view).in_memory().features,
         settings.views,
@@ -152,8 +155,7 @@ def _stored_views(settings: LinearSettings, store: EmbeddingStore) -> StoredView
     )
 
 
-def _live_views(settings: LinearSettings, subject: Subject, store: EmbeddingStore) -> LiveViews:
-    split = store[settings.train_split]
+def _live_views(settings: LinearSettings, subject: Subject, split: Split) -> LiveViews:
     network = subject.network
     network.module.to(memory_format=torch.channels_last)
     return LiveViews(

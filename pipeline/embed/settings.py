@@ -47,7 +47,10 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
 
     data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or a pack.")]
     store: Annotated[Path, argument("Embedding store to write.")]
-    teacher: Annotated[str, Field(description="A run's folder, a model.safetensors, torchvision/NAME or random/NAME.")]
+    teacher: Annotated[
+        str,
+        Field(description="A run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME."),
+    ]
     split: Annotated[
         tuple[Split, ...],
         Field(

@@ -97,7 +97,7 @@ def truncate(path: Path, size: int = 100) -> None:
         ),
         ("pretrain data new --arch conv4", "There is no architecture 'conv4'. Did you mean 'conv4-"),
         ("evaluate random/conv4-16 --data data", "has no folder of its own; say by --output where the result goes."),
-        ("evaluate studnt --data data", "'studnt' does not exist; give a store, a run's folder, a model.safetensors"),
+        ("evaluate studnt --data data", "'studnt' does not exist; give a store, a run's folder, a checkpoint file"),
         ("evaluate student", "--data is needed to compute the features of 'student'; only a store has them already."),
         ("evaluate teacher.zarr --test-split test", "'teacher.zarr' has no split 'test'; it has train, val."),
         ("evaluate teacher.zarr --labels-per-class 13", "Class 0 has 12 training images, fewer than the 13 labels"),

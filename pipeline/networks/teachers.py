@@ -47,7 +47,7 @@ def _simclr(width: int, tf_same: bool = False) -> Teacher:
 
 
 def _moco(version: int, citation: str, file: str) -> Teacher:
-    layouts = (f"moco-v{version}", "moco-v3-momentum") if version == 3 else (f"moco-v{version}",)
+    layouts = (f"moco-v{version}", "moco-v3-momentum" if version == 3 else "moco")
     return Teacher("resnet50", IMAGENET, citation, f"https://dl.fbaipublicfiles.com/{file}", layouts)
 
 

@@ -83,6 +83,12 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "moco-v1": Layout(
         source="facebookresearch/moco, main_lincls.py, commit 010242b; moco/builder.py, commit 4397a04",
+        marks=(r"encoder_q\.fc\.weight",),
+        prefix="encoder_q.",
+        preprocessing=IMAGENET,
+    ),
+    "moco": Layout(
+        source="facebookresearch/moco, main_lincls.py, commit 010242b: without the head that tells version 1 from 2",
         marks=(r"encoder_q\.",),
         prefix="encoder_q.",
         preprocessing=IMAGENET,

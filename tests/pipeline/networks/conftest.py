@@ -119,6 +119,7 @@ WRITERS: dict[str, Callable[[nn.Module], Any]] = {
     "moco-v2": lambda network: moco(
         network, under("0.", head()) | under("2.", head(128)), ("encoder_q.", "encoder_k.")
     ),
+    "moco": lambda network: {"state_dict": under("module.encoder_q.", body(network))},
     "moco-v3": lambda network: moco(network, under("0.", head()), ("base_encoder.", "momentum_encoder.")),
     "moco-v3-momentum": lambda network: {"state_dict": under("module.momentum_encoder.", body(network))},
     "swav": lambda network: under(

@@ -252,6 +252,13 @@ def test_a_file_that_says_what_it_is_needs_no_name(
     assert network.preprocessing == TEACHERS[name].preprocessing
 
 
+def test_a_file_of_either_version_of_moco_is_called_by_its_name(
+    tmp_path: Path, writers: Writers, published_network: GetNetwork
+) -> None:
+    network = load_network(str(saved(writers["moco"](published_network("resnet50")), tmp_path)))
+    assert (network.name, network.architecture) == ("lab", "resnet50")
+
+
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "mobilenet_v2", "alexnet"])
 @pytest.mark.parametrize("queues", [1, 2])
 def test_students_of_the_compress_release_need_no_name(

@@ -22,12 +22,22 @@ EVERYTHING = "all"
 
 SUMMARIES = {
     "knn": "Nearest neighbour and weighted k-NN: no training, seconds.",
-    "linear": "A linear classifier on frozen features, by the published protocol.",
-    "low-shot": "The same on 1 % and 10 % of the labels.",
-    "cluster": "Cluster alignment: k-means, clusters matched to classes.",
-    "layers": "A linear classifier on each layer.",
-    "voc-classify": "Classification of PASCAL VOC, or of images in its layout.",
-    "voc-detect": "Detection on PASCAL VOC, or on images in its layout, with fine-tuning.",
+    "linear": "Linear classifier on frozen features, as published.",
+    "low-shot": "Linear classifier on 1 % and 10 % of the labels.",
+    "cluster": "Cluster alignment: k-means, clusters mapped to classes.",
+    "layers": "Linear classifier on every layer.",
+    "voc-classify": "Classification of VOC, or of images in its layout.",
+    "voc-detect": "Detection on VOC, or on images in its layout.",
+}
+
+EXAMPLES = {
+    "knn": "compress-ssl evaluate knn runs/mobilenet --data photographs --labels-per-class 10",
+    "linear": "compress-ssl evaluate linear runs/mobilenet --data photographs --lr-grid 0.01 --lr-grid 0.1",
+    "low-shot": "compress-ssl evaluate low-shot teacher.zarr --percent 1",
+    "cluster": "compress-ssl evaluate cluster runs/mobilenet --data photographs --pictures",
+    "layers": "compress-ssl evaluate layers runs/alexnet --data places205",
+    "voc-classify": "compress-ssl evaluate voc-classify runs/alexnet --data VOC2007",
+    "voc-detect": "compress-ssl evaluate voc-detect runs/alexnet --data VOC2007",
 }
 
 baseline_option = click.option(
@@ -44,15 +54,16 @@ class Evaluations(NearestGroup):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the name of the evaluation in front where it was not given."""
-        if "--all" in args:
-            args = [EVERYTHING, *(arg for arg in args if arg != "--all")]
-        elif args and not self._is_name(args[0]) and args[0] not in ctx.help_option_names:
-            args = [DEFAULT_EVALUATION, *args]
-        return super().parse_args(ctx, args)
+        wants_help = bool(args) and args[0] in ctx.help_option_names
+        return super().parse_args(ctx, args if wants_help else self.named(args))
 
-    def _is_name(self, word: str) -> bool:
-        """Whether a word is an evaluation, or is meant to be one."""
-        return bool(difflib.get_close_matches(word, list(self.commands), n=1, cutoff=0.75))
+    def named(self, words: list[str]) -> list[str]:
+        """Words that begin with the name of an evaluation, or with what is meant to be one."""
+        if "--all" in words:
+            return [EVERYTHING, *(word for word in words if word != "--all")]
+        if not words or difflib.get_close_matches(words[0], list(self.commands), n=1, cutoff=0.75):
+            return words
+        return [DEFAULT_EVALUATION, *words]
 
 
 @click.group(
@@ -61,7 +72,6 @@ class Evaluations(NearestGroup):
     subcommand_metavar="[EVALUATION] MODEL [OPTIONS]",
     epilog=example(
         "compress-ssl evaluate teacher.zarr",
-        "compress-ssl evaluate runs/mobilenet --data photographs --labels-per-class 10",
         "compress-ssl evaluate linear runs/mobilenet --data photographs --baseline random",
         "compress-ssl evaluate --all runs/mobilenet --data photographs",
     ),
@@ -75,7 +85,7 @@ def command() -> None:
 
 
 def _add(name: str, settings: type[EvaluateSettings]) -> None:
-    @command.command(name, help=SUMMARIES[name])
+    @command.command(name, help=SUMMARIES[name], epilog=example(EXAMPLES[name]))
     @settings_options(settings, without=settings.UNUSED)
     @baseline_option
     @json_option
@@ -91,7 +101,7 @@ for _name, _evaluation in EVALUATIONS.items():
     _add(_name, _evaluation.settings)
 
 
-@command.command(EVERYTHING)
+@command.command(EVERYTHING, epilog=example("compress-ssl evaluate --all runs/mobilenet --data photographs"))
 @settings_options(EvaluateSettings)
 @json_option
 def everything(as_json: bool, **given: Any) -> None:

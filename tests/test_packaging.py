@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from cli.evaluate import command as evaluations
 from cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -130,7 +131,9 @@ def test_there_are_documented_calls_and_examples() -> None:
 @pytest.mark.parametrize("line", sorted({*documented_calls(), *help_examples()}))
 def test_documented_call_parses(line: str) -> None:
     words = shlex.split(re.split(r" [#|] ", line)[0])[1:]
-    depth = 2 if words[0] == "store" else 1
+    if words[0] == "evaluate":
+        words[1:] = evaluations.named(words[1:])
+    depth = 2 if words[0] in {"store", "evaluate"} else 1
     assert tuple(words[:depth]) in COMMANDS, line
     command = COMMANDS[tuple(words[:depth])]
     # Commands keep the help option they are first asked for, so they are asked as in use.

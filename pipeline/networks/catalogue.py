@@ -54,8 +54,8 @@ def describe_teacher(name: str) -> Description:
 
 def describe_student(name: str) -> Description:
     """Describe a student of ``STUDENTS``; all of them see ImageNet's mean and deviation."""
-    size, resize = default_preprocessing(name).size, default_preprocessing(name).resize
-    return _describe(name, name, Preprocessing(size=size, resize=resize), STUDENTS[name])
+    wants = default_preprocessing(name)
+    return _describe(name, name, Preprocessing(size=wants.size, resize=wants.resize), STUDENTS[name])
 
 
 def describe_network(name: str) -> Description:

@@ -83,43 +83,20 @@ def measure_precision(worker: Worker, plan: EmbedPlan, progress: Progress) -> di
     InputError
         If an output is not a number in this precision, or an image is missing or has changed.
     """
-    name, split = next(iter(plan.splits.items()))
-    good = np.flatnonzero(split.samples.good)
-    count = min(IMAGES, len(good))
-    if worker.precision == "float32" or count < 2:
+    name = next(iter(plan.splits))
+    job = _evaluation_view(plan, name)
+    if worker.precision == "float32" or len(job.paths) < 2:
         return {}
-    rows = good[np.arange(count) * len(good) // count]
-    view = split.views[EVALUATION_VIEW]
-    job = RenderJob(
-        source=plan.indexes[name].source,
-        paths=[split.samples.sample_path[row] for row in rows],
-        content_hash=split.samples.content_hash[rows],
-        parameters=draw_parameters(EVALUATION_VIEW, view, 0, split.samples.image_size[rows])[:, None],
-        sizes=(int(view["size"]),),
-        interpolation=interpolation_of(view),
-    )
-    with progress.track(f"{worker.precision} against float32", count) as advance:
-        embeddings = []
-        for (pixels,) in render(worker.renderer, job, worker.batch_size):
-            embeddings.append(_in_both(worker, pixels))
-            advance(len(pixels))
-    reference, other = (np.concatenate(each) for each in zip(*embeddings, strict=True))  # (N, D)
-    broken = np.flatnonzero(~np.isfinite(other).all(axis=1))
-    if len(broken):
-        raise InputError(
-            f"The teacher's output for '{job.source.describe(job.paths[broken[0]])}' is not a number in "
-            f"{worker.precision}; use --precision float32, or bfloat16, whose range is as wide."
-        )
-    divergence = anchor_divergence(reference, other)
+    divergence = anchor_divergence(*_embeddings(worker, job, progress))
     logger.info(
         "The teacher in %s against float32, on %d images of split %s: KL divergence of anchor distributions at T = %g is "
         "%.2g nats in the mean, %.2g at most.",
-        worker.precision, count, name, TEMPERATURE, *divergence,
+        worker.precision, len(job.paths), name, TEMPERATURE, *divergence,
     )  # fmt: skip
     return {
         "precision_against_float32": {
             "split": name,
-            "images": count,
+            "images": len(job.paths),
             "temperature": TEMPERATURE,
             "kl_mean_nats": divergence.mean,
             "kl_max_nats": divergence.largest,
@@ -127,8 +104,44 @@ def measure_precision(worker: Worker, plan: EmbedPlan, progress: Progress) -> di
     }
 
 
+def _evaluation_view(plan: EmbedPlan, name: str) -> RenderJob:
+    """View 0 of at most so many good images of a split, evenly spaced."""
+    split = plan.splits[name]
+    samples, view = split.samples, split.views[EVALUATION_VIEW]
+    good = np.flatnonzero(samples.good)
+    count = min(IMAGES, len(good))
+    rows = good[np.arange(count) * len(good) // max(1, count)]
+    return RenderJob(
+        source=plan.indexes[name].source,
+        paths=[samples.sample_path[row] for row in rows],
+        content_hash=samples.content_hash[rows],
+        parameters=draw_parameters(EVALUATION_VIEW, view, 0, samples.image_size[rows])[:, None],
+        sizes=(int(view["size"]),),
+        interpolation=interpolation_of(view),
+    )
+
+
+def _embeddings(
+    worker: Worker, job: RenderJob, progress: Progress
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Normalised embeddings (N, D) in float32 and in the worker's precision."""
+    found = []
+    with progress.track(f"{worker.precision} against float32", len(job.paths)) as advance:
+        for (pixels,) in render(worker.renderer, job, worker.batch_size):
+            found.append(_in_both(worker, pixels))
+            advance(len(pixels))
+    reference, other = (np.concatenate(each) for each in zip(*found, strict=True))
+    broken = np.flatnonzero(~np.isfinite(other).all(axis=1))
+    if len(broken):
+        raise InputError(
+            f"The teacher's output for '{job.source.describe(job.paths[broken[0]])}' is not a number in "
+            f"{worker.precision}; use --precision float32, or bfloat16, whose range is as wide."
+        )
+    return reference, other
+
+
 def _in_both(worker: Worker, pixels: torch.Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Normalised embeddings (B, D) in float32 and in the worker's precision."""
+    """Those (B, D) of a batch."""
     with _without_tf32():
         reference = embed_images(worker._replace(precision="float32", normalise=True), pixels)
     return reference, embed_images(worker._replace(normalise=True), pixels)

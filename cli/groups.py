@@ -28,22 +28,27 @@ class NearestGroup(click.Group):
 
 
 class LazyGroup(NearestGroup):
-    """A group whose commands live in modules of this package, imported when they are called."""
+    """A group whose commands live in modules of a package, imported when they are called.
 
+    A module whose name would be Python's ends in an underscore, which its command has not: ``import_``, ``list_``.
+    """
+
+    package = "cli"
     modules: tuple[str, ...] = ()
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the modules."""
+        """Names of the commands."""
         del ctx
-        return list(self.modules)
+        return [module.removesuffix("_") for module in self.modules]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command."""
         del ctx
-        if cmd_name not in self.modules:
-            return None
-        command: click.Command = importlib.import_module(f"cli.{cmd_name}").command
-        return command
+        for module in self.modules:
+            if cmd_name == module.removesuffix("_"):
+                command: click.Command = importlib.import_module(f"{self.package}.{module}").command
+                return command
+        return None
 
 
 def example(*lines: str) -> str:

@@ -1,0 +1,1 @@
+"""The commands of ``compress-ssl store``, one a file."""

@@ -1,0 +1,228 @@
+"""Detection on VOC: what a detector is shown and what comes back, which networks it takes, and the stage on small images."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.evaluate.average_precision import Detections, Objects
+from pipeline.evaluate.detection.detector import build_detector, set_training
+from pipeline.evaluate.detection.images import annotated_images, detect, target
+from pipeline.evaluate.run import evaluate
+from pipeline.evaluate.settings import VocDetectSettings
+from pipeline.evaluate.subject import Subject
+from pipeline.evaluate.voc_detect import detection_result
+from pipeline.images.data_set import index_data_set
+from pipeline.networks.network import load_network, weights_sha256
+from pipeline.progress import Progress, Silent
+
+SMALL = "random/resnet18-narrow-32px"
+
+
+def settings_of(data: Path, folder: Path, model: str = SMALL, **given: Any) -> VocDetectSettings:
+    values: dict[str, Any] = {
+        "output": folder, "device": "cpu", "threads": 1, "min_size": 32, "max_size": 48, "anchor_sizes": (16,),
+        "regions": 16, "epochs": 1, "batch_size": 4, "pictures": 3, "limit": 8,
+    }  # fmt: skip
+    return VocDetectSettings(model=model, data=data, **{**values, **given})
+
+
+def losses_of(settings: VocDetectSettings, image: torch.Tensor, there: Objects) -> tuple[nn.Module, torch.Tensor]:
+    """A detector and its summed losses on one image."""
+    detector = build_detector(load_network(settings.model), 2, settings)
+    set_training(detector)
+    shown = target(image, there, flip=False, device=torch.device("cpu"))
+    return detector, sum(detector([shown.image], [shown.objects]).values(), torch.zeros(()))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_boxes_hold_the_objects_pixels_to_the_edge(flip: bool) -> None:
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    image[:, 4:10, 2:9] = 255  # rows 5 to 10 and columns 3 to 9, counted from 1
+    there = Objects(np.array([[3, 5, 9, 10.0]]), np.array([1]), np.array([False]))
+    shown = target(image, there, flip=flip, device=torch.device("cpu"))
+    left, top, right, bottom = shown.objects["boxes"][0].int().tolist()
+    assert shown.image[:, top:bottom, left:right].min() == 1
+    assert shown.image.sum() == 3 * (bottom - top) * (right - left)
+    assert shown.objects["labels"].tolist() == [2]
+    assert there.boxes.tolist() == [[3, 5, 9, 10]]
+
+
+def test_difficult_objects_are_not_learnt() -> None:
+    there = Objects(np.array([[3, 5, 9, 10], [1, 1, 4, 4.0]]), np.array([1, 0]), np.array([True, False]))
+    shown = target(torch.zeros(3, 20, 30, dtype=torch.uint8), there, flip=False, device=torch.device("cpu"))
+    assert shown.objects["boxes"].tolist() == [[0, 0, 4, 4]]
+    assert shown.objects["labels"].tolist() == [1]
+
+
+def test_detections_come_back_in_vocs_pixels_and_numbers(voc: Path, tmp_path: Path) -> None:
+    settings = settings_of(voc, tmp_path)
+    index = index_data_set(voc, ["test"], tmp_path, settings, threads=1, progress=Silent())["test"]
+    (images,), names = annotated_images(voc, [index])
+    assert names == ("blue", "red")
+
+    class Oracle(nn.Module):
+        """Answers with the boxes that it was made with."""
+
+        def forward(self, shown: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            return [next(answers) for _ in shown]
+
+    exact = (target(image, there, flip=False, device=torch.device("cpu")).objects
+             for batch in images.read(np.arange(8), 3, 1) for image, there in batch)  # fmt: skip
+    answers = ({**each, "scores": torch.full((len(each["labels"]),), 0.5)} for each in exact)
+    found = detect(
+        Oracle(), images, batch_size=3, threads=1, device=torch.device("cpu"), precision="float32", progress=Silent()
+    )  # fmt: skip
+    result = detection_result(found, images.objects, images.objects, names)
+    assert result.mean_average_precision_percent == result.coco_average_precision_percent == 100
+    count = sum(len(each.boxes) - each.difficult.sum() for each in images.objects)
+    assert sum(each.test_objects for each in result.classes) == count
+
+
+def test_class_without_an_object_in_the_test_images_does_not_count() -> None:
+    there = [Objects(np.array([[1, 1, 5, 5.0]]), np.array([0]), np.array([False]))]
+    found = [Detections(np.array([[1, 1, 5, 5.0]]), np.array([0]), np.array([0.9]))]
+    result = detection_result(found, there, there, ("here", "nowhere"))
+    assert [each.name for each in result.classes] == ["here"]
+    assert result.mean_average_precision_percent == 100
+
+
+@pytest.mark.parametrize(
+    ("architecture", "scales"),
+    [
+        ("resnet18", "single"),
+        ("resnet18-32px", "single"),
+        ("resnet18-narrow-32px", "fpn"),
+        ("resnet50-tf-same", "fpn"),
+        ("alexnet", "single"),
+        ("alexnet-32px", "single"),
+    ],
+)
+def test_networks_become_detectors_all_of_whose_layers_learn(
+    architecture: str, scales: str, voc: Path, tmp_path: Path
+) -> None:
+    given = {"scales": scales, "anchor_sizes": (8, 12, 16, 24, 32) if scales == "fpn" else (16,)}
+    settings = settings_of(voc, tmp_path, f"random/{architecture}", **given)
+    there = Objects(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
+    image = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    detector, loss = losses_of(settings, image, there)
+    loss.backward()  # type: ignore[no-untyped-call]
+    own = {tuple(weight.shape) for weight in load_network(settings.model).module.parameters()}
+    assert own <= {tuple(weight.shape) for weight in detector.parameters()}
+    still = [name for name, weight in detector.named_parameters() if weight.grad is None]
+    assert still == []
+    detector.eval()
+    (answer,) = detector([image / 255])
+    assert answer["boxes"].shape[1] == 4
+
+
+def test_batch_norm_keeps_its_statistics(voc: Path, tmp_path: Path) -> None:
+    there = Objects(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
+    detector, _ = losses_of(settings_of(voc, tmp_path), torch.full((3, 48, 64), 200, dtype=torch.uint8), there)
+    statistics = {name: buffer for name, buffer in detector.named_buffers() if name.endswith(("_mean", "_var"))}
+    assert len(statistics) > 20
+    for name, buffer in statistics.items():
+        assert buffer.unique().tolist() == [float(name.endswith("_var"))], name
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "sentence"),
+    [
+        (
+            "random/conv4-16",
+            {},
+            "A detector cannot be built around conv4-16; it can around AlexNet and torchvision's Res",
+        ),
+        ("random/alexnet", {"scales": "fpn"}, "alexnet has one scale, which is what --scales single takes"),
+        (SMALL, {"scales": "fpn"}, "A pyramid has 5 levels and takes as many --anchor-sizes, .*; 1 were given"),
+        (SMALL, {"batch_size": 30}, "--batch-size 30 is more than the 8 training images; lower it"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    model: str, given: dict[str, Any], sentence: str, voc: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        evaluate(settings_of(voc, tmp_path / "out", model, **given), Silent())
+    assert not (tmp_path / "out" / "voc-detect").exists()
+
+
+def test_split_without_objects_is_one_sentence(voc: Path, tmp_path: Path) -> None:
+    (voc / "ImageSets" / "Main" / "test.txt").write_text("000024\n000028\n")
+    with pytest.raises(InputError, match="No image of split test has an object that is not difficult"):
+        evaluate(settings_of(voc, tmp_path / "out"), Silent())
+
+
+def test_stage_leaves_result_curve_boxes_and_detector(voc: Path, tmp_path: Path) -> None:
+    settings = settings_of(voc, tmp_path / "out", epochs=2, score_every=1)
+    before = weights_sha256(Subject(settings, Silent()).network.module)
+    written = json.loads(evaluate(settings, Silent()).path.read_bytes())
+    assert written["result"]["note"] == "Faster R-CNN; the paper's figures are of Fast R-CNN with selective search"
+    assert all("paper: Fast R-CNN" in heading for heading in written["scores"])
+    assert written["network"]["weights_sha256"] == before
+    for picture in ("voc-detect-curve.png", "voc-detect-boxes.png"):
+        with Image.open(tmp_path / "out" / picture) as opened:
+            assert min(opened.size) > 200
+    lines = [json.loads(line) for line in (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines if "voc_ap_percent" in line] == [(0, 0), (0, 2), (1, 2)]
+    final = written["result"]["mean_average_precision_percent"]
+    assert lines[-1]["voc_ap_percent"] == pytest.approx(final)
+    weights = load_file(tmp_path / "out" / "voc-detect" / "detector.safetensors")
+    start = load_network(SMALL).module.state_dict()
+    assert weights["backbone.0.weight"].shape == start["conv1.weight"].shape
+    assert not torch.equal(weights["backbone.0.weight"], start["conv1.weight"])
+
+
+class Killed(Exception):
+    """What a process that is killed leaves undone."""
+
+
+class KillsItself(Silent):
+    """Progress that ends everything when so many images have been learnt from."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    @contextmanager
+    def track(self, title: str, total: int, unit: str = "images") -> Iterator[Any]:
+        def advance(amount: int) -> None:
+            if title == "fine-tune":
+                self._left -= amount
+                if self._left < 0:
+                    raise Killed
+
+        yield advance
+
+
+def test_killed_training_goes_on_and_ends_in_the_same_weights(voc: Path, tmp_path: Path) -> None:
+    def run(name: str, progress: Progress) -> Path:
+        evaluate(settings_of(voc, tmp_path / name, epochs=2, checkpoint_minutes=1e-9), progress)
+        return tmp_path / name / "voc-detect" / "detector.safetensors"
+
+    whole = run("whole", Silent())
+    for images in (5, 9):  # in the first epoch; in the second
+        with pytest.raises(Killed):
+            run("killed", KillsItself(images))
+    assert run("killed", Silent()).read_bytes() == whole.read_bytes()
+    results = [json.loads((tmp_path / name / "voc-detect.json").read_bytes())["result"] for name in ("whole", "killed")]
+    assert results[0] == results[1]
+
+
+def test_training_of_other_settings_is_begun_anew(voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    evaluate(settings_of(voc, tmp_path / "out"), Silent())
+    first = (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_bytes()
+    evaluate(settings_of(voc, tmp_path / "out"), Silent())
+    assert (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_bytes() == first
+    assert "begun anew" not in caplog.text
+    evaluate(settings_of(voc, tmp_path / "out", regions=8), Silent())
+    assert "The training is begun anew, since another one is there" in caplog.text
+    assert "inputs.detector.regions = 16, now it is 8" in caplog.text
+    assert (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_bytes() != first

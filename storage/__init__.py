@@ -1,11 +1,32 @@
 """The embedding store: a zarr v3 group that any zarr reader opens (docs/store-format.md).
 
-Writing is in ``storage.writer``, checking in ``storage.verify``; the layout is ``storage.schema``.
+Writing is in ``storage.writer``, checking in ``storage.verify``, copying in ``storage.copy``; the layout is
+``storage.schema``, the places that a store can be at are ``storage.remote``.
 """
 
-from storage.errors import StoreError
-from storage.reader import EmbeddingStore, describe, open_store
-from storage.schema import Samples, SplitPlan, Status
-from storage.split import Split
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["EmbeddingStore", "Samples", "Split", "SplitPlan", "Status", "StoreError", "describe", "open_store"]
+from storage.errors import StoreError
+from storage.remote import Place, RemotePath, location
+
+if TYPE_CHECKING:
+    from storage.reader import EmbeddingStore, describe, open_store
+    from storage.schema import Samples, SplitPlan, Status
+    from storage.split import Split
+
+__all__ = ["EmbeddingStore", "Place", "RemotePath", "Samples", "Split", "SplitPlan", "Status", "StoreError"]
+__all__ += ["describe", "location", "open_store"]
+
+LOADED_WHEN_USED = {
+    **dict.fromkeys(("EmbeddingStore", "describe", "open_store"), "storage.reader"),
+    **dict.fromkeys(("Samples", "SplitPlan", "Status"), "storage.schema"),
+    "Split": "storage.split",
+}
+"""What needs numpy and zarr, which settings and help do without."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LOADED_WHEN_USED:
+        raise AttributeError(f"module 'storage' has no attribute '{name}'")
+    return getattr(importlib.import_module(LOADED_WHEN_USED[name]), name)

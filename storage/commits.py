@@ -15,19 +15,25 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import xxhash
 
 from storage import schema
 from storage.durable import write_json_durably
-from storage.errors import StoreDamagedError
+from storage.errors import StoreDamagedError, StoreError
+from storage.remote import RemotePath
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from storage.remote import Place
 
 SAMPLES_UNIT = "samples"
+
+REQUESTS = 16
+"""To an object store, side by side."""
 
 
 class Part(TypedDict):
@@ -41,45 +47,73 @@ Record = dict[str, Part]
 """The parts of one block, by key relative to the split."""
 
 
-def _folder(split: Path) -> Path:
+def _folder(split: Place) -> Place:
     return split / "embeddings" / "commits"
 
 
-def _manifest(split: Path, unit: str) -> Path:
+def _manifest(split: Place, unit: str) -> Place:
     return _folder(split) / f"{unit}.json"
 
 
-def _record_file(split: Path, unit: str, block: int) -> Path:
+def _record_file(split: Place, unit: str, block: int) -> Place:
     return _folder(split) / unit / f"{block}.json"
 
 
-def checksum(path: Path) -> str:
+def checksum(path: Place) -> str:
     """XXH3-64 of a file's bytes, in hexadecimal."""
     return xxhash.xxh3_64_hexdigest(path.read_bytes())
 
 
-def _record(split: Path, keys: Sequence[str]) -> Record:
+def _record(split: Place, keys: Sequence[str]) -> Record:
     return {key: Part(size=(split / key).stat().st_size, xxh3_64=checksum(split / key)) for key in keys}
 
 
-def commit_block(split: Path, unit: str, block: int, keys: Sequence[str]) -> None:
+def commit_block(split: Place, unit: str, block: int, keys: Sequence[str]) -> None:
     """Record that these objects of a block are on the disk, with the bytes they now have."""
     write_json_durably(_record_file(split, unit, block), _record(split, keys))
 
 
-def write_manifest(split: Path, unit: str, keys: Mapping[int, Sequence[str]]) -> None:
+def write_manifest(split: Place, unit: str, keys: Mapping[int, Sequence[str]]) -> None:
     """Record all blocks of a unit at once, by block the objects that hold it."""
     write_json_durably(_manifest(split, unit), {str(block): _record(split, parts) for block, parts in keys.items()})
 
 
-def is_committed(split: Path, unit: str, block: int) -> bool:
+def extend_manifest(split: Place, unit: str, keys: Mapping[int, Sequence[str]]) -> None:
+    """Record more blocks of a unit whose blocks are in one manifest; of one that is recorded already, anew."""
+    records = read_records(split, unit) | {block: _record(split, parts) for block, parts in keys.items()}
+    write_json_durably(_manifest(split, unit), {str(block): records[block] for block in sorted(records)})
+
+
+def committed_bytes(split: Place, key: str, part: Part) -> bytes:
+    """Bytes of a committed object.
+
+    Raises
+    ------
+    StoreDamagedError
+        If it is missing or has other bytes than were committed.
+    """
+    path = split / key
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        fault = "is missing"
+    else:
+        if xxhash.xxh3_64_hexdigest(content) == part["xxh3_64"]:
+            return content
+        fault = "has other content than was committed"
+    raise StoreDamagedError(
+        f"'{path}' {fault}; run 'compress-ssl store verify' for all the damage, then restore a copy or embed again."
+    )
+
+
+def is_committed(split: Place, unit: str, block: int) -> bool:
     """Whether a block has its record, alone or in the unit's manifest."""
     if _record_file(split, unit, block).is_file():
         return True
     return _manifest(split, unit).is_file() and block in read_records(split, unit)
 
 
-def read_records(split: Path, unit: str) -> dict[int, Record]:
+def read_records(split: Place, unit: str) -> dict[int, Record]:
     """All records of a unit, by block; empty where nothing is committed.
 
     Raises
@@ -89,6 +123,8 @@ def read_records(split: Path, unit: str) -> dict[int, Record]:
     """
     try:
         return _parsed(unit, _read_texts(split, unit))
+    except StoreError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreDamagedError(
             f"The commit records of '{split}' (unit {unit}) cannot be read ({error}); "
@@ -96,14 +132,24 @@ def read_records(split: Path, unit: str) -> dict[int, Record]:
         ) from error
 
 
-def _read_texts(split: Path, unit: str) -> dict[str, Any]:
+def _read_texts(split: Place, unit: str) -> dict[str, Any]:
     # Records first, the manifest after them: a writer that folds them meanwhile writes it before they go.
     texts: dict[str, Any] = {}
     with contextlib.suppress(FileNotFoundError):
-        for file in sorted((_folder(split) / unit).glob("*.json")):
-            texts[file.stem] = json.loads(file.read_bytes())
-    manifest = _manifest(split, unit)
-    return texts | (json.loads(manifest.read_bytes()) if manifest.is_file() else {})
+        for name, content in _contents(sorted((_folder(split) / unit).glob("*.json"))):
+            texts[name] = json.loads(content)
+    with contextlib.suppress(FileNotFoundError):
+        return texts | json.loads(_manifest(split, unit).read_bytes())
+    return texts
+
+
+def _contents(files: Sequence[Place]) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each file; those of an object store are fetched side by side."""
+    if not any(isinstance(file, RemotePath) for file in files):
+        yield from ((file.stem, file.read_bytes()) for file in files)
+        return
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        yield from zip((file.stem for file in files), pool.map(lambda file: file.read_bytes(), files), strict=True)
 
 
 def _parsed(unit: str, content: dict[str, Any]) -> dict[int, Record]:
@@ -117,23 +163,28 @@ def _parsed(unit: str, content: dict[str, Any]) -> dict[int, Record]:
     return records
 
 
-def fold_records(split: Path, unit: str) -> None:
+def fold_records(split: Place, unit: str) -> None:
     """Replace a complete unit's records by one manifest, so that opening it costs one read."""
     single = _folder(split) / unit
     if single.is_dir() or not _manifest(split, unit).is_file():
         records = read_records(split, unit)
         write_json_durably(_manifest(split, unit), {str(block): records[block] for block in sorted(records)})
-        shutil.rmtree(single, ignore_errors=True)
+        if isinstance(single, RemotePath):
+            single.remove_tree()
+        else:
+            shutil.rmtree(single, ignore_errors=True)
 
 
-def check_sizes(split: Path, records: dict[int, Record]) -> None:
-    """Check that every committed object is there with its size.
+def check_sizes(split: Place, records: dict[int, Record]) -> None:
+    """Check that every committed file is there with its size. An object's hash is checked when it is fetched.
 
     Raises
     ------
     StoreDamagedError
-        Naming the first object that is missing or has another size.
+        Naming the first file that is missing or has another size.
     """
+    if isinstance(split, RemotePath):
+        return
     for record in records.values():
         for key, part in record.items():
             path = split / key

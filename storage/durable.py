@@ -7,23 +7,32 @@ into place; then the folder is flushed. zarr's own local store renames, but does
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import stat
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore
+
+from storage.remote import RemotePath
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zarr.core.buffer import Buffer
 
+    from storage.remote import Place
+
 PARTIAL_SUFFIX = ".partial"
 
 
-def write_durably(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Write ``data`` to ``path``: whole, on the disk, or not at all."""
+def write_durably(path: Place, data: bytes | bytearray | memoryview) -> None:
+    """Write ``data`` to ``path``: whole, on the disk, or not at all. An object store promises that by itself."""
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     make_directory_durably(path.parent)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     try:
@@ -38,7 +47,7 @@ def write_durably(path: Path, data: bytes | bytearray | memoryview) -> None:
     flush_directory(path.parent)
 
 
-def write_json_durably(path: Path, value: Any) -> None:
+def write_json_durably(path: Place, value: Any) -> None:
     """Write ``value`` as indented JSON; the same value gives the same bytes."""
     write_durably(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
@@ -70,6 +79,20 @@ def sweep_partial_files(folder: Path) -> int:
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def make_read_only(folder: Path) -> None:
+    """Take from every file below a folder the right to be written, give the group the right to read it all.
+
+    Folders stay as writable as they are: who owns them can move, replace and delete what is in them. Files of another
+    user's are left as they are.
+    """
+    for path in (folder.resolve(), *(path for path in folder.rglob("*") if not path.is_symlink())):
+        mode = path.stat().st_mode
+        wanted = mode | 0o050 if path.is_dir() else (mode | 0o040) & ~0o222
+        if wanted != mode:
+            with contextlib.suppress(PermissionError):
+                path.chmod(stat.S_IMODE(wanted))
 
 
 class DurableStore(LocalStore):

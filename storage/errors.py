@@ -38,5 +38,9 @@ class StoreBusyError(StoreError):
     """Another process holds the writer's lease of the store."""
 
 
+class StoreUnreachableError(StoreError):
+    """The server that a store is on cannot be reached, or does not let us do what is asked."""
+
+
 class NotRepresentableError(StoreError):
     """An embedding has a value that float16 cannot hold, or that is not a number."""

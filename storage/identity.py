@@ -8,12 +8,12 @@ from storage.errors import StoreMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
+    from storage.remote import Place
     from storage.schema import Samples
 
 
-def check_same(store_path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_same(store_path: Place, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Check that a store was made with these attributes.
 
     Raises

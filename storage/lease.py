@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.errors import StoreBusyError
+from storage.remote import RemotePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from storage.remote import Place
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
@@ -36,7 +39,8 @@ def _process_start(pid: int) -> str | None:
     return stat.rpartition(")")[2].split()[19]
 
 
-def _identity() -> dict[str, Any]:
+def identity() -> dict[str, Any]:
+    """What tells this process from all others, on all machines."""
     pid = os.getpid()
     # Machines and containers can share a host name; a boot and a pid namespace together share their processes.
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -44,7 +48,8 @@ def _identity() -> dict[str, Any]:
     return {"machine": machine, "process": pid, "started": _process_start(pid)}
 
 
-def _is_held(lease: dict[str, Any], me: dict[str, Any]) -> bool:
+def is_held(lease: dict[str, Any], me: dict[str, Any]) -> bool:
+    """Whether the holder of a lease lives, as far as this process can tell."""
     if lease["machine"] == me["machine"]:
         return bool(_process_start(lease["process"]) == lease["started"])
     return bool(time.time() - lease["heartbeat"] < STALE_SECONDS)
@@ -71,9 +76,10 @@ def _has_name(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _read(descriptor: int) -> dict[str, Any] | None:
+def parse(content: bytes) -> dict[str, Any] | None:
+    """The lease in a file; None where it holds none."""
     try:
-        lease = json.loads(os.pread(descriptor, 65536, 0))
+        lease = json.loads(content)
     except ValueError:  # empty: just created; cut short: its holder died while writing it
         return None
     known = isinstance(lease, dict) and lease.keys() >= {"machine", "process", "started", "heartbeat"}
@@ -81,7 +87,7 @@ def _read(descriptor: int) -> dict[str, Any] | None:
 
 
 def _is_mine(descriptor: int, me: dict[str, Any]) -> bool:
-    lease = _read(descriptor)
+    lease = parse(os.pread(descriptor, 65536, 0))
     return lease is not None and {key: lease[key] for key in me} == me
 
 
@@ -91,8 +97,16 @@ def _write(descriptor: int, lease: dict[str, Any]) -> None:
     os.ftruncate(descriptor, len(content))
 
 
+def busy(store: Place, lease: dict[str, Any]) -> StoreBusyError:
+    """An error that names the holder."""
+    return StoreBusyError(
+        f"'{store}' is being written by process {lease['process']} on {lease['machine'].split()[0]} (last sign of life "
+        f"{max(0, time.time() - lease['heartbeat']):.0f} s ago); wait for it, or stop it first."
+    )
+
+
 @contextlib.contextmanager
-def writer_lease(store: Path) -> Iterator[None]:
+def writer_lease(store: Place) -> Iterator[None]:
     """Hold the writer's lease of a store while the block runs.
 
     Raises
@@ -100,18 +114,20 @@ def writer_lease(store: Path) -> Iterator[None]:
     StoreBusyError
         If a living process holds it.
     """
+    if isinstance(store, RemotePath):
+        from storage.remote_lease import remote_lease
+
+        with remote_lease(store):
+            yield
+        return
     place = store.resolve()
     path = place.with_name(f"{place.name}.lease")
     path.parent.mkdir(parents=True, exist_ok=True)
-    me = _identity()
+    me = identity()
     with _locked(path) as descriptor:
-        lease = _read(descriptor)
-        if lease is not None and _is_held(lease, me):
-            raise StoreBusyError(
-                f"'{store}' is being written by process {lease['process']} on "
-                f"{lease['machine'].split()[0]} (last sign of life "
-                f"{max(0, time.time() - lease['heartbeat']):.0f} s ago); wait for it, or stop it first."
-            )
+        lease = parse(os.pread(descriptor, 65536, 0))
+        if lease is not None and is_held(lease, me):
+            raise busy(store, lease)
         _write(descriptor, me | {"heartbeat": time.time()})
 
     ended = threading.Event()

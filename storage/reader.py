@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
-from zarr.storage import LocalStore
 
 from storage import schema
 from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
+from storage.remote import RemotePath, location
 from storage.split import Split
+from storage.zarr_stores import zarr_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    from storage.remote import Place
 
 
-def is_store(path: Path) -> bool:
+def is_store(path: Place) -> bool:
     """Whether a folder is an embedding store, of any version and however damaged: what may be swept or deleted as one."""
     try:
         attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
         return bool(attributes["format"] == schema.FORMAT_NAME)
+    except StoreError:
+        raise
     except OSError:
         damaged = path.is_dir()
     except (ValueError, KeyError, TypeError):
@@ -30,16 +35,23 @@ def is_store(path: Path) -> bool:
     return damaged and next(path.glob("*/embeddings/commits"), None) is not None
 
 
-def has_zarr_metadata(path: Path) -> bool:
+def has_zarr_metadata(path: Place) -> bool:
     """Whether a folder is meant as a store: ``open_store`` says what is wrong with it if it is none."""
     return (path / "zarr.json").is_file()
 
 
-def open_store(path: str | Path) -> EmbeddingStore:
+def open_store(path: str | Path | RemotePath) -> EmbeddingStore:
     """Open an embedding store for reading.
+
+    Parameters
+    ----------
+    path : str, Path or RemotePath
+        A folder, or a URL: ``s3://``, ``gs://``, ``https://``. The chunks of a remote store are kept in a local cache.
 
     Raises
     ------
+    StoreUnreachableError
+        If its server cannot be reached, or refuses.
     StoreNotFoundError
         If there is no store at ``path``.
     StoreVersionError
@@ -53,16 +65,18 @@ def open_store(path: str | Path) -> EmbeddingStore:
     >>> train.view(3).shape                          # doctest: +SKIP
     (1281167, 2048)
     """
-    path = Path(path)
+    path = location(path)
     if not has_zarr_metadata(path):
         if is_store(path):
             raise StoreDamagedError(f"'{path}/zarr.json' is missing; restore it from a copy, or embed again.")
         what = "is not an embedding store" if path.exists() else "does not exist"
         raise StoreNotFoundError(f"'{path}' {what}; make one with 'compress-ssl embed DATA STORE'.")
     try:
-        root = zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
+        root = zarr.open_group(zarr_store(path), mode="r", use_consolidated=False)
     except (zarr.errors.ContainsArrayError, zarr.errors.NodeTypeValidationError) as error:
         raise StoreNotFoundError(f"'{path}' is a zarr array, not an embedding store; check the path.") from error
+    except StoreError:
+        raise
     except UNREADABLE as error:
         raise StoreDamagedError(
             f"'{path}/zarr.json' cannot be read ({error}); restore it from a copy, or embed again."
@@ -83,7 +97,7 @@ def open_store(path: str | Path) -> EmbeddingStore:
 class EmbeddingStore:
     """An open store: a mapping from split name to ``Split``."""
 
-    def __init__(self, path: Path, root: zarr.Group, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, path: Place, root: zarr.Group, attributes: Mapping[str, Any]) -> None:
         self.path = path
         self.attributes = attributes
         names = attributes.get("splits")
@@ -102,7 +116,7 @@ class EmbeddingStore:
         return self._splits[name]
 
 
-def _open_split(path: Path, root: zarr.Group) -> Split:
+def _open_split(path: Place, root: zarr.Group) -> Split:
     metadata = f"'{path}/zarr.json'"
     try:
         group = root[path.name]
@@ -130,8 +144,8 @@ def describe(store: EmbeddingStore) -> dict[str, Any]:
 def _describe_split(split: Split) -> dict[str, Any]:
     committed = [split.committed_blocks(view) for view in range(len(split.views))]
     return {
-        "samples": len(split),
-        "bad_images": int((~split.samples.good).sum()),
+        "samples": int((split.samples.status != schema.Status.PADDING).sum()),
+        "bad_images": int((split.samples.status == schema.Status.BAD_IMAGE).sum()),
         "classes": len(split.class_names),
         "feature_dim": split.feature_dim,
         "views": split.views,

@@ -11,12 +11,15 @@ import zarr
 from storage import schema
 from storage.commits import SAMPLES_UNIT, check_sizes, read_records
 from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreIncompleteError
+from storage.zarr_stores import CachedStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
+
+    from storage.commits import Record
+    from storage.remote import Place
 
 BLOCKS_AT_ONCE = 16
 """Chunks that zarr reads side by side: about 256 MiB."""
@@ -25,11 +28,12 @@ BLOCKS_AT_ONCE = 16
 class Split:
     """One split of a store. N samples, V views, D features, P augmentation parameters."""
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
         self.name = path.name
         self._group = group
-        attributes: dict[str, Any] = dict(group.attrs)
+        self.attributes: dict[str, Any] = dict(group.attrs)
+        attributes = self.attributes
         self.folder: str = attributes["folder"]
         """The split's folder, relative to the data set's root."""
         self.views: list[dict[str, Any]] = attributes["views"]
@@ -37,21 +41,27 @@ class Split:
         self.class_names: tuple[str, ...] = tuple(attributes["class_names"])
         self.block_rows: int = attributes["block_rows"]
         self._arrays = {name: self._array(name) for name in schema.VIEW_ARRAYS | schema.SAMPLE_ARRAYS}
+        self._samples: int = attributes.get("samples", self._arrays["label"].shape[0])
         self.feature_dim: int = self._arrays["embeddings"].shape[-1]
         self.columns: tuple[str, ...] = tuple(self._arrays["augmentation"].attrs["columns"])  # type: ignore[arg-type]
         """Names of the P augmentation parameters."""
-        for name, shape, chunks in schema.layout(
-            len(self), len(self.views), self.feature_dim, len(self.columns), self.block_rows
-        ):
+        self._check_layout(attributes.get(schema.ROOM, {}))
+
+    def _check_layout(self, room: dict[str, int]) -> None:
+        """Check that arrays are as large as the attributes say, or larger up to the room of a growth that is prepared."""
+        row = (self.feature_dim, len(self.columns), self.block_rows)
+        described = schema.layout(len(self), len(self.views), *row)
+        largest = schema.layout(room.get("samples", len(self)), room.get("views", len(self.views)), *row)
+        for (name, shape, chunks), (_, most, _) in zip(described, largest, strict=True):
             found = self._arrays[name]
-            if (found.shape, found.chunks) != (shape, chunks):
+            if found.chunks != chunks or len(found.shape) != len(shape) or not _between(shape, found.shape, most):
                 raise StoreDamagedError(
                     f"'{self.path / name}' has shape {found.shape} in chunks of {found.chunks} where {shape} in chunks "
                     f"of {chunks} belongs; restore a copy or embed again."
                 )
 
     def __len__(self) -> int:
-        return int(self._arrays["label"].shape[0])
+        return self._samples
 
     @property
     def block_count(self) -> int:
@@ -65,19 +75,19 @@ class Split:
     @cached_property
     def samples(self) -> schema.Samples:
         """Paths, labels, sizes, hashes and status of all N samples, in store order. Raises as ``view``."""
-        records = read_records(self.path, SAMPLES_UNIT)
-        if records.keys() != set(range(self.block_count)):
+        records = self._records(SAMPLES_UNIT)
+        if not records.keys() >= set(range(self.block_count)):
             raise StoreDamagedError(
                 f"The commit records of the samples of '{self.path}' are missing; restore a copy or embed again."
             )
-        check_sizes(self.path, records)
-        values = {name: self._read(name, slice(None)) for name in schema.SAMPLE_ARRAYS}
+        check_sizes(self.path, {block: records[block] for block in range(self.block_count)})
+        values = {name: self._read(name, slice(len(self))) for name in schema.SAMPLE_ARRAYS}
         paths = [str(path) for path in values.pop("sample_path")]
         return schema.Samples(sample_path=paths, **values, class_names=self.class_names)
 
     def committed_blocks(self, view: int) -> int:
         """How many blocks of a view are committed."""
-        return len(read_records(self.path, str(view)))
+        return sum(block < self.block_count for block in self._records(str(view)))
 
     @property
     def complete_views(self) -> list[int]:
@@ -101,7 +111,7 @@ class Split:
         StoreDamagedError
             If a committed part is missing, has another size, or fails its checksum.
         """
-        return self._read_view("embeddings", view, slice(None))
+        return self._read_view("embeddings", view, slice(len(self)))
 
     def blocks(self, view: int) -> Iterator[tuple[slice, npt.NDArray[np.float16]]]:
         """Rows and embeddings of a view, a run of whole blocks at a time. Raises as ``view``."""
@@ -133,7 +143,11 @@ class Split:
 
     def augmentation(self, view: int) -> npt.NDArray[np.float32]:
         """Augmentation parameters (N, P) of one view; ``columns`` names them. Raises as ``view``."""
-        return self._read_view("augmentation", view, slice(None))
+        return self._read_view("augmentation", view, slice(len(self)))
+
+    def block(self, view: int, block: int) -> dict[str, npt.NDArray[Any]]:
+        """Embeddings (R, D) and augmentation parameters (R, P) of one committed block of R rows, by the arrays' names."""
+        return {name: self._read(name, (view, self.block_slice(block))) for name in schema.VIEW_ARRAYS}
 
     def _read_view(self, name: str, view: int, rows: slice | npt.NDArray[Any]) -> npt.NDArray[Any]:
         self._check_complete(view)
@@ -144,19 +158,28 @@ class Split:
             raise StoreError(
                 f"Split {self.name} of '{self.path.parent}' has no view {view}; it has views 0 to {len(self.views) - 1}."
             )
-        records = read_records(self.path, str(view))
-        if records.keys() != set(range(self.block_count)):
+        committed = read_records(self.path, str(view))
+        records = {block: committed[block] for block in range(self.block_count) if block in committed}
+        if len(records) < self.block_count:
             raise StoreIncompleteError(
                 f"View {view} of split {self.name} of '{self.path.parent}' is not complete ({len(records)} of "
                 f"{self.block_count} blocks); finish it with 'compress-ssl embed --resume'."
             )
         check_sizes(self.path, records)
 
+    def _records(self, unit: str) -> dict[int, Record]:
+        store = self._group.store
+        if isinstance(store, CachedStore):
+            return store.records(self.name, unit, range(self.block_count))
+        return read_records(self.path, unit)
+
     def _read(self, name: str, selection: Any) -> npt.NDArray[Any]:
         try:
             array = self._arrays[name]
             gather = isinstance(selection, tuple) and isinstance(selection[1], np.ndarray)
             return np.asarray(array.oindex[selection] if gather else array[selection])
+        except StoreError:
+            raise
         except (ValueError, OSError, RuntimeError) as error:
             raise StoreDamagedError(
                 f"'{self.path / name}' cannot be read ({error}); run 'compress-ssl store verify' for all the "
@@ -166,6 +189,8 @@ class Split:
     def _array(self, name: str) -> zarr.Array[Any]:
         try:
             array = self._group[name]
+        except StoreError:
+            raise
         except UNREADABLE as error:
             raise StoreDamagedError(
                 f"'{self.path / name}' is missing or its zarr.json cannot be read; restore a copy or embed again."
@@ -173,3 +198,7 @@ class Split:
         if not isinstance(array, zarr.Array):
             raise StoreDamagedError(f"'{self.path / name}' is not an array; restore a copy or embed again.")
         return array
+
+
+def _between(least: schema.Shape, found: schema.Shape, most: schema.Shape) -> bool:
+    return all(low <= size <= high for low, size, high in zip(least, found, most, strict=True))

@@ -10,9 +10,9 @@ from storage.errors import StoreDamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from storage.reader import EmbeddingStore
+    from storage.remote import Place
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def verify_store(store: EmbeddingStore) -> Verification:
         if lacking:
             done = split.block_count - len(lacking)
             missing.append(f"{split_name}, {what}: {done} of {split.block_count} blocks are committed")
-        for record in records.values():
+        for record in (record for block, record in records.items() if block < split.block_count):
             for key, part in record.items():
                 parts += 1
                 total += part["size"]
@@ -63,7 +63,7 @@ def verify_store(store: EmbeddingStore) -> Verification:
     return Verification(parts, total, damaged, missing)
 
 
-def _fault(path: Path, part: Part) -> str | None:
+def _fault(path: Place, part: Part) -> str | None:
     if not path.is_file():
         return "is missing"
     if path.stat().st_size != part["size"]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import shutil
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,34 +20,35 @@ from storage.commits import (
     read_records,
     write_manifest,
 )
-from storage.durable import DurableStore, flush_directory, sweep_partial_files
+from storage.durable import DurableStore, make_read_only, sweep_partial_files
 from storage.errors import StoreBusyError, StoreError, StoreExistsError
 from storage.half import as_float16
 from storage.lease import writer_lease
+from storage.placing import generation, is_half_created, new_store
 from storage.reader import is_store, open_store
+from storage.remote import check_writable
+from storage.zarr_stores import zarr_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     import numpy.typing as npt
 
+    from storage.remote import Place
     from storage.split import Split
-
-LOG = logging.getLogger(__name__)
 
 
 def create_store(
-    path: Path, attributes: Mapping[str, Any], splits: Mapping[str, schema.SplitPlan], *, overwrite: bool = False
+    path: Place, attributes: Mapping[str, Any], splits: Mapping[str, schema.SplitPlan], *, overwrite: bool = False
 ) -> None:
     """Create an empty store: groups, arrays and the committed per-sample arrays. Call under the writer's lease.
 
-    It is built beside its place and renamed into it, so there is never half a store.
+    There is never half a store (``storage.placing``).
 
     Parameters
     ----------
-    path : Path
-        Folder of the store.
+    path : Path or RemotePath
+        Place of the store.
     attributes : mapping
         What made the embeddings (teacher, data set, renderer, versions); kept in the root's attributes.
     splits : mapping of split name to SplitPlan
@@ -61,34 +61,26 @@ def create_store(
         If ``path`` exists, and either ``overwrite`` is false or it is not an embedding store.
     """
     check_place(path, overwrite=overwrite)
-    place = path.resolve()
-    building, deleting = (place.with_name(f"{place.name}.{doing}") for doing in ("creating", "deleting"))
-    for leftover in (building, deleting):
-        shutil.rmtree(leftover, ignore_errors=True)
     header = {"format": schema.FORMAT_NAME, "version": schema.FORMAT_VERSION, "splits": sorted(splits)}
-    try:
+    with new_store(path) as building:
         root = zarr.create_group(DurableStore(building), attributes={**attributes, **header})
         for name, plan in splits.items():
             _create_split(root, building / name, plan)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    if is_store(place):
-        LOG.warning("Deleting the embedding store '%s'; a new one takes its place.", path)
-        place.rename(deleting)
-    building.rename(place)
-    flush_directory(place.parent)
-    shutil.rmtree(deleting, ignore_errors=True)
 
 
-def check_place(path: Path, *, overwrite: bool) -> None:
+def check_place(path: Place, *, overwrite: bool) -> None:
     """Check that a new store may be written at ``path``.
 
     Raises
     ------
     StoreExistsError
         If something is there: a store that may not be overwritten, or what is not a store.
+    StoreError
+        If it is a place that can only be read.
     """
+    check_writable(path)
+    if is_half_created(path):
+        return
     if is_store(path):
         if not overwrite:
             raise StoreExistsError(
@@ -110,6 +102,7 @@ def _create_split(root: zarr.Group, folder: Path, plan: schema.SplitPlan) -> Non
             "class_names": list(samples.class_names),
             "views": plan.views,
             "block_rows": plan.block_rows,
+            "samples": len(samples),
         },
     )
     n, rows = len(samples), plan.block_rows
@@ -139,11 +132,12 @@ def _create_split(root: zarr.Group, folder: Path, plan: schema.SplitPlan) -> Non
 class StoreWriter:
     """Writes blocks into an existing store; safe in any number of processes and threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
+        check_writable(path)
         self.path = path
-        self._folder = path.stat().st_ino
+        self._generation = generation(path)
         self.store = open_store(path)
-        root = zarr.open_group(DurableStore(path), mode="r+", use_consolidated=False)
+        root = zarr.open_group(zarr_store(path, writable=True), mode="r+", use_consolidated=False)
         self._arrays = {
             split: {
                 name: _array(root, f"{split}/{name}").with_config({"write_empty_chunks": True})
@@ -190,7 +184,7 @@ class StoreWriter:
         source = self.store[split]
         _check_block(source, block, view, embeddings.shape, augmentation.shape)
         # A writer that slept past its lease wakes up to a store that may be another one's by now.
-        if self.path.stat().st_ino != self._folder:
+        if generation(self.path) != self._generation:
             raise StoreBusyError(f"Another writer has put a new store at '{self.path}'; stop one of the two.")
         if is_committed(source.path, str(view), block):
             return
@@ -201,7 +195,10 @@ class StoreWriter:
         commit_block(source.path, str(view), block, schema.view_keys(view, block))
 
     def finish(self) -> None:
-        """Fold the records of complete views into manifests; consolidate the metadata once all is complete."""
+        """Fold the records of complete views into manifests; once all is complete, consolidate the metadata.
+
+        The files of a complete store are made read-only, and readable by their group.
+        """
         complete = True
         for split in self.store.split_names:
             for view in range(len(self.store[split].views)):
@@ -213,7 +210,9 @@ class StoreWriter:
             with warnings.catch_warnings():
                 # Consolidated metadata is not yet in the v3 specification; zarr and xarray both read it.
                 warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-                zarr.consolidate_metadata(DurableStore(self.path))
+                zarr.consolidate_metadata(zarr_store(self.path, writable=True))
+            if isinstance(self.path, Path):
+                make_read_only(self.path)
 
     def _committed(self, split: str, view: int) -> set[int]:
         return set(read_records(self.path / split, str(view)))
@@ -239,9 +238,9 @@ def _array(root: zarr.Group, key: str) -> zarr.Array[Any]:
 
 
 @contextlib.contextmanager
-def exclusive_writer(path: Path) -> Iterator[None]:
+def exclusive_writer(path: Place) -> Iterator[None]:
     """Hold the store's lease and sweep what killed writers left behind."""
     with writer_lease(path):
-        if is_store(path):
+        if isinstance(path, Path) and is_store(path):
             sweep_partial_files(path)
         yield

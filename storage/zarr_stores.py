@@ -1,0 +1,108 @@
+"""What zarr reads and writes a store through: a folder, an object store, or an object store behind a local cache."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from zarr.storage import LocalStore, ObjectStore
+
+from storage.cache import ChunkCache
+from storage.commits import SAMPLES_UNIT, read_records
+from storage.connection import client, object_name, reaching
+from storage.durable import DurableStore
+from storage.errors import StoreDamagedError
+from storage.remote import RemotePath
+from storage.schema import VIEW_ARRAYS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Collection
+
+    from zarr.abc.store import ByteRequest, Store
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from storage.commits import Part, Record
+    from storage.remote import Place
+
+
+def zarr_store(place: Place, *, writable: bool = False) -> Store:
+    """The zarr store of a place."""
+    if isinstance(place, RemotePath):
+        return RemoteStore(place) if writable else CachedStore(place)
+    return DurableStore(place) if writable else LocalStore(place, read_only=True)
+
+
+class RemoteStore(ObjectStore[Any]):
+    """zarr's store over obstore: failures are one sentence, and what is pickled holds no credentials."""
+
+    def __init__(self, place: RemotePath, *, read_only: bool = False) -> None:
+        with reaching(place):
+            super().__init__(client(place.root, object_name(place)), read_only=read_only)
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.place, self.read_only)
+
+    def with_read_only(self, read_only: bool = False) -> RemoteStore:
+        """The same place, to read only or not."""
+        return RemoteStore(self.place, read_only=read_only)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Fetch one object; None where there is none."""
+        with reaching(self.place / key):
+            return await super().get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write one object, in one request."""
+        self._check_writable()
+        with reaching(self.place / key):
+            await obstore.put_async(self.store, key, bytes(value.as_buffer_like()), use_multipart=False)
+
+    def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Names directly below."""
+        return self._told(super().list_dir(prefix))
+
+    async def _told(self, names: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+        with reaching(self.place):
+            async for name in names:
+                yield name
+
+
+class CachedStore(RemoteStore):
+    """A store that is read; each chunk comes from the local cache and is checked against its commit record."""
+
+    def __init__(self, place: RemotePath, *, read_only: bool = True) -> None:
+        super().__init__(place, read_only=read_only)
+        self._cache = ChunkCache()
+        self._records: dict[tuple[str, str], dict[int, Record]] = {}
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Take a chunk from the cache, and all else from the server."""
+        if "/c/" not in key or byte_range is not None:
+            return await super().get(key, prototype, byte_range)
+        content = await asyncio.to_thread(self._chunk, key)
+        return prototype.buffer.from_bytes(content)
+
+    def records(self, split: str, unit: str, blocks: Collection[int]) -> dict[int, Record]:
+        """As ``read_records``, which never change once they are there: asked for again where these blocks lack one."""
+        known = self._records.get((split, unit), {})
+        if not known.keys() >= set(blocks):
+            known = self._records[split, unit] = read_records(self.place / split, unit)
+        return known
+
+    def _chunk(self, key: str) -> bytes:
+        return self._cache.read(self.place / key, self._part(key))
+
+    def _part(self, key: str) -> Part:
+        """What was committed under a key: ``train/embeddings/c/VIEW/BLOCK/0``, or ``train/label/c/BLOCK``."""
+        split, name, _, *numbers = key.split("/")
+        unit, block = (numbers[0], numbers[1]) if name in VIEW_ARRAYS else (SAMPLES_UNIT, numbers[0])
+        part = self.records(split, unit, [int(block)]).get(int(block), {}).get(f"{name}/c/{'/'.join(numbers)}")
+        if part is None:
+            raise StoreDamagedError(f"'{self.place / key}' was never committed; finish the store with --resume.")
+        return part
+
+
+def _again(kind: type[RemoteStore], place: RemotePath, read_only: bool) -> RemoteStore:
+    return kind(place, read_only=read_only)

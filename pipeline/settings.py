@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HOW = frozenset(
     {"resume", "overwrite", "threads", "device", "index_folder", "scratch", "teacher_memory", "checkpoint_minutes"}
-    | {"keep_every", "live_every", "live_split", "live_images", "tensorboard"}
+    | {"keep_every", "live_every", "live_split", "live_images", "tensorboard", "workers", "scheduler"}
 )
 """Settings that say how a stage is run, not what comes out: a change of them makes nothing out of date."""
 

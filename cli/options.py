@@ -97,6 +97,8 @@ def _click_type(annotation: Any) -> click.ParamType[Any]:
     """The click type of a field's annotation; what click has no type for is text, and pydantic reads it."""
     if get_origin(annotation) in (Union, types.UnionType):
         members = [member for member in get_args(annotation) if member is not type(None)]
+        if Path in members and len(members) > 1:  # a path or a URL, of which a path would lose a slash
+            return click.Path()
         annotation = members[0] if len(members) == 1 else str
     if get_origin(annotation) is tuple:
         annotation = get_args(annotation)[0]

@@ -193,6 +193,7 @@ def _run_stage(stage: str, settings: list[Any], progress: Progress) -> None:
 def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
     from pipeline.networks.architectures import check_architecture
     from pipeline.networks.network import check_reference
+    from storage.reader import is_meant_as_store
 
     for step in steps:
         for key, check in (
@@ -201,7 +202,8 @@ def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
             ("teacher", check_reference),
             ("model", check_reference),
         ):
-            if name := getattr(step.settings, key, None):
+            name = getattr(step.settings, key, None)
+            if name and not (key == "model" and is_meant_as_store(name)):
                 check(name)
         for folder in image_folders(step):
             open_source(*folder)

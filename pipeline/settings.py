@@ -10,7 +10,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
+
+from storage.remote import RemotePath, location
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +28,9 @@ WHERE = frozenset({"data", "store", "run", "output", "subset", "labels"})
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+StoreLocation = Annotated[Path | RemotePath, PlainValidator(location), PlainSerializer(str)]
+"""Where a store is: a folder, or a URL (``storage.remote``)."""
 
 LabelFile = Annotated[
     Path | None,

@@ -20,12 +20,15 @@ from pipeline.images.sources.open_source import open_source
 from pipeline.networks.reference import parse_reference
 from pipeline.settings import HOW, WHERE, ImageSelection
 from storage.durable import write_json_durably
-from storage.reader import has_zarr_metadata
+from storage.identity import content_hash
+from storage.reader import has_zarr_metadata, is_meant_as_store, open_store
+from storage.remote import RemotePath, location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pipeline.recipe import Recipe, Step
+    from storage import Place
 
 
 class ImageFolder(NamedTuple):
@@ -134,11 +137,12 @@ def _places(step: Step) -> set[str]:
 
 def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
     """Content of what the step uses besides images: outputs of other steps, stores and networks given by a path."""
-    used = {name: steps[name].output for name in step.needs}
+    used: dict[str, Place] = {name: steps[name].output for name in step.needs}
     if not step.needs:
         for key in ("store", "teacher", "model"):
-            path = parse_reference(str(getattr(step.settings, key, ""))).path
-            if path is not None and path not in (Path(), step.output) and path.exists():
+            text = str(getattr(step.settings, key, ""))
+            path = url if isinstance(url := location(text), RemotePath) else parse_reference(text).path
+            if isinstance(path, RemotePath) or (path not in (None, Path(), step.output) and path.exists()):
                 used[key] = path
     if isinstance(step.settings, ImageSelection):
         lists = {"subset": step.settings.subset, "labels": step.settings.labels}
@@ -147,10 +151,12 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
     return {name: _content(path) for name, path in used.items()}
 
 
-def _content(path: Path) -> str | None:
+def _content(path: Place) -> str | None:
     """Hash of a network's file, or of a store's metadata and commit records (they hold the hash of every part)."""
     from pipeline.networks.network import MODEL_FILE
 
+    if isinstance(path, RemotePath):
+        return content_hash(open_store(path))
     if has_zarr_metadata(path):
         records = ("zarr.json", "*/zarr.json", "*/embeddings/commits/*.json", "*/embeddings/commits/*/*.json")
         files = sorted(file for pattern in records for file in path.glob(pattern))
@@ -178,7 +184,7 @@ def image_folders(step: Step) -> list[ImageFolder]:
             names = [settings.split]
         case "embed":
             names = [source.folder for source in settings.split]
-        case "evaluate" if step.needs != ("embed",) and not has_zarr_metadata(Path(settings.model)):
+        case "evaluate" if step.needs != ("embed",) and not is_meant_as_store(settings.model):
             names = [settings.train_split, settings.test_split]
         case _:
             names = []

@@ -139,7 +139,7 @@ def _read_texts(split: Place, unit: str) -> dict[str, Any]:
         for name, content in _contents(sorted((_folder(split) / unit).glob("*.json"))):
             texts[name] = json.loads(content)
     with contextlib.suppress(FileNotFoundError):
-        return texts | json.loads(_manifest(split, unit).read_bytes())
+        texts = texts | json.loads(_manifest(split, unit).read_bytes())
     return texts
 
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
+from storage.commits import SAMPLES_UNIT, read_records
 from storage.errors import StoreMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from storage.reader import EmbeddingStore
     from storage.remote import Place
     from storage.schema import Samples
+
+
+def content_hash(store: EmbeddingStore) -> str:
+    """XXH3-128 of what a store says of itself and of the hashes of all that is committed, in hexadecimal."""
+    units = {name: [SAMPLES_UNIT, *map(str, range(len(store[name].views)))] for name in store.split_names}
+    records = {name: {unit: read_records(store[name].path, unit) for unit in units[name]} for name in units}
+    views = {name: store[name].views for name in units}
+    return xxhash.xxh3_128_hexdigest(json.dumps([dict(store.attributes), views, records], sort_keys=True).encode())
 
 
 def check_same(store_path: Place, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import zarr
 from storage import schema
 from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
 from storage.remote import RemotePath, location
+from storage.safety import check_split_names
 from storage.split import Split
 from storage.zarr_stores import zarr_store
 
@@ -38,6 +39,12 @@ def is_store(path: Place) -> bool:
 def has_zarr_metadata(path: Place) -> bool:
     """Whether a folder is meant as a store: ``open_store`` says what is wrong with it if it is none."""
     return (path / "zarr.json").is_file()
+
+
+def is_meant_as_store(text: str) -> bool:
+    """Whether a user who names a store or a network means a store: a URL, or such a folder."""
+    place = location(text)
+    return isinstance(place, RemotePath) or has_zarr_metadata(place)
 
 
 def open_store(path: str | Path | RemotePath) -> EmbeddingStore:
@@ -72,7 +79,7 @@ def open_store(path: str | Path | RemotePath) -> EmbeddingStore:
         what = "is not an embedding store" if path.exists() else "does not exist"
         raise StoreNotFoundError(f"'{path}' {what}; make one with 'compress-ssl embed DATA STORE'.")
     try:
-        root = zarr.open_group(zarr_store(path), mode="r", use_consolidated=False)
+        root = zarr.open_group(zarr_store(path), mode="r", zarr_format=3, use_consolidated=False)
     except (zarr.errors.ContainsArrayError, zarr.errors.NodeTypeValidationError) as error:
         raise StoreNotFoundError(f"'{path}' is a zarr array, not an embedding store; check the path.") from error
     except StoreError:
@@ -103,7 +110,8 @@ class EmbeddingStore:
         names = attributes.get("splits")
         if not isinstance(names, list):
             raise StoreDamagedError(f"'{path}/zarr.json' names no splits; restore it from a copy, or embed again.")
-        self._splits = {str(name): _open_split(path / str(name), root) for name in sorted(names)}
+        check_split_names(path, names)
+        self._splits = {name: _open_split(path / name, root) for name in sorted(names)}
 
     @property
     def split_names(self) -> list[str]:
@@ -119,19 +127,18 @@ class EmbeddingStore:
 def _open_split(path: Place, root: zarr.Group) -> Split:
     metadata = f"'{path}/zarr.json'"
     try:
-        group = root[path.name]
-        if isinstance(group, zarr.Group):
-            return Split(path, group)
+        # Without what was consolidated in it: that would be read before it is checked.
+        group = zarr.open_group(root.store, path=path.name, mode="r", zarr_format=3, use_consolidated=False)
+        return Split(path, group)
     except StoreError:
         raise
-    except KeyError as error:
+    except (KeyError, zarr.errors.GroupNotFoundError) as error:
         what = "is missing" if not has_zarr_metadata(path) else f"lacks {error}"
         raise StoreDamagedError(f"{metadata} {what}; restore it from a copy, or embed again.") from error
     except UNREADABLE as error:
         raise StoreDamagedError(
             f"{metadata} cannot be read ({error}); restore it from a copy, or embed again."
         ) from error
-    raise StoreDamagedError(f"{metadata} is not that of a group; restore it from a copy, or embed again.")
 
 
 def describe(store: EmbeddingStore) -> dict[str, Any]:

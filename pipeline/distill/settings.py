@@ -8,14 +8,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.images.policies import POLICIES, PolicySetting
-from pipeline.settings import argument
+from pipeline.settings import StoreLocation, argument
 from pipeline.training.settings import TrainingSettings
 
 
 class DistillSettings(TrainingSettings):
     """Settings of stage two."""
 
-    store: Annotated[Path, argument("Embedding store of the teacher.")]
+    store: Annotated[StoreLocation, argument("Embedding store of the teacher: a folder or a URL.")]
     data: Annotated[Path, argument("Data set that the store was made from.")]
     run: Annotated[Path, argument("Folder to write the student to.")]
     student: Annotated[

@@ -6,7 +6,9 @@ import contextlib
 import json
 from typing import TYPE_CHECKING
 
+from pipeline.errors import InputError
 from pipeline.images.canaries import pixel_hash
+from storage import RemotePath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -14,14 +16,28 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from storage import EmbeddingStore
+    from storage import EmbeddingStore, Place
 
 SCATTER = 2654435761  # Knuth's multiplicative hash: spreads the logged views over images and views
 
 
-def pixel_hash_path(store: Path) -> Path:
-    """Where the log of a store lies: beside it, one JSON object a line."""
+def pixel_hash_path(store: Place) -> Path:
+    """Where the log of a store lies: beside it, one JSON object a line.
+
+    Raises
+    ------
+    InputError
+        If the store is not on a disk.
+    """
+    if isinstance(store, RemotePath):
+        raise InputError(f"--pixel-hashes writes a file beside the store, and '{store}' is on no disk; leave it out.")
     return store.with_name(f"{store.name}.pixel-hashes.jsonl")
+
+
+def forget_pixel_hashes(store: Place) -> None:
+    """Delete the log of a store that was at this place before."""
+    if not isinstance(store, RemotePath):
+        pixel_hash_path(store).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

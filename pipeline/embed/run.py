@@ -10,13 +10,14 @@ import torch
 
 from pipeline.embed.block import Block, EmbeddedView, Worker, embed_block
 from pipeline.embed.canaries import check_all_canaries, plan_canaries
-from pipeline.embed.pixel_hashes import pixel_hash_log, pixel_hash_path
+from pipeline.embed.pixel_hashes import forget_pixel_hashes, pixel_hash_log, pixel_hash_path
 from pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
 from pipeline.embed.precision import measure_precision
 from pipeline.images.rendering import make_renderer
 from pipeline.machine import choose_precision, prepare_machine
 from pipeline.networks.network import load_network
 from storage import open_store
+from storage.placing import is_there
 from storage.writer import StoreWriter, check_place, create_store, exclusive_writer
 
 if TYPE_CHECKING:
@@ -45,9 +46,11 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         If rendering fails.
     """
     device = prepare_machine(settings.device, settings.thread_count)
-    resuming = settings.resume and settings.store.exists()
+    resuming = settings.resume and is_there(settings.store)
     if not resuming:
         check_place(settings.store, overwrite=settings.overwrite)
+    if settings.pixel_hashes:
+        pixel_hash_path(settings.store)
     with exclusive_writer(settings.store):
         network = load_network(settings.teacher, settings.seed)
         network.module.eval().to(device).to(memory_format=torch.channels_last)
@@ -64,7 +67,7 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
             attributes = plan.attributes | {"canaries": plan_canaries(plan, renderer)}
             attributes |= measure_precision(worker, plan, progress)
             create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
-            pixel_hash_path(settings.store).unlink(missing_ok=True)
+            forget_pixel_hashes(settings.store)
         writer = StoreWriter(settings.store)
         _do_blocks(worker, writer, plan, settings, progress)
         writer.finish()

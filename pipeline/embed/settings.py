@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pipeline.images.policies import CROPS, POLICIES, TEN_CROP, StoredPolicySetting, TenCrop
-from pipeline.settings import ImageSelection, OutputSettings, Precision, Settings, ViewGeometry, argument
+from pipeline.settings import ImageSelection, OutputSettings, Precision, Settings, StoreLocation, ViewGeometry, argument
 
 
 class SplitSource(Settings):
@@ -46,7 +46,9 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
     """Settings of stage one."""
 
     data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or a pack.")]
-    store: Annotated[Path, argument("Embedding store to write.")]
+    store: Annotated[
+        StoreLocation, argument("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.")
+    ]
     teacher: Annotated[
         str,
         Field(description="A run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME."),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.networks.network import Network
     from pipeline.progress import Progress
     from pipeline.settings import Precision
+    from storage import Place
 
 KEPT_PIXEL_BYTES = 2**30
 """Views that take no more than this, in bytes, are rendered once; larger ones at every evaluation."""
@@ -52,7 +53,7 @@ def make_live_evaluation(
     renderer: Renderer,
     threads: int,
     progress: Progress,
-    store: Path | None = None,
+    store: Place | None = None,
     train_split: str = "train",
     test_split: str = "val",
     limit: int = 2000,
@@ -73,7 +74,7 @@ def make_live_evaluation(
     threads : int
         For indexing.
     progress : Progress
-    store : Path, optional
+    store : Path or RemotePath, optional
         Store of the data set, whose splits need no indexing; a split that it does not have is a folder of the data set.
     train_split, test_split : str
         Splits whose labels are known, and that are scored.
@@ -139,7 +140,7 @@ def _indexes(
     data: Path,
     output: Path,
     names: list[str],
-    store: Path | None,
+    store: Place | None,
     limit: int,
     selection: ImageSelection,
     threads: int,

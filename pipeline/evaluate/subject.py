@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.embed.run import embed
@@ -21,13 +20,14 @@ from pipeline.images.rendering import make_renderer
 from pipeline.machine import prepare_machine
 from pipeline.networks.network import MODEL_FILE, check_reference, load_network
 from pipeline.networks.reference import FORMS
-from storage import open_store
+from storage import RemotePath, location, open_store
 from storage.errors import StoreMismatchError
-from storage.reader import has_zarr_metadata
+from storage.reader import is_meant_as_store
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import torch
 
@@ -46,7 +46,7 @@ class Subject:
 
     def __init__(self, settings: EvaluateSettings, progress: Progress) -> None:
         self._settings, self._progress = settings, progress
-        self.is_store = has_zarr_metadata(Path(settings.model))
+        self.is_store = is_meant_as_store(settings.model)
         self.folder = _output_folder(settings, self.is_store)
         """Where results, features and pictures go."""
         self._store: EmbeddingStore | None = None
@@ -233,9 +233,11 @@ class Subject:
 
 def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:
     """A run's own folder; for a store or a checkpoint one beside it."""
-    path = Path(settings.model) if is_store else check_reference(settings.model).path
+    path = location(settings.model) if is_store else check_reference(settings.model).path
     if settings.output is not None:
         return settings.output
+    if isinstance(path, RemotePath):
+        raise InputError(f"'{path}' is not on this machine; say by --output where the result goes.")
     if path is None:
         raise InputError(f"'{settings.model}' has no folder of its own; say by --output where the result goes.")
     if not path.exists():

@@ -9,6 +9,8 @@ from pipeline.images.index import ImageIndex, index_images
 from pipeline.images.sources.labels import add_labels
 from pipeline.images.sources.open_source import cache_name, open_source
 from pipeline.images.sources.text import read_lines
+from storage import RemotePath
+from storage.cache import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
     from pipeline.images.sources.source import ImageSource, Listing
     from pipeline.progress import Progress
     from pipeline.settings import ImageSelection
+    from storage import Place
 
 
 def index_data_set(
-    data: Path, folders: Iterable[str], output: Path, selection: ImageSelection, *, threads: int, progress: Progress
+    data: Path, folders: Iterable[str], output: Place, selection: ImageSelection, *, threads: int, progress: Progress
 ) -> dict[str, ImageIndex]:
     """Index some folders of a data set.
 
@@ -30,8 +33,9 @@ def index_data_set(
         The data set: a folder or a pack.
     folders : iterable of str
         Its splits, as ``open_source`` finds them; ``.`` is the data set itself.
-    output : Path
-        What the index is for; it is kept in ``index`` beside it, unless the selection says where.
+    output : Path or RemotePath
+        What the index is for; it is kept in ``index`` beside it, unless the selection says where. Beside a remote store
+        there is no disk: it is kept in the user's cache.
     selection : ImageSelection
 
     Returns
@@ -43,7 +47,7 @@ def index_data_set(
     InputError
         If the folders, the images or the subset list cannot be used.
     """
-    index_folder = selection.index_folder or output.parent / "index"
+    index_folder = selection.index_folder or _index_beside(output)
     listed = list_data_set(data, folders, index_folder, selection.labels)
     subsets = _read_subset(selection.subset, list(listed)) if selection.subset else {}
     return {
@@ -59,6 +63,10 @@ def index_data_set(
         )
         for folder, (source, listing) in listed.items()
     }
+
+
+def _index_beside(output: Place) -> Path:
+    return user_cache() / "index" / output.name if isinstance(output, RemotePath) else output.parent / "index"
 
 
 def list_data_set(

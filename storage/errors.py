@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What zarr raises where metadata are cut short, or are JSON of another form."""
 
 
@@ -28,6 +28,10 @@ class StoreIncompleteError(StoreError):
 
 class StoreDamagedError(StoreError):
     """A committed part of the store is missing or has other bytes than were committed."""
+
+
+class StoreUnsafeError(StoreError):
+    """What the store says of itself no embedding store says: code, memory or files that it must not get."""
 
 
 class StoreMismatchError(StoreError):

@@ -24,6 +24,12 @@ LEAST_BLOCKS = 32
 
 EVALUATION_VIEW = 0
 
+ROOM = "room"
+"""Attribute of a split while a growth is prepared: the views and samples that its arrays may have already."""
+
+GROWING = "growing"
+"""Attribute of a root until a growth is finished: what it will have grown to (storage/growth.py)."""
+
 
 class Status(IntEnum):
     """What is known of one sample."""
@@ -106,6 +112,11 @@ def default_block_rows(sample_count: int, feature_dim: int) -> int:
 def block_count(sample_count: int, block_rows: int) -> int:
     """How many blocks hold ``sample_count`` rows."""
     return math.ceil(sample_count / block_rows)
+
+
+def item_size(spec: ArraySpec) -> int:
+    """Bytes of one value; 0 for texts, which are as long as they are."""
+    return 0 if spec.dtype == "string" else np.dtype(spec.dtype).itemsize
 
 
 Shape = tuple[int, ...]

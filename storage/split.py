@@ -11,6 +11,7 @@ import zarr
 from storage import schema
 from storage.commits import SAMPLES_UNIT, check_sizes, read_records
 from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreIncompleteError
+from storage.safety import array_metadata, check_committed_sizes, check_inside, check_text_counts
 from storage.zarr_stores import CachedStore
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ class Split:
         attributes = self.attributes
         self.folder: str = attributes["folder"]
         """The split's folder, relative to the data set's root."""
+        check_inside(f"'{path}/zarr.json'", [self.folder])
         self.views: list[dict[str, Any]] = attributes["views"]
         """Policy, seed and size of each view; view 0 is the evaluation view."""
         self.class_names: tuple[str, ...] = tuple(attributes["class_names"])
         self.block_rows: int = attributes["block_rows"]
+        if type(self.block_rows) is not int or self.block_rows < 1:
+            raise ValueError(f"block_rows is {self.block_rows!r}")
         self._arrays = {name: self._array(name) for name in schema.VIEW_ARRAYS | schema.SAMPLE_ARRAYS}
         self._samples: int = attributes.get("samples", self._arrays["label"].shape[0])
         self.feature_dim: int = self._arrays["embeddings"].shape[-1]
@@ -75,19 +79,22 @@ class Split:
     @cached_property
     def samples(self) -> schema.Samples:
         """Paths, labels, sizes, hashes and status of all N samples, in store order. Raises as ``view``."""
-        records = self._records(SAMPLES_UNIT)
-        if not records.keys() >= set(range(self.block_count)):
+        records = self._committed(SAMPLES_UNIT)
+        if len(records) < self.block_count:
             raise StoreDamagedError(
                 f"The commit records of the samples of '{self.path}' are missing; restore a copy or embed again."
             )
-        check_sizes(self.path, {block: records[block] for block in range(self.block_count)})
+        self._check_sizes(records)
+        texts = [f"sample_path/c/{block}" for block in records]
+        check_text_counts(self.path, self._group.store, texts, self.block_rows)
         values = {name: self._read(name, slice(len(self))) for name in schema.SAMPLE_ARRAYS}
         paths = [str(path) for path in values.pop("sample_path")]
+        check_inside(f"'{self.path}/sample_path'", paths)
         return schema.Samples(sample_path=paths, **values, class_names=self.class_names)
 
     def committed_blocks(self, view: int) -> int:
         """How many blocks of a view are committed."""
-        return sum(block < self.block_count for block in self._records(str(view)))
+        return len(self._committed(str(view)))
 
     @property
     def complete_views(self) -> list[int]:
@@ -158,20 +165,26 @@ class Split:
             raise StoreError(
                 f"Split {self.name} of '{self.path.parent}' has no view {view}; it has views 0 to {len(self.views) - 1}."
             )
-        committed = read_records(self.path, str(view))
-        records = {block: committed[block] for block in range(self.block_count) if block in committed}
+        records = self._committed(str(view))
         if len(records) < self.block_count:
             raise StoreIncompleteError(
                 f"View {view} of split {self.name} of '{self.path.parent}' is not complete ({len(records)} of "
                 f"{self.block_count} blocks); finish it with 'compress-ssl embed --resume'."
             )
-        check_sizes(self.path, records)
+        self._check_sizes(records)
 
-    def _records(self, unit: str) -> dict[int, Record]:
+    def _committed(self, unit: str) -> dict[int, Record]:
+        """Records of a unit's blocks. They are what is gone by: a header may claim more blocks than there is memory for."""
         store = self._group.store
         if isinstance(store, CachedStore):
-            return store.records(self.name, unit, range(self.block_count))
-        return read_records(self.path, unit)
+            records = store.records(self.name, unit, range(self.block_count))
+        else:
+            records = read_records(self.path, unit)
+        return {block: records[block] for block in sorted(records) if 0 <= block < self.block_count}
+
+    def _check_sizes(self, records: dict[int, Record]) -> None:
+        check_committed_sizes(self.path, {name: each.chunks for name, each in self._arrays.items()}, records.values())
+        check_sizes(self.path, records)
 
     def _read(self, name: str, selection: Any) -> npt.NDArray[Any]:
         try:
@@ -187,17 +200,16 @@ class Split:
             ) from error
 
     def _array(self, name: str) -> zarr.Array[Any]:
+        path = self.path / name
         try:
-            array = self._group[name]
+            metadata: Any = array_metadata(path, (path / "zarr.json").read_bytes())
+            return zarr.Array(zarr.AsyncArray(metadata, self._group.store_path / name))
         except StoreError:
             raise
-        except UNREADABLE as error:
+        except (*UNREADABLE, OSError) as error:
             raise StoreDamagedError(
-                f"'{self.path / name}' is missing or its zarr.json cannot be read; restore a copy or embed again."
+                f"'{path}' is missing or its zarr.json cannot be read; restore a copy or embed again."
             ) from error
-        if not isinstance(array, zarr.Array):
-            raise StoreDamagedError(f"'{self.path / name}' is not an array; restore a copy or embed again.")
-        return array
 
 
 def _between(least: schema.Shape, found: schema.Shape, most: schema.Shape) -> bool:

@@ -87,7 +87,7 @@ class CachedStore(RemoteStore):
     def records(self, split: str, unit: str, blocks: Collection[int]) -> dict[int, Record]:
         """As ``read_records``, which never change once they are there: asked for again where these blocks lack one."""
         known = self._records.get((split, unit), {})
-        if not known.keys() >= set(blocks):
+        if not all(block in known for block in blocks):
             known = self._records[split, unit] = read_records(self.place / split, unit)
         return known
 

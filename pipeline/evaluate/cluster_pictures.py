@@ -7,7 +7,6 @@ Letters: R rows (clusters), J columns (images of each), S side of a small pictur
 
 from __future__ import annotations
 
-import io
 import logging
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.evaluate.cluster import NO_CLASS, align_clusters
+from pipeline.evaluate.figures import write_figure
 from pipeline.images.policies import evaluation_parameters
 from pipeline.images.rendering import RenderJob, render
 from pipeline.images.sources.open_source import open_source
-from storage.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -171,13 +169,6 @@ def draw_sizes(sizes: Integers) -> Figure:
     )
     axes.legend()
     return figure
-
-
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_durably(path, buffer.getvalue())
 
 
 def _read_images(subject: Subject, split: Split, rows: Integers) -> npt.NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from pipeline.evaluate.figures import write_figure
 from pipeline.training.metrics import METRICS_FILE
-from storage.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,14 +33,13 @@ def draw_curve(run: Path, picture: Path, note: str) -> None:
     """Draw the losses of a run, and the average precision on the test images where it was measured on the way."""
     lines = [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
     steps = max(line["step"] for line in lines)
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
     left = figure.subplots()
     for name in ("loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"):
         points = [(line["epoch"] + line["step"] / steps, line[name]) for line in lines if name in line]
         left.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "loss" else 1)
     left.set(xlabel="epoch", ylabel="loss", ylim=(0, None), title=note)
     left.title.set_fontsize("small")
-    left.legend(fontsize="small", loc="upper left")
     scored = [
         (line["epoch"] + line["step"] / steps, line["voc_ap_percent"]) for line in lines if "voc_ap_percent" in line
     ]
@@ -49,8 +47,8 @@ def draw_curve(run: Path, picture: Path, note: str) -> None:
         right = left.twinx()
         right.plot(*zip(*scored, strict=True), "ko-", label="AP on the test images")
         right.set(ylabel="VOC AP, %", ylim=(0, 100))
-        right.legend(fontsize="small", loc="upper right")
-    _write(figure, picture)
+    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    write_figure(figure, picture)
 
 
 def draw_boxes(
@@ -86,7 +84,7 @@ def draw_boxes(
         fontsize="small",
     )
     figure.suptitle(f"{note}. Dotted: annotated; solid: found, score at least {DRAWN_FROM_SCORE}", fontsize="small")
-    _write(figure, picture)
+    write_figure(figure, picture)
 
 
 def _draw(place: Axes, box: npt.NDArray[np.floating], colour: tuple[float, ...], style: str) -> None:
@@ -94,9 +92,3 @@ def _draw(place: Axes, box: npt.NDArray[np.floating], colour: tuple[float, ...],
     place.add_patch(
         Rectangle((xmin - 1, ymin - 1), xmax - xmin + 1, ymax - ymin + 1, fill=False, edgecolor=colour, linestyle=style)
     )
-
-
-def _write(figure: Figure, picture: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    write_durably(picture, buffer.getbuffer())

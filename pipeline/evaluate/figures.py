@@ -1,0 +1,20 @@
+"""Figures of evaluations, as files."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from storage.durable import write_durably
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_durably(path, buffer.getbuffer())

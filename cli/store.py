@@ -11,7 +11,7 @@ class StoreCommands(LazyGroup):
     """The commands, in the order of their help."""
 
     package = "cli.stores"
-    modules = ("info", "verify")
+    modules = ("info", "verify", "copy")
 
 
 @click.group("store", cls=StoreCommands)

@@ -24,7 +24,7 @@ from storage.errors import StoreDamagedError, StoreError
 
 if TYPE_CHECKING:
     from storage.commits import Part
-    from storage.remote import RemotePath
+    from storage.remote import Place, RemotePath
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ class ChunkCache:
             self._total, self._added = total, size
 
 
-def fetch(path: RemotePath, part: Part) -> bytes:
-    """The bytes of a committed part from its server; what comes wrong is fetched a second time.
+def fetch(path: Place, part: Part) -> bytes:
+    """The bytes of a committed part from where it lies; what comes wrong is fetched a second time.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def is_part(content: bytes, part: Part) -> bool:
     return len(content) == part["size"] and xxhash.xxh3_64_hexdigest(content) == part["xxh3_64"]
 
 
-def _sentence(path: RemotePath, fault: str) -> str:
+def _sentence(path: Place, fault: str) -> str:
     return f"'{path}' {fault}; run 'compress-ssl store verify' for all the damage, then restore a copy or embed again."
 
 

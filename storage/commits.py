@@ -22,7 +22,7 @@ import xxhash
 
 from storage import schema
 from storage.durable import write_json_durably
-from storage.errors import StoreDamagedError, StoreError
+from storage.errors import StoreDamagedError
 from storage.remote import RemotePath
 
 if TYPE_CHECKING:
@@ -121,35 +121,44 @@ def read_records(split: Place, unit: str) -> dict[int, Record]:
     StoreDamagedError
         If a record cannot be read or does not name the objects of its block.
     """
+    return parse_records(split, unit, record_files(split, unit))
+
+
+def record_files(split: Place, unit: str) -> dict[str, bytes]:
+    """Every object with records of a unit, by key relative to the split."""
+    # Records first, the manifest after them: a writer that folds them meanwhile writes it before they go.
+    found: dict[str, bytes] = {}
+    for files in (sorted((_folder(split) / unit).glob("*.json")), [_manifest(split, unit)]):
+        with contextlib.suppress(FileNotFoundError):
+            found |= {file.relative_to(split).as_posix(): content for file, content in _contents(files)}
+    return found
+
+
+def _contents(files: Sequence[Any]) -> Iterator[tuple[Any, bytes]]:
+    """Each file and its bytes; those of an object store are fetched side by side."""
+    if not any(isinstance(file, RemotePath) for file in files):
+        yield from ((file, file.read_bytes()) for file in files)
+        return
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        yield from zip(files, pool.map(RemotePath.read_bytes, files), strict=True)
+
+
+def parse_records(split: Place, unit: str, files: Mapping[str, bytes]) -> dict[int, Record]:
+    """The records in what ``record_files`` has found. Raises as ``read_records``."""
+    manifest = _manifest(split, unit).name
     try:
-        return _parsed(unit, _read_texts(split, unit))
-    except StoreError:
-        raise
+        texts: dict[str, Any] = {}
+        for key, content in files.items():
+            read = json.loads(content)
+            texts = texts | (
+                read if key.endswith(f"commits/{manifest}") else {key.rpartition("/")[2][: -len(".json")]: read}
+            )
+        return _parsed(unit, texts)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreDamagedError(
             f"The commit records of '{split}' (unit {unit}) cannot be read ({error}); "
             "restore the store from a copy, or embed again with --overwrite."
         ) from error
-
-
-def _read_texts(split: Place, unit: str) -> dict[str, Any]:
-    # Records first, the manifest after them: a writer that folds them meanwhile writes it before they go.
-    texts: dict[str, Any] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for name, content in _contents(sorted((_folder(split) / unit).glob("*.json"))):
-            texts[name] = json.loads(content)
-    with contextlib.suppress(FileNotFoundError):
-        texts = texts | json.loads(_manifest(split, unit).read_bytes())
-    return texts
-
-
-def _contents(files: Sequence[Place]) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each file; those of an object store are fetched side by side."""
-    if not any(isinstance(file, RemotePath) for file in files):
-        yield from ((file.stem, file.read_bytes()) for file in files)
-        return
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        yield from zip((file.stem for file in files), pool.map(lambda file: file.read_bytes(), files), strict=True)
 
 
 def _parsed(unit: str, content: dict[str, Any]) -> dict[int, Record]:

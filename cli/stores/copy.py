@@ -1,0 +1,31 @@
+"""``compress-ssl store copy``."""
+
+from __future__ import annotations
+
+import click
+
+from cli.groups import example
+from cli.output import json_option, print_result
+
+
+@click.command("copy", epilog=example("compress-ssl store copy teacher.zarr s3://lab/teacher.zarr"))
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+@json_option
+def command(source: str, target: str, as_json: bool) -> None:
+    """Copy a store from one place to another, and check every part.
+
+    Each is a folder, s3://BUCKET/NAME or gs://BUCKET/NAME; SOURCE may be an https:// URL. The same command goes on with a
+    copy that was broken off, and mends one that is damaged.
+    """
+    from cli.progress import TerminalProgress
+    from storage import location
+    from storage.copy import copy_store, plan_copy
+
+    plan, place = plan_copy(location(source)), location(target)
+    with TerminalProgress().track("copy", len(plan.parts), "parts") as advance:
+        copied = copy_store(plan, place, advance)
+    result = {"source": source, "target": target, "parts": len(plan.parts), "bytes": plan.bytes, "copied": copied}
+    there = len(plan.parts) - copied
+    summary = f"{place}: {len(plan.parts):,} parts, {plan.bytes / 2**20:,.1f} MiB, all checked ({there:,} were there)"
+    print_result(result, as_json, lambda: click.echo(summary))

@@ -68,8 +68,12 @@ def create_store(
             _create_split(root, building / name, plan)
 
 
-def check_place(path: Place, *, overwrite: bool) -> None:
-    """Check that a new store may be written at ``path``.
+RESUME_OR_OVERWRITE = "use --resume to finish it or --overwrite to delete it and begin again"
+OVERWRITE = "use --overwrite to replace it, or another path"
+
+
+def check_place(path: Place, *, overwrite: bool, instead: str = RESUME_OR_OVERWRITE) -> None:
+    """Check that a new store may be written at ``path``; ``instead`` says what to do about a store that is there.
 
     Raises
     ------
@@ -83,9 +87,7 @@ def check_place(path: Place, *, overwrite: bool) -> None:
         return
     if is_store(path):
         if not overwrite:
-            raise StoreExistsError(
-                f"'{path}' exists already; use --resume to finish it or --overwrite to delete it and begin again."
-            )
+            raise StoreExistsError(f"'{path}' exists already; {instead}.")
     elif path.is_dir():
         if next(path.iterdir(), None) is not None:
             raise StoreExistsError(f"'{path}' is not empty and not an embedding store; give another path.")

@@ -1,0 +1,130 @@
+"""``store export``: a complete store to one HDF5 file (storage/hdf5.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from storage import schema
+from storage.commits import SAMPLES_UNIT, committed_bytes, read_records
+from storage.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
+from storage.errors import StoreExistsError, StoreIncompleteError
+from storage.hdf5 import COMMIT, COMMITS, LAYOUT, commit_of, is_exported, write_attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from storage.commits import Record
+    from storage.reader import EmbeddingStore
+    from storage.split import Split
+
+RECORDS_CHUNK = 2**20
+
+
+def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
+    """Write a complete store as one HDF5 file, a block at a time, beside its place; then rename it into its place.
+
+    Parameters
+    ----------
+    advance : callable
+        Told the bytes of each block.
+    overwrite : bool
+        Replace ``file`` if it is an exported store.
+
+    Raises
+    ------
+    StoreIncompleteError
+        If a block is not committed.
+    StoreDamagedError
+        If a part has other bytes than were committed.
+    StoreExistsError
+        If ``file`` exists and may not be replaced.
+    """
+    _check_complete(store)
+    _check_file(file, overwrite=overwrite)
+    make_directory_durably(file.parent)
+    partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
+    try:
+        with h5py.File(partial, "w", libver=LAYOUT, track_order=True) as root:
+            write_attributes(root, store.attributes)
+            for name in store.split_names:
+                _write_split(root, store[name], advance)
+            root.attrs[COMMIT] = commit_of(root)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    flush_directory(file.parent)
+
+
+def _check_complete(store: EmbeddingStore) -> None:
+    for name in store.split_names:
+        lacking = set(range(len(store[name].views))).difference(store[name].complete_views)
+        if lacking:
+            raise StoreIncompleteError(
+                f"View {min(lacking)} of split {name} of '{store.path}' is not complete; finish it with 'compress-ssl embed "
+                "--resume' before it is exported."
+            )
+
+
+def _check_file(file: Path, *, overwrite: bool) -> None:
+    if file.is_dir():
+        raise StoreExistsError(f"'{file}' is a folder; give a file.")
+    if file.exists() and not overwrite:
+        raise StoreExistsError(f"'{file}' exists already; use --overwrite to replace it, or another path.")
+    if file.exists() and not is_exported(file):
+        raise StoreExistsError(f"'{file}' is not an exported store, and stays; give another path.")
+
+
+def _write_split(root: h5py.File, split: Split, advance: Callable[[int], None]) -> None:
+    group = root.create_group(split.name, track_order=True)
+    write_attributes(group, split.attributes)
+    shapes = schema.layout(len(split), len(split.views), split.feature_dim, len(split.columns), split.block_rows)
+    for name, shape, chunks in shapes:
+        _create_array(group, name, shape, chunks, split)
+    for unit in (SAMPLES_UNIT, *map(str, range(len(split.views)))):
+        records = read_records(split.path, unit)
+        text = json.dumps({str(block): records[block] for block in range(split.block_count)}, sort_keys=True)
+        content = np.frombuffer(text.encode(), np.uint8)
+        chunk = (min(len(content), RECORDS_CHUNK),)
+        root.create_dataset(f"{COMMITS}/{split.name}/{unit}", data=content, chunks=chunk, fletcher32=True)
+        for block in range(split.block_count):
+            _write_block(group, split, unit, block, records[block])
+            advance(sum(part["size"] for part in records[block].values()))
+
+
+def _create_array(group: h5py.Group, name: str, shape: schema.Shape, chunks: schema.Shape, split: Split) -> None:
+    spec = (schema.VIEW_ARRAYS | schema.SAMPLE_ARRAYS)[name]
+    # Texts of one length lie in the chunks, under their checksums; others would lie elsewhere.
+    longest = max(1, *(len(path.encode()) for path in split.samples.sample_path)) if spec.dtype == "string" else 0
+    array = group.create_dataset(
+        name,
+        shape,
+        h5py.string_dtype("utf-8", longest) if longest else spec.dtype,
+        chunks=tuple(map(min, shape, chunks)),
+        fletcher32=True,
+        fillvalue=None if longest else spec.fill_value,
+    )
+    array.attrs["dimension_names"] = list(spec.dimensions)
+    if name == "augmentation":
+        array.attrs["columns"] = list(split.columns)
+
+
+def _write_block(group: h5py.Group, split: Split, unit: str, block: int, record: Record) -> None:
+    for key, part in record.items():
+        committed_bytes(split.path, key, part)
+    rows = split.block_slice(block)
+    if unit == SAMPLES_UNIT:
+        for name in schema.SAMPLE_ARRAYS:
+            values = getattr(split.samples, name)[rows]
+            group[name][rows] = [path.encode() for path in values] if name == "sample_path" else values
+    else:
+        for name, values in split.block(int(unit), block).items():
+            group[name][int(unit), rows] = values

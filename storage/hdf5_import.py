@@ -1,0 +1,113 @@
+"""``store import`` of a file that ``store export`` wrote: the store it was made from, to the byte (storage/hdf5.py)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import zarr
+
+from storage import schema
+from storage.commits import SAMPLES_UNIT, read_records
+from storage.durable import DurableStore
+from storage.hdf5 import COMMITS, array_in, damaged, opened_hdf5, read_attributes, reading, split_names
+from storage.placing import new_store
+from storage.schema import Samples, SplitPlan
+from storage.writer import OVERWRITE, StoreWriter, check_place, create_store, exclusive_writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import h5py
+    import numpy.typing as npt
+
+    from storage.remote import Place
+
+
+def import_hdf5(file: Path, place: Place, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
+    """Make the store again that a file was exported from, a block at a time, beside its place; then rename it.
+
+    Parameters
+    ----------
+    advance : callable
+        Told the bytes of each block of a view.
+    overwrite : bool
+        Replace the store at ``place``.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreVersionError
+        If the file is no exported store, or one of another format.
+    StoreDamagedError
+        If the file is cut short or changed anywhere.
+    StoreExistsError
+        If something is at ``place`` that may not be replaced.
+    """
+    with opened_hdf5(file) as root, exclusive_writer(place):
+        check_place(place, overwrite=overwrite, instead=OVERWRITE)
+        with new_store(place) as folder:
+            _write(file, root, folder, advance)
+
+
+def _write(file: Path, root: h5py.File, folder: Path, advance: Callable[[int], None]) -> None:
+    with reading(file):
+        attributes = read_attributes(root)
+        plans = {name: _plan(root[name]) for name in split_names(root)}
+    create_store(folder, attributes, plans)
+    writer = StoreWriter(folder)
+    for name in plans:
+        _keep_attributes(file, root[name], folder)
+        for block, views in writer.pending_blocks(name).items():
+            for view in views:
+                values = _read_block(file, root[name], view, writer.store[name].block_slice(block))
+                writer.write_block(name, block, view, *values)
+                advance(sum(array.nbytes for array in values))
+        _compare(file, root[COMMITS][name], folder / name)
+    writer.finish()
+
+
+def _keep_attributes(file: Path, split: h5py.Group, folder: Path) -> None:
+    """Give a split the attributes that it had, also those that this release does not write."""
+    group = zarr.open_group(DurableStore(folder), path=split.name.strip("/"), mode="r+", use_consolidated=False)
+    with reading(file):
+        attributes = read_attributes(split)
+    if dict(group.attrs) != attributes:
+        group.attrs.put(attributes)
+
+
+def _read_block(file: Path, split: h5py.Group, view: int, rows: slice) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    with reading(file):
+        return array_in(split, "embeddings")[view, rows], array_in(split, "augmentation")[view, rows]
+
+
+def _compare(file: Path, records: h5py.Group, split: Path) -> None:
+    """Check that every block of a split is committed with the bytes that it was exported with."""
+    for unit in records:
+        with reading(file):
+            wanted = json.loads(array_in(records, unit)[:].tobytes())
+        for block, record in read_records(split, unit).items():
+            if record != wanted.get(str(block)):
+                what = "the samples" if unit == SAMPLES_UNIT else f"view {unit}"
+                raise damaged(file, f"block {block} of {what} of split {split.name} is not what was exported")
+
+
+def _plan(group: h5py.Group) -> SplitPlan:
+    attributes = read_attributes(group)
+    arrays = {name: array_in(group, name) for name in schema.VIEW_ARRAYS | schema.SAMPLE_ARRAYS}
+    (_, samples, features), columns = arrays["embeddings"].shape, arrays["augmentation"].attrs["columns"]
+    for name, shape, _ in schema.layout(
+        samples, len(attributes["views"]), features, len(columns), attributes["block_rows"]
+    ):
+        if arrays[name].shape != shape:
+            raise ValueError(f"'{arrays[name].name}' has shape {arrays[name].shape} where {shape} belongs")
+    values = {name: arrays[name][:] for name in schema.SAMPLE_ARRAYS if name != "sample_path"}
+    paths = arrays["sample_path"].asstr()[:].tolist()
+    return SplitPlan(
+        samples=Samples(sample_path=paths, **values, class_names=tuple(attributes["class_names"])),
+        folder=attributes["folder"],
+        views=attributes["views"],
+        columns=tuple(map(str, columns)),
+        feature_dim=features,
+        block_rows=attributes["block_rows"],
+    )

@@ -29,7 +29,7 @@ def open_source(data: Path, split: str, cache_folder: Path | None = None) -> Ima
     Parameters
     ----------
     data : Path
-        A pack, or the folder that the split is in; one in VOC's layout lists its splits in ``ImageSets/Main``.
+        A pack, or the folder that the split is in; in VOC's layout splits are the lists of ``ImageSets/Main``.
     split : str
         Of a pack, a split. Of a folder, what is found first: the sub-folder ``split`` (``.`` is the folder itself), of
         images or, if it holds nothing but files and some are tars, of shards; a list ``split`` or ``split.txt``; tars
@@ -47,9 +47,9 @@ def open_source(data: Path, split: str, cache_folder: Path | None = None) -> Ima
             return PackSource(data, split)
     if not data.is_dir():
         raise InputError(f"The data set '{data}' does not exist; give the folder or the pack that holds {split}.")
-    if is_voc(data):
-        return VocSource(data, split)
     place = data / split
+    if is_voc(data) and not place.is_dir():
+        return VocSource(data, split)
     if place.is_dir() and not (shards := _shards_in(place)):
         return FolderSource(place)
     for file in (place, place.with_name(f"{place.name}.txt")):

@@ -32,6 +32,10 @@ def test_splits_are_the_lists_in_their_order(voc: Path) -> None:
     assert open_source(voc, "few").listing().paths == ["JPEGImages/000003.jpg", "JPEGImages/000001.jpg"]
 
 
+def test_folder_of_all_images_is_still_a_split(voc: Path) -> None:
+    assert len(open_source(voc, "JPEGImages").listing().paths) == 32
+
+
 def test_images_need_not_be_jpegs(voc: Path) -> None:
     (voc / "JPEGImages" / "000025.jpg").rename(voc / "JPEGImages" / "000025.png")
     source = open_source(voc, "test")

@@ -1,15 +1,16 @@
-"""Checking a store's bytes against its commit records."""
+"""Checking a store's bytes against its commit records: which blocks there are to check, and each one by itself."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from storage.commits import SAMPLES_UNIT, Part, checksum, read_records
+from storage.commits import SAMPLES_UNIT, Part, Record, checksum, read_records
 from storage.errors import StoreDamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from storage.reader import EmbeddingStore
     from storage.remote import Place
@@ -28,19 +29,45 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """True when the store is complete and every byte is as committed."""
+        """True when the store is complete and every byte that was read is as committed."""
         return not self.damaged and not self.missing
 
 
-def _units(store: EmbeddingStore) -> Iterator[tuple[str, str, str]]:
-    for split in store.split_names:
-        yield split, SAMPLES_UNIT, "the samples"
-        yield from ((split, str(view), f"view {view}") for view in range(len(store[split].views)))
+class CommittedBlock(NamedTuple):
+    """One block of a unit, and what was committed of it."""
+
+    split: Place
+    record: Record
 
 
-def verify_store(store: EmbeddingStore) -> Verification:
-    """Read every committed part and compare its size and XXH3-64 with its record."""
-    parts = total = 0
+class CheckedBlock(NamedTuple):
+    """What was found in one block."""
+
+    parts: int
+    bytes: int
+    damaged: list[str]
+
+
+def verify_store(store: EmbeddingStore, sample: int | None = None, seed: int | None = None) -> Verification:
+    """Read committed parts and compare their sizes and XXH3-64 with their records.
+
+    Parameters
+    ----------
+    store : EmbeddingStore
+    sample : int, optional
+        Read only so many blocks (of a view, or of the per-sample arrays), drawn at random; all of them unless given.
+    seed : int, optional
+        Draws them; others every time unless given.
+    """
+    blocks, foreseen = blocks_to_verify(store, sample, seed)
+    return add_up(foreseen, map(verify_block, blocks))
+
+
+def blocks_to_verify(
+    store: EmbeddingStore, sample: int | None = None, seed: int | None = None
+) -> tuple[list[CommittedBlock], Verification]:
+    """The blocks whose bytes are to be read, and what the records alone show. Parameters as ``verify_store``."""
+    blocks: list[CommittedBlock] = []
     damaged, missing = [], []
     for split_name, unit, what in _units(store):
         split = store[split_name]
@@ -49,18 +76,34 @@ def verify_store(store: EmbeddingStore) -> Verification:
         except StoreDamagedError as error:
             damaged.append(str(error))
             continue
-        lacking = set(range(split.block_count)) - records.keys()
-        if lacking:
-            done = split.block_count - len(lacking)
-            missing.append(f"{split_name}, {what}: {done} of {split.block_count} blocks are committed")
-        for record in (record for block, record in records.items() if block < split.block_count):
-            for key, part in record.items():
-                parts += 1
-                total += part["size"]
-                fault = _fault(split.path / key, part)
-                if fault:
-                    damaged.append(f"'{split.path / key}' {fault}")
-    return Verification(parts, total, damaged, missing)
+        known = [record for block, record in records.items() if 0 <= block < split.block_count]
+        if len(known) < split.block_count:
+            missing.append(f"{split_name}, {what}: {len(known)} of {split.block_count} blocks are committed")
+        blocks += [CommittedBlock(split.path, record) for record in known]
+    if sample is not None and sample < len(blocks):
+        blocks = random.Random(seed).sample(blocks, sample)
+    return blocks, Verification(0, 0, damaged, missing)
+
+
+def verify_block(block: CommittedBlock) -> CheckedBlock:
+    """Read the parts of one block."""
+    faults = {block.split / key: _fault(block.split / key, part) for key, part in block.record.items()}
+    damaged = [f"'{path}' {fault}" for path, fault in faults.items() if fault]
+    return CheckedBlock(len(block.record), sum(part["size"] for part in block.record.values()), damaged)
+
+
+def add_up(foreseen: Verification, blocks: Iterable[CheckedBlock]) -> Verification:
+    """What was found in all blocks together."""
+    checked = list(blocks)
+    damaged = [*foreseen.damaged, *(sentence for block in checked for sentence in block.damaged)]
+    total = sum(block.bytes for block in checked)
+    return Verification(sum(block.parts for block in checked), total, damaged, foreseen.missing)
+
+
+def _units(store: EmbeddingStore) -> Iterator[tuple[str, str, str]]:
+    for split in store.split_names:
+        yield split, SAMPLES_UNIT, "the samples"
+        yield from ((split, str(view), f"view {view}") for view in range(len(store[split].views)))
 
 
 def _fault(path: Place, part: Part) -> str | None:

@@ -136,3 +136,26 @@ def test_records_hold_sizes_and_xxh3_of_the_bytes(complete: Path) -> None:
         f'"embeddings/c/1/2/0": {{\n   "size": {len(content)},\n   "xxh3_64": "{xxhash.xxh3_64_hexdigest(content)}"'
     )
     assert record in (complete / MANIFEST).read_text()
+
+
+def test_a_sample_reads_so_many_blocks(complete: Path) -> None:
+    result = verify_store(open_store(complete), sample=3, seed=0)
+    assert result.ok
+    assert 3 * 2 <= result.parts <= 3 * 5  # two parts of a view's block, five of the samples'
+
+
+def test_samples_come_upon_a_damaged_block_in_proportion(complete: Path) -> None:
+    """3 splits' views and 2 units of samples make 27 blocks, of which one is damaged."""
+    flip(complete / CHUNK)
+    store = open_store(complete)
+    found = sum(not verify_store(store, sample=9, seed=seed).ok for seed in range(60))
+    assert 9 <= found <= 32  # 20 expected, four deviations of 3.65 at most
+
+
+def test_a_sample_of_more_than_all_is_all(complete: Path) -> None:
+    assert verify_store(open_store(complete), sample=10**6) == verify_store(open_store(complete))
+
+
+def test_a_sample_tells_of_what_was_never_committed(complete: Path) -> None:
+    (complete / MANIFEST).unlink()
+    assert verify_store(open_store(complete), sample=1).missing == ["train, view 1: 0 of 5 blocks are committed"]

@@ -79,9 +79,10 @@ def split_names(root: h5py.File) -> list[str]:
 
 def array_in(group: h5py.Group, name: str) -> h5py.Dataset:
     """A data set that lies in this file and that HDF5 reads with nothing but its own checksum."""
-    array = group[name]
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(array, h5py.Dataset):
-        raise TypeError(f"'{array.name}' is not a data set of this file")
+    is_own = isinstance(group.get(name, getlink=True), h5py.HardLink)  # else what it leads to would be opened
+    array = group[name] if is_own else None
+    if not isinstance(array, h5py.Dataset):
+        raise TypeError(f"'{name}' is not a data set of this file")
     filters = array.id.get_create_plist()
     known = {filters.get_filter(number)[0] for number in range(filters.get_nfilters())} <= {h5py.h5z.FILTER_FLETCHER32}
     # Its chunks are not compressed: one that claims to be larger than the file is made up.

@@ -174,9 +174,14 @@ def check_inside(where: str, names: Sequence[str]) -> None:
     StoreUnsafeError
         Naming the first that does not.
     """
+    name = first_outside(names)
+    if name is not None:
+        raise StoreUnsafeError(f"{where} names {name!r}, which leads out of the data set; it was not opened.")
+
+
+def first_outside(names: Sequence[str]) -> str | None:
+    """The first name that leads out of the folder that it is relative to; None if all stay in it."""
     text = "\n".join(("", *names))
     if not any(sign in text for sign in SUSPICIOUS):  # a million names in milliseconds
-        return
-    outside = next((name for name in names if LEAVES.search(name)), None)
-    if outside is not None:
-        raise StoreUnsafeError(f"{where} names {outside!r}, which leads out of the data set; it was not opened.")
+        return None
+    return next((name for name in names if LEAVES.search(name)), None)

@@ -19,6 +19,8 @@ import xxhash
 from pipeline.errors import InputError
 from pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
 from pipeline.images.sources.source import Listing
+from storage.hdf5 import array_in
+from storage.safety import first_outside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +38,8 @@ PATH = "path"  # UTF-8 (N)
 LABEL = "label"  # int32 (N); -1 where there is none
 CONTENT_HASH = "content_hash"  # uint64 (N): XXH3-64 of the image's bytes
 CLASS_NAME = "class_name"  # UTF-8, one a class; empty where there are no labels
-DATASETS = {DATA, OFFSET, PATH, LABEL, CONTENT_HASH, CLASS_NAME}
+KINDS = {DATA: "u1", OFFSET: "i8", PATH: "S", LABEL: "i4", CONTENT_HASH: "u8", CLASS_NAME: "S"}
+DATASETS = set(KINDS)
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,21 @@ class PackSource:
         )
         with opened_split(self.file, self.split) as group:
             try:
-                offset = group[OFFSET][:]
-                paths, class_names = (group[name].asstr()[:].tolist() for name in (PATH, CLASS_NAME))
-                label, content_hash = group[LABEL][:], group[CONTENT_HASH][:]
-                begin = group[DATA].id.get_offset()
+                offset, label, content_hash = (_array(group, name)[:] for name in (OFFSET, LABEL, CONTENT_HASH))
+                paths, class_names = (_array(group, name).asstr()[:].tolist() for name in (PATH, CLASS_NAME))
+                begin = _array(group, DATA).id.get_offset()
             except (OSError, ValueError, TypeError) as error:
                 raise damaged from error
         lengths = {len(offset) - 1, len(paths), len(label), len(content_hash)}
         size = np.diff(offset)
-        if len(lengths) > 1 or begin is None or (size < 0).any() or begin + offset[-1] > self.file.stat().st_size:
+        if len(lengths) > 1 or begin is None or offset[0] != 0 or (size < 0).any():
             raise damaged
+        if begin + int(offset[-1]) > self.file.stat().st_size:
+            raise damaged
+        if (outside := first_outside(paths)) is not None:
+            raise InputError(
+                f"The pack '{self.file}' names {outside!r}, which leads out of its folder; get it from whoever made it."
+            )
         listing = Listing(paths, label, tuple(class_names))
         return make_parts(listing, np.zeros(len(paths), np.int32), begin + offset[:-1], size), content_hash
 
@@ -135,10 +143,32 @@ def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
                 f"The pack '{file}' has format version {version}, this release reads {FORMAT_VERSION}; pack the images "
                 "again."
             )
-        group = opened.get(split)
+        group = opened.get(split) if _is_own(opened, split) else None
         if not isinstance(group, h5py.Group) or not group.keys() >= DATASETS:
             raise InputError(f"The pack '{file}' has no split '{split}'; it has {', '.join(_splits(opened))}.")
         yield group
+
+
+def _is_own(opened: h5py.File, split: str) -> bool:
+    """Whether a split lies in this file: a link of HDF5's may lead to any other."""
+    parts = split.strip("/").split("/")
+    above = ("/".join(parts[: number + 1]) for number in range(len(parts)))
+    return all(name == "." or isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in above)
+
+
+def _array(group: h5py.Group, name: str) -> h5py.Dataset:
+    """A data set of a split that is kept as a pack keeps it: by no filter that HDF5 would load, and no larger than the file.
+
+    Raises
+    ------
+    TypeError
+        If it is kept otherwise.
+    """
+    array = array_in(group, name)
+    kind = array.dtype.kind if array.dtype.kind == "S" else array.dtype.str[1:]
+    if array.ndim != 1 or kind != KINDS[name]:
+        raise TypeError(f"'{array.name}' is of another type than a pack's")
+    return array
 
 
 def is_pack(file: Path) -> bool:

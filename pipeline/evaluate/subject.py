@@ -82,8 +82,8 @@ class Subject:
             As ``features``; also if a teacher's store has other views.
         """
         name = "crops.zarr" if training else "test-crops.zarr"
-        splits = self._evaluation_views if training else (self._settings.test_split,)
-        return self._store_of_views(name, dict.fromkeys(splits, CROPS), TenCrop())
+        views = {self._settings.train_split: CROPS if training else 0, self._settings.test_split: CROPS}
+        return self._store_of_views(name, views, TenCrop())
 
     @cached_property
     def network(self) -> Network:
@@ -162,11 +162,10 @@ class Subject:
     def _store_of_views(
         self, name: str, views: dict[str, int], policy: Policy | TenCrop, *, labelled: bool = True
     ) -> EmbeddingStore:
-        """A store that has so many views of these splits besides view 0."""
+        """A store of both splits that has so many views of them besides view 0."""
         settings = self._settings
         store = open_store(settings.model) if self.is_store else self._embed(name, views, policy, labelled=labelled)
-        if views.keys() >= {settings.train_split, settings.test_split}:
-            self._check_same_classes(store[settings.train_split].class_names, store[settings.test_split].class_names)
+        self._check_same_classes(store[settings.train_split].class_names, store[settings.test_split].class_names)
         for split, count in views.items():
             self._check_views(store[split], count, is_crops=isinstance(policy, TenCrop))
         self._store = store

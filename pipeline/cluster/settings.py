@@ -10,11 +10,13 @@ from pipeline.settings import Settings
 
 
 class ClusterSettings(Settings):
-    """This process unless one of the two is given."""
+    """A cluster, where one of the two is given; else the work is done in one process."""
 
     workers: Annotated[
         int | None,
-        Field(ge=1, description="Do it in so many processes here: one a GPU where there are GPUs, which share --threads."),
+        Field(
+            ge=1, description="Do it in so many processes here: one a GPU where there are GPUs, which share --threads."
+        ),
     ] = None
     scheduler: Annotated[
         str | None,
@@ -28,7 +30,9 @@ class ClusterSettings(Settings):
     @classmethod
     def _address(cls, address: str | None) -> str | None:
         if address is not None and not all(address.partition("://")):
-            raise ValueError(f"'{address}' is no address; give that which 'dask scheduler' printed, as tcp://HOST:8786.")
+            raise ValueError(
+                f"'{address}' is no address; give that which 'dask scheduler' printed, as tcp://HOST:8786."
+            )
         return address
 
     @model_validator(mode="after")

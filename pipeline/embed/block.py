@@ -14,8 +14,9 @@ import torch
 from torch.nn.functional import normalize
 
 from pipeline.embed.plan import draw_parameters
-from pipeline.images.rendering import RenderJob, interpolation_of, render
-from pipeline.machine import autocast
+from pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
+from pipeline.machine import autocast, choose_precision, prepare_machine
+from pipeline.networks.network import load_network
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
+    from pipeline.embed.settings import EmbedSettings
     from pipeline.images.rendering import Renderer
     from pipeline.images.sources.source import ImageSource
     from pipeline.networks.network import Network
     from pipeline.settings import Precision
-    from storage import Split
+    from storage import EmbeddingStore, Split
+    from storage.writer import StoreWriter
 
 
 class Block(NamedTuple):
@@ -37,6 +40,10 @@ class Block(NamedTuple):
     split: str
     number: int
     views: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """Say which block it is."""
+        return f"Block {self.number} of split {self.split}"
 
 
 class EmbeddedView(NamedTuple):
@@ -57,6 +64,28 @@ class Worker(NamedTuple):
     precision: Precision
     normalise: bool = False
     """Whether embeddings are L2-normalised before they are kept."""
+
+
+def load_worker(settings: EmbedSettings) -> Worker:
+    """Load the network onto its device, and the renderer.
+
+    Raises
+    ------
+    InputError
+        If there is no such network or device.
+    """
+    device = prepare_machine(settings.device, settings.thread_count)
+    network = load_network(settings.teacher, settings.seed)
+    network.module.eval().to(device).to(memory_format=torch.channels_last)
+    renderer = make_renderer(settings.renderer, device, settings.thread_count)
+    precision = choose_precision(settings.precision, device)
+    return Worker(network, renderer, settings.batch_size, precision, settings.normalise)
+
+
+def good_images(store: EmbeddingStore, block: Block) -> int:
+    """How many images of a block there are to embed."""
+    split = store[block.split]
+    return int(split.samples.good[split.block_slice(block.number)].sum())
 
 
 def embed_block(
@@ -112,6 +141,12 @@ def embed_block(
                     on_pixels(block.split, view, rows.start + int(row), image)
             advance(len(pixels))
     return results
+
+
+def write_views(writer: StoreWriter, block: Block, embedded: dict[int, EmbeddedView]) -> None:
+    """Write a block's views, each with its commit record."""
+    for view, (embeddings, augmentation) in embedded.items():
+        writer.write_block(block.split, block.number, view, embeddings, augmentation)
 
 
 @torch.inference_mode()

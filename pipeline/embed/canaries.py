@@ -9,13 +9,17 @@ import numpy as np
 from pipeline.embed.plan import draw_parameters
 from pipeline.images.canaries import CanaryView, check_canaries, choose_canaries, make_canaries
 from pipeline.images.rendering import interpolation_of
+from storage import open_store
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.embed.block import Worker
     from pipeline.embed.plan import EmbedPlan
     from pipeline.images.rendering import Renderer
     from pipeline.images.sources.source import ImageSource
-    from storage import EmbeddingStore, SplitPlan
+    from storage import Place, SplitPlan
 
 
 def plan_canaries(plan: EmbedPlan, renderer: Renderer) -> dict[str, list[dict[str, Any]]]:
@@ -31,10 +35,11 @@ def plan_canaries(plan: EmbedPlan, renderer: Renderer) -> dict[str, list[dict[st
     return {name: _canaries_of(split, plan.indexes[name].source, renderer) for name, split in plan.splits.items()}
 
 
-def check_all_canaries(store: EmbeddingStore, plan: EmbedPlan, renderer: Renderer, batch_size: int) -> None:
+def check_all_canaries(worker: Worker, place: Place, sources: Mapping[str, ImageSource]) -> None:
     """Check that the views still to be rendered would come out as those that are in the store; see check_canaries."""
+    store = open_store(place)
     for name in store.split_names:
-        check_canaries(store, name, plan.indexes[name].source, renderer, batch_size)
+        check_canaries(store, name, sources[name], worker.renderer, worker.batch_size)
 
 
 def _canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from pipeline.images.policies import (
     random_parameters,
     ten_crop_parameters,
 )
-from pipeline.machine import choose_precision, device_kind, library_versions
+from pipeline.machine import library_versions
 from storage import SplitPlan
 from storage.identity import check_same, check_same_samples
 from storage.schema import EVALUATION_VIEW, default_block_rows
@@ -26,9 +26,9 @@ from storage.schema import EVALUATION_VIEW, default_block_rows
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import torch
 
     from pipeline.embed.settings import EmbedSettings, SplitSource
+    from pipeline.embed.workforce import Machine
     from pipeline.images.index import ImageIndex
     from pipeline.images.rendering import Interpolation
     from pipeline.networks.network import Network
@@ -51,7 +51,7 @@ class EmbedPlan:
     splits: dict[str, SplitPlan]
 
 
-def plan_embedding(settings: EmbedSettings, network: Network, device: torch.device, progress: Progress) -> EmbedPlan:
+def plan_embedding(settings: EmbedSettings, network: Network, machine: Machine, progress: Progress) -> EmbedPlan:
     """Index the images and lay out the store.
 
     Raises
@@ -79,7 +79,7 @@ def plan_embedding(settings: EmbedSettings, network: Network, device: torch.devi
             feature_dim=network.feature_dim,
             block_rows=settings.block_rows or default_block_rows(len(index.samples), network.feature_dim),
         )
-    return EmbedPlan(_attributes(settings, network, device, indexes), indexes, splits)
+    return EmbedPlan(_attributes(settings, network, machine, indexes), indexes, splits)
 
 
 def _views(
@@ -108,13 +108,13 @@ def draw_parameters(
 
 
 def _attributes(
-    settings: EmbedSettings, network: Network, device: torch.device, indexes: dict[str, ImageIndex]
+    settings: EmbedSettings, network: Network, machine: Machine, indexes: dict[str, ImageIndex]
 ) -> dict[str, Any]:
     return {
         "teacher": {
             "name": network.name,
             **network.identity(),
-            "precision": choose_precision(settings.precision, device),
+            "precision": machine.precision,
             "normalised": settings.normalise,
         },
         "data_set": {
@@ -123,10 +123,10 @@ def _attributes(
             "fingerprint": {name: index.fingerprint() for name, index in indexes.items()},
             "fingerprint_of": "XXH3-128 of each split's paths (joined by NUL), then its content hashes",
         },
-        "rendering": {"renderer": settings.renderer, "device_kind": device_kind(device)},
+        "rendering": {"renderer": settings.renderer, "device_kind": machine.device_kind},
         "computed_with": {
             "batch_size": settings.batch_size,
-            "threads": settings.thread_count,
+            "threads": machine.threads,
             "machine": platform.machine(),
             "versions": library_versions(),
         },

@@ -1,28 +1,21 @@
-"""The stage in one process: plan the blocks, do those that are missing, write each while the next is computed."""
+"""The stage: plan the blocks, have those that are missing computed and written, finish the store."""
 
 from __future__ import annotations
 
-import contextlib
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from pipeline.embed.block import Block, EmbeddedView, Worker, embed_block
+from pipeline.embed.block import Block, good_images
 from pipeline.embed.canaries import check_all_canaries, plan_canaries
-from pipeline.embed.pixel_hashes import forget_pixel_hashes, pixel_hash_log, pixel_hash_path
+from pipeline.embed.pixel_hashes import forget_pixel_hashes, pixel_hash_path
 from pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
 from pipeline.embed.precision import measure_precision
-from pipeline.images.rendering import make_renderer
-from pipeline.machine import choose_precision, prepare_machine
-from pipeline.networks.network import load_network
+from pipeline.embed.workforce import open_workforce, seen_from_anywhere
 from storage import open_store
 from storage.placing import is_there
 from storage.writer import StoreWriter, check_place, create_store, exclusive_writer
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
+    from pipeline.embed.block import Worker
     from pipeline.embed.settings import EmbedSettings
     from pipeline.progress import Progress
     from storage import EmbeddingStore
@@ -39,37 +32,33 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
     Raises
     ------
     InputError
-        If the data, the teacher or a setting cannot be used.
+        If the data, the teacher, the cluster or a setting cannot be used.
     StoreError
         If the store exists (and neither resume nor overwrite is asked), is busy, or was made from something else.
     RunError
-        If rendering fails.
+        If rendering fails, or the cluster is lost.
     """
-    device = prepare_machine(settings.device, settings.thread_count)
+    settings = seen_from_anywhere(settings) if settings.scheduler else settings
     resuming = settings.resume and is_there(settings.store)
     if not resuming:
         check_place(settings.store, overwrite=settings.overwrite)
     if settings.pixel_hashes:
         pixel_hash_path(settings.store)
-    with exclusive_writer(settings.store):
-        network = load_network(settings.teacher, settings.seed)
-        network.module.eval().to(device).to(memory_format=torch.channels_last)
-        plan = plan_embedding(settings, network, device, progress)
-        renderer = make_renderer(settings.renderer, device, settings.thread_count)
-        worker = Worker(
-            network, renderer, settings.batch_size, choose_precision(settings.precision, device), settings.normalise
-        )
+    with exclusive_writer(settings.store), open_workforce(settings, progress) as workforce:
+        plan = plan_embedding(settings, workforce.network, workforce.machine, progress)
+        sources = {name: index.source for name, index in plan.indexes.items()}
         if resuming:
-            store = open_store(settings.store)
-            check_resumable(store, plan)
-            check_all_canaries(store, plan, renderer, settings.batch_size)
+            check_resumable(open_store(settings.store), plan)
+            workforce.call(check_all_canaries, settings.store, sources)
         else:
-            attributes = plan.attributes | {"canaries": plan_canaries(plan, renderer)}
-            attributes |= measure_precision(worker, plan, progress)
+            attributes = plan.attributes | workforce.call(_measure, plan, workforce.progress)
             create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
             forget_pixel_hashes(settings.store)
         writer = StoreWriter(settings.store)
-        _do_blocks(worker, writer, plan, settings, progress)
+        blocks = plan_blocks(writer)
+        views = sum(len(block.views) * good_images(writer.store, block) for block in blocks)
+        with progress.track("embed", views, "views") as advance:
+            workforce.embed_blocks(writer, sources, blocks, advance)
         writer.finish()
     return open_store(settings.store)
 
@@ -83,34 +72,6 @@ def plan_blocks(writer: StoreWriter) -> list[Block]:
     ]
 
 
-def _do_blocks(
-    worker: Worker, writer: StoreWriter, plan: EmbedPlan, settings: EmbedSettings, progress: Progress
-) -> None:
-    blocks = plan_blocks(writer)
-    views = sum(len(block.views) * _good_images(writer.store, block) for block in blocks)
-    done: Future[None] | None = None
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        advance = stack.enter_context(progress.track("embed", views, "views"))
-        on_pixels = None
-        if settings.pixel_hashes:
-            on_pixels = stack.enter_context(pixel_hash_log(writer.store, settings.pixel_hashes))
-        for block in blocks:
-            split = writer.store[block.split]
-            source = plan.indexes[block.split].source
-            embedded = embed_block(worker, split, source, block, advance, on_pixels)
-            if done is not None:
-                done.result()
-            done = pool.submit(_write, writer, block, embedded)
-        if done is not None:
-            done.result()
-
-
-def _good_images(store: EmbeddingStore, block: Block) -> int:
-    split = store[block.split]
-    return int(split.samples.good[split.block_slice(block.number)].sum())
-
-
-def _write(writer: StoreWriter, block: Block, embedded: dict[int, EmbeddedView]) -> None:
-    for view, (embeddings, augmentation) in embedded.items():
-        writer.write_block(block.split, block.number, view, embeddings, augmentation)
+def _measure(worker: Worker, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
+    """What the store says of its views and its precision, by a look at some images."""
+    return {"canaries": plan_canaries(plan, worker.renderer), **measure_precision(worker, plan, progress)}

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from pipeline.cluster.settings import ClusterSettings
 from pipeline.images.policies import CROPS, POLICIES, TEN_CROP, StoredPolicySetting, TenCrop
 from pipeline.settings import ImageSelection, OutputSettings, Precision, Settings, StoreLocation, ViewGeometry, argument
+from storage.names import first_outside
 
 
 class SplitSource(Settings):
@@ -19,6 +21,13 @@ class SplitSource(Settings):
     folder: str
     views: int | None = None
     """Random views besides view 0; the setting ``views`` where it is None."""
+
+    @field_validator("folder")
+    @classmethod
+    def _inside(cls, folder: str) -> str:
+        if first_outside([folder]) is not None:
+            raise ValueError(f"'{folder}' leads out of the data set; give the folder above both as DATA.")
+        return folder
 
     def __str__(self) -> str:
         """Write it as it is given on the command line."""
@@ -42,7 +51,7 @@ def _parse_split(value: Any) -> Any:
 Split = Annotated[SplitSource, BeforeValidator(_parse_split, json_schema_input_type=str)]
 
 
-class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
+class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, ClusterSettings):
     """Settings of stage one."""
 
     data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or a pack.")]
@@ -109,6 +118,12 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry):
         counts = {self.views_of(source) for source in self.split}
         if isinstance(self.policy, TenCrop) and counts - {0, CROPS}:
             raise ValueError(f"--policy {TEN_CROP} is {CROPS} views; give --views {CROPS}.")
+        return self
+
+    @model_validator(mode="after")
+    def _one_log(self) -> Self:
+        if self.pixel_hashes and self.is_shared:
+            raise ValueError("--pixel-hashes is a log of one process; leave --workers and --scheduler out.")
         return self
 
     def views_of(self, source: SplitSource) -> int:

@@ -1,0 +1,215 @@
+"""The stage on a cluster: a task a block, the network loaded once a process."""
+
+# mypy: untyped-calls-exclude="distributed"
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import socket
+import threading
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import torch
+
+from pipeline.cluster.cluster import open_cluster
+from pipeline.cluster.tasks import run_tasks
+from pipeline.embed.block import Block, embed_block, good_images, load_worker, write_views
+from pipeline.embed.workforce import Machine
+from pipeline.errors import InputError
+from pipeline.machine import choose_precision, device_kind, library_versions, prepare_machine
+from pipeline.networks.network import load_network, weights_sha256
+from pipeline.progress import Silent
+from storage.errors import StoreBusyError, StoreError, StoreNotFoundError
+from storage.placing import generation
+from storage.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from distributed import Client
+
+    from pipeline.embed.block import Worker
+    from pipeline.embed.settings import EmbedSettings
+    from pipeline.images.sources.source import ImageSource
+    from pipeline.progress import Progress
+    from pipeline.settings import Device
+
+Answer = TypeVar("Answer")
+
+COMPUTING = threading.Lock()
+"""Held by the task of this process that computes; another one may write meanwhile."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What processes are told of a run, with every task."""
+
+    name: str
+    settings: EmbedSettings = field(compare=False)
+    """With nothing left open: device, precision and threads are given."""
+    device_kind: str = field(compare=False)
+    weights_sha256: str = field(compare=False)
+    versions: dict[str, str] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a run's blocks come from and go to."""
+
+    run: Run
+    generation: object = field(compare=False)
+    """Tells the client's store from one that is put in its place."""
+    sources: Mapping[str, ImageSource] = field(compare=False)
+
+
+class Found(NamedTuple):
+    """What a process of the cluster runs on."""
+
+    host: str
+    device: Device
+    device_kind: str
+    cores: int
+
+
+@contextlib.contextmanager
+def open_embedding_cluster(settings: EmbedSettings) -> Iterator[EmbeddingCluster]:
+    """Open the cluster that the settings name, and look at what its processes run on.
+
+    Raises
+    ------
+    InputError
+        If the cluster cannot be used, or some of its processes have a GPU and others have none.
+    """
+    with open_cluster(settings, gpus=settings.device != "cpu") as client:
+        found = look_around(client, settings.device)
+        hosts = {each.device: each.host for each in found}
+        if len(hosts) > 1:
+            raise InputError(
+                f"The worker on {hosts['cuda']} has a GPU, that on {hosts['cpu']} has none, and they do not give the same "
+                "bytes; leave one of them out, or give --device cpu."
+            )
+        yield EmbeddingCluster(client, settings, found)
+
+
+class EmbeddingCluster:
+    """The processes of a cluster, seen from the client."""
+
+    def __init__(self, client: Client, settings: EmbedSettings, found: list[Found]) -> None:
+        device, kind = found[0].device, found[0].device_kind
+        precision, threads = choose_precision(settings.precision, torch.device(device)), _threads(settings, found)
+        resolved = settings.model_copy(update={"device": device, "precision": precision, "threads": threads})
+        self.network = load_network(settings.teacher, settings.seed)
+        self.machine = Machine(kind, precision, threads)
+        self.progress: Progress = Silent()
+        self._client = client
+        self._run = Run(uuid.uuid4().hex, resolved, kind, weights_sha256(self.network.module), library_versions())
+
+    def call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Call a function in one of the processes."""
+        task = partial(_call, self._run, function)
+        ((_, answer),) = run_tasks(self._client, task, [arguments])
+        return answer
+
+    def embed_blocks(
+        self,
+        writer: StoreWriter,
+        sources: Mapping[str, ImageSource],
+        blocks: Iterable[Block],
+        advance: Callable[[int], None],
+    ) -> None:
+        """Have blocks computed and written."""
+        task = partial(_do_block, Target(self._run, generation(writer.path), sources))
+        for block, _ in run_tasks(self._client, task, blocks):
+            advance(len(block.views) * good_images(writer.store, block))
+
+
+def look_around(client: Client, device: Device) -> list[Found]:
+    """Ask every worker that there is."""
+    asked = [
+        client.submit(_look_around, device, workers=[address], allow_other_workers=True, pure=False)
+        for address in client.nthreads()
+    ]
+    found: list[Found] = client.gather(asked)
+    return found
+
+
+def _threads(settings: EmbedSettings, found: list[Found]) -> int:
+    """Threads of each process: its part of those asked for or, on another's cluster, of its machine's cores."""
+    if settings.workers:
+        return max(1, settings.thread_count // settings.workers)
+    on_host = Counter(each.host for each in found)
+    return settings.threads or min(max(1, each.cores // on_host[each.host]) for each in found)
+
+
+# What follows is done by the processes of the cluster.
+
+
+def _look_around(device: Device) -> Found:
+    chosen = prepare_machine(device, 1)
+    kind: Device = "cuda" if chosen.type == "cuda" else "cpu"
+    return Found(socket.gethostname(), kind, device_kind(chosen), len(os.sched_getaffinity(0)))
+
+
+def _call(run: Run, function: Callable[..., Answer], arguments: tuple[Any, ...]) -> Answer:
+    with COMPUTING, _naming_this_machine(run):
+        return function(_load(run), *arguments)
+
+
+def _do_block(target: Target, block: Block) -> None:
+    with _naming_this_machine(target.run):
+        with COMPUTING:
+            worker, writer = _load(target.run), _open(target)
+            source = target.sources[block.split]
+            embedded = embed_block(worker, writer.store[block.split], source, block, lambda views: None)
+        write_views(writer, block, embedded)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(run: Run) -> Worker:
+    logging.getLogger("pipeline").setLevel(logging.INFO)  # the client hears it
+    for library, wanted in run.versions.items():
+        if (found := library_versions().get(library)) != wanted:
+            raise InputError(f"it has {library} {found}, the client {wanted}; install the same.")
+    worker = load_worker(run.settings)
+    if weights_sha256(worker.network.module) != run.weights_sha256:
+        raise InputError(
+            f"'{run.settings.teacher}' has other weights here than where the client runs; copy the client's."
+        )
+    kind = device_kind(worker.renderer.device)
+    if kind != run.device_kind:
+        logger.warning(
+            "The worker on %s computes on %s, others on %s: the embeddings are the same to rounding only.",
+            socket.gethostname(), kind, run.device_kind,
+        )  # fmt: skip
+    return worker
+
+
+@functools.lru_cache(maxsize=1)
+def _open(target: Target) -> StoreWriter:
+    place = target.run.settings.store
+    try:
+        writer = StoreWriter(place)
+    except StoreNotFoundError as error:
+        raise InputError(f"'{place}' does not exist here; put the store where all workers see it.") from error
+    if generation(place) != target.generation:
+        raise StoreBusyError(f"'{place}' is not, or no longer, the store that the client writes.")
+    return writer
+
+
+@contextlib.contextmanager
+def _naming_this_machine(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except (InputError, StoreError) as error:
+        if run.settings.scheduler is None:
+            raise
+        raise type(error)(f"The worker on {socket.gethostname()}: {error}") from error

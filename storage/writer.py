@@ -22,6 +22,7 @@ from storage.commits import (
 )
 from storage.durable import DurableStore, make_read_only, sweep_partial_files
 from storage.errors import StoreBusyError, StoreError, StoreExistsError
+from storage.growth import end_growth
 from storage.half import as_float16
 from storage.lease import writer_lease
 from storage.placing import generation, is_half_created, new_store
@@ -209,6 +210,7 @@ class StoreWriter:
                 else:
                     complete = False
         if complete:
+            end_growth(zarr.open_group(zarr_store(self.path, writable=True), mode="r+", use_consolidated=False))
             with warnings.catch_warnings():
                 # Consolidated metadata is not yet in the v3 specification; zarr and xarray both read it.
                 warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)

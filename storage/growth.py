@@ -1,0 +1,103 @@
+"""Growing a store: more views, more samples. What is there keeps its place and its bytes, and can be read meanwhile.
+
+New samples begin with a new block. What is left of the last old block is padding (status 2), which is what its chunks
+hold behind their last row anyway, so that no committed part is written again. A process killed at any moment leaves a
+store that opens:
+
+1. Room is made: a split's attribute ``room`` says how large its arrays may be, the arrays are resized, the new samples are
+   written and recorded. Nothing of it counts.
+2. The root says in one write what it will have grown to (``growing``). From here on whoever goes on brings it to its end.
+3. Each split gets its new attributes. Now it lacks blocks, as a store that is being written.
+4. Once none is lacking, ``StoreWriter.finish`` takes ``growing`` away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from storage import schema
+from storage.commits import SAMPLES_UNIT, extend_manifest
+from storage.reader import open_store
+from storage.zarr_stores import zarr_store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from storage.remote import Place
+    from storage.split import Split
+
+
+@dataclass(frozen=True)
+class SplitGrowth:
+    """What a split is to have besides what it has."""
+
+    views: list[dict[str, Any]]
+    """Descriptions of the views, as in ``SplitPlan``."""
+    samples: schema.Samples | None = None
+    """Images to append; their class names begin with those of the split."""
+
+
+def grow_store(place: Place, growths: Mapping[str, SplitGrowth], attributes: Mapping[str, Any]) -> None:
+    """Make a complete store larger by views and samples, whose blocks it then lacks. Call under the writer's lease.
+
+    Parameters
+    ----------
+    growths : mapping of split name to SplitGrowth
+    attributes : mapping
+        Attributes of the root that change with it.
+    """
+    store = open_store(place)
+    root = zarr.open_group(zarr_store(place, writable=True), mode="r+", use_consolidated=False)
+    grown = {name: _make_room(root, store[name], growth) for name, growth in growths.items()}
+    root.attrs.put({**store.attributes, **attributes, schema.GROWING: grown})
+    go_on_growing(place)
+
+
+def go_on_growing(place: Place) -> None:
+    """Give the splits of a store what its root says that it will have grown to. Call under the writer's lease."""
+    root = zarr.open_group(zarr_store(place, writable=True), mode="r+", use_consolidated=False)
+    growing: Any = root.attrs.get(schema.GROWING, {})
+    for name, attributes in growing.items():
+        split = zarr.open_group(zarr_store(place, writable=True), path=name, mode="r+", use_consolidated=False)
+        if dict(split.attrs) != attributes:
+            split.attrs.put(attributes)
+
+
+def end_growth(root: zarr.Group) -> None:
+    """Take back that a store is growing."""
+    if schema.GROWING in root.attrs:
+        root.attrs.put({name: value for name, value in root.attrs.items() if name != schema.GROWING})
+
+
+def is_growing(attributes: Mapping[str, Any]) -> bool:
+    """Whether the store of these attributes has begun to grow and has not ended."""
+    return schema.GROWING in attributes
+
+
+def _make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, Any]:
+    """Resize a split's arrays and write its new samples; returns the attributes that will make them count."""
+    first = split.block_count * split.block_rows if growth.samples else len(split)
+    samples, views = first + len(growth.samples or ()), len(split.views) + len(growth.views)
+    group: Any = root[split.name]
+    held = group["embeddings"].shape  # more than counts, if an earlier growth was broken off
+    room = {"views": max(views, held[0]), "samples": max(samples, group["status"].shape[0])}
+    counted = {**split.attributes, "samples": len(split)}
+    group.attrs.put({**counted, schema.ROOM: room})
+    for name, shape, _ in schema.layout(samples, views, split.feature_dim, len(split.columns), split.block_rows):
+        array = group[name]
+        array.resize(shape)
+        if growth.samples and name in schema.SAMPLE_ARRAYS:
+            values = getattr(growth.samples, name)
+            array = array.with_config({"write_empty_chunks": True})
+            array[first:] = np.array(values, dtype=object) if name == "sample_path" else values
+    if growth.samples:
+        blocks = range(split.block_count, schema.block_count(samples, split.block_rows))
+        extend_manifest(split.path, SAMPLES_UNIT, {block: schema.sample_keys(block) for block in blocks})
+    grown = counted | {"views": [*split.views, *growth.views], "samples": samples}
+    if growth.samples:
+        grown["class_names"] = list(growth.samples.class_names)
+    return {name: value for name, value in grown.items() if name != schema.ROOM}

@@ -10,8 +10,8 @@ import zarr
 
 from storage import schema
 from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
+from storage.names import check_split_names
 from storage.remote import RemotePath, location
-from storage.safety import check_split_names
 from storage.split import Split
 from storage.zarr_stores import zarr_store
 

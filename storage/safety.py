@@ -1,8 +1,8 @@
 """Safe to open: a store may come from anybody, so what it says of itself is checked before it is acted on.
 
 No code runs: an array is opened only if its type, its codecs and its layout are those that a store is written with. No
-file is read outside: names that leave the store or the data set are refused. No memory is taken on a header's word:
-what is committed has to have the size that the header claims, and is on the disk with that size (``storage.commits``).
+memory is taken on a header's word: what is committed has to have the size that the header claims, and is on the disk with
+that size (``storage.commits``). No file is read outside: ``storage.names``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import RangeByteRequest
@@ -34,12 +33,6 @@ MOST = 2**48
 CHECKSUM_BYTES = 4
 COUNT_BYTES = 4
 """With which a chunk of texts begins: their number."""
-
-LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|\0")
-"""Names that lead out of the folder they are in: absolute ones, drives, ``..``; and what ends a name for the system."""
-
-SUSPICIOUS = ("..", "\0", "\\", ":", "\n/")
-"""One of these is in every such name, where names are joined by new lines."""
 
 
 def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
@@ -149,39 +142,3 @@ async def _heads(store: Store, keys: Sequence[str]) -> list[bytes]:
     prototype, first = default_buffer_prototype(), RangeByteRequest(0, COUNT_BYTES)
     buffers = await asyncio.gather(*(store.get(key, prototype, first) for key in keys))
     return [buffer.to_bytes() if buffer is not None else b"" for buffer in buffers]
-
-
-def check_split_names(path: Place, names: Sequence[object]) -> None:
-    """Check that every split is a folder of the store.
-
-    Raises
-    ------
-    StoreUnsafeError
-        Naming the first that is not.
-    """
-    for name in names:
-        if not isinstance(name, str) or name in ("", ".") or "/" in name or "\\" in name or LEAVES.search(name):
-            raise StoreUnsafeError(
-                f"'{path}/zarr.json' names a split {name!r}, which is no folder of the store; it was not opened."
-            )
-
-
-def check_inside(where: str, names: Sequence[str]) -> None:
-    """Check that names stay in the folder that they are relative to.
-
-    Raises
-    ------
-    StoreUnsafeError
-        Naming the first that does not.
-    """
-    name = first_outside(names)
-    if name is not None:
-        raise StoreUnsafeError(f"{where} names {name!r}, which leads out of the data set; it was not opened.")
-
-
-def first_outside(names: Sequence[str]) -> str | None:
-    """The first name that leads out of the folder that it is relative to; None if all stay in it."""
-    text = "\n".join(("", *names))
-    if not any(sign in text for sign in SUSPICIOUS):  # a million names in milliseconds
-        return None
-    return next((name for name in names if LEAVES.search(name)), None)

@@ -11,7 +11,8 @@ import zarr
 from storage import schema
 from storage.commits import SAMPLES_UNIT, check_sizes, read_records
 from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreIncompleteError
-from storage.safety import array_metadata, check_committed_sizes, check_inside, check_text_counts
+from storage.names import check_inside
+from storage.safety import array_metadata, check_committed_sizes, check_text_counts
 from storage.zarr_stores import CachedStore
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from storage import open_store
 from storage.errors import StoreDamagedError, StoreError, StoreUnsafeError
-from storage.safety import check_inside, check_split_names
+from storage.names import check_inside, check_split_names
 from storage.verify import verify_store
 
 ROWS = 10**14

@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
 from pipeline.images.sources.source import Listing
 from storage.hdf5 import array_in
-from storage.safety import first_outside
+from storage.names import first_outside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

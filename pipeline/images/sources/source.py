@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pipeline.errors import InputError
+from storage.names import first_outside
 
 if TYPE_CHECKING:
     import os
@@ -86,10 +87,12 @@ def check_name(name: str, where: str | os.PathLike[str]) -> None:
     Raises
     ------
     InputError
-        If it is not UTF-8.
+        If it is not UTF-8, or reads as a path that leads out of the data set.
     """
     try:
         name.encode()
     except UnicodeEncodeError:
         shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
         raise InputError(f"The name '{shown}' in '{where}' is not UTF-8; rename it.") from None
+    if first_outside([name]) is not None:
+        raise InputError(f"The name '{name}' in '{where}' reads as a path that leads out of the data set; rename it.")

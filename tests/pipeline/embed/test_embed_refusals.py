@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from cli.main import main
 from pipeline.errors import InputError
@@ -109,6 +110,7 @@ def made(images: Callable[..., Path], embedded: Embedded, tmp_path_factory: pyte
         ({"teacher": "random/conv4-32"}, "architecture = 'conv4-16', now it is 'conv4-32'"),
         ({"teacher": "random/conv4-16", "seed": 5}, "weights_sha256"),  # the seed draws the teacher
         ({"precision": "bfloat16"}, "precision = 'float32', now it is 'bfloat16'"),
+        ({"normalise": True}, "normalised = False, now it is True"),
         ({"split": ("train",)}, r"splits = \['train', 'val'\], now it is \['train'\]"),
         ({"limit": 20}, "row 2 of split train"),
     ],
@@ -120,6 +122,13 @@ def test_going_on_with_other_settings_is_refused_by_the_first_that_differs(
     given = {"teacher": str(made / "teacher.safetensors"), **changed}
     with pytest.raises(StoreMismatchError, match=named):
         embedded(made / "data", made / "store.zarr", resume=True, **given)
+
+
+@pytest.mark.parametrize("folder", ["../other", "/etc", "a/../.."])
+def test_a_split_is_a_folder_of_the_data_set(data: Path, tmp_path: Path, embedded: Embedded, folder: str) -> None:
+    """A store that names another would not be opened."""
+    with pytest.raises(ValidationError, match="leads out of the data set"):
+        embedded(data, tmp_path / "s.zarr", split=(f"train={folder}",))
 
 
 def without_interpolation(value: Any) -> Any:

@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The S3 server of the tests, whose dependencies and ours do not agree on versions.
+MOTO := .venv-moto
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test check servers clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/compress-ssl quickstart
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev servers
 	$(BIN)/pytest
 
-check: $(VENV)/installed-dev
+check: $(VENV)/installed-dev servers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -26,5 +28,14 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
+# What the tests of remote stores talk to: an S3 server, and a web server, which only root can install.
+servers: $(MOTO)/installed
+	@command -v nginx >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -qq -y nginx-light; }
+
+$(MOTO)/installed:
+	$(PYTHON) -m venv $(MOTO)
+	$(MOTO)/bin/pip install --quiet 'moto[server]==5.2.5'
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(MOTO)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from storage.errors import StoreUnreachableError
@@ -15,6 +17,19 @@ KEYS = {
 }
 """Names in the profile, and what the client calls them."""
 
+GIVES_KEYS = (
+    *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"),
+    *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+)
+"""Variables of which one is enough."""
+
+NO_KEYS = (
+    "No credentials for S3 were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or "
+    "AWS_SKIP_SIGNATURE=true for a public bucket."
+)
+
+ANSWER_SECONDS = 2
+
 SIGNED_IN_OTHERWISE = ("sso_session", "sso_start_url", "role_arn", "credential_process")
 
 
@@ -24,7 +39,8 @@ def aws_profile() -> tuple[dict[str, str], str]:
     Raises
     ------
     StoreUnreachableError
-        If ``AWS_PROFILE`` names a profile that is not there, or one whose keys only Amazon's own tools can get.
+        If ``AWS_PROFILE`` names a profile that is not there, or one whose keys only Amazon's own tools can get; if
+        there are no keys at all.
     """
     environment = os.environ
     profile = _read_profile(environment.get("AWS_PROFILE"))
@@ -42,7 +58,23 @@ def aws_profile() -> tuple[dict[str, str], str]:
     endpoint = next((environment[name] for name in names if environment.get(name)), "")
     if not endpoint and "endpoint_url" in profile:
         config["endpoint"] = endpoint = profile["endpoint_url"]
+
+    if "access_key_id" not in config and not any(map(environment.get, GIVES_KEYS)) and not _machine_may_have_keys():
+        raise StoreUnreachableError(NO_KEYS)
     return config, endpoint
+
+
+def _machine_may_have_keys() -> bool:
+    """Whether the service answers that machines at Amazon get their keys from; the client would try it for minutes."""
+    place = os.environ.get("AWS_METADATA_ENDPOINT") or "http://169.254.169.254"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(place, timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _read_profile(asked: str | None) -> dict[str, str]:

@@ -103,10 +103,18 @@ SERVER_ANSWERED = re.compile(r"status code: (\d{3} [A-Z][A-Za-z ]*)")
 
 REASONS = (
     ("NoSuchBucket", "there is no such bucket; check its name, or create it"),
-    ("169.254.169.254", "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    ("Missing AccessKeyId", "AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID; set both"),
+    ("Missing SecretAccessKey", "AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY; set both"),
+    (
+        "/latest/api/token",
+        "this machine has no credentials of its own; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
     ("metadata.google.internal", "no credentials were found; set GOOGLE_APPLICATION_CREDENTIALS"),
-    (" 401 ", "the server does not accept these credentials; correct or renew them"),
-    (" 403 ", "the server refuses these credentials, or the lack of them, for this; check them and the bucket's rules"),
+    ("code: 401", "the server does not accept these credentials; correct or renew them"),
+    (
+        "code: 403",
+        "the server refuses these credentials, or the lack of them, for this; check them and the bucket's rules",
+    ),
     ("PermanentRedirect", "the bucket is in another region; set AWS_REGION"),
     ("lookup address", "there is no such host; check the URL and AWS_ENDPOINT_URL"),
     ("kind: Connect", "no connection; check the URL and the network, then run the same command again"),

@@ -194,7 +194,7 @@ def _copying(target: Place) -> Iterator[Place]:
 
 def _sweep(folder: Place, wanted: set[str]) -> None:
     """Delete what an earlier copy of something else left."""
-    below = folder.walk() if not isinstance(folder, Path) else (file for file in folder.rglob("*") if file.is_file())
-    for file in list(below):
-        if file.relative_to(folder).as_posix() not in wanted:  # type: ignore[arg-type]
+    files: Iterator[Any] = folder.rglob("*") if isinstance(folder, Path) else folder.walk()
+    for file in list(files):
+        if file.is_file() and str(file).removeprefix(f"{folder}/") not in wanted:
             file.unlink()

@@ -12,6 +12,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
+pytest_plugins = ["tests.servers"]
+
 
 @pytest.fixture(autouse=True)
 def torch_as_it_was() -> Iterator[None]:

@@ -1,0 +1,149 @@
+"""The lease on an object store: one writer, by conditional puts that the server decides about."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage import RemotePath, lease, location
+from storage.errors import StoreBusyError
+from storage.lease import STALE_SECONDS, writer_lease
+from tests.servers import Server, free_port
+
+ROOT = Path(__file__).parents[2]
+HOLD = """
+import sys
+from storage import location
+from storage.lease import writer_lease
+with writer_lease(location(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def store(bucket: str) -> RemotePath:
+    place = location(f"{bucket}/store.zarr")
+    assert isinstance(place, RemotePath)
+    return place
+
+
+@pytest.fixture
+def holder(store: RemotePath) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds the lease until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(store)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def lease_object(store: RemotePath) -> RemotePath:
+    return store.with_name("store.zarr.lease")
+
+
+def leave(store: RemotePath, **changes: Any) -> None:
+    """Write a lease as this process would hold it, but for some changes."""
+    with writer_lease(store):
+        content: dict[str, Any] = json.loads(lease_object(store).read_bytes()) | changes
+    lease_object(store).write_bytes(json.dumps(content).encode())
+
+
+def test_second_writer_is_refused_and_told_who_holds_it(store: RemotePath, holder: "subprocess.Popen[str]") -> None:
+    with (
+        pytest.raises(StoreBusyError, match=rf"'{store}' is being written by process {holder.pid} on"),
+        writer_lease(store),
+    ):
+        pass
+    holder.communicate("")
+    assert not lease_object(store).exists()
+
+
+def test_lease_of_a_killed_process_is_taken_at_once(store: RemotePath, holder: "subprocess.Popen[str]") -> None:
+    holder.kill()
+    holder.wait()
+    with writer_lease(store):
+        assert json.loads(lease_object(store).read_bytes())["process"] != holder.pid
+    assert not lease_object(store).exists()
+
+
+@pytest.mark.parametrize(("age", "held"), [(STALE_SECONDS - 20, True), (STALE_SECONDS + 1, False)])
+def test_another_machine_holds_it_while_its_heartbeat_is_fresh(store: RemotePath, age: float, held: bool) -> None:
+    leave(store, machine="elsewhere boot pid", heartbeat=time.time() - age)
+    if held:
+        with pytest.raises(StoreBusyError, match="on elsewhere"), writer_lease(store):
+            pass
+    else:
+        with writer_lease(store):
+            assert b"elsewhere" not in lease_object(store).read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"machine": "a b', b"[]", b"null"])
+def test_lease_that_is_no_lease_holds_nobody_off(store: RemotePath, content: bytes) -> None:
+    lease_object(store).write_bytes(content)
+    with writer_lease(store):
+        assert json.loads(lease_object(store).read_bytes())["process"]
+
+
+def test_heart_beats_while_the_lease_is_held(store: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
+    with writer_lease(store):
+        first = json.loads(lease_object(store).read_bytes())["heartbeat"]
+        deadline = time.monotonic() + 20
+        while json.loads(lease_object(store).read_bytes())["heartbeat"] == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_lease_that_another_has_taken_is_left_to_it(store: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
+    other = json.dumps({"machine": "elsewhere b p", "process": 1, "started": "1", "heartbeat": time.time()}).encode()
+    with writer_lease(store):
+        lease_object(store).write_bytes(other)
+        time.sleep(0.3)
+    assert lease_object(store).read_bytes() == other
+
+
+def test_network_that_fails_meanwhile_does_not_end_the_heartbeat(
+    store: RemotePath, s3: Server, monkeypatch: pytest.MonkeyPatch, again: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setenv("COMPRESS_SSL_RETRY_SECONDS", "0")
+    with writer_lease(store):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+        again()
+        time.sleep(0.3)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+        again()
+        before = json.loads(lease_object(store).read_bytes())["heartbeat"]
+        deadline = time.monotonic() + 20
+        while json.loads(lease_object(store).read_bytes())["heartbeat"] == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_of_many_at_once_exactly_one_gets_it(store: RemotePath) -> None:
+    count = 8
+    start, tried = threading.Barrier(count), threading.Barrier(count)
+
+    def attempt(_: int) -> bool:
+        start.wait(60)
+        try:
+            with writer_lease(store):
+                tried.wait(60)
+                return True
+        except StoreBusyError:
+            tried.wait(60)
+            return False
+
+    with ThreadPoolExecutor(count) as pool:
+        assert sum(pool.map(attempt, range(count))) == 1
+    assert not lease_object(store).exists()

@@ -1,23 +1,21 @@
 """Faster R-CNN (Ren et al. 2015) around a network; torchvision's, with the network's own layers where there are any.
 
-===============  ==========================  ============================  =========================
-network          where regions are proposed  pooled to                     what classifies a region
-===============  ==========================  ============================  =========================
-AlexNet          conv5                       6 x 6                         its fc6 and fc7
-ResNet           its third stage (C4)        14 x 14                       its fourth stage, averaged
-ResNet, pyramid  all stages, to 256 channels 7 x 7                         two new layers of 1024
-===============  ==========================  ============================  =========================
+================  ==========================  =========  =============================
+network           layers that propose         pooled to  layers that classify a region
+================  ==========================  =========  =============================
+AlexNet           up to conv5                 6 x 6      fc6 and fc7
+ResNet            up to its third stage (C4)  14 x 14    its fourth stage, averaged
+ResNet, pyramid   all, to 256 channels each   7 x 7      two new ones of 1024 features
+================  ==========================  =========  =============================
 
 Batch norm keeps the statistics that the network came with: there are too few images in a step to take new ones. Its
 weights are trained like all others.
-
-Letters: B images, C channels, R regions.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +45,17 @@ SUPPRESSION_OVERLAP = 0.3
 """Of two detections of a class that overlap more, the worse is dropped (py-faster-rcnn, ``TEST.NMS``)."""
 
 
+class _Parts(NamedTuple):
+    """What a detector is made of."""
+
+    backbone: nn.Module
+    pooled_side: int
+    """Regions are pooled to squares of so many places."""
+    head: nn.Module
+    features: int
+    """Outputs of the head."""
+
+
 def build_detector(network: Network, classes: int, settings: VocDetectSettings) -> FasterRCNN:
     """A detector that starts from a copy of the network; its new layers are drawn from the seed.
 
@@ -64,10 +73,9 @@ def build_detector(network: Network, classes: int, settings: VocDetectSettings) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         parts = _parts(module, network, settings)
-        backbone, pooled, head, features = parts
         levels = PYRAMID_LEVELS if settings.scales == "fpn" else 1
         return FasterRCNN(
-            backbone,
+            parts.backbone,
             min_size=settings.min_size,
             max_size=settings.max_size,
             image_mean=network.preprocessing.mean,
@@ -75,10 +83,10 @@ def build_detector(network: Network, classes: int, settings: VocDetectSettings) 
             rpn_anchor_generator=AnchorGenerator(_anchor_sizes(settings, levels), (ASPECT_RATIOS,) * levels),
             rpn_post_nms_top_n_test=TEST_REGIONS,
             box_roi_pool=MultiScaleRoIAlign(
-                [str(level) for level in range(max(1, levels - 1))], output_size=pooled, sampling_ratio=2
+                [str(level) for level in range(max(1, levels - 1))], output_size=parts.pooled_side, sampling_ratio=2
             ),
-            box_head=head,
-            box_predictor=FastRCNNPredictor(features, classes + 1),
+            box_head=parts.head,
+            box_predictor=FastRCNNPredictor(parts.features, classes + 1),
             box_nms_thresh=SUPPRESSION_OVERLAP,
             box_batch_size_per_image=settings.regions,
         )
@@ -92,19 +100,19 @@ def set_training(detector: FasterRCNN) -> None:
             layer.eval()
 
 
-def _parts(module: nn.Module, network: Network, settings: VocDetectSettings) -> tuple[nn.Module, int, nn.Module, int]:
-    """The layers below the regions, to what side regions are pooled, the layers above them, and their features."""
+def _parts(module: nn.Module, network: Network, settings: VocDetectSettings) -> _Parts:
+    """The parts that the table above names."""
     if isinstance(module, ResNet) and settings.scales == "fpn":
         channels = [_channels(_resnet_until(module, stage)) for stage in range(len(STAGES))]
         layers = {stage: str(level) for level, stage in enumerate(STAGES)}
         pyramid = BackboneWithFPN(module, layers, channels, PYRAMID_CHANNELS)
-        return pyramid, 7, TwoMLPHead(PYRAMID_CHANNELS * 7 * 7, PYRAMID_FEATURES), PYRAMID_FEATURES
+        return _Parts(pyramid, 7, TwoMLPHead(PYRAMID_CHANNELS * 7 * 7, PYRAMID_FEATURES), PYRAMID_FEATURES)
     if isinstance(module, ResNet):
         head = nn.Sequential(module.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return _with_channels(_resnet_until(module, 2)), 14, head, network.feature_dim
+        return _Parts(_with_channels(_resnet_until(module, 2)), 14, head, network.feature_dim)
     if isinstance(module, AlexNet) and settings.scales == "single":
         head = nn.Sequential(nn.Flatten(), module.classifier)
-        return _with_channels(module.features[:-1]), 6, head, network.feature_dim
+        return _Parts(_with_channels(module.features[:-1]), 6, head, network.feature_dim)
     if isinstance(module, AlexNet):
         raise InputError(
             f"{network.architecture} has one scale, which is what --scales single takes; a pyramid needs a ResNet."

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from pipeline.report.table import Table
 
+UNLIMITED = 10_000
+"""Characters of a line."""
+
 
 def print_table(table: Table, title: str | None = None) -> None:
     """Print a table of results to standard output: words to the left, numbers to the right.
@@ -21,7 +24,8 @@ def print_table(table: Table, title: str | None = None) -> None:
 
     console = Console(markup=False, highlight=False)  # a name may hold brackets
     shown = _rich_table([table.columns, *table.rows], title)
-    if console.measure(shown).maximum > console.width:
+    unlimited = console.options.update(width=UNLIMITED)
+    if console.measure(shown, options=unlimited).maximum > console.width:
         shown = _rich_table(list(zip(table.columns, *table.rows, strict=True)), title)
     console.print(shown)
 

@@ -1,0 +1,36 @@
+"""A table of results on a terminal: a row for each network, or a column where rows would be too long."""
+
+import pytest
+
+from cli.tables import print_table
+from pipeline.report.table import Table
+
+SCORES = tuple(f"score number {number}" for number in range(8))
+WIDE = Table(("network", *SCORES), [("small [v2]", *("1.5",) * 8), ("large", *("22.5",) * 8)])
+
+
+def printed(table: Table, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    print_table(table)
+    lines = capsys.readouterr().out.splitlines()
+    return [
+        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in lines if "─" not in line
+    ][1:-1]
+
+
+def test_table_that_fits_has_a_row_for_each_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = printed(WIDE, capsys)
+    assert ["small [v2]", *("1.5",) * 8] in lines
+    assert ["large", *("22.5",) * 8] in lines
+
+
+def test_table_that_is_too_wide_has_a_column_for_each_network_and_cuts_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = printed(WIDE, capsys)
+    assert lines[0] == ["network", "small [v2]", "large"]
+    for score in SCORES:
+        assert [score, "1.5", "22.5"] in lines

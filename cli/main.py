@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.errors import as_sentence, not_ours
+from cli.errors import BadInput, as_sentence, not_ours
 from cli.groups import LazyGroup, example
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from pipeline.launch import Launch
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 REQUEUE = 75
 """Exit code of a run that SIGTERM or SIGUSR1 ended, all saved: the same job again goes on (sysexits.h, EX_TEMPFAIL)."""
+IN_SEVERAL_PROCESSES = ("pretrain", "distill", "evaluate")
+"""What torchrun may start."""
 
 
 class Commands(LazyGroup):
@@ -35,20 +39,20 @@ class Commands(LazyGroup):
                 signal.signal(each, _terminate)
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
-            from pipeline.errors import Terminated
-
             click.echo(f"\nStopped. {_going_on(self, ctx)}", err=True)
-            ctx.exit(REQUEUE if isinstance(stopped, Terminated) else INTERRUPTED)
+            ctx.exit(_exit_code(stopped))
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
             if isinstance(error, ImportError) and (sentence := not_ours(error)):
                 raise sentence from error
-            from pipeline.errors import Stopped
+            from pipeline.errors import Stopped, ToldByAnother
 
+            if isinstance(error, ToldByAnother):
+                ctx.exit(_exit_code(error.__cause__))
             if isinstance(error, Stopped):
                 click.echo(f"\n{error} {_going_on(self, ctx)}", err=True)
-                ctx.exit(INTERRUPTED if error.signal == signal.SIGINT else REQUEUE)
+                ctx.exit(_exit_code(error))
             sentence = as_sentence(error, _going_on(self, ctx))
             if sentence is None:
                 raise
@@ -60,6 +64,30 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     from pipeline.errors import Terminated
 
     raise Terminated
+
+
+def _exit_code(error: BaseException | None) -> int:
+    """Exit code of what ended a command."""
+    from pipeline.errors import Stopped, Terminated
+
+    if isinstance(error, Stopped):
+        return INTERRUPTED if error.signal == signal.SIGINT else REQUEUE
+    if isinstance(error, KeyboardInterrupt):
+        return REQUEUE if isinstance(error, Terminated) else INTERRUPTED
+    return 1
+
+
+def _check_processes(name: str | None) -> Launch:
+    """Which of several processes this is; they are for trainings only."""
+    from pipeline.launch import launch
+
+    here = launch()
+    if here.processes > 1 and name not in IN_SEVERAL_PROCESSES:
+        raise BadInput(
+            f"'{name}' was started in {here.processes} processes, and is the work of one; start it without torchrun, which is "
+            f"for {', '.join(IN_SEVERAL_PROCESSES)}."
+        )
+    return here
 
 
 def _going_on(group: click.Group, ctx: click.Context) -> str:
@@ -81,12 +109,15 @@ def _going_on(group: click.Group, ctx: click.Context) -> str:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print results, warnings and errors only.")
 @click.version_option(package_name="compress-ssl")
-def main(quiet: bool) -> None:
+@click.pass_context
+def main(ctx: click.Context, quiet: bool) -> None:
     """Compress a large self-supervised vision model into small ones.
 
     Embed the images once with a big teacher, distil many students from the embeddings, evaluate them all.
     """
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+    is_main = _check_processes(ctx.invoked_subcommand).rank == 0
+    level = logging.ERROR if not is_main else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s")
     for chatty in ("faiss", "onnxscript", "onnx_ir"):  # they tell of every instruction set, of every node
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

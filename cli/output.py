@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.launch import launch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,7 +18,9 @@ json_option = click.option(
 
 
 def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
-    """Print a command's result: one JSON value where that was asked for, else what ``show`` prints."""
+    """Print a command's result: one JSON value where that was asked for, else what ``show`` prints; once for all processes."""
+    if launch().rank > 0:
+        return
     if as_json:
         click.echo(json.dumps(result, indent=1, default=str))
     else:
@@ -30,6 +34,8 @@ def say(line: str) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether ``compress-ssl --quiet`` was called."""
+    """Whether ``compress-ssl --quiet`` was called, or another process speaks for this one."""
+    if launch().rank > 0:
+        return True
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.find_root().params.get("quiet"))

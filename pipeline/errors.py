@@ -26,6 +26,10 @@ class Stopped(RuntimeError):
         self.signal = signal
 
 
+class ToldByAnother(RuntimeError):
+    """The end of one of several processes for a reason (its cause) that another of them tells."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGUSR1 came where there is nothing to save: what is committed stays (exit code 75)."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import InputError
+from pipeline.launch import launch
 
 if TYPE_CHECKING:
     from pipeline.settings import Device, Precision
@@ -30,7 +31,7 @@ def prepare_machine(device: Device, threads: int, *, training: bool = False) -> 
     Raises
     ------
     InputError
-        If a GPU was asked for and there is none.
+        If a GPU was asked for and there is none, or none for this process.
     """
     torch.set_num_threads(threads)
     available = torch.cuda.is_available()
@@ -39,7 +40,22 @@ def prepare_machine(device: Device, threads: int, *, training: bool = False) -> 
     on_gpu = available and device != "cpu"
     torch.use_deterministic_algorithms(training and not on_gpu)
     torch.backends.cudnn.deterministic = not training
+    if on_gpu:
+        _take_own_gpu()
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
+def _take_own_gpu() -> None:
+    """Where several processes share a machine, each has the GPU of its number."""
+    here, gpus = launch(), torch.cuda.device_count()
+    if here.processes == 1:
+        return
+    if here.local_rank >= gpus:
+        raise InputError(
+            f"{here.local_processes} processes were started on this machine, which has {gpus} GPUs; start one a GPU, or "
+            "use --device cpu."
+        )
+    torch.cuda.set_device(here.local_rank)
 
 
 def device_kind(device: torch.device) -> str:

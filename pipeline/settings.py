@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
+from pipeline.launch import launch
 from storage.remote import RemotePath, location
 
 if TYPE_CHECKING:
@@ -31,6 +32,16 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 StoreLocation = Annotated[Path | RemotePath, PlainValidator(location), PlainSerializer(str)]
 """Where a store is: a folder, or a URL (``storage.remote``)."""
+
+ContentCheck = Literal["sample", "all"]
+
+ContentCheckSetting = Annotated[
+    ContentCheck,
+    Field(
+        description="Compare the images with the store's before anything else: all names, and the content of 256 evenly "
+        "spaced images, or of all."
+    ),
+]
 
 LabelFile = Annotated[
     Path | None,
@@ -65,8 +76,8 @@ class StageSettings(Settings):
 
     @property
     def thread_count(self) -> int:
-        """Threads to use: those asked for, else the cores that this process may use."""
-        return self.threads or len(os.sched_getaffinity(0))
+        """Threads to use: those asked for, else this process's part of the cores that it may use."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // launch().local_processes)
 
 
 class OutputSettings(StageSettings):

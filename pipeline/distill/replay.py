@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.errors import InputError
 from pipeline.images.policies import fresh_parameters, resized_parameters
 from pipeline.images.rendering import RenderJob, interpolation_of, render
+from pipeline.training.distributed import own_rows, share
 from pipeline.training.schedule import epoch_order
 from storage.schema import EVALUATION_VIEW
 
@@ -76,6 +76,7 @@ class Replay:
     sizes: tuple[int, ...]
     """Sides to render, one for each kind of student."""
     batch_size: int
+    """Of all processes together."""
     seed: int
     number_of: ViewNumbers
     policy: Policy | None
@@ -87,7 +88,7 @@ class Replay:
         return int(self.split.samples.good.sum()) // self.batch_size
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Replayed]:
-        """Batches of an epoch from a step on."""
+        """Batches of an epoch from a step on; of each this process's part."""
         view = self.teacher.view_of_epoch(epoch)
         yield from self._rendered(view, self._order(epoch)[first_step * self.batch_size :], FRESH_VIEWS + epoch)
 
@@ -122,7 +123,7 @@ class Replay:
                     yield view.gather(stretch.rows[start : start + self.batch_size], self.renderer.device)
 
     def images(self, stretches: list[Stretch]) -> Iterator[Replayed]:
-        """The images themselves, batch by batch."""
+        """The images themselves, batch by batch; of each this process's part."""
         for number, stretch in enumerate(stretches):
             with self.teacher.reading(stretch.view) as view:
                 yield from self._rendered(view, stretch.rows, FRESH_VIEWS + PREFILL_EPOCHS + number)
@@ -132,6 +133,7 @@ class Replay:
         return epoch_order(good, self.seed, epoch)[: self.steps_per_epoch * self.batch_size]
 
     def _rendered(self, view: TeacherView, rows: npt.NDArray[np.int64], fresh_number: int) -> Iterator[Replayed]:
+        rows, batch_size = own_rows(rows, self.batch_size), share(self.batch_size)
         samples = self.split.samples
         description = self.split.views[view.number]
         size = int(description["size"])
@@ -147,33 +149,10 @@ class Replay:
             sizes=self.sizes,
             interpolation=interpolation_of(description),
         )
-        for batch, rendered in zip(
-            job.batches(self.batch_size), render(self.renderer, job, self.batch_size), strict=True
-        ):
+        for batch, rendered in zip(job.batches(batch_size), render(self.renderer, job, batch_size), strict=True):
             chosen = rows[batch]
             yield Replayed(
                 dict(zip(self.sizes, rendered, strict=True)),
                 view.gather(chosen, self.renderer.device),
                 torch.from_numpy(chosen).to(self.renderer.device),
             )
-
-
-def check_images_are_there(split: Split, source: ImageSource) -> None:
-    """Check that the data set holds every good image of a split.
-
-    That each is the same image is checked when it is read, by its content hash.
-
-    Raises
-    ------
-    InputError
-        Naming the first row whose image is missing.
-    """
-    for row in np.flatnonzero(split.samples.good):
-        path = split.samples.sample_path[row]
-        try:
-            source.stamp(path)
-        except OSError as error:
-            raise InputError(
-                f"The store was made from other images: row {row} of split {split.name}, '{path}', is not in "
-                f"'{source.location}'; give the data set the store was made from."
-            ) from error

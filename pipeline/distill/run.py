@@ -9,19 +9,22 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from pipeline.distill.replay import Replay, ViewNumbers, check_images_are_there
+from pipeline.distill.replay import Replay, ViewNumbers
 from pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
-from pipeline.distill.student import build_student, student_size, student_training
+from pipeline.distill.student import build_student, check_parts, student_size, student_training
 from pipeline.distill.teacher_views import TeacherViews
 from pipeline.errors import InputError
 from pipeline.images.canaries import check_canaries
+from pipeline.images.identity import check_same_images
 from pipeline.images.policies import POLICIES
 from pipeline.images.rendering import make_renderer
 from pipeline.images.sources.open_source import open_source
 from pipeline.machine import prepare_machine
 from pipeline.networks.network import MODEL_FILE
+from pipeline.training.distributed import main_first
 from pipeline.training.live import make_score
 from pipeline.training.loop import Stream, full_memory_as_sentence, train
+from pipeline.training.process_group import process_group
 from pipeline.training.run_folder import check_place, open_runs, run_leases
 from storage import open_store
 from storage.errors import StoreIncompleteError
@@ -42,10 +45,13 @@ def distill(student: DistillSettings, progress: Progress, live: LiveEvaluation |
     return model
 
 
+@process_group()
 def distill_together(
     students: Sequence[DistillSettings], progress: Progress, live: LiveEvaluation | None = None
 ) -> list[Path]:
     """Train students from a store, all on one stream of images. Each comes out as it would alone.
+
+    Under torchrun all processes call it, and share every batch.
 
     Parameters
     ----------
@@ -72,6 +78,7 @@ def distill_together(
     """
     shared = _shared(students)
     for student in students:
+        check_parts(student)
         check_place(student, student.run)
     device = prepare_machine(shared.device, shared.thread_count, training=True)
     store = open_store(shared.store)
@@ -86,8 +93,9 @@ def distill_together(
             f"--batch-size {shared.batch_size} is more than the {good} good images of split {split.name}; lower it."
         )
     sizes = {student.run: student_size(student, int(view["size"])) for student in students}
-    source = open_source(shared.data, split.folder, shared.run.parent / "index")
-    check_images_are_there(split, source)
+    with main_first():
+        source = open_source(shared.data, split.folder, shared.run.parent / "index")
+    check_same_images(split, source, shared.check_content, shared.thread_count, progress)
     networks = [build_student(student, split, sizes[student.run]) for student in students]
     inputs = {"teacher": store.attributes["teacher"], "data_set": store.attributes["data_set"], "views": split.views}
     renderer = make_renderer(shared.renderer, device, shared.thread_count)

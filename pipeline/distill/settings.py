@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.images.policies import POLICIES, PolicySetting
-from pipeline.settings import StoreLocation, argument
+from pipeline.settings import ContentCheckSetting, StoreLocation, argument
 from pipeline.training.settings import TrainingSettings
 
 
@@ -37,6 +37,7 @@ class DistillSettings(TrainingSettings):
         ),
     ] = None
     split: Annotated[str, Field(description="Split of the store to train on.")] = "train"
+    check_content: ContentCheckSetting = "sample"
     student_view: Annotated[
         Literal["replay", "fresh"],
         Field(
@@ -131,5 +132,6 @@ SHARED_IN_ONE_PASS = (
     "threads",
     "teacher_memory",
     "scratch",
+    "check_content",
 )
 """What students must have in common to be trained on one stream of images."""

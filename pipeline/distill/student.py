@@ -17,6 +17,7 @@ from pipeline.images.rendering import interpolation_of
 from pipeline.networks.architectures import build_backbone
 from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
+from pipeline.training.distributed import check_batch, processes, share, synchronise_batch_norm
 from pipeline.training.loop import Training
 from pipeline.training.schedule import seed_step
 from storage.schema import EVALUATION_VIEW
@@ -47,6 +48,22 @@ def student_size(settings: DistillSettings, size: int) -> int:
             f"'{settings.store}'; a student sees at most what the teacher saw."
         )
     return settings.student_size or size
+
+
+def check_parts(settings: DistillSettings) -> None:
+    """Check that the processes and the parts of a step divide its batch.
+
+    Raises
+    ------
+    InputError
+        If they do not, or leave an MLP head, which has batch norm, one image at a time.
+    """
+    check_batch(settings.batch_size, settings.accumulation)
+    if settings.head == "mlp" and share(settings.batch_size) == settings.accumulation:
+        raise InputError(
+            f"--head mlp has batch norm, which needs two images at once in each of the {processes()} processes; raise "
+            "--batch-size or lower --accumulation."
+        )
 
 
 def build_student(settings: DistillSettings, split: Split, size: int) -> Network:
@@ -80,6 +97,8 @@ def student_training(
     teacher_dim = replay.split.feature_dim
     objective = OBJECTIVES[settings.objective](network.module, network.feature_dim, teacher_dim, settings)
     modules = nn.ModuleDict({"student": network.module, "objective": objective})
+    if settings.sync_bn:
+        synchronise_batch_norm(modules, device)
     modules.train().to(device)
     if settings.memory_format == "channels_last":
         modules.to(memory_format=torch.channels_last)

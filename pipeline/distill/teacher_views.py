@@ -1,7 +1,8 @@
 """The teacher's embeddings of the view that is being trained on, with the next one read ahead.
 
 A view lies in the training device's memory, in pinned host memory, or in a memory map on a local disk: in the first
-of these that has room for two views, the one in use and the next.
+of these that has room for two views, the one in use and the next. Of several processes each has them whole, but for a
+memory map, which those of a machine share.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn.functional import normalize
 
 from pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
 from pipeline.errors import InputError
+from pipeline.launch import launch
 from pipeline.machine import available_memory, in_units
 
 if TYPE_CHECKING:
@@ -173,6 +175,6 @@ def _choose_memory(asked: str, needed: int, device: torch.device) -> str:
         free, _ = torch.cuda.mem_get_info(device)
         if needed <= SHARE_OF_MEMORY * free:
             return "device"
-    if needed <= SHARE_OF_MEMORY * available_memory():
+    if needed * launch().local_processes <= SHARE_OF_MEMORY * available_memory():
         return "pinned" if device.type == "cuda" else "device"
     return "mapped"

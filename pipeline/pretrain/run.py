@@ -18,8 +18,10 @@ from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
 from pipeline.pretrain.simclr import SIMCLR
 from pipeline.pretrain.supervised import SUPERVISED
+from pipeline.training.distributed import check_batch, main_first, own_rows, share, synchronise_batch_norm
 from pipeline.training.live import make_score
 from pipeline.training.loop import Stream, Training, train
+from pipeline.training.process_group import process_group
 from pipeline.training.run_folder import check_place, open_runs, run_leases
 from pipeline.training.schedule import epoch_order
 
@@ -49,8 +51,9 @@ class Batch(NamedTuple):
     """(B,); -1 where there is none."""
 
 
+@process_group()
 def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluation | None = None) -> Path:
-    """Train a network from nothing.
+    """Train a network from nothing. Under torchrun all processes call it, and share every batch.
 
     Returns
     -------
@@ -66,6 +69,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     Stopped
         If a signal asked for the end.
     """
+    check_batch(settings.batch_size)
     check_place(settings, settings.run)
     device = prepare_machine(settings.device, settings.thread_count, training=True)
     backbone = build_backbone(settings.arch, settings.seed)
@@ -75,9 +79,10 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     network = Network(settings.run.name, settings.arch, *backbone, preprocessing)
     network.check_size(size)
 
-    index = index_data_set(
-        settings.data, [settings.split], settings.run, settings, threads=settings.thread_count, progress=progress
-    )[settings.split]
+    with main_first():
+        index = index_data_set(
+            settings.data, [settings.split], settings.run, settings, threads=settings.thread_count, progress=progress
+        )[settings.split]
     rows = np.flatnonzero(index.samples.good)
     steps = len(rows) // settings.batch_size
     if steps == 0:
@@ -88,6 +93,8 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     torch.manual_seed(settings.seed)
     head = method.make_head(settings, network.feature_dim, index)
     modules = nn.ModuleDict({"backbone": network.module, "head": head})
+    if settings.sync_bn:
+        synchronise_batch_norm(modules, device)
     modules.train().to(device)
     if settings.memory_format == "channels_last":
         modules.to(memory_format=torch.channels_last)
@@ -98,10 +105,11 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
 
     def batches(epoch: int, first_step: int) -> Iterator[Batch]:
         order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]
+        order = own_rows(order, settings.batch_size)
         job = _random_views(index, settings, method.views, size, epoch, order)
         labels = torch.from_numpy(index.samples.label[order]).long().to(device)
-        rendered = render(renderer, job, settings.batch_size)
-        for here, views in zip(job.batches(settings.batch_size), rendered, strict=True):
+        batch_size = share(settings.batch_size)
+        for here, views in zip(job.batches(batch_size), render(renderer, job, batch_size), strict=True):
             yield Batch(views, labels[here])
 
     def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

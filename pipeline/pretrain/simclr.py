@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
 from pipeline.pretrain.method import Method
+from pipeline.training.distributed import gather_with_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +49,7 @@ def _make_head(settings: PretrainSettings, feature_dim: int, index: ImageIndex) 
 
 
 def _loss(settings: PretrainSettings, outputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    first, second = outputs.chunk(2)
+    first, second = map(gather_with_gradient, outputs.chunk(2))  # all images of the batch find their partners among all
     return nt_xent_loss(first, second, settings.temperature), {}
 
 

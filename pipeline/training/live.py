@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.training.distributed import is_main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 def make_score(
     settings: TrainingSettings, renderer: Renderer, progress: Progress, live: LiveEvaluation | None
 ) -> Score | None:
-    """The live evaluation of a training that asks for one.
+    """The live evaluation of a training that asks for one; of several processes the main one does it.
 
     Raises
     ------
     InputError
         If it asks and none was handed in; or as the evaluation.
     """
-    if settings.live_every is None:
+    if settings.live_every is None or not is_main():
         return None
     if live is None:
         raise InputError("live_every is set, but no live evaluation was handed in; pipeline.live has one.")

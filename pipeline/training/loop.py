@@ -2,12 +2,16 @@
 
 Several trainings may share one stream of batches. Each then ends with the weights it would have alone: it has its
 own optimiser, position and metrics, and torch is seeded for each of its steps.
+
+Several processes may share each training (``distributed.py``): each does its part of every step, and what the loop does
+next is agreed between them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -18,6 +22,16 @@ from pipeline.errors import InputError, RunError, Stopped
 from pipeline.machine import AUTOCAST_TYPES
 from pipeline.networks.network import BEST_FOLDER, EPOCH_FOLDER
 from pipeline.training.checkpoint import first_line, load_checkpoint, save_checkpoint
+from pipeline.training.distributed import (
+    averaging,
+    check_gradients,
+    from_main,
+    is_main,
+    keeping_gradients,
+    largest,
+    processes,
+    send_state,
+)
 from pipeline.training.metrics import MetricsLog, keep_metrics_until
 from pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 from pipeline.training.stopping import stop_requests
@@ -51,8 +65,9 @@ class Stream(Generic[BatchT]):
     epochs: int
     steps_per_epoch: int
     batch_size: int
+    """Of all processes together."""
     batches: Callable[[int, int], Iterator[BatchT]]
-    """Batches of an epoch from a step on: (epoch, first step)."""
+    """Batches of an epoch from a step on: (epoch, first step); this process's part of each."""
     waits: Callable[[], Mapping[str, float]] = dict
     """Seconds waited since the last call, by what for; logged once an epoch."""
 
@@ -103,6 +118,10 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
             try:
                 action(each)
             except RunError as error:
+                if processes() > 1 and isinstance(
+                    error, FullMemory
+                ):  # the other processes wait for this one's gradients
+                    raise
                 failures.append(str(error))
                 running.remove(each)
                 if running:
@@ -110,7 +129,7 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
 
     with (
         contextlib.ExitStack() as at_the_end,
-        stop_requests() as stop_signal,
+        stop_requests() as received,
         progress.track(title, stream.epochs * steps * stream.batch_size) as advance,
     ):
         for each in running:
@@ -122,8 +141,8 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
                 each_due(lambda each, batch=batch: each.do_step(batch))  # type: ignore[misc]
                 step += 1
                 advance(stream.batch_size)
-                stopping = stop_signal()
-                if step < steps and (stopping or _is_time_to_save(saved, running)):
+                stopping, is_time = largest(received() or 0, _is_time_to_save(saved, running))
+                if step < steps and (stopping or is_time):
                     each_due(_Running.save)
                     saved = time.monotonic()
                 if not running or (step < steps and stopping):
@@ -132,14 +151,26 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
                 waits = dict(stream.waits())
                 each_due(lambda each, waits=waits: each.end_epoch(waits))  # type: ignore[misc]
                 epoch, step, saved = epoch + 1, 0, time.monotonic()
-            if running and epoch < stream.epochs and (stopping := stop_signal()):
-                raise Stopped(f"{title}: stopped by {stopping.name} and saved at epoch {epoch}, step {step}.", stopping)
-    for each in running:
-        each.training.save_network(each.training.run)
+            if running and epoch < stream.epochs:
+                _raise_if_stopped(received(), f"{title}: stopped by {{}} and saved at epoch {epoch}, step {step}.")
+    if is_main():
+        for each in running:
+            each.training.save_network(each.training.run)
     if failures:
         raise RunError(" ".join(failures))
-    if stopping := stop_signal():
-        raise Stopped(f"{title}: stopped by {stopping.name} when all was done.", stopping)
+    _raise_if_stopped(received(), f"{title}: stopped by {{}} when all was done.")
+
+
+def _raise_if_stopped(received: signal.Signals | None, sentence: str) -> None:
+    """End if a process was asked to, all at the same place; whoever comes first waits until the main one has saved."""
+    (number,) = largest(received or 0)
+    if number:
+        stopping = signal.Signals(number)
+        raise Stopped(sentence.format(stopping.name), stopping)
+
+
+class FullMemory(RunError):
+    """The memory of this process is full."""
 
 
 @contextlib.contextmanager
@@ -148,7 +179,7 @@ def full_memory_as_sentence(sentence: str) -> Iterator[None]:
 
     Raises
     ------
-    RunError
+    FullMemory
         With the sentence.
     """
     try:
@@ -159,12 +190,14 @@ def full_memory_as_sentence(sentence: str) -> Iterator[None]:
         )
         if not full or isinstance(error, RunError):
             raise
-        raise RunError(sentence) from error
+        raise FullMemory(sentence) from error
 
 
 def _is_time_to_save(saved: float, running: Sequence[_Running[Any]]) -> bool:
-    return bool(running) and time.monotonic() - saved > 60 * min(
-        each.training.settings.checkpoint_minutes for each in running
+    return (
+        is_main()
+        and bool(running)
+        and time.monotonic() - saved > 60 * min(each.training.settings.checkpoint_minutes for each in running)
     )
 
 
@@ -181,6 +214,8 @@ class _Running(Generic[BatchT]):
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=is_half)
         self._best = -1.0
         self.position, pending = self._restore()
+        send_state(training.modules)
+        self._loss = averaging(training.modules, training.loss)
         epoch, step = self.position
         keep_metrics_until(training.run, epoch, step)
         if epoch < training.settings.epochs:
@@ -196,21 +231,35 @@ class _Running(Generic[BatchT]):
     def _restore(self) -> tuple[tuple[int, int], dict[str, Any] | None]:
         """Load the checkpoint in place; the epoch and step to go on from, and metrics not yet written by then."""
         run = self.training.run
-        state = load_checkpoint(run, self._device)
+        state = from_main(self._load_modules)
         if state is None:
             return (0, 0), None
         try:
-            self.training.modules.load_state_dict(state["modules"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._scaler.load_state_dict(state["scaler"])
             self._best, epoch, step = float(state["best"]), int(state["epoch"]), int(state["step"])
             pending: dict[str, Any] = state["pending_metrics"]
         except (KeyError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"The checkpoint in '{run}' does not fit these networks ({first_line(error)}); begin again with --overwrite."
-            ) from error
+            raise self._does_not_fit(error) from error
+        pending["sums"] = {name: total.to(self._device) for name, total in pending["sums"].items()}
         logger.info("Going on with '%s' at epoch %d, step %d.", run, epoch, step)
         return (epoch, step), pending
+
+    def _load_modules(self) -> dict[str, Any] | None:
+        """Load weights and buffers of the checkpoint in place; what else it holds, for all processes: on a CPU if they are several."""
+        state = load_checkpoint(self.training.run, self._device if processes() == 1 else torch.device("cpu"))
+        if state is not None:
+            try:
+                self.training.modules.load_state_dict(state.pop("modules"))
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise self._does_not_fit(error) from error
+        return state
+
+    def _does_not_fit(self, error: Exception) -> InputError:
+        return InputError(
+            f"The checkpoint in '{self.training.run}' does not fit these networks ({first_line(error)}); begin again with "
+            "--overwrite."
+        )
 
     def do_step(self, batch: BatchT) -> None:
         """Take one step of the optimiser.
@@ -231,10 +280,12 @@ class _Running(Generic[BatchT]):
             f"{self.training.when_memory_is_full}. The last checkpoint is kept."
         ):
             parts = self.training.parts(batch)
-            for part in parts:
-                loss, diagnostics = self.training.loss(part)
-                self._scaler.scale(loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+            for number, part in enumerate(parts, 1):
+                with keeping_gradients(self._loss, wanted=number < len(parts)):
+                    loss, diagnostics = self._loss(part)
+                    self._scaler.scale(loss / len(parts)).backward()  # type: ignore[no-untyped-call]
                 self._log.add({"loss": loss.detach(), **diagnostics}, self._batch_size // len(parts))
+            check_gradients(self.training.modules)
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self.training.after_step()
@@ -249,8 +300,8 @@ class _Running(Generic[BatchT]):
         self.check_weights()
         values = dict(waits)
         is_last = done == settings.epochs
-        if self.training.measure is not None and settings.live_every and (done % settings.live_every == 0 or is_last):
-            values |= self.training.measure()
+        if settings.live_every and (done % settings.live_every == 0 or is_last):
+            values |= from_main(self._measure)
         if values:
             self._log.write(epoch, self._steps, values)
         self.position = done, 0
@@ -260,6 +311,9 @@ class _Running(Generic[BatchT]):
         if settings.keep_every and done % settings.keep_every == 0:
             self._keep(run / EPOCH_FOLDER.format(done))
         self.save()
+
+    def _measure(self) -> dict[str, float]:
+        return {} if self.training.measure is None else dict(self.training.measure())
 
     def check_weights(self) -> None:
         """Check that every weight is a number.
@@ -279,15 +333,21 @@ class _Running(Generic[BatchT]):
     def save(self) -> None:
         """Write the checkpoint, if the weights are good."""
         self.check_weights()
-        save_checkpoint(self.training.run, self._state())
+        self._save_state(self.training.run)
 
     def close(self) -> None:
         """Let go of the files of the metrics."""
         self._log.close()
 
     def _keep(self, folder: Path) -> None:
-        self.training.save_network(folder)
-        save_checkpoint(folder, self._state())
+        if is_main():
+            self.training.save_network(folder)
+        self._save_state(folder)
+
+    def _save_state(self, folder: Path) -> None:
+        state = self._state()
+        if is_main():
+            save_checkpoint(folder, state)
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.errors import RunError
+from pipeline.training.distributed import is_main, means
 from storage.durable import write_durably
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 def keep_metrics_until(run: Path, epoch: int, step: int) -> None:
     """Drop the metrics of steps that a resumed run will do again."""
     path = run / METRICS_FILE
-    if not path.exists():
+    if not is_main() or not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -51,11 +52,14 @@ class MetricsLog:
         done: int,
         pending: Mapping[str, Any] | None = None,
     ) -> None:
-        """Go on with the metrics of a run whose first ``done`` steps stand, and with its sums for the next line."""
+        """Go on with the metrics of a run whose first ``done`` steps stand, and with its sums for the next line.
+
+        Of several processes the main one writes; what it writes are means over all.
+        """
         self._run = run
         self._steps_per_epoch = steps_per_epoch
         self._board: Any = None
-        if tensorboard:
+        if tensorboard and is_main():
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(run / TENSORBOARD_FOLDER, purge_step=done + 1)
@@ -76,8 +80,8 @@ class MetricsLog:
         self._images += images
 
     def pending(self) -> dict[str, Any]:
-        """What was added since the last line of means, for a checkpoint."""
-        return {"sums": self._sums, "additions": self._additions}
+        """What was added since the last line of means, for a checkpoint; all processes ask together."""
+        return {"sums": means(self._sums), "additions": self._additions}
 
     def close(self) -> None:
         """Let go of the files."""
@@ -92,18 +96,20 @@ class MetricsLog:
         RunError
             If a mean is not a finite number.
         """
-        means = {name: float(total) / self._additions for name, total in self._sums.items()}
-        if not all(map(math.isfinite, means.values())):
+        values = {name: float(total) / self._additions for name, total in means(self._sums).items()}
+        if not all(map(math.isfinite, values.values())):
             raise RunError(
                 f"The loss of '{self._run}' is not a number any more (epoch {epoch}, at step {step} or shortly "
                 f"before); begin again by --overwrite with a lower --learning-rate or a higher --temperature."
             )
         pace = self._images / (time.monotonic() - self._since)
-        self.write(epoch, step, {**means, **others, "images_per_second": pace})
+        self.write(epoch, step, {**values, **others, "images_per_second": pace})
         self._begin()
 
     def write(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Write a line of values."""
+        if not is_main():
+            return
         with (self._run / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, "step": step, **values}) + "\n")
         if self._board is not None:

@@ -1,4 +1,7 @@
-"""The folder of a run: made, gone on with or overwritten; what a run says of itself in it."""
+"""The folder of a run: made, gone on with or overwritten; what a run says of itself in it.
+
+Where several processes share a training, the main one alone looks after the folder, and the others wait until it is open.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import InputError
 from pipeline.machine import library_versions
 from pipeline.settings import HOW, WHERE
+from pipeline.training.distributed import is_main, main_first
 from storage.durable import PARTIAL_SUFFIX, write_json_durably
 from storage.lease import writer_lease
 
@@ -33,6 +37,8 @@ def check_place(settings: TrainingSettings, run: Path) -> None:
     InputError
         If something is there: a run that is neither to be resumed nor overwritten, or what is not a run.
     """
+    if not is_main():
+        return
     if run.exists() and not run.is_dir():
         raise InputError(f"'{run}' is a file; give a folder for the run.")
     if _is_empty(run):
@@ -57,7 +63,7 @@ def run_leases(runs: Sequence[Path]) -> Iterator[None]:
         If another one does.
     """
     with contextlib.ExitStack() as held:
-        for run in runs:
+        for run in runs if is_main() else ():
             held.enter_context(writer_lease(run))
         yield
 
@@ -72,6 +78,12 @@ def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) 
     InputError
         If a folder is not empty and neither resume nor overwrite is asked for, or is not a run of these settings.
     """
+    with main_first():
+        if is_main():
+            _open_runs(runs)
+
+
+def _open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) -> None:
     records = [_record(settings, inputs) for settings, _, inputs in runs]
     there = [_is_there(settings, run, record) for (settings, run, _), record in zip(runs, records, strict=True)]
     for (settings, run, _), record, goes_on in zip(runs, records, there, strict=True):
@@ -90,7 +102,7 @@ def _is_there(settings: TrainingSettings, run: Path, record: Mapping[str, Any]) 
     if _is_empty(run):
         return False
     if settings.resume:
-        _check_same_record(run, record)
+        _check_same_record(run, record, settings)
     return True
 
 
@@ -111,8 +123,8 @@ def _record(settings: TrainingSettings, inputs: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _check_same_record(run: Path, record: Mapping[str, Any]) -> None:
-    """Check that a run is gone on with by the settings and inputs it was begun with.
+def _check_same_record(run: Path, record: Mapping[str, Any], settings: TrainingSettings) -> None:
+    """Check that a run is gone on with by the settings and inputs it was begun with; a setting of a newer version by its default.
 
     Raises
     ------
@@ -124,8 +136,9 @@ def _check_same_record(run: Path, record: Mapping[str, Any]) -> None:
         before = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"'{path}' cannot be read ({error}); begin again with --overwrite.") from error
+    at_default = type(settings).model_fields.keys() - settings.model_dump(exclude_defaults=True).keys()
     for name, value in record.items():
-        if name not in FREE_TO_CHANGE and before.get(name) != value:
+        if name not in FREE_TO_CHANGE | (at_default - before.keys()) and before.get(name) != value:
             where, was, now = _innermost_difference(name, before.get(name), value)
             raise InputError(
                 f"'{run}' was begun with {where} = {was!r}, now it is {now!r}; resume with the same settings, begin "

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipeline.training.distributed import rank
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -58,5 +60,5 @@ def epoch_order(rows: npt.NDArray[np.integer], seed: int, epoch: int) -> npt.NDA
 
 def seed_step(seed: int, epoch: int, step: int) -> None:
     """Seed torch for one step, so that networks with randomness inside resume, and share a pass, without a trace."""
-    philox = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=step)
+    philox = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=step + (rank() << 64))
     torch.manual_seed(int(philox.random_raw()) >> 1)

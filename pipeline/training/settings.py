@@ -13,7 +13,7 @@ class TrainingSettings(OutputSettings):
     """Optimiser, schedule, precision, checkpoints, and what is measured on the way."""
 
     epochs: Annotated[int, Field(ge=1, description="Passes over the images.")]
-    batch_size: Annotated[int, Field(ge=2, description="Images in one step.")] = 256
+    batch_size: Annotated[int, Field(ge=2, description="Images in one step, of all processes together.")] = 256
     optimizer: Annotated[Literal["sgd", "adamw"], Field(description="SGD with momentum, or AdamW.")] = "sgd"
     learning_rate: Annotated[float, Field(gt=0, description="Learning rate at the start.")]
     momentum: Annotated[float, Field(ge=0, lt=1, description="Of SGD.")] = 0.9
@@ -39,6 +39,12 @@ class TrainingSettings(OutputSettings):
     compile: Annotated[bool, Field(description="Compile the networks with torch.compile; needs a C++ compiler.")] = (
         False
     )
+    sync_bn: Annotated[
+        bool,
+        Field(
+            description="Of several processes on GPUs: batch norm takes the statistics of the whole batch, not of each."
+        ),
+    ] = False
     seed: Annotated[
         int, Field(ge=0, lt=2**64, description="Draws weights, the order of images, and whatever is random.")
     ] = 0

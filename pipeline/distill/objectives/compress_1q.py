@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch.nn.functional import normalize
 
 from pipeline.distill.memory_bank import MemoryBank
@@ -11,6 +12,7 @@ from pipeline.distill.objectives.objective import Batch, Objective
 from pipeline.distill.objectives.similarity import similarity_divergence
 from pipeline.errors import InputError
 from pipeline.machine import TORCH_TYPES
+from pipeline.training.distributed import gather_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,8 +48,7 @@ class CompRess1q(Objective):
         return loss, diagnostics
 
     def after_step(self, student: nn.Module) -> None:
-        """Let the batch enter the bank."""
+        """Let the batch, of all processes, enter the bank."""
         del student
-        for teacher in self._entering:
-            self.teacher_bank.enqueue(teacher)
+        self.teacher_bank.enqueue(gather_rows(torch.cat(self._entering)))
         self._entering.clear()

@@ -13,6 +13,7 @@ from pipeline.distill.memory_bank import MemoryBank
 from pipeline.distill.objectives.objective import Batch, Objective
 from pipeline.distill.objectives.similarity import similarity_divergence
 from pipeline.machine import TORCH_TYPES
+from pipeline.training.distributed import gather_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,10 +56,11 @@ class CompRess2q(Objective):
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:
-        """Let the batch enter both banks; move the key encoder's parameters (not its buffers) to the student's."""
-        for teacher, keys in self._entering:
-            self.teacher_bank.enqueue(teacher)
-            self.student_bank.enqueue(keys)
+        """Let the batch, of all processes, enter both banks; move the key encoder's parameters (not its buffers) to the student's."""
+        for bank, entering in zip(
+            (self.teacher_bank, self.student_bank), zip(*self._entering, strict=True), strict=True
+        ):
+            bank.enqueue(gather_rows(torch.cat(entering)))
         self._entering.clear()
         for average, trained in ((self.key_encoder, student), (self.key_projection, self.projection)):
             for key, query in zip(average.parameters(), trained.parameters(), strict=True):
@@ -66,7 +68,7 @@ class CompRess2q(Objective):
 
     def prefill(self, batch: Batch) -> None:
         """Let the key encoder's embeddings of a batch enter the student's bank."""
-        self.student_bank.enqueue(self._keys(batch.images))
+        self.student_bank.enqueue(gather_rows(self._keys(batch.images)))
 
     @torch.no_grad()
     def _keys(self, images: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PACKAGE = "compress-ssl"
 THREADS = 2
 """Tasks that a process here has at a time: one computes, the other writes what it has computed."""
-CONNECT_SECONDS = 30
+CONNECT_SECONDS = 10
 PATIENCE_SECONDS = 60.0
 """How long there may be no worker: then a cluster of processes here is given up, of another it is said that it is waited for."""
 
@@ -72,7 +72,9 @@ def open_cluster(settings: ClusterSettings, *, gpus: bool = False) -> Iterator[C
         try:
             yield client
         except (CancelledError, CommClosedError) as error:
-            raise RunError(f"The scheduler at {address_of(client)} is gone; start it again.") from error
+            raise RunError(
+                f"The scheduler at {address_of(client)} is gone; start it, and the command again, embed with --resume."
+            ) from error
 
 
 def address_of(client: Client) -> str:

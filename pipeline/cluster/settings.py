@@ -15,14 +15,16 @@ class ClusterSettings(Settings):
     workers: Annotated[
         int | None,
         Field(
-            ge=1, description="Do it in so many processes here: one a GPU where there are GPUs, which share --threads."
+            ge=1,
+            description="Do it in so many processes here; embed has one a GPU where there are GPUs, and divides --threads "
+            "among them.",
         ),
     ] = None
     scheduler: Annotated[
         str | None,
         Field(
-            description="Do it on the dask.distributed cluster of this address, as tcp://HOST:8786; --threads is then each "
-            "worker's."
+            description="Do it on the dask.distributed cluster at this address, as tcp://HOST:8786; embed's --threads is then "
+            "each worker's."
         ),
     ] = None
 

@@ -1,0 +1,51 @@
+"""``store verify`` on a cluster: a task a block."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cluster.cluster import open_cluster
+from pipeline.cluster.tasks import run_tasks
+from pipeline.errors import InputError
+from storage import open_store
+from storage.reader import has_zarr_metadata
+from storage.verify import add_up, blocks_to_verify, verify_block
+
+if TYPE_CHECKING:
+    from pipeline.cluster.settings import ClusterSettings
+    from pipeline.progress import Progress
+    from storage import Place
+    from storage.verify import CheckedBlock, CommittedBlock, Verification
+
+
+def verify_on_cluster(
+    place: Place, settings: ClusterSettings, progress: Progress, sample: int | None = None, seed: int | None = None
+) -> Verification:
+    """Do what ``storage.verify.verify_store`` does, on the cluster that the settings name.
+
+    Raises
+    ------
+    InputError
+        If the cluster cannot be used, or a worker does not see the store.
+    RunError
+        If the cluster is lost.
+    """
+    seen_from_anywhere = place.absolute() if isinstance(place, Path) else place
+    blocks, foreseen = blocks_to_verify(open_store(seen_from_anywhere), sample, seed)
+    checked: dict[int, CheckedBlock] = {}
+    with open_cluster(settings) as client, progress.track("verify", len(blocks), "blocks") as advance:
+        for (number, _), found in run_tasks(client, _verify, enumerate(blocks)):
+            checked[number] = found
+            advance(1)
+    return add_up(foreseen, (checked[number] for number in sorted(checked)))
+
+
+def _verify(task: tuple[int, CommittedBlock]) -> CheckedBlock:
+    _, block = task
+    if not has_zarr_metadata(block.split):
+        raise InputError(
+            f"The worker on {socket.gethostname()} does not see '{block.split}'; put the store where all workers see it."
+        )
+    return verify_block(block)

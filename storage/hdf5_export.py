@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 RECORDS_CHUNK = 2**20
 
 
+def committed_size(store: EmbeddingStore) -> int:
+    """Bytes of all that is committed: what an export has to read."""
+    units = ((split, unit) for split in map(store.__getitem__, store.split_names) for unit in _units(split))
+    records = (record for split, unit in units for record in read_records(split.path, unit).values())
+    return sum(part["size"] for record in records for part in record.values())
+
+
 def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
     """Write a complete store as one HDF5 file, a block at a time, beside its place; then rename it into its place.
 
@@ -89,7 +96,7 @@ def _write_split(root: h5py.File, split: Split, advance: Callable[[int], None]) 
     shapes = schema.layout(len(split), len(split.views), split.feature_dim, len(split.columns), split.block_rows)
     for name, shape, chunks in shapes:
         _create_array(group, name, shape, chunks, split)
-    for unit in (SAMPLES_UNIT, *map(str, range(len(split.views)))):
+    for unit in _units(split):
         records = read_records(split.path, unit)
         text = json.dumps({str(block): records[block] for block in range(split.block_count)}, sort_keys=True)
         content = np.frombuffer(text.encode(), np.uint8)
@@ -98,6 +105,10 @@ def _write_split(root: h5py.File, split: Split, advance: Callable[[int], None]) 
         for block in range(split.block_count):
             _write_block(group, split, unit, block, records[block])
             advance(sum(part["size"] for part in records[block].values()))
+
+
+def _units(split: Split) -> tuple[str, ...]:
+    return (SAMPLES_UNIT, *map(str, range(len(split.views))))
 
 
 def _create_array(group: h5py.Group, name: str, shape: schema.Shape, chunks: schema.Shape, split: Split) -> None:

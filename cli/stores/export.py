@@ -1,0 +1,34 @@
+"""``compress-ssl store export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.groups import example
+from cli.output import json_option, print_result
+from cli.stores.argument import store_argument
+
+
+@click.command("export", epilog=example("compress-ssl store export teacher.zarr --to teacher.h5"))
+@store_argument
+@click.option("--to", "file", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is an exported store.")
+@json_option
+def command(store: str, file: Path, overwrite: bool, as_json: bool) -> None:
+    """Write a complete store as one HDF5 file.
+
+    Arrays and attributes keep their names; 'store import' makes the same store of it again, to the byte.
+    """
+    from cli.progress import TerminalProgress
+    from storage import open_store
+    from storage.hdf5_export import committed_size, export_hdf5
+
+    opened = open_store(store)
+    with TerminalProgress().track("export", committed_size(opened), "bytes") as advance:
+        export_hdf5(opened, file, advance, overwrite=overwrite)
+    size = file.stat().st_size
+    print_result(
+        {"store": store, "file": str(file), "bytes": size}, as_json, lambda: click.echo(f"{file}: {size / 2**20:,.1f} MiB")
+    )

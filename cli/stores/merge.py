@@ -1,0 +1,32 @@
+"""``compress-ssl store merge``."""
+
+from __future__ import annotations
+
+import click
+
+from cli.groups import example
+from cli.output import json_option, print_result
+
+
+@click.command("merge", epilog=example("compress-ssl store merge part1.zarr part2.zarr teacher.zarr"))
+@click.argument("stores", metavar="STORE...", nargs=-1, required=True, type=click.Path())
+@click.argument("target", type=click.Path())
+@json_option
+def command(stores: tuple[str, ...], target: str, as_json: bool) -> None:
+    """Join stores that were embedded apart, with the same settings, into TARGET.
+
+    Each has some of the blocks ('embed --part 1/2'), of the views or of the splits. The result has the bytes of one run
+    over all of it; what none of them has is said, and 'embed --resume' does it. The same command goes on with a merge that
+    was broken off.
+    """
+    from cli.progress import TerminalProgress
+    from storage import location, open_store
+    from storage.merge import merge_stores
+    from storage.merge_plan import plan_merge
+
+    plan = plan_merge([open_store(store) for store in stores])
+    with TerminalProgress().track("merge", len(plan.found), "blocks") as advance:
+        missing = merge_stores(plan, location(target), advance)
+    last = f"{target}: {len(plan.found):,} blocks of {len(stores)} stores, " + ("not complete" if missing else "complete")
+    result = {"target": target, "blocks": len(plan.found), "complete": not missing, "missing": missing}
+    print_result(result, as_json, lambda: click.echo("\n".join((*missing, last))))

@@ -21,6 +21,7 @@ from pipeline.evaluate.features import check_labels
 from pipeline.evaluate.nearest_neighbour import nearest_neighbour_accuracy
 from pipeline.evaluate.search import nearest_neighbours
 from pipeline.images.data_set import index_data_set
+from pipeline.images.identity import check_same_images
 from pipeline.images.index import ImageIndex
 from pipeline.images.policies import evaluation_parameters
 from pipeline.images.rendering import RenderJob, render
@@ -152,6 +153,7 @@ def _indexes(
         opened = open_store(store)
         for name in set(names).intersection(opened.split_names):
             source = open_source(data, opened[name].folder, selection.index_folder or output.parent / "index")
+            check_same_images(opened[name], source, "sample", threads, progress)
             found[name] = ImageIndex(source, opened[name].samples)
     missing = [name for name in dict.fromkeys(names) if name not in found]
     few = selection.model_copy(update={"limit": min(limit, selection.limit or limit)})

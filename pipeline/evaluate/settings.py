@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.images.policies import POLICIES, PolicySetting
-from pipeline.settings import ImageSelection, Precision, StageSettings, ViewGeometry, argument
+from pipeline.settings import ContentCheckSetting, ImageSelection, Precision, StageSettings, ViewGeometry, argument
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -30,6 +30,7 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
         Path | None,
         Field(description="Data set with a sub-folder a split; not needed for a store."),
     ] = None
+    check_content: ContentCheckSetting = "sample"
     train_split: Annotated[str, Field(description="Split whose labels are known.")] = "train"
     test_split: Annotated[str, Field(description="Split that is scored.")] = "val"
     seed: Annotated[int, Field(ge=0, lt=2**64, description="Draws whatever is random, and random/NAME's weights.")] = 0
@@ -186,6 +187,8 @@ class ClusterSettings(EvaluateSettings):
 class LayersSettings(EvaluateSettings):
     """Linear classifier on every layer; the defaults are DeepCluster's protocol."""
 
+    UNUSED: ClassVar[frozenset[str]] = frozenset({"check_content"})
+
     layers: Annotated[
         tuple[str, ...],
         Field(description="Layers to score, such as conv5 or stage3; all unless given. Repeatable."),
@@ -227,7 +230,7 @@ class VocClassifySettings(VocSettings):
 class VocDetectSettings(VocSettings):
     """Detection on a data set in VOC layout; on VOC2007 the defaults are the schedule of Fast R-CNN."""
 
-    UNUSED: ClassVar[frozenset[str]] = VocSettings.UNUSED | {"size", "resize", "renderer"}
+    UNUSED: ClassVar[frozenset[str]] = VocSettings.UNUSED | {"size", "resize", "renderer", "check_content"}
 
     scales: Annotated[
         Literal["single", "fpn"],

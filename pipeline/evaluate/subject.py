@@ -15,8 +15,10 @@ from pipeline.embed.settings import EmbedSettings, SplitSource
 from pipeline.errors import InputError
 from pipeline.evaluate.features import check_labels
 from pipeline.images.data_set import list_data_set
+from pipeline.images.identity import check_same_images
 from pipeline.images.policies import CROPS, POLICIES, TEN_CROP, TenCrop
 from pipeline.images.rendering import make_renderer
+from pipeline.images.sources.open_source import open_source
 from pipeline.machine import prepare_machine
 from pipeline.networks.network import MODEL_FILE, check_reference, load_network
 from pipeline.networks.reference import FORMS
@@ -26,7 +28,7 @@ from storage.reader import is_meant_as_store
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import torch
@@ -168,8 +170,17 @@ class Subject:
         self._check_same_classes(store[settings.train_split].class_names, store[settings.test_split].class_names)
         for split, count in views.items():
             self._check_views(store[split], count, is_crops=isinstance(policy, TenCrop))
+        if self.is_store and settings.data is not None and self._store is None:
+            self._check_images(store, views)
         self._store = store
         return store
+
+    def _check_images(self, store: EmbeddingStore, splits: Iterable[str]) -> None:
+        """Check that the data set given beside a store is the store's."""
+        settings = self._settings
+        for name in splits:
+            source = open_source(self.data, store[name].folder, self.index_folder)
+            check_same_images(store[name], source, settings.check_content, settings.thread_count, self._progress)
 
     def _check_views(self, split: Split, count: int, *, is_crops: bool) -> None:
         names = [view["policy"]["name"] for view in split.views[EVALUATION_VIEW + 1 :]]

@@ -161,7 +161,8 @@ def plan_steps(recipe: Recipe) -> list[Step]:
             raise InputError(f"Steps '{other.name}' and '{name}' would both write '{output}'; rename one of them.")
         model = STAGES[stage] if evaluation is None else EVALUATIONS[evaluation].settings
         shared = {"index_folder": recipe.folder / "index", **recipe.settings}
-        shared = {key: value for key, value in shared.items() if key in model.model_fields}
+        # Of an evaluation only what all have: "epochs" is of trainings, not of a protocol.
+        shared = {key: value for key, value in shared.items() if key in STAGES[stage].model_fields}
         values = {**shared, "data": recipe.data, **given, **made}
         settings = _validated(model, values, _where(stage, evaluation or name))
         steps[name] = Step(stage, name, settings, output, needs)

@@ -30,7 +30,7 @@ WHERE = frozenset({"data", "store", "run", "output", "subset", "labels"})
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
-StoreLocation = Annotated[Path | RemotePath, PlainValidator(location), PlainSerializer(str)]
+StoreLocation = Annotated[Path | RemotePath, PlainValidator(location), PlainSerializer(str, when_used="json")]
 """Where a store is: a folder, or a URL (``storage.remote``)."""
 
 ContentCheck = Literal["sample", "all"]

@@ -1,5 +1,7 @@
 """A table of results on a terminal: a row for each network, or a column where rows would be too long."""
 
+import re
+
 import pytest
 
 from cli.tables import print_table
@@ -11,10 +13,8 @@ WIDE = Table(("network", *SCORES), [("small [v2]", *("1.5",) * 8), ("large", *("
 
 def printed(table: Table, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     print_table(table)
-    lines = capsys.readouterr().out.splitlines()
-    return [
-        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in lines if "─" not in line
-    ][1:-1]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line[0] in "┃│"]
+    return [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in lines]
 
 
 def test_table_that_fits_has_a_row_for_each_network(

@@ -100,6 +100,8 @@ def test_shared_settings_reach_the_stages_that_have_them_and_the_nearest_wins(wr
     assert [dumped[name].get("size") for name in ("big", "embed", "small")] == [16, 16, None]
     assert [dumped[name]["batch_size"] for name in ("big", "small", "other")] == [256, 8, 8]
     assert dumped["knn small"]["draws"] == 3
+    linear = steps_of(write(f"{WHOLE}[evaluate.linear]"))["linear small"].settings.model_dump()
+    assert (linear["epochs"], linear["seed"]) == (40, 5)  # the protocol's epochs, not those of the trainings
     assert {settings.get("index_folder") for name, settings in dumped.items() if name not in {"small", "other"}} == {
         Path("out/index")
     }

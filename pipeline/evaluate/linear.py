@@ -5,7 +5,7 @@ and unit variance with the statistics of the training images' view 0 (variance d
 momentum 0.9, weight decay 1e-4 of weights and bias, batches of 256 with a shorter last one, 40 epochs, times 0.1 after 15
 and 30; RandomResizedCrop and flip in training, view 0 in testing; a network in evaluation mode. Features are float32 there.
 
-- ``live`` is this protocol as it stands: every epoch renders its own views.
+- ``live`` is this protocol as it stands: every epoch renders its own views, on several GPUs under torchrun.
 - ``stored`` takes the views from a store, V of them one after the other, as L2-normalised float16: minutes instead of hours.
 
 The published code also keeps the best of its 40 accuracies on the validation images; here the last epoch counts. It has one
@@ -32,6 +32,7 @@ from pipeline.images.policies import CROPS
 from pipeline.images.sources.open_source import open_source
 from pipeline.machine import choose_precision
 from pipeline.settings import HOW, WHERE, Settings
+from pipeline.training.distributed import check_batch, is_main
 
 if TYPE_CHECKING:
     from pipeline.evaluate.features import Features
@@ -87,6 +88,8 @@ def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progre
         If the training diverges.
     """
     live = settings.features == "live"
+    if live:
+        check_batch(settings.classifier_batch_size, option="--classifier-batch-size")
     store = subject.features() if live else subject.views(settings.views, settings.policy)
     split = store[settings.train_split]
     train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
@@ -101,7 +104,7 @@ def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progre
     if len(train.labels) <= settings.reference_images:
         features = train.in_memory(), test.in_memory()
         reference = logistic_regression_accuracy(*features, standardise, settings.weight_decay)
-    if kept:
+    if kept and is_main():
         kept.path.unlink(missing_ok=True)
     return LinearResult(
         top1_percent=top1[0],

@@ -19,6 +19,7 @@ from pipeline.evaluate.linear_classifier import Batch
 from pipeline.images.policies import fresh_parameters
 from pipeline.images.rendering import RenderJob, interpolation_of, render
 from pipeline.machine import autocast
+from pipeline.training.distributed import gather_shorter, own_rows, share
 from pipeline.training.schedule import epoch_order
 from storage.schema import EVALUATION_VIEW
 
@@ -80,7 +81,10 @@ def _gathered(
 
 @dataclass(frozen=True)
 class LiveViews:
-    """N images that are rendered and go through the network in every epoch, each time in a view of its own."""
+    """N images that are rendered and go through the network in every epoch, each time in a view of its own.
+
+    Several processes do each a part of every step's images, and get the features of all.
+    """
 
     split: Split
     """Of a store that has view 0 of the same images, at the size they are to be rendered in."""
@@ -107,7 +111,8 @@ class LiveViews:
         labels = torch.from_numpy(self.labels).to(device, torch.int64)
         for epoch in range(first, settings.epochs):
             order = epoch_order(rows, settings.seed, epoch)
-            yield self._rendered(labels, order, self._job(FIRST_VIEW + epoch, order, settings), settings, advance)
+            job = self._job(FIRST_VIEW + epoch, own_rows(order, settings.classifier_batch_size), settings)
+            yield self._rendered(labels, order, job, settings, advance)
 
     def _job(self, view: int, order: Rows, settings: LinearTraining) -> RenderJob:
         samples, evaluation = self.split.samples, self.split.views[EVALUATION_VIEW]
@@ -127,9 +132,15 @@ class LiveViews:
         self, labels: Tensor, order: Rows, job: RenderJob, settings: LinearTraining, advance: Callable[[int], None]
     ) -> Iterator[Batch]:
         images = settings.classifier_batch_size
-        batches = torch.split(torch.from_numpy(order).to(labels.device), images)
-        for rows, (pixels,) in zip(batches, render(self.renderer, job, images), strict=True):
-            with torch.inference_mode(), autocast(pixels.device, self.precision):
-                parts = [self.network.features(part).float() for part in torch.split(pixels, settings.batch_size)]
-            yield Batch(torch.cat(parts), labels[rows])
+        rendered = render(self.renderer, job, share(images))
+        for rows in torch.split(torch.from_numpy(order).to(labels.device), images):
+            own = self._features(next(rendered, []), settings)  # of a shorter last step, a process may have none
+            yield Batch(gather_shorter(own, images, len(rows)), labels[rows])
             advance(len(rows))
+
+    def _features(self, views: list[Tensor], settings: LinearTraining) -> Tensor:
+        device = self.renderer.device
+        parts = [part for pixels in views for part in torch.split(pixels, settings.batch_size)]
+        with torch.inference_mode(), autocast(device, self.precision):
+            features = [self.network.features(part).float() for part in parts]
+        return torch.cat(features) if features else torch.empty(0, self.network.feature_dim, device=device)

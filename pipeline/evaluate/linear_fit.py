@@ -26,6 +26,7 @@ from pipeline.evaluate.linear_classifier import (
     initial_state,
     train_classifiers,
 )
+from pipeline.training.distributed import from_main, is_main
 from storage.durable import write_durably
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def fit(
     labels = views.labels
 
     def train(title: str, rows: Rows, rates: Sequence[float]) -> Classifiers:
-        state = kept.read(rates, rows) if kept else None
+        state = from_main(lambda: kept.read(rates, rows)) if kept else None
         state = state or initial_state(len(standardise.mean), classes, len(rates), settings)
         with progress.track(title, settings.epochs * len(rows)) as advance:
             advance(state.epoch * len(rows))
@@ -177,6 +178,8 @@ class KeptTraining:
 
     def write(self, rates: Sequence[float], rows: Rows, state: TrainingState) -> None:
         """Keep a state in place of the last."""
+        if not is_main():
+            return
         tensors = {"epoch": torch.tensor(state.epoch), "parameters": state.parameters, "momentum": state.momentum}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         write_durably(self.path, save(tensors, {"training": json.dumps(self._of(rates, rows))}))

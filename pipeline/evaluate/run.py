@@ -14,6 +14,8 @@ from pipeline.errors import InputError
 from pipeline.evaluate.evaluations import EVALUATIONS, evaluation_of
 from pipeline.evaluate.subject import Subject
 from pipeline.settings import HOW, WHERE
+from pipeline.training.distributed import is_main, processes
+from pipeline.training.process_group import process_group
 from storage.durable import write_json_durably
 from storage.errors import StoreError
 
@@ -45,7 +47,8 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluated:
     RunError
         If a training fails.
     """
-    return _evaluate(Subject(settings, progress), settings, progress)
+    with process_group():
+        return _evaluate(Subject(settings, progress), settings, progress)
 
 
 def evaluate_with_baselines(
@@ -58,16 +61,18 @@ def evaluate_with_baselines(
     baselines : sequence of str
         ``random`` (untrained), ``torchvision`` (supervised weights, where they can be had).
     """
-    subject = Subject(settings, progress)
-    yield _evaluate(subject, settings, progress)
-    architecture = subject.description["architecture"]
-    size, resize = subject.sizes
-    for baseline in baselines:
-        place = {"output": subject.folder / f"baseline-{baseline}", "index_folder": subject.index_folder}
-        changed = {"model": f"{baseline}/{architecture}", "size": size, "resize": resize, **place}
-        yield evaluate(settings.model_copy(update=changed), progress)
+    with process_group():
+        subject = Subject(settings, progress)
+        yield _evaluate(subject, settings, progress)
+        architecture = subject.description["architecture"]
+        size, resize = subject.sizes
+        for baseline in baselines:
+            place = {"output": subject.folder / f"baseline-{baseline}", "index_folder": subject.index_folder}
+            changed = {"model": f"{baseline}/{architecture}", "size": size, "resize": resize, **place}
+            yield evaluate(settings.model_copy(update=changed), progress)
 
 
+@process_group()
 def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path], dict[str, str]]:
     """Run every evaluation that the model and the data allow, each with its defaults.
 
@@ -100,6 +105,11 @@ def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path]
 
 def _evaluate(subject: Subject, settings: EvaluateSettings, progress: Progress) -> Evaluated:
     name = evaluation_of(settings)
+    if processes() > 1 and getattr(settings, "features", None) != "live":
+        raise InputError(
+            f"evaluate {name} is the work of one process; start it without torchrun, which is for 'evaluate linear --features "
+            "live'."
+        )
     module, _, function = EVALUATIONS[name].function.partition(":")
     start = time.monotonic()
     result = getattr(importlib.import_module(module), function)(settings, subject, progress)
@@ -115,5 +125,6 @@ def _evaluate(subject: Subject, settings: EvaluateSettings, progress: Progress) 
         "result": result.model_dump(mode="json"),
     }
     path = subject.folder / EVALUATIONS[name].file
-    write_json_durably(path, record)
+    if is_main():
+        write_json_durably(path, record)
     return Evaluated(result, path)

@@ -96,13 +96,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def empty(made: Path, tmp_path: Path) -> Path:
     """A store whose only split, train, has no block yet."""
-    return shutil.copytree(made / "empty.zarr", tmp_path / "store.zarr")
+    return _copied(made / "empty.zarr", tmp_path / "store.zarr")
 
 
 @pytest.fixture
 def complete(made: Path, tmp_path: Path) -> Path:
     """A finished store: train of three views, val of one."""
-    return shutil.copytree(made / "complete.zarr", tmp_path / "store.zarr")
+    return _copied(made / "complete.zarr", tmp_path / "store.zarr")
+
+
+def _copied(store: Path, target: Path) -> Path:
+    """A copy that is not read-only, so that tests can damage it."""
+    return Path(shutil.copytree(store, target, copy_function=shutil.copyfile))
 
 
 @pytest.fixture

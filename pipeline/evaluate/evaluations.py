@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
     file: str
     """Its result, beside the model."""
     needs_network: bool = False
-    """Whether a teacher's store is not enough."""
+    """Whether a recipe's store is not enough: the evaluation is of other images, or looks inside the network."""
 
 
 EVALUATIONS = {

@@ -1,16 +1,24 @@
 """What all tests share."""
 
+import json
 import os
+import subprocess
+import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from pipeline.settings import Settings
+
 ROOT = Path(__file__).parents[1]
+
+InTwoProcesses = Callable[[Sequence[tuple[str, list[Settings]]]], tuple[list[Any], list[Any]]]
 
 pytest_plugins = ["tests.servers"]
 
@@ -99,3 +107,24 @@ def _archive(name: str) -> Path:
     if not (folder / name).is_file():
         pytest.skip(f"no {name} in '{folder}'; COMPRESS_SSL_TEST_DATA names the folder that holds it")
     return folder / name
+
+
+@pytest.fixture(scope="session")
+def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> InTwoProcesses:
+    """Do works (stage, settings, ...) in two processes of torchrun on this machine's CPU; what either ended each with."""
+
+    def run(works: Sequence[tuple[str, list[Settings]]]) -> tuple[list[Any], list[Any]]:
+        file = tmp_path_factory.mktemp("torchrun") / "works.json"
+        told = [(stage, [each.model_dump(mode="json", exclude_unset=True) for each in given]) for stage, given in works]
+        file.write_text(json.dumps(told))
+        worker = ROOT / "tests" / "pipeline" / "training" / "torchrun_worker.py"
+        ended = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", worker, file],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        first, second = (json.loads(file.with_suffix(f".{rank}.json").read_text()) for rank in (0, 1))
+        return first, second
+
+    return run

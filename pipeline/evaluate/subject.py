@@ -22,6 +22,7 @@ from pipeline.images.sources.open_source import open_source
 from pipeline.machine import prepare_machine
 from pipeline.networks.network import MODEL_FILE, check_reference, load_network
 from pipeline.networks.reference import FORMS
+from pipeline.training.distributed import is_main, main_first
 from storage import RemotePath, location, open_store
 from storage.errors import StoreMismatchError
 from storage.reader import is_meant_as_store
@@ -209,6 +210,10 @@ class Subject:
             normalise=True,  # whatever their length, float16 holds them; all evaluations look at directions
             resume=True,
         )
+        with main_first():
+            return self._embed_anew_if_other(wanted) if is_main() else open_store(wanted.store)
+
+    def _embed_anew_if_other(self, wanted: EmbedSettings) -> EmbeddingStore:
         try:
             return embed(wanted, self._progress)
         except StoreMismatchError:

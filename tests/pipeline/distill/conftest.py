@@ -77,6 +77,11 @@ def store(data: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Any]:
+    return TINY
+
+
 @pytest.fixture
 def student(data: Path, store: Path, tmp_path: Path) -> Students:
     """Settings of a student in a folder of this test's, tiny unless told otherwise."""

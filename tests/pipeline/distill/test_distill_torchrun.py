@@ -1,0 +1,88 @@
+"""Students trained in two processes of torchrun, on the CPU by gloo, against one process with the same global batch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.distill.run import distill_together
+from pipeline.distill.settings import DistillSettings
+from pipeline.live import live_evaluation
+from pipeline.progress import Silent
+
+Students = Callable[..., DistillSettings]
+
+SMALL = {"student": "timm/test_efficientnet_ln"}
+"""A convolutional network with layer norm; one with batch norm sees half of the batch in each process."""
+
+PASSES: dict[str, list[dict[str, Any]]] = {
+    "two-banks": [SMALL],
+    "one-bank": [{**SMALL, "objective": "compress-1q", "bank_size": 61, "prefill": True}],
+    "fresh": [{**SMALL, "student_view": "fresh", "bank_size": 61, "prefill": True, "renderer": "torchvision"}],
+    "in-parts": [{**SMALL, "accumulation": 4, "head": "linear", "schedule": "cosine", "teacher_memory": "mapped"}],
+    "measured": [{**SMALL, "live_every": 1, "keep_every": 2, "export": "key", "tensorboard": True}],
+    "several": [SMALL, {**SMALL, "objective": "compress-1q", "student_size": 12}],
+    "alexnet": [{"student": "alexnet-32px", "epochs": 1, "learning_rate": 0.01, "head": "linear"}],
+}
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+"""Of float32 sums in another order, after up to nine steps; weights are around 0.1."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def students_of(
+    data: Path, store: Path, place: Path, tiny: dict[str, Any]
+) -> Callable[[str, str], list[DistillSettings]]:
+    def make(kind: str, where: str, **more: Any) -> list[DistillSettings]:
+        return [
+            DistillSettings(store=store, data=data, run=place / where / f"{kind}-{number}", **{**tiny, **given, **more})
+            for number, given in enumerate(PASSES[kind])
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def hashes(students_of: Any, in_two_processes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All passes, trained in two processes: of each process, what it holds in the end."""
+    both = in_two_processes([("distill", students_of(kind, "two")) for kind in PASSES])
+    first, second = (dict(zip(PASSES, ends, strict=True)) for ends in both)
+    return first, second
+
+
+@pytest.mark.parametrize("kind", PASSES)
+def test_two_processes_end_with_the_weights_banks_and_metrics_of_one(
+    hashes: Any, students_of: Any, metrics: Any, kind: str
+) -> None:
+    alone = students_of(kind, "one")
+    distill_together(alone, Silent(), live_evaluation)
+    for one, two in zip(alone, students_of(kind, "two"), strict=True):
+        assert_close(load_file(two.run / "model.safetensors"), load_file(one.run / "model.safetensors"))
+        ours, theirs = (torch.load(each.run / "checkpoint.pt") for each in (two, one))
+        assert_close(ours["modules"], theirs["modules"])
+        assert ours["epoch"] == theirs["epoch"]
+        assert ours["best"] == pytest.approx(theirs["best"])
+        lines = zip(metrics(two.run), metrics(one.run), strict=True)
+        assert all(mine == pytest.approx(other, rel=1e-4) for mine, other in lines)
+        assert {path.name for path in two.run.iterdir()} == {path.name for path in one.run.iterdir()}
+
+
+@pytest.mark.parametrize("kind", PASSES)
+def test_weights_and_banks_are_the_same_in_both_processes_bit_for_bit(hashes: Any, kind: str) -> None:
+    first, second = (each[kind] for each in hashes)
+    assert first == second
+    assert all("objective.teacher_bank.rows" in state for state in first)
+
+
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")

@@ -1,0 +1,164 @@
+"""How a training in several processes ends: asked to stop, failed or killed in one of them; and how it goes on."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.distill.run import distill
+from pipeline.distill.settings import DistillSettings
+from pipeline.progress import Silent
+
+ROOT = Path(__file__).parents[3]
+Students = Callable[..., DistillSettings]
+
+LONG: dict[str, Any] = {
+    "student": "timm/test_efficientnet_ln", "epochs": 20, "checkpoint_minutes": 1e-9, "bank_size": 61, "learning_rate": 0.01,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Forks of a process that has everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.distill.run", "pipeline.images.renderers.dali", "cli.distill", "timm"])
+    return context
+
+
+def words(settings: DistillSettings) -> list[str]:
+    given = settings.model_dump(mode="json", include=settings.model_fields_set, exclude={"store", "data", "run"})
+    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return ["distill", *map(str, (settings.store, settings.data, settings.run)), *options]
+
+
+def run_command(environment: dict[str, str], arguments: list[str], errors: Path) -> None:
+    """What a process of the launch does."""
+    os.environ |= environment
+    sys.stderr = errors.open("w", buffering=1)
+    sys.argv = ["compress-ssl", *arguments]
+    from cli.main import main
+
+    main(prog_name="compress-ssl")
+
+
+class Launched:
+    """Two processes started without torchrun, by torch's environment variables, as a job script does it."""
+
+    def __init__(self, context: ForkServerContext, arguments: Sequence[list[str]], folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        self._errors = [folder / f"errors-{rank}.txt" for rank in range(2)]
+        self.processes: list[ForkServerProcess] = [
+            context.Process(
+                target=run_command,
+                args=(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, given, self._errors[rank]),
+            )
+            for rank, given in enumerate(arguments)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def wait(self) -> tuple[list[int | None], str]:
+        """Exit codes, and what both said on standard error."""
+        for process in self.processes:
+            process.join(100)
+        return [process.exitcode for process in self.processes], "".join(file.read_text() for file in self._errors)
+
+
+def wait_for(path: Path, processes: Sequence[Any]) -> None:
+    until = time.monotonic() + 100
+    while not path.exists():
+        assert time.monotonic() < until
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.005)
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step_saved(
+    student: Students, processes: ForkServerContext, tmp_path: Path
+) -> None:
+    settings = student(**LONG)
+    launched = Launched(processes, [words(settings)] * 2, tmp_path)
+    wait_for(settings.run / "checkpoint.pt", launched.processes)
+    os.kill(launched.processes[1].pid or 0, signal.SIGUSR1)
+    codes, errors = launched.wait()
+    assert codes == [75, 75], errors
+    state = torch.load(settings.run / "checkpoint.pt")
+    assert errors.count("stopped by SIGUSR1 and saved") == 1
+    assert f"stopped by SIGUSR1 and saved at epoch {state['epoch']}, step {state['step']}." in errors
+    assert "Traceback" not in errors
+    assert not (settings.run / "model.safetensors").exists()
+    assert not settings.run.with_name("student.lease").exists()
+
+
+def test_an_error_of_one_process_ends_all_with_its_one_sentence(
+    student: Students, processes: ForkServerContext, tmp_path: Path
+) -> None:
+    elsewhere = student(**LONG).model_copy(update={"data": tmp_path / "not-mounted-here"})
+    launched = Launched(processes, [words(student(**LONG)), words(elsewhere)], tmp_path)
+    codes, errors = launched.wait()
+    assert codes == [1, 2], errors
+    assert errors.count("Error: ") == 1
+    assert "not-mounted-here' does not exist" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_process_that_is_killed_ends_the_others_and_the_checkpoint_stays(
+    student: Students, processes: ForkServerContext, tmp_path: Path
+) -> None:
+    settings = student(**LONG)
+    launched = Launched(processes, [words(settings)] * 2, tmp_path)
+    wait_for(settings.run / "checkpoint.pt", launched.processes)
+    launched.processes[1].kill()
+    codes, errors = launched.wait()
+    assert codes == [1, -signal.SIGKILL], errors
+    assert errors.count("Error: ") == 1
+    assert "Another of the 2 processes ended without a word" in errors
+    assert "Traceback" not in errors
+    assert torch.load(settings.run / "checkpoint.pt")["modules"]
+
+
+def test_stopped_by_torchrun_it_goes_on_in_one_process_and_again_in_two(
+    student: Students, killed_after: Any, in_two_processes: Any, metrics: Any
+) -> None:
+    """2, 1 and 2 processes in turn end as one process that was never stopped."""
+    whole = student("whole", **LONG)
+    distill(whole, Silent())
+    settings = student(**LONG)
+    torchrun = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli", *words(settings)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 100
+    while not (settings.run / "checkpoint.pt").exists():
+        assert time.monotonic() < until
+        assert torchrun.poll() is None
+        time.sleep(0.005)
+    torchrun.send_signal(signal.SIGTERM)
+    output, errors = torchrun.communicate(timeout=100)
+    assert output == ""
+    assert torchrun.returncode == 1, errors  # torchrun's own: it does not hand on the 75 of its processes
+    assert errors.count("stopped by SIGTERM and saved") == 1, errors
+    assert not (settings.run / "model.safetensors").exists()
+    resumed = settings.model_copy(update={"resume": True})
+    killed_after(4, [resumed])
+    first, second = in_two_processes([("distill", [resumed])])
+    assert first == second
+    ours, theirs = (load_file(each.run / "model.safetensors") for each in (settings, whole))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4)
+    lines = list(zip(metrics(settings.run), metrics(whole.run), strict=True))
+    assert all(mine == pytest.approx(other, rel=1e-3) for mine, other in lines)
+    assert len(lines) == 20

@@ -1,0 +1,64 @@
+"""What each process of a torchrun does for a test: the works of a JSON file, one after the other.
+
+Usage: torchrun ... torchrun_worker.py FILE. A work is [stage, settings, ...]; FILE.RANK.json gets, of every work, what it ended
+with: hashes of the state (weights, buffers, banks) of everything that was trained, or the sentence of an error.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+from pipeline.distill import run as distilling
+from pipeline.distill.settings import DistillSettings
+from pipeline.errors import InputError, ToldByAnother
+from pipeline.evaluate.run import evaluate
+from pipeline.evaluate.settings import LinearSettings
+from pipeline.live import live_evaluation
+from pipeline.pretrain import run as pretraining
+from pipeline.pretrain.settings import PretrainSettings
+from pipeline.progress import Silent
+from pipeline.training import loop
+from pipeline.training.loop import Training
+
+seen: list[Training[Any]] = []
+
+
+def remember_and_train(trainings: Any, *rest: Any) -> None:
+    seen.extend(trainings)
+    loop.train(trainings, *rest)
+
+
+def state_hashes(training: Training[Any]) -> dict[str, str]:
+    """Of all weights and buffers, those too that are not in a checkpoint."""
+    tensors = dict(training.modules.named_parameters()) | dict(training.modules.named_buffers())
+    return {name: xxhash.xxh3_64_hexdigest(tensor.detach().contiguous().numpy()) for name, tensor in tensors.items()}
+
+
+def work(stage: str, given: list[dict[str, Any]]) -> Any:
+    seen.clear()
+    if stage == "distill":
+        distilling.distill_together([DistillSettings(**each) for each in given], Silent(), live_evaluation)
+    elif stage == "pretrain":
+        pretraining.pretrain(PretrainSettings(**given[0]), Silent(), live_evaluation)
+    else:
+        return evaluate(LinearSettings(**given[0]), Silent()).result.model_dump(mode="json")
+    return [state_hashes(each) for each in seen]
+
+
+file = Path(sys.argv[1])
+distilling.train = pretraining.train = remember_and_train
+torch.set_num_threads(1)
+ends: list[Any] = []
+for stage, given in json.loads(file.read_text()):
+    try:
+        ends.append(work(stage, given))
+    except InputError as error:
+        ends.append(str(error))
+    except ToldByAnother as error:
+        ends.append(f"told by another: {error.__cause__}")
+file.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(ends))

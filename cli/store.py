@@ -11,7 +11,7 @@ class StoreCommands(LazyGroup):
     """The commands, in the order of their help."""
 
     package = "cli.stores"
-    modules = ("info", "verify", "copy")
+    modules = ("info", "list_", "card", "verify", "copy", "merge", "export", "import_")
 
 
 @click.group("store", cls=StoreCommands)

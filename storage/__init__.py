@@ -11,7 +11,8 @@ from storage.errors import StoreError
 from storage.remote import Place, RemotePath, location
 
 if TYPE_CHECKING:
-    from storage.reader import EmbeddingStore, describe, open_store
+    from storage.description import describe
+    from storage.reader import EmbeddingStore, open_store
     from storage.schema import Samples, SplitPlan, Status
     from storage.split import Split
 
@@ -19,7 +20,8 @@ __all__ = ["EmbeddingStore", "Place", "RemotePath", "Samples", "Split", "SplitPl
 __all__ += ["describe", "location", "open_store"]
 
 LOADED_WHEN_USED = {
-    **dict.fromkeys(("EmbeddingStore", "describe", "open_store"), "storage.reader"),
+    "describe": "storage.description",
+    **dict.fromkeys(("EmbeddingStore", "open_store"), "storage.reader"),
     **dict.fromkeys(("Samples", "SplitPlan", "Status"), "storage.schema"),
     "Split": "storage.split",
 }

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.errors import StoreBusyError
+from storage.errors import StoreBusyError, StoreError
 from storage.remote import RemotePath
 
 if TYPE_CHECKING:
@@ -95,6 +95,16 @@ def _write(descriptor: int, lease: dict[str, Any]) -> None:
     content = json.dumps(lease).encode()
     os.pwrite(descriptor, content, 0)
     os.ftruncate(descriptor, len(content))
+
+
+def lease_holder(store: Place) -> dict[str, Any] | None:
+    """The lease of the process that writes a store now; None if there is none, or it cannot be seen."""
+    place = store.resolve()
+    try:
+        lease = parse(place.with_name(f"{place.name}.lease").read_bytes())
+    except (OSError, StoreError):
+        return None
+    return lease if lease is not None and is_held(lease, identity()) else None
 
 
 def busy(store: Place, lease: dict[str, Any]) -> StoreBusyError:

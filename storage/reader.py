@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 import zarr
@@ -139,26 +138,3 @@ def _open_split(path: Place, root: zarr.Group) -> Split:
         raise StoreDamagedError(
             f"{metadata} cannot be read ({error}); restore it from a copy, or embed again."
         ) from error
-
-
-def describe(store: EmbeddingStore) -> dict[str, Any]:
-    """What a store holds, for people and for JSON: attributes (no pictures), and for each split its size and progress."""
-    attributes = {name: value for name, value in store.attributes.items() if name != "canaries"}
-    splits = {name: _describe_split(store[name]) for name in store.split_names}
-    return {"path": str(store.path), **attributes, "splits": splits}
-
-
-def _describe_split(split: Split) -> dict[str, Any]:
-    committed = [split.committed_blocks(view) for view in range(len(split.views))]
-    return {
-        "samples": int((split.samples.status != schema.Status.PADDING).sum()),
-        "bad_images": int((split.samples.status == schema.Status.BAD_IMAGE).sum()),
-        "classes": len(split.class_names),
-        "feature_dim": split.feature_dim,
-        "views": split.views,
-        "views_complete": committed.count(split.block_count),
-        "blocks": split.block_count,
-        "block_rows": split.block_rows,
-        "blocks_committed": committed,
-        "bytes": 2 * math.prod((len(split.views), len(split), split.feature_dim)),
-    }

@@ -144,6 +144,13 @@ class RemotePath:
         keys = [*below["common_prefixes"], *(meta["path"] for meta in below["objects"])]
         yield from (RemotePath(self.root, key.strip("/")) for key in sorted(keys) if key.strip("/") != self.key)
 
+    def folders(self) -> Iterator[RemotePath]:
+        """Folders directly below; none behind https."""
+        if self.is_writable:
+            with reaching(self):
+                below = client(self.root).list_with_delimiter(f"{self.key}/" if self.key else None)
+            yield from (RemotePath(self.root, key.strip("/")) for key in sorted(below["common_prefixes"]))
+
     def glob(self, pattern: str) -> Iterator[RemotePath]:
         """What matches a pattern, as pathlib's without ``**``."""
         first, _, rest = pattern.partition("/")

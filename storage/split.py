@@ -80,7 +80,7 @@ class Split:
     @cached_property
     def samples(self) -> schema.Samples:
         """Paths, labels, sizes, hashes and status of all N samples, in store order. Raises as ``view``."""
-        records = self._committed(SAMPLES_UNIT)
+        records = self.committed(SAMPLES_UNIT)
         if len(records) < self.block_count:
             raise StoreDamagedError(
                 f"The commit records of the samples of '{self.path}' are missing; restore a copy or embed again."
@@ -95,7 +95,7 @@ class Split:
 
     def committed_blocks(self, view: int) -> int:
         """How many blocks of a view are committed."""
-        return len(self._committed(str(view)))
+        return len(self.committed(str(view)))
 
     @property
     def complete_views(self) -> list[int]:
@@ -166,7 +166,7 @@ class Split:
             raise StoreError(
                 f"Split {self.name} of '{self.path.parent}' has no view {view}; it has views 0 to {len(self.views) - 1}."
             )
-        records = self._committed(str(view))
+        records = self.committed(str(view))
         if len(records) < self.block_count:
             raise StoreIncompleteError(
                 f"View {view} of split {self.name} of '{self.path.parent}' is not complete ({len(records)} of "
@@ -174,7 +174,7 @@ class Split:
             )
         self._check_sizes(records)
 
-    def _committed(self, unit: str) -> dict[int, Record]:
+    def committed(self, unit: str) -> dict[int, Record]:
         """Records of a unit's blocks. They are what is gone by: a header may claim more blocks than there is memory for."""
         store = self._group.store
         if isinstance(store, CachedStore):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
@@ -14,31 +15,60 @@ from cli.stores.argument import store_argument
 @store_argument
 @json_option
 def command(store: str, as_json: bool) -> None:
-    """Say what a store holds and how complete it is."""
+    """Say what a store holds, of which teacher and images, how large and how complete it is."""
     from storage import describe, open_store
 
     description = describe(open_store(store))
-    print_result(description, as_json, lambda: _show_description(store, description))
+    print_result(description, as_json, lambda: click.echo("\n".join(_lines(store, description))))
 
 
-def _show_description(store: str, description: dict[str, Any]) -> None:
-    teacher, data, rendering = (description[key] for key in ("teacher", "data_set", "rendering"))
-    click.echo(f"{store}: format version {description['version']}")
-    click.echo(
-        f"teacher   {teacher['name']} ({teacher['architecture']}), {teacher['feature_dim']} features, "
-        f"{teacher['precision']}, weights {teacher['weights_sha256'][:12]}"
+def _lines(store: str, description: dict[str, Any]) -> list[str]:
+    teacher, data, rendering, computed = (
+        description.get(key) or {} for key in ("teacher", "data_set", "rendering", "computed_with")
     )
-    click.echo(f"data set  {data['name']}, {data['images']:,} images")
-    click.echo(f"rendered  by {rendering['renderer']} on {rendering['device_kind']}")
-    for name, split in description["splits"].items():
-        click.echo(_split_line(name, split))
+    versions = ", ".join(f"{name} {version}" for name, version in computed.get("versions", {}).items())
+    precision = description.get("precision_against_float32")
+    state = "complete" if description["complete"] else "not complete"
+    lines = {
+        "store": f"{store}: format version {description['version']}, {state}",
+        "size": f"{description['bytes'] / 2**20:,.1f} MiB of embeddings; stored up to now: "
+        f"{description['stored_bytes'] / 2**20:,.1f} MiB in {description['objects']:,} objects",
+        "teacher": _teacher(teacher),
+        "precision": f"against float32: KL {precision['kl_mean_nats']:.2g} nats in the mean" if precision else "",
+        "data set": f"{data['name']}, {data['images']:,} images" if {"name", "images"} <= data.keys() else "",
+        "rendered": f"by {rendering['renderer']} on {rendering['device_kind']}" if rendering else "",
+        "versions": versions,
+        "written by": writer_sentence(description["writer"]),
+    }
+    splits = [_split_line(name, split) for name, split in description["splits"].items()]
+    return [f"{name:<10} {text}" for name, text in lines.items() if text] + splits
+
+
+def _teacher(teacher: dict[str, Any]) -> str:
+    facts = [
+        f"{teacher.get('name', 'unknown')} ({teacher.get('architecture', 'unknown')})",
+        f"{teacher['feature_dim']} features" if "feature_dim" in teacher else "",
+        str(teacher.get("precision", "")),
+        f"weights {teacher['weights_sha256'][:12]}" if teacher.get("weights_sha256") else "",
+    ]
+    return ", ".join(filter(None, facts))
+
+
+def writer_sentence(writer: dict[str, Any] | None) -> str:
+    """Who writes the store now; empty if nobody does."""
+    if writer is None:
+        return ""
+    seconds = max(0, time.time() - writer["heartbeat"])
+    return f"process {writer['process']} on {writer['machine'].split()[0]}, last sign of life {seconds:.0f} s ago"
 
 
 def _split_line(name: str, split: dict[str, Any]) -> str:
     committed, blocks = sum(split["blocks_committed"]), split["blocks"] * len(split["views"])
-    policies = list(dict.fromkeys(f"{view['policy']['name']} {view['size']} px" for view in split["views"]))
+    policies = list(
+        dict.fromkeys(f"{(view.get('policy') or {}).get('name')} {view.get('size')} px" for view in split["views"])
+    )
     return (
-        f"{name:<9} {split['samples']:,} images ({split['bad_images']} bad), {split['classes']} classes, "
+        f"{name:<10} {split['samples']:,} images ({split['bad_images']} bad), {split['classes']} classes, "
         f"{len(split['views'])} views ({', '.join(policies)}), {split['bytes'] / 2**20:,.1f} MiB, "
         + ("complete" if committed == blocks else f"{committed} of {blocks} blocks done")
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline.export.folder import ONNX_FILE
 from pipeline.export.loading import loading_lines
 from pipeline.export.onnx import TOLERANCE
 from pipeline.networks.teachers import TEACHERS
+from storage import markdown
+from storage.markdown import python, section, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -45,14 +46,14 @@ def model_card(
     sections = (
         _head(loadings),
         f"# {network.name}\n\n{_introduction(network, origin)}",
-        _section("Network", _table(("", ""), _network_rows(network, identity))),
-        _section("Use", _use(network, loadings, agreement)),
-        _section("Teacher", _facts(origin.teacher)),
-        _section("Images", _facts(_images(origin))),
-        _section("Method", _facts(origin.settings)),
-        _section("Scores", _scores(origin.scores)),
-        _section("Versions", _versions(origin.versions, versions)),
-        _section("Citation", "\n".join(f"- {citation}" for citation in _citations(network, origin))),
+        section("Network", table(("", ""), _network_rows(network, identity))),
+        section("Use", _use(network, loadings, agreement)),
+        section("Teacher", _facts(origin.teacher)),
+        section("Images", _facts(_images(origin))),
+        section("Method", _facts(origin.settings)),
+        section("Scores", _scores(origin.scores)),
+        section("Versions", _versions(origin.versions, versions)),
+        section("Citation", "\n".join(f"- {citation}" for citation in _citations(network, origin))),
     )
     return "\n\n".join(filter(None, sections)) + "\n"
 
@@ -104,7 +105,7 @@ def _use(network: Network, loadings: Sequence[Loading], agreement: Agreement | N
     wants = network.preprocessing
     images = (
         "Images as the network was evaluated on, `(N, 3, S, S)` in [0, 1]:",
-        _python(
+        python(
             "import torch\n"
             "from PIL import Image\n"
             "from torchvision.transforms import InterpolationMode, v2\n\n"
@@ -118,12 +119,12 @@ def _use(network: Network, loadings: Sequence[Loading], agreement: Agreement | N
         ),
     )
     networks = (
-        f"The network, with {loading.library} alone:\n\n{_python(f'{loading.code}{chr(10)}network.eval()')}"
+        f"The network, with {loading.library} alone:\n\n{python(f'{loading.code}{chr(10)}network.eval()')}"
         for loading in loadings
     )
     features = (
         f"Features `(N, {network.feature_dim})`:",
-        _python(
+        python(
             f"normalised = v2.functional.normalize(images, {list(wants.mean)}, {list(wants.std)})\n"
             "with torch.inference_mode():\n"
             "    features = network(normalised)"
@@ -145,7 +146,7 @@ def _onnx(agreement: Agreement | None) -> tuple[str, ...]:
         f'session = onnxruntime.InferenceSession("{ONNX_FILE}", providers=["CPUExecutionProvider"])\n'
         '(features,) = session.run(["features"], {"images": images.numpy()})'
     )
-    return says, _python(code)
+    return says, python(code)
 
 
 def _images(origin: Origin) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _images(origin: Origin) -> dict[str, Any]:
 
 def _scores(scores: Iterable[Score]) -> str:
     rows = [(*score[:-1], f"{score.percent:.1f}") for score in scores]
-    return _table(("network", "evaluation", "data set", "splits", "score", "percent"), rows) if rows else ""
+    return table(("network", "evaluation", "data set", "splits", "score", "percent"), rows) if rows else ""
 
 
 def _versions(of_the_run: Mapping[str, str], of_the_export: Mapping[str, str]) -> str:
@@ -177,26 +178,4 @@ def _citations(network: Network, origin: Origin) -> list[str]:
 
 def _facts(facts: Mapping[str, Any]) -> str:
     first = {name: facts[name] for name in ("name", "architecture", "objective") if name in facts}
-    rows = [(name.replace("_", " "), value) for name, value in {**first, **facts}.items()]
-    return _table(("", ""), rows) if rows else ""
-
-
-def _section(title: str, body: str) -> str:
-    return f"## {title}\n\n{body}" if body else ""
-
-
-def _python(code: str) -> str:
-    return f"```python\n{code}\n```"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = (head, ["---"] * len(head), *rows)
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    """Text that stays in its cell; tables of settings as ``name value``, without those that are off."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items() if inner)
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return markdown.facts({**first, **facts})

@@ -1,0 +1,47 @@
+"""``compress-ssl store card``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.groups import example
+from cli.output import json_option, print_result
+from cli.stores.argument import store_argument
+
+
+@click.command("card", epilog=example("compress-ssl store card teacher.zarr --output README.md"))
+@store_argument
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write; standard output unless given. One that is there is not written over.",
+)
+@json_option
+def command(store: str, output: Path | None, as_json: bool) -> None:
+    """Write a store's card: a README.md with the YAML head of a Hugging Face data set card.
+
+    It belongs beside the store, into the top folder of the repository: in the store zarr would warn of it.
+    """
+    from pipeline.networks.teachers import TEACHERS
+    from storage import describe, open_store
+    from storage.card import store_card
+
+    opened = open_store(store)
+    teacher = TEACHERS.get(opened.attributes.get("teacher", {}).get("name"))
+    card = store_card(opened.path.name, describe(opened), [teacher.citation] if teacher else [])
+    if output is not None:
+        _write(output, card)
+    result = {"card": card, "output": str(output) if output else None}
+    print_result(result, as_json, lambda: click.echo(f"The card is in '{output}'." if output else card.rstrip()))
+
+
+def _write(output: Path, card: str) -> None:
+    if output.exists():
+        raise click.UsageError(
+            f"'{output}' exists, and somebody may have edited it; delete it, or give another --output."
+        )
+    from storage.durable import write_durably
+
+    write_durably(output, card.encode())

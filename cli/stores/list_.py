@@ -1,0 +1,51 @@
+"""``compress-ssl store list``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.groups import example
+from cli.output import json_option, print_result
+from cli.stores.info import writer_sentence
+
+if TYPE_CHECKING:
+    from storage.catalogue import CatalogueEntry
+
+
+@click.command("list", epilog=example("compress-ssl store list /shared/stores", "compress-ssl store list s3://lab"))
+@click.argument("root", type=click.Path(), default=".")
+@json_option
+def command(root: str, as_json: bool) -> None:
+    """List every store below a folder or in a bucket, one a line; a damaged one is listed as such.
+
+    ROOT is the current folder unless given.
+    """
+    from storage import location
+    from storage.catalogue import catalogue
+
+    entries = list(catalogue(location(root)))
+    print_result([asdict(entry) for entry in entries], as_json, lambda: _show(root, entries))
+
+
+def _show(root: str, entries: list[CatalogueEntry]) -> None:
+    width = max((len(entry.path) for entry in entries), default=0)
+    for entry in entries:
+        click.echo(f"{entry.path:<{width}}  {_line(entry)}")
+    if not entries:
+        click.echo(f"There is no embedding store below '{root}'.")
+
+
+def _line(entry: CatalogueEntry) -> str:
+    if entry.error:
+        return f"damaged: {entry.error}"
+    found = entry.found
+    done = "complete" if found["complete"] else f"{found['blocks_committed']} of {found['blocks']} blocks done"
+    writer = f", being written by {writer_sentence(found['writer'])}" if found["writer"] else ""
+    return (
+        f"{found['teacher'] or 'unknown'}: {found['data_set'] or 'unknown'} ({', '.join(found['splits'])}), "
+        f"{found['samples']:,} images, {found['views']} views of {found['feature_dim']} features, "
+        f"{found['stored_bytes'] / 2**20:,.1f} MiB, {done}{writer}"
+    )

@@ -1,0 +1,164 @@
+"""The card of a store: Markdown with the head that Hugging Face reads of a data set's README.md.
+
+The head's keys are those of huggingface/hub-docs, datasetcard.md.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from storage.markdown import facts, python, section, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TAGS = ("compress-ssl", "embeddings", "image-features", "self-supervised", "knowledge-distillation", "zarr")
+
+COMPRESS = "Koohpayegani, Tejankar, Pirsiavash, CompRess: Self-Supervised Learning by Compressing Representations, NeurIPS 2020"
+
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
+"""Hugging Face's categories: below 1,000 examples, then by powers of ten."""
+
+
+def store_card(name: str, description: Mapping[str, Any], citations: Sequence[str] = ()) -> str:
+    """Write what a store holds, and how to read it.
+
+    Parameters
+    ----------
+    name : str
+        Of the store's folder, which lies beside the card.
+    description : mapping
+        As ``storage.describe`` gives it.
+    citations : sequence of str
+        Of the teacher.
+    """
+    sections = (
+        _head(description),
+        f"# {_title(description)}\n\n{_introduction(description)}",
+        section("Teacher", facts(description.get("teacher", {}))),
+        section("Images", facts(_images(description))),
+        section("Splits", _splits(description["splits"])),
+        section("Views", _views(description["splits"])),
+        section("Reading it", _reading(name, description)),
+        section("Made with", facts(_made_with(description))),
+        section("Licence", LICENCE),
+        section("Citation", "\n".join(f"- {citation}" for citation in (*citations, COMPRESS))),
+    )
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+LICENCE = (
+    "Not known to the program that wrote this: the licences of the teacher's weights and of the images decide. Put yours "
+    "into the head, as `license: ...`."
+)
+
+
+def _head(description: Mapping[str, Any]) -> str:
+    lines = (
+        "---",
+        f"pretty_name: {json.dumps(_title(description))}",
+        "task_categories:",
+        "- image-feature-extraction",
+        "size_categories:",
+        f"- {_size_category(description)}",
+        "tags:",
+        *(f"- {tag}" for tag in TAGS),
+        "viewer: false",
+        "# license: the licences of the teacher's weights and of the images decide",
+        "---",
+    )
+    return "\n".join(lines)
+
+
+def _title(description: Mapping[str, Any]) -> str:
+    teacher, data = (description.get(key, {}).get("name", "unknown") for key in ("teacher", "data_set"))
+    return f"Embeddings of {data} by {teacher}"
+
+
+def _size_category(description: Mapping[str, Any]) -> str:
+    count = sum(split["samples"] for split in description["splits"].values())
+    return SIZES[min(len(SIZES) - 1, max(0, len(str(count)) - 3))]
+
+
+def _introduction(description: Mapping[str, Any]) -> str:
+    splits = description["splits"].values()
+    images, views = sum(split["samples"] for split in splits), max((len(split["views"]) for split in splits), default=0)
+    state = "" if description["complete"] else " **It is not complete yet.**"
+    return (
+        f"An embedding store: {images:,} images, each in up to {views} views, through a teacher network once; "
+        f"{description['bytes'] / 2**20:,.1f} MiB of float16. Each random view's augmentation parameters are kept, so that a "
+        f"student can be shown the very pixels that the teacher saw.{state}"
+    )
+
+
+def _splits(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    head = ("split", "images", "bad images", "classes", "views", "features", "MiB")
+    rows = [
+        (
+            name,
+            f"{split['samples']:,}",
+            split["bad_images"],
+            split["classes"],
+            len(split["views"]),
+            split["feature_dim"],
+            f"{split['bytes'] / 2**20:,.1f}",
+        )
+        for name, split in splits.items()
+    ]
+    return table(head, rows)
+
+
+def _views(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for views that follow one another and are alike."""
+    rows: list[list[Any]] = []
+    for name, split in splits.items():
+        for number, view in enumerate(split["views"]):
+            policy = dict(view.get("policy") or {})
+            alike = [
+                name,
+                policy.pop("name", ""),
+                policy,
+                view.get("size"),
+                view.get("interpolation"),
+                view.get("seed"),
+            ]
+            if rows and rows[-1][1:] == alike:
+                rows[-1][0] = f"{rows[-1][0].partition(' ')[0]} to {number}"
+            else:
+                rows.append([str(number), *alike])
+    head = ("split", "view", "policy", "its settings", "pixels of a side", "interpolation", "seed")
+    return table(head, [(row[1], row[0], *row[2:]) for row in rows]) if rows else ""
+
+
+def _reading(name: str, description: Mapping[str, Any]) -> str:
+    split = next(iter(description["splits"]), "train")
+    ours = (
+        "from storage import open_store\n\n"
+        f'{split} = open_store("{name}")["{split}"]\n'
+        f"{split}.view(0)  # (N, D) float16, the evaluation view of every image\n"
+        f"{split}.samples.sample_path[5], {split}.samples.label[5], {split}.samples.good[5]"
+    )
+    theirs = (
+        "import xarray\n\n"
+        f'{split} = xarray.open_zarr("{name}", group="{split}")\n'
+        f'{split}["embeddings"].sel(view=0).values.astype("float32")  # NaN where an image was bad\n'
+        f'{split}["sample_path"].values, {split}["label"].values'
+    )
+    return (
+        f"The store is the folder `{name}` beside this card, a zarr v3 group (format `{description.get('format')}`, version "
+        f"{description.get('version')}). With compress-ssl:\n\n{python(ours)}\n\n"
+        f"With xarray alone:\n\n{python(theirs)}"
+    )
+
+
+def _images(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value for name, value in description.get("data_set", {}).items() if not name.startswith("fingerprint")
+    }
+
+
+def _made_with(description: Mapping[str, Any]) -> dict[str, Any]:
+    rendering, computed = (description.get(key, {}) for key in ("rendering", "computed_with"))
+    precision = description.get("precision_against_float32")
+    return {**rendering, **computed, **({"precision against float32": precision} if precision else {})}

@@ -1,0 +1,39 @@
+"""Pieces of Markdown that the cards of stores and of exported networks are made of."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+def section(title: str, body: str) -> str:
+    """A section; nothing where there is nothing in it."""
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def facts(values: Mapping[str, Any]) -> str:
+    """A table of names and values."""
+    rows = [(name.replace("_", " "), value) for name, value in values.items()]
+    return table(("", ""), rows) if rows else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table."""
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def python(code: str) -> str:
+    """A block of Python."""
+    return f"```python\n{code}\n```"
+
+
+def _cell(value: Any) -> str:
+    """Text that stays in its cell; tables of settings as ``name value``, without those that are off."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items() if inner)
+    text = value if isinstance(value, str) else "" if value is None else json.dumps(value)
+    return text.replace("|", "\\|").replace("\n", " ")

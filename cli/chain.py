@@ -19,8 +19,8 @@ from pipeline.settings import Settings, StageSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FROM_THE_CHAIN = ("data", "run", "output", "resume", "overwrite", "index_folder")
-"""Settings that a chain's folder and its record of what was done decide, as a recipe's do."""
+FROM_THE_CHAIN = ("data", "run", "output", "resume", "overwrite", "index_folder", "part", "add_views", "add_images")
+"""Settings that a chain's folder and its record of what was done decide, as a recipe's do; its store is made whole."""
 
 Stage = tuple[str, dict[str, Any]]
 

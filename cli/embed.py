@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "embed", epilog=example("compress-ssl embed photographs teacher.zarr --teacher torchvision/resnet50 --views 4")
+    "embed",
+    epilog=example(
+        "compress-ssl embed photographs teacher.zarr --teacher torchvision/resnet50 --views 4",
+        "compress-ssl embed photographs teacher.zarr --teacher torchvision/resnet50 --add-views 4",
+    ),
 )
 @settings_options(EmbedSettings)
 @json_option
 def command(as_json: bool, **given: Any) -> None:
     """Run images through a teacher once, and keep the embeddings.
 
-    The images are those of DATA; the embeddings of all their views go to STORE.
+    The images are those of DATA; the embeddings of all their views go to STORE. A complete store becomes larger with
+    --add-views and --add-images: what it has stays, what is new is computed.
     """
     settings = make_settings(EmbedSettings, given)
     from cli.progress import TerminalProgress
@@ -35,8 +40,14 @@ def command(as_json: bool, **given: Any) -> None:
 
 
 def _show(store: EmbeddingStore) -> None:
+    from storage import Status
+
     for name in store.split_names:
         split = store[name]
+        done = sum(map(split.committed_blocks, range(len(split.views))))
+        blocks = split.block_count * len(split.views)
+        part = "" if done == blocks else f"; {done:,} of {blocks:,} blocks done"
+        images = int((split.samples.status != Status.PADDING).sum())
         click.echo(
-            f"{store.path}: {name}, {len(split)} images, {len(split.views)} views of {split.feature_dim} features"
+            f"{store.path}: {name}, {images} images, {len(split.views)} views of {split.feature_dim} features{part}"
         )

@@ -52,8 +52,9 @@ STAGES: dict[str, type[StageSettings]] = {
 PREVIOUS, UNFINISHED = ".previous", ".unfinished"
 """What an output that is made anew is called from then on."""
 
-DECIDED = {"data", "run", "output", "resume", "overwrite"}
-"""Settings that follow from the recipe's folder, its data and what was done before; no table may have them."""
+DECIDED = {"data", "run", "output", "resume", "overwrite", "part", "add_views", "add_images"}
+"""Settings that follow from the recipe's folder, its data and what was done before; no table may have them. Its store is
+made whole."""
 
 RESERVED = {*STAGES, "embeddings.zarr", "evaluation", "index", "steps"}
 """Names in a recipe's folder, and on the command line, that no step may have."""

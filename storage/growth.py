@@ -21,6 +21,7 @@ import zarr
 
 from storage import schema
 from storage.commits import SAMPLES_UNIT, extend_manifest
+from storage.errors import StoreMismatchError
 from storage.reader import open_store
 from storage.zarr_stores import zarr_store
 
@@ -76,6 +77,48 @@ def end_growth(root: zarr.Group) -> None:
 def is_growing(attributes: Mapping[str, Any]) -> bool:
     """Whether the store of these attributes has begun to grow and has not ended."""
     return schema.GROWING in attributes
+
+
+def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Samples) -> schema.Samples | None:
+    """The images of a data set that a split does not hold yet, with its numbers of the classes; None if there are none.
+
+    Raises
+    ------
+    StoreMismatchError
+        If an image that the split holds is gone, or has other content or another label; names it.
+    """
+    position = {path: row for row, path in enumerate(wanted.sample_path)}
+    kept = np.flatnonzero(found.status != schema.Status.PADDING)
+    paths = [found.sample_path[row] for row in kept]
+    gone = [path for path in paths if path not in position]
+    if gone:
+        shown = "'" + "', '".join(gone[:3]) + ("', ..." if len(gone) > 3 else "'")
+        raise StoreMismatchError(
+            f"{len(gone)} of the {len(paths)} images of split {split_name} are not in the data any more ({shown}); put them "
+            "back, or make another store."
+        )
+    rows = np.array([position[path] for path in paths], np.int64)
+    class_names = (*found.class_names, *(name for name in wanted.class_names if name not in found.class_names))
+    number = np.array(
+        [*map(class_names.index, wanted.class_names), -1], np.int32
+    )  # the last for images without a label
+    label = number[wanted.label]
+    differing = {
+        "content": found.content_hash[kept] != wanted.content_hash[rows],
+        "label": found.label[kept] != label[rows],
+    }
+    for what, differs in differing.items():
+        changed = np.flatnonzero(differs)
+        if len(changed):
+            raise StoreMismatchError(
+                f"'{paths[changed[0]]}' of split {split_name} has another {what} now than in the store ({len(changed)} of "
+                f"{len(paths)} images have); give the images it was made from, or make another store."
+            )
+    new = np.delete(np.arange(len(wanted)), rows)
+    if not len(new):
+        return None
+    columns = {name: getattr(wanted, name)[new] for name in ("image_size", "content_hash", "status")}
+    return schema.Samples([wanted.sample_path[row] for row in new], label[new], **columns, class_names=class_names)
 
 
 def _make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, Any]:

@@ -30,5 +30,7 @@ def command(store: str, file: Path, overwrite: bool, as_json: bool) -> None:
         export_hdf5(opened, file, advance, overwrite=overwrite)
     size = file.stat().st_size
     print_result(
-        {"store": store, "file": str(file), "bytes": size}, as_json, lambda: click.echo(f"{file}: {size / 2**20:,.1f} MiB")
+        {"store": store, "file": str(file), "bytes": size},
+        as_json,
+        lambda: click.echo(f"{file}: {size / 2**20:,.1f} MiB"),
     )

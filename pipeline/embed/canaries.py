@@ -32,32 +32,35 @@ def plan_canaries(plan: EmbedPlan, renderer: Renderer) -> dict[str, list[dict[st
     RunError
         If rendering fails.
     """
-    return {name: _canaries_of(split, plan.indexes[name].source, renderer) for name, split in plan.splits.items()}
+    return {name: canaries_of(split, plan.indexes[name].source, renderer) for name, split in plan.splits.items()}
 
 
 def check_all_canaries(worker: Worker, place: Place, sources: Mapping[str, ImageSource]) -> None:
     """Check that the views still to be rendered would come out as those that are in the store; see check_canaries."""
     store = open_store(place)
-    for name in store.split_names:
-        check_canaries(store, name, sources[name], worker.renderer, worker.batch_size)
+    for name, source in sources.items():
+        check_canaries(store, name, source, worker.renderer, worker.batch_size)
 
 
-def _canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer) -> list[dict[str, Any]]:
-    chosen = choose_canaries(split.samples.good, len(split.views))
+def canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer, first: int = 0) -> list[dict[str, Any]]:
+    """Render canaries of a split's views from number ``first`` on."""
+    descriptions = split.views[first:]
+    chosen = choose_canaries(split.samples.good, len(descriptions))
     image_size = split.samples.image_size
     parameters = np.stack(
         [
             [
                 draw_parameters(view, description, row, image_size[row : row + 1])[0]
-                for view, description in enumerate(split.views)
+                for view, description in enumerate(descriptions, first)
             ]
             for row, _ in chosen
         ]
     )  # (K, V, P)
-    sizes = tuple(int(view["size"]) for view in split.views)
+    sizes = tuple(int(view["size"]) for view in descriptions)
     views = [
         CanaryView(row=row, view=view, size=sizes[view], parameters=parameters[number, view])
         for number, (row, view) in enumerate(chosen)
     ]
     interpolation = interpolation_of(split.views[EVALUATION_VIEW])
-    return make_canaries(renderer, source, split.samples, views, parameters, sizes, interpolation)
+    canaries = make_canaries(renderer, source, split.samples, views, parameters, sizes, interpolation)
+    return [{**canary, "view": first + canary["view"]} for canary in canaries]

@@ -19,7 +19,9 @@ from pipeline.images.policies import (
     ten_crop_parameters,
 )
 from pipeline.machine import library_versions
-from storage import SplitPlan
+from storage import SplitPlan, Status
+from storage.errors import StoreMismatchError
+from storage.growth import samples_to_append
 from storage.identity import check_same, check_same_samples
 from storage.schema import EVALUATION_VIEW, default_block_rows
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.images.rendering import Interpolation
     from pipeline.networks.network import Network
     from pipeline.progress import Progress
-    from storage import EmbeddingStore
+    from storage import EmbeddingStore, Samples
 
 BEFORE_INTERPOLATION = {"interpolation": "bilinear"}
 """What the first stores do not say of their teacher and views."""
@@ -143,7 +145,38 @@ def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
     """
     check_same(store.path, {"splits": store.split_names}, {"splits": sorted(plan.splits)})
     for name, split in plan.splits.items():
-        check_same_samples(name, store[name].samples, split.samples)
+        _check_images(name, store[name].samples, split.samples)
+    check_made_alike(store, plan)
+    for name, split in plan.splits.items():
+        found = store[name]
+        check_same(
+            found.path,
+            _facts(found.views, found.columns, found.block_rows),
+            _facts(split.views, split.columns, split.block_rows),
+        )
+
+
+def _check_images(split_name: str, found: Samples, wanted: Samples) -> None:
+    """Check that a split holds these images; one that has grown, in the order in which they came."""
+    if Status.PADDING in found.status or set(found.sample_path) == set(wanted.sample_path):
+        appended = samples_to_append(split_name, found, wanted)
+        if appended is not None:
+            raise StoreMismatchError(
+                f"{len(appended)} images of split {split_name} are not in the store, '{appended.sample_path[0]}' first; append "
+                "them with --add-images, or give the images it was made from."
+            )
+    else:
+        check_same_samples(split_name, found, wanted)
+
+
+def check_made_alike(store: EmbeddingStore, plan: EmbedPlan) -> None:
+    """Check that a store was made by the plan's teacher and renderer.
+
+    Raises
+    ------
+    StoreMismatchError
+        Naming the first fact that differs.
+    """
     check_same(
         store.path, BEFORE_INTERPOLATION | store.attributes["teacher"], _without(plan.attributes["teacher"], "name")
     )
@@ -154,13 +187,6 @@ def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
             "'%s' was begun on %s and is gone on with on %s: its embeddings are the same to rounding only.",
             store.path, before, now,
         )  # fmt: skip
-    for name, split in plan.splits.items():
-        found = store[name]
-        check_same(
-            found.path,
-            _facts(found.views, found.columns, found.block_rows),
-            _facts(split.views, split.columns, split.block_rows),
-        )
 
 
 def _without(attributes: dict[str, Any], key: str) -> dict[str, Any]:

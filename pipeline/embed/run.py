@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.embed.block import Block, good_images
 from pipeline.embed.canaries import check_all_canaries, plan_canaries
+from pipeline.embed.growth import grow, settings_of_store
 from pipeline.embed.pixel_hashes import forget_pixel_hashes, pixel_hash_path
 from pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
 from pipeline.embed.precision import measure_precision
 from pipeline.embed.workforce import open_workforce, seen_from_anywhere
 from storage import open_store
+from storage.growth import is_growing
 from storage.placing import is_there
 from storage.writer import StoreWriter, check_place, create_store, exclusive_writer
 
@@ -22,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
-    """Write an embedding store, or finish one.
+    """Write an embedding store, finish one, or make one larger.
 
     Returns
     -------
     store : EmbeddingStore
-        Complete, open for reading.
+        Open for reading; complete, unless only a part of it was asked for.
 
     Raises
     ------
@@ -40,14 +42,19 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
     """
     settings = seen_from_anywhere(settings) if settings.scheduler else settings
     resuming = settings.resume and is_there(settings.store)
-    if not resuming:
+    growing = settings.adds or (resuming and is_growing(open_store(settings.store).attributes))
+    if growing:
+        settings = settings_of_store(settings, open_store(settings.store))
+    elif not resuming:
         check_place(settings.store, overwrite=settings.overwrite)
     if settings.pixel_hashes:
         pixel_hash_path(settings.store)
     with exclusive_writer(settings.store), open_workforce(settings, progress) as workforce:
         plan = plan_embedding(settings, workforce.network, workforce.machine, progress)
         sources = {name: index.source for name, index in plan.indexes.items()}
-        if resuming:
+        if growing:
+            grow(settings, plan, workforce)
+        elif resuming:
             check_resumable(open_store(settings.store), plan)
             workforce.call(check_all_canaries, settings.store, sources)
         else:
@@ -55,7 +62,7 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
             create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
             forget_pixel_hashes(settings.store)
         writer = StoreWriter(settings.store)
-        blocks = plan_blocks(writer)
+        blocks = [block for block in plan_blocks(writer) if settings.part is None or settings.part.has(block.number)]
         views = sum(len(block.views) * good_images(writer.store, block) for block in blocks)
         with progress.track("embed", views, "views") as advance:
             workforce.embed_blocks(writer, sources, blocks, advance)

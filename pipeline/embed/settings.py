@@ -51,6 +51,30 @@ def _parse_split(value: Any) -> Any:
 Split = Annotated[SplitSource, BeforeValidator(_parse_split, json_schema_input_type=str)]
 
 
+class Part(Settings):
+    """One of N shares of the blocks."""
+
+    number: int = Field(ge=1)
+    of: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        """Write it as it is given on the command line."""
+        return f"{self.number}/{self.of}"
+
+    def has(self, block: int) -> bool:
+        """Whether a block is in it."""
+        return block % self.of == self.number - 1
+
+
+def _parse_part(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+)/(\d+)", value)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"'{value}' must be I/N with I from 1 to N, as 1/4.")
+    return Part(number=int(match[1]), of=int(match[2]))
+
+
 class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, ClusterSettings):
     """Settings of stage one."""
 
@@ -102,6 +126,26 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, ClusterSetting
         int | None,
         Field(ge=1, description="Images of a block, the unit of resuming; about 16 MiB a view unless given."),
     ] = None
+    part: Annotated[
+        Annotated[Part, BeforeValidator(_parse_part, json_schema_input_type=str)] | None,
+        Field(
+            description="I/N: do only every N-th block, from the I-th on; 'store merge' joins what N machines have done."
+        ),
+    ] = None
+    add_views: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Give a complete store so many more random views, of the splits that have some. What is not given is "
+            "as it is in the store; --policy may be another.",
+        ),
+    ] = None
+    add_images: Annotated[
+        bool,
+        Field(
+            description="Append to a complete store the images that are new in the data set, in all views that it has."
+        ),
+    ] = False
     pixel_hashes: Annotated[
         int, Field(ge=0, description="Write hashes of about this many rendered views to STORE.pixel-hashes.jsonl.")
     ] = 0
@@ -112,6 +156,21 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, ClusterSetting
         if len({split.name for split in splits}) < len(splits):
             raise ValueError("two splits have one name; name each once.")
         return splits
+
+    @model_validator(mode="after")
+    def _growth(self) -> Self:
+        if not self.adds:
+            return self
+        how = "--add-views" if self.add_views else "--add-images"
+        if self.overwrite:
+            raise ValueError(f"--overwrite makes a new store, {how} keeps the one that is there; give one of them.")
+        if "views" in self.model_fields_set or any(
+            source.views is not None for source in self.split if "split" in self.model_fields_set
+        ):
+            raise ValueError(f"{how} goes by the views that the store has; leave --views and NAME:VIEWS out.")
+        if "policy" in self.model_fields_set and (not self.add_views or isinstance(self.policy, TenCrop)):
+            raise ValueError(f"--policy with {how} must be one of random views to be added; leave it out.")
+        return self
 
     @model_validator(mode="after")
     def _all_crops(self) -> Self:
@@ -125,6 +184,11 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, ClusterSetting
         if self.pixel_hashes and self.is_shared:
             raise ValueError("--pixel-hashes is a log of one process; leave --workers and --scheduler out.")
         return self
+
+    @property
+    def adds(self) -> bool:
+        """Whether a store that is there is to become larger."""
+        return self.add_views is not None or self.add_images
 
     def views_of(self, source: SplitSource) -> int:
         """How many views a split has besides view 0."""

@@ -52,7 +52,7 @@ def write(
         for split in splits:
             for block, views in writer.pending_blocks(split).items():
                 rows = writer.store[split].block_slice(block)
-                for view in filter(lambda view: have(block, view), views):  # noqa: B023
+                for view in filter(lambda view: have(block, view), views):
                     writer.write_block(split, block, view, values(view, rows), parameters(view, rows))
         writer.finish()
         return tmp_path / name

@@ -3,35 +3,69 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.groups import example
 from cli.options import make_settings, settings_options
 from cli.output import json_option, print_result
 from cli.stores.argument import store_argument
-from pipeline.cluster.settings import ClusterSettings
+from pipeline.verify.settings import VerifySettings
+
+if TYPE_CHECKING:
+    from pipeline.verify.reembed import Agreement
+    from storage.verify import Verification
 
 
-@click.command("verify")
+@click.command(
+    "verify",
+    epilog=example(
+        "compress-ssl store verify teacher.zarr --sample 100",
+        "compress-ssl store verify teacher.zarr --teacher runs/teacher --data photographs",
+    ),
+)
 @store_argument
-@settings_options(ClusterSettings)
+@settings_options(VerifySettings, without={"renderer"})
 @json_option
 def command(store: str, as_json: bool, **given: Any) -> None:
-    """Compare every committed byte of a store with its checksum."""
-    settings = make_settings(ClusterSettings, given)
+    """Compare the committed bytes of a store with their checksums.
+
+    With --teacher a sample of images is rendered and embedded again; a cosine below 0.999 fails.
+    """
+    settings = make_settings(VerifySettings, given)
+    from cli.progress import TerminalProgress
     from storage import location, open_store
     from storage.verify import verify_store
 
+    opened = open_store(store)
     if settings.is_shared:
-        from cli.progress import TerminalProgress
         from pipeline.cluster.verify import verify_on_cluster
 
-        result = verify_on_cluster(location(store), settings, TerminalProgress())
+        result = verify_on_cluster(location(store), settings, TerminalProgress(), settings.sample)
     else:
-        result = verify_store(open_store(store))
-    wrong = (*result.damaged, *result.missing)
-    last = f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: " + ("all well" if result.ok else "not well")
-    print_result({"ok": result.ok, **asdict(result)}, as_json, lambda: click.echo("\n".join((*wrong, last))))
-    if not result.ok:
+        result = verify_store(opened, settings.sample)
+    agreements: list[Agreement] = []
+    if settings.teacher is not None and not result.damaged:
+        from pipeline.verify.reembed import reembed
+
+        agreements = reembed(opened, settings, TerminalProgress())
+    ok = result.ok and all(each.ok for each in agreements)
+    answer = {"ok": ok, **asdict(result), "embedded_again": [{"ok": each.ok, **each._asdict()} for each in agreements]}
+    print_result(answer, as_json, lambda: click.echo("\n".join(_lines(result, agreements))))
+    if not ok:
         raise click.exceptions.Exit(1)
+
+
+def _lines(result: Verification, agreements: list[Agreement]) -> list[str]:
+    verdict = "all well" if result.ok else "not well"
+    return [
+        *result.damaged,
+        *result.missing,
+        f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: {verdict}",
+        *(
+            f"{each.split}: {each.images} images embedded again, cosine {each.cosine_mean:.6f} in the mean, "
+            f"{each.cosine_least:.6f} at least ({each.least}): {'all well' if each.ok else 'not well'}"
+            for each in agreements
+        ),
+    ]

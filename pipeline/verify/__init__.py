@@ -1,0 +1,1 @@
+"""Checking a store beyond its checksums: rendering and embedding some of its images again."""

@@ -1,0 +1,44 @@
+"""Pre-training in two processes of torchrun, on the CPU by gloo, against one process with the same global batch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.pretrain.run import pretrain
+from pipeline.pretrain.settings import PretrainSettings
+from pipeline.progress import Silent
+
+METHODS: dict[str, dict[str, Any]] = {"simclr": {"policy": "moco-v2"}, "supervised": {"method": "supervised"}}
+
+
+def settings_of(data: Path, name: str, **given: Any) -> PretrainSettings:
+    values: dict[str, Any] = {
+        "arch": "timm/test_efficientnet_ln", "epochs": 2, "batch_size": 8, "size": 16, "resize": 16,
+        "learning_rate": 0.03, "device": "cpu", "threads": 1, "renderer": "torchvision", "keep_every": 1,
+    }  # fmt: skip
+    return PretrainSettings(data=data, run=data.parent / name, **{**values, **given})
+
+
+def test_two_processes_end_with_the_network_head_and_metrics_of_one(data: Path, in_two_processes: Any) -> None:
+    """SimCLR finds the partner of an image among those of both processes."""
+    together = {method: settings_of(data, f"two-{method}", **given) for method, given in METHODS.items()}
+    synchronised = settings_of(data, "synchronised", sync_bn=True)
+    first, second = in_two_processes([("pretrain", [each]) for each in (*together.values(), synchronised)])
+    for number, (method, two) in enumerate(together.items()):
+        assert first[number] == second[number], method
+        assert len(first[number]) == 1
+        one = settings_of(data, f"one-{method}", **METHODS[method])
+        pretrain(one, Silent())
+        ours, theirs = (torch.load(each.run / "checkpoint.pt")["modules"] for each in (two, one))
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
+        lines = [(each.run / "metrics.jsonl").read_text().splitlines() for each in (two, one)]
+        for mine, other in zip(*(map(json.loads, of) for of in lines), strict=True):
+            del mine["images_per_second"], other["images_per_second"]
+            assert mine == pytest.approx(other, rel=1e-4)
+    assert first[-1] == "--sync-bn needs GPUs, since torch's synchronised batch norm does; leave it out on CPUs."
+    assert second[-1] in (first[-1], f"told by another: {first[-1]}")

@@ -1,0 +1,78 @@
+"""How the images of a batch are parted among processes, and what the environment must say of them."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from pipeline.errors import InputError
+from pipeline.launch import Launch, launch
+from pipeline.training.distributed import check_batch, own_rows, share
+from pipeline.training.schedule import epoch_order
+
+ENVIRONMENT = {
+    "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "1",
+}  # fmt: skip
+
+
+@pytest.fixture
+def be_process() -> Iterator[Callable[[int, int], None]]:
+    """Become one of so many processes, none of which is there: torch's group that sends nothing."""
+
+    def be(rank: int, processes: int) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=processes)
+
+    yield be
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("images", "batch_size", "processes"), [(36, 12, 3), (40, 8, 2), (31, 12, 4), (25, 12, 3)])
+def test_slices_of_the_processes_are_every_batch_in_its_order_without_gaps_or_repeats(
+    be_process: Callable[[int, int], None], images: int, batch_size: int, processes: int
+) -> None:
+    order = epoch_order(np.arange(images), seed=3, epoch=1)
+    own = []
+    for rank in range(processes):
+        be_process(rank, processes)
+        own.append(own_rows(order, batch_size))
+    size = batch_size // processes
+    for step, start in enumerate(range(0, images, batch_size)):
+        together = np.concatenate([rows[step * size : (step + 1) * size] for rows in own])
+        np.testing.assert_array_equal(together, order[start : start + batch_size])
+
+
+def test_one_process_has_the_whole_batch() -> None:
+    order = np.arange(10)[::-1].copy()
+    np.testing.assert_array_equal(own_rows(order, 4), order)
+    assert share(4) == 4
+    check_batch(7, parts=3)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "parts", "sentence"),
+    [
+        (256, 1, "--batch-size 256 is of all processes together, and 3 processes do not divide it; take 255"),
+        (256, 2, "and 3 processes times --accumulation 2 do not divide it; take 252"),
+        (2, 1, "take 3 or another multiple"),
+    ],
+)
+def test_batch_that_the_processes_do_not_divide_is_refused(
+    be_process: Callable[[int, int], None], batch_size: int, parts: int, sentence: str
+) -> None:
+    be_process(0, 3)
+    with pytest.raises(InputError, match=sentence):
+        check_batch(batch_size, parts)
+
+
+def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch() == Launch(rank=0, processes=1, local_rank=0, local_processes=1)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    assert launch() == Launch(rank=5, processes=8, local_rank=1, local_processes=4)
+    monkeypatch.delenv("LOCAL_RANK")
+    with pytest.raises(InputError, match=r"tells of 8 processes \(WORLD_SIZE\), but not LOCAL_RANK; start by torchrun"):
+        launch()

@@ -58,6 +58,13 @@ def _take_own_gpu() -> None:
     torch.cuda.set_device(here.local_rank)
 
 
+def all_devices(device: torch.device) -> list[torch.device]:
+    """Every GPU that this process sees, where it runs on one; else the device itself."""
+    if device.type != "cuda":
+        return [device]
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+
+
 def device_kind(device: torch.device) -> str:
     """``cpu``, or the GPU's model."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

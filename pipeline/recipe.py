@@ -275,11 +275,15 @@ def _check_tables(recipe: Recipe) -> None:
         where = f"[evaluate.{name}]"
         if not isinstance(table, dict):
             raise InputError(f"'{name}' in [evaluate] must be a table; write {where}, and its settings below.")
-        _check_keys(where, table, EVALUATIONS[name].settings.model_fields, (DECIDED - {"data"}) | {"model"})
+        _check_keys(where, table, _offered(EVALUATIONS[name].settings), (DECIDED - {"data"}) | {"model"})
     for stage, tables in (("pretrain", recipe.pretrain), ("distill", recipe.student)):
         for table in tables:
             known = {"name", *STAGES[stage].model_fields}
             _check_keys(_where(stage, table.get("name")), table, known, DECIDED)
+
+
+def _offered(settings: type[EvaluateSettings]) -> set[str]:
+    return settings.model_fields.keys() - settings.UNUSED
 
 
 def _where(stage: str, name: Any) -> str:

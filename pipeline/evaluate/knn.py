@@ -16,6 +16,7 @@ from pipeline.evaluate.nearest_neighbour import (
 from pipeline.evaluate.search import nearest_neighbours
 from pipeline.evaluate.settings import DEFAULT_VOTE_TEMPERATURE
 from pipeline.evaluate.weighted_knn import WeightedKnnResult, weighted_knn_accuracy
+from pipeline.machine import all_devices
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def evaluate_knn(settings: KnnSettings, subject: Subject, progress: Progress) ->
     ]
     with progress.track("search", len(train.labels)) as advance:
         bank = _told(train.blocks(), advance)
-        found = nearest_neighbours(bank, test.features, max([1, *counts]), device=device)
+        found = nearest_neighbours(bank, test.features, max([1, *counts]), devices=all_devices(device))
     return KnnResult(
         nearest=(nearest_neighbour_accuracy(found, train.labels, test.labels), *few_labels),
         weighted=tuple(

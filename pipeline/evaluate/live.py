@@ -130,7 +130,7 @@ def make_live_evaluation(
         if not np.isfinite(features).all():
             raise RunError("The features of the evaluation view are not numbers; lower --learning-rate.")
         first, second = np.split(features, [len(train.samples)])
-        found = nearest_neighbours(first, second, 1, device=renderer.device)
+        found = nearest_neighbours(first, second, 1, devices=[renderer.device])
         result = nearest_neighbour_accuracy(found, train.samples.label, test.samples.label)
         return {"nn_top1_percent": result.top1_percent}
 

@@ -95,7 +95,7 @@ def few_labels_accuracy(
     features = train_features(wanted)
     accuracies = []
     for rows, places in zip(drawn, place.reshape(draws, -1), strict=True):
-        found = nearest_neighbours(features[places], test.features, 1, device=device)
+        found = nearest_neighbours(features[places], test.features, 1, devices=[device])
         accuracies.append(_top1_percent(found, train_labels[rows], test.labels))
     return NearestNeighbourResult(
         top1_percent=float(np.mean(accuracies)),

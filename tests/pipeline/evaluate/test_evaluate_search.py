@@ -55,6 +55,15 @@ def test_bank_may_come_in_parts_of_any_size(cuts: list[int]) -> None:
     np.testing.assert_allclose(parts.similarity, whole.similarity, atol=1e-6)
 
 
+def test_devices_that_share_the_queries_find_what_one_finds() -> None:
+    generator = np.random.default_rng(3)
+    bank, queries = (generator.normal(size=(count, 6)).astype(np.float32) for count in (90, 50))
+    alone = nearest_neighbours(bank, queries, 7, bank_block=23, query_block=8)
+    shared = nearest_neighbours(bank, queries, 7, devices=("cpu", "cpu", "cpu"), bank_block=23, query_block=8)
+    np.testing.assert_array_equal(shared.row, alone.row)
+    np.testing.assert_array_equal(shared.similarity, alone.similarity)
+
+
 @pytest.mark.parametrize("bank_block", [500, 90, 33, 7])
 @pytest.mark.parametrize("k", [1, 2, 19, 100, 300])
 def test_of_equal_similarities_the_smaller_row_is_first(k: int, bank_block: int) -> None:

@@ -14,8 +14,6 @@ from cli.groups import LazyGroup, example
 if TYPE_CHECKING:
     from types import FrameType
 
-    from pipeline.launch import Launch
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 REQUEUE = 75
@@ -29,7 +27,7 @@ class Commands(LazyGroup):
 
     modules = (
         *("pretrain", "embed", "distill", "evaluate", "export", "chain", "run"),
-        *("quickstart", "pack", "store", "models", "doctor", "completion"),
+        *("quickstart", "pack", "estimate", "store", "models", "doctor", "completion"),
     )
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -41,7 +39,11 @@ class Commands(LazyGroup):
         except KeyboardInterrupt as stopped:
             click.echo(f"\nStopped. {_going_on(self, ctx)}", err=True)
             ctx.exit(_exit_code(stopped))
-        except (click.ClickException, click.Abort, click.exceptions.Exit):
+        except click.ClickException as error:
+            if not _is_first_process():  # all were given the same words, and the first one answers
+                ctx.exit(error.exit_code)
+            raise
+        except (click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
             if isinstance(error, ImportError) and (sentence := not_ours(error)):
@@ -77,8 +79,14 @@ def _exit_code(error: BaseException | None) -> int:
     return 1
 
 
-def _check_processes(name: str | None) -> Launch:
-    """Which of several processes this is; they are for trainings only."""
+def _is_first_process() -> bool:
+    from pipeline.launch import launch
+
+    return launch().rank == 0
+
+
+def _check_processes(name: str | None) -> None:
+    """Several processes are for trainings only."""
     from pipeline.launch import launch
 
     here = launch()
@@ -87,7 +95,6 @@ def _check_processes(name: str | None) -> Launch:
             f"'{name}' was started in {here.processes} processes, and is the work of one; start it without torchrun, which is "
             f"for {', '.join(IN_SEVERAL_PROCESSES)}."
         )
-    return here
 
 
 def _going_on(group: click.Group, ctx: click.Context) -> str:
@@ -115,8 +122,8 @@ def main(ctx: click.Context, quiet: bool) -> None:
 
     Embed the images once with a big teacher, distil many students from the embeddings, evaluate them all.
     """
-    is_main = _check_processes(ctx.invoked_subcommand).rank == 0
-    level = logging.ERROR if not is_main else logging.WARNING if quiet else logging.INFO
+    _check_processes(ctx.invoked_subcommand)
+    level = logging.ERROR if not _is_first_process() else logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(message)s")
     for chatty in ("faiss", "onnxscript", "onnx_ir"):  # they tell of every instruction set, of every node
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -23,7 +23,8 @@ from pipeline.machine import prepare_machine
 from pipeline.networks.network import MODEL_FILE
 from pipeline.training.distributed import main_first
 from pipeline.training.live import make_score
-from pipeline.training.loop import Stream, full_memory_as_sentence, train
+from pipeline.training.loop import Stream, train
+from pipeline.training.memory import full_memory_as_sentence
 from pipeline.training.process_group import process_group
 from pipeline.training.run_folder import check_place, open_runs, run_leases
 from storage import open_store

@@ -16,6 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from pipeline.errors import RunError, Stopped, ToldByAnother
 from pipeline.launch import Launch, launch
+from pipeline.training.checkpoint import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,7 @@ def process_group() -> Iterator[None]:
         if isinstance(error, RuntimeError) and not isinstance(error, RunError | Stopped) and _is_of_a_connection(error):
             raise RunError(
                 f"Another of the {here.processes} processes ended without a word (killed? out of memory?) or was silent for "
-                f"{HANGING_AFTER}; what is saved is kept."
+                f"{HANGING_AFTER}; what is saved is kept. torch says: {first_line(error)}"
             ) from error
         raise
     dist.destroy_process_group()
@@ -68,8 +69,8 @@ def _join(here: Launch) -> Store:
     except RuntimeError as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RunError(
-            f"Process {here.rank} of {here.processes} cannot meet the others at {place}; check MASTER_ADDR, MASTER_PORT and "
-            "the network between the machines."
+            f"Process {here.rank} of {here.processes} cannot meet the others at {place} ({first_line(error)}); check "
+            "MASTER_ADDR, MASTER_PORT and the network between the machines."
         ) from error
     return store
 

@@ -28,6 +28,7 @@ PASSES: dict[str, list[dict[str, Any]]] = {
     "several": [SMALL, {**SMALL, "objective": "compress-1q", "student_size": 12}],
     "alexnet": [{"student": "alexnet-32px", "epochs": 1, "learning_rate": 0.01, "head": "linear"}],
 }
+BREAKING = [SMALL, {**SMALL, "learning_rate": 1e30}]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 """Of float32 sums in another order, after up to nine steps; weights are around 0.1."""
 
@@ -44,7 +45,7 @@ def students_of(
     def make(kind: str, where: str, **more: Any) -> list[DistillSettings]:
         return [
             DistillSettings(store=store, data=data, run=place / where / f"{kind}-{number}", **{**tiny, **given, **more})
-            for number, given in enumerate(PASSES[kind])
+            for number, given in enumerate(PASSES.get(kind, BREAKING))
         ]
 
     return make
@@ -52,9 +53,10 @@ def students_of(
 
 @pytest.fixture(scope="module")
 def hashes(students_of: Any, in_two_processes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """All passes, trained in two processes: of each process, what it holds in the end."""
-    both = in_two_processes([("distill", students_of(kind, "two")) for kind in PASSES])
-    first, second = (dict(zip(PASSES, ends, strict=True)) for ends in both)
+    """All passes, and one that breaks, trained in two processes: of each process, what it holds in the end."""
+    kinds = [*PASSES, "breaking"]
+    both = in_two_processes([("distill", students_of(kind, "two")) for kind in kinds])
+    first, second = (dict(zip(kinds, ends, strict=True)) for ends in both)
     return first, second
 
 
@@ -80,6 +82,14 @@ def test_weights_and_banks_are_the_same_in_both_processes_bit_for_bit(hashes: An
     first, second = (each[kind] for each in hashes)
     assert first == second
     assert all("objective.teacher_bank.rows" in state for state in first)
+
+
+def test_student_that_breaks_is_dropped_by_both_processes_and_named_by_one(hashes: Any, place: Path) -> None:
+    ends = sorted((each["breaking"] for each in hashes), key=lambda end: end.startswith("told by another: "))
+    assert "breaking-1' is not a number any more" in ends[0]
+    assert ends[1] == f"told by another: {ends[0]}"
+    assert_close(*(load_file(place / "two" / name / "model.safetensors") for name in ("breaking-0", "two-banks-0")))
+    assert not (place / "two" / "breaking-1" / "model.safetensors").exists()
 
 
 def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-
 from pipeline.evaluate.run import evaluate
 from pipeline.evaluate.settings import LinearSettings
 from pipeline.networks.network import MODEL_FILE, load_network, save_network

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import RunError
 from pipeline.progress import Silent
-from pipeline.training.loop import Stream, Training, full_memory_as_sentence, train
+from pipeline.training.loop import Stream, Training, train
+from pipeline.training.memory import full_memory_as_sentence
 from pipeline.training.metrics import MetricsLog, keep_metrics_until
 from pipeline.training.run_folder import open_runs
 from pipeline.training.settings import TrainingSettings

@@ -15,7 +15,7 @@ import xxhash
 
 from pipeline.distill import run as distilling
 from pipeline.distill.settings import DistillSettings
-from pipeline.errors import InputError, ToldByAnother
+from pipeline.errors import InputError, RunError, ToldByAnother
 from pipeline.evaluate.run import evaluate
 from pipeline.evaluate.settings import LinearSettings
 from pipeline.live import live_evaluation
@@ -57,7 +57,7 @@ ends: list[Any] = []
 for stage, given in json.loads(file.read_text()):
     try:
         ends.append(work(stage, given))
-    except InputError as error:
+    except (InputError, RunError) as error:
         ends.append(str(error))
     except ToldByAnother as error:
         ends.append(f"told by another: {error.__cause__}")

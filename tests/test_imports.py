@@ -12,7 +12,7 @@ from cli.main import main
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("cli", "pipeline", "storage")
-STAGES = ("pretrain", "embed", "distill", "evaluate", "export", "report")
+STAGES = ("pretrain", "embed", "importing", "distill", "evaluate", "export", "report")
 SETTINGS_MODULES = sorted((ROOT / "pipeline").rglob("settings.py"))
 
 MAY_NOT_IMPORT = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.images.data_set import index_data_set
+from pipeline.images.data_set import describe_data_set, index_data_set
 from pipeline.images.policies import (
     COLUMNS,
     TEN_CROP,
@@ -119,12 +119,7 @@ def _attributes(
             "precision": machine.precision,
             "normalised": settings.normalise,
         },
-        "data_set": {
-            "name": settings.data.resolve().name,
-            "images": sum(len(index.samples) for index in indexes.values()),
-            "fingerprint": {name: index.fingerprint() for name, index in indexes.items()},
-            "fingerprint_of": "XXH3-128 of each split's paths (joined by NUL), then its content hashes",
-        },
+        "data_set": describe_data_set(settings.data, indexes),
         "rendering": {"renderer": settings.renderer, "device_kind": machine.device_kind},
         "computed_with": {
             "batch_size": settings.batch_size,
@@ -158,7 +153,8 @@ def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
 
 def _check_images(split_name: str, found: Samples, wanted: Samples) -> None:
     """Check that a split holds these images; one that has grown, in the order in which they came."""
-    if Status.PADDING in found.status or set(found.sample_path) == set(wanted.sample_path):
+    has_grown = found.sample_path != wanted.sample_path and set(found.sample_path) == set(wanted.sample_path)
+    if has_grown or Status.PADDING in found.status:
         appended = samples_to_append(split_name, found, wanted)
         if appended is not None:
             raise StoreMismatchError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.images.index import ImageIndex, index_images
@@ -13,7 +13,7 @@ from storage import RemotePath
 from storage.cache import user_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from pipeline.images.sources.source import ImageSource, Listing
@@ -47,7 +47,7 @@ def index_data_set(
     InputError
         If the folders, the images or the subset list cannot be used.
     """
-    index_folder = selection.index_folder or _index_beside(output)
+    index_folder = selection.index_folder or index_beside(output)
     listed = list_data_set(data, folders, index_folder, selection.labels)
     subsets = _read_subset(selection.subset, list(listed)) if selection.subset else {}
     return {
@@ -65,7 +65,18 @@ def index_data_set(
     }
 
 
-def _index_beside(output: Place) -> Path:
+def describe_data_set(data: Path, indexes: Mapping[str, ImageIndex]) -> dict[str, Any]:
+    """What a store says of its images: the data set's name, and of each split a fingerprint."""
+    return {
+        "name": data.resolve().name,
+        "images": sum(len(index.samples) for index in indexes.values()),
+        "fingerprint": {name: index.fingerprint() for name, index in indexes.items()},
+        "fingerprint_of": "XXH3-128 of each split's paths (joined by NUL), then its content hashes",
+    }
+
+
+def index_beside(output: Place) -> Path:
+    """Folder that keeps the index of what an output is made of."""
     return user_cache() / "index" / output.name if isinstance(output, RemotePath) else output.parent / "index"
 
 

@@ -75,8 +75,13 @@ class CheckpointFile(NamedTuple):
     """Of a safetensors file; else empty."""
 
 
-def read_checkpoint_file(path: Path) -> CheckpointFile:
+def read_checkpoint_file(path: Path, *, mapped: bool = False) -> CheckpointFile:
     """Read a file.
+
+    Parameters
+    ----------
+    mapped : bool
+        Leave the tensors of a zip archive on the disk until they are used: for one that is larger than the memory.
 
     Raises
     ------
@@ -90,7 +95,7 @@ def read_checkpoint_file(path: Path) -> CheckpointFile:
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if start.startswith((ZIP_START, LEGACY_START)):
-        return CheckpointFile(path, sha256, _read_torch(path, is_zip=start.startswith(ZIP_START)), {})
+        return CheckpointFile(path, sha256, _read_torch(path, start.startswith(ZIP_START), mapped), {})
     if start[8:9] == b"{":
         return CheckpointFile(path, sha256, *_read_safetensors(path))
     raise InputError(f"'{path}' is no checkpoint but {_what_starts(start)}; {GET_AGAIN}.")
@@ -116,7 +121,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         raise InputError(f"'{path}' is not a whole safetensors file ({error}); {GET_AGAIN}.") from error
 
 
-def _read_torch(path: Path, is_zip: bool) -> Any:
+def _read_torch(path: Path, is_zip: bool, mapped: bool) -> Any:
     """Read a file of ``torch.save``; whatever damaged or hostile bytes make of the unpickler becomes one sentence."""
     try:
         names = _named_in_zip(path) if is_zip else _named_in_legacy(path)
@@ -131,7 +136,7 @@ def _read_torch(path: Path, is_zip: bool) -> Any:
     ]
     try:
         with torch.serialization.safe_globals(placeholders), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
     except Exception as error:
         raise _not_whole(path, error) from error
 

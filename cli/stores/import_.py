@@ -1,0 +1,72 @@
+"""``compress-ssl store import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.groups import example
+from cli.options import make_settings, only_given, option_name, settings_options
+from cli.output import json_option, print_result
+from pipeline.importing.settings import ImportSettings
+
+if TYPE_CHECKING:
+    from storage import EmbeddingStore
+
+
+@click.command(
+    "import",
+    epilog=example(
+        "compress-ssl store import teacher.h5 teacher.zarr",
+        "compress-ssl store import train=train_feats.pth.tar val=val_feats.pth.tar teacher.zarr \\",
+        "  --data imagenet --teacher moco-v2-resnet50",
+        "compress-ssl store import embeddings.npy teacher.zarr --paths images.txt --data photographs --teacher mine",
+    ),
+)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("store", type=click.Path())
+@settings_options(ImportSettings, without=("files", "store"), optional=("data", "teacher"))
+@json_option
+def command(files: tuple[str, ...], store: str, as_json: bool, **given: Any) -> None:
+    """Make a store of a file that 'store export' wrote, or of embeddings that another program made.
+
+    The former needs no options: STORE is the store that was exported, to the byte. The latter are a row an image, as
+    [SPLIT[:FOLDER]=]FILE: the published code's cached features (torch.save), .npy, HDF5 or zarr. --data has the images, and
+    --teacher says whose embeddings they are; students learn from them with --student-view fresh.
+    """
+    exported = _exported_file(files)
+    imported = _import_exported(exported, store, given) if exported else _import_embeddings(files, store, given)
+    from storage import describe
+
+    description = describe(imported)
+    names = ", ".join(f"{name} {split['samples']:,}" for name, split in description["splits"].items())
+    print_result(description, as_json, lambda: click.echo(f"{store}: {names} images"))
+
+
+def _exported_file(files: tuple[str, ...]) -> Path | None:
+    from storage.hdf5 import is_exported
+
+    return Path(files[0]) if len(files) == 1 and Path(files[0]).is_file() and is_exported(Path(files[0])) else None
+
+
+def _import_exported(file: Path, store: str, given: dict[str, Any]) -> EmbeddingStore:
+    unused = [option_name(name) for name in only_given(given) if name != "overwrite"]
+    if unused:
+        raise click.UsageError(f"'{file}' is an exported store, which says all of itself; leave {unused[0]} out.")
+    from cli.progress import TerminalProgress
+    from storage import location, open_store
+    from storage.hdf5_import import import_hdf5
+
+    with TerminalProgress().track("import", file.stat().st_size, "bytes") as advance:
+        import_hdf5(file, location(store), advance, overwrite=bool(given["overwrite"]))
+    return open_store(store)
+
+
+def _import_embeddings(files: tuple[str, ...], store: str, given: dict[str, Any]) -> EmbeddingStore:
+    settings = make_settings(ImportSettings, {"files": files, "store": store, **given})
+    from cli.progress import TerminalProgress
+    from pipeline.importing.run import import_embeddings
+
+    return import_embeddings(settings, TerminalProgress())

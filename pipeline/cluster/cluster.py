@@ -71,7 +71,9 @@ def open_cluster(settings: ClusterSettings, *, gpus: bool = False) -> Iterator[C
         client.forward_logging("pipeline")
         try:
             yield client
-        except (CancelledError, CommClosedError) as error:
+        except (CancelledError, OSError) as error:
+            if isinstance(error, OSError) and not isinstance(error, CommClosedError) and client.status == "running":
+                raise
             raise RunError(
                 f"The scheduler at {address_of(client)} is gone; start it, and the command again, embed with --resume."
             ) from error

@@ -14,6 +14,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -26,6 +27,8 @@ from pipeline.errors import InputError
 from pipeline.machine import choose_precision, device_kind, library_versions, prepare_machine
 from pipeline.networks.network import load_network, weights_sha256
 from pipeline.progress import Silent
+from storage.commits import is_committed
+from storage.durable import sweep_partial_files
 from storage.errors import StoreBusyError, StoreError, StoreNotFoundError
 from storage.placing import generation
 from storage.writer import StoreWriter
@@ -130,6 +133,8 @@ class EmbeddingCluster:
         task = partial(_do_block, Target(self._run, generation(writer.path), sources))
         for block, _ in run_tasks(self._client, task, blocks):
             advance(len(block.views) * good_images(writer.store, block))
+        if isinstance(writer.path, Path):
+            sweep_partial_files(writer.path)  # of workers that were killed
 
 
 def look_around(client: Client, device: Device) -> list[Found]:
@@ -168,8 +173,13 @@ def _do_block(target: Target, block: Block) -> None:
     with _naming_this_machine(target.run):
         with COMPUTING:
             worker, writer = _load(target.run), _open(target)
-            source = target.sources[block.split]
-            embedded = embed_block(worker, writer.store[block.split], source, block, lambda views: None)
+            split = writer.store[block.split]
+            # A task is done again if its worker is lost before it has told that it is done.
+            lacking = [view for view in block.views if not is_committed(split.path, str(view), block.number)]
+            if not lacking:
+                return
+            block = block._replace(views=tuple(lacking))
+            embedded = embed_block(worker, split, target.sources[block.split], block, lambda views: None)
         write_views(writer, block, embedded)
 
 

@@ -1,7 +1,14 @@
 """Small data sets, and stage one run on them in this process."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,5 +68,85 @@ def wanting(tmp_path: Path) -> Callable[[str], str]:
         path = tmp_path / f"{interpolation}.safetensors"
         save_network(path, replace(network, preprocessing=replace(network.preprocessing, interpolation=interpolation)))
         return str(path)
+
+    return make
+
+
+@dataclass
+class DaskProcesses:
+    """A scheduler and workers in processes of their own, which meet by TCP; the workers note their blocks."""
+
+    notes: Path
+    address: str = field(default_factory=lambda: f"tcp://127.0.0.1:{free_port()}")
+    environment: dict[str, str] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        host, port = self.address.removeprefix("tcp://").split(":")
+        return self._start("scheduler", "--host", host, "--port", port, "--no-dashboard")
+
+    def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
+        preload = str(Path(__file__).with_name("noted_blocks.py"))
+        return self._start(
+            "worker", self.address, "--host", "127.0.0.1", "--nthreads", "2", "--memory-limit", "0", "--no-dashboard",
+            "--preload", preload, *options,
+        )  # fmt: skip
+
+    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        dask = Path(sys.executable).with_name("dask")
+        with (self.notes / f"{words[0]}-{len(self.processes)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [dask, *words],
+                cwd=self.notes,
+                env=os.environ | one_thread | {"NOTES": str(self.notes)} | self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def blocks(self) -> list[tuple[int, str, int]]:
+        """Process, split and number of each block begun, oldest first."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = (self.notes / "blocks").read_text().splitlines()
+            return [(int(process), split, int(number)) for process, split, number in map(str.split, lines)]
+        return []
+
+    def next_block(self, seen: int) -> tuple[int, str, int]:
+        """Wait for a block beyond those seen, and return it."""
+        deadline = time.monotonic() + 120
+        while len(self.blocks()) <= seen:
+            assert time.monotonic() < deadline, "no block was begun for two minutes"
+            time.sleep(0.02)
+        return self.blocks()[seen]
+
+    def end(self) -> None:
+        """Kill every process and what it has started."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def dask_processes() -> Callable[..., contextlib.AbstractContextManager[DaskProcesses]]:
+    """Make a cluster of no process yet; all that are started end with the block."""
+
+    @contextlib.contextmanager
+    def make(notes: Path, **environment: str) -> Iterator[DaskProcesses]:
+        notes.mkdir(parents=True)
+        cluster = DaskProcesses(notes, environment=environment)
+        try:
+            yield cluster
+        finally:
+            cluster.end()
 
     return make

@@ -1,0 +1,33 @@
+"""Preloaded into Dask workers under test: notes the blocks that they begin, in $NOTES/blocks.
+
+They can be told to take longer over each ($NOTES/seconds), and to fail (once for each line of $NOTES/failures).
+"""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.embed import block, cluster
+from pipeline.embed.block import Block, Worker
+from pipeline.images.sources.source import ImageSource
+from storage import Split
+
+NOTES = Path(os.environ["NOTES"])
+
+
+def noted_embed_block(worker: Worker, split: Split, source: ImageSource, begun: Block, *more: Any) -> Any:
+    with (NOTES / "blocks").open("a") as blocks:
+        blocks.write(f"{os.getpid()} {begun.split} {begun.number}\n")
+    with contextlib.suppress(FileNotFoundError):
+        time.sleep(float((NOTES / "seconds").read_text()))
+    with contextlib.suppress(FileNotFoundError):
+        failures = (NOTES / "failures").read_text().splitlines()
+        (NOTES / "failures").write_text("\n".join(failures[1:]))
+        if failures:
+            raise OSError(failures[0])
+    return block.embed_block(worker, split, source, begun, *more)
+
+
+cluster.embed_block = noted_embed_block

@@ -1,0 +1,240 @@
+"""Stage one on a cluster of processes: the same bytes as one process, lost workers cost their blocks in flight."""
+
+import itertools
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from pydantic import ValidationError
+
+from cli.main import main
+from pipeline.cluster.cluster import open_cluster
+from pipeline.cluster.settings import ClusterSettings
+from pipeline.cluster.tasks import IN_FLIGHT, run_tasks
+from pipeline.cluster.verify import verify_on_cluster
+from pipeline.embed import cluster as embed_cluster
+from pipeline.embed.settings import EmbedSettings
+from pipeline.errors import InputError
+from pipeline.networks.network import load_network, save_network
+from pipeline.progress import Silent
+from storage import EmbeddingStore, open_store
+from storage.commits import read_records
+from storage.errors import NotRepresentableError, StoreBusyError
+from storage.verify import verify_store
+
+Embedded = Callable[..., EmbeddingStore]
+WORKERS, KILLS = 2, 4
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning:distributed", "ignore::DeprecationWarning:distributed")
+
+
+@pytest.fixture(scope="module")
+def processes(dask_processes: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with dask_processes(tmp_path_factory.mktemp("dask") / "notes") as cluster:
+        cluster.start_scheduler()
+        for _ in range(WORKERS):
+            cluster.start_worker()
+        yield cluster
+
+
+@pytest.fixture
+def cluster(processes: Any) -> Any:
+    """A scheduler and two workers, which have noted nothing and are told nothing."""
+    for note in ("blocks", "seconds", "failures"):
+        (processes.notes / note).unlink(missing_ok=True)
+    return processes
+
+
+@pytest.fixture
+def one(data: Path, tmp_path: Path, embedded: Embedded) -> Path:
+    """The store that one process makes, 36 blocks of one image in ``train``."""
+    return Path(str(embedded(data, tmp_path / "one" / "store.zarr", block_rows=1).path))
+
+
+def files(store: Path) -> dict[str, bytes]:
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_the_workers_of_a_scheduler_write_the_same_bytes_as_one_process(
+    data: Path, tmp_path: Path, embedded: Embedded, one: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths are given from a working folder that the workers are not in."""
+    monkeypatch.chdir(tmp_path)
+    store = embedded(Path("data"), Path("store.zarr"), block_rows=1, scheduler=cluster.address)
+    assert files(tmp_path / "store.zarr") == files(one)
+    assert len(cluster.blocks()) == 36 + 8
+    assert len({process for process, *_ in cluster.blocks()}) == WORKERS
+    assert verify_store(store).ok
+
+
+def test_workers_started_here_write_the_same_bytes_as_one_process(
+    data: Path, tmp_path: Path, embedded: Embedded, one: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    embedded(data, tmp_path / "store.zarr", block_rows=1, workers=2, threads=2)
+    assert files(tmp_path / "store.zarr") == files(one)
+    assert "Dashboard of the cluster: http://127.0.0.1:" in caplog.text
+
+
+def test_killed_workers_cost_their_blocks_in_flight(
+    data: Path, tmp_path: Path, embedded: Embedded, one: Path, cluster: Any
+) -> None:
+    (cluster.notes / "seconds").write_text("0.4")
+    place = tmp_path / "store.zarr"
+    committed: list[dict[str, tuple[int, int]]] = []
+
+    def kill() -> None:
+        for kill in range(KILLS):
+            process, *_ = cluster.next_block(4 + 7 * kill)
+            committed.append(chunks(place))
+            os.kill(process, signal.SIGKILL)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    embedded(data, place, block_rows=1, scheduler=cluster.address)
+    killing.join()
+    assert files(place) == files(one)
+    assert 44 <= len(cluster.blocks()) <= 44 + KILLS * IN_FLIGHT
+    for before in committed:
+        assert before
+        assert before == {path: chunks(place)[path] for path in before}
+
+
+def chunks(place: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of writing of the embeddings of every committed (view, block) of ``train``."""
+    paths = [
+        place / f"train/embeddings/c/{view}/{block}/0"
+        for view in range(3)
+        for block in read_records(place / "train", str(view))
+    ]
+    stats = {str(path): path.stat() for path in paths}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
+def test_a_block_that_fails_once_is_done_again(
+    data: Path, tmp_path: Path, embedded: Embedded, one: Path, cluster: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (cluster.notes / "failures").write_text("a hiccup\n")
+    embedded(data, tmp_path / "store.zarr", block_rows=1, scheduler=cluster.address)
+    assert files(tmp_path / "store.zarr") == files(one)
+    assert "of split train failed and is tried again: a hiccup" in caplog.text
+
+
+def test_a_block_that_fails_three_times_ends_the_run_with_its_error(
+    data: Path, tmp_path: Path, embedded: Embedded, cluster: Any
+) -> None:
+    (cluster.notes / "failures").write_text("no hiccup\n" * 100)
+    with pytest.raises(OSError, match=r"^no hiccup$"):
+        embedded(data, tmp_path / "store.zarr", split=("train",), scheduler=cluster.address)
+    assert max(Counter(number for _, _, number in cluster.blocks()).values()) == 3
+
+
+def test_what_the_user_must_mend_is_not_tried_again(
+    data: Path, tmp_path: Path, embedded: Embedded, cluster: Any
+) -> None:
+    network = load_network("random/conv4-16")
+    with torch.no_grad():
+        network.module.get_submodule("13").weight.mul_(1e30)
+    save_network(tmp_path / "broken.safetensors", network)
+    with pytest.raises(NotRepresentableError, match=r"^The worker on .+: .*split train, row \d+, view 0\) holds "):
+        embedded(
+            data,
+            tmp_path / "s.zarr",
+            teacher=str(tmp_path / "broken.safetensors"),
+            scheduler=cluster.address,
+            block_rows=1,
+        )
+    assert set(Counter(number for _, _, number in cluster.blocks()).values()) == {1}
+
+
+def test_tasks_are_listed_when_a_worker_is_free_for_them(cluster: Any) -> None:
+    """The list has no end."""
+    listed = itertools.count()
+    with open_cluster(ClusterSettings(scheduler=cluster.address)) as client:
+        found = dict(itertools.islice(run_tasks(client, str, listed), 10))
+    assert found == {number: str(number) for number in found}
+    assert len(found) == 10
+    assert next(listed) <= 10 + WORKERS * IN_FLIGHT
+
+
+def test_verification_on_a_cluster_finds_what_that_in_one_process_does(one: Path, cluster: Any) -> None:
+    whole = verify_on_cluster(one, ClusterSettings(scheduler=cluster.address), Silent())
+    assert whole == verify_store(open_store(one))
+    assert whole.ok
+    for chunk in ("0/3/0", "1/20/0"):
+        path = one / "train/embeddings/c" / chunk
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (one / "val/label/c/4").unlink()
+    damaged = verify_on_cluster(one, ClusterSettings(scheduler=cluster.address), Silent())
+    assert damaged == verify_store(open_store(one))
+    assert len(damaged.damaged) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"versions": {"compress-ssl": "0.0.1"}}, "^it has compress-ssl .*, the client 0.0.1; install the same"),
+        ({"weights_sha256": "0" * 64}, "^'random/conv4-16' has other weights here than where the client runs"),
+    ],
+)
+def test_a_worker_that_would_compute_something_else_is_refused(
+    data: Path, tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    run = a_run(data, tmp_path)
+    assert embed_cluster._load(run).batch_size == 128
+    with pytest.raises(InputError, match=sentence):
+        embed_cluster._load(replace(run, name="another", **change))
+
+
+def a_run(data: Path, tmp_path: Path) -> embed_cluster.Run:
+    settings = EmbedSettings(
+        data=data, store=tmp_path / "store.zarr", teacher="random/conv4-16", threads=1, device="cpu"
+    )
+    sha = load_network("random/conv4-16").identity()["weights_sha256"]
+    return embed_cluster.Run("one", settings, "cpu", sha, {})
+
+
+def test_a_worker_does_not_write_into_another_store_than_the_clients(
+    data: Path, tmp_path: Path, embedded: Embedded
+) -> None:
+    store = embedded(data, tmp_path / "store.zarr")
+    target = embed_cluster.Target(a_run(data, tmp_path), embed_cluster.generation(store.path), {})
+    assert embed_cluster._open(target).path == store.path
+    other = embed_cluster.Target(replace(target.run, name="later"), object(), {})
+    with pytest.raises(StoreBusyError, match="is not, or no longer, the store that the client writes"):
+        embed_cluster._open(other)
+
+
+def test_a_scheduler_that_does_not_answer_is_named(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["embed", data, tmp_path / "s.zarr", "--teacher", "random/conv4-16", "--scheduler", "tcp://127.0.0.1:9"]
+    result = CliRunner().invoke(main, list(map(str, words)))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(
+        "Error: No dask scheduler answers at 'tcp://127.0.0.1:9'; start one"
+    )
+    assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"workers": 2, "scheduler": "tcp://a:1"}, "give one of them"),
+        ({"scheduler": "a:1"}, "'a:1' is no address"),
+        ({"workers": 2, "pixel_hashes": 5}, "a log of one process"),
+        ({"workers": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        EmbedSettings(data=Path("data"), store=Path("s.zarr"), teacher="random/conv4-16", **given)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.estimate import print_estimate
 from cli.groups import example
 from cli.options import make_settings, settings_options
 from cli.output import json_option, print_result
@@ -23,14 +24,22 @@ if TYPE_CHECKING:
     ),
 )
 @settings_options(EmbedSettings)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Foretell bytes, files, time and device-hours, as 'compress-ssl estimate', and stop.",
+)
 @json_option
-def command(as_json: bool, **given: Any) -> None:
+def command(dry_run: bool, as_json: bool, **given: Any) -> None:
     """Run images through a teacher once, and keep the embeddings.
 
     The images are those of DATA; the embeddings of all their views go to STORE. A complete store becomes larger with
     --add-views and --add-images: what it has stays, what is new is computed.
     """
     settings = make_settings(EmbedSettings, given)
+    if dry_run:
+        print_estimate(settings, as_json)
+        return
     from cli.progress import TerminalProgress
     from pipeline.embed.run import embed
     from storage import describe

@@ -211,15 +211,20 @@ class StoreWriter:
                     complete = False
         if complete:
             end_growth(zarr.open_group(zarr_store(self.path, writable=True), mode="r+", use_consolidated=False))
-            with warnings.catch_warnings():
-                # Consolidated metadata is not yet in the v3 specification; zarr and xarray both read it.
-                warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-                zarr.consolidate_metadata(zarr_store(self.path, writable=True))
+            consolidate(self.path)
             if isinstance(self.path, Path):
                 make_read_only(self.path)
 
     def _committed(self, split: str, view: int) -> set[int]:
         return set(read_records(self.path / split, str(view)))
+
+
+def consolidate(path: Place) -> None:
+    """Put all metadata into the root's, so that readers of zarr's own fetch one object."""
+    with warnings.catch_warnings():
+        # Consolidated metadata is not yet in the v3 specification; zarr and xarray both read it.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(zarr_store(path, writable=True))
 
 
 def _check_block(source: Split, block: int, view: int, *shapes: tuple[int, ...]) -> None:

@@ -10,6 +10,7 @@ from pipeline.embed.growth import grow, settings_of_store
 from pipeline.embed.pixel_hashes import forget_pixel_hashes, pixel_hash_path
 from pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
 from pipeline.embed.precision import measure_precision
+from pipeline.embed.space import check_blocks_fit, check_new_store_fits
 from pipeline.embed.workforce import open_workforce, seen_from_anywhere
 from storage import open_store
 from storage.growth import is_growing
@@ -34,7 +35,7 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
     Raises
     ------
     InputError
-        If the data, the teacher, the cluster or a setting cannot be used.
+        If the data, the teacher, the cluster or a setting cannot be used, or the disk has not the space.
     StoreError
         If the store exists (and neither resume nor overwrite is asked), is busy, or was made from something else.
     RunError
@@ -58,11 +59,14 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
             check_resumable(open_store(settings.store), plan)
             workforce.call(check_all_canaries, settings.store, sources)
         else:
+            check_new_store_fits(settings, plan)
             attributes = plan.attributes | workforce.call(_measure, plan, workforce.progress)
             create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
             forget_pixel_hashes(settings.store)
         writer = StoreWriter(settings.store)
         blocks = [block for block in plan_blocks(writer) if settings.part is None or settings.part.has(block.number)]
+        if growing or resuming:
+            check_blocks_fit(writer.store, blocks)
         views = sum(len(block.views) * good_images(writer.store, block) for block in blocks)
         with progress.track("embed", views, "views") as advance:
             workforce.embed_blocks(writer, sources, blocks, advance)

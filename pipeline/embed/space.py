@@ -1,0 +1,70 @@
+"""Whether what is to be written fits on the disk, asked before it is begun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InputError
+from pipeline.machine import in_units
+from storage.reader import is_store
+from storage.size import StoreSize, block_size, disk_left, existing_folder, samples_size, size_on_disk, view_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipeline.embed.block import Block
+    from pipeline.embed.plan import EmbedPlan
+    from pipeline.embed.settings import EmbedSettings
+    from storage import EmbeddingStore, Place
+
+FILE_BYTES = 4096
+"""A file takes whole blocks of a disk: so much more than its bytes at most."""
+
+NEW = "free some space, give another path, or lower --views"
+
+
+def check_new_store_fits(settings: EmbedSettings, plan: EmbedPlan) -> None:
+    """Check that a new store fits. One that it takes the place of is deleted before the first block is written.
+
+    Raises
+    ------
+    InputError
+        If it does not.
+    """
+    samples = views = StoreSize()
+    for split in plan.splits.values():
+        of_part = len(split.views) / (settings.part.of if settings.part else 1)
+        one = view_size(split)
+        views = views.plus(StoreSize(round(one.bytes * of_part), round(one.files * of_part)))
+        samples = samples.plus(samples_size(split))
+    old = size_on_disk(settings.store).bytes if is_store(settings.store) else 0
+    _check(settings.store, samples, NEW)
+    _check(settings.store, samples.plus(views), NEW, freed=old)
+
+
+def check_blocks_fit(store: EmbeddingStore, blocks: Iterable[Block]) -> None:
+    """Check that the blocks which a store lacks fit.
+
+    Raises
+    ------
+    InputError
+        If they do not.
+    """
+    needed = StoreSize()
+    for block in blocks:
+        split = store[block.split]
+        one = block_size(split.feature_dim, len(split.columns), split.block_rows)
+        needed = needed.plus(one.times(len(block.views)))
+    _check(store.path, needed, "free some space; what is there stays")
+
+
+def _check(place: Place, needed: StoreSize, what_to_do: str, freed: int = 0) -> None:
+    left = disk_left(place)
+    total = needed.bytes + needed.files * FILE_BYTES
+    if left is not None and isinstance(place, Path) and total > left + freed:
+        gets_free = f", and {in_units(freed)} that the old store takes" if freed else ""
+        raise InputError(
+            f"What is to be written to '{place}' needs {in_units(total)}, and '{existing_folder(place)}' has "
+            f"{in_units(left)} left{gets_free}; {what_to_do}."
+        )

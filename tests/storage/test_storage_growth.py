@@ -13,7 +13,8 @@ import pytest
 import xarray
 import zarr
 
-from storage import SplitPlan, Status, describe, open_store
+from storage import RemotePath, SplitPlan, Status, describe, location, open_store
+from storage.copy import copy_store, plan_copy
 from storage.durable import DurableStore
 from storage.errors import StoreDamagedError, StoreIncompleteError
 from storage.growth import SplitGrowth, _make_room, grow_store, is_growing
@@ -179,3 +180,13 @@ def test_growth_that_was_broken_off_before_it_counted_gives_way_to_another(
     assert (len(train), train.complete_views, len(train.samples)) == (22, [0, 1, 2, 3, 4], 22)
     np.testing.assert_array_equal(train.view(4), values(4, slice(0, 22)))
     assert verify_store(open_store(complete)).ok
+
+
+def test_store_in_a_bucket_grows_as_one_on_a_disk(bucket: str, made: Path, grown: Path, files: Files) -> None:
+    place = location(f"{bucket}/growing/store.zarr")
+    assert isinstance(place, RemotePath)
+    copy_store(plan_copy(made / "complete.zarr"), place, lambda amount: None)
+    grow(place)
+    found = {path.relative_to(place).as_posix(): path.read_bytes() for path in place.walk()}
+    assert found == files(grown)
+    assert verify_store(open_store(place)).ok

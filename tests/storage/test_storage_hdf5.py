@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from storage import Samples, SplitPlan, open_store
+from storage import RemotePath, Samples, SplitPlan, location, open_store
+from storage.copy import copy_store, plan_copy
 from storage.errors import StoreDamagedError, StoreError, StoreExistsError, StoreIncompleteError, StoreNotFoundError
 from storage.hdf5_export import export_hdf5
 from storage.hdf5_import import import_hdf5
@@ -132,7 +133,7 @@ def test_file_with_a_flipped_byte_is_refused_or_gives_the_same_store(
     exported = export(small, tmp_path / "store.h5")
     content, generator = exported.read_bytes(), np.random.default_rng(0)
     refused = 0
-    for position in generator.integers(0, len(content), 100):
+    for position in generator.integers(0, len(content), 50):
         changed = bytearray(content)
         changed[position] ^= int(generator.integers(1, 256))
         exported.write_bytes(changed)
@@ -144,7 +145,7 @@ def test_file_with_a_flipped_byte_is_refused_or_gives_the_same_store(
             assert files(tmp_path / "again.zarr") == files(small), position
             shutil.rmtree(tmp_path / "again.zarr")
         assert not list(tmp_path.glob("again*"))
-    assert refused > 10  # the rest is room that HDF5 left free
+    assert refused > 5  # the rest is room that HDF5 left free
 
 
 def change_a_value(root: h5py.File) -> None:
@@ -230,3 +231,14 @@ def test_export_reads_a_block_at_a_time(
     tracemalloc.stop()
     assert (tmp_path / "big.h5").stat().st_size > 24 * 64 * 512 * 2
     assert peak < 24 * 64 * 512 * 2 / 2
+
+
+def test_store_in_a_bucket_is_exported_and_imported_as_one_on_a_disk(
+    bucket: str, complete: Path, tmp_path: Path, files: Files
+) -> None:
+    place, again = (location(f"{bucket}/hdf5/{name}.zarr") for name in ("store", "again"))
+    assert isinstance(again, RemotePath)
+    copy_store(plan_copy(complete), place, ignore)
+    export_hdf5(open_store(place), tmp_path / "store.h5", ignore)
+    import_hdf5(tmp_path / "store.h5", again, ignore)
+    assert {path.relative_to(again).as_posix(): path.read_bytes() for path in again.walk()} == files(complete)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage import Samples, SplitPlan, open_store
+from storage import RemotePath, Samples, SplitPlan, location, open_store
+from storage.copy import copy_store, plan_copy
 from storage.errors import StoreDamagedError, StoreExistsError, StoreMismatchError
 from storage.growth import SplitGrowth, grow_store
 from storage.merge import merge_stores
@@ -195,3 +196,17 @@ def test_parts_of_a_growth_make_the_bytes_of_a_growth_in_one_run(
     fill(begun)
     assert merge(*halves, into=tmp_path / "all.zarr") == []
     assert files(tmp_path / "all.zarr") == files(begun)
+
+
+def test_stores_in_a_bucket_merge_into_one_there_as_on_a_disk(
+    bucket: str, write: Write, tmp_path: Path, files: Files
+) -> None:
+    parts, whole = [], location(f"{bucket}/merge/all.zarr")
+    for part in range(2):
+        path = write(f"{part}.zarr", lambda block, view, part=part: block % 2 == part)
+        parts.append(location(f"{bucket}/merge/{part}.zarr"))
+        copy_store(plan_copy(path), parts[-1], lambda amount: None)
+    assert isinstance(whole, RemotePath)
+    assert merge_stores(plan_merge([open_store(part) for part in parts]), whole, lambda amount: None) == []
+    found = {path.relative_to(whole).as_posix(): path.read_bytes() for path in whole.walk()}
+    assert found == files(write("whole.zarr"))

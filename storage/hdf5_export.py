@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import numpy as np
 from storage import schema
 from storage.commits import SAMPLES_UNIT, committed_bytes, read_records
 from storage.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
-from storage.errors import StoreExistsError, StoreIncompleteError
+from storage.errors import StoreError, StoreExistsError, StoreIncompleteError
 from storage.hdf5 import COMMIT, COMMITS, LAYOUT, commit_of, is_exported, write_attributes
 
 if TYPE_CHECKING:
@@ -51,10 +52,13 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
         If a part has other bytes than were committed.
     StoreExistsError
         If ``file`` exists and may not be replaced.
+    StoreError
+        If the disk has not the space.
     """
     _check_complete(store)
     _check_file(file, overwrite=overwrite)
     make_directory_durably(file.parent)
+    _check_space(file, committed_size(store))
     partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
     try:
         with h5py.File(partial, "w", libver=LAYOUT, track_order=True) as root:
@@ -88,6 +92,16 @@ def _check_file(file: Path, *, overwrite: bool) -> None:
         raise StoreExistsError(f"'{file}' exists already; use --overwrite to replace it, or another path.")
     if file.exists() and not is_exported(file):
         raise StoreExistsError(f"'{file}' is not an exported store, and stays; give another path.")
+
+
+def _check_space(file: Path, needed: int) -> None:
+    """Check it first: where the disk fills up while it writes, HDF5 ends the process."""
+    free = shutil.disk_usage(file.parent).free
+    if needed > free:
+        raise StoreError(
+            f"'{file}' needs {needed / 2**30:,.2f} GiB, '{file.parent}' has {free / 2**30:,.2f} GiB left; free some space, or "
+            "give another path."
+        )
 
 
 def _write_split(root: h5py.File, split: Split, advance: Callable[[int], None]) -> None:

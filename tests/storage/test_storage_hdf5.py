@@ -242,3 +242,14 @@ def test_store_in_a_bucket_is_exported_and_imported_as_one_on_a_disk(
     export_hdf5(open_store(place), tmp_path / "store.h5", ignore)
     import_hdf5(tmp_path / "store.h5", again, ignore)
     assert {path.relative_to(again).as_posix(): path.read_bytes() for path in again.walk()} == files(complete)
+
+
+def test_export_that_does_not_fit_the_disk_is_refused_before_it_begins(
+    complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is the real one, as full as it would have to be."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=100))
+    with pytest.raises(StoreError, match=r"store\.h5' needs 0\.00 GiB, '.*' has 0\.00 GiB left; free some space"):
+        export(complete, tmp_path / "store.h5")
+    assert not list(tmp_path.glob("store.h5*"))

@@ -23,8 +23,6 @@ from storage.verify import verify_store
 Embedded = Callable[..., EmbeddingStore]
 
 ROOT = Path(__file__).parents[3]
-ADD = {"split": ("train", "val"), "views": 2}
-"""To be left out of the settings of the fixture ``embedded`` where a store grows."""
 
 
 def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
@@ -305,3 +303,15 @@ def test_killed_while_it_grows_it_opens_and_the_same_command_goes_on_to_the_same
         done = grown(data, store.path, add_views=1, add_images=True, resume=True)
         assert files(done.path) == whole, number
     assert set(states) == {(False, 3), (True, 3), (True, 4)}
+
+
+def test_ten_crops_are_all_there_are_but_random_views_may_follow(
+    data: Path, tmp_path: Path, embedded: Embedded, grown: Embedded
+) -> None:
+    embedded(data, tmp_path / "store.zarr", views=10, policy="ten-crop", split=("val",))
+    with pytest.raises(InputError, match="has the ten crops, which are all there are; give the --policy of more views"):
+        grown(data, tmp_path / "store.zarr", add_views=1)
+    store = grown(data, tmp_path / "store.zarr", add_views=1, policy="crop-flip")
+    assert [view["policy"]["name"] for view in store["val"].views][9:] == ["ten-crop", "ten-crop", "crop-flip"]
+    shutil.copy(data / "val/apple/000.png", data / "val/apple/later.png")
+    assert len(grown(data, store.path, add_images=True)["val"]) == 9

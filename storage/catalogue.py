@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from storage.remote import Place
 
-NO_STORES = (".creating", ".deleting")
+NO_STORES = (".creating", ".deleting", ".copying")
 """Ends of the names of what is on its way to be a store, or on its way out."""
 
 

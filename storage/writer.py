@@ -249,6 +249,7 @@ def _array(root: zarr.Group, key: str) -> zarr.Array[Any]:
 @contextlib.contextmanager
 def exclusive_writer(path: Place) -> Iterator[None]:
     """Hold the store's lease and sweep what killed writers left behind."""
+    check_writable(path)
     with writer_lease(path):
         if isinstance(path, Path) and is_store(path):
             sweep_partial_files(path)

@@ -22,7 +22,7 @@ from storage.errors import (
 )
 from storage.placing import creating, is_half_created, is_there
 from storage.verify import verify_store
-from storage.writer import StoreWriter, check_place, create_store
+from storage.writer import StoreWriter, check_place, create_store, exclusive_writer
 from storage.zarr_stores import zarr_store
 from tests.servers import SECRET, Server, free_port
 
@@ -188,6 +188,8 @@ def test_web_server_is_not_written_to(plan: Callable[..., SplitPlan], url: str) 
         StoreError, match=rf"'{url}' can only be read; write to a folder, or to s3 or gs://BUCKET/NAME\."
     ):
         create_store(location(url), {}, {"train": plan()})
+    with pytest.raises(StoreError, match=rf"'{url}' can only be read"), exclusive_writer(location(url)):
+        pass
 
 
 def test_whole_bucket_is_no_store(bucket: str, plan: Callable[..., SplitPlan]) -> None:

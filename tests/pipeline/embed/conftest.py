@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pipeline.embed.settings import EmbedSettings
 from pipeline.networks.network import load_network, save_network
 from pipeline.progress import Silent
 from storage import EmbeddingStore
+from tests.servers import free_port
 
 TINY = {"teacher": "random/conv4-16", "size": 16, "resize": 20, "views": 2, "batch_size": 5, "threads": 1}
 
@@ -128,12 +128,6 @@ class DaskProcesses:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

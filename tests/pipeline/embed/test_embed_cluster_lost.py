@@ -1,0 +1,173 @@
+"""What a run on a cluster outlives, and how it ends: schedulers and workers lost, stopped, far from the store; Ctrl-C."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cluster import cluster as opening
+from storage import EmbeddingStore, RemotePath, location, open_store
+from storage.commits import read_records
+from storage.verify import verify_store
+
+Embedded = Callable[..., EmbeddingStore]
+ROOT = Path(__file__).parents[3]
+SETTINGS = {"split": ("train",), "block_rows": 1}
+WORDS = (
+    "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", "2", "--batch-size", "5", "--threads", "1",
+    "--split", "train", "--block-rows", "1",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def command(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """``embed`` in a process group of its own, as from a terminal."""
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "cli", "embed", *map(str, words)],
+        cwd=ROOT, env=os.environ | one_thread, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def files(store: Path) -> dict[str, bytes]:
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def committed(store: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of writing of each record that has a file of its own."""
+    stats = {str(path): path.stat() for path in store.glob("train/embeddings/commits/*/*.json")}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
+def chunks(store: Path, views: int = 3) -> dict[str, tuple[int, int]]:
+    """Inode and time of writing of the embeddings of every committed (view, block)."""
+    split = store / "train"
+    paths = [split / f"embeddings/c/{v}/{block}/0" for v in range(views) for block in read_records(split, str(v))]
+    stats = {str(path): path.stat() for path in paths}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
+def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_workers_again(
+    data: Path,
+    tmp_path: Path,
+    embedded: Embedded,
+    dask_processes: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    place = tmp_path / "store.zarr"
+    with dask_processes(tmp_path / "notes") as cluster:
+        scheduler = cluster.start_scheduler()
+        cluster.start_worker()
+        (cluster.notes / "seconds").write_text("0.3")
+        with command(data, place, *WORDS, "--scheduler", cluster.address) as process:
+            cluster.next_block(6)
+            scheduler.kill()
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert said.splitlines()[-1] == (
+            f"Error: The scheduler at {cluster.address} is gone; start it, and the command again, embed with --resume."
+        )
+        assert "Traceback" not in said, said
+        cluster.end()
+
+        kept = chunks(place)
+        assert kept
+        (cluster.notes / "seconds").unlink()
+        monkeypatch.setattr(opening, "PATIENCE_SECONDS", 0.5)
+        cluster.start_scheduler()
+        late = threading.Thread(
+            target=lambda: (_until(lambda: "waiting for one" in caplog.text), cluster.start_worker())
+        )
+        late.start()
+        embedded(data, place, **SETTINGS, resume=True, scheduler=cluster.address)
+        late.join()
+    assert f"No worker is connected to {cluster.address}; waiting for one." in caplog.text
+    assert kept == {path: chunks(place)[path] for path in kept}
+    assert files(place) == files(Path(str(embedded(data, tmp_path / "one.zarr", **SETTINGS).path)))
+
+
+def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it has not come about in {seconds} s"
+        time.sleep(0.01)
+
+
+def living(group: int) -> list[str]:
+    """The processes of a group that have not ended."""
+    stats = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            stats.append(stat.read_text().rpartition(")")[2].split())
+    return [state for state, _, process_group, *_ in stats if process_group == str(group) and state != "Z"]
+
+
+@pytest.mark.parametrize(
+    ("number", "to_all", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 75)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_stopped_by_a_signal_it_keeps_the_finished_blocks_and_leaves_no_process(
+    images: Callable[..., Path], tmp_path: Path, embedded: Embedded, number: signal.Signals, to_all: bool, code: int
+) -> None:
+    """A terminal sends Ctrl-C to all processes of the command."""
+    data, place = images(tmp_path / "data", train=300), tmp_path / "store.zarr"
+    with command(data, place, *WORDS, "--workers", "2") as process:
+        _until(lambda: len(committed(place)) > 5)
+        (os.killpg if to_all else os.kill)(process.pid, number)
+        _, said = process.communicate(timeout=60)
+        _until(lambda: not living(process.pid), 10)
+    assert process.returncode == code
+    assert said.splitlines()[-1] == "Stopped. The same command with --resume goes on where it was."
+    assert "Traceback" not in said
+    assert not place.with_name("store.zarr.lease").exists()
+    kept = chunks(place)
+    assert 5 < len(kept) < 900
+    store = embedded(data, place, **SETTINGS, resume=True)
+    assert kept == {path: chunks(place)[path] for path in kept}
+    assert verify_store(store).ok
+
+
+def test_with_the_store_on_s3_a_stopped_worker_and_a_killed_one_do_no_harm(
+    data: Path, tmp_path: Path, embedded: Embedded, bucket: str, dask_processes: Callable[..., Any]
+) -> None:
+    """Two workers that meet by TCP: one is stopped and wakes up when all is over, the other is killed and starts again."""
+    place = location(f"{bucket}/store.zarr")
+    assert isinstance(place, RemotePath)
+    with dask_processes(tmp_path / "notes", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="5 s") as cluster:
+        cluster.start_scheduler()
+        sleeper = cluster.start_worker("--no-nanny")
+        cluster.start_worker()
+        (cluster.notes / "seconds").write_text("0.3")
+
+        def stop_and_kill() -> None:
+            _until(lambda: [process for process, *_ in cluster.blocks()].count(sleeper.pid) == 4)
+            sleeper.send_signal(signal.SIGSTOP)
+            process, *_ = cluster.next_block(len(cluster.blocks()) + 2)
+            assert process != sleeper.pid
+            os.kill(process, signal.SIGKILL)
+
+        doing = threading.Thread(target=stop_and_kill)
+        doing.start()
+        embedded(data, place, **SETTINGS, scheduler=cluster.address)
+        doing.join()
+        assert len({process for process, *_ in cluster.blocks()}) == 3
+        written = {path.key: path.stat().version for path in place.walk()}
+        sleeper.send_signal(signal.SIGCONT)
+        time.sleep(3)
+    assert written == {path.key: path.stat().version for path in place.walk()}
+    assert verify_store(open_store(place)).ok
+    one = files(Path(str(embedded(data, tmp_path / "one.zarr", **SETTINGS).path)))
+    assert {path.relative_to(place).as_posix(): path.read_bytes() for path in place.walk()} == one

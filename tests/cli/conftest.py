@@ -68,6 +68,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of ``made`` to do as one likes with; the current folder."""
     shutil.copytree(made, tmp_path / "work")
+    for file in (tmp_path / "work" / "teacher.zarr").rglob("*"):
+        file.chmod(file.stat().st_mode | 0o200)  # a finished store is read-only
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "work"
 

@@ -74,6 +74,7 @@ def open_cluster(settings: ClusterSettings, *, gpus: bool = False) -> Iterator[C
         except (CancelledError, OSError) as error:
             if isinstance(error, OSError) and not isinstance(error, CommClosedError) and client.status == "running":
                 raise
+            logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it says of it is no sentence
             raise RunError(
                 f"The scheduler at {address_of(client)} is gone; start it, and the command again, embed with --resume."
             ) from error

@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from pipeline.errors import InputError, unknown_name
 from pipeline.networks.architectures import (
+    LISTED_BY,
     TIMM,
     architecture_names,
     build_backbone,
@@ -146,7 +147,7 @@ def check_reference(reference: str) -> Reference:
     elif path is None or name.startswith(TIMM):
         check_architecture(name)
     elif name not in TEACHERS and name not in architecture_names():
-        raise unknown_name("teacher or architecture", name, [*TEACHERS, *architecture_names()])
+        raise unknown_name("teacher or architecture", name, [*TEACHERS, *architecture_names()], listed_by=LISTED_BY)
     if path is not None and not path.exists():
         fetch = f"fetch it from {TEACHERS[name].weights}" if name in TEACHERS else "check the path"
         raise InputError(f"'{path}', which is to hold the weights of {name}, does not exist; {fetch}.")

@@ -1,7 +1,7 @@
 """How the projects that publish weights lay out their checkpoints; which of them wrote a file is seen in its keys.
 
-A file's weights are found (``CONTAINERS``), what parallel training or compiling put before every key is taken off
-(``WRAPPERS``), and the first layout of ``LAYOUTS`` whose marks are all there says which keys are the backbone's.
+A file's weights are found (``CONTAINERS``), what compiling and parallel training put into the keys is taken out (``COMPILED``,
+``PARALLEL``), and the first layout of ``LAYOUTS`` whose marks are all there says which keys are the backbone's.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 CONTAINERS = ("state_dict", "model", "teacher", "student", "network", "model_state_dict")
 """Where weights lie in a file, where they are not all of it. DINO's teacher is what its authors evaluate."""
 
-WRAPPERS = ("module.", "_orig_mod.")
-"""What (Distributed)DataParallel and ``torch.compile`` put before every key."""
+COMPILED = "_orig_mod."
+"""What ``torch.compile`` puts behind the name of whatever it has compiled, be it all or a part."""
+
+PARALLEL = "module."
+"""What (Distributed)DataParallel puts before every key."""
 
 IMAGENET = Preprocessing()
 UNIT_RANGE = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -191,11 +194,10 @@ def find_weights(file: CheckpointFile) -> Weights:
         If it holds no weights.
     """
     container, found = _container(file)
-    tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
-    for wrapper in WRAPPERS:
-        if all(key.startswith(wrapper) for key in tensors):
-            tensors = {key.removeprefix(wrapper): value for key, value in tensors.items()}
-            container = f"{container} {wrapper}".strip()
+    tensors = {str(key).replace(COMPILED, ""): value for key, value in found.items() if isinstance(value, Tensor)}
+    if all(key.startswith(PARALLEL) for key in tensors):
+        tensors = {key.removeprefix(PARALLEL): value for key, value in tensors.items()}
+        container = f"{container} {PARALLEL}".strip()
     name = next(name for name, layout in LAYOUTS.items() if _is_laid_out(layout, container, tensors))
     prefix, names = LAYOUTS[name].prefix, LAYOUTS[name].names
     backbone = {

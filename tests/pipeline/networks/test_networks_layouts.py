@@ -100,6 +100,16 @@ def test_other_file_formats_hold_the_same(
         assert_same_outputs(load_network(f"resnet18:{tmp_path / file}"), theirs, "resnet18")
 
 
+@pytest.mark.parametrize("before", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model._orig_mod."])
+def test_a_network_that_was_compiled_is_read_wherever_torch_noted_it(
+    before: str, tmp_path: Path, published_network: GetNetwork
+) -> None:
+    theirs = published_network("resnet18")
+    file = tmp_path / "compiled.ckpt"
+    torch.save({"state_dict": {f"{before}{key}": value for key, value in theirs.state_dict().items()}}, file)
+    assert_same_outputs(load_network(f"resnet18:{file}"), theirs, "resnet18")
+
+
 def test_flat_numbers_follow_the_published_forward_pass(writers: Writers, published_network: GetNetwork) -> None:
     """Run the flat weights in the order of CompRess's models/resnet50x4.py: in each stage's first block, the shortcut first."""
     theirs = published_network("resnet50")

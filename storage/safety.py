@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MOST = 2**48
 """Of rows, views, features: more than any store can have, and their product is still a number that numpy can hold."""
 
+MOST_PIXELS = 2**14
+"""Of a view's side: memory for a batch of views is taken by it."""
+
 CHECKSUM_BYTES = 4
 COUNT_BYTES = 4
 """With which a chunk of texts begins: their number."""
@@ -83,6 +86,20 @@ def _sizes(found: Sequence[Any], count: int, least: int) -> list[int] | None:
     """The sizes found, if they are so many that a shape can have."""
     good = len(found) == count and all(type(size) is int and least <= size < MOST for size in found)
     return list(found) if good else None
+
+
+def check_views(views: Any) -> None:
+    """Check that views are described by tables, and are of a size that can be rendered; it need not be said.
+
+    Raises
+    ------
+    ValueError
+        Naming the first that is not.
+    """
+    for number, view in enumerate(views):
+        size = view.get("size", 1)
+        if type(size) is not int or not 1 <= size <= MOST_PIXELS:
+            raise ValueError(f"view {number} has the size {size!r}")
 
 
 def check_committed_sizes(path: Place, chunks: Mapping[str, schema.Shape], records: Iterable[Record]) -> None:

@@ -12,7 +12,7 @@ from storage import schema
 from storage.commits import SAMPLES_UNIT, check_sizes, read_records
 from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreIncompleteError
 from storage.names import check_inside
-from storage.safety import array_metadata, check_committed_sizes, check_text_counts
+from storage.safety import array_metadata, check_committed_sizes, check_text_counts, check_views
 from storage.zarr_stores import CachedStore
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Split:
         check_inside(f"'{path}/zarr.json'", [self.folder])
         self.views: list[dict[str, Any]] = attributes["views"]
         """Policy, seed and size of each view; view 0 is the evaluation view."""
+        check_views(self.views)
         self.class_names: tuple[str, ...] = tuple(attributes["class_names"])
         self.block_rows: int = attributes["block_rows"]
         if type(self.block_rows) is not int or self.block_rows < 1:
@@ -178,7 +179,7 @@ class Split:
         """Records of a unit's blocks. They are what is gone by: a header may claim more blocks than there is memory for."""
         store = self._group.store
         if isinstance(store, CachedStore):
-            records = store.records(self.name, unit, range(self.block_count))
+            records = store.committed.records(self.name, unit, range(self.block_count))
         else:
             records = read_records(self.path, unit)
         return {block: records[block] for block in sorted(records) if 0 <= block < self.block_count}

@@ -6,12 +6,12 @@ Letters: e epochs.
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
 from pipeline.embed.growth import settings_of_store
 from pipeline.embed.plan import EmbedPlan, plan_embedding
 from pipeline.embed.workforce import open_workforce
+from pipeline.estimate.cost import Cost, now, since
 from pipeline.estimate.warm_up import Measured, warm_up
 from pipeline.machine import prepare_machine
 from pipeline.settings import Settings
@@ -45,7 +45,7 @@ class Estimate(Settings):
     """Processes that share the time; 1 at a scheduler's address, whose workers are not counted."""
     device: str
     device_hours: float
-    """Of all GPUs together, or of all CPU threads."""
+    """Of all GPUs together, or what all CPU threads compute."""
     device_hours_are_of: str
     """``GPU`` or ``CPU``."""
     warm_up_images: int
@@ -79,21 +79,24 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
             "threads": max(1, settings.thread_count // workers),
         }
     )
-    begun = time.perf_counter()
+    begun = now()
     with open_workforce(alone, progress) as workforce:
-        loading = time.perf_counter() - begun
+        start = since(begun)
         plan = plan_embedding(alone, workforce.network, workforce.machine, progress)
         measured = warm_up(alone, plan, workforce)
     on_gpu = prepare_machine(alone.device, alone.thread_count).type == "cuda"
     to_do = {name: _images_to_do(name, split, store, settings) for name, split in plan.splits.items()}
-    work = sum(images * measured.seconds_an_image[name] for name, images in to_do.items())
+    work = Cost()
+    for name, images in to_do.items():
+        work = work.plus(measured.an_image[name].times(images))
+    whole = start.plus(measured.start).plus(work)
     return Estimate(
         **_sizes(settings, plan, measured, to_do, store),
-        **_epochs(plan, measured, work / workers),
-        seconds=loading + measured.start_seconds + work / workers,
+        **_epochs(plan, measured, work.wall / workers),
+        seconds=whole.wall - work.wall * (1 - 1 / workers),
         workers=workers,
         device=workforce.machine.device_kind,
-        device_hours=work / 3600 * (1 if on_gpu else alone.thread_count),
+        device_hours=(work.wall if on_gpu else whole.cpu) / 3600,
         device_hours_are_of="GPU" if on_gpu else "CPU",
         warm_up_images=measured.images,
     )

@@ -22,6 +22,7 @@ from pipeline.embed.block import Worker, embed_images, good_images
 from pipeline.embed.canaries import plan_canaries
 from pipeline.embed.plan import EmbedPlan
 from pipeline.embed.run import plan_blocks
+from pipeline.estimate.cost import Cost, now, since
 from storage.remote import RemotePath
 from storage.size import StoreSize, existing_folder
 from storage.writer import StoreWriter, consolidate, create_store
@@ -44,9 +45,9 @@ REPEATS = 3
 class Measured(NamedTuple):
     """What the warm-up found."""
 
-    seconds_an_image: dict[str, float]
+    an_image: dict[str, Cost]
     """By split: an image in all its views, read, rendered, embedded, written."""
-    start_seconds: float
+    start: Cost
     """Making the canaries and the empty store, and what first blocks take longer."""
     forward_seconds_a_view: float
     """The teacher alone, for one view."""
@@ -61,8 +62,8 @@ class Measured(NamedTuple):
 class _Timed(NamedTuple):
     """Blocks of a split."""
 
-    seconds_an_image: float
-    warming_seconds: float
+    an_image: Cost
+    warming: Cost
     """What the first block took longer."""
     images: int
 
@@ -80,10 +81,10 @@ def warm_up(settings: EmbedSettings, plan: EmbedPlan, workforce: Workforce) -> M
     small = _small(plan, settings)
     sources = {name: index.source for name, index in small.indexes.items()}
     with _place_beside(settings.store) as place:
-        begun = time.perf_counter()
+        begun = now()
         canaries = workforce.call(_canaries, small)
         create_store(place, plan.attributes | {"canaries": canaries}, small.splits)
-        start_seconds = time.perf_counter() - begun
+        start = since(begun)
         metadata = _metadata(place)
         writer = StoreWriter(place)
         blocks = plan_blocks(writer)
@@ -91,9 +92,11 @@ def warm_up(settings: EmbedSettings, plan: EmbedPlan, workforce: Workforce) -> M
             name: _time_blocks(workforce, writer, sources, [block for block in blocks if block.split == name])
             for name in small.splits
         }
+        for each in timed.values():
+            start = start.plus(each.warming)
         return Measured(
-            seconds_an_image={name: each.seconds_an_image for name, each in timed.items()},
-            start_seconds=start_seconds + sum(each.warming_seconds for each in timed.values()),
+            an_image={name: each.an_image for name, each in timed.items()},
+            start=start,
             forward_seconds_a_view=workforce.call(_time_forward, settings),
             read_bytes_a_second=_read_rate(place),
             metadata=metadata,
@@ -125,25 +128,23 @@ def _canaries(worker: Worker, plan: EmbedPlan) -> dict[str, list[dict[str, Any]]
 
 
 def _time_blocks(workforce: Workforce, writer: StoreWriter, sources: Any, blocks: list[Block]) -> _Timed:
-    begun = time.perf_counter()
-    started: list[float] = []
+    started: list[Cost] = []
     given: list[Block] = []
 
     def until_time_is_up() -> Iterator[Block]:
         for block in blocks:
-            if len(given) > 1 and time.perf_counter() - begun > SECONDS:
+            if len(given) > 1 and since(started[0]).wall > SECONDS:
                 return
-            started.append(time.perf_counter())
+            started.append(now())
             given.append(block)
             yield block
 
     workforce.embed_blocks(writer, sources, until_time_is_up(), lambda amount: None)
-    ended = time.perf_counter()
     images = [good_images(writer.store, block) for block in given]
     first = 1 if any(images[1:]) else 0
-    an_image = (ended - started[first]) / max(1, sum(images[first:]))
-    warming = started[first] - started[0] - an_image * sum(images[:first])
-    return _Timed(an_image, max(0.0, warming), sum(images))
+    an_image = since(started[first]).times(1 / max(1, sum(images[first:])))
+    warming = started[first].minus(started[0]).minus(an_image.times(sum(images[:first])))
+    return _Timed(an_image, warming.at_least_none(), sum(images))
 
 
 def _time_forward(worker: Worker, settings: EmbedSettings) -> float:

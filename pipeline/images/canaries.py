@@ -127,10 +127,12 @@ def check_canaries(
         If the canaries differ by more than one level of 255 in the mean, or an image is missing or changed.
     """
     canaries = store.attributes.get("canaries", {}).get(split_name, [])
-    views = [
-        CanaryView(canary["row"], canary["view"], canary["size"], np.array(canary["parameters"], np.float32))
-        for canary in canaries
-    ]
+    try:
+        views = [_view_of(canary, store[split_name]) for canary in canaries]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"The canaries of split {split_name} of '{store.path}' cannot be read ({error}); restore a copy, or embed again."
+        ) from error
     images = _render(renderer, source, store[split_name], views, batch_size)
     changed = sum(pixel_hash(image) != canary["xxh3_128"] for image, canary in zip(images, canaries, strict=True))
     if not changed:
@@ -153,6 +155,18 @@ def check_canaries(
 def pixel_hash(image: Tensor) -> str:
     """XXH3-128 of an image's bytes (S, S, 3), in hexadecimal."""
     return xxhash.xxh3_128_hexdigest(image.cpu().contiguous().numpy().data)
+
+
+def _view_of(canary: dict[str, Any], split: Split) -> CanaryView:
+    """A canary as a store keeps it; ValueError where it is of no image or view that the store has."""
+    row, view, size = (canary[key] for key in ("row", "view", "size"))
+    described = split.views[view]["size"] if view in range(len(split.views)) else None
+    if row not in range(len(split)) or size != described:
+        raise ValueError(f"row {row}, view {view}, size {size}")
+    parameters = np.array(canary["parameters"], np.float32)
+    if parameters.shape != (len(split.columns),):
+        raise ValueError(f"{parameters.size} parameters")
+    return CanaryView(row, view, size, parameters)
 
 
 def _render(

@@ -1,4 +1,4 @@
-"""What ``estimate`` foretells, and what ``embed`` then takes: bytes, files, seconds.
+"""What ``estimate`` foretells, and what ``embed`` then takes: bytes, files, seconds of both clocks.
 
 python tests/benchmarks/estimate.py PHOTOGRAPHS [ROUNDS]
 """
@@ -41,7 +41,8 @@ def main(photographs: Path, rounds: int) -> None:
             print(
                 f"bytes {foretold.bytes} {made.bytes} {foretold.bytes / made.bytes - 1:+.4%}, "
                 f"files {foretold.files} {made.files}, seconds {foretold.seconds:.1f} {seconds:.1f} "
-                f"{foretold.seconds / seconds - 1:+.1%} (CPU {cpu:.1f}; estimate took {foretelling:.1f})",
+                f"{foretold.seconds / seconds - 1:+.1%}, CPU seconds {3600 * foretold.device_hours:.1f} {cpu:.1f} "
+                f"{3600 * foretold.device_hours / cpu - 1:+.1%}; estimate took {foretelling:.1f} s",
                 flush=True,
             )
 

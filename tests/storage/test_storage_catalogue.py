@@ -2,18 +2,20 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from storage import describe, open_store
+from storage import SplitPlan, describe, open_store
 from storage.card import store_card
 from storage.catalogue import catalogue
 from storage.errors import StoreNotFoundError
 from storage.lease import lease_holder, writer_lease
-from storage.remote import location
+from storage.remote import RemotePath, location
+from storage.writer import create_store
 
 
 def test_stored_bytes_are_those_of_the_files(complete: Path) -> None:
@@ -155,3 +157,26 @@ def test_views_that_are_alike_share_a_row(complete: Path) -> None:
     for view in found["splits"]["train"]["views"]:
         view["seed"] = 0
     assert "| train | 0 to 2 | some |" in store_card("s.zarr", found)
+
+
+def test_the_stores_of_a_bucket_are_listed(
+    bucket: str, plan: Callable[..., SplitPlan], fill: Callable[[Any], None]
+) -> None:
+    for name in ("lab/a.zarr", "b.zarr"):
+        create_store(location(f"{bucket}/{name}"), {"teacher": {"name": "random"}}, {"train": plan()})
+    fill(location(f"{bucket}/b.zarr"))
+    damaged = location(f"{bucket}/lab/a.zarr/train/label/zarr.json")
+    assert isinstance(damaged, RemotePath)
+    damaged.write_bytes(b"{")
+    good, bad = catalogue(location(bucket))
+    assert (good.path, good.found["complete"], good.error) == (f"{bucket}/b.zarr", True, None)
+    assert bad.error is not None
+    assert f"'{bucket}/lab/a.zarr/train/label' is missing or its zarr.json cannot be read" in bad.error
+
+
+def test_a_remote_store_says_who_writes_it(bucket: str, plan: Callable[..., SplitPlan]) -> None:
+    place = location(f"{bucket}/s.zarr")
+    create_store(place, {}, {"train": plan()})
+    assert describe(open_store(place))["writer"] is None
+    with writer_lease(place):
+        assert describe(open_store(place))["writer"]["process"] == os.getpid()

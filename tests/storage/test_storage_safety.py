@@ -175,6 +175,20 @@ def test_rows_of_a_block_are_a_number(complete: Path, value: object) -> None:
         open_store(complete)
 
 
+@pytest.mark.parametrize("size", [0, -1, 2**20, 10**15, 1.5, "224", None, [8]])
+def test_views_are_of_a_size_that_can_be_rendered(complete: Path, size: object) -> None:
+    edit(complete / "train/zarr.json", set_to("attributes", "views", 2, "size")(size))
+    with pytest.raises(StoreDamagedError, match=r"train/zarr\.json' cannot be read \(view 2 has the size"):
+        open_store(complete)
+
+
+@pytest.mark.parametrize("views", ["abc", 5, None, [5], [["a"]]])
+def test_views_are_tables(complete: Path, views: object) -> None:
+    edit(complete / "train/zarr.json", set_to("attributes", "views")(views))
+    with pytest.raises(StoreDamagedError, match=r"train/zarr\.json' cannot be read"):
+        open_store(complete)
+
+
 def test_brackets_without_end_are_an_error(complete: Path) -> None:
     (complete / "train/label/zarr.json").write_text("[" * 200_000)
     with pytest.raises(StoreDamagedError, match=r"train/label' is missing or its zarr\.json cannot be read"):

@@ -13,10 +13,11 @@ from pipeline.embed.plan import EmbedPlan
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError
+from pipeline.estimate.cost import Cost
 from pipeline.estimate.run import Estimate, _epochs, estimate
 from pipeline.estimate.warm_up import Measured
 from pipeline.progress import Silent
-from storage import Samples, SplitPlan
+from storage import Place, Samples, SplitPlan, location
 from storage.size import StoreSize, size_on_disk
 
 TINY: dict[str, Any] = {
@@ -39,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def settings_of(data: Path, store: Path, **changed: Any) -> EmbedSettings:
+def settings_of(data: Path, store: Place, **changed: Any) -> EmbedSettings:
     return EmbedSettings.model_validate({"data": data, "store": store, **TINY, **changed})
 
 
@@ -62,7 +63,7 @@ def test_only_what_is_missing_counts(data: Path, tmp_path: Path) -> None:
     settings = settings_of(data, tmp_path / "s.zarr")
     embed(settings, Silent())
     done = estimate(settings.model_copy(update={"resume": True}), Silent())
-    assert (done.views_to_do, done.bytes_to_write, done.device_hours) == (0, 0, 0)
+    assert (done.views_to_do, done.bytes_to_write) == (0, 0)
     more = estimate(settings_of_more(data, tmp_path / "s.zarr"), Silent())
     assert more.views == 149 * 5 + 40
     assert more.views_to_do == pytest.approx(149 * 2, abs=6)  # blocks are counted as if all were full
@@ -100,7 +101,7 @@ def test_the_store_pays_from_the_first_epoch_in_which_it_took_less_time(
     forward: float, rate: float, work: float
 ) -> None:
     """Epoch by epoch, as a person would add it up."""
-    measured = Measured({}, 0.0, forward, rate, StoreSize(), 0)
+    measured = Measured({}, Cost(), forward, rate, StoreSize(), 0)
     found = _epochs(plan_of(100, 64), measured, work)["pays_off_after_epochs"]
     live, reading = 100 * forward, 100 * 64 * 2 / rate
     expected = next((epoch for epoch in range(1, 100_000) if work + epoch * reading < epoch * live), None)
@@ -111,3 +112,11 @@ def test_the_store_pays_from_the_first_epoch_in_which_it_took_less_time(
 def test_an_estimate_is_json(data: Path, tmp_path: Path) -> None:
     found = estimate(settings_of(data, tmp_path / "s.zarr"), Silent())
     assert Estimate.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_bucket_is_written_to_and_left_as_it_was(data: Path, bucket: str) -> None:
+    place = location(f"{bucket}/s.zarr")
+    found = estimate(settings_of(data, place), Silent())
+    assert (found.disk_left, found.fits) == (None, None)
+    assert found.reading_seconds_an_epoch > 0
+    assert list(place.parent.iterdir()) == []

@@ -163,5 +163,25 @@ def test_going_on_with_a_store_whose_pixels_do_not_come_out_is_refused(
         views=2, size=96, resize=112, policy="moco-v2", threads=1, resume=True,
     )  # fmt: skip
     monkeypatch.setattr(rendering, "apply_colour", lambda images, parameters: images // 2)
-    with pytest.raises(InputError, match=r"canaries of split test of .* more than 1 is refused"):
+    with pytest.raises(InputError, match=r"canaries of split train of .* more than 1 is refused"):
         embed(settings, Silent())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("row", 10**9),
+        ("row", -1),
+        ("view", 7),
+        ("size", 10**7),
+        ("size", None),
+        ("parameters", [1.0]),
+        ("parameters", "x"),
+    ],
+)
+def test_canaries_of_what_the_store_has_not_are_refused_before_they_are_rendered(
+    made: tuple[Path, EmbeddingStore], changed: Callable[..., EmbeddingStore], key: str, value: object
+) -> None:
+    store = changed(lambda canary: canary.update({key: value}))
+    with pytest.raises(InputError, match=r"The canaries of split train of '.*' cannot be read"):
+        check(made[0], store)

@@ -84,28 +84,6 @@ def extend_manifest(split: Place, unit: str, keys: Mapping[int, Sequence[str]]) 
     write_json_durably(_manifest(split, unit), {str(block): records[block] for block in sorted(records)})
 
 
-def committed_bytes(split: Place, key: str, part: Part) -> bytes:
-    """Bytes of a committed object.
-
-    Raises
-    ------
-    StoreDamagedError
-        If it is missing or has other bytes than were committed.
-    """
-    path = split / key
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        fault = "is missing"
-    else:
-        if xxhash.xxh3_64_hexdigest(content) == part["xxh3_64"]:
-            return content
-        fault = "has other content than was committed"
-    raise StoreDamagedError(
-        f"'{path}' {fault}; run 'compress-ssl store verify' for all the damage, then restore a copy or embed again."
-    )
-
-
 def is_committed(split: Place, unit: str, block: int) -> bool:
     """Whether a block has its record, alone or in the unit's manifest."""
     if _record_file(split, unit, block).is_file():
@@ -128,9 +106,9 @@ def record_files(split: Place, unit: str) -> dict[str, bytes]:
     """Every object with records of a unit, by key relative to the split."""
     # Records first, the manifest after them: a writer that folds them meanwhile writes it before they go.
     found: dict[str, bytes] = {}
-    for files in (sorted((_folder(split) / unit).glob("*.json")), [_manifest(split, unit)]):
-        with contextlib.suppress(FileNotFoundError):
-            found |= {file.relative_to(split).as_posix(): content for file, content in _contents(files)}
+    for list_files in (lambda: sorted((_folder(split) / unit).glob("*.json")), lambda: [_manifest(split, unit)]):
+        with contextlib.suppress(FileNotFoundError):  # the folder may go while it is listed
+            found |= {file.relative_to(split).as_posix(): content for file, content in _contents(list_files())}
     return found
 
 
@@ -150,9 +128,9 @@ def parse_records(split: Place, unit: str, files: Mapping[str, bytes]) -> dict[i
         texts: dict[str, Any] = {}
         for key, content in files.items():
             read = json.loads(content)
-            texts = texts | (
-                read if key.endswith(f"commits/{manifest}") else {key.rpartition("/")[2][: -len(".json")]: read}
-            )
+            if not key.endswith(f"commits/{manifest}"):
+                read = {key.rpartition("/")[2].removesuffix(".json"): read}
+            texts.update({**read})  # what is no dict is an error, also an empty list
         return _parsed(unit, texts)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreDamagedError(

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
 from storage import schema
-from storage.commits import SAMPLES_UNIT, committed_bytes, read_records
+from storage.commits import SAMPLES_UNIT, read_records
 from storage.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
 from storage.errors import StoreError, StoreExistsError, StoreIncompleteError
 from storage.hdf5 import COMMIT, COMMITS, LAYOUT, commit_of, is_exported, write_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from storage.commits import Record
     from storage.reader import EmbeddingStore
     from storage.split import Split
 
@@ -117,7 +116,7 @@ def _write_split(root: h5py.File, split: Split, advance: Callable[[int], None]) 
         chunk = (min(len(content), RECORDS_CHUNK),)
         root.create_dataset(f"{COMMITS}/{split.name}/{unit}", data=content, chunks=chunk, fletcher32=True)
         for block in range(split.block_count):
-            _write_block(group, split, unit, block, records[block])
+            _write_block(group, split, unit, block)
             advance(sum(part["size"] for part in records[block].values()))
 
 
@@ -142,10 +141,7 @@ def _create_array(group: h5py.Group, name: str, shape: schema.Shape, chunks: sch
         array.attrs["columns"] = list(split.columns)
 
 
-def _write_block(group: h5py.Group, split: Split, unit: str, block: int, record: Record) -> None:
-    if isinstance(split.path, Path):  # what comes from a server is checked against its record when it is fetched
-        for key, part in record.items():
-            committed_bytes(split.path, key, part)
+def _write_block(group: h5py.Group, split: Split, unit: str, block: int) -> None:
     rows = split.block_slice(block)
     if unit == SAMPLES_UNIT:
         for name in schema.SAMPLE_ARRAYS:

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from storage.commits import commit_block, committed_bytes
+from storage.cache import fetch
+from storage.commits import commit_block
 from storage.durable import write_durably
 from storage.errors import StoreExistsError
 from storage.merge_plan import MergePlan, Unit, plan_of
@@ -96,7 +97,7 @@ def _facts(plan: SplitPlan) -> tuple[Any, ...]:
 
 def _copy_block(unit: Unit, source: Place, record: Record, split: Place) -> None:
     for key, part in record.items():
-        write_durably(split / key, committed_bytes(source, key, part))
+        write_durably(split / key, fetch(source / key, part))
     commit_block(split, str(unit.view), unit.block, list(record))
 
 

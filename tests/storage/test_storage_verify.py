@@ -1,14 +1,16 @@
 """Damage to committed parts: reading refuses it, and verifying names every part of it."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import xxhash
 
-from storage import open_store
+from storage import SplitPlan, open_store
 from storage.errors import StoreDamagedError
 from storage.verify import verify_store
+from storage.writer import create_store
 
 CHUNK = "train/embeddings/c/1/2/0"
 MANIFEST = "train/embeddings/commits/1.json"
@@ -27,14 +29,34 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
     "flipped": flip,
     "zeroed": lambda path: path.write_bytes(bytes(len(path.read_bytes()))),
+    "of another block": lambda path: path.write_bytes((path.parents[2] / "0/1/0").read_bytes()),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_chunk_is_never_read(complete: Path, damage: str) -> None:
     DAMAGE[damage](complete / CHUNK)
-    with pytest.raises(StoreDamagedError, match=r"'.*store\.zarr/train/embeddings.*store verify' for all the damage"):
+    sentence = r"'.*store\.zarr/train/embeddings.*store verify' for all the damage"
+    with pytest.raises(StoreDamagedError, match=sentence):
         open_store(complete)["train"].view(1)
+    with pytest.raises(StoreDamagedError, match=sentence):
+        open_store(complete)["train"].block(1, 2)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_chunk_that_is_damaged_while_a_view_is_read_is_never_read(
+    tmp_path: Path, plan: Callable[..., SplitPlan], fill: Callable[[Path], None], damage: str
+) -> None:
+    """The first run of 16 blocks is read before."""
+    writing, store = tmp_path / "writing.zarr", tmp_path / "store.zarr"
+    create_store(writing, {}, {"train": plan(41, 1, block_rows=2)})
+    fill(writing)
+    shutil.copytree(writing, store, copy_function=shutil.copyfile)  # not read-only
+    runs = open_store(store)["train"].blocks(0)
+    next(runs)
+    DAMAGE[damage](store / "train/embeddings/c/0/18/0")
+    with pytest.raises(StoreDamagedError, match=r"'.*store\.zarr/train/embeddings/c/0/18/0' "):
+        next(runs)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -230,7 +230,7 @@ class VocClassifySettings(VocSettings):
 class VocDetectSettings(VocSettings):
     """Detection on a data set in VOC layout; on VOC2007 the defaults are the schedule of Fast R-CNN."""
 
-    UNUSED: ClassVar[frozenset[str]] = VocSettings.UNUSED | {"size", "resize", "renderer", "check_content"}
+    UNUSED: ClassVar = VocSettings.UNUSED | {"size", "resize", "renderer", "check_content", "batch_size"}
 
     scales: Annotated[
         Literal["single", "fpn"],
@@ -251,7 +251,7 @@ class VocDetectSettings(VocSettings):
     ] = (32, 64, 128, 256, 512)
     regions: Annotated[int, Field(ge=2, description="Regions of an image that the second stage learns from.")] = 64
     epochs: Annotated[int, Field(ge=1, description="Passes over the training images.")] = 16
-    batch_size: Annotated[int, Field(ge=2, description="Images in one step.")] = 2
+    detector_batch_size: Annotated[int, Field(ge=2, description="Images in one step of the detector.")] = 2
     learning_rate: Annotated[float, Field(gt=0, description="Learning rate at the start.")] = 0.001
     weight_decay: Annotated[float, Field(ge=0, description="Of the optimiser, SGD with a momentum of 0.9.")] = 5e-4
     milestones: Annotated[

@@ -102,7 +102,7 @@ def evaluate_voc_detect(settings: VocDetectSettings, subject: Subject, progress:
         return detect(
             detector,
             test_images,
-            batch_size=settings.batch_size,
+            batch_size=settings.detector_batch_size,
             threads=settings.thread_count,
             device=device,
             precision=choose_precision(settings.precision, device),

@@ -15,7 +15,7 @@ weights are trained like all others.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ def build_detector(network: Network, classes: int, settings: VocDetectSettings) 
         torch.manual_seed(settings.seed)
         parts = _parts(module, network, settings)
         levels = PYRAMID_LEVELS if settings.scales == "fpn" else 1
-        return FasterRCNN(
+        detector = FasterRCNN(
             parts.backbone,
             min_size=settings.min_size,
             max_size=settings.max_size,
@@ -90,6 +90,16 @@ def build_detector(network: Network, classes: int, settings: VocDetectSettings) 
             box_nms_thresh=SUPPRESSION_OVERLAP,
             box_batch_size_per_image=settings.regions,
         )
+    for predictor in (detector.rpn.head, detector.roi_heads.box_predictor):
+        predictor.register_forward_hook(_in_float32)
+    return detector
+
+
+def _in_float32(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    """What is predicted of boxes, in float32: torchvision computes boxes in the type of it, and bfloat16 has every 4th pixel."""
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    return type(outputs)(_in_float32(module, inputs, each) for each in outputs)
 
 
 def set_training(detector: FasterRCNN) -> None:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 DETECTOR_FILE = "detector.safetensors"
 
 SHARED = {
-    *("epochs", "batch_size", "learning_rate", "weight_decay", "milestones", "gamma", "warmup_epochs"),
+    *("epochs", "learning_rate", "weight_decay", "milestones", "gamma", "warmup_epochs"),
     *("seed", "device", "threads", "checkpoint_minutes"),
 }
 """Settings of detection that are settings of every training."""
@@ -76,14 +76,17 @@ def fine_tune(
         If a signal asked for the end.
     """
     rows = torch.arange(len(images.rows)).numpy()
-    steps = len(rows) // settings.batch_size
+    images_per_step = settings.detector_batch_size
+    steps = len(rows) // images_per_step
     if steps == 0:
-        raise InputError(f"--batch-size {settings.batch_size} is more than the {len(rows)} training images; lower it.")
+        raise InputError(
+            f"--detector-batch-size {images_per_step} is more than the {len(rows)} training images; lower it."
+        )
     precision = choose_precision(settings.precision, device)
 
     def batches(epoch: int, first_step: int) -> Iterator[Batch]:
-        order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]
-        yield from images.read(order, settings.batch_size, settings.thread_count)
+        order = epoch_order(rows, settings.seed, epoch)[first_step * images_per_step : steps * images_per_step]
+        yield from images.read(order, images_per_step, settings.thread_count)
 
     def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         flips = torch.rand(len(batch)) < 0.5  # the loop has seeded torch for this step
@@ -109,9 +112,9 @@ def fine_tune(
         save_network=lambda folder: _save_detector(folder / DETECTOR_FILE, detector),
         begin=begin,
         measure=measure,
-        when_memory_is_full="lower it, --max-size or --regions",
+        when_memory_is_full="lower --detector-batch-size, --max-size or --regions",
     )
-    stream = Stream(settings.epochs, steps, settings.batch_size, batches)
+    stream = Stream(settings.epochs, steps, images_per_step, batches)
     with run_leases([run]):
         _open_run(training, {**inputs, "detector": settings.model_dump(mode="json", include=OF_THE_DETECTOR)})
         train([training], stream, "fine-tune", progress)
@@ -122,6 +125,7 @@ def _training_settings(settings: VocDetectSettings, precision: str) -> TrainingS
     return TrainingSettings.model_validate(
         {
             **shared,
+            "batch_size": settings.detector_batch_size,
             "schedule": "step",
             "precision": precision,
             "live_every": settings.score_every,

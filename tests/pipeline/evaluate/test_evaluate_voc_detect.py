@@ -31,7 +31,7 @@ SMALL = "random/resnet18-narrow-32px"
 def settings_of(data: Path, folder: Path, model: str = SMALL, **given: Any) -> VocDetectSettings:
     values: dict[str, Any] = {
         "output": folder, "device": "cpu", "threads": 1, "min_size": 32, "max_size": 48, "anchor_sizes": (16,),
-        "regions": 16, "epochs": 1, "batch_size": 4, "pictures": 3, "limit": 8,
+        "regions": 16, "epochs": 1, "detector_batch_size": 4, "pictures": 3, "limit": 8,
     }  # fmt: skip
     return VocDetectSettings(model=model, data=data, **{**values, **given})
 
@@ -125,6 +125,20 @@ def test_networks_become_detectors_all_of_whose_layers_learn(
     assert answer["boxes"].shape[1] == 4
 
 
+def test_boxes_are_not_rounded_to_half_precision(voc: Path, tmp_path: Path) -> None:
+    there = Objects(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
+    given = {"min_size": 600, "max_size": 700, "anchor_sizes": (64,)}
+    detector, _ = losses_of(settings_of(voc, tmp_path, **given), torch.zeros(3, 48, 64, dtype=torch.uint8), there)
+    detector.eval()
+    image = torch.rand(3, 600, 600, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        (answer,) = detector([image])
+    inside = answer["boxes"][(answer["boxes"] > 128) & (answer["boxes"] < 599)]
+    assert len(inside) > 10
+    assert inside.dtype == torch.float32
+    assert (inside != inside.bfloat16().float()).float().mean() > 0.9
+
+
 def test_batch_norm_keeps_its_statistics(voc: Path, tmp_path: Path) -> None:
     there = Objects(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
     detector, _ = losses_of(settings_of(voc, tmp_path), torch.full((3, 48, 64), 200, dtype=torch.uint8), there)
@@ -144,7 +158,7 @@ def test_batch_norm_keeps_its_statistics(voc: Path, tmp_path: Path) -> None:
         ),
         ("random/alexnet", {"scales": "fpn"}, "alexnet has one scale, which is what --scales single takes"),
         (SMALL, {"scales": "fpn"}, "A pyramid has 5 levels and takes as many --anchor-sizes, .*; 1 were given"),
-        (SMALL, {"batch_size": 30}, "--batch-size 30 is more than the 8 training images; lower it"),
+        (SMALL, {"detector_batch_size": 30}, "--detector-batch-size 30 is more than the 8 training images; lower it"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

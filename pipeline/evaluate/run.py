@@ -10,9 +10,10 @@ import importlib
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunError
 from pipeline.evaluate.evaluations import EVALUATIONS, evaluation_of
 from pipeline.evaluate.subject import Subject
+from pipeline.networks.network import check_reference
 from pipeline.settings import HOW, WHERE
 from pipeline.training.distributed import is_main, processes
 from pipeline.training.process_group import process_group
@@ -60,16 +61,30 @@ def evaluate_with_baselines(
     ----------
     baselines : sequence of str
         ``random`` (untrained), ``torchvision`` (supervised weights, where they can be had).
+
+    Raises
+    ------
+    InputError
+        As ``evaluate``; before anything is computed if there are no images for a baseline, or no network of its name.
     """
     with process_group():
         subject = Subject(settings, progress)
+        models = {baseline: _baseline(baseline, subject, settings) for baseline in baselines}
         yield _evaluate(subject, settings, progress)
-        architecture = subject.description["architecture"]
         size, resize = subject.sizes
-        for baseline in baselines:
+        for baseline, model in models.items():
             place = {"output": subject.folder / f"baseline-{baseline}", "index_folder": subject.index_folder}
-            changed = {"model": f"{baseline}/{architecture}", "size": size, "resize": resize, **place}
+            changed = {"model": model, "size": size, "resize": resize, **place}
             yield evaluate(settings.model_copy(update=changed), progress)
+
+
+def _baseline(kind: str, subject: Subject, settings: EvaluateSettings) -> str:
+    """The network to compare with."""
+    if settings.data is None:
+        raise InputError(f"--baseline {kind} needs the images, which a store has not; give the data set by --data.")
+    reference = f"{kind}/{subject.description['architecture']}"
+    check_reference(reference)
+    return reference
 
 
 @process_group()
@@ -85,7 +100,7 @@ def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path]
     -------
     results : list of Path
     left_out : dict
-        Of the other evaluations: name to the reason, a sentence.
+        Of the other evaluations, and of those that failed: name to the reason, a sentence.
 
     Raises
     ------
@@ -96,7 +111,7 @@ def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path]
     for name, evaluation in EVALUATIONS.items():
         try:
             results.append(evaluate(evaluation.settings(**common), progress).path)
-        except (InputError, StoreError) as error:
+        except (InputError, StoreError, RunError) as error:
             reasons[name] = str(error)
     if not results:
         raise InputError(next(iter(reasons.values())))

@@ -109,8 +109,9 @@ class Subject:
     @property
     def description(self) -> dict[str, Any]:
         """What a result says of the network, as a store does."""
-        if self._store is not None:
-            return dict(self._store.attributes["teacher"])
+        store = self._store or (open_store(self._settings.model) if self.is_store else None)
+        if store is not None:
+            return dict(store.attributes["teacher"])
         return {"name": self.network.name, **self.network.identity()}
 
     @property

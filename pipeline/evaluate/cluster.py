@@ -17,6 +17,7 @@ Letters: N training images, M test images, D features, K clusters, C classes.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faiss
@@ -27,6 +28,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from pipeline.errors import InputError
 from pipeline.evaluate.features import StoredFeatures
+from pipeline.machine import available_memory, in_units
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.integer]
 
 NO_CLASS = -1
+
+BYTES = 4
+"""Of a feature: faiss's k-means takes float32, and all images at once."""
+
+logger = logging.getLogger(__name__)
 
 
 class ClusteringResult(Settings):
@@ -90,12 +97,14 @@ def evaluate_cluster(settings: ClusterSettings, subject: Subject, progress: Prog
     Raises
     ------
     InputError
-        If an image has no label, a feature is not a number, there is one class, or there are fewer images than clusters.
+        If an image has no label, a feature is not a number, there is one class, there are fewer images than clusters, or
+        the memory does not hold the features.
     """
     store = subject.features()
     splits = store[settings.train_split], store[settings.test_split]
     train, test = StoredFeatures("training", splits[0]), StoredFeatures("test", splits[1])
     count = _cluster_count(settings, train.labels, splits[0].class_names)
+    check_memory(len(train.labels) + len(test.labels), splits[0].feature_dim, available_memory())
     bank, queries = (_normalised(images, splits[0].feature_dim) for images in (train, test))
     how: dict[str, Any] = {
         "iterations": settings.iterations,
@@ -227,6 +236,24 @@ def _cluster_count(settings: ClusterSettings, labels: Integers, class_names: Seq
     return count
 
 
+def check_memory(images: int, features: int, available: float) -> None:
+    """Say what k-means holds in memory, and check that it may: ImageNet's 8,192 features are 41 GiB.
+
+    Raises
+    ------
+    InputError
+        If it is more than the available bytes.
+    """
+    needed = BYTES * images * features
+    what = f"{images:,} images of {features:,} features in float32, {in_units(needed)}"
+    if needed > available:
+        raise InputError(
+            f"k-means holds all images in memory, {what}, and {in_units(available)} are left; take a machine with more, or "
+            "fewer images (--limit) of the network itself."
+        )
+    logger.info("k-means holds all images in memory: %s.", what)
+
+
 def _flat_index(features: int, device: torch.device) -> Any:
     if device.type == "cuda":
         options = faiss.GpuIndexFlatConfig()
@@ -237,7 +264,7 @@ def _flat_index(features: int, device: torch.device) -> Any:
 
 
 def _normalised(images: StoredFeatures, features: int) -> npt.NDArray[np.float32]:
-    """All rows (N, D) at unit length, which k-means has to hold in memory: 4 bytes N D; a row of zeros stays so."""
+    """All rows (N, D) at unit length; a row of zeros stays so."""
     rows = np.empty((len(images.labels), features), np.float32)
     start = 0
     for block in images.blocks():

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -18,7 +19,14 @@ from scipy.optimize import linear_sum_assignment
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError
-from pipeline.evaluate.cluster import Clustering, ClusterResult, align_clusters, clustering_result, k_means
+from pipeline.evaluate.cluster import (
+    Clustering,
+    ClusterResult,
+    align_clusters,
+    check_memory,
+    clustering_result,
+    k_means,
+)
 from pipeline.evaluate.run import evaluate
 from pipeline.evaluate.settings import ClusterSettings
 from pipeline.progress import Silent
@@ -256,6 +264,18 @@ def test_one_class_is_one_sentence(data: Path) -> None:
         InputError, match=r"All training images are of one class \('apple'\); cluster alignment needs two"
     ):
         score(data)
+
+
+def test_what_it_holds_in_memory_is_said_and_refused_where_it_does_not_fit(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        check_memory(1_331_167, 8192, 2.0**36)
+    assert caplog.messages == [
+        "k-means holds all images in memory: 1,331,167 images of 8,192 features in float32, 40.6 GiB."
+    ]
+    with pytest.raises(
+        InputError, match=r"in float32, 40.6 GiB, and 32.0 GiB are left; take a machine with more, or fewer"
+    ):
+        check_memory(1_331_167, 8192, 2.0**35)
 
 
 def test_image_without_a_label_is_refused(data: Path) -> None:

@@ -7,13 +7,15 @@ layer has its own logistic regression, trained by SGD whose rate falls with ever
 t). Scored is the centre crop after the last epoch; there it was the best epoch's, in ten crops where asked for.
 
 All layers learn in one pass over the images. Features are used and forgotten, so memory does not grow with the images.
-The best layer is the one that does best on the test images, as in the published tables.
+The best layer is the one that does best on the test images, as in the published tables. A training that is interrupted goes
+on from its last whole epoch.
 
 Letters: D features of a layer, C classes.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from typing import TYPE_CHECKING
@@ -24,21 +26,30 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import RunError
 from pipeline.evaluate.features import check_classes, check_labels
+from pipeline.evaluate.kept_training import KeptTraining
 from pipeline.evaluate.layer_batches import LayerBatches
 from pipeline.evaluate.layer_features import feature_counts, layers_of, taken_layers
 from pipeline.images.data_set import index_data_set
 from pipeline.machine import in_units
-from pipeline.settings import Settings
+from pipeline.settings import HOW, WHERE, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from torch import Tensor
 
     from pipeline.evaluate.layer_batches import Batch
     from pipeline.evaluate.settings import LayersSettings
     from pipeline.evaluate.subject import Subject
+    from pipeline.images.index import ImageIndex
     from pipeline.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+MOMENTUM = " momentum"
+"""Behind a weight's name, in a kept state."""
+
+KEPT_FILE = "layers-unfinished.safetensors"
 
 COPIES = 3
 """Of the classifiers' weights in memory: themselves, momentum, gradient."""
@@ -95,11 +106,17 @@ def evaluate_layers(settings: LayersSettings, subject: Subject, progress: Progre
     classes = len(train.samples.class_names)
     _say_memory(counts, classes)
     total = settings.epochs * len(train_labels) + len(test_labels)
+    kept = _kept(settings, subject, train)
+    begun = kept.read({}) or {}
+    first = int(begun.get("epoch", 0))
     with taken_layers(subject.network, layers) as take, progress.track("layers", total) as advance:
         images = LayerBatches(settings, subject, take, advance)
-        epochs = (images.of_epoch(train, epoch) for epoch in range(settings.epochs))
-        classifiers = train_classifiers(epochs, counts, classes, settings, subject.device)
+        advance(first * len(train_labels))
+        epochs = (images.of_epoch(train, epoch) for epoch in range(first, settings.epochs))
+        keep = functools.partial(kept.write, {})
+        classifiers = train_classifiers(epochs, counts, classes, settings, subject.device, begun, keep)
         top1 = accuracy(classifiers, images.of_evaluation_view(test))
+    kept.remove()
     results = [LayerResult(layer=name, features=counts[name], top1_percent=top1[name]) for name in layers]
     logger.info("Top-1: %s.", ", ".join(f"{result.layer} {result.top1_percent:.1f}" for result in results))
     return LayersResult(
@@ -116,15 +133,22 @@ def train_classifiers(
     classes: int,
     settings: LayersSettings,
     device: torch.device | str = "cpu",
+    begun: Mapping[str, Tensor] | None = None,
+    keep: Callable[[dict[str, Tensor]], None] = lambda state: None,
 ) -> nn.ModuleDict:
     """Train a linear layer on each layer's features; the classifiers share batches and nothing else.
 
     Parameters
     ----------
     epochs : iterable of iterables of Batch
+        Those that are left to do.
     counts : mapping from layer to D
     classes : int
         C.
+    begun : mapping, optional
+        A state to go on from.
+    keep : callable
+        Told the state after every epoch.
 
     Raises
     ------
@@ -137,8 +161,8 @@ def train_classifiers(
     optimizer = torch.optim.SGD(
         classifiers.parameters(), settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-    step = 0
-    for epoch, batches in enumerate(epochs):
+    done, step = _go_on(classifiers, optimizer, begun) if begun else (0, 0)
+    for epoch, batches in enumerate(epochs, done):
         for features, labels in batches:
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(settings, step)
@@ -153,7 +177,36 @@ def train_classifiers(
                     f"The classifier of layer {name} is not a number any more after epoch {epoch + 1}; lower "
                     "--learning-rate, or leave the layer out by naming the others with --layers."
                 )
+        keep(_state(classifiers, optimizer, epoch + 1, step))
     return classifiers
+
+
+def _state(classifiers: nn.ModuleDict, optimizer: torch.optim.SGD, epoch: int, step: int) -> dict[str, Tensor]:
+    """Weights and momentum after so many epochs and steps."""
+    state = {"epoch": torch.tensor(epoch), "step": torch.tensor(step)}
+    for name, weight in classifiers.named_parameters():
+        momentum = optimizer.state[weight].get("momentum_buffer")
+        state |= {name: weight} if momentum is None else {name: weight, name + MOMENTUM: momentum}
+    return state
+
+
+def _go_on(classifiers: nn.ModuleDict, optimizer: torch.optim.SGD, state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Put a state in place; its epoch and step."""
+    for name, weight in classifiers.named_parameters():
+        weight.data.copy_(state[name])
+        if name + MOMENTUM in state:
+            optimizer.state[weight]["momentum_buffer"] = state[name + MOMENTUM].to(weight.device)
+    return int(state["epoch"]), int(state["step"])
+
+
+def _kept(settings: LayersSettings, subject: Subject, train: ImageIndex) -> KeptTraining:
+    """Beside the result, found again by network, images and settings."""
+    identity = {
+        "network": subject.description,
+        "train": train.fingerprint(),
+        "settings": settings.model_dump(mode="json", exclude={*HOW, *WHERE, "model"}),
+    }
+    return KeptTraining(subject.folder / KEPT_FILE, identity)
 
 
 def _learning_rate(settings: LayersSettings, step: int) -> float:

@@ -25,9 +25,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.evaluate.features import StoredFeatures, check_classes
+from pipeline.evaluate.kept_training import KeptTraining
 from pipeline.evaluate.linear_batches import LiveViews, StoredViews
 from pipeline.evaluate.linear_classifier import TOP, accuracy, standardisation
-from pipeline.evaluate.linear_fit import KeptTraining, fit
+from pipeline.evaluate.linear_fit import fit
 from pipeline.images.policies import CROPS
 from pipeline.images.sources.open_source import open_source
 from pipeline.machine import choose_precision
@@ -105,7 +106,7 @@ def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progre
         features = train.in_memory(), test.in_memory()
         reference = logistic_regression_accuracy(*features, standardise, settings.weight_decay)
     if kept and is_main():
-        kept.path.unlink(missing_ok=True)
+        kept.remove()
     return LinearResult(
         top1_percent=top1[0],
         top5_percent=top5[0],

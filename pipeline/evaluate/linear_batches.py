@@ -24,7 +24,7 @@ from pipeline.training.schedule import epoch_order
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     from torch import Tensor
@@ -62,20 +62,36 @@ class StoredViews:
         advance: Callable[[int], None],
     ) -> Epochs:
         """Yield the epochs over some of the images, from epoch ``first`` on; epoch e reads view 1 + (e mod V)."""
-        labels = torch.from_numpy(self.labels).to(device, torch.int64)
+        labels = torch.from_numpy(self.labels).to(torch.int64)
         held, features = EVALUATION_VIEW, torch.empty(0)
         for epoch in range(first, settings.epochs):
             view = FIRST_VIEW + epoch % self.count
             if view != held:
-                held, features = view, torch.from_numpy(self.read(view)).to(device)
-            yield _gathered(features, labels, epoch_order(rows, settings.seed, epoch), settings, advance)
+                features = torch.empty(0)  # the last view goes before the next one comes
+                held, features = view, _placed(torch.from_numpy(self.read(view)), device)
+            order = torch.from_numpy(epoch_order(rows, settings.seed, epoch)).to(features.device)
+            for_epoch = torch.split(order, settings.classifier_batch_size)
+            yield _gathered(features, labels.to(features.device), for_epoch, device, advance)
+
+
+def _placed(features: Tensor, device: torch.device | str) -> Tensor:
+    """On the device, if that takes no more than half of what a GPU has free; else where they are."""
+    if torch.device(device).type == "cuda":
+        kept_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        if 2 * features.nbytes > torch.cuda.mem_get_info(device)[0] + kept_by_torch:
+            return features
+    return features.to(device)
 
 
 def _gathered(
-    features: Tensor, labels: Tensor, order: Rows, settings: LinearTraining, advance: Callable[[int], None]
+    features: Tensor,
+    labels: Tensor,
+    steps: Sequence[Tensor],
+    device: torch.device | str,
+    advance: Callable[[int], None],
 ) -> Iterator[Batch]:
-    for rows in torch.split(torch.from_numpy(order).to(features.device), settings.classifier_batch_size):
-        yield Batch(features[rows], labels[rows])
+    for rows in steps:
+        yield Batch(features[rows].to(device), labels[rows].to(device))
         advance(len(rows))
 
 

@@ -9,14 +9,10 @@ Letters: N training images, D features.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from pipeline.errors import InputError
 from pipeline.evaluate.linear_classifier import (
@@ -27,14 +23,13 @@ from pipeline.evaluate.linear_classifier import (
     train_classifiers,
 )
 from pipeline.training.distributed import from_main, is_main
-from storage.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
+    from pipeline.evaluate.kept_training import KeptTraining
     from pipeline.evaluate.linear_batches import Epochs, Rows
     from pipeline.evaluate.linear_classifier import Standardisation
     from pipeline.evaluate.settings import LinearTraining
@@ -109,12 +104,18 @@ def fit(
     labels = views.labels
 
     def train(title: str, rows: Rows, rates: Sequence[float]) -> Classifiers:
-        state = from_main(lambda: kept.read(rates, rows)) if kept else None
+        course = {"rates": list(rates), "images": len(rows)}
+        begun = from_main(lambda: kept.read(course)) if kept else None
+        state = begun and TrainingState(int(begun["epoch"]), begun["parameters"], begun["momentum"])
         state = state or initial_state(len(standardise.mean), classes, len(rates), settings)
+
+        def keep(after: TrainingState) -> None:
+            if kept and is_main():
+                kept.write(course, {**after._asdict(), "epoch": torch.tensor(after.epoch)})
+
         with progress.track(title, settings.epochs * len(rows)) as advance:
             advance(state.epoch * len(rows))
             epochs = views.epochs(rows, state.epoch, settings, standardise.mean.device, advance)
-            keep = (lambda after: kept.write(rates, rows, after)) if kept else (lambda after: None)
             return train_classifiers(epochs, standardise, state, rates, settings, keep)
 
     rate, found = settings.learning_rate, {}
@@ -154,36 +155,3 @@ def part(labels: npt.NDArray[np.integer], seed: int) -> Parted:
             )
         held_out[generator.choice(rows, max(1, round(HELD_OUT_SHARE * len(rows))), replace=False)] = True
     return Parted(np.flatnonzero(~held_out), np.flatnonzero(held_out))
-
-
-@dataclass(frozen=True)
-class KeptTraining:
-    """The state of an unfinished training in a file, found again by what decides its course."""
-
-    path: Path
-    identity: dict[str, Any]
-    """Network, images and settings; JSON."""
-
-    def read(self, rates: Sequence[float], rows: Rows) -> TrainingState | None:
-        """The state of this very training; None if the file is missing or of another."""
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                known = json.loads((file.metadata() or {}).get("training", "null"))
-                if known != self._of(rates, rows):
-                    return None
-                epoch = int(file.get_tensor("epoch"))
-                return TrainingState(epoch, file.get_tensor("parameters"), file.get_tensor("momentum"))
-        except (OSError, SafetensorError, ValueError):
-            return None
-
-    def write(self, rates: Sequence[float], rows: Rows, state: TrainingState) -> None:
-        """Keep a state in place of the last."""
-        if not is_main():
-            return
-        tensors = {"epoch": torch.tensor(state.epoch), "parameters": state.parameters, "momentum": state.momentum}
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        write_durably(self.path, save(tensors, {"training": json.dumps(self._of(rates, rows))}))
-
-    def _of(self, rates: Sequence[float], rows: Rows) -> dict[str, Any]:
-        of: dict[str, Any] = json.loads(json.dumps({**self.identity, "rates": list(rates), "images": len(rows)}))
-        return of

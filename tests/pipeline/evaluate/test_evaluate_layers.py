@@ -1,8 +1,9 @@
 """Layers' classifiers: the training against a float64 loop, the windows they see, the stage, what it refuses."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError, RunError
 from pipeline.evaluate.layer_batches import Batch, window_parameters
-from pipeline.evaluate.layers import LayersResult, accuracy, train_classifiers
+from pipeline.evaluate.layers import KEPT_FILE, LayersResult, accuracy, train_classifiers
 from pipeline.evaluate.run import evaluate
 from pipeline.evaluate.settings import LayersSettings
 from pipeline.images.index import index_images
@@ -166,6 +167,58 @@ def test_stage_scores_every_layer_and_names_the_best(data: Path) -> None:
     assert written["scores"] == {"Best layer": best.top1_percent}
     assert written["network"]["name"] == "student"
     assert score(data, run, epochs=12, learning_rate=0.1) == result
+
+
+class Killing:
+    """A progress bar that kills the evaluation when so many images are done; it remembers where it began."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at, self.done, self.began = at, 0, -1
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        def advance(amount: int) -> None:
+            if title == "layers":
+                self.began = amount if self.began < 0 else self.began
+                self.done += amount
+                if self.done == self.at:
+                    raise KeyboardInterrupt
+
+        yield advance
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_a_training_that_was_killed_goes_on_with_its_last_whole_epoch(data: Path, momentum: float) -> None:
+    run = run_of(data)
+    settings = settings_of(str(run), data=data, momentum=momentum, learning_rate=0.1)
+    whole = evaluate(settings, Silent()).result
+    (run / "layers.json").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(settings, Killing(at=30 + 30 + 10))
+    kept = (run / KEPT_FILE).read_bytes()
+    again = Killing()
+    assert evaluate(settings, again).result == whole
+    assert (again.began, again.done) == (60, 3 * 30 + 12)
+    assert not (run / KEPT_FILE).exists()
+    (run / KEPT_FILE).write_bytes(kept)
+    other = Killing()
+    evaluate(settings.model_copy(update={"seed": 1}), other)
+    assert other.began == 0
+
+
+def test_weights_and_momentum_of_a_kept_state_go_on_as_if_uninterrupted() -> None:
+    epochs, states = [batches_of(seed) for seed in range(3)], []
+    whole = train_classifiers(map(iter, epochs), COUNTS, CLASSES, settings_of())
+    train_classifiers(
+        map(iter, epochs[:2]),
+        COUNTS,
+        CLASSES,
+        settings_of(),
+        keep=lambda state: states.append({name: tensor.clone() for name, tensor in state.items()}),
+    )
+    resumed = train_classifiers(map(iter, epochs[2:]), COUNTS, CLASSES, settings_of(seed=9), begun=states[-1])
+    for name, weight in whole.named_parameters():
+        torch.testing.assert_close(resumed.get_parameter(name), weight, rtol=0, atol=0)
 
 
 def test_layers_learn_the_same_alone(data: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.cluster.settings import ClusterSettings
 from pipeline.cluster.tasks import IN_FLIGHT, run_tasks
 from pipeline.cluster.verify import verify_on_cluster
 from pipeline.embed import cluster as embed_cluster
+from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError
 from pipeline.networks.network import load_network, save_network
@@ -238,3 +239,15 @@ def test_a_scheduler_that_does_not_answer_is_named(
 def test_settings_that_do_not_go_together_are_refused(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         EmbedSettings(data=Path("data"), store=Path("s.zarr"), teacher="random/conv4-16", **given)
+
+
+def test_a_store_grows_on_a_cluster_as_it_does_in_one_process(
+    data: Path, tmp_path: Path, embedded: Embedded, cluster: Any
+) -> None:
+    for name, where in (("one", {}), ("many", {"scheduler": cluster.address})):
+        embedded(data, tmp_path / name / "store.zarr", split=("train",))
+        more = {"teacher": "random/conv4-16", "threads": 1, "batch_size": 5, "add_views": 2, **where}
+        embed(EmbedSettings(data=data, store=tmp_path / name / "store.zarr", **more), Silent())
+    many = open_store(tmp_path / "many" / "store.zarr")["train"]
+    assert many.complete_views == [0, 1, 2, 3, 4]
+    assert files(tmp_path / "many" / "store.zarr") == files(tmp_path / "one" / "store.zarr")

@@ -126,7 +126,9 @@ def test_teacher_is_scored_from_its_store(voc: Path, tmp_path: Path) -> None:
 
 def test_classes_with_too_few_images_leave_nothing_to_score(voc: Path, tmp_path: Path) -> None:
     (voc / "ImageSets" / "Main" / "test.txt").write_text("000024\n")  # no object is on it
-    with pytest.raises(InputError, match=r"None of the 2 classes of '.*voc' can be both learnt from split trainval and"):
+    with pytest.raises(
+        InputError, match=r"None of the 2 classes of '.*voc' can be both learnt from split trainval and"
+    ):
         evaluate(settings_of("random/conv4-16", voc, tmp_path / "out"), Silent())
 
 

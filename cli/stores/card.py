@@ -20,9 +20,9 @@ from cli.stores.argument import store_argument
 )
 @json_option
 def command(store: str, output: Path | None, as_json: bool) -> None:
-    """Write a store's card: a README.md with the YAML head of a Hugging Face data set card.
+    """Write a store's card, a README.md for people.
 
-    It belongs beside the store, into the top folder of the repository: in the store zarr would warn of it.
+    It has the YAML head of a Hugging Face data set card. It belongs beside the store, into the top folder of the repository: in the store zarr would warn of it.
     """
     from pipeline.networks.teachers import TEACHERS
     from storage import describe, open_store

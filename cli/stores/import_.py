@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 @settings_options(ImportSettings, without=("files", "store"), optional=("data", "teacher"))
 @json_option
 def command(files: tuple[str, ...], store: str, as_json: bool, **given: Any) -> None:
-    """Make a store of a file that 'store export' wrote, or of embeddings that another program made.
+    """Make a store of an exported file, or of others' embeddings.
 
-    The former needs no options: STORE is the store that was exported, to the byte. The latter are a row an image, as
+    A file that 'store export' wrote needs no options: STORE is the store that was exported, to the byte. Embeddings of another program are a row an image, as
     [SPLIT[:FOLDER]=]FILE: the published code's cached features (torch.save), .npy, HDF5 or zarr. --data has the images, and
     --teacher says whose embeddings they are; students learn from them with --student-view fresh.
     """

@@ -15,7 +15,10 @@ from cli.stores.argument import store_argument
 @store_argument
 @json_option
 def command(store: str, as_json: bool) -> None:
-    """Say what a store holds, of which teacher and images, how large and how complete it is."""
+    """Say what a store holds.
+
+    Of which teacher and images it is, how large, and how complete.
+    """
     from storage import describe, open_store
 
     description = describe(open_store(store))

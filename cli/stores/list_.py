@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @click.argument("root", type=click.Path(), default=".")
 @json_option
 def command(root: str, as_json: bool) -> None:
-    """List every store below a folder or in a bucket, one a line; a damaged one is listed as such.
+    """List every store below a folder or in a bucket.
 
-    ROOT is the current folder unless given.
+    One a line; a damaged one is listed as such. ROOT is the current folder unless given.
     """
     from storage import location
     from storage.catalogue import catalogue

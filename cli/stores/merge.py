@@ -13,9 +13,9 @@ from cli.output import json_option, print_result
 @click.argument("target", type=click.Path())
 @json_option
 def command(stores: tuple[str, ...], target: str, as_json: bool) -> None:
-    """Join stores that were embedded apart, with the same settings, into TARGET.
+    """Join stores that were embedded apart into TARGET.
 
-    Each has some of the blocks ('embed --part 1/2'), of the views or of the splits. The result has the bytes of one run
+    They are of the same settings, and each has some of the blocks ('embed --part 1/2'), of the views or of the splits. The result has the bytes of one run
     over all of it; what none of them has is said, and 'embed --resume' does it. The same command goes on with a merge that
     was broken off.
     """

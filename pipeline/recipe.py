@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from pipeline.distill.settings import DistillSettings
+from pipeline.distill.settings import DistillSettings, options_for
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError, unknown_name
 from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
@@ -184,7 +184,8 @@ def plan_steps(recipe: Recipe) -> list[Step]:
     for table in recipe.student:
         name, given = _named("student", table)
         run = recipe.folder / name
-        given = {**({"store": store} if "embed" in steps else {}), **recipe.distill, **given}
+        shared = options_for(recipe.distill, {**recipe.distill, **given}.get("objective"))
+        given = {**({"store": store} if "embed" in steps else {}), **shared, **given}
         if "store" not in given:
             raise InputError(f"Student '{name}' has no store; add an [embed] table, or store = PATH under [distill].")
         embedded = "embed" in steps and str(given["store"]) == str(store)

@@ -16,8 +16,18 @@ class MemoryBank(nn.Module):
 
     rows: Tensor
     position: Tensor
+    images: Tensor | None
+    """(K,) int64: which image each row is of, -1 for none; where the bank was told to note it."""
 
-    def __init__(self, size: int, dim: int, dtype: torch.dtype = torch.float32, *, in_checkpoint: bool = True) -> None:
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        dtype: torch.dtype = torch.float32,
+        *,
+        in_checkpoint: bool = True,
+        notes_images: bool = False,
+    ) -> None:
         """Draw K rows uniformly in plus or minus 1 / sqrt(D / 3), from torch's generator.
 
         Parameters
@@ -28,12 +38,16 @@ class MemoryBank(nn.Module):
             Half precision halves the memory; similarities are then exact to about 2^-9 (bfloat16) or 2^-12 (float16).
         in_checkpoint : bool
             False for a bank that can be made again from a store.
+        notes_images : bool
+            Note which image each row is of, so that an image's own rows can be left out.
         """
         super().__init__()
         bound = (dim / 3) ** -0.5
         noise = torch.empty(size, dim).uniform_(-bound, bound)
         self.register_buffer("rows", noise.to(dtype), persistent=in_checkpoint)
         self.register_buffer("position", torch.zeros((), dtype=torch.int64), persistent=in_checkpoint)
+        images = torch.full((size,), -1) if notes_images else None
+        self.register_buffer("images", images, persistent=in_checkpoint)
 
     def similarities(self, queries: Tensor) -> Tensor:
         """Dot products (B, K) of queries (B, D) with all rows, as the bank stands now; float32.
@@ -45,14 +59,21 @@ class MemoryBank(nn.Module):
         products: Tensor = _HalfProducts.apply(queries, self.rows)
         return products
 
+    def own_rows(self, images: Tensor) -> Tensor | None:
+        """Which rows are of each image, (B, K) bool for images (B,); None where that is not noted."""
+        return None if self.images is None else images[:, None] == self.images
+
     @torch.no_grad()
-    def enqueue(self, embeddings: Tensor) -> None:
-        """Put a batch (B, D) in place of the oldest rows, wrapping round at the end."""
+    def enqueue(self, embeddings: Tensor, images: Tensor | None = None) -> None:
+        """Put a batch (B, D), of images (B,), in place of the oldest rows, wrapping round at the end."""
         size = len(self.rows)
         newest = embeddings[-size:]
         first = self.position + len(embeddings) - len(newest)
         places = (first + torch.arange(len(newest), device=self.rows.device)) % size
         self.rows[places] = newest.to(self.rows.dtype)
+        if self.images is not None:
+            assert images is not None
+            self.images[places] = images[-size:]
         self.position.copy_((self.position + len(embeddings)) % size)
 
     @torch.no_grad()

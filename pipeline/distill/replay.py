@@ -115,12 +115,19 @@ class Replay:
             number += 1
         return stretches
 
-    def embeddings(self, stretches: list[Stretch]) -> Iterator[Tensor]:
-        """Teacher's embeddings (B, D), batch by batch, as in ``Replayed``."""
+    def embeddings(self, stretches: list[Stretch]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Teacher's embeddings (B, D) and their rows (B,), batch by batch, as in ``Replayed``."""
         for stretch in stretches:
             with self.teacher.reading(stretch.view) as view:
                 for start in range(0, len(stretch.rows), self.batch_size):
-                    yield view.gather(stretch.rows[start : start + self.batch_size], self.renderer.device)
+                    rows = stretch.rows[start : start + self.batch_size]
+                    yield view.gather(rows, self.renderer.device), torch.from_numpy(rows).to(self.renderer.device)
+
+    def all_embeddings(self) -> tuple[Tensor, Tensor]:
+        """Teacher's embeddings of view 0 of all good images, and their rows; on the CPU."""
+        rows = np.flatnonzero(self.split.samples.good)
+        with self.teacher.reading(EVALUATION_VIEW) as view:
+            return view.gather(rows, torch.device("cpu")), torch.from_numpy(rows)
 
     def images(self, stretches: list[Stretch]) -> Iterator[Replayed]:
         """The images themselves, batch by batch; of each this process's part."""

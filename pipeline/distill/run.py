@@ -86,7 +86,7 @@ def distill_together(
     split = store[shared.split]
     is_fresh = shared.student_view == "fresh"
     numbers = ViewNumbers(0 if is_fresh else _random_views(split, shared.views))
-    _check_complete(split, numbers)
+    _check_complete(split, numbers, needs_view_0=any(student.looks_at_all for student in students))
     view = split.views[numbers(0)]
     good = int(split.samples.good.sum())
     if good < shared.batch_size:
@@ -160,9 +160,11 @@ def _random_views(split: Split, asked: int | None) -> int:
     return asked or available
 
 
-def _check_complete(split: Split, numbers: ViewNumbers) -> None:
+def _check_complete(split: Split, numbers: ViewNumbers, *, needs_view_0: bool) -> None:
     """Check before the first step that every view which will be read is there."""
-    needed = {numbers(epoch) for epoch in range(max(1, numbers.random_views))}
+    needed = {numbers(epoch) for epoch in range(max(1, numbers.random_views))} | (
+        {EVALUATION_VIEW} if needs_view_0 else set()
+    )
     missing = sorted(needed.difference(split.complete_views))
     if missing:
         raise StoreIncompleteError(

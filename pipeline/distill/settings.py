@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.images.policies import POLICIES, PolicySetting
 from pipeline.settings import ContentCheckSetting, StoreLocation, argument
 from pipeline.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_OF_A_BANK = {"temperature", "teacher_temperature", "bank_size", "bank_precision", "prefill", "mask_own", "centre"}
+
+OPTIONS: dict[str, set[str]] = {
+    "compress-2q": {"head", *_OF_A_BANK, "key_momentum"},
+    "compress-1q": {"head", *_OF_A_BANK},
+    "reg": {"head"},
+    "reg-bn": {"head"},
+    "simreg": {"head"},
+}
+"""By objective, the options that it has; those of the others do nothing for it, and are refused."""
+
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {}
+"""Where the paper of an objective has another value than CompRess."""
+
+OWN_HEADS = {"compress-2q": "none", "compress-1q": "linear", "reg": "linear", "reg-bn": "linear", "simreg": "mlp"}
+"""Head where the settings name none."""
 
 
 class DistillSettings(TrainingSettings):
@@ -26,14 +46,17 @@ class DistillSettings(TrainingSettings):
         ),
     ]
     objective: Annotated[
-        Literal["compress-1q", "compress-2q"],
-        Field(description="CompRess with one memory bank, the teacher's, or with two."),
+        Literal["compress-1q", "compress-2q", "reg", "reg-bn", "simreg"],
+        Field(
+            description="What is learned of the teacher: its similarities to the images of one memory bank or two "
+            "(CompRess), or its embeddings by regression, with batch norm, or with SimReg's head."
+        ),
     ] = "compress-2q"
     head: Annotated[
         Literal["none", "linear", "mlp"] | None,
         Field(
             description="Between the student's feature and the objective, thrown away at export: nothing, a linear layer to "
-            "the teacher's dimension, or SimReg's MLP; linear for compress-1q and none for compress-2q unless given."
+            "the teacher's dimension, or SimReg's MLP; unless given none for compress-2q, mlp for simreg, linear for the others."
         ),
     ] = None
     split: Annotated[str, Field(description="Split of the store to train on.")] = "train"
@@ -70,7 +93,12 @@ class DistillSettings(TrainingSettings):
         Literal["step", "cosine"], Field(description="Steps at the milestones, or one half cosine to zero.")
     ] = "step"
     temperature: Annotated[float, Field(gt=0, description="Divides the similarities.")] = 0.04
-    bank_size: Annotated[int, Field(ge=1, description="Anchor points in each memory bank.")] = 128_000
+    teacher_temperature: Annotated[
+        float | None, Field(gt=0, description="Divides the teacher's similarities; the same unless given.")
+    ] = None
+    bank_size: Annotated[
+        int, Field(ge=1, description="Anchor points in each memory bank; at most as many as there are images.")
+    ] = 128_000
     bank_precision: Annotated[
         Literal["float32", "bfloat16", "float16"],
         Field(description="Of the memory banks and the products with them; half takes half the memory."),
@@ -78,6 +106,15 @@ class DistillSettings(TrainingSettings):
     prefill: Annotated[
         bool,
         Field(description="Fill the memory banks with embeddings of images before the first step, not with noise."),
+    ] = False
+    mask_own: Annotated[
+        bool, Field(description="Compare no image with the rows of a memory bank that are of itself.")
+    ] = False
+    centre: Annotated[
+        bool,
+        Field(
+            description="Subtract the mean of the teacher's embeddings (of view 0) from them before they are compared."
+        ),
     ] = False
     key_momentum: Annotated[
         float, Field(ge=0, le=1, description="Of the key encoder's moving average; less for few steps.")
@@ -98,13 +135,39 @@ class DistillSettings(TrainingSettings):
         Field(description="Folder on a fast local disk for memory maps; the system's temporary folder unless given."),
     ] = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_own_defaults(cls, given: Any) -> Any:
+        return {**OWN_DEFAULTS.get(given.get("objective", ""), {}), **given} if isinstance(given, dict) else given
+
+    @property
+    def head_or_own(self) -> str:
+        """The head, the objective's own unless one is named."""
+        return self.head or OWN_HEADS[self.objective]
+
+    @property
+    def looks_at_all(self) -> bool:
+        """Whether the objective needs the teacher's view 0 of all images before it begins."""
+        return self.centre
+
+    @model_validator(mode="after")
+    def _options_are_of_the_objective(self) -> Self:
+        for option in sorted(self.model_fields_set & set().union(*OPTIONS.values()) - OPTIONS[self.objective]):
+            if getattr(self, option) is not None:
+                users = ", ".join(name for name, options in OPTIONS.items() if option in options)
+                raise ValueError(
+                    f"--{option.replace('_', '-')} does nothing for {self.objective}; leave it out, or use {users}."
+                )
+        return self
+
     @model_validator(mode="after")
     def _options_go_together(self) -> Self:
         if self.batch_size % self.accumulation:
             raise ValueError(f"--accumulation {self.accumulation} must divide --batch-size {self.batch_size}.")
-        if self.head == "mlp" and self.batch_size == self.accumulation:
+        if self.batch_size == self.accumulation and (self.head_or_own == "mlp" or self.objective == "reg-bn"):
+            named = "--objective reg-bn" if self.objective == "reg-bn" else "--head mlp"
             raise ValueError(
-                "--head mlp has batch norm, which needs two images at once; raise --batch-size or lower --accumulation."
+                f"{named} has batch norm, which needs two images at once; raise --batch-size or lower --accumulation."
             )
         if self.export == "key" and self.objective != "compress-2q":
             raise ValueError(f"--export key needs a key encoder, and {self.objective} has none; use compress-2q.")
@@ -115,6 +178,12 @@ class DistillSettings(TrainingSettings):
         if self.student_view == "fresh" and self.views is not None:
             raise ValueError("--views is of replayed views, and fresh ones are drawn anew; leave it out.")
         return self
+
+
+def options_for(shared: Mapping[str, Any], objective: str | None) -> dict[str, Any]:
+    """Of settings that several students share, those that do something for an objective (the default one if None)."""
+    has = OPTIONS.get(objective or DistillSettings.model_fields["objective"].default, set())
+    return {name: value for name, value in shared.items() if name in has or name not in set().union(*OPTIONS.values())}
 
 
 SHARED_IN_ONE_PASS = (

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from pipeline.distill.beginning import begin_objective
 from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import Batch, Objective
-from pipeline.distill.replay import PREFILL_EPOCHS, Replay, Replayed
+from pipeline.distill.objectives.objective import Batch, Dims
+from pipeline.distill.settings import OPTIONS, DistillSettings
 from pipeline.errors import InputError
 from pipeline.images.rendering import interpolation_of
 from pipeline.networks.architectures import build_backbone
@@ -19,15 +20,12 @@ from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
 from pipeline.training.distributed import check_batch, processes, share, synchronise_batch_norm
 from pipeline.training.loop import Training
-from pipeline.training.schedule import seed_step
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
-    from pipeline.distill.settings import DistillSettings
+    from pipeline.distill.replay import Replay, Replayed
     from pipeline.training.live import Score
     from storage import Split
 
@@ -59,7 +57,7 @@ def check_parts(settings: DistillSettings) -> None:
         If they do not, or leave an MLP head, which has batch norm, one image at a time.
     """
     check_batch(settings.batch_size, settings.accumulation)
-    if settings.head == "mlp" and share(settings.batch_size) == settings.accumulation:
+    if settings.head_or_own == "mlp" and share(settings.batch_size) == settings.accumulation:
         raise InputError(
             f"--head mlp has batch norm, which needs two images at once in each of the {processes()} processes; raise "
             "--batch-size or lower --accumulation."
@@ -75,6 +73,17 @@ def build_student(settings: DistillSettings, split: Split, size: int) -> Network
     student = Network(settings.run.name, settings.student, *backbone, preprocessing)
     student.check_size(size)
     return student
+
+
+def _fitted(settings: DistillSettings, images: int) -> DistillSettings:
+    """The settings with a bank no larger than the data set: earlier views of an image would stand beside the newest."""
+    if "bank_size" not in OPTIONS[settings.objective] or settings.bank_size <= images:
+        return settings
+    logger.warning(
+        "'%s': the bank of %d is made as small as the data set, which has %d images.",
+        settings.run.name, settings.bank_size, images,
+    )  # fmt: skip
+    return settings.model_copy(update={"bank_size": images})
 
 
 def student_training(
@@ -94,8 +103,9 @@ def student_training(
         Live evaluation.
     """
     torch.manual_seed(settings.seed)
-    teacher_dim = replay.split.feature_dim
-    objective = OBJECTIVES[settings.objective](network.module, network.feature_dim, teacher_dim, settings)
+    settings = _fitted(settings, int(replay.split.samples.good.sum()))
+    dims = Dims(network.feature_dim, replay.split.feature_dim, len(replay.split))
+    objective = OBJECTIVES[settings.objective](network.module, dims, settings)
     modules = nn.ModuleDict({"student": network.module, "objective": objective})
     if settings.sync_bn:
         synchronise_batch_norm(modules, device)
@@ -105,17 +115,12 @@ def student_training(
     if settings.compile:
         for module in filter(None, (network.module, objective.key_encoder)):
             module.compile()
-    if settings.bank_size > len(replay.split):
-        logger.warning(
-            "'%s': a bank of %d is larger than the %d images: it holds earlier views of each beside the newest.",
-            settings.run.name, settings.bank_size, len(replay.split),
-        )  # fmt: skip
 
     def batch_of(replayed: Replayed) -> Batch:
         images = network.preprocessing.normalise(replayed.pixels[network.preprocessing.size])
         if settings.memory_format == "contiguous":
             images = images.contiguous()
-        return Batch(images, replayed.teacher, replayed.rows)
+        return Batch(images, objective.of_teacher(replayed.teacher), replayed.rows)
 
     def parts(replayed: Replayed) -> list[Batch]:
         pieces = zip(*(field.chunk(settings.accumulation) for field in batch_of(replayed)), strict=True)
@@ -126,7 +131,7 @@ def student_training(
         return value
 
     def begin(epoch: int, step: int) -> None:
-        _fill_banks(objective, settings, replay, epoch, step, batch_of)
+        begin_objective(objective, settings, replay, epoch, step, batch_of)
 
     finer = next(
         (
@@ -153,34 +158,6 @@ def student_training(
         when_memory_is_full=(
             f"set --accumulation {finer}, which computes the step in smaller parts, or " if finer else ""
         )
-        + "lower --batch-size or --bank-size",
+        + "lower --batch-size"
+        + (" or --bank-size" if objective.teacher_bank is not None else ""),
     )
-
-
-def _fill_banks(
-    objective: Objective,
-    settings: DistillSettings,
-    replay: Replay,
-    epoch: int,
-    step: int,
-    batch_of: Callable[[Replayed], Batch],
-) -> None:
-    """Bring the teacher's bank to where it stood before a step, from the store; before the first, prefill if asked."""
-    bank = objective.teacher_bank
-    if bank is None:
-        return
-    seen = (epoch * replay.steps_per_epoch + step) * replay.batch_size
-    if settings.prefill:
-        stretches = replay.to_prefill(settings.bank_size)
-        if seen < settings.bank_size:
-            for embeddings in replay.embeddings(stretches):
-                bank.enqueue(embeddings)
-        else:  # nothing of it is left, but rows stand where it put them
-            bank.skip(sum(len(stretch.rows) for stretch in stretches))
-        if objective.student_bank is not None and (epoch, step) == (0, 0):
-            seed_step(settings.seed, PREFILL_EPOCHS, 0)
-            for replayed in replay.images(stretches):
-                objective.prefill(batch_of(replayed))
-    bank.skip(max(0, seen - settings.bank_size))
-    for embeddings in replay.embeddings(replay.before(epoch, step, settings.bank_size)):
-        bank.enqueue(embeddings)

@@ -1,8 +1,8 @@
 """What a student is asked to match: one file an objective, all of one signature.
 
-An objective is a module made from (student, feature dimension, teacher dimension, settings). Called with the
-student and a batch it gives the loss and scalars to log; ``after_step`` runs after the optimiser. Its own
-trainable parts, the student's head among them, are its parameters; they are thrown away at export.
+An objective is a module made from (student, dims, settings). Called with the student and a batch it gives the loss and
+scalars to log; ``after_step`` runs after the optimiser. Its own trainable parts, the student's head among them, are its
+parameters; they are thrown away at export.
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING
 
 from pipeline.distill.objectives.compress_1q import CompRess1q
 from pipeline.distill.objectives.compress_2q import CompRess2q
+from pipeline.distill.objectives.regression import Regression
+from pipeline.distill.objectives.regression_bn import RegressionBN
+from pipeline.distill.objectives.simreg import SimReg
 
 if TYPE_CHECKING:
     from pipeline.distill.objectives.objective import Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    "compress-1q": CompRess1q,
     "compress-2q": CompRess2q,
+    "compress-1q": CompRess1q,
+    "reg": Regression,
+    "reg-bn": RegressionBN,
+    "simreg": SimReg,
 }

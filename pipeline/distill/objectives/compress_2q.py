@@ -10,58 +10,55 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from pipeline.distill.memory_bank import MemoryBank
-from pipeline.distill.objectives.objective import Batch, Objective
 from pipeline.distill.objectives.similarity import similarity_divergence
+from pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
 from pipeline.machine import TORCH_TYPES
 from pipeline.training.distributed import gather_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.distill.objectives.objective import Batch, Dims
     from pipeline.distill.settings import DistillSettings
 
 
-class CompRess2q(Objective):
+class CompRess2q(WithTeacherBank):
     """The student's similarities to its own bank follow the teacher's similarities to its bank.
 
     The student's bank is filled by a key encoder: the exponential moving average of the student and its head, with batch
     norm in training mode. Queries meet the banks as they stood before the batch; then the batch enters both.
     """
 
-    own_head = "none"
     key_encoder: nn.Module
-    teacher_bank: MemoryBank
     student_bank: MemoryBank
 
-    def __init__(self, student: nn.Module, feature_dim: int, teacher_dim: int, settings: DistillSettings) -> None:
-        super().__init__(student, feature_dim, teacher_dim, settings)
+    def __init__(self, student: nn.Module, dims: Dims, settings: DistillSettings) -> None:
+        super().__init__(student, dims, settings)
         self.key_encoder = copy.deepcopy(student).requires_grad_(False)
         self.key_projection = copy.deepcopy(self.projection).requires_grad_(False)
-        dtype = TORCH_TYPES[settings.bank_precision]
-        self.teacher_bank = MemoryBank(settings.bank_size, teacher_dim, dtype, in_checkpoint=False)
-        self.student_bank = MemoryBank(settings.bank_size, self.projected_dim, dtype)
-        self.temperature = settings.temperature
+        self.student_bank = MemoryBank(settings.bank_size, self.projected_dim, TORCH_TYPES[settings.bank_precision])
         self.momentum = settings.key_momentum
-        self._entering: list[tuple[Tensor, Tensor]] = []
+        self._entering_keys: list[Tensor] = []
 
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Divergence of the two distributions over the banks."""
-        queries = normalize(self.projection(self.encode(student, batch.images)), dim=1)
-        keys = self._keys(batch.images)
-        loss, diagnostics = similarity_divergence(
-            self.teacher_bank.similarities(batch.teacher), self.student_bank.similarities(queries), self.temperature
+        queries = normalize(self.projected(student, batch.images), dim=1)
+        self._entering_keys.append(self._keys(batch.images))
+        self.entering(batch)
+        return similarity_divergence(
+            self.teacher_bank.similarities(batch.teacher),
+            self.student_bank.similarities(queries),
+            self.temperature,
+            self.teacher_temperature,
+            self.teacher_bank.own_rows(batch.rows),
         )
-        self._entering.append((batch.teacher, keys))
-        return loss, diagnostics
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:
         """Let the batch, of all processes, enter both banks; move the key encoder's parameters (not its buffers) to the student's."""
-        for bank, entering in zip(
-            (self.teacher_bank, self.student_bank), zip(*self._entering, strict=True), strict=True
-        ):
-            bank.enqueue(gather_rows(torch.cat(entering)))
-        self._entering.clear()
+        super().after_step(student)
+        self.student_bank.enqueue(gather_rows(torch.cat(self._entering_keys)))
+        self._entering_keys.clear()
         for average, trained in ((self.key_encoder, student), (self.key_projection, self.projection)):
             for key, query in zip(average.parameters(), trained.parameters(), strict=True):
                 key.mul_(self.momentum).add_(query, alpha=1 - self.momentum)

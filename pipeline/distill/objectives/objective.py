@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import nn
 
+from pipeline.errors import InputError
 from pipeline.machine import autocast
 from pipeline.networks.heads import build_head
 
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
 
     from pipeline.distill.memory_bank import MemoryBank
     from pipeline.distill.settings import DistillSettings
+
+
+class Dims(NamedTuple):
+    """Sizes that follow from the student and the store."""
+
+    student: int
+    """F, of the student's feature."""
+    teacher: int
+    """D, of the teacher's embedding."""
+    images: int
+    """N, rows of the store's split."""
 
 
 class Batch(NamedTuple):
@@ -28,11 +40,20 @@ class Batch(NamedTuple):
     """(B,) int64 rows of the store's split."""
 
 
+class AllImages(NamedTuple):
+    """The teacher's view 0 of the n good images of a split, on the CPU."""
+
+    embeddings: Tensor
+    """(n, D) float32, L2-normalised."""
+    rows: Tensor
+    """(n,) int64 rows of the store's split."""
+
+
 class Objective(nn.Module, ABC):
     """A loss that turns a student into the teacher's likeness."""
 
-    own_head: ClassVar[str]
-    """Head where the settings name none."""
+    in_teachers_space: ClassVar[bool] = False
+    """Whether what the head gives is compared with the teacher's embeddings themselves."""
     projection: nn.Module
     """The head: from the student's feature to what is compared, of ``projected_dim`` numbers."""
     teacher_bank: MemoryBank | None
@@ -42,12 +63,16 @@ class Objective(nn.Module, ABC):
     key_encoder: nn.Module | None
     """The student's moving average, where there is one."""
 
-    @abstractmethod
-    def __init__(self, student: nn.Module, feature_dim: int, teacher_dim: int, settings: DistillSettings) -> None:
+    def __init__(self, student: nn.Module, dims: Dims, settings: DistillSettings) -> None:
         super().__init__()
         self.teacher_bank = self.student_bank = self.key_encoder = None
         self.precision = settings.precision
-        self.projection, self.projected_dim = build_head(settings.head or self.own_head, feature_dim, teacher_dim)
+        self.projection, self.projected_dim = build_head(settings.head_or_own, dims.student, dims.teacher)
+        if self.in_teachers_space and self.projected_dim != dims.teacher:
+            raise InputError(
+                f"--head none leaves '{settings.student}' its {dims.student} features, which cannot be compared with the "
+                f"teacher's {dims.teacher} in {settings.objective}; use --head linear or mlp, or --objective compress-2q."
+            )
 
     @abstractmethod
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -56,6 +81,14 @@ class Objective(nn.Module, ABC):
     def after_step(self, student: nn.Module) -> None:
         """Do what follows the optimiser's step."""
         del student
+
+    def of_teacher(self, embeddings: Tensor) -> Tensor:
+        """What stands for the teacher's embeddings (B, D) wherever they are compared."""
+        return embeddings
+
+    def look_at_all(self, everything: AllImages) -> None:
+        """Take what it needs from all images before the first step, where ``settings.looks_at_all``."""
+        del everything
 
     def prefill(self, batch: Batch) -> None:
         """Let a batch enter the student's bank before the first step."""
@@ -66,3 +99,8 @@ class Objective(nn.Module, ABC):
         with autocast(images.device, self.precision):
             features: Tensor = network(images)
         return features.float()
+
+    def projected(self, student: nn.Module, images: Tensor) -> Tensor:
+        """What the head gives, (B, ``projected_dim``), of normalised images."""
+        projected: Tensor = self.projection(self.encode(student, images))
+        return projected

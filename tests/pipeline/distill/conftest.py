@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings
+from pipeline.distill.settings import DistillSettings, options_for
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.live import live_evaluation
@@ -87,7 +87,8 @@ def student(data: Path, store: Path, tmp_path: Path) -> Students:
     """Settings of a student in a folder of this test's, tiny unless told otherwise."""
 
     def make(name: str = "student", **settings: Any) -> DistillSettings:
-        return DistillSettings(**{"store": store, "data": data, "run": tmp_path / name, **TINY, **settings})
+        shared = options_for(TINY, settings.get("objective"))
+        return DistillSettings(**{"store": store, "data": data, "run": tmp_path / name, **shared, **settings})
 
     return make
 

@@ -1,4 +1,4 @@
-"""Both objectives and the whole stage, against a float64 loop written from the paper's pseudo-code.
+"""CompRess and the whole stage, against a float64 loop written from the paper's pseudo-code.
 
 The loop reads the store with zarr, crops with torchvision, and has its own forward pass, SGD and queues; of ours it takes
 the first weights and the first noise of the banks. B batch, K rows of a bank, D and F features of teacher and student.
@@ -20,7 +20,7 @@ from torch.nn import functional
 from torchvision.transforms import functional as F
 
 from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import Batch
+from pipeline.distill.objectives.objective import Batch, Dims
 from pipeline.distill.settings import DistillSettings
 from pipeline.networks.architectures import build_backbone
 
@@ -134,7 +134,7 @@ def begin(settings: DistillSettings, teacher_dim: int) -> tuple[torch.nn.Module,
     """Our student and objective, and the loop with copies of their first weights."""
     module, feature_dim = build_backbone("conv4-16", settings.seed)
     torch.manual_seed(settings.seed)
-    objective = OBJECTIVES[settings.objective](module, feature_dim, teacher_dim, settings)
+    objective = OBJECTIVES[settings.objective](module, Dims(feature_dim, teacher_dim, 100), settings)
     loop = Loop(
         settings,
         doubles(module),
@@ -170,7 +170,7 @@ def test_steps_are_those_of_the_pseudo_code(
         head=head_name,
         bank_size=bank_size,
         batch_size=batch_size,
-        key_momentum=0.7,
+        **({"key_momentum": 0.7} if objective_name == "compress-2q" else {}),
         weight_decay=0.01,
         temperature=0.1,
     )

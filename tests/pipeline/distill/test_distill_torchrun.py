@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings
+from pipeline.distill.settings import DistillSettings, options_for
 from pipeline.live import live_evaluation
 from pipeline.progress import Silent
 
@@ -44,7 +44,12 @@ def students_of(
 ) -> Callable[[str, str], list[DistillSettings]]:
     def make(kind: str, where: str, **more: Any) -> list[DistillSettings]:
         return [
-            DistillSettings(store=store, data=data, run=place / where / f"{kind}-{number}", **{**tiny, **given, **more})
+            DistillSettings(
+                store=store,
+                data=data,
+                run=place / where / f"{kind}-{number}",
+                **{**options_for(tiny, given.get("objective")), **given, **more},
+            )
             for number, given in enumerate(PASSES.get(kind, BREAKING))
         ]
 

@@ -182,8 +182,9 @@ def test_banks_are_filled_with_whole_batches_of_different_images(replay: MakeRep
         assert [len(stretch.rows) for stretch in stretches] == expected
         assert [stretch.view for stretch in stretches] == [1, 2, 1][: len(expected)]
         assert all(len(set(stretch.rows.tolist())) == len(stretch.rows) for stretch in stretches)
-        for images, embeddings in zip(made.images(stretches), made.embeddings(stretches), strict=True):
+        for images, (embeddings, rows) in zip(made.images(stretches), made.embeddings(stretches), strict=True):
             torch.testing.assert_close(images.teacher, embeddings, rtol=0, atol=0)
+            assert torch.equal(images.rows, rows)
 
 
 def test_fresh_training_is_reproducible_and_the_policy_counts(trained: Trained, assert_same: Any) -> None:
@@ -218,6 +219,13 @@ def test_store_without_random_views_is_enough_for_fresh_ones(trained: Trained, s
             {"head": "mlp", "accumulation": 8},
             "--head mlp has batch norm, .* raise --batch-size or lower --accumulation",
         ),
+        ({"objective": "reg-bn", "accumulation": 8}, "--objective reg-bn has batch norm, .* raise --batch-size"),
+        ({"objective": "simreg", "accumulation": 8}, "--head mlp has batch norm, .* raise --batch-size"),
+        (
+            {"objective": "reg", "temperature": 0.04},
+            "--temperature does nothing for reg; leave it out, or use compress-2q, ",
+        ),
+        ({"objective": "compress-1q", "key_momentum": 0.9}, "--key-momentum does nothing .*, or use compress-2q"),
         ({"seed": 2**64}, "less than 18446744073709551616"),
     ],
 )

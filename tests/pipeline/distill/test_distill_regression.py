@@ -1,0 +1,96 @@
+"""Reg, Reg-BN and SimReg, against float64 textbook versions; and what gradients of any objective reach."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.distill.objectives import OBJECTIVES
+from pipeline.distill.objectives.objective import Batch, Dims, Objective
+from pipeline.distill.settings import OPTIONS, OWN_HEADS, DistillSettings
+from pipeline.networks.architectures import build_backbone
+
+Students = Callable[..., DistillSettings]
+
+D = 24
+"""Dimensions of the teacher; the student has 16."""
+
+
+def made(settings: DistillSettings) -> tuple[nn.Module, Objective, Batch]:
+    """A student, its objective and a batch of 12 images."""
+    module, feature_dim = build_backbone("conv4-16", settings.seed)
+    torch.manual_seed(settings.seed)
+    objective = OBJECTIVES[settings.objective](module, Dims(feature_dim, D, 100), settings)
+    teacher = torch.randn(12, D).relu() + 0.1
+    return (
+        module.train(),
+        objective.train(),
+        Batch(torch.randn(12, 3, 16, 16), teacher / teacher.norm(dim=1, keepdim=True), torch.arange(12)),
+    )
+
+
+def textbook(objective: str, projected: Tensor, teacher: Tensor) -> Tensor:
+    """The loss by loops over images and dimensions, in float64."""
+    total = torch.zeros((), dtype=torch.float64)
+    for number, (ours, theirs) in enumerate(zip(projected, teacher, strict=True)):
+        if objective == "simreg":
+            ours = ours / (ours @ ours).sqrt()
+            total = total + 2 - 2 * ours @ theirs
+            continue
+        for dim in range(D):
+            if objective == "reg-bn":
+                one, other = (
+                    (rows[number, dim] - rows[:, dim].mean()) / (rows[:, dim].var(unbiased=False) + epsilon).sqrt()
+                    for rows, epsilon in ((projected, 1e-5), (teacher, 1e-5 / D))
+                )
+                total = total + (one - other) ** 2 / D
+            else:
+                total = total + (ours[dim] - theirs[dim]) ** 2
+    return total / len(projected)
+
+
+@pytest.mark.parametrize("head", [None, "linear", "mlp"])
+@pytest.mark.parametrize("name", ["reg", "reg-bn", "simreg"])
+def test_loss_and_its_gradient_are_the_textbooks(student: Students, name: str, head: str | None) -> None:
+    module, objective, batch = made(student(objective=name, head=head))
+    seen: list[Tensor] = []
+    objective.projection.register_forward_hook(lambda _, __, projected: seen.append(projected))
+    loss, _ = objective(module, batch)
+    (gradient,) = torch.autograd.grad(loss, seen[0])
+    projected = seen[0].detach().double().requires_grad_()
+    expected = textbook(name, projected, batch.teacher.double())
+    (expected_gradient,) = torch.autograd.grad(expected, projected)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(
+        gradient.double(), expected_gradient, rtol=1e-5, atol=1e-5 * expected_gradient.abs().max().item()
+    )
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_reach_the_student_and_all_own_weights_and_no_stored_embedding(student: Students, name: str) -> None:
+    module, objective, batch = made(student(objective=name))
+    stored = {"teacher": batch.teacher, **dict(objective.named_buffers())}
+    before = {key: value.clone() for key, value in stored.items()}
+    loss, diagnostics = objective(module, batch)
+    loss.backward()
+    weights = [weight for each in (module, objective) for weight in each.parameters() if weight.requires_grad]
+    torch.optim.SGD(weights, 0.1).step()
+    for key, weight in [*module.named_parameters(), *objective.named_parameters()]:
+        if "key_" in key:
+            assert not weight.requires_grad
+        elif not key.endswith("bias"):  # batch norm takes out the bias before it
+            assert weight.grad is not None, key
+            assert weight.grad.abs().max() > 0, key
+    for key, value in stored.items():
+        assert value.grad is None
+        assert not value.requires_grad
+        assert torch.equal(value, before[key]) or "running" in key or "batches" in key, key
+    assert all(not value.requires_grad for value in diagnostics.values())
+
+
+def test_every_objective_says_what_it_can_be_told() -> None:
+    assert OBJECTIVES.keys() == OPTIONS.keys() == OWN_HEADS.keys()
+    named: Any = DistillSettings.model_fields["objective"].annotation
+    assert set(named.__args__) == set(OBJECTIVES)

@@ -1,7 +1,8 @@
 """Nearest neighbour: the class of the most similar training image (CompRess, section 4.1).
 
 Exact, k = 1, cosine similarity of the features of the evaluation view. With few labels only so many training images of
-each class are labelled, drawn several times.
+each class are labelled, drawn several times. Whatever its class, a test image gets one of the training images: of a class that
+they do not have it counts as wrong.
 
 Letters: N training images, M test images.
 """

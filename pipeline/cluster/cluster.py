@@ -35,6 +35,8 @@ CONFIG = {
     # Images' names go to a worker with the first task: 80 MB for ImageNet, once.
     "distributed.admin.large-graph-warning-threshold": "1 GB",
     "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS} s",
+    # Dask has malloc give memory back at once (MALLOC_TRIM_THRESHOLD_), which costs networks time in the system.
+    "distributed.nanny.pre-spawn-environ": {},
 }
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ def begin_objective(
         if is_main():
             objective.look_at_all(AllImages(*replay.all_embeddings()))
         send_state(objective)
-    if objective.teacher_bank is not None:
+    if objective.teacher_bank is not None and settings.anchors == "queue":
         _fill_banks(objective, settings, replay, epoch, step, batch_of)
 
 

@@ -18,17 +18,32 @@ _OF_A_BANK = {"temperature", "teacher_temperature", "bank_size", "bank_precision
 
 OPTIONS: dict[str, set[str]] = {
     "compress-2q": {"head", *_OF_A_BANK, "key_momentum"},
-    "compress-1q": {"head", *_OF_A_BANK},
+    "compress-1q": {"head", *_OF_A_BANK, "anchors"},
     "reg": {"head"},
     "reg-bn": {"head"},
     "simreg": {"head"},
+    "seed": {"head", *_OF_A_BANK},
+    "crd": {"temperature", "negatives", "memory_momentum", "negative_queue"},
+    "cc": {"clusters"},
 }
 """By objective, the options that it has; those of the others do nothing for it, and are refused."""
 
-OWN_DEFAULTS: dict[str, dict[str, Any]] = {}
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "seed": {"temperature": 0.2, "teacher_temperature": 0.01, "bank_size": 65_536},
+    "crd": {"temperature": 0.07},
+}
 """Where the paper of an objective has another value than CompRess."""
 
-OWN_HEADS = {"compress-2q": "none", "compress-1q": "linear", "reg": "linear", "reg-bn": "linear", "simreg": "mlp"}
+OWN_HEADS = {
+    "compress-2q": "none",
+    "compress-1q": "linear",
+    "reg": "linear",
+    "reg-bn": "linear",
+    "simreg": "mlp",
+    "seed": "mlp-2",
+    "crd": "none",
+    "cc": "none",
+}
 """Head where the settings name none."""
 
 
@@ -46,17 +61,19 @@ class DistillSettings(TrainingSettings):
         ),
     ]
     objective: Annotated[
-        Literal["compress-1q", "compress-2q", "reg", "reg-bn", "simreg"],
+        Literal["compress-1q", "compress-2q", "reg", "reg-bn", "simreg", "seed", "crd", "cc"],
         Field(
             description="What is learned of the teacher: its similarities to the images of one memory bank or two "
-            "(CompRess), or its embeddings by regression, with batch norm, or with SimReg's head."
+            "(CompRess) or of SEED's queue, its embeddings by regression (plain, with batch norm, SimReg's) or contrast "
+            "(CRD), or clusters of them (CC)."
         ),
     ] = "compress-2q"
     head: Annotated[
-        Literal["none", "linear", "mlp"] | None,
+        Literal["none", "linear", "mlp", "mlp-2"] | None,
         Field(
             description="Between the student's feature and the objective, thrown away at export: nothing, a linear layer to "
-            "the teacher's dimension, or SimReg's MLP; unless given none for compress-2q, mlp for simreg, linear for the others."
+            "the teacher's dimension, SimReg's MLP of four layers, or SEED's of two; unless given none for compress-2q, mlp for "
+            "simreg, mlp-2 for seed, linear for the others."
         ),
     ] = None
     split: Annotated[str, Field(description="Split of the store to train on.")] = "train"
@@ -92,12 +109,19 @@ class DistillSettings(TrainingSettings):
     schedule: Annotated[
         Literal["step", "cosine"], Field(description="Steps at the milestones, or one half cosine to zero.")
     ] = "step"
-    temperature: Annotated[float, Field(gt=0, description="Divides the similarities.")] = 0.04
+    temperature: Annotated[
+        float, Field(gt=0, description="Divides the similarities; for seed 0.2 unless given, for crd 0.07.")
+    ] = 0.04
     teacher_temperature: Annotated[
-        float | None, Field(gt=0, description="Divides the teacher's similarities; the same unless given.")
+        float | None,
+        Field(gt=0, description="Divides the teacher's similarities; the same unless given, for seed 0.01."),
     ] = None
     bank_size: Annotated[
-        int, Field(ge=1, description="Anchor points in each memory bank; at most as many as there are images.")
+        int,
+        Field(
+            ge=1,
+            description="Anchor points in each memory bank; at most as many as there are images; for seed 65536 unless given.",
+        ),
     ] = 128_000
     bank_precision: Annotated[
         Literal["float32", "bfloat16", "float16"],
@@ -107,6 +131,13 @@ class DistillSettings(TrainingSettings):
         bool,
         Field(description="Fill the memory banks with embeddings of images before the first step, not with noise."),
     ] = False
+    anchors: Annotated[
+        Literal["queue", "random", "k-means"],
+        Field(
+            description="What is in the memory bank of compress-1q: the last images seen, or the same all the time: random "
+            "images of the store, or centres of its k-means (both of view 0)."
+        ),
+    ] = "queue"
     mask_own: Annotated[
         bool, Field(description="Compare no image with the rows of a memory bank that are of itself.")
     ] = False
@@ -116,6 +147,25 @@ class DistillSettings(TrainingSettings):
             description="Subtract the mean of the teacher's embeddings (of view 0) from them before they are compared."
         ),
     ] = False
+    negatives: Annotated[int, Field(ge=1, description="Other images that crd contrasts an image with.")] = 16_384
+    memory_momentum: Annotated[
+        float, Field(ge=0, lt=1, description="By which crd moves the embeddings that it keeps of every image.")
+    ] = 0.5
+    negative_queue: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="crd keeps the embeddings of the last so many images alone, and draws the negatives from them; of every "
+            "image unless given.",
+        ),
+    ] = None
+    clusters: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            description="Of the teacher's embeddings, for cc; unless given 16,000, or one for 39 images if that is less.",
+        ),
+    ] = None
     key_momentum: Annotated[
         float, Field(ge=0, le=1, description="Of the key encoder's moving average; less for few steps.")
     ] = 0.999
@@ -148,7 +198,7 @@ class DistillSettings(TrainingSettings):
     @property
     def looks_at_all(self) -> bool:
         """Whether the objective needs the teacher's view 0 of all images before it begins."""
-        return self.centre
+        return self.centre or self.objective == "cc" or self.anchors != "queue"
 
     @model_validator(mode="after")
     def _options_are_of_the_objective(self) -> Self:
@@ -171,6 +221,12 @@ class DistillSettings(TrainingSettings):
             )
         if self.export == "key" and self.objective != "compress-2q":
             raise ValueError(f"--export key needs a key encoder, and {self.objective} has none; use compress-2q.")
+        if self.prefill and self.anchors != "queue":
+            raise ValueError("--prefill is of a queue, and other --anchors are all there from the start; leave it out.")
+        if self.mask_own and (self.anchors == "k-means" or self.bank_size == 1):
+            raise ValueError(
+                "--mask-own needs a bank of more than one image, and k-means centres are of none; leave it out."
+            )
         if self.student_view == "replay" and self.policy is not None:
             raise ValueError(
                 "--policy is of fresh views, and replayed ones have the store's; add --student-view fresh."

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OF_MEMORY = {"bank_size": "--bank-size", "negatives": "--negatives"}
+
+CLUSTERS, IMAGES_A_CLUSTER = 16_000, 39
+"""Published of ImageNet, and the least that faiss finds enough."""
+
 
 def student_size(settings: DistillSettings, size: int) -> int:
     """Side of what a student sees, in pixels, of views of ``size`` pixels.
@@ -76,14 +81,30 @@ def build_student(settings: DistillSettings, split: Split, size: int) -> Network
 
 
 def _fitted(settings: DistillSettings, images: int) -> DistillSettings:
-    """The settings with a bank no larger than the data set: earlier views of an image would stand beside the newest."""
-    if "bank_size" not in OPTIONS[settings.objective] or settings.bank_size <= images:
-        return settings
-    logger.warning(
-        "'%s': the bank of %d is made as small as the data set, which has %d images.",
-        settings.run.name, settings.bank_size, images,
-    )  # fmt: skip
-    return settings.model_copy(update={"bank_size": images})
+    """The settings with sizes that fit the data set, with a word for each that does not.
+
+    In a bank that is larger, earlier views of an image would stand beside the newest.
+
+    Raises
+    ------
+    InputError
+        If more clusters are asked for than there are images.
+    """
+    sizes: dict[str, int] = {}
+    if settings.objective == "cc":
+        sizes["clusters"] = settings.clusters or max(2, min(CLUSTERS, images // IMAGES_A_CLUSTER))
+        if sizes["clusters"] > images:
+            raise InputError(f"--clusters {settings.clusters} is more than the {images} good images; ask for fewer.")
+        logger.info("'%s': %d clusters of %d images.", settings.run.name, sizes["clusters"], images)
+    for option in OPTIONS[settings.objective] & {"bank_size", "negative_queue"}:
+        size = getattr(settings, option)
+        if size is not None and size > images:
+            sizes[option] = images
+            logger.warning(
+                "'%s': %s %d is made as small as the data set, which has %d images.",
+                settings.run.name, f"--{option.replace('_', '-')}", size, images,
+            )  # fmt: skip
+    return settings.model_copy(update=sizes)
 
 
 def student_training(
@@ -159,5 +180,5 @@ def student_training(
             f"set --accumulation {finer}, which computes the step in smaller parts, or " if finer else ""
         )
         + "lower --batch-size"
-        + (" or --bank-size" if objective.teacher_bank is not None else ""),
+        + "".join(f" or {name}" for option, name in OF_MEMORY.items() if option in OPTIONS[settings.objective]),
     )

@@ -42,4 +42,12 @@ def simreg_mlp(feature_dim: int, teacher_dim: int) -> nn.Sequential:
     )
 
 
-HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "mlp": simreg_mlp}
+def seed_mlp(feature_dim: int, teacher_dim: int) -> nn.Sequential:
+    """Two linear layers, to F and D, with ReLU between.
+
+    SEED (Fang et al. 2021, section 3.2), after MoCo-v2; layers as in jacobswan1/SEED, seed/builder.py, commit 81ff933.
+    """
+    return nn.Sequential(nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, teacher_dim))
+
+
+HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "mlp": simreg_mlp, "mlp-2": seed_mlp}

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.distill.objectives.cluster_classification import ClusterClassification
 from pipeline.distill.objectives.compress_1q import CompRess1q
 from pipeline.distill.objectives.compress_2q import CompRess2q
+from pipeline.distill.objectives.crd import CRD
 from pipeline.distill.objectives.regression import Regression
 from pipeline.distill.objectives.regression_bn import RegressionBN
+from pipeline.distill.objectives.seed import SEED
 from pipeline.distill.objectives.simreg import SimReg
 
 if TYPE_CHECKING:
@@ -24,4 +27,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "reg": Regression,
     "reg-bn": RegressionBN,
     "simreg": SimReg,
+    "seed": SEED,
+    "crd": CRD,
+    "cc": ClusterClassification,
 }

@@ -1,24 +1,59 @@
-"""CompRess-1q: one memory bank, the teacher's (Koohpayegani et al. 2020, section 3, equation 4)."""
+"""CompRess-1q: one memory bank, the teacher's (Koohpayegani et al. 2020, section 3, equation 4).
+
+Its anchors may also be fixed: the teacher's embeddings of random images, or centres of their k-means.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from torch.nn.functional import normalize
 
+from pipeline.distill.k_means import k_means
 from pipeline.distill.objectives.similarity import similarity_divergence
 from pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
+from pipeline.training.schedule import epoch_order
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.distill.objectives.objective import Batch
+    from pipeline.distill.objectives.objective import AllImages, Batch, Dims
+    from pipeline.distill.settings import DistillSettings
+
+ANCHORS = 2**33
+"""Number of the order in which images become fixed anchors: no epoch has it."""
 
 
 class CompRess1q(WithTeacherBank):
     """The student, projected into the teacher's space, has the teacher's similarities to the teacher's bank."""
 
     in_teachers_space = True
+
+    def __init__(self, student: nn.Module, dims: Dims, settings: DistillSettings) -> None:
+        super().__init__(student, dims, settings)
+        self.anchors, self.seed = settings.anchors, settings.seed
+
+    @torch.no_grad()
+    def look_at_all(self, everything: AllImages) -> None:
+        """Take the teacher's mean and the fixed anchors."""
+        super().look_at_all(everything)
+        device, size = self.teacher_bank.rows.device, len(self.teacher_bank.rows)
+        if self.anchors == "random":
+            chosen = epoch_order(np.arange(len(everything.rows)), self.seed, ANCHORS)[:size]
+            embeddings, rows = (each[chosen].to(device) for each in everything)
+            self.teacher_bank.enqueue(self.of_teacher(embeddings), rows)
+        elif self.anchors == "k-means":
+            embeddings = self.of_teacher(everything.embeddings.to(device))
+            centroids = k_means(embeddings, size, self.seed, device).centroids
+            self.teacher_bank.enqueue(normalize(centroids.to(device), dim=1))
+
+    def after_step(self, student: nn.Module) -> None:
+        """Let the batch, of all processes, enter the bank, unless its anchors are fixed."""
+        if self.anchors == "queue":
+            super().after_step(student)
+        self._entering.clear()
 
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Divergence of the two distributions over the teacher's bank."""

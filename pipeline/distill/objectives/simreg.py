@@ -1,6 +1,6 @@
 """SimReg: regression of L2-normalised features through an MLP head.
 
-Navaneet et al. 2021, section 3 and equation 1; published code UCDvision/simreg, simreg.py at 43fb804e52f1: the squared
+Navaneet et al. 2021, section 3; published code UCDvision/simreg, simreg.py at 43fb804e52f1: the squared
 distance of unit vectors, which is 2 minus 2 times their cosine, averaged over the batch. The MLP's four layers are the
 paper's best head, and thrown away with it.
 """

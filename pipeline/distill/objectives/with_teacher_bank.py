@@ -33,7 +33,7 @@ class WithTeacherBank(Objective):
             settings.bank_size,
             dims.teacher,
             TORCH_TYPES[settings.bank_precision],
-            in_checkpoint=False,
+            in_checkpoint=settings.anchors != "queue",  # a queue is made again from the store
             notes_images=settings.mask_own,
         )
         self.register_buffer("teacher_mean", torch.zeros(dims.teacher) if settings.centre else None)

@@ -167,11 +167,13 @@ def test_loss_that_is_not_a_number_ends_the_run_and_keeps_the_last_good_state(tr
     assert all(torch.isfinite(value).all() for value in saved["modules"].values())
 
 
-@pytest.mark.parametrize("bank_size", [10**12, 10**18])
-def test_bank_that_no_memory_holds_is_a_sentence(trained: Trained, tmp_path: Path, bank_size: int) -> None:
-    with pytest.raises(RunError, match=r"memory was full for '.*student' .*--batch-size 8; lower --bank-size"):
-        trained(bank_size=bank_size)
-    assert not (tmp_path / "student").exists()
+def test_bank_larger_than_the_data_set_is_made_as_small_with_a_word(
+    trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(bank_size=10**12)
+    assert "'student': --bank-size 1000000000000 is made as small as the data set, which has 29 images" in caplog.text
+    saved = torch.load(tmp_path / "student" / "checkpoint.pt")["modules"]
+    assert saved["objective.student_bank.rows"].shape == (29, 16)
 
 
 LITTLE_MEMORY = """
@@ -187,8 +189,8 @@ main(sys.argv[1:], prog_name="compress-ssl")
 
 
 def test_step_that_memory_does_not_hold_is_a_sentence_with_what_to_set(store: Path, data: Path, tmp_path: Path) -> None:
-    words = ["distill", store, data, tmp_path / "run", "--student", "conv4-16", "--batch-size", "24", "--bank-size",
-             "6000000", "--threads", "1", "--device", "cpu"]  # fmt: skip
+    words = ["distill", store, data, tmp_path / "run", "--student", "conv4-16", "--batch-size", "24", "--objective",
+             "crd", "--negatives", "9000000", "--threads", "1", "--device", "cpu"]  # fmt: skip
     answer = subprocess.run(
         [sys.executable, "-c", LITTLE_MEMORY, *map(str, words)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100, check=False,
@@ -197,6 +199,6 @@ def test_step_that_memory_does_not_hold_is_a_sentence_with_what_to_set(store: Pa
     last = answer.stderr.splitlines()[-1]
     assert last == (
         f"Error: The memory was full for '{tmp_path / 'run'}' at --batch-size 24; set --accumulation 2, which computes the "
-        "step in smaller parts, or lower --batch-size or --bank-size. The last checkpoint is kept."
+        "step in smaller parts, or lower --batch-size or --negatives. The last checkpoint is kept."
     )
     assert "Traceback" not in answer.stderr

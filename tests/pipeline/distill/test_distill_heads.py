@@ -18,13 +18,15 @@ Trained = Callable[..., dict[str, Tensor]]
 
 
 def test_heads_have_the_layers_and_widths_of_their_source() -> None:
-    assert [build_head(name, 512, 2048).dim for name in ("none", "linear", "mlp")] == [512, 2048, 2048]
+    assert [build_head(name, 512, 2048).dim for name in ("none", "linear", "mlp", "mlp-2")] == [512, *[2048] * 3]
     linear, mlp = (build_head(name, 2048, 8192).module for name in ("linear", "mlp"))
     assert isinstance(linear, nn.Linear)
     assert (linear.in_features, linear.out_features) == (2048, 8192)
     layers = [layer for layer in mlp.modules() if isinstance(layer, nn.Linear)]
     assert [layer.in_features for layer in layers] == [2048, 4096, 2048, 4096]
     assert [layer.out_features for layer in layers] == [4096, 2048, 4096, 8192]
+    shapes = [tuple(weight.shape) for weight in build_head("mlp-2", 2048, 8192).module.parameters()]
+    assert shapes == [(2048, 2048), (2048,), (8192, 2048), (8192,)]
 
 
 def test_head_none_gives_the_feature_itself() -> None:

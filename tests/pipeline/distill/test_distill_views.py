@@ -226,6 +226,13 @@ def test_store_without_random_views_is_enough_for_fresh_ones(trained: Trained, s
             "--temperature does nothing for reg; leave it out, or use compress-2q, ",
         ),
         ({"objective": "compress-1q", "key_momentum": 0.9}, "--key-momentum does nothing .*, or use compress-2q"),
+        ({"objective": "crd", "head": "mlp"}, "--head does nothing for crd; leave it out"),
+        ({"objective": "seed", "anchors": "random"}, "--anchors does nothing for seed; .* or use compress-1q"),
+        (
+            {"objective": "compress-1q", "anchors": "random", "prefill": True},
+            "--prefill is of a queue, .* leave it out",
+        ),
+        ({"objective": "compress-1q", "anchors": "k-means", "mask_own": True}, "--mask-own needs .* leave it out"),
         ({"seed": 2**64}, "less than 18446744073709551616"),
     ],
 )

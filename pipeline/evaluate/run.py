@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline.errors import InputError, RunError
 from pipeline.evaluate.evaluations import EVALUATIONS, evaluation_of
 from pipeline.evaluate.subject import Subject
-from pipeline.networks.network import check_reference
+from pipeline.networks.network import load_network
 from pipeline.settings import HOW, WHERE
 from pipeline.training.distributed import is_main, processes
 from pipeline.training.process_group import process_group
@@ -65,7 +65,7 @@ def evaluate_with_baselines(
     Raises
     ------
     InputError
-        As ``evaluate``; before anything is computed if there are no images for a baseline, or no network of its name.
+        As ``evaluate``; before anything is computed if a baseline has no images or no weights.
     """
     with process_group():
         subject = Subject(settings, progress)
@@ -83,7 +83,7 @@ def _baseline(kind: str, subject: Subject, settings: EvaluateSettings) -> str:
     if settings.data is None:
         raise InputError(f"--baseline {kind} needs the images, which a store has not; give the data set by --data.")
     reference = f"{kind}/{subject.description['architecture']}"
-    check_reference(reference)
+    load_network(reference)  # weights that cannot be had are missed now, not when the model has been scored
     return reference
 
 

@@ -5,7 +5,7 @@
     [settings]                           what all stages share that have such a setting
     [[pretrain]]  name = "teacher" ...   a network trained without labels; any number of them
     [embed]       teacher = "teacher"    the store; a teacher is a name in this recipe, or what `embed` takes
-    [distill]                            what all students share
+    [distill]                            what all students share, whose objectives have such a setting
     [[student]]   name = "small" ...     a student; any number of them
     [evaluate]    models = [...]         names in this recipe ("embed" is the store, or its teacher where an
                                          evaluation needs the network), or what `evaluate` takes
@@ -164,6 +164,8 @@ def plan_steps(recipe: Recipe) -> list[Step]:
         shared = {"index_folder": recipe.folder / "index", **recipe.settings}
         # Of an evaluation only what all have: "epochs" is of trainings, not of a protocol.
         shared = {key: value for key, value in shared.items() if key in STAGES[stage].model_fields}
+        if stage == "distill":
+            shared = options_for(shared, {**shared, **given}.get("objective"))
         values = {**shared, "data": recipe.data, **given, **made}
         settings = _validated(model, values, _where(stage, evaluation or name))
         steps[name] = Step(stage, name, settings, output, needs)

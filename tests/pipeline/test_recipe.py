@@ -107,6 +107,19 @@ def test_shared_settings_reach_the_stages_that_have_them_and_the_nearest_wins(wr
     }
 
 
+def test_students_share_the_options_that_their_objectives_have(write: Write) -> None:
+    text = WHOLE.replace("batch_size = 8", "batch_size = 8\nbank_size = 99\nkey_momentum = 0.9\nclusters = 7")
+    objectives = ("compress-2q", "compress-1q", "reg", "cc")
+    text += "".join(f'[[student]]\nstudent = "conv4-16"\nname = "{each}"\nobjective = "{each}"\n' for each in objectives)
+    steps = steps_of(write(text))
+    given = {each: steps[each].settings.model_dump(exclude_unset=True) for each in objectives}
+    shared = ("bank_size", "key_momentum", "clusters")
+    found = {name: [settings[option] for option in shared if option in settings] for name, settings in given.items()}
+    assert found == {"compress-2q": [99, 0.9], "compress-1q": [99], "reg": [], "cc": [7]}
+    with pytest.raises(InputError, match=r"reg.*--temperature does nothing for reg"):
+        steps_of(write(text.replace('name = "reg"', 'name = "reg"\ntemperature = 0.1')))
+
+
 def test_folder_data_and_settings_can_be_given_instead(write: Write) -> None:
     recipe = read_recipe(write(WHOLE), folder=Path("elsewhere"), data=None, settings={"seed": 9})
     assert (recipe.folder, recipe.data) == (Path("elsewhere"), Path("images"))

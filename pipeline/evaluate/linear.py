@@ -89,6 +89,7 @@ def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progre
         If the training diverges.
     """
     live = settings.features == "live"
+    settings = settings if live else subject.with_views_at_hand(settings)
     if live:
         check_batch(settings.classifier_batch_size, option="--classifier-batch-size")
     store = subject.features() if live else subject.views(settings.views, settings.policy)

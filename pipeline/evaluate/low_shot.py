@@ -91,6 +91,7 @@ def evaluate_low_shot(settings: LowShotSettings, subject: Subject, progress: Pro
     RunError
         If a training diverges.
     """
+    settings = subject.with_views_at_hand(settings)
     store = subject.views(settings.views, settings.policy)
     split = store[settings.train_split]
     train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])

@@ -71,7 +71,13 @@ class KnnSettings(EvaluateSettings):
 class LinearTraining(EvaluateSettings):
     """How a linear classifier is trained on frozen features; the defaults are the published protocol's."""
 
-    views: Annotated[int, Field(ge=1, description="Stored random views; epoch e trains on view 1 + (e mod views).")] = 4
+    views: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Stored random views; epoch e trains on view 1 + (e mod views). Of a store that has fewer, those it has.",
+        ),
+    ] = 4
     policy: Annotated[PolicySetting, Field(description=f"Augmentation of the random views: {', '.join(POLICIES)}.")] = (
         POLICIES["crop-flip"]
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings, SplitSource
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pipeline.evaluate.settings import EvaluateSettings
+    from pipeline.evaluate.settings import EvaluateSettings, LinearTraining
     from pipeline.images.policies import Policy
     from pipeline.images.rendering import Renderer
     from pipeline.networks.network import Network
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from storage import EmbeddingStore, Split
 
 logger = logging.getLogger(__name__)
+
+TrainingT = TypeVar("TrainingT", bound="LinearTraining")
 
 
 class Subject:
@@ -75,6 +77,16 @@ class Subject:
             As ``features``; also if a teacher's store has fewer views.
         """
         return self._store_of_views("views.zarr", self._evaluation_views | {self._settings.train_split: count}, policy)
+
+    def with_views_at_hand(self, settings: TrainingT) -> TrainingT:
+        """The settings with no more random views than a teacher's store has, unless a number was asked for."""
+        if not self.is_store or "views" in settings.model_fields_set:
+            return settings
+        stored = _stored_views(open_store(settings.model)[settings.train_split], is_crops=False)
+        if not 0 < stored < settings.views:
+            return settings
+        logger.info("'%s' has %d random views; they are taken.", settings.model, stored)
+        return settings.model_copy(update={"views": stored})
 
     def crops(self, *, training: bool) -> EmbeddingStore:
         """A store that has the ten fixed crops, as views 1 to 10, of the test split, and of the training split if asked.
@@ -185,8 +197,7 @@ class Subject:
             check_same_images(store[name], source, settings.check_content, settings.thread_count, self._progress)
 
     def _check_views(self, split: Split, count: int, *, is_crops: bool) -> None:
-        names = [view["policy"]["name"] for view in split.views[EVALUATION_VIEW + 1 :]]
-        stored = sum((name == TEN_CROP) is is_crops for name in names)
+        stored = _stored_views(split, is_crops=is_crops)
         if stored < count:
             what, way = (TEN_CROP, f"with --policy {TEN_CROP}") if is_crops else ("random", "with more --views")
             raise InputError(
@@ -245,6 +256,12 @@ class Subject:
                 f"Splits {self._settings.train_split} and {self._settings.test_split} {what}; both need the same class "
                 "folders."
             )
+
+
+def _stored_views(split: Split, *, is_crops: bool) -> int:
+    """How many random views, or ten-crop ones, a store has of a split besides view 0."""
+    names = [view["policy"]["name"] for view in split.views[EVALUATION_VIEW + 1 :]]
+    return sum((name == TEN_CROP) is is_crops for name in names)
 
 
 def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:

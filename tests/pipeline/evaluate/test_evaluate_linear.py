@@ -220,6 +220,17 @@ def test_more_views_than_a_store_has_and_live_features_of_a_store_are_refused(da
     assert not (data.parent / "teacher.zarr.evaluation").exists()
 
 
+def test_all_views_of_a_store_are_taken_where_no_number_is_asked_for(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    store = store_of(data)
+    result = score(store, views=None).result
+    assert result.views == 2
+    assert "has 2 random views; they are taken" in caplog.text
+    assert result == score(store, views=2).result
+
+
 def test_ten_crops_are_no_random_views(data: Path) -> None:
     store = store_of(data, policy="ten-crop", views=10, split=("train", "val"))
     with pytest.raises(InputError, match="has 0 random views, and 2 are asked for"):

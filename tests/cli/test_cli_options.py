@@ -38,7 +38,9 @@ MODELS: dict[str, type[Settings]] = {
     "evaluate all": EvaluateSettings,
     **{f"evaluate {name}": evaluation.settings for name, evaluation in EVALUATIONS.items()},
 }
-FIELDS = [(command, name) for command, model in MODELS.items() for name in model.model_fields.keys() - unused(model)]
+FIELDS = [
+    (command, name) for command, model in MODELS.items() for name in model.model_fields if name not in unused(model)
+]
 
 
 def command_named(words: str) -> click.Command:

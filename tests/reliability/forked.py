@@ -40,7 +40,7 @@ def start_embed(data: Path, store: Path, *words: str) -> int:
     if process == 0:
         code: Any = 1
         try:
-            said = os.open(said_by(store), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            said = os.open(said_by(data), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)
             main(["embed", str(data), str(store), *WORDS, *words], prog_name="compress-ssl")
@@ -51,9 +51,9 @@ def start_embed(data: Path, store: Path, *words: str) -> int:
     return process
 
 
-def said_by(store: Path) -> Path:
-    """Where the last run's words are."""
-    return store.parent.with_suffix(".said")
+def said_by(data: Path) -> Path:
+    """Where the last words of a run with these images are."""
+    return data.with_suffix(".said")
 
 
 def ended(process: int) -> int:
@@ -83,7 +83,7 @@ def one_run(data: Path, store: Path) -> float:
     begun = time.perf_counter()
     code = ended(start_embed(data, store))
     if code:
-        sys.exit(f"embed ended with {code}: {said_by(store).read_text()}")
+        sys.exit(f"embed ended with {code}: {said_by(data).read_text()}")
     return time.perf_counter() - begun
 
 

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from pipeline.distill.settings import DistillSettings, options_for
+from pipeline.distill.objective_options import options_for
+from pipeline.distill.settings import DistillSettings
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError, unknown_name
 from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS

@@ -3,48 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.distill.objective_options import DEFAULT_OBJECTIVE, OPTIONS, OWN_DEFAULTS, OWN_HEADS
 from pipeline.images.policies import POLICIES, PolicySetting
 from pipeline.settings import ContentCheckSetting, StoreLocation, argument
 from pipeline.training.settings import TrainingSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_OF_A_BANK = {"temperature", "teacher_temperature", "bank_size", "bank_precision", "prefill", "mask_own", "centre"}
-
-OPTIONS: dict[str, set[str]] = {
-    "compress-2q": {"head", *_OF_A_BANK, "key_momentum"},
-    "compress-1q": {"head", *_OF_A_BANK, "anchors"},
-    "reg": {"head"},
-    "reg-bn": {"head"},
-    "simreg": {"head"},
-    "seed": {"head", *_OF_A_BANK},
-    "crd": {"temperature", "negatives", "memory_momentum", "negative_queue"},
-    "cc": {"clusters"},
-}
-"""By objective, the options that it has; those of the others do nothing for it, and are refused."""
-
-OWN_DEFAULTS: dict[str, dict[str, Any]] = {
-    "seed": {"temperature": 0.2, "teacher_temperature": 0.01, "bank_size": 65_536},
-    "crd": {"temperature": 0.07},
-}
-"""Where the paper of an objective has another value than CompRess."""
-
-OWN_HEADS = {
-    "compress-2q": "none",
-    "compress-1q": "linear",
-    "reg": "linear",
-    "reg-bn": "linear",
-    "simreg": "mlp",
-    "seed": "mlp-2",
-    "crd": "none",
-    "cc": "none",
-}
-"""Head where the settings name none."""
 
 
 class DistillSettings(TrainingSettings):
@@ -67,7 +33,7 @@ class DistillSettings(TrainingSettings):
             "(CompRess) or of SEED's queue, its embeddings by regression (plain, with batch norm, SimReg's) or contrast "
             "(CRD), or clusters of them (CC)."
         ),
-    ] = "compress-2q"
+    ] = DEFAULT_OBJECTIVE
     head: Annotated[
         Literal["none", "linear", "mlp", "mlp-2"] | None,
         Field(
@@ -234,12 +200,6 @@ class DistillSettings(TrainingSettings):
         if self.student_view == "fresh" and self.views is not None:
             raise ValueError("--views is of replayed views, and fresh ones are drawn anew; leave it out.")
         return self
-
-
-def options_for(shared: Mapping[str, Any], objective: str | None) -> dict[str, Any]:
-    """Of settings that several students share, those that do something for an objective (the default one if None)."""
-    has = OPTIONS.get(objective or DistillSettings.model_fields["objective"].default, set())
-    return {name: value for name, value in shared.items() if name in has or name not in set().union(*OPTIONS.values())}
 
 
 SHARED_IN_ONE_PASS = (

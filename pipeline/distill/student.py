@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from pipeline.distill.beginning import begin_objective
+from pipeline.distill.objective_options import OPTIONS
 from pipeline.distill.objectives import OBJECTIVES
 from pipeline.distill.objectives.objective import Batch, Dims
-from pipeline.distill.settings import OPTIONS, DistillSettings
 from pipeline.errors import InputError
 from pipeline.images.rendering import interpolation_of
 from pipeline.networks.architectures import build_backbone
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.distill.replay import Replay, Replayed
+    from pipeline.distill.settings import DistillSettings
     from pipeline.training.live import Score
     from storage import Split
 

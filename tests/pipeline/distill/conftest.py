@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.distill.objective_options import options_for
 from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings, options_for
+from pipeline.distill.settings import DistillSettings
 from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.live import live_evaluation

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.distill.objective_options import OPTIONS, OWN_HEADS, options_for
 from pipeline.distill.objectives import OBJECTIVES
 from pipeline.distill.objectives.objective import AllImages, Batch, Dims
 from pipeline.distill.run import distill, distill_together
-from pipeline.distill.settings import OPTIONS, OWN_HEADS, DistillSettings, options_for
+from pipeline.distill.settings import DistillSettings
 from pipeline.live import live_evaluation
 from pipeline.networks.architectures import build_backbone
 from pipeline.progress import Silent

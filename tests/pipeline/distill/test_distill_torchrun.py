@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.distill.objective_options import options_for
 from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings, options_for
+from pipeline.distill.settings import DistillSettings
 from pipeline.live import live_evaluation
 from pipeline.progress import Silent
 

@@ -110,7 +110,9 @@ def test_shared_settings_reach_the_stages_that_have_them_and_the_nearest_wins(wr
 def test_students_share_the_options_that_their_objectives_have(write: Write) -> None:
     text = WHOLE.replace("batch_size = 8", "batch_size = 8\nbank_size = 99\nkey_momentum = 0.9\nclusters = 7")
     objectives = ("compress-2q", "compress-1q", "reg", "cc")
-    text += "".join(f'[[student]]\nstudent = "conv4-16"\nname = "{each}"\nobjective = "{each}"\n' for each in objectives)
+    text += "".join(
+        f'[[student]]\nstudent = "conv4-16"\nname = "{each}"\nobjective = "{each}"\n' for each in objectives
+    )
     steps = steps_of(write(text))
     given = {each: steps[each].settings.model_dump(exclude_unset=True) for each in objectives}
     shared = ("bank_size", "key_momentum", "clusters")

@@ -11,13 +11,13 @@ quickstart: $(VENV)/installed
 	$(BIN)/compress-ssl quickstart
 
 test: $(VENV)/installed-dev servers
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 check: $(VENV)/installed-dev servers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -35,7 +35,7 @@ def completions(line: str) -> list[str]:
         ("compress-ssl di", ["distill"]),
         ("compress-ssl store ver", ["verify"]),
         ("compress-ssl distill --obj", ["--objective"]),
-        ("compress-ssl distill --objective ", ["compress-1q", "compress-2q"]),
+        ("compress-ssl distill --objective c", ["compress-1q", "compress-2q", "crd", "cc"]),
         ("compress-ssl chain embed --views 2 dis", ["distill"]),
         ("compress-ssl run image", ["imagenet", "image"]),  # the last one says: or a file
         ("compress-ssl completion ", ["bash", "zsh", "fish"]),

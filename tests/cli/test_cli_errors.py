@@ -154,7 +154,7 @@ def test_student_of_changed_images_names_the_image(
 ) -> None:
     Image.new("RGB", (20, 20)).save(workplace / "data" / "train" / "pear" / "11.png")
     result = call("distill", "teacher.zarr", "data", "new", *distill_options)
-    assert_one_sentence(result, "The image 'data/train/pear/11.png' has changed since it was indexed or embedded")
+    assert_one_sentence(result, "row 23 of split train, 'pear/11.png', has other content in 'data/train'; give")
     assert not (workplace / "new" / "model.safetensors").exists()
 
 

@@ -1,6 +1,7 @@
 """What a run on a cluster outlives, and how it ends: schedulers and workers lost, stopped, far from the store; Ctrl-C."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -167,7 +168,13 @@ def test_with_the_store_on_s3_a_stopped_worker_and_a_killed_one_do_no_harm(
         written = {path.key: path.stat().version for path in place.walk()}
         sleeper.send_signal(signal.SIGCONT)
         time.sleep(3)
-    assert written == {path.key: path.stat().version for path in place.walk()}
+    # It may have slept between a block and its record. What it adds then is what others have recorded of the same block.
+    late = {path.key: path for path in place.walk() if "/commits/" in path.key and path.key not in written}
+    for path in late.values():
+        manifest = json.loads((path.parent.parent / f"{path.parent.name}.json").read_bytes())
+        assert json.loads(path.read_bytes()) == manifest[path.name.removesuffix(".json")]
+    assert written == {path.key: path.stat().version for path in place.walk() if path.key not in late}
     assert verify_store(open_store(place)).ok
     one = files(Path(str(embedded(data, tmp_path / "one.zarr", **SETTINGS).path)))
-    assert {path.relative_to(place).as_posix(): path.read_bytes() for path in place.walk()} == one
+    found = {path.relative_to(place).as_posix(): path.read_bytes() for path in place.walk() if path.key not in late}
+    assert found == one

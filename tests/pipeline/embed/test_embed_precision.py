@@ -99,6 +99,7 @@ def test_resumed_run_neither_measures_again_nor_compares(
     content = json.loads(metadata.read_text())
     content["attributes"][ATTRIBUTE]["kl_mean_nats"] = 7.0
     metadata.write_text(json.dumps(content))
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         again = embedded(data, tmp_path / "store.zarr", precision="bfloat16", resume=True)
     assert again.attributes[ATTRIBUTE]["kl_mean_nats"] == 7.0

@@ -257,7 +257,9 @@ def _network(what: str, reference: Any, steps: Mapping[str, Step]) -> tuple[Any,
         return str(steps[reference].output), (reference,)
     if not isinstance(reference, str) or "/" in reference or ":" in reference or Path(reference).exists():
         return reference, ()
-    raise unknown_name(what, reference, {*steps, "torchvision/NAME", "random/NAME", "path/to/a/run"})
+    raise unknown_name(
+        what, reference, {*steps, "torchvision/NAME", "timm/NAME", "NAME:PATH", "random/NAME", "path/to/a/run"}
+    )
 
 
 def _check_tables(recipe: Recipe) -> None:

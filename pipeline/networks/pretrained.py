@@ -8,7 +8,7 @@ import torch
 from torchvision import models
 
 from pipeline.errors import InputError, unknown_name
-from pipeline.networks.architectures import TIMM, architecture_names, check_architecture
+from pipeline.networks.architectures import LISTED_BY, TIMM, architecture_names, check_architecture
 from pipeline.networks.backbone import Backbone, without_head
 from pipeline.networks.preprocessing import Preprocessing
 from pipeline.networks.timm_models import timm_backbone, timm_preprocessing
@@ -24,7 +24,7 @@ def check_torchvision(name: str) -> None:
     """
     known = sorted(set(architecture_names()) & set(models.list_models(module=models)))
     if name not in known:
-        raise unknown_name("torchvision network", name, known)
+        raise unknown_name("torchvision network", name, known, listed_by=LISTED_BY)
 
 
 def torchvision_pretrained(name: str) -> tuple[Backbone, Preprocessing]:

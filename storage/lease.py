@@ -21,7 +21,7 @@ from storage.errors import StoreBusyError, StoreError
 from storage.remote import RemotePath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from storage.remote import Place
 
@@ -140,14 +140,31 @@ def writer_lease(store: Place) -> Iterator[None]:
             raise busy(store, lease)
         _write(descriptor, me | {"heartbeat": time.time()})
 
+    def renew() -> bool:
+        # A disk that fails for a moment must not end the heartbeat of a process that lives on.
+        with contextlib.suppress(OSError), _locked(path) as descriptor:
+            if _is_mine(descriptor, me):
+                _write(descriptor, me | {"heartbeat": time.time()})
+        return True
+
+    try:
+        with heartbeat(renew):
+            yield
+    finally:
+        with _locked(path) as descriptor:
+            if _is_mine(descriptor, me):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def heartbeat(renew: Callable[[], bool]) -> Iterator[None]:
+    """Renew a lease from a thread while the block runs, until ``renew`` says that it is lost."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
-            # A disk that fails for a moment must not end the heartbeat of a process that lives on.
-            with contextlib.suppress(OSError), _locked(path) as descriptor:
-                if _is_mine(descriptor, me):
-                    _write(descriptor, me | {"heartbeat": time.time()})
+            if not renew():
+                return
 
     heart = threading.Thread(target=beat, name="lease-heartbeat", daemon=True)
     heart.start()
@@ -156,6 +173,3 @@ def writer_lease(store: Place) -> Iterator[None]:
     finally:
         ended.set()
         heart.join()
-        with _locked(path) as descriptor:
-            if _is_mine(descriptor, me):
-                path.unlink()

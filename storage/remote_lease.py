@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 import uuid
 from typing import TYPE_CHECKING
 
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-from storage import lease as lease_file
 from storage.errors import StoreBusyError, StoreUnreachableError
-from storage.lease import busy, identity, is_held, parse
+from storage.lease import busy, heartbeat, identity, is_held, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,22 +34,17 @@ REFUSED = (AlreadyExistsError, PreconditionError)
 def remote_lease(store: RemotePath) -> Iterator[None]:
     """Hold the writer's lease of a store while the block runs. Raises as ``writer_lease``."""
     held = _Lease(store)
-    ended = threading.Event()
 
-    def beat() -> None:
-        while not ended.wait(lease_file.HEARTBEAT_SECONDS):
-            # A network that fails for a moment must not end the heartbeat of a process that lives on.
-            with contextlib.suppress(StoreUnreachableError):
-                if not held.renew():
-                    return
+    def renew() -> bool:
+        # A network that fails for a moment must not end the heartbeat of a process that lives on.
+        with contextlib.suppress(StoreUnreachableError):
+            return held.renew()
+        return True
 
-    heart = threading.Thread(target=beat, name="lease-heartbeat", daemon=True)
-    heart.start()
     try:
-        yield
+        with heartbeat(renew):
+            yield
     finally:
-        ended.set()
-        heart.join()
         held.release()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from pipeline.draws import draw_generator
 from pipeline.errors import InputError
 from pipeline.evaluate.linear_classifier import (
     Classifiers,
@@ -144,7 +145,7 @@ def part(labels: npt.NDArray[np.integer], seed: int) -> Parted:
     InputError
         If a class has one image only.
     """
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, HELD_OUT_DRAW], np.uint64)))
+    generator = draw_generator(seed, HELD_OUT_DRAW)
     held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.draws import draw_generator
 from pipeline.errors import InputError
 from pipeline.evaluate.features import StoredFeatures, check_classes
 from pipeline.evaluate.linear_batches import StoredViews
@@ -179,7 +180,7 @@ def balanced_subset(labels: npt.NDArray[np.integer], percent: float, seed: int) 
             f"{percent:g} % of {len(labels)} training images is {count}, and there are {len(classes)} classes, so that one "
             "would have no label; ask for a larger --percent."
         )
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, SUBSET_DRAW], np.uint64)))
+    generator = draw_generator(seed, SUBSET_DRAW)
     one_more = set(generator.permutation(classes)[: count % len(classes)].tolist())
     chosen = []
     for label in classes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.draws import draw_generator
 from pipeline.errors import InputError
 from pipeline.evaluate.search import nearest_neighbours
 from pipeline.settings import Settings
@@ -115,7 +116,7 @@ def _top1_percent(
 
 def _balanced_rows(labels: npt.NDArray[np.integer], per_class: int, seed: int, draw: int) -> npt.NDArray[np.int64]:
     """So many rows of each class, in order; the same for the same seed and draw."""
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, draw], np.uint64)))
+    generator = draw_generator(seed, draw)
     chosen = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipeline.draws import draw_generator
 from pipeline.training.distributed import rank
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter
 
 def epoch_order(rows: npt.NDArray[np.integer], seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """The rows in this epoch's random order; the same for the same seed and epoch, whatever went before."""
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
+    generator = draw_generator(seed, epoch)
     return generator.permutation(rows).astype(np.int64)
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from storage.writer import StoreWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from distributed import Client
+    from distributed import Client, Future
 
     from pipeline.embed.block import Worker
     from pipeline.embed.settings import EmbedSettings
@@ -138,13 +139,17 @@ class EmbeddingCluster:
 
 
 def look_around(client: Client, device: Device) -> list[Found]:
-    """Ask every worker that there is."""
-    asked = [
-        client.submit(_look_around, device, workers=[address], allow_other_workers=True, pure=False)
-        for address in client.nthreads()
-    ]
-    found: list[Found] = client.gather(asked)
-    return found
+    """Ask every worker that there is; one that is lost before it has answered is not waited for."""
+    asked: dict[str, Future[Found]] = {}
+    while True:
+        present = client.nthreads()
+        for address in asked.keys() - present.keys():
+            asked.pop(address).cancel()
+        for address in present.keys() - asked.keys():
+            asked[address] = client.submit(_look_around, device, workers=[address], pure=False)
+        if asked and all(future.done() for future in asked.values()):
+            return [future.result() for future in asked.values()]
+        time.sleep(0.1)
 
 
 def _threads(settings: EmbedSettings, found: list[Found]) -> int:

@@ -83,7 +83,10 @@ class DaskProcesses:
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
         host, port = self.address.removeprefix("tcp://").split(":")
-        return self._start("scheduler", "--host", host, "--port", port, "--no-dashboard")
+        # Imported before anything is asked of it: a busy machine takes so long that it would think its workers dead.
+        return self._start(
+            "scheduler", "--host", host, "--port", port, "--no-dashboard", "--preload", "pipeline.embed.cluster"
+        )
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
         preload = str(Path(__file__).with_name("noted_blocks.py"))

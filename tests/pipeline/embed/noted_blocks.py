@@ -1,14 +1,17 @@
 """Preloaded into Dask workers under test: notes the blocks that they begin, in $NOTES/blocks.
 
-They can be told to take longer over each ($NOTES/seconds), and to fail (once for each line of $NOTES/failures).
+They can be told to take longer over each ($NOTES/seconds), to fail (once for each line of $NOTES/failures), and to die when
+they are looked at ($NOTES/fatal, once).
 """
 
 import contextlib
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
+from pipeline import machine
 from pipeline.embed import block, cluster
 from pipeline.embed.block import Block, Worker
 from pipeline.images.sources.source import ImageSource
@@ -30,4 +33,11 @@ def noted_embed_block(worker: Worker, split: Split, source: ImageSource, begun: 
     return block.embed_block(worker, split, source, begun, *more)
 
 
-cluster.embed_block = noted_embed_block
+def fatal_prepare_machine(*given: Any) -> Any:
+    with contextlib.suppress(FileNotFoundError):
+        (NOTES / "fatal").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return machine.prepare_machine(*given)
+
+
+cluster.embed_block, cluster.prepare_machine = noted_embed_block, fatal_prepare_machine

@@ -101,6 +101,18 @@ def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_wor
     assert files(place) == files(Path(str(embedded(data, tmp_path / "one.zarr", **SETTINGS).path)))
 
 
+def test_a_worker_that_dies_while_it_is_looked_at_is_not_waited_for(
+    data: Path, tmp_path: Path, embedded: Embedded, dask_processes: Callable[..., Any]
+) -> None:
+    with dask_processes(tmp_path / "notes") as cluster:
+        cluster.start_scheduler()
+        (cluster.notes / "fatal").touch()
+        cluster.start_worker()
+        store = embedded(data, tmp_path / "store.zarr", **SETTINGS, scheduler=cluster.address)
+        assert not (cluster.notes / "fatal").exists()
+    assert verify_store(store).ok
+
+
 def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -147,7 +159,7 @@ def test_with_the_store_on_s3_a_stopped_worker_and_a_killed_one_do_no_harm(
     """Two workers that meet by TCP: one is stopped and wakes up when all is over, the other is killed and starts again."""
     place = location(f"{bucket}/store.zarr")
     assert isinstance(place, RemotePath)
-    with dask_processes(tmp_path / "notes", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="5 s") as cluster:
+    with dask_processes(tmp_path / "notes", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="15 s") as cluster:
         cluster.start_scheduler()
         sleeper = cluster.start_worker("--no-nanny")
         cluster.start_worker()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,9 @@ ROOT = Path(__file__).parents[1]
 InTwoProcesses = Callable[[Sequence[tuple[str, list[Settings]]]], tuple[list[Any], list[Any]]]
 
 pytest_plugins = ["tests.servers"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; what tests start shall hear it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -180,6 +180,7 @@ def test_a_pack_that_is_stopped_leaves_no_file_and_begins_again(
         [sys.executable, "-c", sleepy], cwd=workplace, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
     ) as process:
         while not (workplace / "data.h5.partial").exists():
+            assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(end)
         _, errors = process.communicate(timeout=60)

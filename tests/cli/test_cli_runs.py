@@ -77,8 +77,11 @@ def test_embed_on_a_disk_that_others_fill_ends_with_a_sentence_and_goes_on(
     store = disk / "store.zarr"
     words = ("embed", made / "data", store, *embed_options, "--block-rows", "1", "--index-folder", tmp_path / "index")
 
+    until = time.monotonic() + 60
+
     def fill() -> None:
         while not store.exists():
+            assert time.monotonic() < until, "no store was begun for a minute"
             time.sleep(0.001)
         with contextlib.suppress(OSError), (disk / "theirs").open("wb") as file:
             while True:

@@ -86,8 +86,6 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
     student: Students, assert_same: Any, metrics: Any
 ) -> None:
     codes = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, and its children are deaf to it
-        del codes[signal.SIGINT]
     long = {"epochs": 60, "checkpoint_minutes": 1000}
     whole = student("whole", **long)
     distill_together([whole], Silent())

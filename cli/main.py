@@ -26,7 +26,7 @@ class Commands(LazyGroup):
     """All commands in the order of the work; what the user can mend becomes one sentence."""
 
     modules = (
-        *("pretrain", "embed", "distill", "evaluate", "export", "chain", "run"),
+        *("pretrain", "embed", "distill", "evaluate", "export", "chain", "run", "sweep"),
         *("quickstart", "pack", "estimate", "store", "models", "doctor", "completion"),
     )
 

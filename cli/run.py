@@ -20,7 +20,7 @@ made anew is first moved to NAME.previous (NAME.unfinished if it was interrupted
 """
 
 
-def _recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """What a shell offers for RECIPE: names of recipes, and files."""
     del ctx, param
     names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
@@ -28,7 +28,7 @@ def _recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 
 
 @click.command("run", help=HELP, epilog=example("compress-ssl run mine.toml --from distill"))
-@click.argument("recipe", shell_complete=_recipes)
+@click.argument("recipe", shell_complete=complete_recipe)
 @click.option("--data", type=click.Path(path_type=Path), help="Data set to use instead of the recipe's.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's.")
 @click.option("--from", "first", metavar="STEP", help="Begin at this step or stage.")

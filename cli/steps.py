@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline.recipe import Recipe, Step
+    from pipeline.runner import Plan
     from pipeline.up_to_date import Decision
 
 
@@ -50,8 +51,7 @@ def run_steps(
 
     plan = plan_run(recipe, steps, force=force)
     if dry_run:
-        foreseen = [_record(decision) for decision in plan.decisions]
-        print_result({"steps": foreseen}, as_json, lambda: click.echo("\n".join(map(sentence, plan.decisions))))
+        foresee(plan, as_json)
         return
     say(summary(plan.decisions))
     done: list[dict[str, str]] = []
@@ -71,6 +71,12 @@ def run_steps(
 
     records = [json.loads(path.read_bytes()) for path in results] if as_json else []
     print_result({"steps": done, "results": records}, as_json, show)
+
+
+def foresee(plan: Plan, as_json: bool) -> None:
+    """Say what would be done about each step, and why."""
+    foreseen = [_record(decision) for decision in plan.decisions]
+    print_result({"steps": foreseen}, as_json, lambda: click.echo("\n".join(map(sentence, plan.decisions))))
 
 
 def summary(decisions: Sequence[Decision]) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 
 class InputError(ValueError):
@@ -16,6 +17,15 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that began well has failed: the loss is not a number, a renderer died (exit code 1)."""
+
+
+class TrainingsFailed(RunError):
+    """Some of the trainings that were done together have failed; the others are finished."""
+
+    def __init__(self, reasons: Mapping[Path, str]) -> None:
+        super().__init__(" ".join(reasons.values()))
+        self.reasons = dict(reasons)
+        """A sentence for each that failed, by the run's folder."""
 
 
 class Stopped(RuntimeError):

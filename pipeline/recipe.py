@@ -11,6 +11,8 @@
                                          evaluation needs the network), or what `evaluate` takes
     [evaluate.linear] ...                an evaluation of each of them; any number, nearest neighbour (knn) if none
 
+Lists of values to try, in a ``sweep`` table of [distill], [[student]] or [[pretrain]], are ``sweep/expand.py``'s.
+
 Keys are the fields of the stages' settings. ``runner.py`` runs the steps that come out of it.
 """
 
@@ -50,6 +52,9 @@ STAGES: dict[str, type[StageSettings]] = {
 """What a stage can be told; an evaluation has settings of its own besides."""
 
 
+SWEEP = "sweep"
+"""Key of a table with lists of values, which ``sweep/expand.py`` replaces by a table for each combination."""
+
 PREVIOUS, UNFINISHED = ".previous", ".unfinished"
 """What an output that is made anew is called from then on."""
 
@@ -57,7 +62,7 @@ DECIDED = {"data", "run", "output", "resume", "overwrite", "part", "add_views", 
 """Settings that follow from the recipe's folder, its data and what was done before; no table may have them. Its store is
 made whole."""
 
-RESERVED = {*STAGES, "embeddings.zarr", "evaluation", "index", "steps"}
+RESERVED = {*STAGES, "embeddings.zarr", "evaluation", "index", "steps", SWEEP}
 """Names in a recipe's folder, and on the command line, that no step may have."""
 
 
@@ -264,6 +269,10 @@ def _network(what: str, reference: Any, steps: Mapping[str, Step]) -> tuple[Any,
 
 def _check_tables(recipe: Recipe) -> None:
     """Check the keys of all tables, also of those that no step comes from."""
+    if any(SWEEP in table for table in (recipe.distill, *recipe.pretrain, *recipe.student)):
+        raise InputError(
+            "This recipe has lists of values to try; run it with 'compress-ssl sweep', which tries them all."
+        )
     evaluations = (evaluation.settings for evaluation in EVALUATIONS.values())
     known = set().union(*(settings.model_fields for settings in (*STAGES.values(), *evaluations)))
     _check_keys("[settings]", recipe.settings, known, DECIDED | {"store", "teacher", "model"})

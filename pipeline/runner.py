@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.distill.settings import SHARED_IN_ONE_PASS
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunError, TrainingsFailed
 from pipeline.images.sources.open_source import open_source
 from pipeline.recipe import PREVIOUS, UNFINISHED, Recipe, Step, plan_steps
 from pipeline.up_to_date import (
@@ -24,6 +25,7 @@ from pipeline.up_to_date import (
     used_what_is_there,
     write_record,
 )
+from storage.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,7 +84,14 @@ def plan_run(recipe: Recipe, steps: Sequence[Step], *, force: bool = False) -> P
     return Plan(recipe, tuple(steps), force, images, tuple(decisions))
 
 
-def run_recipe(plan: Plan, progress: Progress, announce: Callable[[Decision], None]) -> None:
+def run_recipe(
+    plan: Plan,
+    progress: Progress,
+    announce: Callable[[Decision], None],
+    *,
+    together: int | None = None,
+    failed: Callable[[Step, str], None] | None = None,
+) -> None:
     """Run the steps that are out of date.
 
     An output that is made anew is first moved to ``NAME.previous``, or ``NAME.unfinished`` if it was interrupted.
@@ -91,6 +100,11 @@ def run_recipe(plan: Plan, progress: Progress, announce: Callable[[Decision], No
     ----------
     announce : callable
         Told of every decision before it is carried out.
+    together : int, optional
+        At most so many students on one stream of images; all that can be unless given.
+    failed : callable, optional
+        Told of a step that fails, and why; it is recorded, and all go on that do not need it. Unless given, the first
+        failure is raised.
 
     Raises
     ------
@@ -98,20 +112,30 @@ def run_recipe(plan: Plan, progress: Progress, announce: Callable[[Decision], No
         As the stages.
     """
     all_steps = {step.name: step for step in plan_steps(plan.recipe)}
-    for together in passes(plan.steps):
-        decisions = [decide(step, all_steps, plan.recipe, plan.images, force=plan.force) for step in together]
+    lost: set[str] = set()
+    for group in passes(plan.steps, together):
+        able = [step for step in group if lost.isdisjoint(step.needs)]
+        lost.update(step.name for step in group if step not in able)
+        decisions = [decide(step, all_steps, plan.recipe, plan.images, force=plan.force) for step in able]
         for decision in decisions:
             announce(decision)
         todo = [decision for decision in decisions if decision.action != "skip"]
-        if todo:
+        if not todo:
+            continue
+        if failed is None:
             _carry_out(todo, plan.recipe, progress)
+            continue
+        for decision, reason in _carry_out_what_can_be(todo, plan.recipe, progress):
+            write_record(plan.recipe, decision.step.name, {**decision.record, "failed": reason}, finished=False)
+            lost.add(decision.step.name)
+            failed(decision.step, reason)
 
 
-def passes(steps: Sequence[Step]) -> list[list[Step]]:
+def passes(steps: Sequence[Step], most: int | None = None) -> list[list[Step]]:
     """Group the steps that are carried out in one call, in order.
 
-    Students that follow one another and agree on all that decides which images they see, and when, go together;
-    every other step goes alone.
+    Students that follow one another and agree on all that decides which images they see, and when, go together, at most
+    so many; every other step goes alone.
     """
     groups: list[list[Step]] = []
     students: dict[tuple[Any, ...], list[Step]] = {}
@@ -121,7 +145,7 @@ def passes(steps: Sequence[Step]) -> list[list[Step]]:
             groups.append([step])
             continue
         stream = tuple(getattr(step.settings, field) for field in SHARED_IN_ONE_PASS)
-        if stream not in students:
+        if stream not in students or len(students[stream]) == most:
             students[stream] = []
             groups.append(students[stream])
         students[stream].append(step)
@@ -140,13 +164,37 @@ def evaluation_results(recipe: Recipe) -> tuple[list[Path], list[str]]:
 
 
 def _carry_out(decisions: Sequence[Decision], recipe: Recipe, progress: Progress) -> None:
+    """Run steps of one stage; of several trainings those that are finished are recorded also where others fail."""
     for decision in decisions:
         _make_room(decision, recipe)
     for decision in decisions:
         write_record(recipe, decision.step.name, decision.record, finished=False)
-    _run_stage(decisions[0].step.stage, [_settings(decision) for decision in decisions], progress)
+    began, failure = time.monotonic(), None
+    try:
+        _run_stage(decisions[0].step.stage, [_settings(decision) for decision in decisions], progress)
+    except TrainingsFailed as error:
+        failure = error
+    took = {"seconds": round(time.monotonic() - began, 1), "together": len(decisions)}
     for decision in decisions:
-        write_record(recipe, decision.step.name, decision.record, finished=True)
+        if failure is None or decision.step.output not in failure.reasons:
+            write_record(recipe, decision.step.name, decision.record | took, finished=True)
+    if failure:
+        raise failure
+
+
+def _carry_out_what_can_be(
+    decisions: Sequence[Decision], recipe: Recipe, progress: Progress
+) -> list[tuple[Decision, str]]:
+    """Run steps of one stage; those that fail, and why. What keeps several from beginning is found by one after the other."""
+    try:
+        _carry_out(decisions, recipe, progress)
+    except TrainingsFailed as error:
+        return [(each, error.reasons[each.step.output]) for each in decisions if each.step.output in error.reasons]
+    except (InputError, StoreError, RunError) as error:
+        if len(decisions) == 1:
+            return [(decisions[0], str(error))]
+        return [failure for each in decisions for failure in _carry_out_what_can_be([each], recipe, progress)]
+    return []
 
 
 def _settings(decision: Decision) -> Any:

@@ -40,7 +40,7 @@ def results_table(results: Iterable[Path]) -> Table:
     """
     rows: list[tuple[tuple[str, str], dict[str, float]]] = []
     for path in results:
-        network, scores = _read(path)
+        network, scores = read_result(path)
         if rows and rows[-1][0] == network and not rows[-1][1].keys() & scores.keys():
             rows[-1][1].update(scores)
         else:
@@ -50,8 +50,14 @@ def results_table(results: Iterable[Path]) -> Table:
     return Table(("network", "architecture", *headings), cells)
 
 
-def _read(path: Path) -> tuple[tuple[str, str], dict[str, float]]:
-    """Name and architecture of the network, and its scores."""
+def read_result(path: Path) -> tuple[tuple[str, str], dict[str, float]]:
+    """Name and architecture of a network, and its scores in percent, by heading.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or is not the result of an evaluation.
+    """
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
         network = (str(record["network"]["name"]), str(record["network"]["architecture"]))

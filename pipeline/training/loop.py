@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pipeline.errors import RunError, Stopped
+from pipeline.errors import RunError, Stopped, TrainingsFailed
 from pipeline.training.distributed import is_main, largest, processes
 from pipeline.training.memory import FullMemory
 from pipeline.training.running import Running
@@ -78,7 +78,7 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
 
     Raises
     ------
-    RunError
+    TrainingsFailed
         If a loss or a weight is no longer a number, or the memory is full; the last good checkpoint stays. The other
         trainings of the stream are finished and written first.
     Stopped
@@ -87,7 +87,7 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
         If a checkpoint cannot be read.
     """
     running = [Running(training, stream) for training in trainings]
-    failures: list[str] = []  # not the errors: their tracebacks would hold on to the tensors of what failed
+    failures: dict[Path, str] = {}  # not the errors: their tracebacks would hold on to the tensors of what failed
     steps = stream.steps_per_epoch
     epoch, step = min(each.position for each in running)
 
@@ -98,7 +98,7 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
             except RunError as error:
                 if processes() > 1 and isinstance(error, FullMemory):
                     raise  # the other processes wait for this one's gradients
-                failures.append(str(error))
+                failures[each.training.run] = str(error)
                 running.remove(each)
                 if running:
                     logger.error("%s The others go on.", error)
@@ -133,7 +133,7 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
         for each in running:
             each.training.save_network(each.training.run)
     if failures:
-        raise RunError(" ".join(failures))
+        raise TrainingsFailed(failures)
     _raise_if_stopped(received(), f"{title}: stopped by {{}} when all was done.")
 
 

@@ -1,0 +1,90 @@
+"""``compress-ssl sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.groups import example
+from cli.output import print_result, say
+from cli.run import complete_recipe
+from cli.steps import foresee, run_options, sentence, summary
+from pipeline.recipe import plan_steps, read_recipe, select_steps
+
+HELP = """Run a recipe with lists of values to try, each combination an ordinary run.
+
+RECIPE is a TOML file, or the name of one that comes with the package. Lists are in a 'sweep' table of [distill], of a
+[[student]] or of a [[pretrain]]. Students that see the same images are trained together. A combination that fails is
+recorded, and the others go on; the same command tries it again, and goes on where it was stopped.
+
+FOLDER/sweep then has results.csv, results.json, and a figure for each field.
+"""
+
+
+@click.command("sweep", help=HELP, epilog=example("compress-ssl sweep mine.toml --together 8"))
+@click.argument("recipe", shell_complete=complete_recipe)
+@click.option("--data", type=click.Path(path_type=Path), help="Data set to use instead of the recipe's.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's.")
+@click.option("--from", "first", metavar="STEP", help="Begin at this step or stage.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="STEP",
+    help="Run only this step, stage, or table with its combinations. Repeatable.",
+)
+@click.option(
+    "--together",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Students trained on one stream of images, at most; fewer take less memory.",
+)
+@run_options
+def command(
+    recipe: str,
+    data: Path | None,
+    folder: Path | None,
+    first: str | None,
+    only: tuple[str, ...],
+    together: int,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Expand a recipe, choose steps, run them, and show all results."""
+    from cli.progress import TerminalProgress
+    from cli.tables import print_table
+    from pipeline.runner import plan_run
+    from pipeline.sweep.expand import expand
+    from pipeline.sweep.results import as_record, sweep_table
+    from pipeline.sweep.run import run_sweep
+
+    expanded, cells = expand(read_recipe(recipe, data=data, folder=folder))
+    named = tuple(name for given in only for name in [cell.name for cell in cells if cell.table == given] or [given])
+    plan = plan_run(expanded, select_steps(plan_steps(expanded), first=first, only=named), force=force)
+    if dry_run:
+        foresee(plan, as_json)
+        return
+    say(summary(plan.decisions))
+    failures: list[str] = []
+
+    def failed(step: object, reason: str) -> None:
+        failures.append(reason)
+        click.echo(f"failed: {reason}", err=True)
+
+    outcome = run_sweep(
+        plan, cells, TerminalProgress(), lambda decision: say(sentence(decision)), failed, together=together
+    )
+
+    def show() -> None:
+        if outcome.groups:
+            print_table(sweep_table(outcome.groups))
+        for path in outcome.files:
+            click.echo(path)
+
+    print_result(as_record(outcome.rows, outcome.groups), as_json, show)
+    if failures:
+        raise click.ClickException(
+            f"{len(failures)} of {len(plan.steps)} steps failed; the reasons are above and in the results."
+        )

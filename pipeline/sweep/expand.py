@@ -1,0 +1,154 @@
+"""From a recipe with lists of values to an ordinary one, with a table for each of their combinations.
+
+    [distill.sweep]                                    # every student
+    seed = [0, 1, 2]
+    [[student]]
+    name = "2q"
+    sweep = { temperature = [0.02, 0.04] }             # this one besides; becomes 2q,temperature=0.02,seed=0 and so on
+
+Lists are of the fields of a student or of a network trained without a teacher. What a student's own table says, a value or
+a list, counts before the shared lists; a shared list does not concern students whose objective has no such option.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import xxhash
+
+from pipeline.distill.objective_options import options_for
+from pipeline.errors import InputError, unknown_name
+from pipeline.recipe import DECIDED, STAGES, SWEEP, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+SEED = "seed"
+STUDENT_OR_NETWORK = {"distill": "student", "pretrain": "pretrain"}
+LONGEST = 40
+"""Characters of a value in a cell's name; of a longer one, and of a table, the name has a hash."""
+
+
+class Cell(NamedTuple):
+    """One combination of a table's values."""
+
+    name: str
+    """Of the step, and of its folder."""
+    table: str
+    """Name of the table in the recipe."""
+    values: dict[str, Any]
+    """Its value of each swept field; empty for a table that is not swept."""
+
+
+def expand(recipe: Recipe) -> tuple[Recipe, list[Cell]]:
+    """Make a table of each combination.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        As it is written, with its lists.
+
+    Returns
+    -------
+    recipe : Recipe
+        Without lists, for ``plan_steps``. A swept table's name in ``evaluate.models`` stands for all its cells.
+    cells : list of Cell
+        In the order of the tables; those that are not swept are one cell each.
+
+    Raises
+    ------
+    InputError
+        If a list is empty, of an unknown field, of one that the table fixes, or of what a recipe has but once.
+    """
+    _check_swept_once(recipe)
+    fixed, shared = _parted("[distill]", "distill", recipe.distill)
+    pretrain = [_cells("pretrain", table, {}, {}) for table in recipe.pretrain]
+    student = [_cells("distill", table, fixed, shared) for table in recipe.student]
+    cells = [cell for group in (*pretrain, *student) for cell, _ in group]
+    of_table: dict[str, list[str]] = {}
+    for cell in cells:
+        of_table.setdefault(cell.table, []).append(cell.name)
+    models = tuple(name for model in recipe.evaluate.models for name in of_table.get(model, [model]))
+    expanded = recipe.model_copy(
+        update={
+            "pretrain": tuple(table for group in pretrain for _, table in group),
+            "student": tuple(table for group in student for _, table in group),
+            "distill": fixed,
+            "evaluate": recipe.evaluate.model_copy(update={"models": models}),
+        }
+    )
+    return expanded, cells
+
+
+def _check_swept_once(recipe: Recipe) -> None:
+    for where, table in (("settings", recipe.settings), ("embed", recipe.embed or {})):
+        if SWEEP in table:
+            raise InputError(
+                f"[{where}.{SWEEP}] cannot be: a recipe has one store. Lists go below [distill.{SWEEP}], or into a [[student]] "
+                'or [[pretrain]]; stores are compared by store = ["A", "B"] there.'
+            )
+    teacher = (recipe.embed or {}).get("teacher")
+    if any(SWEEP in table and table.get("name") == teacher for table in recipe.pretrain):
+        raise InputError(
+            f"The teacher '{teacher}' cannot be swept: a recipe has one store. Make a store of each teacher, and compare them by "
+            f'store = ["A", "B"] below [distill.{SWEEP}].'
+        )
+
+
+def _cells(
+    stage: str, table: Mapping[str, Any], defaults: Mapping[str, Any], shared: Mapping[str, list[Any]]
+) -> list[tuple[Cell, dict[str, Any]]]:
+    """The combinations of one table, each with the table that it becomes."""
+    name = str(table.get("name", "?"))
+    fixed, own = _parted(f"{STUDENT_OR_NETWORK[stage]} '{name}'", stage, table)
+    found: dict[str, tuple[Cell, dict[str, Any]]] = {}
+    for values in _combinations({**{key: values for key, values in shared.items() if key not in fixed}, **own}):
+        if stage == "distill":
+            concerning = own.keys() | options_for(values, {**defaults, **fixed, **values}.get("objective")).keys()
+            values = {key: value for key, value in values.items() if key in concerning}
+        text = ",".join((name, *(f"{key}={_text(value)}" for key, value in values.items())))
+        kept, _ = found.setdefault(text, (Cell(text, name, values), {**fixed, **values, "name": text}))
+        if kept.values != values:
+            raise InputError(
+                f"Two combinations of '{name}' would both be called '{text}'; take values that differ more."
+            )
+    return list(found.values())
+
+
+def _combinations(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Every combination; the seed varies fastest, so that those which differ in it alone follow one another."""
+    keys = sorted(lists, key=lambda key: key == SEED)
+    for values in itertools.product(*(lists[key] for key in keys)):
+        yield dict(zip(keys, values, strict=True))
+
+
+def _parted(where: str, stage: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """What a table fixes, and its lists, checked."""
+    fixed = {key: value for key, value in table.items() if key != SWEEP}
+    lists = table.get(SWEEP, {})
+    if not isinstance(lists, dict):
+        raise InputError(f"{SWEEP} of {where} must be a table of lists, as in {SWEEP} = {{ seed = [0, 1] }}.")
+    for key, values in lists.items():
+        if key in DECIDED:
+            raise InputError(f"'{key}' cannot be swept by {where}: the recipe itself decides it; remove the line.")
+        if key not in STAGES[stage].model_fields:
+            raise unknown_name("key", key, set(STAGES[stage].model_fields) - DECIDED, f" that {where} could sweep")
+        if key in fixed:
+            raise InputError(f"'{key}' of {where} has a value and a list of values; remove one of them.")
+        if not isinstance(values, list) or not values:
+            raise InputError(f"'{key}' in the sweep of {where} must be a list of values to try, got {values!r}.")
+        texts = [_text(value) for value in values]
+        if twice := next((text for text in texts if texts.count(text) > 1), None):
+            raise InputError(f"'{key}' in the sweep of {where} has {twice} twice; remove one of them.")
+    return fixed, lists
+
+
+def _text(value: Any) -> str:
+    """A value in the name of a folder."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, dict | list) or len(text) > LONGEST:
+        return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True, default=str).encode())[:8]
+    return re.sub(r"[^\w.+-]", "-", text)

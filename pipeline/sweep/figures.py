@@ -1,0 +1,110 @@
+"""A figure for each swept field: scores over its values, with error bars over seeds."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.figure import Figure
+
+from pipeline.evaluate.figures import write_figure
+from pipeline.sweep.expand import SEED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from pipeline.sweep.results import Group
+
+WIDTH, HEIGHT, PER_ROW = 4.2, 3.4, 3
+"""Of a panel, in inches, and panels beside one another."""
+
+
+class Point(NamedTuple):
+    """A group's score at its value of the field; percent."""
+
+    value: Any
+    mean: float
+    deviation: float
+
+
+def draw_figures(groups: Sequence[Group], folder: Path) -> list[Path]:
+    """Write ``FIELD.png`` for every swept field, except the seed, with two values that were scored.
+
+    A panel a score. Networks that differ in nothing but the field make a line, or bars where its values are not numbers;
+    networks of the recipe that are not swept at all are dashed lines.
+    """
+    fields = dict.fromkeys(key for group in groups for key in group.values if key != SEED)
+    written = []
+    for field in fields:
+        swept = [group for group in groups if field in group.values and group.scores]
+        if len({str(group.values[field]) for group in swept}) > 1:
+            path = folder / f"{field}.png"
+            write_figure(_figure(field, swept, [group for group in groups if not group.values]), path)
+            written.append(path)
+    return written
+
+
+def _figure(field: str, swept: Sequence[Group], fixed: Sequence[Group]) -> Figure:
+    headings = list(dict.fromkeys(heading for group in swept for heading in group.scores))
+    across = min(PER_ROW, len(headings))
+    down = -(-len(headings) // across)
+    figure = Figure(figsize=(WIDTH * across, HEIGHT * down + 0.6), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False)
+    numbers = all(isinstance(group.values[field], int | float) for group in swept)
+    numbers = numbers and not any(isinstance(group.values[field], bool) for group in swept)
+    for axis, heading in zip(axes.flat, headings, strict=False):
+        lines = _lines(field, heading, swept)
+        (_draw_lines if numbers else _draw_bars)(axis, lines)
+        for number, group in enumerate(each for each in fixed if heading in each.scores):
+            height = group.scores[heading][0]
+            axis.axhline(height, color="grey", linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=group.name)
+        axis.set_title(heading)
+        axis.set_xlabel(field.replace("_", " "))
+        axis.set_ylabel("percent")
+    for axis in list(axes.flat)[len(headings) :]:
+        axis.remove()
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+    return figure
+
+
+def _lines(field: str, heading: str, swept: Iterable[Group]) -> dict[str, list[Point]]:
+    """By the name of what stays the same: points in the order of the field's values."""
+    lines: dict[str, list[Point]] = {}
+    for group in swept:
+        if heading in group.scores:
+            mean, deviation, _ = group.scores[heading]
+            others = ", ".join(f"{key} {value}" for key, value in group.values.items() if key != field)
+            name = f"{group.table}, {others}" if others else group.table
+            lines.setdefault(name, []).append(Point(group.values[field], mean, deviation or 0))
+    return lines
+
+
+def _draw_lines(axis: Axes, lines: dict[str, list[Point]]) -> None:
+    for name, points in lines.items():
+        values, means, deviations = zip(*sorted(points), strict=True)
+        axis.errorbar(values, means, yerr=deviations, marker="o", markersize=4, capsize=3, label=name)
+    every = sorted({point.value for points in lines.values() for point in points})
+    if every[0] > 0 and every[-1] >= 8 * every[0]:
+        axis.set_xscale("log")
+        axis.set_xticks(every, [f"{value:g}" for value in every], rotation=45 if len(every) > 5 else 0)
+        axis.minorticks_off()
+
+
+def _draw_bars(axis: Axes, lines: dict[str, list[Point]]) -> None:
+    values = list(dict.fromkeys(str(point.value) for points in lines.values() for point in points))
+    width = 0.8 / len(lines)
+    for number, (name, points) in enumerate(lines.items()):
+        places = [values.index(str(point.value)) + (number - (len(lines) - 1) / 2) * width for point in points]
+        means, deviations = [point.mean for point in points], [point.deviation for point in points]
+        axis.bar(places, means, width, yerr=deviations, capsize=3, label=name)
+    lowest = min(point.mean - point.deviation for points in lines.values() for point in points)
+    axis.set_ylim(bottom=max(0.0, lowest - 10))
+    axis.set_xticks(range(len(values)), [re.sub(r"^.*/", "", value) for value in values], rotation=30, ha="right")

@@ -1,0 +1,179 @@
+"""What came of a sweep: a row for each network that was to be scored, and the mean over seeds of those that differ in nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.recipe import plan_steps
+from pipeline.report.table import Table, read_result
+from pipeline.sweep.expand import SEED, Cell
+from pipeline.up_to_date import is_finished, read_record, used_what_is_there
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pipeline.recipe import Recipe, Step
+
+
+class Row(NamedTuple):
+    """One network."""
+
+    cell: Cell
+    status: str
+    """``finished``, ``failed``, or ``not run``."""
+    reason: str
+    """Why it failed; empty if it did not."""
+    seconds: float | None
+    """That its training took on the clock, with all that were trained together with it; None if it was not trained here."""
+    together: int | None
+    """Networks that were trained together."""
+    scores: dict[str, float]
+    """Percent, by heading."""
+
+
+class Group(NamedTuple):
+    """Networks that differ in their seed alone."""
+
+    table: str
+    values: dict[str, Any]
+    networks: int
+    failed: int
+    scores: dict[str, tuple[float, float | None, int]]
+    """By heading: mean, standard deviation (None of one), and number of the networks scored."""
+
+    @property
+    def name(self) -> str:
+        """The table, and what was swept besides the seed."""
+        return ", ".join((self.table, *(f"{key} {value}" for key, value in self.values.items())))
+
+
+def sweep_rows(recipe: Recipe, cells: Iterable[Cell]) -> list[Row]:
+    """Read what is there of an expanded recipe's networks, in the order of ``evaluate.models``."""
+    steps = {step.name: step for step in plan_steps(recipe)}
+    known = {cell.name: cell for cell in cells}
+    return [_row(recipe, steps, known.get(model, Cell(model, model, {}))) for model in recipe.evaluate.models]
+
+
+def group_rows(rows: Iterable[Row]) -> list[Group]:
+    """Put the rows together that differ in their seed alone, in order of appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(
+            json.dumps([row.cell.table, _but_seed(row.cell.values)], sort_keys=True, default=str), []
+        ).append(row)
+    return [_group(members) for members in groups.values()]
+
+
+def sweep_table(groups: Sequence[Group]) -> Table:
+    """Mean ± standard deviation in percent; a group of which some have failed says so."""
+    headings = _headings(group.scores for group in groups)
+    rows = [
+        (group.name, _networks(group), *(_cell(group.scores.get(heading)) for heading in headings)) for group in groups
+    ]
+    return Table(("networks", "runs", *headings), rows)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A line a network; scores are percent."""
+    fields = list(dict.fromkeys(key for row in rows for key in row.cell.values))
+    headings = _headings(row.scores for row in rows)
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(["name", "table", *fields, "status", "reason", "seconds", "together", *headings])
+    for row in rows:
+        values = [_plain(row.cell.values.get(field, "")) for field in fields]
+        scores = [row.scores.get(heading, "") for heading in headings]
+        writer.writerow(
+            [row.cell.name, row.cell.table, *values, row.status, row.reason, row.seconds, row.together, *scores]
+        )
+    return written.getvalue()
+
+
+def as_record(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:
+    """The rows and the groups, for JSON."""
+    return {
+        "networks": [
+            {
+                "name": row.cell.name,
+                "table": row.cell.table,
+                "values": row.cell.values,
+                "status": row.status,
+                "reason": row.reason,
+                "seconds": row.seconds,
+                "together": row.together,
+                "scores": row.scores,
+            }
+            for row in rows
+        ],
+        "groups": [
+            {
+                "table": group.table,
+                "values": group.values,
+                "networks": group.networks,
+                "failed": group.failed,
+                "scores": {
+                    heading: {"mean": mean, "standard_deviation": deviation, "networks": number}
+                    for heading, (mean, deviation, number) in group.scores.items()
+                },
+            }
+            for group in groups
+        ],
+    }
+
+
+def _row(recipe: Recipe, steps: Mapping[str, Step], cell: Cell) -> Row:
+    trained = steps.get(cell.name)
+    record = (read_record(recipe, cell.name) or {}) if trained else {}
+    scores: dict[str, float] = {}
+    reasons = [str(record["failed"])] if "failed" in record else []
+    unscored = False
+    for step in (
+        step for step in steps.values() if step.stage == "evaluate" and step.name.split(" ", 1)[1] == cell.name
+    ):
+        evaluated = read_record(recipe, step.name) or {}
+        if is_finished(recipe, step) and used_what_is_there(step, steps, recipe):
+            scores |= read_result(step.output)[1]
+        elif "failed" in evaluated and not reasons:
+            reasons.append(str(evaluated["failed"]))
+        else:
+            unscored = True
+    status = "failed" if reasons else "not run" if unscored else "finished"
+    return Row(cell, status, " ".join(reasons), record.get("seconds"), record.get("together"), scores)
+
+
+def _group(members: Sequence[Row]) -> Group:
+    first = members[0].cell
+    scores: dict[str, tuple[float, float | None, int]] = {}
+    for heading in _headings(row.scores for row in members):
+        found = [row.scores[heading] for row in members if heading in row.scores]
+        deviation = statistics.stdev(found) if len(found) > 1 else None
+        scores[heading] = (statistics.fmean(found), deviation, len(found))
+    failed = sum(row.status == "failed" for row in members)
+    return Group(first.table, _but_seed(first.values), len(members), failed, scores)
+
+
+def _but_seed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != SEED}
+
+
+def _headings(scores: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(heading for each in scores for heading in each))
+
+
+def _networks(group: Group) -> str:
+    return f"{group.networks}, {group.failed} failed" if group.failed else str(group.networks)
+
+
+def _cell(score: tuple[float, float | None, int] | None) -> str:
+    if score is None:
+        return ""
+    mean, deviation, _ = score
+    return f"{mean:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value

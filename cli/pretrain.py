@@ -18,7 +18,7 @@ from pipeline.pretrain.settings import PretrainSettings
 @settings_options(PretrainSettings)
 @json_option
 def command(as_json: bool, **given: Any) -> None:
-    """Train a network from nothing, by SimCLR or on labels.
+    """Train a network from nothing, by SimCLR, MoCo v2 or on labels.
 
     It sees the images of DATA and is written to the folder RUN. For a teacher where none can be had, and for
     students trained from scratch; --method supervised makes the supervised rows of a table.

@@ -34,6 +34,7 @@ from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.images.policies import Policy
 from pipeline.pretrain.settings import PretrainSettings
+from pipeline.pretrain.settings import options_for as method_options
 from pipeline.settings import Settings, StageSettings, explain
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def plan_steps(recipe: Recipe) -> list[Step]:
         shared = {key: value for key, value in shared.items() if key in STAGES[stage].model_fields}
         if stage == "distill":
             shared = options_for(shared, {**shared, **given}.get("objective"))
+        elif stage == "pretrain":
+            shared = method_options(shared, {**shared, **given}.get("method"))
         values = {**shared, "data": recipe.data, **given, **made}
         settings = _validated(model, values, _where(stage, evaluation or name))
         steps[name] = Step(stage, name, settings, output, needs)

@@ -12,12 +12,13 @@ from pipeline.errors import InputError
 from pipeline.images.data_set import index_data_set
 from pipeline.images.policies import fresh_parameters
 from pipeline.images.rendering import RenderJob, make_renderer, render
-from pipeline.machine import autocast, prepare_machine
+from pipeline.machine import prepare_machine
 from pipeline.networks.architectures import build_backbone
 from pipeline.networks.network import MODEL_FILE, Network, save_network
 from pipeline.networks.preprocessing import Preprocessing
-from pipeline.pretrain.simclr import SIMCLR
-from pipeline.pretrain.supervised import SUPERVISED
+from pipeline.pretrain.moco import MoCoV2
+from pipeline.pretrain.simclr import SimCLR
+from pipeline.pretrain.supervised import Supervised
 from pipeline.training.distributed import check_batch, main_first, own_rows, share, synchronise_batch_norm
 from pipeline.training.live import make_score
 from pipeline.training.loop import Stream, Training, train
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.training.live import LiveEvaluation
 
 
-METHODS: dict[str, Method] = {"simclr": SIMCLR, "supervised": SUPERVISED}
+METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "moco-v2": MoCoV2, "supervised": Supervised}
 
 
 class Batch(NamedTuple):
@@ -89,17 +90,17 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(rows)} images of '{index.source.location}'; lower it."
         )
-    method = METHODS[settings.method]
     torch.manual_seed(settings.seed)
-    head = method.make_head(settings, network.feature_dim, index)
-    modules = nn.ModuleDict({"backbone": network.module, "head": head})
+    method = METHODS[settings.method](network.module, network.feature_dim, index, settings)
+    modules = nn.ModuleDict({"backbone": network.module, "method": method})
     if settings.sync_bn:
         synchronise_batch_norm(modules, device)
     modules.train().to(device)
     if settings.memory_format == "channels_last":
         modules.to(memory_format=torch.channels_last)
     if settings.compile:
-        network.module.compile()
+        for module in filter(None, (network.module, method.key_encoder)):
+            module.compile()
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
     score = make_score(settings, renderer, progress, live)
 
@@ -116,9 +117,8 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         images = network.preprocessing.normalise(torch.cat(batch.views))
         if settings.memory_format == "contiguous":
             images = images.contiguous()
-        with autocast(device, settings.precision):
-            features = network.module(images)
-        return method.loss(settings, head(features.float()), batch.labels)
+        value: tuple[Tensor, dict[str, Tensor]] = method(network.module, images, batch.labels)
+        return value
 
     training: Training[Batch] = Training(
         run=settings.run,
@@ -126,6 +126,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         modules=modules,
         loss=loss,
         save_network=lambda folder: save_network(folder / MODEL_FILE, network),
+        after_step=lambda: method.after_step(network.module),
         measure=None if score is None else lambda: score(network),
     )
     stream = Stream(settings.epochs, steps, settings.batch_size, batches)

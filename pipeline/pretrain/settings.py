@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,8 +11,24 @@ from pipeline.images.policies import POLICIES, PolicySetting
 from pipeline.settings import ImageSelection, ViewGeometry, argument
 from pipeline.training.settings import TrainingSettings
 
-ONLY_SIMCLR = ("temperature", "projection_dim")
-"""Settings that say nothing to the other methods."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OPTIONS: dict[str, set[str]] = {
+    "simclr": {"temperature", "projection_dim"},
+    "moco-v2": {"temperature", "projection_dim", "queue_size", "key_momentum"},
+    "supervised": set(),
+}
+"""By method, the options that it has; those of the others do nothing for it, and are refused."""
+
+
+DEFAULT_METHOD: Final = "simclr"
+
+
+def options_for(shared: Mapping[str, Any], method: str | None) -> dict[str, Any]:
+    """Of settings that several networks share, those that do something for a method (the default one if None)."""
+    foreign = set().union(*OPTIONS.values()) - OPTIONS.get(method or DEFAULT_METHOD, set())
+    return {name: value for name, value in shared.items() if name not in foreign}
 
 
 class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
@@ -22,9 +38,9 @@ class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
     run: Annotated[Path, argument("Folder to write the network to.")]
     arch: Annotated[str, Field(description="Architecture: resnet18, mobilenet_v2, resnet18-32px, conv4-64, ...")]
     method: Annotated[
-        Literal["simclr", "supervised"],
-        Field(description="How it is trained: by SimCLR without labels, or by cross entropy with them."),
-    ] = "simclr"
+        Literal["simclr", "moco-v2", "supervised"],
+        Field(description="How it is trained: by SimCLR or MoCo v2 without labels, or by cross entropy with them."),
+    ] = DEFAULT_METHOD
     split: Annotated[str, Field(description="Folder of the data set to train on; '.' for the data set itself.")] = (
         "train"
     )
@@ -40,10 +56,19 @@ class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
     schedule: Annotated[
         Literal["step", "cosine"], Field(description="Steps at the milestones, or one half cosine to zero.")
     ] = "cosine"
-    temperature: Annotated[float, Field(gt=0, description="Divides the similarities (simclr).")] = 0.2
+    temperature: Annotated[float, Field(gt=0, description="Divides the similarities (simclr, moco-v2).")] = 0.2
     projection_dim: Annotated[
-        int, Field(ge=2, description="Outputs of the projection head, which is thrown away (simclr).")
+        int, Field(ge=2, description="Outputs of the projection head, which is thrown away (simclr, moco-v2).")
     ] = 128
+    queue_size: Annotated[
+        int,
+        Field(
+            ge=1, description="Keys of the last so many images are negatives; at most as many as there are (moco-v2)."
+        ),
+    ] = 65_536
+    key_momentum: Annotated[
+        float, Field(ge=0, le=1, description="Of the key encoder's moving average; less for few steps (moco-v2).")
+    ] = 0.999
 
     @model_validator(mode="before")
     @classmethod
@@ -52,11 +77,9 @@ class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
 
     @model_validator(mode="after")
     def _options_of_the_method(self) -> Self:
-        if self.method != "simclr":
-            for name in ONLY_SIMCLR:
-                if name in self.model_fields_set:
-                    raise ValueError(
-                        f"--{name.replace('_', '-')} belongs to simclr, and --method {self.method} has none; leave it "
-                        "out."
-                    )
+        for option in sorted(self.model_fields_set & set().union(*OPTIONS.values()) - OPTIONS[self.method]):
+            users = ", ".join(name for name, options in OPTIONS.items() if option in options)
+            raise ValueError(
+                f"--{option.replace('_', '-')} does nothing for --method {self.method}; leave it out, or take {users}."
+            )
         return self

@@ -44,13 +44,18 @@ def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     return cross_entropy(logits, partner)
 
 
-def _make_head(settings: PretrainSettings, feature_dim: int, index: ImageIndex) -> nn.Module:
-    return projection_head(feature_dim, settings.projection_dim)
+class SimCLR(Method):
+    """All images of the batch, of all processes, find their partners among all."""
 
+    views = 2
 
-def _loss(settings: PretrainSettings, outputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    first, second = map(gather_with_gradient, outputs.chunk(2))  # all images of the batch find their partners among all
-    return nt_xent_loss(first, second, settings.temperature), {}
+    def __init__(self, network: nn.Module, feature_dim: int, index: ImageIndex, settings: PretrainSettings) -> None:
+        super().__init__(network, feature_dim, index, settings)
+        self.head = projection_head(feature_dim, settings.projection_dim)
+        self.temperature = settings.temperature
 
-
-SIMCLR = Method(2, _make_head, _loss)
+    def forward(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """NT-Xent of the projections of both views."""
+        del labels
+        first, second = map(gather_with_gradient, self.head(self.encode(network, images)).chunk(2))
+        return nt_xent_loss(first, second, self.temperature), {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.pretrain.settings import PretrainSettings
 
 
-def make_classifier(settings: PretrainSettings, feature_dim: int, index: ImageIndex) -> nn.Linear:
+def make_classifier(feature_dim: int, index: ImageIndex) -> nn.Linear:
     """A linear layer with an output a class.
 
     Raises
@@ -41,12 +41,21 @@ def make_classifier(settings: PretrainSettings, feature_dim: int, index: ImageIn
     return nn.Linear(feature_dim, len(samples.class_names))
 
 
-def classification_loss(
-    settings: PretrainSettings, outputs: Tensor, labels: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+def classification_loss(outputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross entropy of outputs (B, classes), averaged over the batch, and how many are right in percent."""
     right = (outputs.detach().argmax(dim=1) == labels).float().mean()
     return cross_entropy(outputs, labels), {"train_top1_percent": 100 * right}
 
 
-SUPERVISED = Method(1, make_classifier, classification_loss)
+class Supervised(Method):
+    """A linear classifier on the features."""
+
+    views = 1
+
+    def __init__(self, network: nn.Module, feature_dim: int, index: ImageIndex, settings: PretrainSettings) -> None:
+        super().__init__(network, feature_dim, index, settings)
+        self.head = make_classifier(feature_dim, index)
+
+    def forward(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross entropy of the classes."""
+        return classification_loss(self.head(self.encode(network, images)), labels)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from pipeline.distill.memory_bank import MemoryBank
 from pipeline.distill.objectives.similarity import similarity_divergence
 from pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
 from pipeline.machine import TORCH_TYPES
 from pipeline.training.distributed import gather_rows
+from pipeline.training.memory_bank import MemoryBank
+from pipeline.training.moving_average import follow, follower
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,8 @@ class CompRess2q(WithTeacherBank):
 
     def __init__(self, student: nn.Module, dims: Dims, settings: DistillSettings) -> None:
         super().__init__(student, dims, settings)
-        self.key_encoder = copy.deepcopy(student).requires_grad_(False)
-        self.key_projection = copy.deepcopy(self.projection).requires_grad_(False)
+        self.key_encoder = follower(student)
+        self.key_projection = follower(self.projection)
         self.student_bank = MemoryBank(settings.bank_size, self.projected_dim, TORCH_TYPES[settings.bank_precision])
         self.momentum = settings.key_momentum
         self._entering_keys: list[Tensor] = []
@@ -60,8 +60,7 @@ class CompRess2q(WithTeacherBank):
         self.student_bank.enqueue(gather_rows(torch.cat(self._entering_keys)))
         self._entering_keys.clear()
         for average, trained in ((self.key_encoder, student), (self.key_projection, self.projection)):
-            for key, query in zip(average.parameters(), trained.parameters(), strict=True):
-                key.mul_(self.momentum).add_(query, alpha=1 - self.momentum)
+            follow(average, trained, self.momentum)
 
     def prefill(self, batch: Batch) -> None:
         """Let the key encoder's embeddings of a batch enter the student's bank."""

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from pipeline.distill.memory_bank import MemoryBank
 from pipeline.distill.objectives.objective import Batch, Dims, Objective
 from pipeline.training.distributed import gather_rows, means
+from pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
     from torch import Tensor

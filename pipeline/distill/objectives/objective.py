@@ -14,8 +14,8 @@ from pipeline.networks.heads import build_head
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.distill.memory_bank import MemoryBank
     from pipeline.distill.settings import DistillSettings
+    from pipeline.training.memory_bank import MemoryBank
 
 
 class Dims(NamedTuple):

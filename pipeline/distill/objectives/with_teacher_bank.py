@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.distill.memory_bank import MemoryBank
 from pipeline.distill.objectives.objective import AllImages, Batch, Dims, Objective
 from pipeline.machine import TORCH_TYPES
 from pipeline.training.distributed import gather_rows
+from pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

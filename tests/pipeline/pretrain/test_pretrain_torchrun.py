@@ -11,7 +11,11 @@ from pipeline.pretrain.run import pretrain
 from pipeline.pretrain.settings import PretrainSettings
 from pipeline.progress import Silent
 
-METHODS: dict[str, dict[str, Any]] = {"simclr": {"policy": "moco-v2"}, "supervised": {"method": "supervised"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "simclr": {"policy": "moco-v2"},
+    "moco-v2": {"method": "moco-v2", "queue_size": 20, "key_momentum": 0.9},
+    "supervised": {"method": "supervised"},
+}
 
 
 def settings_of(data: Path, name: str, **given: Any) -> PretrainSettings:
@@ -23,7 +27,7 @@ def settings_of(data: Path, name: str, **given: Any) -> PretrainSettings:
 
 
 def test_two_processes_end_with_the_network_head_and_metrics_of_one(data: Path, in_two_processes: Any) -> None:
-    """SimCLR finds the partner of an image among those of both processes."""
+    """SimCLR finds the partner of an image among those of both processes; MoCo shares the keys out otherwise than the queries."""
     together = {method: settings_of(data, f"two-{method}", **given) for method, given in METHODS.items()}
     synchronised = settings_of(data, "synchronised", sync_bn=True)
     first, second = in_two_processes([("pretrain", [each]) for each in (*together.values(), synchronised)])

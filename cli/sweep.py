@@ -55,14 +55,17 @@ def command(
     """Expand a recipe, choose steps, run them, and show all results."""
     from cli.progress import TerminalProgress
     from cli.tables import print_table
-    from pipeline.runner import plan_run
+    from pipeline.runner import plan_run, without_unmet
     from pipeline.sweep.expand import expand
     from pipeline.sweep.results import as_record, sweep_table
     from pipeline.sweep.run import run_sweep
 
     expanded, cells = expand(read_recipe(recipe, data=data, folder=folder))
     named = tuple(name for given in only for name in [cell.name for cell in cells if cell.table == given] or [given])
-    plan = plan_run(expanded, select_steps(plan_steps(expanded), first=first, only=named), force=force)
+    steps, unmet = without_unmet(expanded, select_steps(plan_steps(expanded), first=first, only=named))
+    if unmet:
+        say(f"Left out, since what they need is not finished: {', '.join(step.name for step in unmet)}.")
+    plan = plan_run(expanded, steps, force=force)
     if dry_run:
         foresee(plan, as_json)
         return

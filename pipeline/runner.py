@@ -84,6 +84,19 @@ def plan_run(recipe: Recipe, steps: Sequence[Step], *, force: bool = False) -> P
     return Plan(recipe, tuple(steps), force, images, tuple(decisions))
 
 
+def without_unmet(recipe: Recipe, steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
+    """Part steps in those that can be run, and those that need one which is neither among them nor finished."""
+    all_steps = {step.name: step for step in plan_steps(recipe)}
+    able: dict[str, Step] = {}
+    unmet: list[Step] = []
+    for step in steps:
+        if all(name in able or is_finished(recipe, all_steps[name]) for name in step.needs):
+            able[step.name] = step
+        else:
+            unmet.append(step)
+    return list(able.values()), unmet
+
+
 def run_recipe(
     plan: Plan,
     progress: Progress,

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SEED = "seed"
 STUDENT_OR_NETWORK = {"distill": "student", "pretrain": "pretrain"}
-LONGEST = 40
-"""Characters of a value in a cell's name; of a longer one, and of a table, the name has a hash."""
+LONGEST, LONGEST_NAME = 40, 180
+"""Characters of a value in a cell's name (of a longer one, and of a table, the name has a hash), and of the whole name."""
 
 
 class Cell(NamedTuple):
@@ -110,6 +110,10 @@ def _cells(
             concerning = own.keys() | options_for(values, {**defaults, **fixed, **values}.get("objective")).keys()
             values = {key: value for key, value in values.items() if key in concerning}
         text = ",".join((name, *(f"{key}={_text(value)}" for key, value in values.items())))
+        if len(text) > LONGEST_NAME:
+            raise InputError(
+                f"'{text}' is too long for the name of a folder; sweep over fewer fields, or shorten '{name}'."
+            )
         kept, _ = found.setdefault(text, (Cell(text, name, values), {**fixed, **values, "name": text}))
         if kept.values != values:
             raise InputError(

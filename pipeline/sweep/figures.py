@@ -15,7 +15,7 @@ from pipeline.evaluate.figures import write_figure
 from pipeline.sweep.expand import SEED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ class Point(NamedTuple):
 def draw_figures(groups: Sequence[Group], folder: Path) -> list[Path]:
     """Write ``FIELD.png`` for every swept field, except the seed, with two values that were scored.
 
-    A panel a score. Networks that differ in nothing but the field make a line, or bars where its values are not numbers;
+    A panel a score. Networks that differ in nothing but the field make a line, or points where its values are not numbers;
     networks of the recipe that are not swept at all are dashed lines.
     """
     fields = dict.fromkeys(key for group in groups for key in group.values if key != SEED)
@@ -61,7 +61,7 @@ def _figure(field: str, swept: Sequence[Group], fixed: Sequence[Group]) -> Figur
     numbers = numbers and not any(isinstance(group.values[field], bool) for group in swept)
     for axis, heading in zip(axes.flat, headings, strict=False):
         lines = _lines(field, heading, swept)
-        (_draw_lines if numbers else _draw_bars)(axis, lines)
+        (_draw_numbers if numbers else _draw_names)(axis, lines)
         for number, group in enumerate(each for each in fixed if heading in each.scores):
             height = group.scores[heading][0]
             axis.axhline(height, color="grey", linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=group.name)
@@ -87,7 +87,7 @@ def _lines(field: str, heading: str, swept: Iterable[Group]) -> dict[str, list[P
     return lines
 
 
-def _draw_lines(axis: Axes, lines: dict[str, list[Point]]) -> None:
+def _draw_numbers(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
     for name, points in lines.items():
         values, means, deviations = zip(*sorted(points), strict=True)
         axis.errorbar(values, means, yerr=deviations, marker="o", markersize=4, capsize=3, label=name)
@@ -98,13 +98,12 @@ def _draw_lines(axis: Axes, lines: dict[str, list[Point]]) -> None:
         axis.minorticks_off()
 
 
-def _draw_bars(axis: Axes, lines: dict[str, list[Point]]) -> None:
-    values = list(dict.fromkeys(str(point.value) for points in lines.values() for point in points))
-    width = 0.8 / len(lines)
+def _draw_names(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
+    names = list(dict.fromkeys(str(point.value) for points in lines.values() for point in points))
     for number, (name, points) in enumerate(lines.items()):
-        places = [values.index(str(point.value)) + (number - (len(lines) - 1) / 2) * width for point in points]
+        aside = 0.5 * ((number + 0.5) / len(lines) - 0.5)
+        places = [names.index(str(point.value)) + aside for point in points]
         means, deviations = [point.mean for point in points], [point.deviation for point in points]
-        axis.bar(places, means, width, yerr=deviations, capsize=3, label=name)
-    lowest = min(point.mean - point.deviation for points in lines.values() for point in points)
-    axis.set_ylim(bottom=max(0.0, lowest - 10))
-    axis.set_xticks(range(len(values)), [re.sub(r"^.*/", "", value) for value in values], rotation=30, ha="right")
+        axis.errorbar(places, means, yerr=deviations, fmt="o", markersize=4, capsize=3, label=name)
+    axis.set_xlim(-0.5, len(names) - 0.5)
+    axis.set_xticks(range(len(names)), [re.sub(r"^.*/", "", name) for name in names], rotation=30, ha="right")

@@ -48,7 +48,8 @@ class Group(NamedTuple):
     @property
     def name(self) -> str:
         """The table, and what was swept besides the seed."""
-        return ", ".join((self.table, *(f"{key} {value}" for key, value in self.values.items())))
+        table = "embed (the teacher)" if self.table == "embed" else self.table
+        return ", ".join((table, *(f"{key} {value}" for key, value in self.values.items())))
 
 
 def sweep_rows(recipe: Recipe, cells: Iterable[Cell]) -> list[Row]:

@@ -100,10 +100,8 @@ def _click_type(annotation: Any) -> click.ParamType[Any]:
         if Path in members and len(members) > 1:  # a path or a URL, of which a path would lose a slash
             return click.Path()
         annotation = members[0] if len(members) == 1 else str
-    if get_origin(annotation) is tuple:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (tuple, Annotated):
+        return _click_type(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     if annotation is Path:

@@ -24,7 +24,7 @@ HOW = frozenset(
 )
 """Settings that say how a stage is run, not what comes out: a change of them makes nothing out of date."""
 
-WHERE = frozenset({"data", "store", "run", "output", "subset", "labels"})
+WHERE = frozenset({"data", "store", "also_store", "run", "output", "subset", "labels"})
 """Settings that say where things lie; what lies there is compared by its content."""
 
 Device = Literal["auto", "cpu", "cuda"]

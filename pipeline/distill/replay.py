@@ -5,6 +5,7 @@ Letters: N samples, B batch, D the teacher's dimension, S side in pixels.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,7 @@ from pipeline.training.schedule import epoch_order
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
     from torch import Tensor
@@ -36,12 +37,12 @@ PREFILL_EPOCHS = 2**32
 
 
 class Replayed(NamedTuple):
-    """Some images as students see them, and what the teacher says of them."""
+    """Some images as students see them, and what the teachers say of them."""
 
     pixels: dict[int, Tensor]
     """By side: uint8 (B, S, S, 3)."""
-    teacher: Tensor
-    """(B, D) float32, L2-normalised."""
+    teachers: tuple[Tensor, ...]
+    """Of each teacher (B, D) float32, L2-normalised."""
     rows: Tensor
     """(B,) int64 rows of the split."""
 
@@ -64,15 +65,23 @@ class ViewNumbers:
         """Number of the view."""
         return EVALUATION_VIEW + 1 + epoch % self.random_views if self.random_views else EVALUATION_VIEW
 
+    @property
+    def all(self) -> range:
+        """Numbers of all views that are read."""
+        first = self(0)
+        return range(first, first + max(1, self.random_views))
+
 
 @dataclass(frozen=True)
 class Replay:
     """The images of a split in every epoch's order and view; a function of its fields, without state."""
 
     split: Split
+    """Of the first teacher's store: its images, in its views, are what students see."""
     source: ImageSource
     renderer: Renderer
-    teacher: TeacherViews
+    teachers: tuple[TeacherViews, ...]
+    """Each gives embeddings by the rows of ``split``."""
     sizes: tuple[int, ...]
     """Sides to render, one for each kind of student."""
     batch_size: int
@@ -89,8 +98,8 @@ class Replay:
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Replayed]:
         """Batches of an epoch from a step on; of each this process's part."""
-        view = self.teacher.view_of_epoch(epoch)
-        yield from self._rendered(view, self._order(epoch)[first_step * self.batch_size :], FRESH_VIEWS + epoch)
+        views = [teacher.view_of_epoch(epoch) for teacher in self.teachers]
+        yield from self._rendered(views, self._order(epoch)[first_step * self.batch_size :], FRESH_VIEWS + epoch)
 
     def before(self, epoch: int, step: int, count: int) -> list[Stretch]:
         """The last ``count`` images seen before a step, or all where they are fewer; oldest first."""
@@ -115,37 +124,44 @@ class Replay:
             number += 1
         return stretches
 
-    def embeddings(self, stretches: list[Stretch]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Teacher's embeddings (B, D) and their rows (B,), batch by batch, as in ``Replayed``."""
+    def embeddings(self, teacher: int, stretches: list[Stretch]) -> Iterator[tuple[Tensor, Tensor]]:
+        """One teacher's embeddings (B, D) and their rows (B,), batch by batch, as in ``Replayed``."""
         for stretch in stretches:
-            with self.teacher.reading(stretch.view) as view:
+            with self.teachers[teacher].reading(stretch.view) as view:
                 for start in range(0, len(stretch.rows), self.batch_size):
                     rows = stretch.rows[start : start + self.batch_size]
                     yield view.gather(rows, self.renderer.device), torch.from_numpy(rows).to(self.renderer.device)
 
-    def all_embeddings(self) -> tuple[Tensor, Tensor]:
-        """Teacher's embeddings of view 0 of all good images, and their rows; on the CPU."""
+    def all_embeddings(self, teacher: int) -> tuple[Tensor, Tensor]:
+        """One teacher's embeddings of view 0 of all good images, and their rows; on the CPU."""
         rows = np.flatnonzero(self.split.samples.good)
-        with self.teacher.reading(EVALUATION_VIEW) as view:
+        with self.teachers[teacher].reading(EVALUATION_VIEW) as view:
             return view.gather(rows, torch.device("cpu")), torch.from_numpy(rows)
 
     def images(self, stretches: list[Stretch]) -> Iterator[Replayed]:
         """The images themselves, batch by batch; of each this process's part."""
         for number, stretch in enumerate(stretches):
-            with self.teacher.reading(stretch.view) as view:
-                yield from self._rendered(view, stretch.rows, FRESH_VIEWS + PREFILL_EPOCHS + number)
+            with contextlib.ExitStack() as held:
+                views = [held.enter_context(teacher.reading(stretch.view)) for teacher in self.teachers]
+                yield from self._rendered(views, stretch.rows, FRESH_VIEWS + PREFILL_EPOCHS + number)
+
+    def waits(self) -> dict[str, float]:
+        """Seconds waited for views of all teachers since the last call."""
+        return {"teacher_wait_seconds": sum(teacher.waited() for teacher in self.teachers)}
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         good = np.flatnonzero(self.split.samples.good)
         return epoch_order(good, self.seed, epoch)[: self.steps_per_epoch * self.batch_size]
 
-    def _rendered(self, view: TeacherView, rows: npt.NDArray[np.int64], fresh_number: int) -> Iterator[Replayed]:
+    def _rendered(
+        self, views: Sequence[TeacherView], rows: npt.NDArray[np.int64], fresh_number: int
+    ) -> Iterator[Replayed]:
         rows, batch_size = own_rows(rows, self.batch_size), share(self.batch_size)
         samples = self.split.samples
-        description = self.split.views[view.number]
+        description = self.split.views[views[0].number]
         size = int(description["size"])
         if self.policy is None:
-            parameters = view.augmentation[rows]
+            parameters = views[0].augmentation[rows]
         else:
             parameters = fresh_parameters(self.policy, size, self.seed, fresh_number, samples.image_size)[rows]
         job = RenderJob(
@@ -160,6 +176,6 @@ class Replay:
             chosen = rows[batch]
             yield Replayed(
                 dict(zip(self.sizes, rendered, strict=True)),
-                view.gather(chosen, self.renderer.device),
+                tuple(view.gather(chosen, self.renderer.device) for view in views),
                 torch.from_numpy(chosen).to(self.renderer.device),
             )

@@ -1,18 +1,20 @@
 """The stage: students, a store, and epoch after epoch of the teacher's views replayed to them.
 
 Epoch e reads view 1 + (e mod V): the teacher's rows come from the store, the students see the same pixels, rendered
-again from the stored parameters. Students that agree on what they see are trained on one stream of images.
+again from the stored parameters. Students that agree on what they see are trained on one stream of images. A student may
+learn from several teachers at once: then the first one's store says what it sees.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipeline.distill.matching import check_same_views, match_rows
 from pipeline.distill.replay import Replay, ViewNumbers
 from pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
 from pipeline.distill.student import build_student, check_parts, student_size, student_training
-from pipeline.distill.teacher_views import TeacherViews
+from pipeline.distill.teacher_views import TeacherViews, bytes_of_views
 from pipeline.errors import InputError
 from pipeline.images.canaries import check_canaries
 from pipeline.images.identity import check_same_images
@@ -32,12 +34,12 @@ from storage.errors import StoreIncompleteError
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.progress import Progress
     from pipeline.training.live import LiveEvaluation
-    from storage import Split
+    from storage import EmbeddingStore, Place, Split
 
 
 def distill(student: DistillSettings, progress: Progress, live: LiveEvaluation | None = None) -> Path:
@@ -50,7 +52,7 @@ def distill(student: DistillSettings, progress: Progress, live: LiveEvaluation |
 def distill_together(
     students: Sequence[DistillSettings], progress: Progress, live: LiveEvaluation | None = None
 ) -> list[Path]:
-    """Train students from a store, all on one stream of images. Each comes out as it would alone.
+    """Train students from stores, all on one stream of images. Each comes out as it would alone.
 
     Under torchrun all processes call it, and share every batch.
 
@@ -71,7 +73,7 @@ def distill_together(
     InputError
         If the data, a student or a setting cannot be used, or a run's folder is taken.
     StoreError
-        If the store is missing, not complete, damaged, or of other images.
+        If a store is missing, not complete, damaged, or of other images.
     RunError
         If training fails: a loss that is not a number, a renderer's failure, full memory.
     Stopped
@@ -82,11 +84,16 @@ def distill_together(
         check_parts(student)
         check_place(student, student.run)
     device = prepare_machine(shared.device, shared.thread_count, training=True)
-    store = open_store(shared.store)
-    split = store[shared.split]
+    places = list(dict.fromkeys(place for student in students for place in student.stores))
+    stores = [open_store(place) for place in places]
+    splits = [store[shared.split] for store in stores]
+    split = splits[0]
     is_fresh = shared.student_view == "fresh"
     numbers = ViewNumbers(0 if is_fresh else _random_views(split, shared.views))
-    _check_complete(split, numbers, needs_view_0=any(student.looks_at_all for student in students))
+    for each, place in zip(splits, places, strict=True):
+        _check_complete(
+            each, numbers, needs_view_0=any(student.looks_at_all and place in student.stores for student in students)
+        )
     view = split.views[numbers(0)]
     good = int(split.samples.good.sum())
     if good < shared.batch_size:
@@ -97,11 +104,15 @@ def distill_together(
     with main_first():
         source = open_source(shared.data, split.folder, shared.run.parent / "index")
     check_same_images(split, source, shared.check_content, shared.thread_count, progress)
+    rows_of = [match_rows(split, other) for other in splits[1:]]
     networks = [build_student(student, split, sizes[student.run]) for student in students]
-    inputs = {"teacher": store.attributes["teacher"], "data_set": store.attributes["data_set"], "views": split.views}
+    described = {place: _described(store, shared.split) for place, store in zip(places, stores, strict=True)}
     renderer = make_renderer(shared.renderer, device, shared.thread_count)
     if not is_fresh:
-        check_canaries(store, split.name, source, renderer, shared.batch_size)
+        check_canaries(stores[0], split.name, source, renderer, shared.batch_size)
+        for store, other, row_of in zip(stores[1:], splits[1:], rows_of, strict=True):
+            check_same_views(split, other, row_of, numbers.all)
+            check_canaries(store, split.name, source, renderer, shared.batch_size, set(row_of.tolist()))
     scores = [make_score(student, renderer, progress, live) for student in students]
     with (
         full_memory_as_sentence(
@@ -109,13 +120,18 @@ def distill_together(
             f"--batch-size {shared.batch_size}; lower --bank-size, take --bank-precision float16, or --teacher-memory mapped."
         ),
         run_leases([student.run for student in students]),
-        contextlib.closing(TeacherViews(split, numbers, shared, device)) as teacher,
+        contextlib.ExitStack() as held,
     ):
+        needed = sum(map(bytes_of_views, splits))
+        teachers = tuple(
+            held.enter_context(contextlib.closing(TeacherViews(each, numbers, shared, device, row_of, needed)))
+            for each, row_of in zip(splits, [None, *rows_of], strict=True)
+        )
         replay = Replay(
             split=split,
             source=source,
             renderer=renderer,
-            teacher=teacher,
+            teachers=teachers,
             sizes=tuple(sorted(set(sizes.values()))),
             batch_size=shared.batch_size,
             seed=shared.seed,
@@ -123,11 +139,11 @@ def distill_together(
             policy=(shared.policy or POLICIES["crop-flip"]) if is_fresh else None,
         )
         trainings = [
-            student_training(settings, network, replay, device, score)
+            student_training(settings, network, replay, list(map(places.index, settings.stores)), device, score)
             for settings, network, score in zip(students, networks, scores, strict=True)
         ]
-        open_runs([(student, student.run, inputs) for student in students])
-        stream = Stream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, teacher.waits)
+        open_runs([(student, student.run, _inputs(student, described)) for student in students])
+        stream = Stream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, replay.waits)
         train(trainings, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
     return [student.run / MODEL_FILE for student in students]
 
@@ -147,6 +163,20 @@ def _shared(students: Sequence[DistillSettings]) -> DistillSettings:
     return first
 
 
+def _described(store: EmbeddingStore, split: str) -> dict[str, Any]:
+    return {
+        "teacher": store.attributes["teacher"],
+        "data_set": store.attributes["data_set"],
+        "views": store[split].views,
+    }
+
+
+def _inputs(student: DistillSettings, described: Mapping[Place, dict[str, Any]]) -> dict[str, Any]:
+    """What a student is made from: the first store's teacher, images and views, and those of the further ones."""
+    first, *further = (described[place] for place in student.stores)
+    return {**first, "further_teachers": further} if further else first
+
+
 def _random_views(split: Split, asked: int | None) -> int:
     """How many random views to use; all that the store has unless told otherwise."""
     available = len(split.views) - 1 - EVALUATION_VIEW
@@ -162,9 +192,12 @@ def _random_views(split: Split, asked: int | None) -> int:
 
 def _check_complete(split: Split, numbers: ViewNumbers, *, needs_view_0: bool) -> None:
     """Check before the first step that every view which will be read is there."""
-    needed = {numbers(epoch) for epoch in range(max(1, numbers.random_views))} | (
-        {EVALUATION_VIEW} if needs_view_0 else set()
-    )
+    needed = {*numbers.all, *([EVALUATION_VIEW] if needs_view_0 else [])}
+    if max(needed) >= len(split.views):
+        raise InputError(
+            f"{numbers.random_views} random views are replayed, but '{split.path.parent}' has {len(split.views) - 1}; embed "
+            "it with as many --views, train on fewer with --views, or with --student-view fresh."
+        )
     missing = sorted(needed.difference(split.complete_views))
     if missing:
         raise StoreIncompleteError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from pipeline.distill.objective_options import DEFAULT_OBJECTIVE, OPTIONS, OWN_D
 from pipeline.images.policies import POLICIES, PolicySetting
 from pipeline.settings import ContentCheckSetting, StoreLocation, argument
 from pipeline.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from storage import Place
 
 
 class DistillSettings(TrainingSettings):
@@ -42,6 +45,20 @@ class DistillSettings(TrainingSettings):
             "simreg, mlp-2 for seed, linear for the others."
         ),
     ] = None
+    also_store: Annotated[
+        tuple[StoreLocation, ...],
+        Field(
+            description="Store of another teacher of the same images in the same views, to learn from at once: the loss is the "
+            "mean of the objective's over all teachers. Repeatable."
+        ),
+    ] = ()
+    store_weights: Annotated[
+        tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
+        Field(
+            description="Weight of a store in that mean, one for STORE and one for each further one; equal unless given. "
+            "Repeatable."
+        ),
+    ] = ()
     split: Annotated[str, Field(description="Split of the store to train on.")] = "train"
     check_content: ContentCheckSetting = "sample"
     student_view: Annotated[
@@ -157,6 +174,17 @@ class DistillSettings(TrainingSettings):
         return {**OWN_DEFAULTS.get(given.get("objective", ""), {}), **given} if isinstance(given, dict) else given
 
     @property
+    def stores(self) -> tuple[Place, ...]:
+        """Of all teachers."""
+        return self.store, *self.also_store
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of each store in the mean of the losses; they add up to one."""
+        given = self.store_weights or (1.0,) * len(self.stores)
+        return tuple(weight / sum(given) for weight in given)
+
+    @property
     def head_or_own(self) -> str:
         """The head, the objective's own unless one is named."""
         return self.head or OWN_HEADS[self.objective]
@@ -174,6 +202,15 @@ class DistillSettings(TrainingSettings):
                 raise ValueError(
                     f"--{option.replace('_', '-')} does nothing for {self.objective}; leave it out, or use {users}."
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _every_store_has_a_weight(self) -> Self:
+        if self.store_weights and len(self.store_weights) != len(self.stores):
+            raise ValueError(
+                f"--store-weights names {len(self.store_weights)}, and there are {len(self.stores)} stores; give one for "
+                "STORE and one for each --also-store."
+            )
         return self
 
     @model_validator(mode="after")
@@ -219,4 +256,4 @@ SHARED_IN_ONE_PASS = (
     "scratch",
     "check_content",
 )
-"""What students must have in common to be trained on one stream of images."""
+"""What students must have in common to be trained on one stream of images. Further teachers may differ."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pipeline.distill.beginning import begin_objective
+from pipeline.distill.beginning import begin_objectives
 from pipeline.distill.objective_options import OPTIONS
 from pipeline.distill.objectives import OBJECTIVES
 from pipeline.distill.objectives.objective import Batch, Dims
+from pipeline.distill.several_teachers import SeveralTeachers
 from pipeline.errors import InputError
 from pipeline.images.rendering import interpolation_of
 from pipeline.networks.architectures import build_backbone
@@ -23,8 +24,11 @@ from pipeline.training.loop import Training
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
+    from pipeline.distill.objectives.objective import Objective
     from pipeline.distill.replay import Replay, Replayed
     from pipeline.distill.settings import DistillSettings
     from pipeline.training.live import Score
@@ -108,10 +112,16 @@ def _fitted(settings: DistillSettings, images: int) -> DistillSettings:
     return settings.model_copy(update=sizes)
 
 
+def _pieces(batch: Batch, count: int) -> list[Batch]:
+    """A batch in equal parts."""
+    return [Batch(*piece) for piece in zip(*(field.chunk(count) for field in batch), strict=True)]
+
+
 def student_training(
     settings: DistillSettings,
     network: Network,
     replay: Replay,
+    teachers: Sequence[int],
     device: torch.device,
     score: Score | None,
 ) -> Training[Replayed]:
@@ -121,13 +131,18 @@ def student_training(
     ----------
     network : Network
         The untrained student; it is moved to ``device``.
+    teachers : sequence of int
+        Numbers of the replay's teachers that are the student's, in the order of ``settings.stores``.
     score : callable, optional
         Live evaluation.
     """
-    torch.manual_seed(settings.seed)
     settings = _fitted(settings, int(replay.split.samples.good.sum()))
-    dims = Dims(network.feature_dim, replay.split.feature_dim, len(replay.split))
-    objective = OBJECTIVES[settings.objective](network.module, dims, settings)
+    objectives: list[Objective] = []
+    for teacher in teachers:
+        torch.manual_seed(settings.seed)  # each as if it were the only one
+        dims = Dims(network.feature_dim, replay.teachers[teacher].feature_dim, len(replay.split))
+        objectives.append(OBJECTIVES[settings.objective](network.module, dims, settings))
+    objective = objectives[0] if len(objectives) == 1 else SeveralTeachers(objectives, settings.weights)
     modules = nn.ModuleDict({"student": network.module, "objective": objective})
     if settings.sync_bn:
         synchronise_batch_norm(modules, device)
@@ -135,25 +150,28 @@ def student_training(
     if settings.memory_format == "channels_last":
         modules.to(memory_format=torch.channels_last)
     if settings.compile:
-        for module in filter(None, (network.module, objective.key_encoder)):
+        for module in filter(None, (network.module, *(each.key_encoder for each in objectives))):
             module.compile()
 
-    def batch_of(replayed: Replayed) -> Batch:
+    def batches_of(replayed: Replayed) -> list[Batch]:
         images = network.preprocessing.normalise(replayed.pixels[network.preprocessing.size])
         if settings.memory_format == "contiguous":
             images = images.contiguous()
-        return Batch(images, objective.of_teacher(replayed.teacher), replayed.rows)
+        return [
+            Batch(images, each.of_teacher(replayed.teachers[teacher]), replayed.rows)
+            for each, teacher in zip(objectives, teachers, strict=True)
+        ]
 
-    def parts(replayed: Replayed) -> list[Batch]:
-        pieces = zip(*(field.chunk(settings.accumulation) for field in batch_of(replayed)), strict=True)
-        return [Batch(*piece) for piece in pieces]
+    def parts(replayed: Replayed) -> list[tuple[Batch, ...]]:
+        pieces = (_pieces(batch, settings.accumulation) for batch in batches_of(replayed))
+        return list(zip(*pieces, strict=True))
 
-    def loss(part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        value: tuple[Tensor, dict[str, Tensor]] = objective(network.module, part)
+    def loss(part: tuple[Batch, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        value: tuple[Tensor, dict[str, Tensor]] = objective(network.module, *part)
         return value
 
     def begin(epoch: int, step: int) -> None:
-        begin_objective(objective, settings, replay, epoch, step, batch_of)
+        begin_objectives(objectives, teachers, settings, replay, epoch, step, batches_of)
 
     finer = next(
         (
@@ -165,8 +183,9 @@ def student_training(
     )
     exported = network
     if settings.export == "key":
-        assert objective.key_encoder is not None
-        exported = replace(network, module=objective.key_encoder)
+        (key_encoder, *_) = (each.key_encoder for each in objectives)  # all follow the student in the same way
+        assert key_encoder is not None
+        exported = replace(network, module=key_encoder)
     return Training(
         run=settings.run,
         settings=settings,

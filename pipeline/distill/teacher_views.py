@@ -1,4 +1,4 @@
-"""The teacher's embeddings of the view that is being trained on, with the next one read ahead.
+"""A teacher's embeddings of the view that is being trained on, with the next one read ahead.
 
 A view lies in the training device's memory, in pinned host memory, or in a memory map on a local disk: in the first
 of these that has room for two views, the one in use and the next. Of several processes each has them whole, but for a
@@ -53,10 +53,13 @@ class TeacherView(NamedTuple):
     """(N, P)"""
     mapped: MappedView | None = None
     """The memory map it lies in, if it does."""
+    row_of: npt.NDArray[np.int64] | None = None
+    """Row here of each row that is asked for; the same unless given."""
 
     def gather(self, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
         """Embeddings (len(rows), D) of some samples on the device, float32 and L2-normalised."""
-        chosen = self.embeddings[torch.from_numpy(rows).to(self.embeddings.device)]
+        here = rows if self.row_of is None else self.row_of[rows]
+        chosen = self.embeddings[torch.from_numpy(here).to(self.embeddings.device)]
         return normalize(chosen.to(device).float(), dim=1)
 
 
@@ -64,7 +67,13 @@ class TeacherViews:
     """Gives each epoch its view, read in one go while the epoch before is in use."""
 
     def __init__(
-        self, split: Split, number_of: Callable[[int], int], settings: DistillSettings, device: torch.device
+        self,
+        split: Split,
+        number_of: Callable[[int], int],
+        settings: DistillSettings,
+        device: torch.device,
+        row_of: npt.NDArray[np.int64] | None = None,
+        needed: int | None = None,
     ) -> None:
         """Choose where views lie.
 
@@ -72,23 +81,28 @@ class TeacherViews:
         ----------
         number_of : callable
             Number of the view that an epoch reads.
+        row_of : int64 array, optional
+            Row of this split of each row that will be asked for, where those are another split's.
+        needed : int, optional
+            Bytes that there must be room for, where views of other teachers lie beside these.
 
         Raises
         ------
         InputError
             If a memory is asked for that this machine does not have.
         """
+        self.feature_dim = split.feature_dim
         self._split = split
+        self._row_of = row_of
         self._number_of = number_of
         self._epochs = settings.epochs
         self._device = device
         self._scratch = scratch_folder(settings.scratch)
-        bytes_a_view = 2 * len(split) * split.feature_dim
-        self.memory = _choose_memory(settings.teacher_memory, 2 * bytes_a_view, device)
+        self.memory = _choose_memory(settings.teacher_memory, needed or bytes_of_views(split), device)
         where = f"{MEMORY_NAMES[self.memory]}" + (f" in '{self._scratch}'" if self.memory == "mapped" else "")
         logger.info(
             "The teacher's views (%d x %d, %s each) lie in %s, two at a time.",
-            len(split), split.feature_dim, in_units(bytes_a_view), where,
+            len(split), split.feature_dim, in_units(bytes_of_views(split, 1)), where,
         )  # fmt: skip
         if self.memory == "mapped":
             sweep_views(self._scratch)
@@ -130,10 +144,10 @@ class TeacherViews:
             if view.mapped is not None:
                 view.mapped.close()
 
-    def waits(self) -> dict[str, float]:
+    def waited(self) -> float:
         """Seconds waited for views since the last call."""
         waited, self._waited = self._waited, 0.0
-        return {"teacher_wait_seconds": waited}
+        return waited
 
     def close(self) -> None:
         """Let go of all views."""
@@ -146,7 +160,7 @@ class TeacherViews:
         augmentation = self._split.augmentation(number)
         if self.memory == "mapped":
             mapped = MappedView(self._split, number, self._scratch)
-            return TeacherView(number, mapped.embeddings, augmentation, mapped)
+            return TeacherView(number, mapped.embeddings, augmentation, mapped, self._row_of)
         embeddings = torch.empty(
             (len(self._split), self._split.feature_dim),
             dtype=torch.float16,
@@ -155,7 +169,12 @@ class TeacherViews:
         )
         for rows, block in self._split.blocks(number):
             embeddings[rows] = torch.from_numpy(block).to(embeddings.device)
-        return TeacherView(number, embeddings, augmentation)
+        return TeacherView(number, embeddings, augmentation, row_of=self._row_of)
+
+
+def bytes_of_views(split: Split, count: int = 2) -> int:
+    """Bytes of so many views of a split: the one in use, and the next."""
+    return count * 2 * len(split) * split.feature_dim
 
 
 def _let_go(future: Future[TeacherView]) -> None:

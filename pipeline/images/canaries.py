@@ -23,7 +23,7 @@ from pipeline.machine import device_kind, library_versions
 from storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     import numpy.typing as npt
     from torch import Tensor
@@ -104,7 +104,12 @@ def make_canaries(
 
 
 def check_canaries(
-    store: EmbeddingStore, split_name: str, source: ImageSource, renderer: Renderer, batch_size: int
+    store: EmbeddingStore,
+    split_name: str,
+    source: ImageSource,
+    renderer: Renderer,
+    batch_size: int,
+    rows: Collection[int] | None = None,
 ) -> None:
     """Render a split's canaries again, and warn if their pixels are not those that the teacher saw.
 
@@ -120,6 +125,8 @@ def check_canaries(
         The one that will replay the views.
     batch_size : int
         The one that the renderer will work with, so that what it builds for it serves again.
+    rows : collection of int, optional
+        Rows of the split that the source has, where it has not all of them.
 
     Raises
     ------
@@ -128,6 +135,8 @@ def check_canaries(
     """
     canaries = store.attributes.get("canaries", {}).get(split_name, [])
     try:
+        if rows is not None:
+            canaries = [canary for canary in canaries if canary["row"] in rows]
         views = [_view_of(canary, store[split_name]) for canary in canaries]
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(

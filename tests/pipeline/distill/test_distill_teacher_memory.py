@@ -76,8 +76,8 @@ def test_view_is_that_of_the_store_normalised_and_the_next_is_read_ahead(
         assert set(bank._views) == ({1, 2} if epoch < 2 else {1})
         for ahead in bank._views.values():
             ahead.result(timeout=30)
-    assert set(bank.waits()) == {"teacher_wait_seconds"}
-    assert bank.waits() == {"teacher_wait_seconds": 0}
+    assert bank.waited() > 0
+    assert bank.waited() == 0
 
 
 def test_other_views_than_an_epochs_are_let_go_of_once_read(

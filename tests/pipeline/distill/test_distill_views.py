@@ -51,7 +51,7 @@ def replay(data: Path, store: Path, student: Students) -> Iterator[MakeReplay]:
         banks.append(TeacherViews(split, numbers, student(), torch.device("cpu")))
         renderer = make_renderer("dali", torch.device("cpu"), 1)
         source = open_source(data, "train", data.parent / "index")
-        return Replay(split, source, renderer, banks[-1], sizes, 4, seed, numbers, policy)
+        return Replay(split, source, renderer, (banks[-1],), sizes, 4, seed, numbers, policy)
 
     yield make
     for bank in banks:
@@ -74,7 +74,7 @@ def test_epochs_read_the_views_in_turn_and_see_every_crop_of_the_store(
         for batch in batches:
             rows = batch.rows.tolist()
             stored = torch.from_numpy(group["embeddings"][view][rows]).float()
-            torch.testing.assert_close(batch.teacher, stored / stored.norm(dim=1, keepdim=True))
+            torch.testing.assert_close(batch.teachers[0], stored / stored.norm(dim=1, keepdim=True))
             for place, row in enumerate(rows):
                 value = dict(zip(columns, group["augmentation"][view, row].tolist(), strict=True))
                 box = [int(value[name]) for name in ("crop_top", "crop_left", "crop_height", "crop_width")]
@@ -162,7 +162,7 @@ def test_teacher_of_fresh_views_is_that_of_view_0(replay: MakeReplay, store: Pat
     for epoch in (0, 1, 2):
         for batch in epoch_of(fresh, epoch):
             stored = torch.from_numpy(view_0[batch.rows.tolist()]).float()
-            torch.testing.assert_close(batch.teacher, stored / stored.norm(dim=1, keepdim=True))
+            torch.testing.assert_close(batch.teachers[0], stored / stored.norm(dim=1, keepdim=True))
 
 
 def test_images_before_a_step_are_those_that_were_seen(replay: MakeReplay) -> None:
@@ -182,8 +182,8 @@ def test_banks_are_filled_with_whole_batches_of_different_images(replay: MakeRep
         assert [len(stretch.rows) for stretch in stretches] == expected
         assert [stretch.view for stretch in stretches] == [1, 2, 1][: len(expected)]
         assert all(len(set(stretch.rows.tolist())) == len(stretch.rows) for stretch in stretches)
-        for images, (embeddings, rows) in zip(made.images(stretches), made.embeddings(stretches), strict=True):
-            torch.testing.assert_close(images.teacher, embeddings, rtol=0, atol=0)
+        for images, (embeddings, rows) in zip(made.images(stretches), made.embeddings(0, stretches), strict=True):
+            torch.testing.assert_close(images.teachers[0], embeddings, rtol=0, atol=0)
             assert torch.equal(images.rows, rows)
 
 

@@ -61,8 +61,16 @@ def command(
     from pipeline.sweep.run import run_sweep
 
     expanded, cells = expand(read_recipe(recipe, data=data, folder=folder))
-    named = tuple(name for given in only for name in [cell.name for cell in cells if cell.table == given] or [given])
-    steps, unmet = without_unmet(expanded, select_steps(plan_steps(expanded), first=first, only=named))
+
+    def cells_of(name: str) -> list[str]:
+        return [cell.name for cell in cells if cell.table == name] or [name]
+
+    chosen = select_steps(
+        plan_steps(expanded),
+        first=cells_of(first)[0] if first else None,
+        only=tuple(name for given in only for name in cells_of(given)),
+    )
+    steps, unmet = without_unmet(expanded, chosen)
     if unmet:
         say(f"Left out, since what they need is not finished: {', '.join(step.name for step in unmet)}.")
     plan = plan_run(expanded, steps, force=force)

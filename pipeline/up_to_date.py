@@ -79,7 +79,7 @@ def decide(
     if force:
         return Decision(step, "run", "forced", record)
     if not before.get("finished"):
-        return Decision(step, "resume", "was interrupted", record)
+        return Decision(step, "resume", "failed" if "failed" in before else "was interrupted", record)
     if not result_file(step).is_file():
         return Decision(step, "run", "its output is gone", record)
     return Decision(step, "skip", "up to date", record)
@@ -144,6 +144,10 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
             path = url if isinstance(url := location(text), RemotePath) else parse_reference(text).path
             if isinstance(path, RemotePath) or (path not in (None, Path(), step.output) and path.exists()):
                 used[key] = path
+    if isinstance(step.settings, DistillSettings):
+        first, *further = step.settings.stores
+        given = {"store": first, **{f"also_store {number}": place for number, place in enumerate(further, 1)}}
+        used |= {name: place for name, place in given.items() if place not in used.values()}
     if isinstance(step.settings, ImageSelection):
         lists = {"subset": step.settings.subset, "labels": step.settings.labels}
         used |= {name: file for name, file in lists.items() if file is not None}

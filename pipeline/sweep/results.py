@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import statistics
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.recipe import plan_steps
@@ -41,6 +42,7 @@ class Group(NamedTuple):
     table: str
     values: dict[str, Any]
     networks: int
+    finished: int
     failed: int
     scores: dict[str, tuple[float, float | None, int]]
     """By heading: mean, standard deviation (None of one), and number of the networks scored."""
@@ -53,10 +55,11 @@ class Group(NamedTuple):
 
 
 def sweep_rows(recipe: Recipe, cells: Iterable[Cell]) -> list[Row]:
-    """Read what is there of an expanded recipe's networks, in the order of ``evaluate.models``."""
+    """Read what is there of an expanded recipe's networks: those of ``evaluate.models``, then those that are only trained."""
     steps = {step.name: step for step in plan_steps(recipe)}
     known = {cell.name: cell for cell in cells}
-    return [_row(recipe, steps, known.get(model, Cell(model, model, {}))) for model in recipe.evaluate.models]
+    networks = dict.fromkeys((*recipe.evaluate.models, *known))
+    return [_row(recipe, steps, known.get(name, Cell(name, name, {}))) for name in networks]
 
 
 def group_rows(rows: Iterable[Row]) -> list[Group]:
@@ -70,10 +73,12 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
 
 
 def sweep_table(groups: Sequence[Group]) -> Table:
-    """Mean ± standard deviation in percent; a group of which some have failed says so."""
+    """Mean ± standard deviation in percent; a group that lacks some says so. Those that are not to be scored are left out."""
     headings = _headings(group.scores for group in groups)
     rows = [
-        (group.name, _networks(group), *(_cell(group.scores.get(heading)) for heading in headings)) for group in groups
+        (group.name, _networks(group), *(_cell(group.scores.get(heading)) for heading in headings))
+        for group in groups
+        if group.scores or group.finished < group.networks
     ]
     return Table(("networks", "runs", *headings), rows)
 
@@ -115,6 +120,7 @@ def as_record(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:
                 "table": group.table,
                 "values": group.values,
                 "networks": group.networks,
+                "finished": group.finished,
                 "failed": group.failed,
                 "scores": {
                     heading: {"mean": mean, "standard_deviation": deviation, "networks": number}
@@ -131,7 +137,7 @@ def _row(recipe: Recipe, steps: Mapping[str, Step], cell: Cell) -> Row:
     record = (read_record(recipe, cell.name) or {}) if trained else {}
     scores: dict[str, float] = {}
     reasons = [str(record["failed"])] if "failed" in record else []
-    unscored = False
+    lacking = trained is not None and not is_finished(recipe, trained)
     for step in (
         step for step in steps.values() if step.stage == "evaluate" and step.name.split(" ", 1)[1] == cell.name
     ):
@@ -141,8 +147,8 @@ def _row(recipe: Recipe, steps: Mapping[str, Step], cell: Cell) -> Row:
         elif "failed" in evaluated and not reasons:
             reasons.append(str(evaluated["failed"]))
         else:
-            unscored = True
-    status = "failed" if reasons else "not run" if unscored else "finished"
+            lacking = True
+    status = "failed" if reasons else "not run" if lacking else "finished"
     return Row(cell, status, " ".join(reasons), record.get("seconds"), record.get("together"), scores)
 
 
@@ -153,8 +159,8 @@ def _group(members: Sequence[Row]) -> Group:
         found = [row.scores[heading] for row in members if heading in row.scores]
         deviation = statistics.stdev(found) if len(found) > 1 else None
         scores[heading] = (statistics.fmean(found), deviation, len(found))
-    failed = sum(row.status == "failed" for row in members)
-    return Group(first.table, _but_seed(first.values), len(members), failed, scores)
+    counts = Counter(row.status for row in members)
+    return Group(first.table, _but_seed(first.values), len(members), counts["finished"], counts["failed"], scores)
 
 
 def _but_seed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +172,9 @@ def _headings(scores: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _networks(group: Group) -> str:
-    return f"{group.networks}, {group.failed} failed" if group.failed else str(group.networks)
+    if group.finished == group.networks:
+        return str(group.networks)
+    return f"{group.finished} of {group.networks}" + (f", {group.failed} failed" if group.failed else "")
 
 
 def _cell(score: tuple[float, float | None, int] | None) -> str:

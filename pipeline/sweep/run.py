@@ -53,10 +53,13 @@ def run_sweep(
     Raises
     ------
     Stopped
-        If a signal asked for the end; the results of what is done are not written then.
+        If a signal asked for the end. The results of what is done are written then too.
     """
-    run_recipe(plan, progress, announce, together=together, failed=failed)
-    return write_results(plan.recipe, cells)
+    try:
+        run_recipe(plan, progress, announce, together=together, failed=failed)
+    finally:
+        outcome = write_results(plan.recipe, cells)
+    return outcome
 
 
 def write_results(recipe: Recipe, cells: Sequence[Cell]) -> Outcome:

@@ -113,7 +113,7 @@ def test_cells_that_fail_are_shown_and_all_others_are_there(swept: tuple[Path, R
         assert bool(line["NN"]) == (name not in DIVERGING)
         assert ("is not a number any more" in line["reason"]) == (name in DIVERGING)
         assert name not in line["reason"] or name in DIVERGING
-    assert "2, 2 failed" in result.stdout
+    assert "0 of 2, 2 failed" in " ".join(result.stdout.replace("│", " ").split())
     assert [line["together"] for line in table.values()] == ["1", "1", *["4"] * 6, "", ""]
     assert sorted(path.name for path in (folder / "out" / "sweep").iterdir()) == [
         *("learning_rate.png", "results.csv", "results.json"),
@@ -141,6 +141,7 @@ def test_the_same_command_does_again_only_what_failed(work: Path, call: Call) ->
     foreseen = json.loads(call("sweep", "recipe.toml", "--dry-run", "--json").stdout)["steps"]
     todo = {step["step"] for step in foreseen if step["action"] != "skip"}
     assert todo == {*DIVERGING, *(f"knn {name}" for name in DIVERGING)}
+    assert {step["why"] for step in foreseen if step["step"] in DIVERGING} == {"failed"}
     mended = RECIPE.replace("1e30", "0.02")
     (work / "recipe.toml").write_text(mended)
     result = call("sweep", "recipe.toml", "--json")
@@ -163,7 +164,18 @@ def test_failing_again_takes_nothing_from_the_others(work: Path, call: Call) -> 
 def test_steps_whose_needs_are_not_there_are_left_out_with_a_word(work: Path, call: Call) -> None:
     result = call("sweep", "recipe.toml", "--only", "evaluate")
     assert result.exit_code == 0, result.output
+    assert "1 of 2" not in result.stdout
     assert f"Left out, since what they need is not finished: knn {DIVERGING[0]}, knn {DIVERGING[1]}." in result.stderr
+
+
+def test_from_takes_a_table_and_what_is_not_run_is_said(work: Path, call: Call) -> None:
+    shutil.rmtree(work / "out" / CELLS[4])
+    foreseen = json.loads(call("sweep", "recipe.toml", "--from", "reg", "--dry-run", "--json").stdout)["steps"]
+    assert [step["step"] for step in foreseen][: len(CELLS[4:])] == CELLS[4:]
+    result = call("sweep", "recipe.toml", "--only", "2q")
+    assert result.exit_code == 0, result.output
+    assert table_of(work)[CELLS[4]]["status"] == "not run"
+    assert "1 of 2" in result.stdout
 
 
 def test_students_are_trained_at_most_so_many_together(work: Path, call: Call) -> None:

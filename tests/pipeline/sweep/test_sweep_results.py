@@ -66,8 +66,8 @@ def test_table_says_what_failed_and_leaves_no_silent_gap(rows: list[Row]) -> Non
     assert table.columns == ("networks", "runs", "NN", "Linear")
     cells = {line[0]: line[1:] for line in table.rows}
     assert cells["teacher"] == ("1", "50.0", "60.0")
-    assert cells["reg, temperature 0.02"] == ("2, 1 failed", "30.0", "")
-    assert cells["lost"] == ("1, 1 failed", "", "")
+    assert cells["reg, temperature 0.02"] == ("1 of 2, 1 failed", "30.0", "")
+    assert cells["lost"] == ("0 of 1, 1 failed", "", "")
     mean, deviation, _ = group_rows(rows)[1].scores["NN"]
     assert cells["2q, temperature 0.02"][1] == f"{mean:.1f} ± {deviation:.1f}"
 
@@ -88,7 +88,7 @@ def test_record_holds_rows_and_groups(rows: list[Row]) -> None:
     record = as_record(rows, group_rows(rows))
     assert [each["status"] for each in record["networks"]].count("failed") == 2
     assert record["groups"][4] == {
-        "table": "reg", "values": {"temperature": 0.02}, "networks": 2, "failed": 1,
+        "table": "reg", "values": {"temperature": 0.02}, "networks": 2, "finished": 1, "failed": 1,
         "scores": {"NN": {"mean": 30.0, "standard_deviation": None, "networks": 1}},
     }  # fmt: skip
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
+from pipeline.distill.settings import DistillSettings
 from pipeline.images.sources.open_source import open_source
 from pipeline.networks.reference import parse_reference
 from pipeline.settings import HOW, WHERE, ImageSelection
@@ -139,7 +140,7 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
     """Content of what the step uses besides images: outputs of other steps, stores and networks given by a path."""
     used: dict[str, Place] = {name: steps[name].output for name in step.needs}
     if not step.needs:
-        for key in ("store", "teacher", "model"):
+        for key in ("teacher", "model"):
             text = str(getattr(step.settings, key, ""))
             path = url if isinstance(url := location(text), RemotePath) else parse_reference(text).path
             if isinstance(path, RemotePath) or (path not in (None, Path(), step.output) and path.exists()):

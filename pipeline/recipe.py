@@ -199,7 +199,9 @@ def plan_steps(recipe: Recipe) -> list[Step]:
         given = {**({"store": store} if "embed" in steps else {}), **shared, **given}
         if "store" not in given:
             raise InputError(f"Student '{name}' has no store; add an [embed] table, or store = PATH under [distill].")
-        embedded = "embed" in steps and str(given["store"]) == str(store)
+        further = given.get("also_store")
+        stores = (given["store"], *(further if isinstance(further, list | tuple) else ()))
+        embedded = "embed" in steps and str(store) in map(str, stores)
         add("distill", name, run, given, {"run": run}, ("embed",) if embedded else ())
 
     for reference in recipe.evaluate.models:

@@ -60,4 +60,5 @@ class _Seen(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         del images
-        return self.features
+        # A view, so that each objective's gradient is summed up by itself: two equal halves are then exactly the whole.
+        return self.features.view_as(self.features)

@@ -48,7 +48,7 @@ def model_card(
         f"# {network.name}\n\n{_introduction(network, origin)}",
         section("Network", table(("", ""), _network_rows(network, identity))),
         section("Use", _use(network, loadings, agreement)),
-        section("Teacher", _facts(origin.teacher)),
+        *(section("Teacher", _facts(teacher)) for teacher in origin.teachers),
         section("Images", _facts(_images(origin))),
         section("Method", _facts(origin.settings)),
         section("Scores", _scores(origin.scores)),
@@ -73,10 +73,11 @@ def _head(loadings: Sequence[Loading]) -> str:
 
 def _introduction(network: Network, origin: Origin) -> str:
     what = f"A {network.architecture} without its classifier: images in, {network.feature_dim} features out."
-    if origin.teacher:
-        name, architecture = origin.teacher.get("name"), origin.teacher.get("architecture")
+    if origin.teachers:
+        named = [f"`{teacher.get('name')}` (a {teacher.get('architecture')})" for teacher in origin.teachers]
+        plural = "s" if len(named) > 1 else ""
         return (
-            f"{what} It was distilled from the teacher `{name}` (a {architecture}) by the objective "
+            f"{what} It was distilled from the teacher{plural} {' and '.join(named)} by the objective "
             f"{origin.settings.get('objective')}."
         )
     if "method" in origin.settings:
@@ -172,7 +173,8 @@ def _versions(of_the_run: Mapping[str, str], of_the_export: Mapping[str, str]) -
 
 
 def _citations(network: Network, origin: Origin) -> list[str]:
-    teachers = [TEACHERS[name].citation for name in (network.name, origin.teacher.get("name")) if name in TEACHERS]
+    names = dict.fromkeys((network.name, *(teacher.get("name") for teacher in origin.teachers)))
+    teachers = [TEACHERS[name].citation for name in names if name in TEACHERS]
     return [COMPRESS, *teachers] if str(origin.settings.get("objective", "")).startswith("compress") else teachers
 
 

@@ -12,7 +12,7 @@ from pipeline.settings import HOW, WHERE
 from pipeline.training.run_folder import SETTINGS_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 RECIPE_RESULTS, STORE_RESULTS = "evaluation", ".evaluation"
 """Where a recipe puts its results: beside its runs, a folder for each network; and evaluate those of a store: beside it."""
@@ -39,12 +39,12 @@ class Origin(NamedTuple):
 
     settings: dict[str, Any]
     """Of the method, those that were set."""
-    teacher: dict[str, Any]
+    teachers: list[dict[str, Any]]
     data_set: dict[str, Any]
     views: list[dict[str, Any]]
     versions: dict[str, str]
     scores: list[Score]
-    """Of the network, then of its teacher."""
+    """Of the network, then of its teachers."""
 
 
 def read_origin(reference: str, weights_sha256: str) -> Origin:
@@ -68,27 +68,28 @@ def read_origin(reference: str, weights_sha256: str) -> Origin:
     run = folder.parent if is_earlier else folder
     record = _read(run / SETTINGS_FILE) if (run / SETTINGS_FILE).is_file() else {}
     inputs = record.get("inputs", {})
-    teacher = inputs.get("teacher", {})
+    teachers = [each["teacher"] for each in (inputs, *inputs.get("further_teachers", [])) if "teacher" in each]
     settings = {name: value for name, value in record.items() if name not in NOT_OF_THE_METHOD and _is_set(value)}
-    results = _results(folder, run, record.get("store")) if folder.is_dir() else ()
+    stores = [store for store in (record.get("store"), *record.get("also_store", [])) if store is not None]
+    results = _results(folder, run, stores) if folder.is_dir() else ()
     found = [score for result in results for score in _scores(result)]
-    owners = (weights_sha256, teacher.get("weights_sha256"))
+    owners = dict.fromkeys((weights_sha256, *(teacher.get("weights_sha256") for teacher in teachers)))
     scores = [score for owner in owners for sha256, score in found if sha256 == owner]
     data_set = inputs.get("data_set", {key: inputs[key] for key in ("fingerprint",) if key in inputs})
-    return Origin(settings, teacher, data_set, inputs.get("views", []), record.get("versions", {}), scores)
+    return Origin(settings, teachers, data_set, inputs.get("views", []), record.get("versions", {}), scores)
 
 
 def _is_set(value: Any) -> bool:
-    return value is not None and value is not False
+    return value is not None and value is not False and value != []
 
 
-def _results(folder: Path, run: Path, store: str | None) -> Iterator[Path]:
-    """Files that may be results: beside the network, in its recipe's folder of results, beside the teacher's store."""
+def _results(folder: Path, run: Path, stores: Sequence[str]) -> Iterator[Path]:
+    """Files that may be results: beside the network, in its recipe's folder of results, beside the teachers' stores."""
     yield from sorted(folder.glob("*.json"))
     for path in sorted((run.parent / RECIPE_RESULTS).glob("*/*.json")):
         if path.parent.suffix not in OUTDATED:
             yield path
-    if store is not None:
+    for store in dict.fromkeys(stores):
         yield from sorted(Path(f"{store}{STORE_RESULTS}").glob("*.json"))
 
 

@@ -144,9 +144,23 @@ def test_student_of_a_store_from_elsewhere_needs_no_step(write: Write) -> None:
     assert small.needs == ()
 
 
+def test_student_of_several_stores_needs_the_step_that_makes_one_of_them(write: Write) -> None:
+    mixed = 'batch_size = 8\nstore = "their.zarr"\nalso_store = ["s3://lab/b.zarr", "out/embeddings.zarr"]\nstore_weights = [2, 1, 1]'
+    small = steps_of(write(WHOLE.replace("batch_size = 8", mixed)))["small"]
+    assert isinstance(small.settings, DistillSettings)
+    assert [str(place) for place in small.settings.stores] == ["their.zarr", "s3://lab/b.zarr", "out/embeddings.zarr"]
+    assert small.settings.weights == (0.5, 0.25, 0.25)
+    assert small.needs == ("embed",)
+    foreign = WHOLE.replace("batch_size = 8", 'batch_size = 8\nstore = "a.zarr"\nalso_store = ["b.zarr"]')
+    assert steps_of(write(foreign))["small"].needs == ()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
+        ("batch_size = 8", 'also_store = "their.zarr"', "In student 'small': also_store"),
+        ("batch_size = 8", "also_store = 5", "In student 'small': also_store"),
+        ("batch_size = 8", 'also_store = ["b.zarr"]\nstore_weights = [1]', "names 1, and there are 2 stores"),
         (
             'data = "images"',
             'date = "images"',

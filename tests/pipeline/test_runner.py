@@ -16,6 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.distill.settings import SHARED_IN_ONE_PASS
+from pipeline.embed.run import embed
+from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError
 from pipeline.progress import Silent
 from pipeline.recipe import plan_steps, read_recipe, select_steps
@@ -220,6 +222,23 @@ def test_upstream_changed_behind_the_recipes_back_is_noticed(work: Path) -> None
     decisions = run(work)
     assert actions(decisions) == {"knn small": "run"}
     assert decisions["knn small"][1] == "'small' has changed"
+
+
+def test_changed_store_of_a_further_teacher_is_noticed_wherever_it_lies(work: Path) -> None:
+    shutil.copytree(work / "out" / "embeddings.zarr", work / "further.zarr")
+    also = f'batch_size = 8\nalso_store = ["{work}/further.zarr"]\nstore_weights = [2, 1]\n'
+    text = RECIPE.replace("[distill]\nbatch_size = 8\n", f"[distill]\n{also}")
+    decisions = run(work, text)
+    assert decisions["small"] == ("run", "store_weights was [], is [2.0, 1.0]")
+    assert actions(run(work, text)) == {}
+    (work / "further.zarr").rename(work / "moved.zarr")
+    assert actions(run(work, text.replace("further.zarr", "moved.zarr"))) == {}
+    embed(EmbedSettings(data=work / "images", store=work / "further.zarr", teacher="random/conv4-32", size=16, resize=16,
+                        views=2, threads=1, device="cpu"), Silent())  # fmt: skip
+    decisions = run(work, text)
+    assert decisions["small"] == ("run", "'also_store 1' has changed")
+    weights = run(work, text.replace("[2, 1]", "[1, 2]"), only=("small",))
+    assert weights["small"] == ("run", "store_weights was [2.0, 1.0], is [1.0, 2.0]")
 
 
 @pytest.mark.parametrize("gone", ["small", "small/model.safetensors"])

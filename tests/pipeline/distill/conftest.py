@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.live import live_evaluation
 from pipeline.progress import Silent
+from storage import open_store
+from storage.schema import SplitPlan
+from storage.writer import StoreWriter, create_store
 
 TINY = {"student": "conv4-16", "epochs": 3, "batch_size": 8, "bank_size": 20, "key_momentum": 0.9, "learning_rate": 0.05,
         "threads": 1, "device": "cpu"}  # fmt: skip
@@ -76,6 +80,53 @@ def store(data: Path) -> Path:
         Silent(),
     )  # fmt: skip
     return path
+
+
+@pytest.fixture(scope="session")
+def embedded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A store of another teacher, of the same images in the same views unless told otherwise."""
+
+    def make(**given: Any) -> Path:
+        path = tmp_path_factory.mktemp("other") / "other.zarr"
+        shared = {"data": data, "teacher": "random/conv4-16", "seed": 5, "size": 16, "resize": 18, "views": 2,
+                  "threads": 1, "block_rows": 5, "device": "cpu"}  # fmt: skip
+        embed(EmbedSettings(**{**shared, "store": path, **given}), Silent())
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def other(embedded: Callable[..., Path]) -> Path:
+    return embedded()
+
+
+@pytest.fixture
+def rearranged(tmp_path: Path) -> Callable[[str, Path, Sequence[int]], Path]:
+    """Make a store of some rows of another's ``train``, in that order, with their embeddings and augmentation parameters."""
+
+    def make(name: str, store: Path, rows: Sequence[int]) -> Path:
+        opened = open_store(store)
+        split, chosen = opened["train"], np.array(rows)
+        samples = replace(
+            split.samples,
+            sample_path=[split.samples.sample_path[row] for row in rows],
+            **{
+                name: getattr(split.samples, name)[chosen] for name in ("label", "image_size", "content_hash", "status")
+            },
+        )
+        plan = SplitPlan(samples, split.folder, split.views, split.columns, split.feature_dim, block_rows=4)
+        attributes = {name: opened.attributes[name] for name in ("teacher", "data_set", "rendering", "computed_with")}
+        create_store(tmp_path / name, attributes, {"train": plan})
+        writer = StoreWriter(tmp_path / name)
+        for block, views in writer.pending_blocks("train").items():
+            part = chosen[4 * block : 4 * block + 4]
+            for view in views:
+                writer.write_block("train", block, view, split.view(view)[part], split.augmentation(view)[part])
+        writer.finish()
+        return tmp_path / name
+
+    return make
 
 
 @pytest.fixture(scope="session")

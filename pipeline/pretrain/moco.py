@@ -60,6 +60,7 @@ class MoCoV2(Method):
         self.head = projection_head(feature_dim, settings.projection_dim)
         self.key_encoder, self.key_head = follower(network), follower(self.head)
         self.queue = MemoryBank(_queue_size(settings, int(index.samples.good.sum())), settings.projection_dim)
+        self.queue.rows = normalize(torch.randn_like(self.queue.rows), dim=1)  # as the published code begins
         self.temperature, self.momentum = settings.temperature, settings.key_momentum
         self._entering: Tensor | None = None
 
@@ -90,9 +91,15 @@ class MoCoV2(Method):
 
 
 def _queue_size(settings: PretrainSettings, images: int) -> int:
-    """The size asked for, or the number of images if that is less: in a longer queue an image would meet its own keys."""
+    """K: the size asked for, or the number of images N if that is less.
+
+    Each epoch takes the images in a new order, so that of all queries (K / N)^2 / 2 meet their own image's last key among
+    the K others: half of them for K = N; every one, several times, in a longer queue.
+    """
     if settings.queue_size > images:
         logger.warning(
-            "--queue-size %d is made as small as the data set, which has %d images.", settings.queue_size, images
-        )
+            "--queue-size %d is made as small as the data set, which has %d images, since each would meet its own earlier keys "
+            "as negatives; half of them still do, and with --queue-size %d one in 32.",
+            settings.queue_size, images, max(1, images // 4),
+        )  # fmt: skip
     return min(settings.queue_size, images)

@@ -21,6 +21,8 @@ from pipeline.pretrain.moco import MoCoV2, info_nce_loss
 from pipeline.pretrain.run import pretrain
 from pipeline.pretrain.settings import PretrainSettings
 from pipeline.progress import Silent
+from pipeline.training.memory_bank import MemoryBank
+from pipeline.training.schedule import epoch_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +118,29 @@ def test_queue_is_at_most_as_long_as_there_are_images(caplog: pytest.LogCaptureF
     assert not caplog.records
     assert len(method_of(network, 12, 30).queue.rows) == 16
     assert len(method_of(network, 12, 30, queue_size=31).queue.rows) == 30
-    assert "--queue-size 31 is made as small as the data set, which has 30 images." in caplog.text
+    assert "--queue-size 31 is made as small as the data set, which has 30 images" in caplog.text
+    assert "with --queue-size 7 one in 32" in caplog.text
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_share_of_images_that_meet_an_own_key_is_as_said(share: float) -> None:
+    images, batch = np.arange(4000), 20
+    queue = MemoryBank(int(share * len(images)), 1, notes_images=True)
+    met: list[bool] = []
+    for epoch in range(5):
+        for rows in torch.from_numpy(epoch_order(images, 0, epoch)).split(batch):
+            own = queue.own_rows(rows)
+            assert own is not None
+            met += own.any(dim=1).tolist() if epoch else []
+            queue.enqueue(torch.zeros(batch, 1), rows)
+    assert np.mean(met) == pytest.approx(share**2 / 2, abs=0.02)
+
+
+def test_queue_begins_with_random_unit_vectors() -> None:
+    torch.manual_seed(0)
+    queue = method_of(nn.Flatten(), 12, 1000, queue_size=1000).queue.rows
+    torch.testing.assert_close(queue.norm(dim=1), torch.ones(1000))
+    assert (queue.mean(dim=0).abs() < 0.1).all()
 
 
 def test_loss_falls_and_the_network_alone_is_left(data: Path) -> None:

@@ -1,6 +1,11 @@
 """Pre-training in two processes of torchrun, on the CPU by gloo, against one process with the same global batch."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,8 @@ import torch
 from pipeline.pretrain.run import pretrain
 from pipeline.pretrain.settings import PretrainSettings
 from pipeline.progress import Silent
+
+ROOT = Path(__file__).parents[3]
 
 METHODS: dict[str, dict[str, Any]] = {
     "simclr": {"policy": "moco-v2"},
@@ -46,3 +53,36 @@ def test_two_processes_end_with_the_network_head_and_metrics_of_one(data: Path, 
             assert mine == pytest.approx(other, rel=1e-4)
     assert first[-1] == "--sync-bn needs GPUs, since torch's synchronised batch norm does; leave it out on CPUs."
     assert second[-1] in (first[-1], f"told by another: {first[-1]}")
+
+
+def test_moco_stopped_by_torchrun_ends_bit_for_bit_as_if_nothing_had_happened(
+    data: Path, in_two_processes: Any
+) -> None:
+    given = {**METHODS["moco-v2"], "arch": "conv4-16", "epochs": 12, "policy": "crop-flip"}
+    whole, stopped = (settings_of(data, name, **given) for name in ("whole", "stopped"))
+    told = stopped.model_dump(mode="json", include=stopped.model_fields_set - {"data", "run", "policy"})
+    options = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    torchrun = subprocess.Popen(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli",
+            "pretrain", stopped.data, stopped.run, "--policy", "crop-flip", *options,
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 100
+    while not (stopped.run / "checkpoint.pt").exists():
+        assert time.monotonic() < until
+        assert torchrun.poll() is None
+        time.sleep(0.005)
+    torchrun.send_signal(signal.SIGTERM)
+    _, errors = torchrun.communicate(timeout=100)
+    assert errors.count("stopped by SIGTERM and saved") == 1, errors
+    assert not (stopped.run / "model.safetensors").exists()
+    resumed = stopped.model_copy(update={"resume": True})
+    first, _ = in_two_processes([("pretrain", [whole]), ("pretrain", [resumed])])
+    ours, theirs = (torch.load(each.run / "checkpoint.pt")["modules"] for each in (stopped, whole))
+    assert any("queue" in name for name in ours)
+    assert any("key_encoder" in name for name in ours)
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+    assert first[0] == first[1]

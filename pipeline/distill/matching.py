@@ -91,7 +91,7 @@ def check_same_views(split: Split, other: Split, row_of: npt.NDArray[np.int64], 
                 f"Both teachers must have seen the same view of an image, but view {view} of "
                 f"'{split.samples.sample_path[good[row]]}' is another in '{other.path.parent}' than in '{split.path.parent}' "
                 f"({_why(split, other, view, split.columns[column])}); embed the second from the same images with the same "
-                "--policy, --seed and --size, or train with --student-view fresh."
+                "--policy and --seed (and --size, where views are blurred), or train with --student-view fresh."
             )
 
 

@@ -97,7 +97,7 @@ def test_teachers_may_have_seen_a_view_at_their_own_size_and_interpolation(
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"seed": 6}, r"its seed is 6, and was 5\); embed the second from the same images with the same --policy, --seed and --size"),
+        ({"seed": 6}, r"its seed is 6, and was 5\); embed the second from the same images with the same --policy and --seed"),
         ({"policy": "moco-v2"}, r"its policy is \{.*\}, and was \{"),
         ({"views": 1}, r"2 random views are replayed, but '.*other\.zarr' has 1; embed it with as many --views, train on fewer with"),
         ({"split": ("train:0", "val:0")}, r"2 random views are replayed, but '.*other\.zarr' has 0; .*--student-view fresh"),

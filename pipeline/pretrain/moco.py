@@ -94,12 +94,12 @@ def _queue_size(settings: PretrainSettings, images: int) -> int:
     """K: the size asked for, or the number of images N if that is less.
 
     Each epoch takes the images in a new order, so that of all queries (K / N)^2 / 2 meet their own image's last key among
-    the K others: half of them for K = N; every one, several times, in a longer queue.
+    the K others: half of them for K = N, all of them from 2 N on.
     """
     if settings.queue_size > images:
         logger.warning(
-            "--queue-size %d is made as small as the data set, which has %d images, since each would meet its own earlier keys "
-            "as negatives; half of them still do, and with --queue-size %d one in 32.",
+            "--queue-size %d is made as small as the data set, which has %d images: in a longer one ever more of them "
+            "meet their own earlier keys as negatives. Half of them still do, and with --queue-size %d one in 32.",
             settings.queue_size, images, max(1, images // 4),
         )  # fmt: skip
     return min(settings.queue_size, images)

@@ -81,7 +81,7 @@ def carry_out(
     if data is None or folder is None:
         raise click.UsageError(f"Missing option '--{'folder' if data else 'data'}', before the first stage.")
     from pipeline.chain import chain_recipe
-    from pipeline.recipe import plan_steps
+    from pipeline.steps import plan_steps
 
     make_settings(StageSettings, shared)
     recipe = chain_recipe(folder, data, stages, only_given(shared))

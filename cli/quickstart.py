@@ -27,7 +27,8 @@ def command(folder: Path, seed: int, as_json: bool) -> None:
     command goes on; finished, it prints the table again.
     """
     from pipeline.quickstart import write_digits
-    from pipeline.recipe import plan_steps, read_recipe
+    from pipeline.recipe import read_recipe
+    from pipeline.steps import plan_steps
 
     write_digits(folder / "digits")
     recipe = read_recipe("quickstart", folder=folder, data=folder / "digits", settings={"seed": seed})

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from cli.groups import example
 from cli.steps import run_options, run_steps
-from pipeline.recipe import plan_steps, read_recipe, recipe_names, select_steps
+from pipeline.recipe import read_recipe, recipe_names
+from pipeline.steps import plan_steps, select_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HELP = f"""Run all stages from one file.
 
@@ -20,18 +25,27 @@ made anew is first moved to NAME.previous (NAME.unfinished if it was interrupted
 """
 
 
-def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+def _recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """What a shell offers for RECIPE: names of recipes, and files."""
     del ctx, param
     names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
     return [*names, CompletionItem(incomplete, type="file")]
 
 
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the recipe, ``--data``, ``--folder`` and ``--from``."""
+    for option in (
+        click.option("--from", "first", metavar="STEP", help="Begin at this step or stage."),
+        click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's."),
+        click.option("--data", type=click.Path(path_type=Path), help="Data set to use instead of the recipe's."),
+        click.argument("recipe", shell_complete=_recipes),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command("run", help=HELP, epilog=example("compress-ssl run mine.toml --from distill"))
-@click.argument("recipe", shell_complete=complete_recipe)
-@click.option("--data", type=click.Path(path_type=Path), help="Data set to use instead of the recipe's.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's.")
-@click.option("--from", "first", metavar="STEP", help="Begin at this step or stage.")
+@recipe_options
 @click.option("--only", multiple=True, metavar="STEP", help="Run only this step or stage. Repeatable.")
 @run_options
 def command(

@@ -12,8 +12,9 @@ from cli.output import json_option, print_result, say
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.recipe import Recipe, Step
+    from pipeline.recipe import Recipe
     from pipeline.runner import Plan
+    from pipeline.steps import Step
     from pipeline.up_to_date import Decision
 
 

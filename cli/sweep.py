@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.groups import example
 from cli.output import print_result, say
-from cli.run import complete_recipe
+from cli.run import recipe_options
 from cli.steps import foresee, run_options, sentence, summary
-from pipeline.recipe import plan_steps, read_recipe, select_steps
+from pipeline.recipe import read_recipe
+from pipeline.steps import plan_steps, select_steps
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HELP = """Run a recipe with lists of values to try, each combination an ordinary run.
 
@@ -23,10 +27,7 @@ FOLDER/sweep then has results.csv, results.json, and a figure for each field.
 
 
 @click.command("sweep", help=HELP, epilog=example("compress-ssl sweep mine.toml --together 8"))
-@click.argument("recipe", shell_complete=complete_recipe)
-@click.option("--data", type=click.Path(path_type=Path), help="Data set to use instead of the recipe's.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's.")
-@click.option("--from", "first", metavar="STEP", help="Begin at this step or stage.")
+@recipe_options
 @click.option(
     "--only",
     multiple=True,

@@ -18,15 +18,12 @@ Keys are the fields of the stages' settings. ``runner.py`` runs the steps that c
 
 from __future__ import annotations
 
-import re
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from pipeline.distill.objective_options import options_for
 from pipeline.distill.settings import DistillSettings
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError, unknown_name
@@ -34,7 +31,6 @@ from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.images.policies import Policy
 from pipeline.pretrain.settings import PretrainSettings
-from pipeline.pretrain.settings import options_for as method_options
 from pipeline.settings import Settings, StageSettings, explain
 
 if TYPE_CHECKING:
@@ -99,19 +95,6 @@ class Recipe(Settings):
     evaluate: Evaluations = Evaluations()
 
 
-@dataclass(frozen=True)
-class Step:
-    """One run of one stage."""
-
-    stage: str
-    name: str
-    settings: StageSettings
-    output: Path
-    """What the step makes; a later step finds it here."""
-    needs: tuple[str, ...] = ()
-    """Names of the earlier steps that it uses."""
-
-
 def recipe_names() -> list[str]:
     """Recipes that come with the package."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
@@ -139,102 +122,8 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
         raise InputError(f"The recipe '{path}' is not valid TOML: {error}.") from error
     given = {key: value for key, value in overrides.items() if value is not None and key != "settings"}
     _check_keys("the recipe", written, set(Recipe.model_fields))
-    recipe = _validated(Recipe, {**written, **given}, f"the recipe '{path}'")
+    recipe = validated(Recipe, {**written, **given}, f"the recipe '{path}'")
     return recipe.model_copy(update={"settings": {**recipe.settings, **overrides.get("settings", {})}})
-
-
-def plan_steps(recipe: Recipe) -> list[Step]:
-    """Turn a recipe into its steps, in order.
-
-    Raises
-    ------
-    InputError
-        If a table has an unknown or missing key, or a name is used twice.
-    """
-    _check_tables(recipe)
-    steps: dict[str, Step] = {}
-
-    def add(
-        stage: str,
-        name: str,
-        output: Path,
-        given: Mapping[str, Any],
-        made: Mapping[str, Any],
-        needs: tuple[str, ...],
-        evaluation: str | None = None,
-    ) -> None:
-        if name in steps:
-            raise InputError(f"There are two steps named '{name}'; give each its own name.")
-        if other := next((step for step in steps.values() if step.output == output), None):
-            raise InputError(f"Steps '{other.name}' and '{name}' would both write '{output}'; rename one of them.")
-        model = STAGES[stage] if evaluation is None else EVALUATIONS[evaluation].settings
-        shared = {"index_folder": recipe.folder / "index", **recipe.settings}
-        # Of an evaluation only what all have: "epochs" is of trainings, not of a protocol.
-        shared = {key: value for key, value in shared.items() if key in STAGES[stage].model_fields}
-        if stage == "distill":
-            shared = options_for(shared, {**shared, **given}.get("objective"))
-        elif stage == "pretrain":
-            shared = method_options(shared, {**shared, **given}.get("method"))
-        values = {**shared, "data": recipe.data, **given, **made}
-        settings = _validated(model, values, _where(stage, evaluation or name))
-        steps[name] = Step(stage, name, settings, output, needs)
-
-    for table in recipe.pretrain:
-        name, given = _named("pretrain", table)
-        run = recipe.folder / name
-        add("pretrain", name, run, given, {"run": run}, ())
-
-    store = recipe.folder / "embeddings.zarr"
-    teacher: dict[str, Any] = {}
-    if recipe.embed is not None:
-        needs: tuple[str, ...] = ()
-        if "teacher" in recipe.embed:
-            teacher["teacher"], needs = _network("teacher", recipe.embed["teacher"], steps)
-        add("embed", "embed", store, recipe.embed, {"store": store, **teacher}, needs)
-
-    for table in recipe.student:
-        name, given = _named("student", table)
-        run = recipe.folder / name
-        shared = options_for(recipe.distill, {**recipe.distill, **given}.get("objective"))
-        given = {**({"store": store} if "embed" in steps else {}), **shared, **given}
-        if "store" not in given:
-            raise InputError(f"Student '{name}' has no store; add an [embed] table, or store = PATH under [distill].")
-        further = given.get("also_store")
-        stores = (given["store"], *(further if isinstance(further, list | tuple) else ()))
-        embedded = "embed" in steps and str(store) in map(str, stores)
-        add("distill", name, run, given, {"run": run}, ("embed",) if embedded else ())
-
-    for reference in recipe.evaluate.models:
-        folder = recipe.folder / "evaluation" / re.sub(r"[/:]", "-", reference)
-        for evaluation, table in recipe.evaluate.tables.items():
-            model, needs = _network("model", reference, steps)
-            if needs == ("embed",) and EVALUATIONS[evaluation].needs_network:
-                model, needs = teacher["teacher"], steps["embed"].needs
-            result = folder / EVALUATIONS[evaluation].file
-            given = {**recipe.evaluate.shared, **table}
-            made = {"model": model, "output": folder}
-            add("evaluate", f"{evaluation} {reference}", result, given, made, needs, evaluation)
-    return list(steps.values())
-
-
-def select_steps(steps: list[Step], *, first: str | None = None, only: tuple[str, ...] = ()) -> list[Step]:
-    """Keep the steps from ``first`` on, and of them those named in ``only``; both take a step or a stage.
-
-    Raises
-    ------
-    InputError
-        If a name fits no step.
-    """
-    for name in (*only, *([first] if first else [])):
-        if not any(name in (step.name, step.stage) for step in steps):
-            raise unknown_name("step", name, {name for step in steps for name in (step.name, step.stage)})
-    if first:
-        start = next(i for i, step in enumerate(steps) if first in (step.name, step.stage))
-        steps = steps[start:]
-    kept = [step for step in steps if not only or step.name in only or step.stage in only]
-    if not kept:
-        raise InputError(f"No step is both in --only and from '{first}' on.")
-    return kept
 
 
 def _find(source: str) -> Path:
@@ -251,28 +140,7 @@ def _find(source: str) -> Path:
     raise unknown_name("recipe", source, recipe_names())
 
 
-def _named(kind: str, table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    given = dict(table)
-    name = given.pop("name", None)
-    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-        raise InputError(f"Each [[{kind}]] of a recipe needs a name that can be a folder's; got {name!r}.")
-    if name in RESERVED or name.endswith((PREVIOUS, UNFINISHED)):
-        raise InputError(f"A [[{kind}]] cannot be named '{name}', which the recipe itself uses; rename it.")
-    return name, given
-
-
-def _network(what: str, reference: Any, steps: Mapping[str, Step]) -> tuple[Any, tuple[str, ...]]:
-    """What a stage is to be told of a network, and the steps that make it."""
-    if reference in steps:
-        return str(steps[reference].output), (reference,)
-    if not isinstance(reference, str) or "/" in reference or ":" in reference or Path(reference).exists():
-        return reference, ()
-    raise unknown_name(
-        what, reference, {*steps, "torchvision/NAME", "timm/NAME", "NAME:PATH", "random/NAME", "path/to/a/run"}
-    )
-
-
-def _check_tables(recipe: Recipe) -> None:
+def check_tables(recipe: Recipe) -> None:
     """Check the keys of all tables, also of those that no step comes from."""
     if any(SWEEP in table for table in (recipe.distill, *recipe.pretrain, *recipe.student)):
         raise InputError(
@@ -299,14 +167,14 @@ def _check_tables(recipe: Recipe) -> None:
     for stage, tables in (("pretrain", recipe.pretrain), ("distill", recipe.student)):
         for table in tables:
             known = {"name", *STAGES[stage].model_fields}
-            _check_keys(_where(stage, table.get("name")), table, known, DECIDED)
+            _check_keys(where_of(stage, table.get("name")), table, known, DECIDED)
 
 
 def _offered(settings: type[EvaluateSettings]) -> set[str]:
     return settings.model_fields.keys() - settings.UNUSED
 
 
-def _where(stage: str, name: Any) -> str:
+def where_of(stage: str, name: Any) -> str:
     """What a sentence calls the table that a step comes from."""
     if stage == "embed":
         return "[embed]"
@@ -325,7 +193,7 @@ def _check_keys(where: str, given: Mapping[str, Any], known: Collection[str], de
             _check_keys(f"the policy of {where}", value, Policy.model_fields)
 
 
-def _validated(model: type[SettingsT], values: Mapping[str, Any], where: str) -> SettingsT:
+def validated(model: type[SettingsT], values: Mapping[str, Any], where: str) -> SettingsT:
     try:
         return model(**values)
     except ValidationError as error:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.distill.settings import SHARED_IN_ONE_PASS
 from pipeline.errors import InputError, RunError, TrainingsFailed
 from pipeline.images.sources.open_source import open_source
-from pipeline.recipe import PREVIOUS, UNFINISHED, Recipe, Step, plan_steps
+from pipeline.recipe import PREVIOUS, UNFINISHED, Recipe
+from pipeline.steps import Step, plan_steps
 from pipeline.up_to_date import (
     Decision,
     decide,

@@ -28,7 +28,8 @@ from storage.remote import RemotePath, location
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pipeline.recipe import Recipe, Step
+    from pipeline.recipe import Recipe
+    from pipeline.steps import Step
     from storage import Place
 
 

@@ -58,7 +58,7 @@ def test_stage_imports_no_other_stage_except_evaluate_embed(stage: str) -> None:
 
 
 def test_shared_modules_import_no_stage() -> None:
-    """Below the stages lie images, networks and training; only recipe.py and runner.py are above them."""
+    """Below the stages lie images, networks and training; recipe.py, steps.py, runner.py and sweep/ are above them."""
     for folder in ("images", "networks", "training"):
         for path in sorted((ROOT / "pipeline" / folder).rglob("*.py")):
             for name in imported_names(path):
@@ -70,7 +70,7 @@ def test_settings_recipes_and_commands_load_no_heavy_library() -> None:
     assert "pipeline.embed.settings" in modules
     assert "cli.embed" in modules
     program = (
-        f"import importlib, sys\nfor name in {[*modules, 'pipeline.recipe']}: importlib.import_module(name)\n"
+        f"import importlib, sys\nfor name in {[*modules, 'pipeline.steps']}: importlib.import_module(name)\n"
         "print([name for name in ('torch', 'torchvision', 'nvidia', 'faiss', 'zarr', 'sklearn', 'h5py') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.progress import Progress
-    from pipeline.recipe import Recipe, Step
+    from pipeline.recipe import Recipe
     from pipeline.runner import Plan
+    from pipeline.steps import Step
     from pipeline.sweep.expand import Cell
     from pipeline.up_to_date import Decision
 

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.chain import chain_recipe
 from pipeline.errors import InputError
-from pipeline.recipe import Recipe, plan_steps
+from pipeline.recipe import Recipe
+from pipeline.steps import plan_steps
 
 Stages = list[tuple[str, dict[str, Any]]]
 

@@ -10,7 +10,8 @@ from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.pretrain.settings import PretrainSettings
-from pipeline.recipe import Step, plan_steps, read_recipe, recipe_names, select_steps
+from pipeline.recipe import read_recipe, recipe_names
+from pipeline.steps import Step, plan_steps, select_steps
 from pipeline.sweep.expand import expand
 
 WHOLE = """

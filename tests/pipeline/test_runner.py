@@ -20,8 +20,9 @@ from pipeline.embed.run import embed
 from pipeline.embed.settings import EmbedSettings
 from pipeline.errors import InputError
 from pipeline.progress import Silent
-from pipeline.recipe import plan_steps, read_recipe, select_steps
+from pipeline.recipe import read_recipe
 from pipeline.runner import evaluation_results, passes, plan_run, run_recipe
+from pipeline.steps import plan_steps, select_steps
 from pipeline.up_to_date import Decision, image_fingerprints
 from storage import open_store
 from storage.verify import verify_store

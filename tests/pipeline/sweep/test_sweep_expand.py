@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.recipe import Recipe, plan_steps, read_recipe
+from pipeline.recipe import Recipe, read_recipe
+from pipeline.steps import plan_steps
 from pipeline.sweep.expand import expand
 
 HEAD = """

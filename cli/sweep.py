@@ -16,11 +16,12 @@ from pipeline.steps import plan_steps, select_steps
 if TYPE_CHECKING:
     from pathlib import Path
 
-HELP = """Run a recipe with lists of values to try, each combination an ordinary run.
+HELP = """Run a recipe with lists of values, in all combinations.
 
-RECIPE is a TOML file, or the name of one that comes with the package. Lists are in a 'sweep' table of [distill], of a
-[[student]] or of a [[pretrain]]. Students that see the same images are trained together. A combination that fails is
-recorded, and the others go on; the same command tries it again, and goes on where it was stopped.
+Each combination is an ordinary run. RECIPE is a TOML file, or the name of one that comes with the package. Lists are in a
+'sweep' table of [distill], of a [[student]] or of a [[pretrain]]. Students that see the same images are trained
+together. A combination that fails is recorded, and the others go on; the same command tries it again, and goes on where
+it was stopped.
 
 FOLDER/sweep then has results.csv, results.json, and a figure for each field.
 """

@@ -6,11 +6,13 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.table import Table as RichTable
 
     from pipeline.report.table import Table
+
+    Lines = Sequence[Sequence[str]]
 
 NUMBER = r"[\d.]+( ± [\d.]+)?"
 UNLIMITED = 10_000
@@ -20,19 +22,38 @@ UNLIMITED = 10_000
 def print_table(table: Table, title: str | None = None) -> None:
     """Print a table of results to standard output: words to the left, numbers to the right.
 
-    One that is wider than the terminal has a network a column instead of a row, unless that is wider still.
+    One that is wider than the terminal has a network a column instead of a row, if that fits; else it is printed in parts, some
+    columns at a time.
     """
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)  # a name may hold brackets
-    unlimited = console.options.update(width=UNLIMITED)
+
+    def fits(lines: Lines) -> bool:
+        unlimited = console.options.update(width=UNLIMITED)
+        return console.measure(_rich_table(lines, title), options=unlimited).maximum <= console.width
+
     lines = [table.columns, *table.rows]
-    upright, turned = (_rich_table(each, title) for each in (lines, list(zip(*lines, strict=True))))
-    width, width_turned = (console.measure(each, options=unlimited).maximum for each in (upright, turned))
-    console.print(turned if width > console.width and width_turned < width else upright)
+    turned = list(zip(*lines, strict=True))
+    parts = [lines] if fits(lines) else [turned] if fits(turned) else _parts(lines, fits)
+    for number, part in enumerate(parts):
+        console.print(_rich_table(part, title if number == 0 else None))
 
 
-def _rich_table(lines: Sequence[Sequence[str]], title: str | None) -> RichTable:
+def _parts(lines: Lines, fits: Callable[[Lines], bool]) -> list[Lines]:
+    """Cut a table between columns: the first column, and as many of the others as fit, at least one."""
+    columns = list(zip(*lines, strict=True))
+    parts: list[Lines] = []
+    shown = columns[:1]
+    for column in columns[1:]:
+        if len(shown) > 1 and not fits(list(zip(*shown, column, strict=True))):
+            parts.append(list(zip(*shown, strict=True)))
+            shown = columns[:1]
+        shown.append(column)
+    return [*parts, list(zip(*shown, strict=True))]
+
+
+def _rich_table(lines: Lines, title: str | None) -> RichTable:
     """A table of these lines, the first of which is the heading."""
     from rich.table import Table as RichTable
 

@@ -37,8 +37,7 @@ class Point(NamedTuple):
 def draw_figures(groups: Sequence[Group], folder: Path) -> list[Path]:
     """Write ``FIELD.png`` for every swept field, except the seed, with two values that were scored.
 
-    A panel a score. Networks that differ in nothing but the field make a line, or points where its values are not numbers;
-    networks of the recipe that are not swept at all are dashed lines.
+    A panel a score. Networks that differ in nothing but the field make a line, or points where its values are not numbers.
     """
     fields = dict.fromkeys(key for group in groups for key in group.values if key != SEED)
     written = []
@@ -46,12 +45,12 @@ def draw_figures(groups: Sequence[Group], folder: Path) -> list[Path]:
         swept = [group for group in groups if field in group.values and group.scores]
         if len({str(group.values[field]) for group in swept}) > 1:
             path = folder / f"{field}.png"
-            write_figure(_figure(field, swept, [group for group in groups if not group.values]), path)
+            write_figure(_figure(field, swept), path)
             written.append(path)
     return written
 
 
-def _figure(field: str, swept: Sequence[Group], fixed: Sequence[Group]) -> Figure:
+def _figure(field: str, swept: Sequence[Group]) -> Figure:
     headings = list(dict.fromkeys(heading for group in swept for heading in group.scores))
     across = min(PER_ROW, len(headings))
     down = -(-len(headings) // across)
@@ -62,9 +61,6 @@ def _figure(field: str, swept: Sequence[Group], fixed: Sequence[Group]) -> Figur
     for axis, heading in zip(axes.flat, headings, strict=False):
         lines = _lines(field, heading, swept)
         (_draw_numbers if numbers else _draw_names)(axis, lines)
-        for number, group in enumerate(each for each in fixed if heading in each.scores):
-            height = group.scores[heading][0]
-            axis.axhline(height, color="grey", linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=group.name)
         axis.set_title(heading)
         axis.set_xlabel(field.replace("_", " "))
         axis.set_ylabel("percent")

@@ -34,3 +34,17 @@ def test_table_that_is_too_wide_has_a_column_for_each_network_and_cuts_nothing(
     assert lines[0] == ["network", "small [v2]", "large"]
     for score in SCORES:
         assert [score, "1.5", "22.5"] in lines
+
+
+def test_table_that_fits_neither_way_is_printed_in_parts_and_cuts_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    names = [f"a network of a long name {number}" for number in range(4)]
+    table = Table(("network", *SCORES), [(name, *(f"{10 * row}.5" for row in range(8))) for name in names])
+    lines = printed(table, capsys)
+    headings = [line for line in lines if line[0] == "network"]
+    assert len(headings) > 1
+    assert [score for line in headings for score in line[1:]] == list(SCORES)
+    for name in names:
+        assert [cell for line in lines if line[0] == name for cell in line[1:]] == [f"{10 * row}.5" for row in range(8)]

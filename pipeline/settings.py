@@ -16,7 +16,7 @@ from pipeline.launch import launch
 from storage.remote import RemotePath, location
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
 HOW = frozenset(
     {"resume", "overwrite", "threads", "device", "index_folder", "scratch", "teacher_memory", "checkpoint_minutes"}
@@ -131,6 +131,12 @@ class ViewGeometry(Settings):
             description="Evaluation view: short side before the centre crop, in pixels; the network's own unless given.",
         ),
     ] = None
+
+
+def own_options(shared: Mapping[str, Any], options: Mapping[str, Collection[str]], name: str) -> dict[str, Any]:
+    """Of settings that several trainings share, those that do something for the one called ``name`` in ``options``."""
+    foreign = {option for each in options.values() for option in each} - set(options.get(name, ()))
+    return {key: value for key, value in shared.items() if key not in foreign}
 
 
 def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from pipeline.settings import own_options
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -44,5 +46,4 @@ OWN_HEADS = {
 
 def options_for(shared: Mapping[str, Any], objective: str | None) -> dict[str, Any]:
     """Of settings that several students share, those that do something for an objective (the default one if None)."""
-    foreign = set().union(*OPTIONS.values()) - OPTIONS.get(objective or DEFAULT_OBJECTIVE, set())
-    return {name: value for name, value in shared.items() if name not in foreign}
+    return own_options(shared, OPTIONS, objective or DEFAULT_OBJECTIVE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.images.policies import POLICIES, PolicySetting
-from pipeline.settings import ImageSelection, ViewGeometry, argument
+from pipeline.settings import ImageSelection, ViewGeometry, argument, own_options
 from pipeline.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ DEFAULT_METHOD: Final = "simclr"
 
 def options_for(shared: Mapping[str, Any], method: str | None) -> dict[str, Any]:
     """Of settings that several networks share, those that do something for a method (the default one if None)."""
-    foreign = set().union(*OPTIONS.values()) - OPTIONS.get(method or DEFAULT_METHOD, set())
-    return {name: value for name, value in shared.items() if name not in foreign}
+    return own_options(shared, OPTIONS, method or DEFAULT_METHOD)
 
 
 class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):

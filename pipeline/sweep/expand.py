@@ -21,13 +21,12 @@ import xxhash
 
 from pipeline.distill.objective_options import options_for
 from pipeline.errors import InputError, unknown_name
-from pipeline.recipe import DECIDED, STAGES, SWEEP, Recipe
+from pipeline.recipe import DECIDED, STAGES, SWEEP, Recipe, where_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 SEED = "seed"
-STUDENT_OR_NETWORK = {"distill": "student", "pretrain": "pretrain"}
 LONGEST, LONGEST_NAME = 40, 180
 """Characters of a value in a cell's name (of a longer one, and of a table, the name has a hash), and of the whole name."""
 
@@ -103,7 +102,7 @@ def _cells(
 ) -> list[tuple[Cell, dict[str, Any]]]:
     """The combinations of one table, each with the table that it becomes."""
     name = str(table.get("name", "?"))
-    fixed, own = _parted(f"{STUDENT_OR_NETWORK[stage]} '{name}'", stage, table)
+    fixed, own = _parted(where_of(stage, name), stage, table)
     found: dict[str, tuple[Cell, dict[str, Any]]] = {}
     for values in _combinations({**{key: values for key, values in shared.items() if key not in fixed}, **own}):
         if stage == "distill":

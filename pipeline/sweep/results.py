@@ -102,32 +102,13 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 def as_record(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:
     """The rows and the groups, for JSON."""
+    statistic = ("mean", "standard_deviation", "networks")
+    networks = [row._asdict() for row in rows]
     return {
-        "networks": [
-            {
-                "name": row.cell.name,
-                "table": row.cell.table,
-                "values": row.cell.values,
-                "status": row.status,
-                "reason": row.reason,
-                "seconds": row.seconds,
-                "together": row.together,
-                "scores": row.scores,
-            }
-            for row in rows
-        ],
+        "networks": [{**each.pop("cell")._asdict(), **each} for each in networks],
         "groups": [
-            {
-                "table": group.table,
-                "values": group.values,
-                "networks": group.networks,
-                "finished": group.finished,
-                "failed": group.failed,
-                "scores": {
-                    heading: {"mean": mean, "standard_deviation": deviation, "networks": number}
-                    for heading, (mean, deviation, number) in group.scores.items()
-                },
-            }
+            group._asdict()
+            | {"scores": {key: dict(zip(statistic, score, strict=True)) for key, score in group.scores.items()}}
             for group in groups
         ],
     }

@@ -1,5 +1,5 @@
-"""``python -m cli`` is ``compress-ssl``."""
+"""``python -m compress_ssl.cli`` is ``compress-ssl``."""
 
-from cli.main import main
+from compress_ssl.cli.main import main
 
 main(prog_name="compress-ssl")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.groups import NearestGroup, example
-from cli.options import make_settings, only_given, settings_options
-from cli.steps import run_options, run_steps
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.settings import EmbedSettings
-from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.settings import Settings, StageSettings
+from compress_ssl.cli.groups import NearestGroup, example
+from compress_ssl.cli.options import make_settings, only_given, settings_options
+from compress_ssl.cli.steps import run_options, run_steps
+from compress_ssl.pipeline.common.settings import Settings, StageSettings
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,8 +80,8 @@ def carry_out(
     # Not `required`, so that a stage's --help needs neither.
     if data is None or folder is None:
         raise click.UsageError(f"Missing option '--{'folder' if data else 'data'}', before the first stage.")
-    from pipeline.chain import chain_recipe
-    from pipeline.steps import plan_steps
+    from compress_ssl.pipeline.recipe.chain import chain_recipe
+    from compress_ssl.pipeline.recipe.steps import plan_steps
 
     make_settings(StageSettings, shared)
     recipe = chain_recipe(folder, data, stages, only_given(shared))

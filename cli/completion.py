@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.groups import example
+from compress_ssl.cli.groups import example
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from cli.groups import example
-from cli.options import make_settings, settings_options
-from cli.output import json_option, print_result
-from pipeline.distill.settings import DistillSettings
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import make_settings, settings_options
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.pipeline.distill.settings import DistillSettings
 
 
 @click.command(
@@ -23,9 +23,9 @@ def command(as_json: bool, **given: Any) -> None:
     It learns from the embeddings in STORE, sees the images of DATA, and is written to the folder RUN.
     """
     settings = make_settings(DistillSettings, given)
-    from cli.progress import TerminalProgress
-    from pipeline.distill.run import distill
-    from pipeline.live import live_evaluation
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.distill.run import distill
+    from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
     model = distill(settings, TerminalProgress(), live_evaluation)
     print_result({"model": model}, as_json, lambda: click.echo(model))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.output import json_option, print_result
+from compress_ssl.cli.output import json_option, print_result
 
 if TYPE_CHECKING:
-    from pipeline.doctor import Check
+    from compress_ssl.pipeline.doctor.run import Check
 
 
 @click.command("doctor")
@@ -20,7 +20,7 @@ def command(as_json: bool) -> None:
 
     Takes about ten seconds, writes to a temporary folder, and ends with exit code 1 if anything failed.
     """
-    from pipeline.doctor import examine
+    from compress_ssl.pipeline.doctor.run import examine
 
     checks = []
     for check in examine():

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.estimate import print_estimate
-from cli.groups import example
-from cli.options import make_settings, settings_options
-from cli.output import json_option, print_result
-from pipeline.embed.settings import EmbedSettings
+from compress_ssl.cli.estimate import print_estimate
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import make_settings, settings_options
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.pipeline.embed.settings import EmbedSettings
 
 if TYPE_CHECKING:
-    from storage import EmbeddingStore
+    from compress_ssl.storage import EmbeddingStore
 
 
 @click.command(
@@ -40,16 +40,16 @@ def command(dry_run: bool, as_json: bool, **given: Any) -> None:
     if dry_run:
         print_estimate(settings, as_json)
         return
-    from cli.progress import TerminalProgress
-    from pipeline.embed.run import embed
-    from storage import describe
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.embed.run import embed
+    from compress_ssl.storage import describe
 
     store = embed(settings, TerminalProgress())
     print_result(describe(store), as_json, lambda: _show(store))
 
 
 def _show(store: EmbeddingStore) -> None:
-    from storage import Status
+    from compress_ssl.storage import Status
 
     for name in store.split_names:
         split = store[name]

@@ -33,9 +33,9 @@ def as_sentence(error: BaseException, going_on: str) -> click.ClickException | N
     """
     from pydantic import ValidationError
 
-    from pipeline.errors import InputError, RunError
-    from pipeline.settings import explain
-    from storage.errors import StoreError
+    from compress_ssl.pipeline.common.errors import InputError, RunError
+    from compress_ssl.pipeline.common.settings import explain
+    from compress_ssl.storage.errors import StoreError
 
     if isinstance(error, ValidationError):
         return BadInput(explain(error))

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.groups import example
-from cli.options import make_settings, settings_options
-from cli.output import json_option, print_result
-from pipeline.embed.settings import EmbedSettings
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import make_settings, settings_options
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.pipeline.embed.settings import EmbedSettings
 
 if TYPE_CHECKING:
-    from pipeline.estimate.run import Estimate
+    from compress_ssl.pipeline.embed.estimate.run import Estimate
 
 
 @click.command(
@@ -32,15 +32,15 @@ def command(as_json: bool, **given: Any) -> None:
 
 def print_estimate(settings: EmbedSettings, as_json: bool) -> None:
     """Make the estimate and print it."""
-    from cli.progress import TerminalProgress
-    from pipeline.estimate.run import estimate
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.embed.estimate.run import estimate
 
     found = estimate(settings, TerminalProgress())
     print_result(found.model_dump(mode="json"), as_json, lambda: click.echo("\n".join(_lines(found))))
 
 
 def _lines(found: Estimate) -> list[str]:
-    from pipeline.machine import in_units
+    from compress_ssl.pipeline.common.device import in_units
 
     left = "not known at a URL" if found.disk_left is None else in_units(found.disk_left)
     verdict = {True: "", False: ": it does not fit", None: ""}[found.fits]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.groups import NearestGroup, example
-from cli.options import make_settings, settings_options
-from cli.output import json_option, print_result, say
-from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
-from pipeline.evaluate.settings import EvaluateSettings
+from compress_ssl.cli.groups import NearestGroup, example
+from compress_ssl.cli.options import make_settings, settings_options
+from compress_ssl.cli.output import json_option, print_result, say
+from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
+from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,8 +91,8 @@ def _add(name: str, settings: type[EvaluateSettings]) -> None:
     @json_option
     def evaluation(as_json: bool, baselines: tuple[str, ...], **given: Any) -> None:
         chosen = make_settings(settings, given)
-        from cli.progress import TerminalProgress
-        from pipeline.evaluate.run import evaluate_with_baselines
+        from compress_ssl.cli.progress import TerminalProgress
+        from compress_ssl.pipeline.evaluate.run import evaluate_with_baselines
 
         _show([each.path for each in evaluate_with_baselines(chosen, baselines, TerminalProgress())], as_json)
 
@@ -107,9 +107,9 @@ for _name, _evaluation in EVALUATIONS.items():
 def everything(as_json: bool, **given: Any) -> None:
     """All that the model and the data allow, each with its defaults."""
     make_settings(EvaluateSettings, given)
-    from cli.options import only_given
-    from cli.progress import TerminalProgress
-    from pipeline.evaluate.run import evaluate_all
+    from compress_ssl.cli.options import only_given
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.evaluate.run import evaluate_all
 
     results, left_out = evaluate_all(only_given(given), TerminalProgress())
     for name, reason in left_out.items():
@@ -118,8 +118,8 @@ def everything(as_json: bool, **given: Any) -> None:
 
 
 def _show(results: list[Path], as_json: bool) -> None:
-    from cli.tables import print_table
-    from pipeline.report.table import results_table
+    from compress_ssl.cli.tables import print_table
+    from compress_ssl.pipeline.evaluate.results_table import results_table
 
     def show() -> None:
         print_table(results_table(results))

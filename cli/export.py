@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from cli.groups import example
-from cli.options import make_settings, settings_options
-from cli.output import json_option, print_result
-from pipeline.export.settings import ExportSettings
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import make_settings, settings_options
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.pipeline.export.settings import ExportSettings
 
 
 @click.command(
@@ -28,8 +28,8 @@ def command(as_json: bool, **given: Any) -> None:
     the lines that load it, model.onnx, and export.json with their hashes. OUT can be given wherever a network is asked for.
     """
     settings = make_settings(ExportSettings, given)
-    from pipeline.export.run import export
-    from pipeline.machine import in_units
+    from compress_ssl.pipeline.common.device import in_units
+    from compress_ssl.pipeline.export.run import export
 
     exported = export(settings)
     files = {name: {"path": str(settings.out / name), **facts} for name, facts in exported["files"].items()}

@@ -19,7 +19,7 @@ class NearestGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Answer an unknown command with the known ones, nearest first."""
-        from pipeline.errors import unknown_name
+        from compress_ssl.pipeline.common.errors import unknown_name
 
         known = self.list_commands(ctx)
         if args and not args[0].startswith("-") and args[0] not in known:
@@ -33,7 +33,7 @@ class LazyGroup(NearestGroup):
     A module whose name would be Python's ends in an underscore, which its command has not: ``import_``, ``list_``.
     """
 
-    package = "cli"
+    package = "compress_ssl.cli"
     modules: tuple[str, ...] = ()
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.errors import BadInput, as_sentence, not_ours
-from cli.groups import LazyGroup, example
+from compress_ssl.cli.errors import BadInput, as_sentence, not_ours
+from compress_ssl.cli.groups import LazyGroup, example
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -48,7 +48,7 @@ class Commands(LazyGroup):
         except Exception as error:
             if isinstance(error, ImportError) and (sentence := not_ours(error)):
                 raise sentence from error
-            from pipeline.errors import Stopped, ToldByAnother
+            from compress_ssl.pipeline.common.errors import Stopped, ToldByAnother
 
             if isinstance(error, ToldByAnother):
                 ctx.exit(_exit_code(error.__cause__))
@@ -63,14 +63,14 @@ class Commands(LazyGroup):
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     del number, frame
-    from pipeline.errors import Terminated
+    from compress_ssl.pipeline.common.errors import Terminated
 
     raise Terminated
 
 
 def _exit_code(error: BaseException | None) -> int:
     """Exit code of what ended a command."""
-    from pipeline.errors import Stopped, Terminated
+    from compress_ssl.pipeline.common.errors import Stopped, Terminated
 
     if isinstance(error, Stopped):
         return INTERRUPTED if error.signal == signal.SIGINT else REQUEUE
@@ -80,14 +80,14 @@ def _exit_code(error: BaseException | None) -> int:
 
 
 def _is_first_process() -> bool:
-    from pipeline.launch import launch
+    from compress_ssl.pipeline.common.torchrun import launch
 
     return launch().rank == 0
 
 
 def _check_processes(name: str | None) -> None:
     """Several processes are for trainings only."""
-    from pipeline.launch import launch
+    from compress_ssl.pipeline.common.torchrun import launch
 
     here = launch()
     if here.processes > 1 and name not in IN_SEVERAL_PROCESSES:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.groups import example
-from cli.output import json_option, print_result
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.output import json_option, print_result
 
 if TYPE_CHECKING:
-    from pipeline.networks.catalogue import Description
-    from pipeline.networks.preprocessing import Preprocessing
+    from compress_ssl.pipeline.networks.catalogue import Description
+    from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 NORMALISATIONS = {
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)): "ImageNet",
@@ -40,10 +40,10 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
     convolutions and matrix products of one image at the network's own size, two for each multiply-add. Classifiers are
     left out. Teachers but for torchvision's and timm's take their weights from a file: NAME:PATH.
     """
-    from cli.progress import TerminalProgress
-    from pipeline.networks import catalogue
-    from pipeline.networks.students import STUDENTS
-    from pipeline.networks.teachers import TEACHERS
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.networks import catalogue
+    from compress_ssl.pipeline.networks.students import STUDENTS
+    from compress_ssl.pipeline.networks.teachers import TEACHERS
 
     everything = not (teachers or students or names)
     work = []

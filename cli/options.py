@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 import click
 from pydantic import ValidationError
 
-from pipeline.settings import Settings, explain
+from compress_ssl.pipeline.common.settings import Settings, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.launch import launch
+from compress_ssl.pipeline.common.torchrun import launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from cli.groups import example
-from cli.options import make_settings, settings_options
-from cli.output import json_option, print_result
-from pipeline.images.settings import PackSettings
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import make_settings, settings_options
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.pipeline.images.pack_settings import PackSettings
 
 
 @click.command("pack", epilog=example("compress-ssl pack photographs photographs.h5 --split train --split val"))
@@ -22,8 +22,8 @@ def command(as_json: bool, **given: Any) -> None:
     everywhere, and a store that was made from the folder fits it.
     """
     settings = make_settings(PackSettings, given)
-    from cli.progress import TerminalProgress
-    from pipeline.images.pack import pack
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.images.pack_writer import pack
 
     images = pack(settings, TerminalProgress())
     size = settings.file.stat().st_size

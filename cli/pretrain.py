@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from cli.groups import example
-from cli.options import make_settings, settings_options
-from cli.output import json_option, print_result
-from pipeline.pretrain.settings import PretrainSettings
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import make_settings, settings_options
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 
 @click.command(
@@ -24,9 +24,9 @@ def command(as_json: bool, **given: Any) -> None:
     students trained from scratch; --method supervised makes the supervised rows of a table.
     """
     settings = make_settings(PretrainSettings, given)
-    from cli.progress import TerminalProgress
-    from pipeline.live import live_evaluation
-    from pipeline.pretrain.run import pretrain
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.pretrain.run import pretrain
+    from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
     model = pretrain(settings, TerminalProgress(), live_evaluation)
     print_result({"model": model}, as_json, lambda: click.echo(model))

@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from cli.output import is_quiet
+from compress_ssl.cli.output import is_quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cli.output import json_option, say
-from cli.steps import run_steps
+from compress_ssl.cli.output import json_option, say
+from compress_ssl.cli.steps import run_steps
 
 
 @click.command("quickstart")
@@ -26,9 +26,9 @@ def command(folder: Path, seed: int, as_json: bool) -> None:
     A teacher, its embeddings, two students, a table. The images are scikit-learn's digits. Interrupted, the same
     command goes on; finished, it prints the table again.
     """
-    from pipeline.quickstart import write_digits
-    from pipeline.recipe import read_recipe
-    from pipeline.steps import plan_steps
+    from compress_ssl.pipeline.recipe.file import read_recipe
+    from compress_ssl.pipeline.recipe.quickstart import write_digits
+    from compress_ssl.pipeline.recipe.steps import plan_steps
 
     write_digits(folder / "digits")
     recipe = read_recipe("quickstart", folder=folder, data=folder / "digits", settings={"seed": seed})

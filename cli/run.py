@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from cli.groups import example
-from cli.steps import run_options, run_steps
-from pipeline.recipe import read_recipe, recipe_names
-from pipeline.steps import plan_steps, select_steps
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.steps import run_options, run_steps
+from compress_ssl.pipeline.recipe.file import read_recipe, recipe_names
+from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.output import json_option, print_result, say
+from compress_ssl.cli.output import json_option, print_result, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.recipe import Recipe
-    from pipeline.runner import Plan
-    from pipeline.steps import Step
-    from pipeline.up_to_date import Decision
+    from compress_ssl.pipeline.recipe.file import Recipe
+    from compress_ssl.pipeline.recipe.run import Plan
+    from compress_ssl.pipeline.recipe.steps import Step
+    from compress_ssl.pipeline.recipe.up_to_date import Decision
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,10 +45,10 @@ def run_steps(
     title : str, optional
         Of the table.
     """
-    from cli.progress import TerminalProgress
-    from cli.tables import print_table
-    from pipeline.report.table import results_table
-    from pipeline.runner import evaluation_results, plan_run, run_recipe
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.cli.tables import print_table
+    from compress_ssl.pipeline.evaluate.results_table import results_table
+    from compress_ssl.pipeline.recipe.run import evaluation_results, plan_run, run_recipe
 
     plan = plan_run(recipe, steps, force=force)
     if dry_run:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from cli.groups import LazyGroup
+from compress_ssl.cli.groups import LazyGroup
 
 
 class StoreCommands(LazyGroup):
     """The commands, in the order of their help."""
 
-    package = "cli.stores"
+    package = "compress_ssl.cli.stores"
     modules = ("info", "list_", "card", "verify", "copy", "merge", "export", "import_")
 
 

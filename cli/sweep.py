@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.groups import example
-from cli.output import print_result, say
-from cli.run import recipe_options
-from cli.steps import foresee, run_options, sentence, summary
-from pipeline.recipe import read_recipe
-from pipeline.steps import plan_steps, select_steps
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.output import print_result, say
+from compress_ssl.cli.run import recipe_options
+from compress_ssl.cli.steps import foresee, run_options, sentence, summary
+from compress_ssl.pipeline.recipe.file import read_recipe
+from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,12 +55,12 @@ def command(
     as_json: bool,
 ) -> None:
     """Expand a recipe, choose steps, run them, and show all results."""
-    from cli.progress import TerminalProgress
-    from cli.tables import print_table
-    from pipeline.runner import plan_run, without_unmet
-    from pipeline.sweep.expand import expand
-    from pipeline.sweep.results import as_record, sweep_table
-    from pipeline.sweep.run import run_sweep
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.cli.tables import print_table
+    from compress_ssl.pipeline.recipe.run import plan_run, without_unmet
+    from compress_ssl.pipeline.recipe.sweep.expand import expand
+    from compress_ssl.pipeline.recipe.sweep.results import as_record, sweep_table
+    from compress_ssl.pipeline.recipe.sweep.run import run_sweep
 
     expanded, cells = expand(read_recipe(recipe, data=data, folder=folder))
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table as RichTable
 
-    from pipeline.report.table import Table
+    from compress_ssl.pipeline.evaluate.results_table import Table
 
     Lines = Sequence[Sequence[str]]
 

@@ -1,29 +1,29 @@
 """The embedding store: a zarr v3 group that any zarr reader opens (docs/store-format.md).
 
-Writing is in ``storage.writer``, checking in ``storage.verify``, copying in ``storage.copy``; the layout is
-``storage.schema``, the places that a store can be at are ``storage.remote``.
+Writing is in ``compress_ssl.storage.writer``, checking in ``compress_ssl.storage.tools.verify``, copying in ``compress_ssl.storage.tools.copy``; the layout is
+``compress_ssl.storage.schema``, the places that a store can be at are ``compress_ssl.storage.places.remote``.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from storage.errors import StoreError
-from storage.remote import Place, RemotePath, location
+from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.places.remote import Place, RemotePath, location
 
 if TYPE_CHECKING:
-    from storage.description import describe
-    from storage.reader import EmbeddingStore, open_store
-    from storage.schema import Samples, SplitPlan, Status
-    from storage.split import Split
+    from compress_ssl.storage.reader import EmbeddingStore, open_store
+    from compress_ssl.storage.schema import Samples, SplitPlan, Status
+    from compress_ssl.storage.split import Split
+    from compress_ssl.storage.tools.description import describe
 
 __all__ = ["EmbeddingStore", "Place", "RemotePath", "Samples", "Split", "SplitPlan", "Status", "StoreError"]
 __all__ += ["describe", "location", "open_store"]
 
 LOADED_WHEN_USED = {
-    "describe": "storage.description",
-    **dict.fromkeys(("EmbeddingStore", "open_store"), "storage.reader"),
-    **dict.fromkeys(("Samples", "SplitPlan", "Status"), "storage.schema"),
-    "Split": "storage.split",
+    "describe": "compress_ssl.storage.tools.description",
+    **dict.fromkeys(("EmbeddingStore", "open_store"), "compress_ssl.storage.reader"),
+    **dict.fromkeys(("Samples", "SplitPlan", "Status"), "compress_ssl.storage.schema"),
+    "Split": "compress_ssl.storage.split",
 }
 """What needs numpy and zarr, which settings and help do without."""
 

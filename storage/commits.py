@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import xxhash
 
-from storage import schema
-from storage.durable import write_json_durably
-from storage.errors import StoreDamagedError
-from storage.remote import RemotePath
+from compress_ssl.storage import schema
+from compress_ssl.storage.errors import StoreDamagedError
+from compress_ssl.storage.places.durable import write_json_durably
+from compress_ssl.storage.places.remote import RemotePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
 
 SAMPLES_UNIT = "samples"
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storage.errors import NotRepresentableError
+from compress_ssl.storage.errors import NotRepresentableError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from storage.split import Split
+    from compress_ssl.storage.split import Split
 
 SMALLEST_NORMAL = 2.0**-14
 """Below it float16 loses digits."""

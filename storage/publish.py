@@ -15,15 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.commits import REQUESTS
-from storage.durable import flush_directory, write_durably
-from storage.reader import is_store
-from storage.remote import RemotePath
+from compress_ssl.storage.commits import REQUESTS
+from compress_ssl.storage.places.durable import flush_directory, write_durably
+from compress_ssl.storage.places.remote import RemotePath
+from compress_ssl.storage.reader import is_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
 
 logger = logging.getLogger(__name__)
 

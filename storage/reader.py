@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
-from storage import schema
-from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
-from storage.names import check_split_names
-from storage.remote import RemotePath, location
-from storage.split import Split
-from storage.zarr_stores import zarr_store
+from compress_ssl.storage import schema
+from compress_ssl.storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
+from compress_ssl.storage.places.names import check_split_names
+from compress_ssl.storage.places.remote import RemotePath, location
+from compress_ssl.storage.split import Split
+from compress_ssl.storage.zarr_stores import zarr_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
 
 
 def is_store(path: Place) -> bool:

@@ -2,7 +2,7 @@
 
 No code runs: an array is opened only if its type, its codecs and its layout are those that a store is written with. No
 memory is taken on a header's word: what is committed has to have the size that the header claims, and is on the disk with
-that size (``storage.commits``). No file is read outside: ``storage.names``.
+that size (``compress_ssl.storage.commits``). No file is read outside: ``compress_ssl.storage.places.names``.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from storage import schema
-from storage.errors import StoreUnsafeError
+from compress_ssl.storage import schema
+from compress_ssl.storage.errors import StoreUnsafeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from zarr.abc.store import Store
 
-    from storage.commits import Record
-    from storage.remote import Place
+    from compress_ssl.storage.commits import Record
+    from compress_ssl.storage.places.remote import Place
 
 MOST = 2**48
 """Of rows, views, features: more than any store can have, and their product is still a number that numpy can hold."""

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from storage import schema
-from storage.commits import SAMPLES_UNIT, check_sizes, read_records
-from storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreIncompleteError
-from storage.names import check_inside
-from storage.safety import array_metadata, check_committed_sizes, check_text_counts, check_views
-from storage.zarr_stores import CachedStore
+from compress_ssl.storage import schema
+from compress_ssl.storage.commits import SAMPLES_UNIT, check_sizes, read_records
+from compress_ssl.storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreIncompleteError
+from compress_ssl.storage.places.names import check_inside
+from compress_ssl.storage.safety import array_metadata, check_committed_sizes, check_text_counts, check_views
+from compress_ssl.storage.zarr_stores import CachedStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
-    from storage.commits import Record
-    from storage.remote import Place
+    from compress_ssl.storage.commits import Record
+    from compress_ssl.storage.places.remote import Place
 
 BLOCKS_AT_ONCE = 16
 """Chunks that zarr reads side by side: about 256 MiB."""

@@ -11,8 +11,8 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from storage import schema
-from storage.commits import (
+from compress_ssl.storage import schema
+from compress_ssl.storage.commits import (
     SAMPLES_UNIT,
     commit_block,
     fold_records,
@@ -20,23 +20,23 @@ from storage.commits import (
     read_records,
     write_manifest,
 )
-from storage.durable import DurableStore, make_read_only, sweep_partial_files
-from storage.errors import StoreBusyError, StoreError, StoreExistsError
-from storage.growth import end_growth
-from storage.half import as_float16
-from storage.lease import writer_lease
-from storage.placing import generation, is_half_created, new_store
-from storage.reader import is_store, open_store
-from storage.remote import check_writable
-from storage.zarr_stores import zarr_store
+from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreExistsError
+from compress_ssl.storage.half import as_float16
+from compress_ssl.storage.places.durable import DurableStore, make_read_only, sweep_partial_files
+from compress_ssl.storage.places.lease import writer_lease
+from compress_ssl.storage.places.remote import check_writable
+from compress_ssl.storage.publish import generation, is_half_created, new_store
+from compress_ssl.storage.reader import is_store, open_store
+from compress_ssl.storage.tools.growth import end_growth
+from compress_ssl.storage.zarr_stores import zarr_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
 
-    from storage.remote import Place
-    from storage.split import Split
+    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.split import Split
 
 
 def create_store(
@@ -44,7 +44,7 @@ def create_store(
 ) -> None:
     """Create an empty store: groups, arrays and the committed per-sample arrays. Call under the writer's lease.
 
-    There is never half a store (``storage.placing``).
+    There is never half a store (``compress_ssl.storage.publish``).
 
     Parameters
     ----------

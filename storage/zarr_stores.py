@@ -13,13 +13,13 @@ import obstore
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, ObjectStore
 
-from storage.cache import ChunkCache, fetch
-from storage.commits import SAMPLES_UNIT, read_records
-from storage.connection import client, object_name, reaching
-from storage.durable import DurableStore
-from storage.errors import StoreDamagedError
-from storage.remote import RemotePath
-from storage.schema import VIEW_ARRAYS
+from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
+from compress_ssl.storage.errors import StoreDamagedError
+from compress_ssl.storage.places.cache import ChunkCache, fetch
+from compress_ssl.storage.places.connection import client, object_name, reaching
+from compress_ssl.storage.places.durable import DurableStore
+from compress_ssl.storage.places.remote import RemotePath
+from compress_ssl.storage.schema import VIEW_ARRAYS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from storage.commits import Part, Record
-    from storage.remote import Place
+    from compress_ssl.storage.commits import Part, Record
+    from compress_ssl.storage.places.remote import Place
 
 
 def zarr_store(place: Place, *, writable: bool = False) -> Store:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.settings import Settings
+from compress_ssl.pipeline.common.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 

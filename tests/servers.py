@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.connection import RETRY_SECONDS, client
+from compress_ssl.storage.places.connection import RETRY_SECONDS, client
 
 ROOT = Path(__file__).parents[1]
 MOTO = ROOT / ".venv-moto" / "bin" / "moto_server"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.main import main
+from compress_ssl.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("cli", "pipeline", "storage")
@@ -67,10 +67,10 @@ def test_shared_modules_import_no_stage() -> None:
 
 def test_settings_recipes_and_commands_load_no_heavy_library() -> None:
     modules = [module_name(path) for path in [*SETTINGS_MODULES, *sorted((ROOT / "cli").glob("[!_]*.py"))]]
-    assert "pipeline.embed.settings" in modules
-    assert "cli.embed" in modules
+    assert "compress_ssl.pipeline.embed.settings" in modules
+    assert "compress_ssl.cli.embed" in modules
     program = (
-        f"import importlib, sys\nfor name in {[*modules, 'pipeline.steps']}: importlib.import_module(name)\n"
+        f"import importlib, sys\nfor name in {[*modules, 'compress_ssl.pipeline.recipe.steps']}: importlib.import_module(name)\n"
         "print([name for name in ('torch', 'torchvision', 'nvidia', 'faiss', 'zarr', 'sklearn', 'h5py') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -80,7 +80,7 @@ def test_settings_recipes_and_commands_load_no_heavy_library() -> None:
 @pytest.mark.parametrize("command", ["", *main.list_commands(click.Context(main)), "chain embed"])
 def test_help_loads_no_heavy_library(command: str) -> None:
     program = (
-        f"import sys\nfrom cli.main import main\nmain({[*command.split(), '--help']}, standalone_mode=False)\n"
+        f"import sys\nfrom compress_ssl.cli.main import main\nmain({[*command.split(), '--help']}, standalone_mode=False)\n"
         "print([name for name in ('torch', 'zarr', 'nvidia', 'faiss', 'h5py', 'rich') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.evaluate import command as evaluations
-from cli.main import main
+from compress_ssl.cli.evaluate import command as evaluations
+from compress_ssl.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

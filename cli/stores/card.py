@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from cli.groups import example
-from cli.output import json_option, print_result
-from cli.stores.argument import store_argument
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.stores.argument import store_argument
 
 
 @click.command("card", epilog=example("compress-ssl store card teacher.zarr --output README.md"))
@@ -24,9 +24,9 @@ def command(store: str, output: Path | None, as_json: bool) -> None:
 
     It has the YAML head of a Hugging Face data set card. It belongs beside the store, into the top folder of the repository: in the store zarr would warn of it.
     """
-    from pipeline.networks.teachers import TEACHERS
-    from storage import describe, open_store
-    from storage.card import store_card
+    from compress_ssl.pipeline.networks.teachers import TEACHERS
+    from compress_ssl.storage import describe, open_store
+    from compress_ssl.storage.tools.card import store_card
 
     opened = open_store(store)
     teacher = TEACHERS.get(opened.attributes.get("teacher", {}).get("name"))
@@ -42,6 +42,6 @@ def _write(output: Path, card: str) -> None:
         raise click.UsageError(
             f"'{output}' exists, and somebody may have edited it; delete it, or give another --output."
         )
-    from storage.durable import write_durably
+    from compress_ssl.storage.places.durable import write_durably
 
     write_durably(output, card.encode())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cli.groups import example
-from cli.output import json_option, print_result
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.output import json_option, print_result
 
 
 @click.command("copy", epilog=example("compress-ssl store copy teacher.zarr s3://lab/teacher.zarr"))
@@ -18,9 +18,9 @@ def command(source: str, target: str, as_json: bool) -> None:
     Each is a folder, s3://BUCKET/NAME or gs://BUCKET/NAME; SOURCE may be an https:// URL. The same command goes on with a
     copy that was broken off, and mends one that is damaged.
     """
-    from cli.progress import TerminalProgress
-    from storage import location
-    from storage.copy import copy_store, plan_copy
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.storage import location
+    from compress_ssl.storage.tools.copy import copy_store, plan_copy
 
     plan, place = plan_copy(location(source)), location(target)
     with TerminalProgress().track("copy", len(plan.parts), "parts") as advance:

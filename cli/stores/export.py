@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from cli.groups import example
-from cli.output import json_option, print_result
-from cli.stores.argument import store_argument
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.stores.argument import store_argument
 
 
 @click.command("export", epilog=example("compress-ssl store export teacher.zarr --to teacher.h5"))
@@ -21,9 +21,9 @@ def command(store: str, file: Path, overwrite: bool, as_json: bool) -> None:
 
     Arrays and attributes keep their names; 'store import' makes the same store of it again, to the byte.
     """
-    from cli.progress import TerminalProgress
-    from storage import open_store
-    from storage.hdf5_export import committed_size, export_hdf5
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.storage import open_store
+    from compress_ssl.storage.tools.hdf5_export import committed_size, export_hdf5
 
     opened = open_store(store)
     with TerminalProgress().track("export", committed_size(opened), "bytes") as advance:

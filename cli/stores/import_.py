@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.groups import example
-from cli.options import make_settings, only_given, option_name, settings_options
-from cli.output import json_option, print_result
-from pipeline.importing.settings import ImportSettings
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import make_settings, only_given, option_name, settings_options
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.pipeline.embed.importing.settings import ImportSettings
 
 if TYPE_CHECKING:
-    from storage import EmbeddingStore
+    from compress_ssl.storage import EmbeddingStore
 
 
 @click.command(
@@ -38,7 +38,7 @@ def command(files: tuple[str, ...], store: str, as_json: bool, **given: Any) -> 
     """
     exported = _exported_file(files)
     imported = _import_exported(exported, store, given) if exported else _import_embeddings(files, store, given)
-    from storage import describe
+    from compress_ssl.storage import describe
 
     description = describe(imported)
     names = ", ".join(f"{name} {split['samples']:,}" for name, split in description["splits"].items())
@@ -46,7 +46,7 @@ def command(files: tuple[str, ...], store: str, as_json: bool, **given: Any) -> 
 
 
 def _exported_file(files: tuple[str, ...]) -> Path | None:
-    from storage.hdf5 import is_exported
+    from compress_ssl.storage.tools.hdf5 import is_exported
 
     return Path(files[0]) if len(files) == 1 and Path(files[0]).is_file() and is_exported(Path(files[0])) else None
 
@@ -55,9 +55,9 @@ def _import_exported(file: Path, store: str, given: dict[str, Any]) -> Embedding
     unused = [option_name(name) for name in only_given(given) if name != "overwrite"]
     if unused:
         raise click.UsageError(f"'{file}' is an exported store, which says all of itself; leave {unused[0]} out.")
-    from cli.progress import TerminalProgress
-    from storage import location, open_store
-    from storage.hdf5_import import import_hdf5
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.storage import location, open_store
+    from compress_ssl.storage.tools.hdf5_import import import_hdf5
 
     with TerminalProgress().track("import", file.stat().st_size, "bytes") as advance:
         import_hdf5(file, location(store), advance, overwrite=bool(given["overwrite"]))
@@ -66,7 +66,7 @@ def _import_exported(file: Path, store: str, given: dict[str, Any]) -> Embedding
 
 def _import_embeddings(files: tuple[str, ...], store: str, given: dict[str, Any]) -> EmbeddingStore:
     settings = make_settings(ImportSettings, {"files": files, "store": store, **given})
-    from cli.progress import TerminalProgress
-    from pipeline.importing.run import import_embeddings
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.embed.importing.run import import_embeddings
 
     return import_embeddings(settings, TerminalProgress())

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from cli.output import json_option, print_result
-from cli.stores.argument import store_argument
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.stores.argument import store_argument
 
 
 @click.command("info")
@@ -19,7 +19,7 @@ def command(store: str, as_json: bool) -> None:
 
     Of which teacher and images it is, how large, and how complete.
     """
-    from storage import describe, open_store
+    from compress_ssl.storage import describe, open_store
 
     description = describe(open_store(store))
     print_result(description, as_json, lambda: click.echo("\n".join(_lines(store, description))))

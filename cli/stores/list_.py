@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.groups import example
-from cli.output import json_option, print_result
-from cli.stores.info import writer_sentence
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.stores.info import writer_sentence
 
 if TYPE_CHECKING:
-    from storage.catalogue import CatalogueEntry
+    from compress_ssl.storage.tools.catalogue import CatalogueEntry
 
 
 @click.command("list", epilog=example("compress-ssl store list /shared/stores", "compress-ssl store list s3://lab"))
@@ -23,8 +23,8 @@ def command(root: str, as_json: bool) -> None:
 
     One a line; a damaged one is listed as such. ROOT is the current folder unless given.
     """
-    from storage import location
-    from storage.catalogue import catalogue
+    from compress_ssl.storage import location
+    from compress_ssl.storage.tools.catalogue import catalogue
 
     entries = list(catalogue(location(root)))
     print_result([asdict(entry) for entry in entries], as_json, lambda: _show(root, entries))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cli.groups import example
-from cli.output import json_option, print_result
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.output import json_option, print_result
 
 
 @click.command("merge", epilog=example("compress-ssl store merge part1.zarr part2.zarr teacher.zarr"))
@@ -19,10 +19,10 @@ def command(stores: tuple[str, ...], target: str, as_json: bool) -> None:
     over all of it; what none of them has is said, and 'embed --resume' does it. The same command goes on with a merge that
     was broken off.
     """
-    from cli.progress import TerminalProgress
-    from storage import location, open_store
-    from storage.merge import merge_stores
-    from storage.merge_plan import plan_merge
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.storage import location, open_store
+    from compress_ssl.storage.tools.merge import merge_stores
+    from compress_ssl.storage.tools.merge_plan import plan_merge
 
     plan = plan_merge([open_store(store) for store in stores])
     with TerminalProgress().track("merge", len(plan.found), "blocks") as advance:

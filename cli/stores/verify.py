@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.groups import example
-from cli.options import make_settings, settings_options
-from cli.output import json_option, print_result
-from cli.stores.argument import store_argument
-from pipeline.verify.settings import VerifySettings
+from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import make_settings, settings_options
+from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.stores.argument import store_argument
+from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 
 if TYPE_CHECKING:
-    from pipeline.verify.reembed import Agreement
-    from storage.verify import Verification
+    from compress_ssl.pipeline.embed.verify.reembed import Agreement
+    from compress_ssl.storage.tools.verify import Verification
 
 
 @click.command(
@@ -34,20 +34,20 @@ def command(store: str, as_json: bool, **given: Any) -> None:
     With --teacher a sample of images is rendered and embedded again; a cosine below 0.999 fails.
     """
     settings = make_settings(VerifySettings, given)
-    from cli.progress import TerminalProgress
-    from storage import location, open_store
-    from storage.verify import verify_store
+    from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.storage import location, open_store
+    from compress_ssl.storage.tools.verify import verify_store
 
     opened = open_store(store)
     if settings.is_shared:
-        from pipeline.cluster.verify import verify_on_cluster
+        from compress_ssl.pipeline.embed.verify.on_dask import verify_on_cluster
 
         result = verify_on_cluster(location(store), settings, TerminalProgress(), settings.sample)
     else:
         result = verify_store(opened, settings.sample)
     agreements: list[Agreement] = []
     if settings.teacher is not None and not result.damaged:
-        from pipeline.verify.reembed import reembed
+        from compress_ssl.pipeline.embed.verify.reembed import reembed
 
         agreements = reembed(opened, settings, TerminalProgress())
     ok = result.ok and all(each.ok for each in agreements)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.errors import InputError
-from pipeline.launch import launch
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.torchrun import launch
 
 if TYPE_CHECKING:
-    from pipeline.settings import Device, Precision
+    from compress_ssl.pipeline.common.settings import Device, Precision
 
 LIBRARIES = ("compress-ssl", "torch", "torchvision", "nvidia-dali-cuda130", "zarr", "numpy", "pillow")
 

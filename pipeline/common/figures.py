@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from storage.durable import write_durably
+from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path

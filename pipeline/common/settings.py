@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
-from pipeline.launch import launch
-from storage.remote import RemotePath, location
+from compress_ssl.pipeline.common.torchrun import launch
+from compress_ssl.storage.places.remote import RemotePath, location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -31,7 +31,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 StoreLocation = Annotated[Path | RemotePath, PlainValidator(location), PlainSerializer(str, when_used="json")]
-"""Where a store is: a folder, or a URL (``storage.remote``)."""
+"""Where a store is: a folder, or a URL (``compress_ssl.storage.places.remote``)."""
 
 ContentCheck = Literal["sample", "all"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from pipeline.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """torch's names; ``MASTER_ADDR`` and ``MASTER_PORT`` say where they meet."""

@@ -17,12 +17,12 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm.core import CommClosedError
 
-from pipeline.errors import InputError, RunError
+from compress_ssl.pipeline.common.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipeline.cluster.settings import ClusterSettings
+    from compress_ssl.pipeline.dask.settings import ClusterSettings
 
 PACKAGE = "compress-ssl"
 THREADS = 2

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.settings import Settings
+from compress_ssl.pipeline.common.settings import Settings
 
 
 class ClusterSettings(Settings):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import distributed
 from distributed import KilledWorker
 
-from pipeline.cluster.cluster import wait_for_worker
-from pipeline.errors import InputError, RunError
-from storage.errors import StoreError, StoreUnreachableError
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.dask.cluster import wait_for_worker
+from compress_ssl.storage.errors import StoreError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.distill.objectives.objective import AllImages, Batch, Objective
-from pipeline.distill.replay import PREFILL_EPOCHS, Replay, Replayed
-from pipeline.training.distributed import is_main, send_state
-from pipeline.training.schedule import seed_step
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
+from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, Replay, Replayed
+from compress_ssl.pipeline.training.distributed import is_main, send_state
+from compress_ssl.pipeline.training.schedule import seed_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.settings import DistillSettings
 
 
 def begin_objectives(

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 import xxhash
 
-from pipeline.errors import InputError
-from pipeline.machine import in_units
-from storage.commits import read_records
+from compress_ssl.pipeline.common.device import in_units
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.storage.commits import read_records
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from storage import Split
+    from compress_ssl.storage import Split
 
 FOLDER_NAME = "compress-ssl-views-{user}"
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.images.policies import resized_parameters
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.policies import resized_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy.typing as npt
 
-    from storage import Split
+    from compress_ssl.storage import Split
 
 
 def match_rows(split: Split, other: Split) -> npt.NDArray[np.int64]:

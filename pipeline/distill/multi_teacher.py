@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pipeline.distill.objectives.objective import Batch, Objective
+    from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
 
 
 class SeveralTeachers(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.settings import own_options
+from compress_ssl.pipeline.common.settings import own_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.images.policies import fresh_parameters, resized_parameters
-from pipeline.images.rendering import RenderJob, interpolation_of, render
-from pipeline.training.distributed import own_rows, share
-from pipeline.training.schedule import epoch_order
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.images.policies import fresh_parameters, resized_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.training.distributed import own_rows, share
+from compress_ssl.pipeline.training.schedule import epoch_order
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.distill.teacher_views import TeacherView, TeacherViews
-    from pipeline.images.policies import Policy
-    from pipeline.images.rendering import Renderer
-    from pipeline.images.sources.source import ImageSource
-    from storage import Split
+    from compress_ssl.pipeline.distill.teacher_views import TeacherView, TeacherViews
+    from compress_ssl.pipeline.images.policies import Policy
+    from compress_ssl.pipeline.images.rendering import Renderer
+    from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.storage import Split
 
 FRESH_VIEWS = 2**32
 """Number of the first epoch's fresh view: no view of a store has it."""

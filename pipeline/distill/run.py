@@ -10,36 +10,36 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline.distill.matching import check_same_views, match_rows
-from pipeline.distill.replay import Replay, ViewNumbers
-from pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
-from pipeline.distill.student import build_student, check_parts, student_size, student_training
-from pipeline.distill.teacher_views import TeacherViews, bytes_of_views
-from pipeline.errors import InputError
-from pipeline.images.canaries import check_canaries
-from pipeline.images.identity import check_same_images
-from pipeline.images.policies import POLICIES
-from pipeline.images.rendering import make_renderer
-from pipeline.images.sources.open_source import open_source
-from pipeline.machine import prepare_machine
-from pipeline.networks.network import MODEL_FILE
-from pipeline.training.distributed import main_first
-from pipeline.training.live import make_score
-from pipeline.training.loop import Stream, train
-from pipeline.training.memory import full_memory_as_sentence
-from pipeline.training.process_group import process_group
-from pipeline.training.run_folder import check_place, open_runs, run_leases
-from storage import open_store
-from storage.errors import StoreIncompleteError
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.device import prepare_machine
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.match_stores import check_same_views, match_rows
+from compress_ssl.pipeline.distill.replay import Replay, ViewNumbers
+from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
+from compress_ssl.pipeline.distill.student import build_student, check_parts, student_size, student_training
+from compress_ssl.pipeline.distill.teacher_views import TeacherViews, bytes_of_views
+from compress_ssl.pipeline.images.canaries import check_canaries
+from compress_ssl.pipeline.images.policies import POLICIES
+from compress_ssl.pipeline.images.rendering import make_renderer
+from compress_ssl.pipeline.images.same_images import check_same_images
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.networks.network import MODEL_FILE
+from compress_ssl.pipeline.training.distributed import main_first
+from compress_ssl.pipeline.training.live import make_score
+from compress_ssl.pipeline.training.loop import Stream, train
+from compress_ssl.pipeline.training.out_of_memory import full_memory_as_sentence
+from compress_ssl.pipeline.training.process_group import process_group
+from compress_ssl.pipeline.training.run_folder import check_place, open_runs, run_leases
+from compress_ssl.storage import open_store
+from compress_ssl.storage.errors import StoreIncompleteError
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.progress import Progress
-    from pipeline.training.live import LiveEvaluation
-    from storage import EmbeddingStore, Place, Split
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.training.live import LiveEvaluation
+    from compress_ssl.storage import EmbeddingStore, Place, Split
 
 
 def distill(student: DistillSettings, progress: Progress, live: LiveEvaluation | None = None) -> Path:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.distill.objective_options import DEFAULT_OBJECTIVE, OPTIONS, OWN_DEFAULTS, OWN_HEADS
-from pipeline.images.policies import POLICIES, PolicySetting
-from pipeline.settings import ContentCheckSetting, StoreLocation, argument
-from pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.common.settings import ContentCheckSetting, StoreLocation, argument
+from compress_ssl.pipeline.distill.objective_options import DEFAULT_OBJECTIVE, OPTIONS, OWN_DEFAULTS, OWN_HEADS
+from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
+from compress_ssl.pipeline.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from storage import Place
+    from compress_ssl.storage import Place
 
 
 class DistillSettings(TrainingSettings):

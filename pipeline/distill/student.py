@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pipeline.distill.beginning import begin_objectives
-from pipeline.distill.objective_options import OPTIONS
-from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import Batch, Dims
-from pipeline.distill.several_teachers import SeveralTeachers
-from pipeline.errors import InputError
-from pipeline.images.rendering import interpolation_of
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.network import MODEL_FILE, Network, save_network
-from pipeline.networks.preprocessing import Preprocessing
-from pipeline.training.distributed import check_batch, processes, share, synchronise_batch_norm
-from pipeline.training.loop import Training
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.fill_banks import begin_objectives
+from compress_ssl.pipeline.distill.multi_teacher import SeveralTeachers
+from compress_ssl.pipeline.distill.objective_options import OPTIONS
+from compress_ssl.pipeline.distill.objectives import OBJECTIVES
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims
+from compress_ssl.pipeline.images.rendering import interpolation_of
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, save_network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.training.distributed import check_batch, processes, share, synchronise_batch_norm
+from compress_ssl.pipeline.training.loop import Training
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from pipeline.distill.objectives.objective import Objective
-    from pipeline.distill.replay import Replay, Replayed
-    from pipeline.distill.settings import DistillSettings
-    from pipeline.training.live import Score
-    from storage import Split
+    from compress_ssl.pipeline.distill.objectives.objective import Objective
+    from compress_ssl.pipeline.distill.replay import Replay, Replayed
+    from compress_ssl.pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.training.live import Score
+    from compress_ssl.storage import Split
 
 logger = logging.getLogger(__name__)
 

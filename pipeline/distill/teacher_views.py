@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
-from pipeline.errors import InputError
-from pipeline.launch import launch
-from pipeline.machine import available_memory, in_units
+from compress_ssl.pipeline.common.device import available_memory, in_units
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.torchrun import launch
+from compress_ssl.pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.distill.settings import DistillSettings
-    from storage import Split
+    from compress_ssl.pipeline.distill.settings import DistillSettings
+    from compress_ssl.storage import Split
 
 logger = logging.getLogger(__name__)
 

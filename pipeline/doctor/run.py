@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.settings import StageSettings
+from compress_ssl.pipeline.common.settings import StageSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +54,7 @@ def examine() -> Iterator[Check]:
     check : Check
         As soon as it is made. A failure ends nothing but what needs it.
     """
-    from pipeline.self_test import STEPS
+    from compress_ssl.pipeline.doctor.self_test import STEPS
 
     machine: dict[str, Callable[[], Finding]] = {
         "processor": _processor,
@@ -161,7 +161,7 @@ def _libraries() -> Finding:
 def _uses() -> Finding:
     import faiss
 
-    from pipeline.machine import choose_precision, prepare_machine
+    from compress_ssl.pipeline.common.device import choose_precision, prepare_machine
 
     settings = StageSettings()
     device = prepare_machine(settings.device, settings.thread_count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.progress import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pipeline.images.rendering import RenderJob
+    from compress_ssl.pipeline.images.rendering import RenderJob
 
 SIZE = 32
 """Side of all views, in pixels."""
@@ -52,8 +52,8 @@ def compare_renderers(folder: Path) -> str:
 
 def embed_images(folder: Path) -> str:
     """Write a store."""
-    from pipeline.embed.run import embed
-    from pipeline.embed.settings import EmbedSettings
+    from compress_ssl.pipeline.embed.run import embed
+    from compress_ssl.pipeline.embed.settings import EmbedSettings
 
     settings = EmbedSettings.model_validate(
         {
@@ -72,8 +72,8 @@ def embed_images(folder: Path) -> str:
 
 def distill_student(folder: Path) -> str:
     """Train a student for one epoch."""
-    from pipeline.distill.run import distill
-    from pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.run import distill
+    from compress_ssl.pipeline.distill.settings import DistillSettings
 
     settings = DistillSettings(
         store=folder / "teacher.zarr",
@@ -90,8 +90,8 @@ def distill_student(folder: Path) -> str:
 
 def evaluate_student(folder: Path) -> str:
     """Score the student."""
-    from pipeline.evaluate.run import evaluate
-    from pipeline.evaluate.settings import KnnSettings
+    from compress_ssl.pipeline.evaluate.run import evaluate
+    from compress_ssl.pipeline.evaluate.settings import KnnSettings
 
     settings = KnnSettings(model=str(folder / "student"), data=folder / "data", size=SIZE, resize=SIZE, neighbours=())
     accuracy = evaluate(settings, Silent()).result.scores()["NN"]
@@ -108,10 +108,10 @@ STEPS: dict[str, Callable[[Path], str]] = {
 
 
 def _random_crops(folder: Path) -> RenderJob:
-    from pipeline.images.data_set import index_data_set
-    from pipeline.images.policies import POLICIES, random_parameters
-    from pipeline.images.rendering import RenderJob
-    from pipeline.settings import ImageSelection
+    from compress_ssl.pipeline.common.settings import ImageSelection
+    from compress_ssl.pipeline.images.data_set import index_data_set
+    from compress_ssl.pipeline.images.policies import POLICIES, random_parameters
+    from compress_ssl.pipeline.images.rendering import RenderJob
 
     indexes = index_data_set(
         folder / "data", ["train"], folder / "crops", ImageSelection(), threads=1, progress=Silent()
@@ -129,8 +129,8 @@ def _random_crops(folder: Path) -> RenderJob:
 def _rendered(job: RenderJob, renderer: str) -> npt.NDArray[np.float32]:
     import numpy as np
 
-    from pipeline.images.rendering import make_renderer, render
-    from pipeline.machine import prepare_machine
+    from compress_ssl.pipeline.common.device import prepare_machine
+    from compress_ssl.pipeline.images.rendering import make_renderer, render
 
     batches = render(make_renderer(renderer, prepare_machine("auto", 1), 1), job, len(job.paths))
     return np.concatenate([views[0].cpu().numpy() for views in batches]).astype(np.float32)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.embed.plan import draw_parameters
-from pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
-from pipeline.machine import autocast, choose_precision, prepare_machine
-from pipeline.networks.network import load_network
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.device import autocast, choose_precision, prepare_machine
+from compress_ssl.pipeline.embed.plan import draw_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
+from compress_ssl.pipeline.networks.network import load_network
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.embed.settings import EmbedSettings
-    from pipeline.images.rendering import Renderer
-    from pipeline.images.sources.source import ImageSource
-    from pipeline.networks.network import Network
-    from pipeline.settings import Precision
-    from storage import EmbeddingStore, Split
-    from storage.writer import StoreWriter
+    from compress_ssl.pipeline.common.settings import Precision
+    from compress_ssl.pipeline.embed.settings import EmbedSettings
+    from compress_ssl.pipeline.images.rendering import Renderer
+    from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.pipeline.networks.network import Network
+    from compress_ssl.storage import EmbeddingStore, Split
+    from compress_ssl.storage.writer import StoreWriter
 
 
 class Block(NamedTuple):

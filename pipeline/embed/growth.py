@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.embed.canaries import canaries_of, check_all_canaries
-from pipeline.embed.plan import check_made_alike
-from pipeline.embed.settings import SplitSource
-from pipeline.errors import InputError
-from pipeline.images.policies import TEN_CROP, Policy
-from storage import open_store
-from storage.errors import StoreIncompleteError, StoreMismatchError
-from storage.growth import SplitGrowth, go_on_growing, grow_store, is_growing, samples_to_append
-from storage.identity import check_same
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.embed.checks.canaries import canaries_of, check_all_canaries
+from compress_ssl.pipeline.embed.plan import check_made_alike
+from compress_ssl.pipeline.embed.settings import SplitSource
+from compress_ssl.pipeline.images.policies import TEN_CROP, Policy
+from compress_ssl.storage import open_store
+from compress_ssl.storage.errors import StoreIncompleteError, StoreMismatchError
+from compress_ssl.storage.schema import EVALUATION_VIEW
+from compress_ssl.storage.tools.growth import SplitGrowth, go_on_growing, grow_store, is_growing, samples_to_append
+from compress_ssl.storage.tools.identity import check_same
 
 if TYPE_CHECKING:
-    from pipeline.embed.block import Worker
-    from pipeline.embed.plan import EmbedPlan
-    from pipeline.embed.settings import EmbedSettings
-    from pipeline.embed.workforce import Workforce
-    from storage import EmbeddingStore, Split
+    from compress_ssl.pipeline.embed.block import Worker
+    from compress_ssl.pipeline.embed.in_process import Workforce
+    from compress_ssl.pipeline.embed.plan import EmbedPlan
+    from compress_ssl.pipeline.embed.settings import EmbedSettings
+    from compress_ssl.storage import EmbeddingStore, Split
 
 
 def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSettings:

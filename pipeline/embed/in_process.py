@@ -7,22 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from pipeline.embed.block import embed_block, load_worker, write_views
-from pipeline.embed.pixel_hashes import pixel_hash_log
-from pipeline.machine import device_kind
-from pipeline.networks.reference import parse_reference
+from compress_ssl.pipeline.common.device import device_kind
+from compress_ssl.pipeline.embed.block import embed_block, load_worker, write_views
+from compress_ssl.pipeline.embed.pixel_hashes import pixel_hash_log
+from compress_ssl.pipeline.networks.reference import parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
-    from pipeline.embed.block import Block
-    from pipeline.embed.settings import EmbedSettings
-    from pipeline.images.sources.source import ImageSource
-    from pipeline.networks.network import Network
-    from pipeline.progress import Progress
-    from pipeline.settings import Precision
-    from storage.writer import StoreWriter
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.common.settings import Precision
+    from compress_ssl.pipeline.embed.block import Block
+    from compress_ssl.pipeline.embed.settings import EmbedSettings
+    from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.pipeline.networks.network import Network
+    from compress_ssl.storage.writer import StoreWriter
 
 Answer = TypeVar("Answer")
 
@@ -87,7 +87,7 @@ def open_workforce(settings: EmbedSettings, progress: Progress) -> Iterator[Work
         If the network, the device or the cluster cannot be used.
     """
     if settings.is_shared:
-        from pipeline.embed.cluster import open_embedding_cluster
+        from compress_ssl.pipeline.embed.on_dask import open_embedding_cluster
 
         with open_embedding_cluster(settings) as cluster:
             yield cluster

@@ -20,30 +20,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
-from pipeline.cluster.cluster import open_cluster
-from pipeline.cluster.tasks import run_tasks
-from pipeline.embed.block import Block, embed_block, good_images, load_worker, write_views
-from pipeline.embed.workforce import Machine
-from pipeline.errors import InputError
-from pipeline.machine import choose_precision, device_kind, library_versions, prepare_machine
-from pipeline.networks.network import load_network, weights_sha256
-from pipeline.progress import Silent
-from storage.commits import is_committed
-from storage.durable import sweep_partial_files
-from storage.errors import StoreBusyError, StoreError, StoreNotFoundError
-from storage.placing import generation
-from storage.writer import StoreWriter
+from compress_ssl.pipeline.common.device import choose_precision, device_kind, library_versions, prepare_machine
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.dask.cluster import open_cluster
+from compress_ssl.pipeline.dask.tasks import run_tasks
+from compress_ssl.pipeline.embed.block import Block, embed_block, good_images, load_worker, write_views
+from compress_ssl.pipeline.embed.in_process import Machine
+from compress_ssl.pipeline.networks.network import load_network, weights_sha256
+from compress_ssl.storage.commits import is_committed
+from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreNotFoundError
+from compress_ssl.storage.places.durable import sweep_partial_files
+from compress_ssl.storage.publish import generation
+from compress_ssl.storage.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from distributed import Client, Future
 
-    from pipeline.embed.block import Worker
-    from pipeline.embed.settings import EmbedSettings
-    from pipeline.images.sources.source import ImageSource
-    from pipeline.progress import Progress
-    from pipeline.settings import Device
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.common.settings import Device
+    from compress_ssl.pipeline.embed.block import Worker
+    from compress_ssl.pipeline.embed.settings import EmbedSettings
+    from compress_ssl.pipeline.images.sources.source import ImageSource
 
 Answer = TypeVar("Answer")
 

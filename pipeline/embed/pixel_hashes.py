@@ -6,9 +6,9 @@ import contextlib
 import json
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
-from pipeline.images.canaries import pixel_hash
-from storage import RemotePath
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.canaries import pixel_hash
+from compress_ssl.storage import RemotePath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from storage import EmbeddingStore, Place
+    from compress_ssl.storage import EmbeddingStore, Place
 
 SCATTER = 2654435761  # Knuth's multiplicative hash: spreads the logged views over images and views
 

@@ -7,9 +7,10 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
-from pipeline.images.data_set import describe_data_set, index_data_set
-from pipeline.images.policies import (
+from compress_ssl.pipeline.common.device import library_versions
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
+from compress_ssl.pipeline.images.policies import (
     COLUMNS,
     TEN_CROP,
     Policy,
@@ -18,24 +19,23 @@ from pipeline.images.policies import (
     random_parameters,
     ten_crop_parameters,
 )
-from pipeline.machine import library_versions
-from storage import SplitPlan, Status
-from storage.errors import StoreMismatchError
-from storage.growth import samples_to_append
-from storage.identity import check_same, check_same_samples
-from storage.schema import EVALUATION_VIEW, default_block_rows
+from compress_ssl.storage import SplitPlan, Status
+from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.schema import EVALUATION_VIEW, default_block_rows
+from compress_ssl.storage.tools.growth import samples_to_append
+from compress_ssl.storage.tools.identity import check_same, check_same_samples
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pipeline.embed.settings import EmbedSettings, SplitSource
-    from pipeline.embed.workforce import Machine
-    from pipeline.images.index import ImageIndex
-    from pipeline.images.rendering import Interpolation
-    from pipeline.networks.network import Network
-    from pipeline.progress import Progress
-    from storage import EmbeddingStore, Samples
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.embed.in_process import Machine
+    from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
+    from compress_ssl.pipeline.images.index import ImageIndex
+    from compress_ssl.pipeline.images.rendering import Interpolation
+    from compress_ssl.pipeline.networks.network import Network
+    from compress_ssl.storage import EmbeddingStore, Samples
 
 BEFORE_INTERPOLATION = {"interpolation": "bilinear"}
 """What the first stores do not say of their teacher and views."""

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.embed.block import Block, good_images
-from pipeline.embed.canaries import check_all_canaries, plan_canaries
-from pipeline.embed.growth import grow, settings_of_store
-from pipeline.embed.pixel_hashes import forget_pixel_hashes, pixel_hash_path
-from pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
-from pipeline.embed.precision import measure_precision
-from pipeline.embed.space import check_blocks_fit, check_new_store_fits
-from pipeline.embed.workforce import open_workforce, seen_from_anywhere
-from storage import open_store
-from storage.growth import is_growing
-from storage.placing import is_there
-from storage.writer import StoreWriter, check_place, create_store, exclusive_writer
+from compress_ssl.pipeline.embed.block import Block, good_images
+from compress_ssl.pipeline.embed.checks.canaries import check_all_canaries, plan_canaries
+from compress_ssl.pipeline.embed.checks.disk_space import check_blocks_fit, check_new_store_fits
+from compress_ssl.pipeline.embed.checks.precision import measure_precision
+from compress_ssl.pipeline.embed.growth import grow, settings_of_store
+from compress_ssl.pipeline.embed.in_process import open_workforce, seen_from_anywhere
+from compress_ssl.pipeline.embed.pixel_hashes import forget_pixel_hashes, pixel_hash_path
+from compress_ssl.pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
+from compress_ssl.storage import open_store
+from compress_ssl.storage.publish import is_there
+from compress_ssl.storage.tools.growth import is_growing
+from compress_ssl.storage.writer import StoreWriter, check_place, create_store, exclusive_writer
 
 if TYPE_CHECKING:
-    from pipeline.embed.block import Worker
-    from pipeline.embed.settings import EmbedSettings
-    from pipeline.progress import Progress
-    from storage import EmbeddingStore
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.embed.block import Worker
+    from compress_ssl.pipeline.embed.settings import EmbedSettings
+    from compress_ssl.storage import EmbeddingStore
 
 
 def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:

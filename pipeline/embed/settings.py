@@ -8,10 +8,18 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from pipeline.cluster.settings import ClusterSettings
-from pipeline.images.policies import CROPS, POLICIES, TEN_CROP, StoredPolicySetting, TenCrop
-from pipeline.settings import ImageSelection, OutputSettings, Precision, Settings, StoreLocation, ViewGeometry, argument
-from storage.names import first_outside
+from compress_ssl.pipeline.common.settings import (
+    ImageSelection,
+    OutputSettings,
+    Precision,
+    Settings,
+    StoreLocation,
+    ViewGeometry,
+    argument,
+)
+from compress_ssl.pipeline.dask.settings import ClusterSettings
+from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, StoredPolicySetting, TenCrop
+from compress_ssl.storage.places.names import first_outside
 
 
 class SplitSource(Settings):

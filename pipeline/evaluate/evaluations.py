@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.evaluate.settings import (
+from compress_ssl.pipeline.evaluate.settings import (
     ClusterSettings,
     EvaluateSettings,
     KnnSettings,
@@ -29,19 +29,35 @@ class Evaluation(NamedTuple):
 
 
 EVALUATIONS = {
-    "knn": Evaluation(KnnSettings, "pipeline.evaluate.knn:evaluate_knn", "nearest-neighbour.json"),
-    "linear": Evaluation(LinearSettings, "pipeline.evaluate.linear:evaluate_linear", "linear.json"),
-    "low-shot": Evaluation(LowShotSettings, "pipeline.evaluate.low_shot:evaluate_low_shot", "low-shot.json"),
-    "cluster": Evaluation(ClusterSettings, "pipeline.evaluate.cluster:evaluate_cluster", "cluster.json"),
-    "layers": Evaluation(LayersSettings, "pipeline.evaluate.layers:evaluate_layers", "layers.json", needs_network=True),
+    "knn": Evaluation(
+        KnnSettings, "compress_ssl.pipeline.evaluate.knn.evaluate:evaluate_knn", "nearest-neighbour.json"
+    ),
+    "linear": Evaluation(
+        LinearSettings, "compress_ssl.pipeline.evaluate.linear.evaluate:evaluate_linear", "linear.json"
+    ),
+    "low-shot": Evaluation(
+        LowShotSettings, "compress_ssl.pipeline.evaluate.linear.low_shot:evaluate_low_shot", "low-shot.json"
+    ),
+    "cluster": Evaluation(
+        ClusterSettings, "compress_ssl.pipeline.evaluate.cluster.evaluate:evaluate_cluster", "cluster.json"
+    ),
+    "layers": Evaluation(
+        LayersSettings,
+        "compress_ssl.pipeline.evaluate.layers.evaluate:evaluate_layers",
+        "layers.json",
+        needs_network=True,
+    ),
     "voc-classify": Evaluation(
         VocClassifySettings,
-        "pipeline.evaluate.voc_classify:evaluate_voc_classify",
+        "compress_ssl.pipeline.evaluate.voc.classify:evaluate_voc_classify",
         "voc-classify.json",
         needs_network=True,
     ),
     "voc-detect": Evaluation(
-        VocDetectSettings, "pipeline.evaluate.voc_detect:evaluate_voc_detect", "voc-detect.json", needs_network=True
+        VocDetectSettings,
+        "compress_ssl.pipeline.evaluate.voc.detect:evaluate_voc_detect",
+        "voc-detect.json",
+        needs_network=True,
     ),
 }
 

@@ -10,23 +10,23 @@ import logging
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings, SplitSource
-from pipeline.errors import InputError
-from pipeline.evaluate.features import check_labels
-from pipeline.images.data_set import list_data_set
-from pipeline.images.identity import check_same_images
-from pipeline.images.policies import CROPS, POLICIES, TEN_CROP, TenCrop
-from pipeline.images.rendering import make_renderer
-from pipeline.images.sources.open_source import open_source
-from pipeline.machine import prepare_machine
-from pipeline.networks.network import MODEL_FILE, check_reference, load_network
-from pipeline.networks.reference import FORMS
-from pipeline.training.distributed import is_main, main_first
-from storage import RemotePath, location, open_store
-from storage.errors import StoreMismatchError
-from storage.reader import is_meant_as_store
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.device import prepare_machine
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
+from compress_ssl.pipeline.evaluate.features import check_labels
+from compress_ssl.pipeline.images.data_set import list_data_set
+from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, TenCrop
+from compress_ssl.pipeline.images.rendering import make_renderer
+from compress_ssl.pipeline.images.same_images import check_same_images
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.networks.network import MODEL_FILE, check_reference, load_network
+from compress_ssl.pipeline.networks.reference import FORMS
+from compress_ssl.pipeline.training.distributed import is_main, main_first
+from compress_ssl.storage import RemotePath, location, open_store
+from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.reader import is_meant_as_store
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pipeline.evaluate.settings import EvaluateSettings, LinearTraining
-    from pipeline.images.policies import Policy
-    from pipeline.images.rendering import Renderer
-    from pipeline.networks.network import Network
-    from pipeline.progress import Progress
-    from storage import EmbeddingStore, Split
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.settings import EvaluateSettings, LinearTraining
+    from compress_ssl.pipeline.images.policies import Policy
+    from compress_ssl.pipeline.images.rendering import Renderer
+    from compress_ssl.pipeline.networks.network import Network
+    from compress_ssl.storage import EmbeddingStore, Split
 
 logger = logging.getLogger(__name__)
 

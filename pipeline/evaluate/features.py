@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import InputError
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
-    from storage import Split
+    from compress_ssl.storage import Split
 
 
 class Features(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from storage.durable import write_durably
+from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

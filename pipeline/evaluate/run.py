@@ -10,22 +10,22 @@ import importlib
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import InputError, RunError
-from pipeline.evaluate.evaluations import EVALUATIONS, evaluation_of
-from pipeline.evaluate.subject import Subject
-from pipeline.networks.network import load_network
-from pipeline.settings import HOW, WHERE
-from pipeline.training.distributed import is_main, processes
-from pipeline.training.process_group import process_group
-from storage.durable import write_json_durably
-from storage.errors import StoreError
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.settings import HOW, WHERE
+from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS, evaluation_of
+from compress_ssl.pipeline.evaluate.feature_source import Subject
+from compress_ssl.pipeline.networks.network import load_network
+from compress_ssl.pipeline.training.distributed import is_main, processes
+from compress_ssl.pipeline.training.process_group import process_group
+from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.places.durable import write_json_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from pipeline.evaluate.settings import EvaluateSettings
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 
 
 class Evaluated(NamedTuple):

@@ -7,8 +7,15 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.images.policies import POLICIES, PolicySetting
-from pipeline.settings import ContentCheckSetting, ImageSelection, Precision, StageSettings, ViewGeometry, argument
+from compress_ssl.pipeline.common.settings import (
+    ContentCheckSetting,
+    ImageSelection,
+    Precision,
+    StageSettings,
+    ViewGeometry,
+    argument,
+)
+from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]

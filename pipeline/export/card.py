@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.export.folder import ONNX_FILE
-from pipeline.export.loading import loading_lines
-from pipeline.export.onnx import TOLERANCE
-from pipeline.networks.teachers import TEACHERS
-from storage import markdown
-from storage.markdown import python, section, table
+from compress_ssl.pipeline.export.folder import ONNX_FILE
+from compress_ssl.pipeline.export.loading import loading_lines
+from compress_ssl.pipeline.export.onnx import TOLERANCE
+from compress_ssl.pipeline.networks.teachers import TEACHERS
+from compress_ssl.storage.tools import markdown
+from compress_ssl.storage.tools.markdown import python, section, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pipeline.export.loading import Loading
-    from pipeline.export.onnx import Agreement
-    from pipeline.export.origin import Origin, Score
-    from pipeline.networks.network import Network
+    from compress_ssl.pipeline.export.loading import Loading
+    from compress_ssl.pipeline.export.onnx import Agreement
+    from compress_ssl.pipeline.export.origin import Origin, Score
+    from compress_ssl.pipeline.networks.network import Network
 
 TAGS = ("image-feature-extraction", "self-supervised", "knowledge-distillation", "compress-ssl")
 

@@ -10,9 +10,9 @@ import shutil
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
-from pipeline.networks.network import MODEL_FILE
-from storage.durable import flush_directory, make_directory_durably, write_json_durably
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.network import MODEL_FILE
+from compress_ssl.storage.places.durable import flush_directory, make_directory_durably, write_json_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from pipeline.networks.architectures import SMALL_IMAGES, TIMM, default_preprocessing
-from pipeline.networks.network import MODEL_FILE
+from compress_ssl.pipeline.networks.architectures import SMALL_IMAGES, TIMM, default_preprocessing
+from compress_ssl.pipeline.networks.network import MODEL_FILE
 
 if TYPE_CHECKING:
-    from pipeline.networks.network import Network
+    from compress_ssl.pipeline.networks.network import Network
 
 SMALL_STEMS: dict[str, tuple[str, ...]] = {
     r"(resnet|resnext|wide_resnet)\d+\w*": (
@@ -97,5 +97,9 @@ def _timm(name: str, network: Network) -> Loading:
 
 
 def _ours() -> Loading:
-    lines = ("from pipeline.networks.network import load_network", "", f'network = load_network("{MODEL_FILE}").module')
+    lines = (
+        "from compress_ssl.pipeline.networks.network import load_network",
+        "",
+        f'network = load_network("{MODEL_FILE}").module',
+    )
     return Loading("compress-ssl", "\n".join(lines))

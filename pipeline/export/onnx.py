@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import InputError, RunError
+from compress_ssl.pipeline.common.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from pipeline.networks.network import Network
-    from pipeline.networks.preprocessing import Preprocessing
+    from compress_ssl.pipeline.networks.network import Network
+    from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 TOLERANCE = 1e-4
 """Largest difference of a feature between torch and ONNX, in parts of the largest feature."""

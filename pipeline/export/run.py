@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from pipeline.export.card import model_card
-from pipeline.export.folder import CARD_FILE, ONNX_FILE, check_place, new_folder, write_manifest
-from pipeline.export.onnx import write_onnx
-from pipeline.export.origin import read_origin
-from pipeline.machine import library_versions
-from pipeline.networks.network import MODEL_FILE, load_network, save_network
-from storage.durable import write_durably
+from compress_ssl.pipeline.common.device import library_versions
+from compress_ssl.pipeline.export.card import model_card
+from compress_ssl.pipeline.export.folder import CARD_FILE, ONNX_FILE, check_place, new_folder, write_manifest
+from compress_ssl.pipeline.export.onnx import write_onnx
+from compress_ssl.pipeline.export.origin import read_origin
+from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
-    from pipeline.export.settings import ExportSettings
+    from compress_ssl.pipeline.export.settings import ExportSettings
 
 WRITERS = ("safetensors", "timm", "onnx", "onnxruntime")
 """Libraries whose versions an export records beside those of every stage."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.settings import Settings, argument
+from compress_ssl.pipeline.common.settings import Settings, argument
 
 
 class ExportSettings(Settings):

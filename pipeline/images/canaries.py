@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xxhash
 
-from pipeline.errors import InputError
-from pipeline.images.rendering import RenderJob, interpolation_of, render
-from pipeline.machine import device_kind, library_versions
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.device import device_kind, library_versions
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.images.rendering import Interpolation, Renderer
-    from pipeline.images.sources.source import ImageSource
-    from storage import EmbeddingStore, Samples, Split
+    from compress_ssl.pipeline.images.rendering import Interpolation, Renderer
+    from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.storage import EmbeddingStore, Samples, Split
 
 CANARIES = 16
 PICTURE_SIDE = 16

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.images.policies import COLUMN, JITTER_ORDERS
+from compress_ssl.pipeline.images.policies import COLUMN, JITTER_ORDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

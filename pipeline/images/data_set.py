@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
-from pipeline.images.index import ImageIndex, index_images
-from pipeline.images.sources.labels import add_labels
-from pipeline.images.sources.open_source import cache_name, open_source
-from pipeline.images.sources.text import read_lines
-from storage import RemotePath
-from storage.cache import user_cache
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.index import ImageIndex, index_images
+from compress_ssl.pipeline.images.sources.labels import add_labels
+from compress_ssl.pipeline.images.sources.open_source import cache_name, open_source
+from compress_ssl.pipeline.images.sources.text import read_lines
+from compress_ssl.storage import RemotePath
+from compress_ssl.storage.places.cache import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from pipeline.images.sources.source import ImageSource, Listing
-    from pipeline.progress import Progress
-    from pipeline.settings import ImageSelection
-    from storage import Place
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.common.settings import ImageSelection
+    from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
+    from compress_ssl.storage import Place
 
 
 def index_data_set(

@@ -17,16 +17,16 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from pipeline.errors import InputError
-from storage.durable import write_durably
-from storage.schema import Samples, Status
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.storage.places.durable import write_durably
+from compress_ssl.storage.schema import Samples, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-    from pipeline.images.sources.source import ImageSource, Listing
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 
 SCANS_PER_SAVE = 10_000
 """Images looked at before the cache is written: what a killed scan loses at most."""

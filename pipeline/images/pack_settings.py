@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from pipeline.settings import LabelFile, Settings, argument
+from compress_ssl.pipeline.common.settings import LabelFile, Settings, argument
 
 
 class PackSettings(Settings):

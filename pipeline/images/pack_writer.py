@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 import xxhash
 
-from pipeline.errors import InputError
-from pipeline.images.data_set import list_data_set
-from pipeline.images.sources.pack import (
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.data_set import list_data_set
+from compress_ssl.pipeline.images.sources.pack import (
     CLASS_NAME,
     CONTENT_HASH,
     DATA,
@@ -31,8 +31,8 @@ from pipeline.images.sources.pack import (
     PATH,
     is_pack,
 )
-from storage.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
-from storage.lease import writer_lease
+from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
+from compress_ssl.storage.places.lease import writer_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from pipeline.images.settings import PackSettings
-    from pipeline.images.sources.source import ImageSource, Listing
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.images.pack_settings import PackSettings
+    from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 
 BATCH_BYTES = 16 * 2**20
 BATCH_IMAGES = 4096

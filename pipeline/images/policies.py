@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
-from pipeline.errors import unknown_name
-from pipeline.settings import Settings
+from compress_ssl.pipeline.common.errors import unknown_name
+from compress_ssl.pipeline.common.settings import Settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import xxhash
 
-from pipeline.errors import InputError
-from pipeline.images.colour import apply_colour
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.colour import apply_colour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pipeline.images.sources.source import ImageSource
+    from compress_ssl.pipeline.images.sources.source import ImageSource
 
 READ_AHEAD_BATCHES = 4
 
@@ -75,10 +75,10 @@ def interpolation_of(view: Mapping[str, Any]) -> Interpolation:
 def make_renderer(name: str, device: torch.device, threads: int) -> Renderer:
     """The renderer of that name (``dali`` or ``torchvision``)."""
     if name == "dali":
-        from pipeline.images.renderers.dali import DaliRenderer
+        from compress_ssl.pipeline.images.renderers.dali import DaliRenderer
 
         return DaliRenderer(device, threads)
-    from pipeline.images.renderers.torchvision import TorchvisionRenderer
+    from compress_ssl.pipeline.images.renderers.torchvision import TorchvisionRenderer
 
     return TorchvisionRenderer(device, threads)
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from pipeline.errors import InputError
-from pipeline.images.index import decode
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.images.index import decode
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from pipeline.images.sources.source import ImageSource
-    from pipeline.progress import Progress
-    from pipeline.settings import ContentCheck
-    from storage import Split
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.common.settings import ContentCheck
+    from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.storage import Split
 
 SAMPLE = 256
 

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 import numpy as np
 
-from pipeline.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 from torchvision import models
 
-from pipeline.errors import unknown_name
-from pipeline.networks.backbone import Backbone, without_head
-from pipeline.networks.preprocessing import Preprocessing
-from pipeline.networks.small_images import conv4, narrow_resnet, small_image_stem
-from pipeline.networks.timm_models import timm_backbone, timm_names, timm_preprocessing
-from pipeline.networks.wide_resnet import wide_resnet50
+from compress_ssl.pipeline.common.errors import unknown_name
+from compress_ssl.pipeline.networks.backbone import Backbone, without_head
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.small_images import conv4, narrow_resnet, small_image_stem
+from compress_ssl.pipeline.networks.timm_models import timm_backbone, timm_names, timm_preprocessing
+from compress_ssl.pipeline.networks.wide_resnet import wide_resnet50
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.errors import InputError, unknown_name
-from pipeline.networks.architectures import (
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.networks.architectures import (
     LISTED_BY,
     TIMM,
     architecture_names,
     build_backbone,
     default_preprocessing,
 )
-from pipeline.networks.backbone import Backbone
-from pipeline.networks.preprocessing import Preprocessing
-from pipeline.networks.pretrained import check_torchvision, torchvision_preprocessing
-from pipeline.networks.reference import parse_reference
-from pipeline.networks.students import STUDENTS
-from pipeline.networks.teachers import TEACHERS
-from pipeline.networks.timm_models import timm_names
+from compress_ssl.pipeline.networks.backbone import Backbone
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.pretrained import check_torchvision, torchvision_preprocessing
+from compress_ssl.pipeline.networks.reference import parse_reference
+from compress_ssl.pipeline.networks.students import STUDENTS
+from compress_ssl.pipeline.networks.teachers import TEACHERS
+from compress_ssl.pipeline.networks.timm_models import timm_names
 
 if TYPE_CHECKING:
     from torch import nn

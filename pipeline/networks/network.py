@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save
 
-from pipeline.errors import InputError, unknown_name
-from pipeline.networks.architectures import (
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.networks.architectures import (
     LISTED_BY,
     TIMM,
     architecture_names,
@@ -19,24 +19,24 @@ from pipeline.networks.architectures import (
     check_architecture,
     default_preprocessing,
 )
-from pipeline.networks.checkpoints.file import read_checkpoint_file
-from pipeline.networks.checkpoints.layouts import LAYOUTS, find_weights
-from pipeline.networks.checkpoints.load import architecture_of, load_weights
-from pipeline.networks.preprocessing import Preprocessing
-from pipeline.networks.pretrained import check_torchvision, timm_pretrained, torchvision_pretrained
-from pipeline.networks.reference import FORMS, parse_reference
-from pipeline.networks.teachers import TEACHERS
-from storage.durable import write_durably
+from compress_ssl.pipeline.networks.checkpoints.file import read_checkpoint_file
+from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, find_weights
+from compress_ssl.pipeline.networks.checkpoints.load import architecture_of, load_weights
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.pretrained import check_torchvision, timm_pretrained, torchvision_pretrained
+from compress_ssl.pipeline.networks.reference import FORMS, parse_reference
+from compress_ssl.pipeline.networks.teachers import TEACHERS
+from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from pipeline.networks.checkpoints.file import CheckpointFile
-    from pipeline.networks.checkpoints.layouts import Weights
-    from pipeline.networks.checkpoints.load import LoadedCheckpoint
-    from pipeline.networks.reference import Reference
+    from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
+    from compress_ssl.pipeline.networks.checkpoints.layouts import Weights
+    from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint
+    from compress_ssl.pipeline.networks.reference import Reference
 
 MODEL_FILE = "model.safetensors"
 """Where a run keeps its network: torchvision's own keys, no classifier, what it wants to see in the header."""

@@ -7,11 +7,11 @@ import pickle
 import torch
 from torchvision import models
 
-from pipeline.errors import InputError, unknown_name
-from pipeline.networks.architectures import LISTED_BY, TIMM, architecture_names, check_architecture
-from pipeline.networks.backbone import Backbone, without_head
-from pipeline.networks.preprocessing import Preprocessing
-from pipeline.networks.timm_models import timm_backbone, timm_preprocessing
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.networks.architectures import LISTED_BY, TIMM, architecture_names, check_architecture
+from compress_ssl.pipeline.networks.backbone import Backbone, without_head
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.timm_models import timm_backbone, timm_preprocessing
 
 
 def check_torchvision(name: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from pipeline.networks.backbone import Backbone
+from compress_ssl.pipeline.networks.backbone import Backbone
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.networks.checkpoints.layouts import IMAGENET, IMAGENET_BICUBIC, UNIT_RANGE
+from compress_ssl.pipeline.networks.checkpoints.layouts import IMAGENET, IMAGENET_BICUBIC, UNIT_RANGE
 
 if TYPE_CHECKING:
-    from pipeline.networks.preprocessing import Preprocessing
+    from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from pipeline.networks.backbone import Backbone, silence_dropout
-from pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.backbone import Backbone, silence_dropout
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

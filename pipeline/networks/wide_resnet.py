@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from pipeline.networks.backbone import Backbone
+from compress_ssl.pipeline.networks.backbone import Backbone
 
 
 class WideResNet50(ResNet):  # type: ignore[misc]  # torchvision comes without types

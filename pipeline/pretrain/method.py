@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
-from pipeline.machine import autocast
+from compress_ssl.pipeline.common.device import autocast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.images.index import ImageIndex
-    from pipeline.pretrain.settings import PretrainSettings
+    from compress_ssl.pipeline.images.index import ImageIndex
+    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 
 class Method(nn.Module, ABC):

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from pipeline.pretrain.method import Method
-from pipeline.pretrain.simclr import projection_head
-from pipeline.training.distributed import gather_rows, processes, rank
-from pipeline.training.memory_bank import MemoryBank
-from pipeline.training.moving_average import follow, follower
+from compress_ssl.pipeline.pretrain.method import Method
+from compress_ssl.pipeline.pretrain.simclr import projection_head
+from compress_ssl.pipeline.training.distributed import gather_rows, processes, rank
+from compress_ssl.pipeline.training.ema import follow, follower
+from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.images.index import ImageIndex
-    from pipeline.pretrain.settings import PretrainSettings
+    from compress_ssl.pipeline.images.index import ImageIndex
+    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 logger = logging.getLogger(__name__)
 

@@ -8,23 +8,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.images.data_set import index_data_set
-from pipeline.images.policies import fresh_parameters
-from pipeline.images.rendering import RenderJob, make_renderer, render
-from pipeline.machine import prepare_machine
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.network import MODEL_FILE, Network, save_network
-from pipeline.networks.preprocessing import Preprocessing
-from pipeline.pretrain.moco import MoCoV2
-from pipeline.pretrain.simclr import SimCLR
-from pipeline.pretrain.supervised import Supervised
-from pipeline.training.distributed import check_batch, main_first, own_rows, share, synchronise_batch_norm
-from pipeline.training.live import make_score
-from pipeline.training.loop import Stream, Training, train
-from pipeline.training.process_group import process_group
-from pipeline.training.run_folder import check_place, open_runs, run_leases
-from pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.common.device import prepare_machine
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.images.policies import fresh_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, save_network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.pretrain.moco import MoCoV2
+from compress_ssl.pipeline.pretrain.simclr import SimCLR
+from compress_ssl.pipeline.pretrain.supervised import Supervised
+from compress_ssl.pipeline.training.distributed import check_batch, main_first, own_rows, share, synchronise_batch_norm
+from compress_ssl.pipeline.training.live import make_score
+from compress_ssl.pipeline.training.loop import Stream, Training, train
+from compress_ssl.pipeline.training.process_group import process_group
+from compress_ssl.pipeline.training.run_folder import check_place, open_runs, run_leases
+from compress_ssl.pipeline.training.schedule import epoch_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.images.index import ImageIndex
-    from pipeline.pretrain.method import Method
-    from pipeline.pretrain.settings import PretrainSettings
-    from pipeline.progress import Progress
-    from pipeline.training.live import LiveEvaluation
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.images.index import ImageIndex
+    from compress_ssl.pipeline.pretrain.method import Method
+    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+    from compress_ssl.pipeline.training.live import LiveEvaluation
 
 
 METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "moco-v2": MoCoV2, "supervised": Supervised}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.images.policies import POLICIES, PolicySetting
-from pipeline.settings import ImageSelection, ViewGeometry, argument, own_options
-from pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.common.settings import ImageSelection, ViewGeometry, argument, own_options
+from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
+from compress_ssl.pipeline.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

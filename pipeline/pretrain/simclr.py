@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from pipeline.pretrain.method import Method
-from pipeline.training.distributed import gather_with_gradient
+from compress_ssl.pipeline.pretrain.method import Method
+from compress_ssl.pipeline.training.distributed import gather_with_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.images.index import ImageIndex
-    from pipeline.pretrain.settings import PretrainSettings
+    from compress_ssl.pipeline.images.index import ImageIndex
+    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 
 def projection_head(feature_dim: int, projection_dim: int) -> nn.Sequential:

@@ -8,14 +8,14 @@ import numpy as np
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.errors import InputError
-from pipeline.pretrain.method import Method
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.pretrain.method import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.images.index import ImageIndex
-    from pipeline.pretrain.settings import PretrainSettings
+    from compress_ssl.pipeline.images.index import ImageIndex
+    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 
 def make_classifier(feature_dim: int, index: ImageIndex) -> nn.Linear:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
-from pipeline.evaluate.evaluations import DEFAULT_EVALUATION
-from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.recipe import Evaluations, Recipe
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION
+from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
+from compress_ssl.pipeline.recipe.file import Evaluations, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,7 +87,7 @@ def _teacher(networks: Sequence[Table]) -> dict[str, Any]:
 
 
 def _default_objective() -> str:
-    from pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.settings import DistillSettings
 
     return str(DistillSettings.model_fields["objective"].default)
 

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError, unknown_name
-from pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
-from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.images.policies import Policy
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.settings import Settings, StageSettings, explain
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.common.settings import Settings, StageSettings, explain
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
+from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
+from compress_ssl.pipeline.images.policies import Policy
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.distill.settings import DistillSettings
-from pipeline.evaluate.live import make_live_evaluation
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.evaluate.knn.live import make_live_evaluation
 
 if TYPE_CHECKING:
-    from pipeline.images.rendering import Renderer
-    from pipeline.pretrain.settings import PretrainSettings
-    from pipeline.progress import Progress
-    from pipeline.training.live import Score
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.images.rendering import Renderer
+    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+    from compress_ssl.pipeline.training.live import Score
 
 
 def live_evaluation(settings: DistillSettings | PretrainSettings, renderer: Renderer, progress: Progress) -> Score:

@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.distill.settings import SHARED_IN_ONE_PASS
-from pipeline.errors import InputError, RunError, TrainingsFailed
-from pipeline.images.sources.open_source import open_source
-from pipeline.recipe import PREVIOUS, UNFINISHED, Recipe
-from pipeline.steps import Step, plan_steps
-from pipeline.up_to_date import (
+from compress_ssl.pipeline.common.errors import InputError, RunError, TrainingsFailed
+from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.recipe.file import PREVIOUS, UNFINISHED, Recipe
+from compress_ssl.pipeline.recipe.steps import Step, plan_steps
+from compress_ssl.pipeline.recipe.up_to_date import (
     Decision,
     decide,
     image_fingerprints,
@@ -26,14 +26,14 @@ from pipeline.up_to_date import (
     used_what_is_there,
     write_record,
 )
-from storage.errors import StoreError
+from compress_ssl.storage.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.progress import Progress
-    from pipeline.up_to_date import ImageFolder
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.recipe.up_to_date import ImageFolder
 
 
 @dataclass(frozen=True)
@@ -231,31 +231,31 @@ def _make_room(decision: Decision, recipe: Recipe) -> None:
 def _run_stage(stage: str, settings: list[Any], progress: Progress) -> None:
     """Run steps of one stage: several students together, any other stage one."""
     if stage == "distill":
-        from pipeline.distill.run import distill_together
-        from pipeline.live import live_evaluation
+        from compress_ssl.pipeline.distill.run import distill_together
+        from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
         distill_together(settings, progress, live_evaluation)
         return
     (alone,) = settings
     if stage == "pretrain":
-        from pipeline.live import live_evaluation
-        from pipeline.pretrain.run import pretrain
+        from compress_ssl.pipeline.pretrain.run import pretrain
+        from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
         pretrain(alone, progress, live_evaluation)
     elif stage == "embed":
-        from pipeline.embed.run import embed
+        from compress_ssl.pipeline.embed.run import embed
 
         embed(alone, progress)
     else:
-        from pipeline.evaluate.run import evaluate
+        from compress_ssl.pipeline.evaluate.run import evaluate
 
         evaluate(alone, progress)
 
 
 def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
-    from pipeline.networks.architectures import check_architecture
-    from pipeline.networks.network import check_reference
-    from storage.reader import is_meant_as_store
+    from compress_ssl.pipeline.networks.architectures import check_architecture
+    from compress_ssl.pipeline.networks.network import check_reference
+    from compress_ssl.storage.reader import is_meant_as_store
 
     for step in steps:
         for key, check in (

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.distill.objective_options import options_for
-from pipeline.errors import InputError, unknown_name
-from pipeline.evaluate.evaluations import EVALUATIONS
-from pipeline.pretrain.settings import options_for as method_options
-from pipeline.recipe import PREVIOUS, RESERVED, STAGES, UNFINISHED, check_tables, validated, where_of
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.distill.objective_options import options_for
+from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
+from compress_ssl.pipeline.pretrain.settings import options_for as method_options
+from compress_ssl.pipeline.recipe.file import PREVIOUS, RESERVED, STAGES, UNFINISHED, check_tables, validated, where_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.recipe import Recipe
-    from pipeline.settings import StageSettings
+    from compress_ssl.pipeline.common.settings import StageSettings
+    from compress_ssl.pipeline.recipe.file import Recipe
 
 
 @dataclass(frozen=True)

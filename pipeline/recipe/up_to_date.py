@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
-from pipeline.distill.settings import DistillSettings
-from pipeline.images.sources.open_source import open_source
-from pipeline.networks.reference import parse_reference
-from pipeline.settings import HOW, WHERE, ImageSelection
-from storage.durable import write_json_durably
-from storage.identity import content_hash
-from storage.reader import has_zarr_metadata, is_meant_as_store, open_store
-from storage.remote import RemotePath, location
+from compress_ssl.pipeline.common.settings import HOW, WHERE, ImageSelection
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.networks.reference import parse_reference
+from compress_ssl.storage.places.durable import write_json_durably
+from compress_ssl.storage.places.remote import RemotePath, location
+from compress_ssl.storage.reader import has_zarr_metadata, is_meant_as_store, open_store
+from compress_ssl.storage.tools.identity import content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pipeline.recipe import Recipe
-    from pipeline.steps import Step
-    from storage import Place
+    from compress_ssl.pipeline.recipe.file import Recipe
+    from compress_ssl.pipeline.recipe.steps import Step
+    from compress_ssl.storage import Place
 
 
 class ImageFolder(NamedTuple):
@@ -127,7 +127,7 @@ def result_file(step: Step) -> Path:
         return step.output / "zarr.json"
     if step.stage == "evaluate":
         return step.output
-    from pipeline.networks.network import MODEL_FILE
+    from compress_ssl.pipeline.networks.network import MODEL_FILE
 
     return step.output / MODEL_FILE
 
@@ -159,7 +159,7 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
 
 def _content(path: Place) -> str | None:
     """Hash of a network's file, or of a store's metadata and commit records (they hold the hash of every part)."""
-    from pipeline.networks.network import MODEL_FILE
+    from compress_ssl.pipeline.networks.network import MODEL_FILE
 
     if isinstance(path, RemotePath):
         return content_hash(open_store(path))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.errors import InputError
-from storage.durable import write_durably
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

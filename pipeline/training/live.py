@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
-from pipeline.training.distributed import is_main
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.training.distributed import is_main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pipeline.images.rendering import Renderer
-    from pipeline.networks.network import Network
-    from pipeline.progress import Progress
-    from pipeline.training.settings import TrainingSettings
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.images.rendering import Renderer
+    from compress_ssl.pipeline.networks.network import Network
+    from compress_ssl.pipeline.training.settings import TrainingSettings
 
     Score = Callable[[Network], Mapping[str, float]]
     LiveEvaluation = Callable[[Any, Renderer, Progress], Score]
-    """Made from a training's settings; ``pipeline.live.live_evaluation`` is one."""
+    """Made from a training's settings; ``compress_ssl.pipeline.recipe.live_evaluation.live_evaluation`` is one."""
 
 
 def make_score(
@@ -33,5 +33,7 @@ def make_score(
     if settings.live_every is None or not is_main():
         return None
     if live is None:
-        raise InputError("live_every is set, but no live evaluation was handed in; pipeline.live has one.")
+        raise InputError(
+            "live_every is set, but no live evaluation was handed in; compress_ssl.pipeline.recipe.live_evaluation has one."
+        )
     return live(settings, renderer, progress)

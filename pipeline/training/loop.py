@@ -16,11 +16,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pipeline.errors import RunError, Stopped, TrainingsFailed
-from pipeline.training.distributed import is_main, largest, processes
-from pipeline.training.memory import FullMemory
-from pipeline.training.running import Running
-from pipeline.training.stopping import stop_requests
+from compress_ssl.pipeline.common.errors import RunError, Stopped, TrainingsFailed
+from compress_ssl.pipeline.training.distributed import is_main, largest, processes
+from compress_ssl.pipeline.training.out_of_memory import FullMemory
+from compress_ssl.pipeline.training.signals import stop_requests
+from compress_ssl.pipeline.training.trainer import Running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from pipeline.progress import Progress
-    from pipeline.training.settings import TrainingSettings
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 

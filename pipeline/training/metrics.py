@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.errors import RunError
-from pipeline.training.distributed import is_main, means
-from storage.durable import write_durably
+from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.training.distributed import is_main, means
+from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

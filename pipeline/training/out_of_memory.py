@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.errors import RunError
+from compress_ssl.pipeline.common.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from pipeline.errors import RunError, Stopped, ToldByAnother
-from pipeline.launch import Launch, launch
-from pipeline.training.checkpoint import first_line
+from compress_ssl.pipeline.common.errors import RunError, Stopped, ToldByAnother
+from compress_ssl.pipeline.common.torchrun import Launch, launch
+from compress_ssl.pipeline.training.checkpoint import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,18 +10,18 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
-from pipeline.machine import library_versions
-from pipeline.settings import HOW, WHERE
-from pipeline.training.distributed import is_main, main_first
-from storage.durable import PARTIAL_SUFFIX, write_json_durably
-from storage.lease import writer_lease
+from compress_ssl.pipeline.common.device import library_versions
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import HOW, WHERE
+from compress_ssl.pipeline.training.distributed import is_main, main_first
+from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, write_json_durably
+from compress_ssl.storage.places.lease import writer_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.training.settings import TrainingSettings
+    from compress_ssl.pipeline.training.settings import TrainingSettings
 
 SETTINGS_FILE = "settings.json"
 

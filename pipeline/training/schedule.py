@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pipeline.draws import draw_generator
-from pipeline.training.distributed import rank
+from compress_ssl.pipeline.common.rng import draw_generator
+from compress_ssl.pipeline.training.distributed import rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-    from pipeline.training.settings import TrainingSettings
+    from compress_ssl.pipeline.training.settings import TrainingSettings
 
 
 def learning_rate(settings: TrainingSettings, epoch: int, step: int, steps: int) -> float:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings import OutputSettings
+from compress_ssl.pipeline.common.settings import OutputSettings
 
 
 class TrainingSettings(OutputSettings):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from pipeline.errors import InputError, RunError
-from pipeline.machine import AUTOCAST_TYPES
-from pipeline.networks.network import BEST_FOLDER, EPOCH_FOLDER
-from pipeline.training.checkpoint import first_line, load_checkpoint, save_checkpoint
-from pipeline.training.distributed import (
+from compress_ssl.pipeline.common.device import AUTOCAST_TYPES
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.networks.network import BEST_FOLDER, EPOCH_FOLDER
+from compress_ssl.pipeline.training.checkpoint import first_line, load_checkpoint, save_checkpoint
+from compress_ssl.pipeline.training.distributed import (
     averaging,
     check_gradients,
     from_main,
@@ -20,15 +20,15 @@ from pipeline.training.distributed import (
     processes,
     send_state,
 )
-from pipeline.training.memory import full_memory_as_sentence
-from pipeline.training.metrics import MetricsLog, keep_metrics_until
-from pipeline.training.schedule import learning_rate, make_optimizer, seed_step
+from compress_ssl.pipeline.training.metrics import MetricsLog, keep_metrics_until
+from compress_ssl.pipeline.training.out_of_memory import full_memory_as_sentence
+from compress_ssl.pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pipeline.training.loop import Stream, Training
+    from compress_ssl.pipeline.training.loop import Stream, Training
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from storage.errors import StoreUnreachableError
+from compress_ssl.storage.errors import StoreUnreachableError
 
 KEYS = {
     "aws_access_key_id": "access_key_id",

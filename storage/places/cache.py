@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from storage.durable import PARTIAL_SUFFIX
-from storage.errors import StoreDamagedError, StoreError
+from compress_ssl.storage.errors import StoreDamagedError, StoreError
+from compress_ssl.storage.places.durable import PARTIAL_SUFFIX
 
 if TYPE_CHECKING:
-    from storage.commits import Part
-    from storage.remote import Place, RemotePath
+    from compress_ssl.storage.commits import Part
+    from compress_ssl.storage.places.remote import Place, RemotePath
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from storage.aws_profile import aws_profile
-from storage.errors import StoreUnreachableError
+from compress_ssl.storage.errors import StoreUnreachableError
+from compress_ssl.storage.places.aws_profile import aws_profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from storage.remote import RemotePath
+    from compress_ssl.storage.places.remote import RemotePath
 
 RETRY_SECONDS = "COMPRESS_SSL_RETRY_SECONDS"
 """Environment variable: how long a request that fails is tried again; three minutes unless set."""

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore
 
-from storage.remote import RemotePath
+from compress_ssl.storage.places.remote import RemotePath
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zarr.core.buffer import Buffer
 
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
 
 PARTIAL_SUFFIX = ".partial"
 

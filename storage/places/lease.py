@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.errors import StoreBusyError, StoreError
-from storage.remote import RemotePath
+from compress_ssl.storage.errors import StoreBusyError, StoreError
+from compress_ssl.storage.places.remote import RemotePath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0
@@ -125,7 +125,7 @@ def writer_lease(store: Place) -> Iterator[None]:
         If a living process holds it.
     """
     if isinstance(store, RemotePath):
-        from storage.remote_lease import remote_lease
+        from compress_ssl.storage.places.remote_lease import remote_lease
 
         with remote_lease(store):
             yield

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from storage.errors import StoreUnsafeError
+from compress_ssl.storage.errors import StoreUnsafeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
 
 LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|\0")
 """Names that lead out of the folder they are in: absolute ones, drives, ``..``; and what ends a name for the system."""

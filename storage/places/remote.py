@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 from urllib.parse import urlsplit
 
-from storage.connection import client, object_name, reaching, without_secrets
-from storage.errors import StoreError
+from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.places.connection import client, object_name, reaching, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

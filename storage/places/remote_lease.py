@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-from storage.errors import StoreBusyError, StoreUnreachableError
-from storage.lease import busy, heartbeat, identity, is_held, parse
+from compress_ssl.storage.errors import StoreBusyError, StoreUnreachableError
+from compress_ssl.storage.places.lease import busy, heartbeat, identity, is_held, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from obstore import PutMode
 
-    from storage.remote import RemotePath, Version
+    from compress_ssl.storage.places.remote import RemotePath, Version
 
 ATTEMPTS = 10
 """How often to look again after another process was quicker."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from storage.markdown import facts, python, section, table
+from compress_ssl.storage.tools.markdown import facts, python, section, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,7 +134,7 @@ def _views(splits: Mapping[str, Mapping[str, Any]]) -> str:
 def _reading(name: str, description: Mapping[str, Any]) -> str:
     split = next(iter(description["splits"]), "train")
     ours = (
-        "from storage import open_store\n\n"
+        "from compress_ssl.storage import open_store\n\n"
         f'{split} = open_store("{name}")["{split}"]\n'
         f"{split}.view(0)  # (N, D) float16, the evaluation view of every image\n"
         f"{split}.samples.sample_path[5], {split}.samples.label[5], {split}.samples.good[5]"

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.description import summary
-from storage.errors import UNREADABLE, StoreError, StoreNotFoundError
-from storage.reader import is_store, open_store
-from storage.remote import RemotePath
+from compress_ssl.storage.errors import UNREADABLE, StoreError, StoreNotFoundError
+from compress_ssl.storage.places.remote import RemotePath
+from compress_ssl.storage.reader import is_store, open_store
+from compress_ssl.storage.tools.description import summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
 
 NO_STORES = (".creating", ".deleting", ".copying")
 """Ends of the names of what is on its way to be a store, or on its way out."""
@@ -27,7 +27,7 @@ class CatalogueEntry:
 
     path: str
     found: dict[str, Any] = field(default_factory=dict)
-    """As ``storage.description.summary``; empty where it cannot be read."""
+    """As ``compress_ssl.storage.tools.description.summary``; empty where it cannot be read."""
     error: str | None = None
     """One sentence, where it cannot be read."""
 

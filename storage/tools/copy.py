@@ -1,7 +1,7 @@
 """Copying a store from any place to any place: resumed where it was broken off, every part checked by its record.
 
 The records and the root's ``zarr.json`` are written last, so that what is not whole looks like no store: on a disk the
-copy grows in ``NAME.copying`` beside its place, on an object store as a store that is being created (``storage.placing``).
+copy grows in ``NAME.copying`` beside its place, on an object store as a store that is being created (``compress_ssl.storage.publish``).
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.cache import fetch, is_part
-from storage.commits import SAMPLES_UNIT, check_sizes, parse_records, read_records, record_files
-from storage.durable import flush_directory, make_read_only, write_durably
-from storage.errors import StoreError, StoreExistsError
-from storage.placing import ROOT, creating, is_there
-from storage.reader import is_store, open_store
-from storage.remote import check_writable
-from storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
-from storage.writer import check_place, exclusive_writer
+from compress_ssl.storage.commits import SAMPLES_UNIT, check_sizes, parse_records, read_records, record_files
+from compress_ssl.storage.errors import StoreError, StoreExistsError
+from compress_ssl.storage.places.cache import fetch, is_part
+from compress_ssl.storage.places.durable import flush_directory, make_read_only, write_durably
+from compress_ssl.storage.places.remote import check_writable
+from compress_ssl.storage.publish import ROOT, creating, is_there
+from compress_ssl.storage.reader import is_store, open_store
+from compress_ssl.storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
+from compress_ssl.storage.writer import check_place, exclusive_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from storage.commits import Part
-    from storage.reader import EmbeddingStore
-    from storage.remote import Place
+    from compress_ssl.storage.commits import Part
+    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.reader import EmbeddingStore
 
 COPIES = 8
 """Parts that are copied side by side: about 256 MiB of memory."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storage import schema
-from storage.commits import SAMPLES_UNIT
-from storage.lease import lease_holder
+from compress_ssl.storage import schema
+from compress_ssl.storage.commits import SAMPLES_UNIT
+from compress_ssl.storage.places.lease import lease_holder
 
 if TYPE_CHECKING:
-    from storage.commits import Record
-    from storage.reader import EmbeddingStore
-    from storage.split import Split
+    from compress_ssl.storage.commits import Record
+    from compress_ssl.storage.reader import EmbeddingStore
+    from compress_ssl.storage.split import Split
 
 
 def describe(store: EmbeddingStore) -> dict[str, Any]:

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from storage import schema
-from storage.commits import SAMPLES_UNIT, extend_manifest
-from storage.errors import StoreMismatchError
-from storage.reader import open_store
-from storage.zarr_stores import zarr_store
+from compress_ssl.storage import schema
+from compress_ssl.storage.commits import SAMPLES_UNIT, extend_manifest
+from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.zarr_stores import zarr_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from storage.remote import Place
-    from storage.split import Split
+    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.split import Split
 
 
 @dataclass(frozen=True)

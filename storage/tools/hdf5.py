@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import xxhash
 
-from storage import schema
-from storage.errors import StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
+from compress_ssl.storage import schema
+from compress_ssl.storage.errors import StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

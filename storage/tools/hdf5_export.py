@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from storage import schema
-from storage.commits import SAMPLES_UNIT, read_records
-from storage.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
-from storage.errors import StoreError, StoreExistsError, StoreIncompleteError
-from storage.hdf5 import COMMIT, COMMITS, LAYOUT, commit_of, is_exported, write_attributes
+from compress_ssl.storage import schema
+from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
+from compress_ssl.storage.errors import StoreError, StoreExistsError, StoreIncompleteError
+from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
+from compress_ssl.storage.tools.hdf5 import COMMIT, COMMITS, LAYOUT, commit_of, is_exported, write_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from storage.reader import EmbeddingStore
-    from storage.split import Split
+    from compress_ssl.storage.reader import EmbeddingStore
+    from compress_ssl.storage.split import Split
 
 RECORDS_CHUNK = 2**20
 

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import zarr
 
-from storage import schema
-from storage.commits import SAMPLES_UNIT, read_records
-from storage.durable import DurableStore
-from storage.hdf5 import COMMITS, array_in, damaged, opened_hdf5, read_attributes, reading, split_names
-from storage.placing import new_store
-from storage.schema import Samples, SplitPlan
-from storage.writer import OVERWRITE, StoreWriter, check_place, create_store, exclusive_writer
+from compress_ssl.storage import schema
+from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
+from compress_ssl.storage.places.durable import DurableStore
+from compress_ssl.storage.publish import new_store
+from compress_ssl.storage.schema import Samples, SplitPlan
+from compress_ssl.storage.tools.hdf5 import (
+    COMMITS,
+    array_in,
+    damaged,
+    opened_hdf5,
+    read_attributes,
+    reading,
+    split_names,
+)
+from compress_ssl.storage.writer import OVERWRITE, StoreWriter, check_place, create_store, exclusive_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     import h5py
     import numpy.typing as npt
 
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
 
 
 def import_hdf5(file: Path, place: Place, advance: Callable[[int], None], *, overwrite: bool = False) -> None:

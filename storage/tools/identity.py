@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from storage.commits import SAMPLES_UNIT, read_records
-from storage.errors import StoreMismatchError
+from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
+from compress_ssl.storage.errors import StoreMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from storage.reader import EmbeddingStore
-    from storage.remote import Place
-    from storage.schema import Samples
+    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.reader import EmbeddingStore
+    from compress_ssl.storage.schema import Samples
 
 
 def content_hash(store: EmbeddingStore) -> str:

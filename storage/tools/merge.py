@@ -9,22 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from storage.cache import fetch
-from storage.commits import commit_block
-from storage.durable import write_durably
-from storage.errors import StoreExistsError
-from storage.merge_plan import MergePlan, Unit, plan_of
-from storage.placing import is_there
-from storage.reader import is_store, open_store
-from storage.writer import StoreWriter, check_place, create_store, exclusive_writer
+from compress_ssl.storage.commits import commit_block
+from compress_ssl.storage.errors import StoreExistsError
+from compress_ssl.storage.places.cache import fetch
+from compress_ssl.storage.places.durable import write_durably
+from compress_ssl.storage.publish import is_there
+from compress_ssl.storage.reader import is_store, open_store
+from compress_ssl.storage.tools.merge_plan import MergePlan, Unit, plan_of
+from compress_ssl.storage.writer import StoreWriter, check_place, create_store, exclusive_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from storage.commits import Record
-    from storage.reader import EmbeddingStore
-    from storage.remote import Place
-    from storage.schema import SplitPlan
+    from compress_ssl.storage.commits import Record
+    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.reader import EmbeddingStore
+    from compress_ssl.storage.schema import SplitPlan
 
 COPIES = 8
 """Blocks that are copied side by side: about 128 MiB of memory."""

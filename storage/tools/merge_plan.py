@@ -1,4 +1,4 @@
-"""Whether stores are parts of one, what that one is, and where its blocks are (``storage.merge``)."""
+"""Whether stores are parts of one, what that one is, and where its blocks are (``compress_ssl.storage.tools.merge``)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from storage.commits import read_records
-from storage.errors import StoreMismatchError
-from storage.identity import check_same_samples
-from storage.schema import ROOM, SplitPlan, Status
+from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.schema import ROOM, SplitPlan, Status
+from compress_ssl.storage.tools.identity import check_same_samples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from storage.commits import Record
-    from storage.reader import EmbeddingStore
-    from storage.remote import Place
-    from storage.split import Split
+    from compress_ssl.storage.commits import Record
+    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.reader import EmbeddingStore
+    from compress_ssl.storage.split import Split
 
 BY_SPLIT = {"data_set", "canaries", "splits"}
 """Attributes of the root that say something of each split."""

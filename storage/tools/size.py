@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from storage import schema
-from storage.safety import CHECKSUM_BYTES, COUNT_BYTES
+from compress_ssl.storage import schema
+from compress_ssl.storage.safety import CHECKSUM_BYTES, COUNT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
 
 LENGTH_BYTES = 4
 """Before each text in a chunk of texts."""

@@ -6,14 +6,14 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from storage.commits import SAMPLES_UNIT, Part, Record, checksum, read_records
-from storage.errors import StoreDamagedError
+from compress_ssl.storage.commits import SAMPLES_UNIT, Part, Record, checksum, read_records
+from compress_ssl.storage.errors import StoreDamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from storage.reader import EmbeddingStore
-    from storage.remote import Place
+    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.reader import EmbeddingStore
 
 
 @dataclass(frozen=True)

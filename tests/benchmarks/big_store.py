@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.distill.mapped_view import MappedView
-from storage import Samples, SplitPlan, Status, describe, open_store
-from storage.schema import default_block_rows
-from storage.size import size_on_disk
-from storage.verify import verify_store
-from storage.writer import StoreWriter, create_store
+from compress_ssl.pipeline.distill.mapped_view import MappedView
+from compress_ssl.storage import Samples, SplitPlan, Status, describe, open_store
+from compress_ssl.storage.schema import default_block_rows
+from compress_ssl.storage.tools.size import size_on_disk
+from compress_ssl.storage.tools.verify import verify_store
+from compress_ssl.storage.writer import StoreWriter, create_store
 
 COLUMNS = tuple(f"parameter {number}" for number in range(20))
 VIEWS, BATCH, BATCHES, STORE_BATCHES = 2, 256, 50, 3

@@ -8,11 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.estimate.run import estimate
-from pipeline.progress import Silent
-from storage.size import size_on_disk
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.estimate.run import estimate
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.storage.tools.size import size_on_disk
 
 
 def main(photographs: Path, rounds: int) -> None:

@@ -17,7 +17,14 @@ OPTIONS = ["--student", "conv4-32", "--epochs", "2", "--batch-size", "64", "--ba
 def seconds(quickstart: Path, policy: str) -> float:
     """Wall seconds of a distillation under this OpenMP wait policy, start included; infinite if it does not end."""
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "cli", "distill", quickstart / "embeddings.zarr", quickstart / "digits"]
+        command = [
+            sys.executable,
+            "-m",
+            "compress_ssl.cli",
+            "distill",
+            quickstart / "embeddings.zarr",
+            quickstart / "digits",
+        ]
         begun = time.perf_counter()
         try:
             subprocess.run(

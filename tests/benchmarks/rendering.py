@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.images.index import index_images
-from pipeline.images.policies import POLICIES, random_parameters
-from pipeline.images.rendering import RenderJob, make_renderer, render
-from pipeline.images.sources.folder import FolderSource
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.images.index import index_images
+from compress_ssl.pipeline.images.policies import POLICIES, random_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.images.sources.folder import FolderSource
 
 IMAGES, SIZE, BATCH, THREADS, ROUNDS = 400, 224, 32, 2, 3
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.distill.run import distill
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.images.index import index_images
-from pipeline.images.policies import COLUMNS, POLICIES, evaluation_parameters, fresh_parameters
-from pipeline.images.sources.open_source import open_source
-from pipeline.progress import Silent
-from storage import SplitPlan
-from storage.schema import default_block_rows
-from storage.writer import StoreWriter, create_store
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.run import distill
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.images.index import index_images
+from compress_ssl.pipeline.images.policies import COLUMNS, POLICIES, evaluation_parameters, fresh_parameters
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.storage import SplitPlan
+from compress_ssl.storage.schema import default_block_rows
+from compress_ssl.storage.writer import StoreWriter, create_store
 
 IMAGES, FEATURES, VIEWS, SIDE, EPOCHS = 200_000, 2048, 3, 16, 3
 

@@ -8,11 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.run import distill_together
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
 
 SIZE, EPOCHS, BATCH, ROUNDS = 64, 3, 80, 3
 STUDENTS = {"2q": "compress-2q", "1q": "compress-1q", "2q-warm": "compress-2q"}

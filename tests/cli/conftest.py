@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli.main import main
+from compress_ssl.cli.main import main
 
 TINY = ("--size", "16", "--resize", "16")
 EMBED = ("--teacher", "random/conv4-16", *TINY, "--views", "2", "--split", "train", "--split", "val:0")

@@ -8,14 +8,14 @@ import click
 import pytest
 from click.testing import Result
 
-from cli.chain import FROM_THE_CHAIN
-from cli.main import main
-from cli.options import option_name
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.settings import EmbedSettings
-from pipeline.evaluate.settings import KnnSettings
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.settings import Settings
+from compress_ssl.cli.chain import FROM_THE_CHAIN
+from compress_ssl.cli.main import main
+from compress_ssl.cli.options import option_name
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.settings import KnnSettings
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 Call = Callable[..., Result]
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "cli"]
+COMMAND = [sys.executable, "-m", "compress_ssl.cli"]
 
 
 def completions(line: str) -> list[str]:

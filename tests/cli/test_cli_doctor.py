@@ -20,7 +20,7 @@ def doctor(*words: str, cwd: Path, first: Path | None = None, hooks: bool = True
     """
     path = os.pathsep.join(map(str, filter(None, (first, ROOT, sysconfig.get_path("purelib")))))
     return subprocess.run(
-        [sys.executable, *([] if hooks else ["-S"]), "-m", "cli", "doctor", *words],
+        [sys.executable, *([] if hooks else ["-S"]), "-m", "compress_ssl.cli", "doctor", *words],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

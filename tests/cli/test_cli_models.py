@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from pipeline.networks.students import STUDENTS
-from pipeline.networks.teachers import TEACHERS
+from compress_ssl.pipeline.networks.students import STUDENTS
+from compress_ssl.pipeline.networks.teachers import TEACHERS
 
 Call = Callable[..., Result]
 

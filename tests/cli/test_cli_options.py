@@ -10,16 +10,16 @@ import click
 import pytest
 from click.testing import Result
 
-from cli.main import main
-from cli.options import option_name
-from cli.store import StoreCommands
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.settings import EmbedSettings
-from pipeline.evaluate.evaluations import EVALUATIONS
-from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.images.settings import PackSettings
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.settings import Settings
+from compress_ssl.cli.main import main
+from compress_ssl.cli.options import option_name
+from compress_ssl.cli.store import StoreCommands
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
+from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
+from compress_ssl.pipeline.images.pack_settings import PackSettings
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,7 +120,7 @@ def test_arguments_stand_in_the_order_of_the_settings(call: Callable[..., Result
 
 
 def test_module_is_the_command() -> None:
-    version = subprocess.check_output([sys.executable, "-m", "cli", "--version"], cwd=ROOT, text=True)
+    version = subprocess.check_output([sys.executable, "-m", "compress_ssl.cli", "--version"], cwd=ROOT, text=True)
     assert re.fullmatch(r"compress-ssl, version \d+\.\d+\.\d+\n", version)
 
 

@@ -14,8 +14,8 @@ import click
 import pytest
 from click.testing import Result
 
-from cli.main import main
-from storage import describe, open_store
+from compress_ssl.cli.main import main
+from compress_ssl.storage import describe, open_store
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., Result]
@@ -101,7 +101,7 @@ def test_quiet_run_prints_its_table_alone(workplace: Path) -> None:
         'folder = "out"\ndata = "data"\n[settings]\nsize = 16\nresize = 16\nthreads = 1\n'
         '[evaluate]\nmodels = ["random/conv4-16"]\n'
     )
-    words = [sys.executable, "-m", "cli"]
+    words = [sys.executable, "-m", "compress_ssl.cli"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     quiet, loud = (
         subprocess.run(
@@ -125,7 +125,7 @@ def on_a_terminal(words: list[str], **environment: str) -> str:
     """Run the command with both outputs on a terminal; what it writes there."""
     master, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli", *words],
+        [sys.executable, "-m", "compress_ssl.cli", *words],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environment},
         stdout=terminal,
         stderr=terminal,

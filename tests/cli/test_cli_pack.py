@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from safetensors.numpy import load_file
 
-from storage import open_store
+from compress_ssl.storage import open_store
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., Result]
@@ -172,9 +172,9 @@ def test_a_pack_that_is_stopped_leaves_no_file_and_begins_again(
     call: Call, workplace: Path, end: signal.Signals
 ) -> None:
     sleepy = (
-        "import time\nfrom pipeline.images.sources.folder import FolderSource\nread = FolderSource.read\n"
+        "import time\nfrom compress_ssl.pipeline.images.sources.folder import FolderSource\nread = FolderSource.read\n"
         "def slowly(self, path):\n    time.sleep(0.5)\n    return read(self, path)\n"
-        "FolderSource.read = slowly\nfrom cli.main import main\nmain(['pack', 'data', 'data.h5'])"
+        "FolderSource.read = slowly\nfrom compress_ssl.cli.main import main\nmain(['pack', 'data', 'data.h5'])"
     )
     with subprocess.Popen(
         [sys.executable, "-c", sleepy], cwd=workplace, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from storage import open_store
+from compress_ssl.storage import open_store
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., Result]
 
 
 def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "cli", *map(str, words), "--threads", "1"]
+    return [sys.executable, "-m", "compress_ssl.cli", *map(str, words), "--threads", "1"]
 
 
 def environment() -> dict[str, str]:
@@ -170,7 +170,7 @@ def test_progress_on_a_terminal_is_a_bar_with_rate_and_time(
 def test_lines_tell_the_rate_of_this_run_not_of_what_a_resumed_one_had_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cli import progress
+    from compress_ssl.cli import progress
 
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)

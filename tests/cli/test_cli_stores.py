@@ -12,10 +12,10 @@ import pytest
 import zarr
 from click.testing import Result
 
-from storage import open_store
-from storage.commits import commit_block
-from storage.lease import writer_lease
-from storage.schema import view_keys
+from compress_ssl.storage import open_store
+from compress_ssl.storage.commits import commit_block
+from compress_ssl.storage.places.lease import writer_lease
+from compress_ssl.storage.schema import view_keys
 
 Call = Callable[..., Result]
 AGAIN = ("--teacher", "random/conv4-16", "--data", "data", "--threads", "1")

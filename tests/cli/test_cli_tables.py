@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cli.tables import print_table
-from pipeline.report.table import Table
+from compress_ssl.cli.tables import print_table
+from compress_ssl.pipeline.evaluate.results_table import Table
 
 SCORES = tuple(f"score number {number}" for number in range(8))
 WIDE = Table(("network", *SCORES), [("small [v2]", *("1.5",) * 8), ("large", *("22.5",) * 8)])

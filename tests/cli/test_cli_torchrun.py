@@ -2,8 +2,8 @@
 
 import pytest
 
-from cli.main import main
-from cli.output import is_quiet, print_result
+from compress_ssl.cli.main import main
+from compress_ssl.cli.output import is_quiet, print_result
 
 ENVIRONMENT = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 

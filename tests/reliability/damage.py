@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import Samples, SplitPlan, Status, open_store
-from storage.writer import StoreWriter, create_store
+from compress_ssl.storage import Samples, SplitPlan, Status, open_store
+from compress_ssl.storage.writer import StoreWriter, create_store
 from tests.reliability.truth import Answers, Truth, damage_found, read_everything
 
 ROWS, VIEWS, FEATURES, BLOCK_ROWS = 50, 3, 16, 8

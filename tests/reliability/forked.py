@@ -18,11 +18,11 @@ import nvidia.dali  # noqa: F401
 import torch
 import zarr  # noqa: F401
 
-import cli.progress  # noqa: F401
-import pipeline.embed.run
-import pipeline.images.renderers.dali  # noqa: F401
-from cli.main import main
-from storage import open_store
+import compress_ssl.cli.progress  # noqa: F401
+import compress_ssl.pipeline.embed.run
+import compress_ssl.pipeline.images.renderers.dali  # noqa: F401
+from compress_ssl.cli.main import main
+from compress_ssl.storage import open_store
 from tests.reliability.truth import Truth, truth_of
 
 Answer = TypeVar("Answer")

@@ -20,10 +20,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.progress import Silent
-from storage import EmbeddingStore
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.storage import EmbeddingStore
 from tests.pipeline.embed.conftest import DaskProcesses, write_images
 from tests.reliability.truth import Answers, Truth, committed, damage_found, files, read_everything, truth_of
 
@@ -61,7 +61,9 @@ class Watch:
 def cli(data: Path, store: Path, cluster: DaskProcesses) -> subprocess.Popen[str]:
     words = (data, store, *WORDS, "--scheduler", cluster.address)
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "cli", "embed", *map(str, words)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "ignore", "-m", "compress_ssl.cli", "embed", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from storage import EmbeddingStore, Place, Split, open_store
-from storage.commits import read_records
-from storage.errors import StoreError
-from storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
-from storage.verify import verify_store
+from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
+from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
+from compress_ssl.storage.tools.verify import verify_store
 
 Array = npt.NDArray[Any]
 

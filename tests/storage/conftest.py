@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage import Samples, SplitPlan, Status
-from storage.writer import StoreWriter, create_store
+from compress_ssl.storage import Samples, SplitPlan, Status
+from compress_ssl.storage.writer import StoreWriter, create_store
 
 ATTRIBUTES = {"teacher": {"name": "random", "feature_dim": 4}, "data_set": {"name": "numbers", "images": 22}}
 BAD_ROW = 7

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from storage import Samples, Status, open_store
-from storage.growth import SplitGrowth, go_on_growing, grow_store, is_growing
-from storage.writer import StoreWriter, exclusive_writer
+from compress_ssl.storage import Samples, Status, open_store
+from compress_ssl.storage.tools.growth import SplitGrowth, go_on_growing, grow_store, is_growing
+from compress_ssl.storage.writer import StoreWriter, exclusive_writer
 
 MOMENTS = (*range(1, 34, 2), *range(34, 500, 25))
 """Renames to be killed at; the growth counts from the 28th on. All, over a hundred, were tried once."""

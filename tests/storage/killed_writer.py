@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.writer import StoreWriter, exclusive_writer
+from compress_ssl.storage.writer import StoreWriter, exclusive_writer
 
 
 def write_missing(path: Path) -> None:

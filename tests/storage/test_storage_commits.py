@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage import SplitPlan, open_store
-from storage.commits import fold_records, read_records
-from storage.writer import StoreWriter, create_store, exclusive_writer
+from compress_ssl.storage import SplitPlan, open_store
+from compress_ssl.storage.commits import fold_records, read_records
+from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
 ROOT = Path(__file__).parents[2]
 Array = np.ndarray[Any, Any]
@@ -176,7 +176,7 @@ WRITE_EVERY_OTHER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from storage.writer import StoreWriter
+from compress_ssl.storage.writer import StoreWriter
 path, first = Path(sys.argv[1]), int(sys.argv[2])
 writer = StoreWriter(path)
 path.with_name(f"ready-{first}").touch()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import SplitPlan
-from storage.writer import create_store
+from compress_ssl.storage import SplitPlan
+from compress_ssl.storage.writer import create_store
 
 ROOT = Path(__file__).parents[2]
 # Root may write everything; without this capability it is the owner only.
@@ -69,7 +69,7 @@ def test_store_that_is_not_finished_stays_writable(empty: Path) -> None:
 def test_owner_cannot_change_a_file_but_can_replace_and_delete_it(finished: Path, program: str, answer: str) -> None:
     imports = (
         "import shutil\nfrom pathlib import Path\nfrom storage import open_store\n"
-        "from storage.durable import write_durably\nfrom storage.writer import StoreWriter, create_store\n"
+        "from compress_ssl.storage.places.durable import write_durably\nfrom compress_ssl.storage.writer import StoreWriter, create_store\n"
     )
     command = [*AS_OWNER, sys.executable, "-c", imports + program]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import zarr
 
-from storage import Samples, SplitPlan, describe, open_store
-from storage.errors import (
+from compress_ssl.storage import Samples, SplitPlan, describe, open_store
+from compress_ssl.storage.errors import (
     StoreDamagedError,
     StoreError,
     StoreIncompleteError,
     StoreNotFoundError,
     StoreVersionError,
 )
-from storage.identity import check_same, check_same_samples
-from storage.writer import StoreWriter, create_store
+from compress_ssl.storage.tools.identity import check_same, check_same_samples
+from compress_ssl.storage.writer import StoreWriter, create_store
 
 Array = np.ndarray[Any, Any]
 

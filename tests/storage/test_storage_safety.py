@@ -9,10 +9,10 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from storage import open_store
-from storage.errors import StoreDamagedError, StoreError, StoreUnsafeError
-from storage.names import check_inside, check_split_names
-from storage.verify import verify_store
+from compress_ssl.storage import open_store
+from compress_ssl.storage.errors import StoreDamagedError, StoreError, StoreUnsafeError
+from compress_ssl.storage.places.names import check_inside, check_split_names
+from compress_ssl.storage.tools.verify import verify_store
 
 ROWS = 10**14
 SIDE = 2**40
@@ -213,7 +213,7 @@ INSIDE = ["a..b.jpg", "...", "a/..b/c.jpg", "a b/ä.jpg", "a:b.jpg", "c\\d.jpg",
 def test_path_that_leaves_the_data_set_is_refused(
     tmp_path: Path, plan: Callable[..., Any], fill: Callable[[Path], None], name: str
 ) -> None:
-    from storage.writer import create_store
+    from compress_ssl.storage.writer import create_store
 
     paths = [f"{number}.jpg" for number in range(21)] + [name]
     create_store(tmp_path / "s.zarr", {}, {"train": plan(paths=paths)})

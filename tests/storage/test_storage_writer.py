@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage import SplitPlan, open_store
-from storage.errors import NotRepresentableError, StoreBusyError, StoreError, StoreExistsError
-from storage.schema import default_block_rows
-from storage.writer import StoreWriter, create_store
+from compress_ssl.storage import SplitPlan, open_store
+from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError, StoreError, StoreExistsError
+from compress_ssl.storage.schema import default_block_rows
+from compress_ssl.storage.writer import StoreWriter, create_store
 
 Array = np.ndarray[Any, Any]
 Files = Callable[[Path], dict[str, bytes]]

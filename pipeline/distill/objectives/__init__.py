@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.distill.objectives.cluster_classification import ClusterClassification
-from pipeline.distill.objectives.compress_1q import CompRess1q
-from pipeline.distill.objectives.compress_2q import CompRess2q
-from pipeline.distill.objectives.crd import CRD
-from pipeline.distill.objectives.regression import Regression
-from pipeline.distill.objectives.regression_bn import RegressionBN
-from pipeline.distill.objectives.seed import SEED
-from pipeline.distill.objectives.simreg import SimReg
+from compress_ssl.pipeline.distill.objectives.cluster_classification import ClusterClassification
+from compress_ssl.pipeline.distill.objectives.compress_1q import CompRess1q
+from compress_ssl.pipeline.distill.objectives.compress_2q import CompRess2q
+from compress_ssl.pipeline.distill.objectives.crd import CRD
+from compress_ssl.pipeline.distill.objectives.regression import Regression
+from compress_ssl.pipeline.distill.objectives.regression_bn import RegressionBN
+from compress_ssl.pipeline.distill.objectives.seed import SEED
+from compress_ssl.pipeline.distill.objectives.simreg import SimReg
 
 if TYPE_CHECKING:
-    from pipeline.distill.objectives.objective import Objective
+    from compress_ssl.pipeline.distill.objectives.objective import Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "compress-2q": CompRess2q,

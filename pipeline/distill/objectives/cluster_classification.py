@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.distill.k_means import k_means
-from pipeline.distill.objectives.objective import AllImages, Batch, Dims, Objective
+from compress_ssl.pipeline.common.k_means import k_means
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.settings import DistillSettings
 
 
 class ClusterClassification(Objective):

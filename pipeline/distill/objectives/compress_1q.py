@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.distill.k_means import k_means
-from pipeline.distill.objectives.similarity import similarity_divergence
-from pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
-from pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.common.k_means import k_means
+from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
+from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
+from compress_ssl.pipeline.training.schedule import epoch_order
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.distill.objectives.objective import AllImages, Batch, Dims
-    from pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
+    from compress_ssl.pipeline.distill.settings import DistillSettings
 
 ANCHORS = 2**33
 """Number of the order in which images become fixed anchors: no epoch has it."""

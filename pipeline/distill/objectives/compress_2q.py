@@ -8,18 +8,18 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from pipeline.distill.objectives.similarity import similarity_divergence
-from pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
-from pipeline.machine import TORCH_TYPES
-from pipeline.training.distributed import gather_rows
-from pipeline.training.memory_bank import MemoryBank
-from pipeline.training.moving_average import follow, follower
+from compress_ssl.pipeline.common.device import TORCH_TYPES
+from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
+from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
+from compress_ssl.pipeline.training.distributed import gather_rows
+from compress_ssl.pipeline.training.ema import follow, follower
+from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.distill.objectives.objective import Batch, Dims
-    from pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims
+    from compress_ssl.pipeline.distill.settings import DistillSettings
 
 
 class CompRess2q(WithTeacherBank):

@@ -20,14 +20,14 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from pipeline.distill.objectives.objective import Batch, Dims, Objective
-from pipeline.training.distributed import gather_rows, means
-from pipeline.training.memory_bank import MemoryBank
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims, Objective
+from compress_ssl.pipeline.training.distributed import gather_rows, means
+from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.settings import DistillSettings
 
 EMBEDDING_DIM = 128
 """E."""

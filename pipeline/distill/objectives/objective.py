@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.machine import autocast
-from pipeline.networks.heads import build_head
+from compress_ssl.pipeline.common.device import autocast
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.heads import build_head
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.distill.settings import DistillSettings
-    from pipeline.training.memory_bank import MemoryBank
+    from compress_ssl.pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 
 class Dims(NamedTuple):

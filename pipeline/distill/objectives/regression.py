@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from pipeline.distill.objectives.objective import Batch, Dims, Objective
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.settings import DistillSettings
 
 
 class Regression(Objective):

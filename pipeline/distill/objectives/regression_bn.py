@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from torch.nn.functional import batch_norm
 
-from pipeline.distill.objectives.objective import Batch, Objective
-from pipeline.training.distributed import gather_rows, gather_with_gradient
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
+from compress_ssl.pipeline.training.distributed import gather_rows, gather_with_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.distill.objectives.similarity import similarity_divergence
-from pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
+from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
+from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.distill.objectives.objective import Batch
+    from compress_ssl.pipeline.distill.objectives.objective import Batch
 
 
 class SEED(WithTeacherBank):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn.functional import normalize
 
-from pipeline.distill.objectives.objective import Batch, Objective
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.distill.objectives.objective import AllImages, Batch, Dims, Objective
-from pipeline.machine import TORCH_TYPES
-from pipeline.training.distributed import gather_rows
-from pipeline.training.memory_bank import MemoryBank
+from compress_ssl.pipeline.common.device import TORCH_TYPES
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims, Objective
+from compress_ssl.pipeline.training.distributed import gather_rows
+from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.settings import DistillSettings
 
 
 class WithTeacherBank(Objective):

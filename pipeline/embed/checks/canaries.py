@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.embed.plan import draw_parameters
-from pipeline.images.canaries import CanaryView, check_canaries, choose_canaries, make_canaries
-from pipeline.images.rendering import interpolation_of
-from storage import open_store
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.embed.plan import draw_parameters
+from compress_ssl.pipeline.images.canaries import CanaryView, check_canaries, choose_canaries, make_canaries
+from compress_ssl.pipeline.images.rendering import interpolation_of
+from compress_ssl.storage import open_store
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.embed.block import Worker
-    from pipeline.embed.plan import EmbedPlan
-    from pipeline.images.rendering import Renderer
-    from pipeline.images.sources.source import ImageSource
-    from storage import Place, SplitPlan
+    from compress_ssl.pipeline.embed.block import Worker
+    from compress_ssl.pipeline.embed.plan import EmbedPlan
+    from compress_ssl.pipeline.images.rendering import Renderer
+    from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.storage import Place, SplitPlan
 
 
 def plan_canaries(plan: EmbedPlan, renderer: Renderer) -> dict[str, list[dict[str, Any]]]:

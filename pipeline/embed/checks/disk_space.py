@@ -5,18 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
-from pipeline.machine import in_units
-from storage.reader import is_store
-from storage.size import StoreSize, block_size, disk_left, existing_folder, samples_size, size_on_disk, view_size
+from compress_ssl.pipeline.common.device import in_units
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.storage.reader import is_store
+from compress_ssl.storage.tools.size import (
+    StoreSize,
+    block_size,
+    disk_left,
+    existing_folder,
+    samples_size,
+    size_on_disk,
+    view_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.embed.block import Block
-    from pipeline.embed.plan import EmbedPlan
-    from pipeline.embed.settings import EmbedSettings
-    from storage import EmbeddingStore, Place
+    from compress_ssl.pipeline.embed.block import Block
+    from compress_ssl.pipeline.embed.plan import EmbedPlan
+    from compress_ssl.pipeline.embed.settings import EmbedSettings
+    from compress_ssl.storage import EmbeddingStore, Place
 
 FILE_BYTES = 4096
 """A file takes whole blocks of a disk: so much more than its bytes at most."""

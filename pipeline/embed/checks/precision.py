@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.embed.block import embed_images
-from pipeline.embed.plan import draw_parameters
-from pipeline.errors import InputError
-from pipeline.images.rendering import RenderJob, interpolation_of, render
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.embed.block import embed_images
+from compress_ssl.pipeline.embed.plan import draw_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
 
-    from pipeline.embed.block import Worker
-    from pipeline.embed.plan import EmbedPlan
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.embed.block import Worker
+    from compress_ssl.pipeline.embed.plan import EmbedPlan
 
 IMAGES = 1000
 TEMPERATURE = 0.04

@@ -8,21 +8,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from pipeline.embed.growth import settings_of_store
-from pipeline.embed.plan import EmbedPlan, plan_embedding
-from pipeline.embed.workforce import open_workforce
-from pipeline.estimate.cost import Cost, now, since
-from pipeline.estimate.warm_up import Measured, warm_up
-from pipeline.machine import prepare_machine
-from pipeline.settings import Settings
-from storage import open_store
-from storage.placing import is_there
-from storage.size import StoreSize, disk_left, samples_size, view_size
+from compress_ssl.pipeline.common.device import prepare_machine
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.embed.estimate.cost import Cost, now, since
+from compress_ssl.pipeline.embed.estimate.warm_up import Measured, warm_up
+from compress_ssl.pipeline.embed.growth import settings_of_store
+from compress_ssl.pipeline.embed.in_process import open_workforce
+from compress_ssl.pipeline.embed.plan import EmbedPlan, plan_embedding
+from compress_ssl.storage import open_store
+from compress_ssl.storage.publish import is_there
+from compress_ssl.storage.tools.size import StoreSize, disk_left, samples_size, view_size
 
 if TYPE_CHECKING:
-    from pipeline.embed.settings import EmbedSettings
-    from pipeline.progress import Progress
-    from storage import EmbeddingStore, SplitPlan
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.embed.settings import EmbedSettings
+    from compress_ssl.storage import EmbeddingStore, SplitPlan
 
 
 class Estimate(Settings):

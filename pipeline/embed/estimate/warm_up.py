@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.embed.block import Worker, embed_images, good_images
-from pipeline.embed.canaries import plan_canaries
-from pipeline.embed.plan import EmbedPlan
-from pipeline.embed.run import plan_blocks
-from pipeline.estimate.cost import Cost, now, since
-from storage.remote import RemotePath
-from storage.size import StoreSize, existing_folder
-from storage.writer import StoreWriter, consolidate, create_store
+from compress_ssl.pipeline.embed.block import Worker, embed_images, good_images
+from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
+from compress_ssl.pipeline.embed.estimate.cost import Cost, now, since
+from compress_ssl.pipeline.embed.plan import EmbedPlan
+from compress_ssl.pipeline.embed.run import plan_blocks
+from compress_ssl.storage.places.remote import RemotePath
+from compress_ssl.storage.tools.size import StoreSize, existing_folder
+from compress_ssl.storage.writer import StoreWriter, consolidate, create_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.embed.block import Block
-    from pipeline.embed.settings import EmbedSettings
-    from pipeline.embed.workforce import Workforce
-    from storage import Place, Samples, SplitPlan
+    from compress_ssl.pipeline.embed.block import Block
+    from compress_ssl.pipeline.embed.in_process import Workforce
+    from compress_ssl.pipeline.embed.settings import EmbedSettings
+    from compress_ssl.storage import Place, Samples, SplitPlan
 
 SECONDS = 20.0
 """Of blocks, for each split; a block that is begun is finished."""

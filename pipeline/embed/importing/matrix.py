@@ -14,9 +14,9 @@ import torch
 import zarr
 from zarr.storage import LocalStore
 
-from pipeline.errors import InputError, unknown_name
-from pipeline.images.sources.pack import SIGNATURE as HDF5_START
-from pipeline.networks.checkpoints.file import LEGACY_START, ZIP_START, read_checkpoint_file
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.images.sources.pack import SIGNATURE as HDF5_START
+from compress_ssl.pipeline.networks.checkpoints.file import LEGACY_START, ZIP_START, read_checkpoint_file
 
 if TYPE_CHECKING:
     from pathlib import Path

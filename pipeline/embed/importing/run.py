@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.images.data_set import describe_data_set, index_beside, list_data_set
-from pipeline.images.index import index_images
-from pipeline.images.policies import COLUMNS, evaluation_parameters
-from pipeline.images.sources.open_source import cache_name
-from pipeline.images.sources.text import read_lines
-from pipeline.importing.matrix import open_matrix
-from pipeline.machine import library_versions
-from pipeline.networks.teachers import TEACHERS
-from storage import SplitPlan, open_store
-from storage.placing import new_store
-from storage.schema import EVALUATION_VIEW, block_count, default_block_rows
-from storage.writer import OVERWRITE, StoreWriter, check_place, create_store, exclusive_writer
+from compress_ssl.pipeline.common.device import library_versions
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.embed.importing.matrix import open_matrix
+from compress_ssl.pipeline.images.data_set import describe_data_set, index_beside, list_data_set
+from compress_ssl.pipeline.images.index import index_images
+from compress_ssl.pipeline.images.policies import COLUMNS, evaluation_parameters
+from compress_ssl.pipeline.images.sources.open_source import cache_name
+from compress_ssl.pipeline.images.sources.text import read_lines
+from compress_ssl.pipeline.networks.teachers import TEACHERS
+from compress_ssl.storage import SplitPlan, open_store
+from compress_ssl.storage.publish import new_store
+from compress_ssl.storage.schema import EVALUATION_VIEW, block_count, default_block_rows
+from compress_ssl.storage.writer import OVERWRITE, StoreWriter, check_place, create_store, exclusive_writer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from pipeline.images.index import ImageIndex
-    from pipeline.images.sources.source import Listing
-    from pipeline.importing.matrix import Matrix
-    from pipeline.importing.settings import ImportSettings, SplitFile
-    from pipeline.progress import Progress
-    from storage import EmbeddingStore
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.embed.importing.matrix import Matrix
+    from compress_ssl.pipeline.embed.importing.settings import ImportSettings, SplitFile
+    from compress_ssl.pipeline.images.index import ImageIndex
+    from compress_ssl.pipeline.images.sources.source import Listing
+    from compress_ssl.storage import EmbeddingStore
 
 
 class _Joined(NamedTuple):

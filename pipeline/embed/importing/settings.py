@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.settings import LabelFile, Settings, StoreLocation, argument
-from storage.names import first_outside
+from compress_ssl.pipeline.common.settings import LabelFile, Settings, StoreLocation, argument
+from compress_ssl.storage.places.names import first_outside
 
 
 class SplitFile(Settings):

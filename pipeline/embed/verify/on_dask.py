@@ -6,24 +6,24 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cluster.cluster import open_cluster
-from pipeline.cluster.tasks import run_tasks
-from pipeline.errors import InputError
-from storage import open_store
-from storage.reader import has_zarr_metadata
-from storage.verify import add_up, blocks_to_verify, verify_block
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.dask.cluster import open_cluster
+from compress_ssl.pipeline.dask.tasks import run_tasks
+from compress_ssl.storage import open_store
+from compress_ssl.storage.reader import has_zarr_metadata
+from compress_ssl.storage.tools.verify import add_up, blocks_to_verify, verify_block
 
 if TYPE_CHECKING:
-    from pipeline.cluster.settings import ClusterSettings
-    from pipeline.progress import Progress
-    from storage import Place
-    from storage.verify import CheckedBlock, CommittedBlock, Verification
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.dask.settings import ClusterSettings
+    from compress_ssl.storage import Place
+    from compress_ssl.storage.tools.verify import CheckedBlock, CommittedBlock, Verification
 
 
 def verify_on_cluster(
     place: Place, settings: ClusterSettings, progress: Progress, sample: int | None = None, seed: int | None = None
 ) -> Verification:
-    """Do what ``storage.verify.verify_store`` does, on the cluster that the settings name.
+    """Do what ``compress_ssl.storage.tools.verify.verify_store`` does, on the cluster that the settings name.
 
     Raises
     ------

@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
 
-from pipeline.embed.block import Worker, embed_images
-from pipeline.errors import InputError
-from pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
-from pipeline.images.sources.open_source import open_source
-from pipeline.machine import choose_precision, prepare_machine
-from pipeline.networks.network import load_network
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.device import choose_precision, prepare_machine
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.embed.block import Worker, embed_images
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.networks.network import load_network
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from pipeline.images.sources.source import ImageSource
-    from pipeline.progress import Progress
-    from pipeline.verify.settings import VerifySettings
-    from storage import EmbeddingStore, Split
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.embed.verify.settings import VerifySettings
+    from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.storage import EmbeddingStore, Split
 
 LEAST_COSINE = 0.999
 """Below it a store is not what its teacher makes of its images."""

@@ -7,8 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.cluster.settings import ClusterSettings
-from pipeline.settings import StageSettings
+from compress_ssl.pipeline.common.settings import StageSettings
+from compress_ssl.pipeline.dask.settings import ClusterSettings
 
 
 class VerifySettings(ClusterSettings, StageSettings):

@@ -26,19 +26,19 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from pipeline.errors import InputError
-from pipeline.evaluate.features import StoredFeatures
-from pipeline.machine import available_memory, in_units
-from pipeline.settings import Settings
+from compress_ssl.pipeline.common.device import available_memory, in_units
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.features import StoredFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
-    from pipeline.evaluate.settings import ClusterSettings
-    from pipeline.evaluate.subject import Subject
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.settings import ClusterSettings
 
     Integers = npt.NDArray[np.integer]
 
@@ -117,7 +117,7 @@ def evaluate_cluster(settings: ClusterSettings, subject: Subject, progress: Prog
             clusterings.append(k_means(bank, queries, count, seed=seed, **how))
             advance(1)
     if settings.pictures:
-        from pipeline.evaluate.cluster_pictures import draw_pictures
+        from compress_ssl.pipeline.evaluate.cluster.pictures import draw_pictures
 
         draw_pictures(settings, subject, splits, clusterings[0], count)
     results = [

@@ -15,21 +15,21 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.evaluate.cluster import NO_CLASS, align_clusters
-from pipeline.evaluate.figures import write_figure
-from pipeline.images.policies import evaluation_parameters
-from pipeline.images.rendering import RenderJob, render
-from pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.common.figures import write_figure
+from compress_ssl.pipeline.evaluate.cluster.evaluate import NO_CLASS, align_clusters
+from compress_ssl.pipeline.images.policies import evaluation_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, render
+from compress_ssl.pipeline.images.sources.open_source import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
-    from pipeline.evaluate.cluster import Clustering
-    from pipeline.evaluate.settings import ClusterSettings
-    from pipeline.evaluate.subject import Subject
-    from storage import Split
+    from compress_ssl.pipeline.evaluate.cluster.evaluate import Clustering
+    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.settings import ClusterSettings
+    from compress_ssl.storage import Split
 
     Integers = npt.NDArray[np.integer]
 

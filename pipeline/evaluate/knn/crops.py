@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluate.features import Features, StoredFeatures
-from pipeline.images.policies import CROPS
+from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures
+from compress_ssl.pipeline.images.policies import CROPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
-    from storage import Split
+    from compress_ssl.storage import Split
 
 
 class CropMeans:

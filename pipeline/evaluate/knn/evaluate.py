@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
-from pipeline.evaluate.crops import CropMeans
-from pipeline.evaluate.features import StoredFeatures
-from pipeline.evaluate.nearest_neighbour import (
+from compress_ssl.pipeline.common.device import all_devices
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.features import StoredFeatures
+from compress_ssl.pipeline.evaluate.knn.crops import CropMeans
+from compress_ssl.pipeline.evaluate.knn.nearest_neighbour import (
     NearestNeighbourResult,
     few_labels_accuracy,
     nearest_neighbour_accuracy,
 )
-from pipeline.evaluate.search import nearest_neighbours
-from pipeline.evaluate.settings import DEFAULT_VOTE_TEMPERATURE
-from pipeline.evaluate.weighted_knn import WeightedKnnResult, weighted_knn_accuracy
-from pipeline.machine import all_devices
-from pipeline.settings import Settings
+from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
+from compress_ssl.pipeline.evaluate.knn.weighted_knn import WeightedKnnResult, weighted_knn_accuracy
+from compress_ssl.pipeline.evaluate.settings import DEFAULT_VOTE_TEMPERATURE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pipeline.evaluate.settings import KnnSettings
-    from pipeline.evaluate.subject import Subject
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.settings import KnnSettings
 
     Block = npt.NDArray[np.floating]
 

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.embed.block import Worker, embed_images
-from pipeline.errors import InputError, RunError
-from pipeline.evaluate.features import check_labels
-from pipeline.evaluate.nearest_neighbour import nearest_neighbour_accuracy
-from pipeline.evaluate.search import nearest_neighbours
-from pipeline.images.data_set import index_data_set
-from pipeline.images.identity import check_same_images
-from pipeline.images.index import ImageIndex
-from pipeline.images.policies import evaluation_parameters
-from pipeline.images.rendering import RenderJob, render
-from pipeline.images.sources.open_source import open_source
-from pipeline.machine import choose_precision
-from pipeline.settings import ImageSelection
-from storage import open_store
+from compress_ssl.pipeline.common.device import choose_precision
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.settings import ImageSelection
+from compress_ssl.pipeline.embed.block import Worker, embed_images
+from compress_ssl.pipeline.evaluate.features import check_labels
+from compress_ssl.pipeline.evaluate.knn.nearest_neighbour import nearest_neighbour_accuracy
+from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
+from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.images.index import ImageIndex
+from compress_ssl.pipeline.images.policies import evaluation_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, render
+from compress_ssl.pipeline.images.same_images import check_same_images
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.storage import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor, nn
 
-    from pipeline.images.rendering import Renderer
-    from pipeline.networks.network import Network
-    from pipeline.progress import Progress
-    from pipeline.settings import Precision
-    from storage import Place
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.common.settings import Precision
+    from compress_ssl.pipeline.images.rendering import Renderer
+    from compress_ssl.pipeline.networks.network import Network
+    from compress_ssl.storage import Place
 
 KEPT_PIXEL_BYTES = 2**30
 """Views that take no more than this, in bytes, are rendered once; larger ones at every evaluation."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.draws import draw_generator
-from pipeline.errors import InputError
-from pipeline.evaluate.search import nearest_neighbours
-from pipeline.settings import Settings
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.rng import draw_generator
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from pipeline.evaluate.features import Features
-    from pipeline.evaluate.search import Neighbours
+    from compress_ssl.pipeline.evaluate.features import Features
+    from compress_ssl.pipeline.evaluate.knn.search import Neighbours
 
 
 class NearestNeighbourResult(Settings):

@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 import torch
 
-from pipeline.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

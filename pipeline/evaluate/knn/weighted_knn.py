@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.settings import Settings
+from compress_ssl.pipeline.common.settings import Settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from pipeline.evaluate.search import Neighbours
+    from compress_ssl.pipeline.evaluate.knn.search import Neighbours
 
 VOTES_BYTES = 2**26
 """The votes of a block of test images, in bytes; of all of them they could be more than the features."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.images.policies import COLUMN, evaluation_parameters, uniform_draws
-from pipeline.images.rendering import RenderJob, render
-from pipeline.machine import autocast, choose_precision
-from pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.common.device import autocast, choose_precision
+from compress_ssl.pipeline.images.policies import COLUMN, evaluation_parameters, uniform_draws
+from compress_ssl.pipeline.images.rendering import RenderJob, render
+from compress_ssl.pipeline.training.schedule import epoch_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.evaluate.layer_features import Take
-    from pipeline.evaluate.settings import LayersSettings
-    from pipeline.evaluate.subject import Subject
-    from pipeline.images.index import ImageIndex
+    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.layers.features import Take
+    from compress_ssl.pipeline.evaluate.settings import LayersSettings
+    from compress_ssl.pipeline.images.index import ImageIndex
 
 
 class Batch(NamedTuple):

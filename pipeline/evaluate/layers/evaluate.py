@@ -24,25 +24,25 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.errors import RunError
-from pipeline.evaluate.features import check_classes, check_labels
-from pipeline.evaluate.kept_training import KeptTraining
-from pipeline.evaluate.layer_batches import LayerBatches
-from pipeline.evaluate.layer_features import feature_counts, layers_of, taken_layers
-from pipeline.images.data_set import index_data_set
-from pipeline.machine import in_units
-from pipeline.settings import HOW, WHERE, Settings
+from compress_ssl.pipeline.common.device import in_units
+from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.common.settings import HOW, WHERE, Settings
+from compress_ssl.pipeline.evaluate.features import check_classes, check_labels
+from compress_ssl.pipeline.evaluate.kept_training import KeptTraining
+from compress_ssl.pipeline.evaluate.layers.batches import LayerBatches
+from compress_ssl.pipeline.evaluate.layers.features import feature_counts, layers_of, taken_layers
+from compress_ssl.pipeline.images.data_set import index_data_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor
 
-    from pipeline.evaluate.layer_batches import Batch
-    from pipeline.evaluate.settings import LayersSettings
-    from pipeline.evaluate.subject import Subject
-    from pipeline.images.index import ImageIndex
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.layers.batches import Batch
+    from compress_ssl.pipeline.evaluate.settings import LayersSettings
+    from compress_ssl.pipeline.images.index import ImageIndex
 
 logger = logging.getLogger(__name__)
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from pipeline.errors import InputError, unknown_name
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from pipeline.networks.network import Network
+    from compress_ssl.pipeline.networks.network import Network
 
     Take = Callable[[Tensor], dict[str, Tensor]]
 

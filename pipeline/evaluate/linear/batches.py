@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pipeline.evaluate.linear_classifier import Batch
-from pipeline.images.policies import fresh_parameters
-from pipeline.images.rendering import RenderJob, interpolation_of, render
-from pipeline.machine import autocast
-from pipeline.training.distributed import gather_shorter, own_rows, share
-from pipeline.training.schedule import epoch_order
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.common.device import autocast
+from compress_ssl.pipeline.evaluate.linear.classifier import Batch
+from compress_ssl.pipeline.images.policies import fresh_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.training.distributed import gather_shorter, own_rows, share
+from compress_ssl.pipeline.training.schedule import epoch_order
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.evaluate.settings import LinearTraining
-    from pipeline.images.rendering import Renderer
-    from pipeline.images.sources.source import ImageSource
-    from pipeline.networks.network import Network
-    from pipeline.settings import Precision
-    from storage import Split
+    from compress_ssl.pipeline.common.settings import Precision
+    from compress_ssl.pipeline.evaluate.settings import LinearTraining
+    from compress_ssl.pipeline.images.rendering import Renderer
+    from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.pipeline.networks.network import Network
+    from compress_ssl.storage import Split
 
     Rows = npt.NDArray[np.int64]
     Epochs = Iterator[Iterator[Batch]]

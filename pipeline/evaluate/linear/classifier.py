@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn.functional import normalize, pad
 
-from pipeline.errors import RunError
+from compress_ssl.pipeline.common.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from pipeline.evaluate.settings import LinearTraining
+    from compress_ssl.pipeline.evaluate.settings import LinearTraining
 
     Blocks = Iterable[npt.NDArray[np.floating]]
     """Features (R, D), block after block."""

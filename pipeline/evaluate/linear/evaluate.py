@@ -24,24 +24,24 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.evaluate.features import StoredFeatures, check_classes
-from pipeline.evaluate.kept_training import KeptTraining
-from pipeline.evaluate.linear_batches import LiveViews, StoredViews
-from pipeline.evaluate.linear_classifier import TOP, accuracy, standardisation
-from pipeline.evaluate.linear_fit import fit
-from pipeline.images.policies import CROPS
-from pipeline.images.sources.open_source import open_source
-from pipeline.machine import choose_precision
-from pipeline.settings import HOW, WHERE, Settings
-from pipeline.training.distributed import check_batch, is_main
+from compress_ssl.pipeline.common.device import choose_precision
+from compress_ssl.pipeline.common.settings import HOW, WHERE, Settings
+from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
+from compress_ssl.pipeline.evaluate.kept_training import KeptTraining
+from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
+from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, standardisation
+from compress_ssl.pipeline.evaluate.linear.fit import fit
+from compress_ssl.pipeline.images.policies import CROPS
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.training.distributed import check_batch, is_main
 
 if TYPE_CHECKING:
-    from pipeline.evaluate.features import Features
-    from pipeline.evaluate.linear_classifier import Standardisation
-    from pipeline.evaluate.settings import LinearSettings
-    from pipeline.evaluate.subject import Subject
-    from pipeline.progress import Progress
-    from storage import EmbeddingStore, Split
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.features import Features
+    from compress_ssl.pipeline.evaluate.linear.classifier import Standardisation
+    from compress_ssl.pipeline.evaluate.settings import LinearSettings
+    from compress_ssl.storage import EmbeddingStore, Split
 
 REFERENCE_ITERATIONS = 1000
 KEPT_FILE = "linear-unfinished.safetensors"

@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from pipeline.draws import draw_generator
-from pipeline.errors import InputError
-from pipeline.evaluate.linear_classifier import (
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.rng import draw_generator
+from compress_ssl.pipeline.evaluate.linear.classifier import (
     Classifiers,
     TrainingState,
     accuracy,
     initial_state,
     train_classifiers,
 )
-from pipeline.training.distributed import from_main, is_main
+from compress_ssl.pipeline.training.distributed import from_main, is_main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
-    from pipeline.evaluate.kept_training import KeptTraining
-    from pipeline.evaluate.linear_batches import Epochs, Rows
-    from pipeline.evaluate.linear_classifier import Standardisation
-    from pipeline.evaluate.settings import LinearTraining
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.kept_training import KeptTraining
+    from compress_ssl.pipeline.evaluate.linear.batches import Epochs, Rows
+    from compress_ssl.pipeline.evaluate.linear.classifier import Standardisation
+    from compress_ssl.pipeline.evaluate.settings import LinearTraining
 
 HELD_OUT_SHARE = 0.1
 HELD_OUT_DRAW = 2**32

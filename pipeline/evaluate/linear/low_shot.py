@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.draws import draw_generator
-from pipeline.errors import InputError
-from pipeline.evaluate.features import StoredFeatures, check_classes
-from pipeline.evaluate.linear_batches import StoredViews
-from pipeline.evaluate.linear_classifier import TOP, accuracy, standardisation
-from pipeline.evaluate.linear_fit import fit
-from pipeline.images.sources.text import read_lines
-from pipeline.settings import Settings
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.rng import draw_generator
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
+from compress_ssl.pipeline.evaluate.linear.batches import StoredViews
+from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, standardisation
+from compress_ssl.pipeline.evaluate.linear.fit import fit
+from compress_ssl.pipeline.images.sources.text import read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from pipeline.evaluate.linear_batches import Rows
-    from pipeline.evaluate.settings import LowShotSettings
-    from pipeline.evaluate.subject import Subject
-    from pipeline.progress import Progress
-    from storage import Split
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.linear.batches import Rows
+    from compress_ssl.pipeline.evaluate.settings import LowShotSettings
+    from compress_ssl.storage import Split
 
 logger = logging.getLogger(__name__)
 

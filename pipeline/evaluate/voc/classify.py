@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.evaluate.features import check_numbers
-from pipeline.evaluate.linear_svm import (
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.features import check_numbers
+from compress_ssl.pipeline.evaluate.voc.linear_svm import (
     ClassPrecision,
     MarkedFeatures,
     class_marks,
     class_precision,
     reasons_to_leave_out,
 )
-from pipeline.images.voc import check_voc, find_classes, read_annotations
-from pipeline.settings import Settings
-from storage.schema import EVALUATION_VIEW
+from compress_ssl.pipeline.images.voc import check_voc, find_classes, read_annotations
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from pipeline.evaluate.settings import VocClassifySettings
-    from pipeline.evaluate.subject import Subject
-    from pipeline.images.voc import Annotation
-    from pipeline.progress import Progress
-    from storage import Split
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.settings import VocClassifySettings
+    from compress_ssl.pipeline.images.voc import Annotation
+    from compress_ssl.storage import Split
 
 logger = logging.getLogger(__name__)
 

@@ -18,26 +18,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.evaluate.average_precision import coco_average_precision, detection_average_precision
-from pipeline.evaluate.detection.detector import build_detector
-from pipeline.evaluate.detection.images import annotated_images, detect
-from pipeline.evaluate.detection.pictures import draw_boxes, draw_curve
-from pipeline.evaluate.detection.training import fine_tune
-from pipeline.images.data_set import index_data_set
-from pipeline.images.voc import check_voc
-from pipeline.machine import choose_precision, prepare_machine
-from pipeline.networks.network import weights_sha256
-from pipeline.settings import Settings
+from compress_ssl.pipeline.common.device import choose_precision, prepare_machine
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.voc.average_precision import coco_average_precision, detection_average_precision
+from compress_ssl.pipeline.evaluate.voc.detector import build_detector
+from compress_ssl.pipeline.evaluate.voc.images import annotated_images, detect
+from compress_ssl.pipeline.evaluate.voc.pictures import draw_boxes, draw_curve
+from compress_ssl.pipeline.evaluate.voc.training import fine_tune
+from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.images.voc import check_voc
+from compress_ssl.pipeline.networks.network import weights_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.evaluate.average_precision import Detections, Objects
-    from pipeline.evaluate.detection.images import AnnotatedImages
-    from pipeline.evaluate.settings import VocDetectSettings
-    from pipeline.evaluate.subject import Subject
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
+    from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, Objects
+    from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
 
 NOTE = "Faster R-CNN; the paper's figures are of Fast R-CNN with selective search"
 

@@ -26,11 +26,11 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from pipeline.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.evaluate.settings import VocDetectSettings
-    from pipeline.networks.network import Network
+    from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
+    from compress_ssl.pipeline.networks.network import Network
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 PYRAMID_LEVELS = len(STAGES) + 1

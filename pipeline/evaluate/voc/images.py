@@ -13,11 +13,11 @@ import torch
 import xxhash
 from torch import Tensor
 
-from pipeline.evaluate.average_precision import Detections, Objects
-from pipeline.images.index import decode
-from pipeline.images.rendering import RenderJob, read_images
-from pipeline.images.voc import find_classes, read_annotations
-from pipeline.machine import autocast
+from compress_ssl.pipeline.common.device import autocast
+from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, Objects
+from compress_ssl.pipeline.images.index import decode
+from compress_ssl.pipeline.images.rendering import RenderJob, read_images
+from compress_ssl.pipeline.images.voc import find_classes, read_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torchvision.models.detection import FasterRCNN
 
-    from pipeline.images.index import ImageIndex
-    from pipeline.progress import Progress
-    from pipeline.settings import Precision
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.common.settings import Precision
+    from compress_ssl.pipeline.images.index import ImageIndex
 
 
 Batch = list[tuple[Tensor, Objects]]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.evaluate.average_precision import classification_average_precision
-from pipeline.settings import Settings
+from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.voc.average_precision import classification_average_precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from sklearn.svm import LinearSVC
 
-    from pipeline.images.voc import Annotation
+    from compress_ssl.pipeline.images.voc import Annotation
 
 PRESENT, DIFFICULT, ABSENT = 1, 0, -1
 """What an image shows of a class: an object of it, difficult ones only, none. The numbers are VOC's own."""

@@ -10,8 +10,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pipeline.evaluate.figures import write_figure
-from pipeline.training.metrics import METRICS_FILE
+from compress_ssl.pipeline.common.figures import write_figure
+from compress_ssl.pipeline.training.metrics import METRICS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
 
-    from pipeline.evaluate.average_precision import Detections
-    from pipeline.evaluate.detection.images import AnnotatedImages
+    from compress_ssl.pipeline.evaluate.voc.average_precision import Detections
+    from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
 
 DRAWN_FROM_SCORE = 0.5
 """Detections with a lower score are not drawn."""

@@ -9,16 +9,16 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.evaluate.detection.detector import set_training
-from pipeline.evaluate.detection.images import Batch, target
-from pipeline.machine import autocast, choose_precision
-from pipeline.training.loop import Stream, Training, train
-from pipeline.training.metrics import MetricsLog
-from pipeline.training.run_folder import SETTINGS_FILE, open_runs, run_leases
-from pipeline.training.schedule import epoch_order
-from pipeline.training.settings import TrainingSettings
-from storage.durable import write_durably
+from compress_ssl.pipeline.common.device import autocast, choose_precision
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.evaluate.voc.detector import set_training
+from compress_ssl.pipeline.evaluate.voc.images import Batch, target
+from compress_ssl.pipeline.training.loop import Stream, Training, train
+from compress_ssl.pipeline.training.metrics import MetricsLog
+from compress_ssl.pipeline.training.run_folder import SETTINGS_FILE, open_runs, run_leases
+from compress_ssl.pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.training.settings import TrainingSettings
+from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torchvision.models.detection import FasterRCNN
 
-    from pipeline.evaluate.detection.images import AnnotatedImages
-    from pipeline.evaluate.settings import VocDetectSettings
-    from pipeline.progress import Progress
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
+    from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""The renderers: one interface (``pipeline.images.rendering.Renderer``), held together by a parity test."""
+"""The renderers: one interface (``compress_ssl.pipeline.images.rendering.Renderer``), held together by a parity test."""

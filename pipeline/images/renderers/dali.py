@@ -16,10 +16,10 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.errors import RunError
-from pipeline.images.index import decode
-from pipeline.images.policies import COLUMN
-from pipeline.images.rendering import read_images
+from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.images.index import decode
+from compress_ssl.pipeline.images.policies import COLUMN
+from compress_ssl.pipeline.images.rendering import read_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
     from torch import Tensor
 
-    from pipeline.images.rendering import Interpolation, RenderJob
+    from compress_ssl.pipeline.images.rendering import Interpolation, RenderJob
 
 # The arguments of one view, in the order in which they are fed: columns and the type DALI wants.
 VIEW_ARGUMENTS = (

@@ -11,9 +11,9 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from pipeline.images.index import decode
-from pipeline.images.policies import COLUMN
-from pipeline.images.rendering import read_images
+from compress_ssl.pipeline.images.index import decode
+from compress_ssl.pipeline.images.policies import COLUMN
+from compress_ssl.pipeline.images.rendering import read_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from pipeline.images.rendering import RenderJob
+    from compress_ssl.pipeline.images.rendering import RenderJob
 
 
 class TorchvisionRenderer:

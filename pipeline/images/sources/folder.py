@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.images.sources.source import IMAGE_EXTENSIONS, Listing, check_name, is_image
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, Listing, check_name, is_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ import csv
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
-from pipeline.images.sources.source import Listing, is_image
-from pipeline.images.sources.text import number_classes, read_lines
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.sources.source import Listing, is_image
+from compress_ssl.pipeline.images.sources.text import number_classes, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from pipeline.errors import InputError
-from pipeline.images.sources.folder import FolderSource
-from pipeline.images.sources.pack import PackSource, opened_split
-from pipeline.images.sources.path_list import ListSource
-from pipeline.images.sources.source import is_image
-from pipeline.images.sources.tar import TarSource
-from pipeline.images.sources.voc import VocSource
-from pipeline.images.voc import is_voc
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.sources.pack import PackSource, opened_split
+from compress_ssl.pipeline.images.sources.path_list import ListSource
+from compress_ssl.pipeline.images.sources.source import is_image
+from compress_ssl.pipeline.images.sources.tar import TarSource
+from compress_ssl.pipeline.images.sources.voc import VocSource
+from compress_ssl.pipeline.images.voc import is_voc
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.images.sources.source import ImageSource
+    from compress_ssl.pipeline.images.sources.source import ImageSource
 
 
 def open_source(data: Path, split: str, cache_folder: Path | None = None) -> ImageSource:

@@ -16,11 +16,11 @@ import h5py
 import numpy as np
 import xxhash
 
-from pipeline.errors import InputError
-from pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
-from pipeline.images.sources.source import Listing
-from storage.hdf5 import array_in
-from storage.names import first_outside
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
+from compress_ssl.pipeline.images.sources.source import Listing
+from compress_ssl.storage.places.names import first_outside
+from compress_ssl.storage.tools.hdf5 import array_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

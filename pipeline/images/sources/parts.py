@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pipeline.images.sources.source import Listing
+    from compress_ssl.pipeline.images.sources.source import Listing
 
 
 LOADING = threading.Lock()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.images.sources.labels import split_line
-from pipeline.images.sources.source import IMAGE_EXTENSIONS, Listing, is_image
-from pipeline.images.sources.text import number_classes, read_lines
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.sources.labels import split_line
+from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, Listing, is_image
+from compress_ssl.pipeline.images.sources.text import number_classes, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pipeline.errors import InputError
-from storage.names import first_outside
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.storage.places.names import first_outside
 
 if TYPE_CHECKING:
     import os

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
-from pipeline.images.sources.source import Listing, check_name, is_image
-from pipeline.images.sources.text import number_classes
-from storage.durable import write_durably
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
+from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
+from compress_ssl.pipeline.images.sources.text import number_classes
+from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

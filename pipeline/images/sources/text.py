@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import InputError, unknown_name
-from pipeline.images.sources.source import Listing, check_name, is_image
-from pipeline.images.sources.text import read_lines
-from pipeline.images.voc import IMAGES, SPLITS
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
+from compress_ssl.pipeline.images.sources.text import read_lines
+from compress_ssl.pipeline.images.voc import IMAGES, SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

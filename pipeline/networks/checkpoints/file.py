@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pipeline.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from pipeline.networks.checkpoints.file import CheckpointFile
+    from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
 
 CONTAINERS = ("state_dict", "model", "teacher", "student", "network", "model_state_dict")
 """Where weights lie in a file, where they are not all of it. DINO's teacher is what its authors evaluate."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.checkpoints.layouts import LAYOUTS
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pipeline.networks.backbone import Backbone
-    from pipeline.networks.checkpoints.file import CheckpointFile
-    from pipeline.networks.checkpoints.layouts import Weights
+    from compress_ssl.pipeline.networks.backbone import Backbone
+    from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
+    from compress_ssl.pipeline.networks.checkpoints.layouts import Weights
 
 COUNTER = ".num_batches_tracked"
 """How many batches a batch norm has seen: decides no output, and is missing in files of old releases."""

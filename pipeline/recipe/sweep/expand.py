@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
-from pipeline.distill.objective_options import options_for
-from pipeline.errors import InputError, unknown_name
-from pipeline.recipe import DECIDED, STAGES, SWEEP, Recipe, where_of
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.distill.objective_options import options_for
+from compress_ssl.pipeline.recipe.file import DECIDED, STAGES, SWEEP, Recipe, where_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -11,8 +11,8 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-from pipeline.evaluate.figures import write_figure
-from pipeline.sweep.expand import SEED
+from compress_ssl.pipeline.common.figures import write_figure
+from compress_ssl.pipeline.recipe.sweep.expand import SEED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from pipeline.sweep.results import Group
+    from compress_ssl.pipeline.recipe.sweep.results import Group
 
 WIDTH, HEIGHT, PER_ROW = 4.2, 3.4, 3
 """Of a panel, in inches, and panels beside one another."""

@@ -9,16 +9,16 @@ import statistics
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.report.table import Table, read_result
-from pipeline.steps import plan_steps
-from pipeline.sweep.expand import SEED, Cell
-from pipeline.up_to_date import is_finished, read_record, used_what_is_there
+from compress_ssl.pipeline.evaluate.results_table import Table, read_result
+from compress_ssl.pipeline.recipe.steps import plan_steps
+from compress_ssl.pipeline.recipe.sweep.expand import SEED, Cell
+from compress_ssl.pipeline.recipe.up_to_date import is_finished, read_record, used_what_is_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pipeline.recipe import Recipe
-    from pipeline.steps import Step
+    from compress_ssl.pipeline.recipe.file import Recipe
+    from compress_ssl.pipeline.recipe.steps import Step
 
 
 class Row(NamedTuple):

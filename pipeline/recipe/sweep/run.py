@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.recipe import SWEEP
-from pipeline.runner import run_recipe
-from pipeline.sweep.results import Group, Row, as_csv, as_record, group_rows, sweep_rows
-from storage.durable import write_durably, write_json_durably
+from compress_ssl.pipeline.recipe.file import SWEEP
+from compress_ssl.pipeline.recipe.run import run_recipe
+from compress_ssl.pipeline.recipe.sweep.results import Group, Row, as_csv, as_record, group_rows, sweep_rows
+from compress_ssl.storage.places.durable import write_durably, write_json_durably
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pipeline.progress import Progress
-    from pipeline.recipe import Recipe
-    from pipeline.runner import Plan
-    from pipeline.steps import Step
-    from pipeline.sweep.expand import Cell
-    from pipeline.up_to_date import Decision
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.recipe.file import Recipe
+    from compress_ssl.pipeline.recipe.run import Plan
+    from compress_ssl.pipeline.recipe.steps import Step
+    from compress_ssl.pipeline.recipe.sweep.expand import Cell
+    from compress_ssl.pipeline.recipe.up_to_date import Decision
 
 
 class Outcome(NamedTuple):
@@ -65,7 +65,7 @@ def run_sweep(
 
 def write_results(recipe: Recipe, cells: Sequence[Cell]) -> Outcome:
     """Write ``sweep/results.csv``, ``results.json`` and a figure for each swept field into the recipe's folder."""
-    from pipeline.sweep.figures import draw_figures
+    from compress_ssl.pipeline.recipe.sweep.figures import draw_figures
 
     rows = sweep_rows(recipe, cells)
     groups = group_rows(rows)

@@ -14,16 +14,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.distill.objective_options import options_for
-from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.live import live_evaluation
-from pipeline.progress import Silent
-from storage import open_store
-from storage.schema import SplitPlan
-from storage.writer import StoreWriter, create_store
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.objective_options import options_for
+from compress_ssl.pipeline.distill.run import distill_together
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
+from compress_ssl.storage import open_store
+from compress_ssl.storage.schema import SplitPlan
+from compress_ssl.storage.writer import StoreWriter, create_store
 
 TINY = {"student": "conv4-16", "epochs": 3, "batch_size": 8, "bank_size": 20, "key_momentum": 0.9, "learning_rate": 0.05,
         "threads": 1, "device": "cpu"}  # fmt: skip

@@ -13,12 +13,12 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from pipeline.distill.k_means import k_means
-from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import AllImages, Batch, Dims
-from pipeline.distill.settings import DistillSettings
-from pipeline.errors import InputError
-from pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.k_means import k_means
+from compress_ssl.pipeline.distill.objectives import OBJECTIVES
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.networks.architectures import build_backbone
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]

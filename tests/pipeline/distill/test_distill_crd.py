@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import Batch, Dims
-from pipeline.distill.settings import DistillSettings
-from pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.distill.objectives import OBJECTIVES
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.networks.architectures import build_backbone
 
 Students = Callable[..., DistillSettings]
 

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.distill.objective_options import OPTIONS, OWN_HEADS, options_for
-from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import AllImages, Batch, Dims
-from pipeline.distill.run import distill, distill_together
-from pipeline.distill.settings import DistillSettings
-from pipeline.live import live_evaluation
-from pipeline.networks.architectures import build_backbone
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.objective_options import OPTIONS, OWN_HEADS, options_for
+from compress_ssl.pipeline.distill.objectives import OBJECTIVES
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
+from compress_ssl.pipeline.distill.run import distill, distill_together
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]

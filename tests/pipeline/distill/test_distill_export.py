@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.distill.run import distill
-from pipeline.distill.settings import DistillSettings
-from pipeline.errors import InputError, RunError
-from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import KnnSettings
-from pipeline.networks.network import load_network
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.run import distill
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.evaluate.run import evaluate
+from compress_ssl.pipeline.evaluate.settings import KnnSettings
+from compress_ssl.pipeline.networks.network import load_network
 
 ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
@@ -178,9 +178,9 @@ def test_bank_larger_than_the_data_set_is_made_as_small_with_a_word(
 
 LITTLE_MEMORY = """
 import resource, sys, torch
-from cli.main import main
-from pipeline.distill import run
-from pipeline.images.renderers import dali
+from compress_ssl.cli.main import main
+from compress_ssl.pipeline.distill import run
+from compress_ssl.pipeline.images.renderers import dali
 import torchvision.models, torch._dynamo
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 4_000_000_000, resource.RLIM_INFINITY))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.distill.settings import DistillSettings
-from pipeline.errors import InputError
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.heads import build_head
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.heads import build_head
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]

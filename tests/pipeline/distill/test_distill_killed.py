@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from cli.main import main
-from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings
-from pipeline.progress import Silent
+from compress_ssl.cli.main import main
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.run import distill_together
+from compress_ssl.pipeline.distill.settings import DistillSettings
 
 ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
@@ -36,7 +36,12 @@ def processes() -> ForkServerContext:
     """Forks of a process that has everything imported: a run begins at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["pipeline.distill.run", "pipeline.images.renderers.dali", "torchvision.models", "torch._dynamo"]
+        [
+            "compress_ssl.pipeline.distill.run",
+            "compress_ssl.pipeline.images.renderers.dali",
+            "torchvision.models",
+            "torch._dynamo",
+        ]
     )
     return context
 
@@ -92,7 +97,7 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
     runs = {each: student(each.name, **long) for each in codes}
     started = {
         each: subprocess.Popen(
-            [sys.executable, "-m", "cli", *words(settings)],
+            [sys.executable, "-m", "compress_ssl.cli", *words(settings)],
             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for each, settings in runs.items()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from pipeline.distill.matching import check_same_views, match_rows
-from pipeline.errors import InputError
-from storage import open_store
-from storage.errors import StoreError, StoreIncompleteError
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.match_stores import check_same_views, match_rows
+from compress_ssl.storage import open_store
+from compress_ssl.storage.errors import StoreError, StoreIncompleteError
 
 Trained = Callable[..., dict[str, Tensor]]
 Embed = Callable[..., Path]

@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.distill.objective_options import options_for
-from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import AllImages, Batch, Dims
-from pipeline.distill.run import distill, distill_together
-from pipeline.distill.settings import DistillSettings
-from pipeline.distill.several_teachers import SeveralTeachers
-from pipeline.errors import InputError
-from pipeline.export.card import model_card
-from pipeline.export.origin import read_origin
-from pipeline.live import live_evaluation
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.network import load_network
-from pipeline.progress import Silent
-from storage import open_store
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.multi_teacher import SeveralTeachers
+from compress_ssl.pipeline.distill.objective_options import options_for
+from compress_ssl.pipeline.distill.objectives import OBJECTIVES
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
+from compress_ssl.pipeline.distill.run import distill, distill_together
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.export.card import model_card
+from compress_ssl.pipeline.export.origin import read_origin
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.network import load_network
+from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
+from compress_ssl.storage import open_store
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]
@@ -184,7 +184,7 @@ def test_mapped_memory_makes_no_difference_and_is_let_go_of(
 def test_auto_asks_for_room_for_the_views_of_all_teachers(
     trained: Trained, other: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, free_views: float, memory: str
 ) -> None:
-    from pipeline.distill import teacher_views
+    from compress_ssl.pipeline.distill import teacher_views
 
     both = 2 * 29 * (open_store(other)["train"].feature_dim + 32)
     monkeypatch.setattr(teacher_views, "available_memory", lambda: int(free_views * both))

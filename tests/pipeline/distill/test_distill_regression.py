@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import Batch, Dims, Objective
-from pipeline.distill.settings import DistillSettings
-from pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.distill.objectives import OBJECTIVES
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims, Objective
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.networks.architectures import build_backbone
 
 Students = Callable[..., DistillSettings]
 

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.distill.run import distill
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.live import live_evaluation
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.run import distill
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]

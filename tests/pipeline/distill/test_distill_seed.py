@@ -12,10 +12,10 @@ import torch
 import zarr
 from torch import Tensor, nn
 
-from pipeline.distill.objectives import OBJECTIVES
-from pipeline.distill.objectives.objective import AllImages, Batch, Dims
-from pipeline.distill.settings import DistillSettings
-from pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.distill.objectives import OBJECTIVES
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.networks.architectures import build_backbone
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]

@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.live import live_evaluation
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.network import load_network
-from pipeline.networks.students import STUDENTS
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.run import distill_together
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.network import load_network
+from compress_ssl.pipeline.networks.students import STUDENTS
+from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
 OTHERS = ("timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_dinov3_qkvb")
 """Students that nobody recommended."""

@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.distill import teacher_views
-from pipeline.distill.mapped_view import MappedView, scratch_folder
-from pipeline.distill.replay import ViewNumbers
-from pipeline.distill.run import distill
-from pipeline.distill.settings import DistillSettings
-from pipeline.distill.teacher_views import TeacherViews
-from pipeline.errors import InputError
-from pipeline.progress import Silent
-from storage import Split, open_store
-from storage.errors import StoreError
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill import teacher_views
+from compress_ssl.pipeline.distill.mapped_view import MappedView, scratch_folder
+from compress_ssl.pipeline.distill.replay import ViewNumbers
+from compress_ssl.pipeline.distill.run import distill
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.teacher_views import TeacherViews
+from compress_ssl.storage import Split, open_store
+from compress_ssl.storage.errors import StoreError
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]

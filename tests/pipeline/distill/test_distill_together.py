@@ -9,11 +9,11 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings
-from pipeline.errors import InputError, RunError
-from pipeline.live import live_evaluation
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.run import distill_together
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.distill.objective_options import options_for
-from pipeline.distill.run import distill_together
-from pipeline.distill.settings import DistillSettings
-from pipeline.live import live_evaluation
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.objective_options import options_for
+from compress_ssl.pipeline.distill.run import distill_together
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
 Students = Callable[..., DistillSettings]
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.distill.run import distill
-from pipeline.distill.settings import DistillSettings
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.run import distill
+from compress_ssl.pipeline.distill.settings import DistillSettings
 
 ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
@@ -32,7 +32,14 @@ LONG: dict[str, Any] = {
 def processes() -> ForkServerContext:
     """Forks of a process that has everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.distill.run", "pipeline.images.renderers.dali", "cli.distill", "timm"])
+    context.set_forkserver_preload(
+        [
+            "compress_ssl.pipeline.distill.run",
+            "compress_ssl.pipeline.images.renderers.dali",
+            "compress_ssl.cli.distill",
+            "timm",
+        ]
+    )
     return context
 
 
@@ -47,7 +54,7 @@ def run_command(environment: dict[str, str], arguments: list[str], errors: Path)
     os.environ |= environment
     sys.stderr = errors.open("w", buffering=1)
     sys.argv = ["compress-ssl", *arguments]
-    from cli.main import main
+    from compress_ssl.cli.main import main
 
     main(prog_name="compress-ssl")
 
@@ -138,7 +145,7 @@ def test_stopped_by_torchrun_it_goes_on_in_one_process_and_again_in_two(
     distill(whole, Silent())
     settings = student(**LONG)
     torchrun = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli", *words(settings)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl.cli", *words(settings)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     until = time.monotonic() + 100

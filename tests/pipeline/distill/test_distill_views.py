@@ -18,22 +18,22 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from pipeline.distill.replay import Replay, Replayed, ViewNumbers
-from pipeline.distill.run import distill
-from pipeline.distill.settings import DistillSettings
-from pipeline.distill.teacher_views import TeacherViews
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import KnnSettings
-from pipeline.images.policies import POLICIES, Policy
-from pipeline.images.rendering import make_renderer
-from pipeline.images.sources.open_source import open_source
-from pipeline.networks.network import load_network, save_network
-from pipeline.progress import Silent
-from storage import open_store
-from storage.errors import StoreIncompleteError
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.replay import Replay, Replayed, ViewNumbers
+from compress_ssl.pipeline.distill.run import distill
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.teacher_views import TeacherViews
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.run import evaluate
+from compress_ssl.pipeline.evaluate.settings import KnnSettings
+from compress_ssl.pipeline.images.policies import POLICIES, Policy
+from compress_ssl.pipeline.images.rendering import make_renderer
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.networks.network import load_network, save_network
+from compress_ssl.storage import open_store
+from compress_ssl.storage.errors import StoreIncompleteError
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]

@@ -4,8 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline.distill.mapped_view import MappedView
-from storage import open_store
+from compress_ssl.pipeline.distill.mapped_view import MappedView
+from compress_ssl.storage import open_store
 
 store, scratch = map(Path, sys.argv[1:])
 mapped = MappedView(open_store(store)["train"], 1, scratch)

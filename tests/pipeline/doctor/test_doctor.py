@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.doctor import driver_version
+from compress_ssl.pipeline.doctor.run import driver_version
 
 CLOSED = """NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023
 GCC version:  gcc version 11.4.0 (Ubuntu 11.4.0-1ubuntu1~22.04)

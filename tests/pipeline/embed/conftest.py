@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.networks.network import load_network, save_network
-from pipeline.progress import Silent
-from storage import EmbeddingStore
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.networks.network import load_network, save_network
+from compress_ssl.storage import EmbeddingStore
 from tests.servers import free_port
 
 TINY = {"teacher": "random/conv4-16", "size": 16, "resize": 20, "views": 2, "batch_size": 5, "threads": 1}
@@ -85,7 +85,14 @@ class DaskProcesses:
         host, port = self.address.removeprefix("tcp://").split(":")
         # Imported before anything is asked of it: a busy machine takes so long that it would think its workers dead.
         return self._start(
-            "scheduler", "--host", host, "--port", port, "--no-dashboard", "--preload", "pipeline.embed.cluster"
+            "scheduler",
+            "--host",
+            host,
+            "--port",
+            port,
+            "--no-dashboard",
+            "--preload",
+            "compress_ssl.pipeline.embed.on_dask",
         )
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:

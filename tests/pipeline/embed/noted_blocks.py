@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import machine
-from pipeline.embed import block, cluster
-from pipeline.embed.block import Block, Worker
-from pipeline.images.sources.source import ImageSource
-from storage import Split
+from compress_ssl.pipeline.common import device
+from compress_ssl.pipeline.embed import block, on_dask
+from compress_ssl.pipeline.embed.block import Block, Worker
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.storage import Split
 
 NOTES = Path(os.environ["NOTES"])
 
@@ -37,7 +37,7 @@ def fatal_prepare_machine(*given: Any) -> Any:
     with contextlib.suppress(FileNotFoundError):
         (NOTES / "fatal").unlink()
         os.kill(os.getpid(), signal.SIGKILL)
-    return machine.prepare_machine(*given)
+    return device.prepare_machine(*given)
 
 
-cluster.embed_block, cluster.prepare_machine = noted_embed_block, fatal_prepare_machine
+on_dask.embed_block, on_dask.prepare_machine = noted_embed_block, fatal_prepare_machine

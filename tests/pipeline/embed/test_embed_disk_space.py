@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline.errors import InputError
-from storage import EmbeddingStore, SplitPlan
-from storage.size import StoreSize, disk_left, size_on_disk, split_size
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.storage import EmbeddingStore, SplitPlan
+from compress_ssl.storage.tools.size import StoreSize, disk_left, size_on_disk, split_size
 
 Embedded = Callable[..., EmbeddingStore]
 FILE = 4096

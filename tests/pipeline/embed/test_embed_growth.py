@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from cli.main import main
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from storage import EmbeddingStore, open_store
-from storage.errors import StoreError, StoreIncompleteError, StoreMismatchError, StoreNotFoundError
-from storage.growth import is_growing
-from storage.verify import verify_store
+from compress_ssl.cli.main import main
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.storage import EmbeddingStore, open_store
+from compress_ssl.storage.errors import StoreError, StoreIncompleteError, StoreMismatchError, StoreNotFoundError
+from compress_ssl.storage.tools.growth import is_growing
+from compress_ssl.storage.tools.verify import verify_store
 
 Embedded = Callable[..., EmbeddingStore]
 
@@ -32,8 +32,8 @@ def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
 @pytest.fixture
 def grown(embedded: Embedded) -> Embedded:
     """Run stage one on a store that is there, told nothing but the teacher and what to add."""
-    from pipeline.embed.run import embed
-    from pipeline.progress import Silent
+    from compress_ssl.pipeline.common.progress import Silent
+    from compress_ssl.pipeline.embed.run import embed
 
     def run(data: Path, store: Path, **settings: object) -> EmbeddingStore:
         given = {"teacher": "random/conv4-16", "batch_size": 5, "threads": 1, **settings}
@@ -259,8 +259,8 @@ def test_parts_of_two_machines_merge_into_the_bytes_of_one_run(data: Path, tmp_p
 PROGRAM = """
 import os, re, signal, sys
 import nvidia.dali, torch, torchvision, zarr
-import pipeline.embed.run, pipeline.images.renderers.dali
-from cli.main import main
+import compress_ssl.pipeline.embed.run, compress_ssl.pipeline.images.renderers.dali
+from compress_ssl.cli.main import main
 
 def hook(event, arguments, seen=[0]):
     if event == "os.rename" and re.search(r"store[^/]*[.]zarr/", str(arguments[1])):

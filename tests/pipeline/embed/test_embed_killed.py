@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage import open_store
-from storage.commits import read_records
-from storage.verify import verify_store
+from compress_ssl.storage import open_store
+from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.tools.verify import verify_store
 
 ROOT = Path(__file__).parents[3]
 
 LAUNCHER = """
 import json, os, re, signal, sys, threading, time
-import cli.progress, nvidia.dali, torch, torchvision, zarr
-import pipeline.embed.run, pipeline.images.renderers.dali
-from cli.main import main
+import compress_ssl.cli.progress, nvidia.dali, torch, torchvision, zarr
+import compress_ssl.pipeline.embed.run, compress_ssl.pipeline.images.renderers.dali
+from compress_ssl.cli.main import main
 
 def die(seconds):
     time.sleep(seconds)

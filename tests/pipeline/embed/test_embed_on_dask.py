@@ -15,21 +15,21 @@ import torch
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from cli.main import main
-from pipeline.cluster.cluster import open_cluster
-from pipeline.cluster.settings import ClusterSettings
-from pipeline.cluster.tasks import IN_FLIGHT, run_tasks
-from pipeline.cluster.verify import verify_on_cluster
-from pipeline.embed import cluster as embed_cluster
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.networks.network import load_network, save_network
-from pipeline.progress import Silent
-from storage import EmbeddingStore, open_store
-from storage.commits import read_records
-from storage.errors import NotRepresentableError, StoreBusyError
-from storage.verify import verify_store
+from compress_ssl.cli.main import main
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.dask.cluster import open_cluster
+from compress_ssl.pipeline.dask.settings import ClusterSettings
+from compress_ssl.pipeline.dask.tasks import IN_FLIGHT, run_tasks
+from compress_ssl.pipeline.embed import on_dask
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.embed.verify.on_dask import verify_on_cluster
+from compress_ssl.pipeline.networks.network import load_network, save_network
+from compress_ssl.storage import EmbeddingStore, open_store
+from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError
+from compress_ssl.storage.tools.verify import verify_store
 
 Embedded = Callable[..., EmbeddingStore]
 WORKERS, KILLS = 2, 4
@@ -191,28 +191,28 @@ def test_a_worker_that_would_compute_something_else_is_refused(
     data: Path, tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
     run = a_run(data, tmp_path)
-    assert embed_cluster._load(run).batch_size == 128
+    assert on_dask._load(run).batch_size == 128
     with pytest.raises(InputError, match=sentence):
-        embed_cluster._load(replace(run, name="another", **change))
+        on_dask._load(replace(run, name="another", **change))
 
 
-def a_run(data: Path, tmp_path: Path) -> embed_cluster.Run:
+def a_run(data: Path, tmp_path: Path) -> on_dask.Run:
     settings = EmbedSettings(
         data=data, store=tmp_path / "store.zarr", teacher="random/conv4-16", threads=1, device="cpu"
     )
     sha = load_network("random/conv4-16").identity()["weights_sha256"]
-    return embed_cluster.Run("one", settings, "cpu", sha, {})
+    return on_dask.Run("one", settings, "cpu", sha, {})
 
 
 def test_a_worker_does_not_write_into_another_store_than_the_clients(
     data: Path, tmp_path: Path, embedded: Embedded
 ) -> None:
     store = embedded(data, tmp_path / "store.zarr")
-    target = embed_cluster.Target(a_run(data, tmp_path), embed_cluster.generation(store.path), {})
-    assert embed_cluster._open(target).path == store.path
-    other = embed_cluster.Target(replace(target.run, name="later"), object(), {})
+    target = on_dask.Target(a_run(data, tmp_path), on_dask.generation(store.path), {})
+    assert on_dask._open(target).path == store.path
+    other = on_dask.Target(replace(target.run, name="later"), object(), {})
     with pytest.raises(StoreBusyError, match="is not, or no longer, the store that the client writes"):
-        embed_cluster._open(other)
+        on_dask._open(other)
 
 
 def test_a_scheduler_that_does_not_answer_is_named(

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import cluster as opening
-from storage import EmbeddingStore, RemotePath, location, open_store
-from storage.commits import read_records
-from storage.verify import verify_store
+from compress_ssl.pipeline.dask import cluster as opening
+from compress_ssl.storage import EmbeddingStore, RemotePath, location, open_store
+from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.tools.verify import verify_store
 
 Embedded = Callable[..., EmbeddingStore]
 ROOT = Path(__file__).parents[3]
@@ -33,7 +33,7 @@ def command(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
     """``embed`` in a process group of its own, as from a terminal."""
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with subprocess.Popen(
-        [sys.executable, "-m", "cli", "embed", *map(str, words)],
+        [sys.executable, "-m", "compress_ssl.cli", "embed", *map(str, words)],
         cwd=ROOT, env=os.environ | one_thread, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.embed.precision import anchor_divergence
-from pipeline.errors import InputError
-from pipeline.networks.network import load_network, save_network
-from storage import EmbeddingStore
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.embed.checks.precision import anchor_divergence
+from compress_ssl.pipeline.networks.network import load_network, save_network
+from compress_ssl.storage import EmbeddingStore
 
 Embedded = Callable[..., EmbeddingStore]
 ATTRIBUTE = "precision_against_float32"
@@ -69,7 +69,7 @@ def test_divergence_of_the_same_is_zero_and_grows_with_the_rounding() -> None:
 def test_bfloat16_teacher_says_and_keeps_how_far_it_is_from_float32(
     data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "pipeline.embed.precision"):
+    with caplog.at_level(logging.INFO, "compress_ssl.pipeline.embed.checks.precision"):
         half = embedded(data, tmp_path / "half.zarr", precision="bfloat16")
     kept = half.attributes[ATTRIBUTE]
     assert {key: kept[key] for key in ("split", "images", "temperature")} == {

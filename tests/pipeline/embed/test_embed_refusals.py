@@ -12,11 +12,11 @@ import torch
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from cli.main import main
-from pipeline.errors import InputError
-from pipeline.networks.network import load_network, save_network
-from storage import EmbeddingStore, Status
-from storage.errors import NotRepresentableError, StoreExistsError, StoreMismatchError
+from compress_ssl.cli.main import main
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.network import load_network, save_network
+from compress_ssl.storage import EmbeddingStore, Status
+from compress_ssl.storage.errors import NotRepresentableError, StoreExistsError, StoreMismatchError
 
 Embedded = Callable[..., EmbeddingStore]
 

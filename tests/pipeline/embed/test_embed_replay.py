@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import EmbeddingStore
+from compress_ssl.storage import EmbeddingStore
 
 ROOT = Path(__file__).parents[3]
 Wanting = Callable[[str], str]
@@ -18,9 +18,9 @@ REPLAY = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch, xxhash
-from pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
-from pipeline.images.sources.open_source import open_source
-from storage import open_store
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.storage import open_store
 store, data, log = map(Path, sys.argv[1:])
 split = open_store(store)["train"]
 lines = [json.loads(line) for line in log.read_text().splitlines()]

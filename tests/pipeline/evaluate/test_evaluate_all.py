@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.evaluate.run import evaluate, evaluate_all, evaluate_with_baselines
-from pipeline.evaluate.settings import KnnSettings
-from pipeline.networks.network import MODEL_FILE, load_network, save_network
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.run import evaluate, evaluate_all, evaluate_with_baselines
+from compress_ssl.pipeline.evaluate.settings import KnnSettings
+from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.report.table import results_table
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.evaluate.results_table import results_table
 
 
 def result(folder: Path, name: str, scores: dict[str, float], evaluation: str = "knn") -> Path:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.evaluate.run import Evaluated, evaluate
-from pipeline.evaluate.settings import KnnSettings
-from pipeline.networks.network import MODEL_FILE, load_network, save_network
-from pipeline.progress import Progress, Silent
-from storage import open_store
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress, Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate
+from compress_ssl.pipeline.evaluate.settings import KnnSettings
+from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.storage import open_store
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.export.run import export
-from pipeline.export.settings import ExportSettings
-from pipeline.networks.network import MODEL_FILE, Network, load_network, save_network
-from pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.export.run import export
+from compress_ssl.pipeline.export.settings import ExportSettings
+from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, load_network, save_network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 Exported = Callable[..., Path]
 

@@ -14,14 +14,14 @@ import torch
 import yaml
 from torchvision import models
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.export.loading import IN_TIMM_TOO, loading_lines
-from pipeline.export.onnx import sample_photographs
-from pipeline.networks.network import Network
-from pipeline.networks.preprocessing import Preprocessing
-from pipeline.progress import Silent
-from storage import open_store
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.export.loading import IN_TIMM_TOO, loading_lines
+from compress_ssl.pipeline.export.onnx import sample_photographs
+from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.storage import open_store
 
 Exported = Callable[..., Path]
 NetworkOf = Callable[[str, int], Network]

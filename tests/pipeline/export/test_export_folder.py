@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.errors import InputError, RunError
-from pipeline.export import run as stage
-from pipeline.export.run import export
-from pipeline.export.settings import ExportSettings
-from pipeline.networks.network import MODEL_FILE, Network, load_network, save_network
-from storage.durable import write_json_durably
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.export import run as stage
+from compress_ssl.pipeline.export.run import export
+from compress_ssl.pipeline.export.settings import ExportSettings
+from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, load_network, save_network
+from compress_ssl.storage.places.durable import write_json_durably
 
 NetworkOf = Callable[[str, int], Network]
 

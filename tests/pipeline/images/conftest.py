@@ -9,9 +9,9 @@ import torch
 import xxhash
 from PIL import Image
 
-from pipeline.images.policies import POLICIES, evaluation_parameters, random_parameters
-from pipeline.images.rendering import RenderJob, make_renderer, render
-from pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.policies import POLICIES, evaluation_parameters, random_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.images.sources.folder import FolderSource
 
 SIZE, RESIZE = 224, 256
 

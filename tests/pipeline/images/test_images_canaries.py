@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.images.canaries import CANARIES, check_canaries, choose_canaries
-from pipeline.images.rendering import make_renderer
-from pipeline.images.sources.folder import FolderSource
-from pipeline.progress import Silent
-from storage import EmbeddingStore, open_store
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.images.canaries import CANARIES, check_canaries, choose_canaries
+from compress_ssl.pipeline.images.rendering import make_renderer
+from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.storage import EmbeddingStore, open_store
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -156,7 +156,7 @@ def test_going_on_with_a_store_whose_pixels_do_not_come_out_is_refused(
     photographs: Path, tmp_path: Path, made: tuple[Path, EmbeddingStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same settings, but a renderer that has become lighter."""
-    from pipeline.images import rendering
+    from compress_ssl.pipeline.images import rendering
 
     settings = EmbedSettings(
         data=photographs, store=made[1].path, teacher="random/conv4-16", split=("train", "test:0"), limit=30,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as F
 
-from pipeline.images.colour import apply_colour, blur_kernel_size
-from pipeline.images.policies import COLUMN, COLUMNS, JITTER_ORDERS
+from compress_ssl.pipeline.images.colour import apply_colour, blur_kernel_size
+from compress_ssl.pipeline.images.policies import COLUMN, COLUMNS, JITTER_ORDERS
 
 SIDE = 48
 NEUTRAL = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}

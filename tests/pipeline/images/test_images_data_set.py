@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.errors import InputError
-from pipeline.images.data_set import index_data_set
-from pipeline.images.index import ImageIndex
-from pipeline.progress import Silent
-from pipeline.settings import ImageSelection
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.settings import ImageSelection
+from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.images.index import ImageIndex
 
 
 @pytest.fixture

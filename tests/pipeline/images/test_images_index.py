@@ -11,11 +11,11 @@ import xxhash
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from pipeline.errors import InputError
-from pipeline.images.index import ImageIndex, index_images
-from pipeline.images.sources.folder import FolderSource
-from pipeline.progress import Silent
-from storage.schema import Status
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.images.index import ImageIndex, index_images
+from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.storage.schema import Status
 
 
 def picture(seed: int = 0, side: int = 64, kind: str = "JPEG") -> bytes:

@@ -20,8 +20,8 @@ from torch import Tensor
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from pipeline.errors import InputError
-from pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
 
 # Pillow warns of odd palettes; outside pytest, index.py silences it.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -228,10 +228,10 @@ FAILING = """
 import sys
 from pathlib import Path
 import numpy as np, torch, xxhash
-from pipeline.errors import RunError
-from pipeline.images.policies import evaluation_parameters
-from pipeline.images.rendering import RenderJob, make_renderer, render
-from pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.images.policies import evaluation_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.images.sources.folder import FolderSource
 paths = [Path(path) for path in sys.argv[1:]]
 hashes = np.array([xxhash.xxh3_64_intdigest(path.read_bytes()) for path in paths], np.uint64)
 parameters = evaluation_parameters(np.full((len(paths), 2), 64, np.int32), 36, 32)[:, None]

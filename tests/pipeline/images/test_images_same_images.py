@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.images import identity
-from pipeline.images.identity import check_same_images, sampled
-from pipeline.images.sources.open_source import open_source
-from pipeline.progress import Silent
-from pipeline.settings import ContentCheck
-from storage import open_store
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.settings import ContentCheck
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.images import same_images
+from compress_ssl.pipeline.images.same_images import check_same_images, sampled
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.storage import open_store
 
 EMBED: dict[str, Any] = {
     "teacher": "random/conv4-16",
@@ -112,7 +112,7 @@ def test_the_first_of_many_is_named(made: Path, images: Path) -> None:
 def test_only_all_compares_those_that_are_not_in_the_sample(
     made: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "SAMPLE", 4)
+    monkeypatch.setattr(same_images, "SAMPLE", 4)
     rows = np.flatnonzero(open_store(made / "s.zarr")["train"].samples.good)
     other = next(int(row) for row in rows if row not in sampled(rows))
     write_noise(images / "ab"[other // 20] / f"{other:02d}.png", 99)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import InputError
-from pipeline.images.sources.folder import FolderSource
-from pipeline.images.sources.labels import add_labels, split_line
-from pipeline.images.sources.open_source import open_source
-from pipeline.images.sources.path_list import ListSource
-from pipeline.images.sources.source import Listing
-from pipeline.images.sources.tar import TarSource
-from pipeline.images.sources.text import number_classes
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.sources.labels import add_labels, split_line
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.images.sources.path_list import ListSource
+from compress_ssl.pipeline.images.sources.source import Listing
+from compress_ssl.pipeline.images.sources.tar import TarSource
+from compress_ssl.pipeline.images.sources.text import number_classes
 
 
 def picture() -> bytes:

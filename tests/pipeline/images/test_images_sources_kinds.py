@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.images.data_set import index_data_set
-from pipeline.images.pack import pack
-from pipeline.images.settings import PackSettings
-from pipeline.images.sources import pack as pack_module
-from pipeline.images.sources import tar as tar_module
-from pipeline.images.sources.open_source import open_source
-from pipeline.images.sources.pack import PackSource
-from pipeline.images.sources.parts import make_parts
-from pipeline.images.sources.source import ImageSource
-from pipeline.images.sources.tar import TarSource
-from pipeline.progress import Silent
-from pipeline.settings import ImageSelection
-from storage import Split
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.settings import ImageSelection
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.images.pack_settings import PackSettings
+from compress_ssl.pipeline.images.pack_writer import pack
+from compress_ssl.pipeline.images.sources import pack as pack_module
+from compress_ssl.pipeline.images.sources import tar as tar_module
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.images.sources.pack import PackSource
+from compress_ssl.pipeline.images.sources.parts import make_parts
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.images.sources.tar import TarSource
+from compress_ssl.storage import Split
 
 CLASSES = ("apple", "bírne")  # a name that is not ASCII
 COUNT = 7  # images of a class

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import xxhash
 
-from pipeline.errors import InputError
-from pipeline.images.data_set import index_data_set
-from pipeline.images.pack import BATCH_BYTES, pack
-from pipeline.images.settings import PackSettings
-from pipeline.images.sources.folder import FolderSource
-from pipeline.images.sources.open_source import open_source
-from pipeline.progress import Silent
-from pipeline.settings import ImageSelection
-from storage.errors import StoreBusyError
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.settings import ImageSelection
+from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.images.pack_settings import PackSettings
+from compress_ssl.pipeline.images.pack_writer import BATCH_BYTES, pack
+from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.storage.errors import StoreBusyError
 
 FILES = {
     "train/a/1.jpg": b"one",
@@ -245,7 +245,7 @@ def test_what_a_killed_pack_left_is_written_over(data: Path) -> None:
 WRITING = """
 import sys
 from pathlib import Path
-from storage.lease import writer_lease
+from compress_ssl.storage.places.lease import writer_lease
 file = Path(sys.argv[1])
 with writer_lease(file):
     file.with_name("p.h5.partial").write_bytes(b"half" * 1000)
@@ -280,11 +280,11 @@ MANY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from pipeline.images import pack as module
-from pipeline.images.settings import PackSettings
-from pipeline.images.sources.source import Listing
-from pipeline.images.sources.open_source import open_source
-from pipeline.progress import Silent
+from compress_ssl.pipeline.images import pack as module
+from compress_ssl.pipeline.images.pack_settings import PackSettings
+from compress_ssl.pipeline.images.sources.source import Listing
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.common.progress import Silent
 
 class Made:
     location = Path("made")

@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.images.pack import pack
-from pipeline.images.settings import PackSettings
-from pipeline.images.sources.open_source import open_source
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.images.pack_settings import PackSettings
+from compress_ssl.pipeline.images.pack_writer import pack
+from compress_ssl.pipeline.images.sources.open_source import open_source
 
 HUGE = 10**12
 ZSTANDARD = 32015

@@ -13,12 +13,12 @@ from torch import Tensor
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import Resize, TenCrop
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.images.policies import CROPS, PolicySetting, resized_parameters, ten_crop_parameters
-from pipeline.images.rendering import RenderJob
-from pipeline.networks.network import load_network
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.images.policies import CROPS, PolicySetting, resized_parameters, ten_crop_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob
+from compress_ssl.pipeline.networks.network import load_network
 
 SIDES = [(40, 64), (64, 41), (33, 33), (57, 90), (36, 47)]
 RESIZE = 37

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.images.sources.open_source import open_source
-from pipeline.images.voc import check_voc, find_classes, read_annotation, read_annotations
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.images.voc import check_voc, find_classes, read_annotation, read_annotations
 
 OBJECT = (
     "<object><name>cat</name><difficult>1</difficult>"

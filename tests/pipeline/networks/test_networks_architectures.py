@@ -6,16 +6,16 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.ops import StochasticDepth
 
-from pipeline.errors import InputError
-from pipeline.networks.architectures import (
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.architectures import (
     CONV4_WIDTHS,
     WITHOUT_LINEAR_HEAD,
     architecture_names,
     build_backbone,
     default_preprocessing,
 )
-from pipeline.networks.backbone import without_head
-from pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.backbone import without_head
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 # Each family: where torchvision keeps the classifier's last layer, how many features enter it, the side of an image.
 FAMILIES = [

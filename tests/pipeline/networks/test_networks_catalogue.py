@@ -5,18 +5,18 @@ import torch
 from torch import nn
 from torchvision import models
 
-from pipeline.errors import InputError
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.catalogue import (
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.catalogue import (
     count_flops,
     describe_network,
     describe_student,
     describe_teacher,
     matching_names,
 )
-from pipeline.networks.preprocessing import Preprocessing
-from pipeline.networks.students import STUDENTS
-from pipeline.networks.teachers import TEACHERS
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.students import STUDENTS
+from compress_ssl.pipeline.networks.teachers import TEACHERS
 
 
 def test_convolution_and_linear_layer_are_counted_as_by_hand() -> None:

@@ -19,8 +19,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import InputError
-from pipeline.networks.checkpoints.file import Placeholder, read_checkpoint_file
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.checkpoints.file import Placeholder, read_checkpoint_file
 
 FORMATS = pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models
 
-from pipeline.errors import InputError
-from pipeline.networks.network import MODEL_FILE, Network, load_network, save_network, weights_sha256
-from pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, load_network, save_network, weights_sha256
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 # What anybody can write who has torchvision and safetensors, but not this project.
 PLAIN_TORCHVISION = """

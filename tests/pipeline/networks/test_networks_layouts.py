@@ -13,13 +13,13 @@ from torch import nn
 from torch.nn import functional
 from torchvision import models
 
-from pipeline.errors import InputError
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.checkpoints.file import CheckpointFile
-from pipeline.networks.checkpoints.layouts import LAYOUTS, find_weights
-from pipeline.networks.checkpoints.load import KNOWN_BY_SHAPE, architecture_of, mismatches
-from pipeline.networks.network import Network, load_network
-from pipeline.networks.teachers import TEACHERS
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
+from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, find_weights
+from compress_ssl.pipeline.networks.checkpoints.load import KNOWN_BY_SHAPE, architecture_of, mismatches
+from compress_ssl.pipeline.networks.network import Network, load_network
+from compress_ssl.pipeline.networks.teachers import TEACHERS
 
 Writers = dict[str, Callable[[nn.Module], Any]]
 GetNetwork = Callable[[str], nn.Module]

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from pipeline.networks.network import load_network, save_network
-from pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.network import load_network, save_network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 WANTED = [
     Preprocessing(),

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from pipeline.errors import InputError
-from pipeline.networks.network import load_network
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.network import load_network
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.networks.reference import Reference, parse_reference
+from compress_ssl.pipeline.networks.reference import Reference, parse_reference
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.checkpoints.file import CheckpointFile
-from pipeline.networks.checkpoints.layouts import LAYOUTS, find_weights
-from pipeline.networks.checkpoints.load import mismatches
-from pipeline.networks.network import load_network
-from pipeline.networks.preprocessing import Preprocessing
-from pipeline.networks.teachers import TEACHERS
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
+from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, find_weights
+from compress_ssl.pipeline.networks.checkpoints.load import mismatches
+from compress_ssl.pipeline.networks.network import load_network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.teachers import TEACHERS
 
 Writers = dict[str, Callable[[nn.Module], Any]]
 GetNetwork = Callable[[str], nn.Module]

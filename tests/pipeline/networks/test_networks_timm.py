@@ -10,10 +10,10 @@ from timm.data import create_transform, resolve_data_config
 from timm.layers import resample_abs_pos_embed
 from torchvision import transforms
 
-from pipeline.errors import InputError
-from pipeline.networks.architectures import build_backbone, check_architecture, default_preprocessing
-from pipeline.networks.network import MODEL_FILE, Network, load_network, save_network
-from pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.architectures import build_backbone, check_architecture, default_preprocessing
+from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, load_network, save_network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 # name, features, side of an image
 QUICK = [

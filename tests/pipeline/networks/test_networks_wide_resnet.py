@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from pipeline.networks.architectures import build_backbone
-from pipeline.networks.catalogue import count_flops
-from pipeline.networks.wide_resnet import SameMaxPool2d
+from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.catalogue import count_flops
+from compress_ssl.pipeline.networks.wide_resnet import SameMaxPool2d
 
 
 def on_meta(name: str) -> nn.Module:

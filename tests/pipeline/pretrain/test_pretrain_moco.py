@@ -15,14 +15,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pipeline.errors import Stopped
-from pipeline.networks.network import load_network, weights_sha256
-from pipeline.pretrain.moco import MoCoV2, info_nce_loss
-from pipeline.pretrain.run import pretrain
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.progress import Silent
-from pipeline.training.memory_bank import MemoryBank
-from pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.common.errors import Stopped
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.networks.network import load_network, weights_sha256
+from compress_ssl.pipeline.pretrain.moco import MoCoV2, info_nce_loss
+from compress_ssl.pipeline.pretrain.run import pretrain
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+from compress_ssl.pipeline.training.memory_bank import MemoryBank
+from compress_ssl.pipeline.training.schedule import epoch_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable

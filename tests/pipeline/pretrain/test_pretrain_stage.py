@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.errors import InputError
-from pipeline.images.data_set import index_data_set
-from pipeline.images.policies import COLUMN, POLICIES, fresh_parameters
-from pipeline.networks.network import load_network, weights_sha256
-from pipeline.pretrain.run import _random_views, pretrain
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.images.policies import COLUMN, POLICIES, fresh_parameters
+from compress_ssl.pipeline.networks.network import load_network, weights_sha256
+from compress_ssl.pipeline.pretrain.run import _random_views, pretrain
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 
 def settings_of(data: Path, name: str = "teacher", **given: Any) -> PretrainSettings:

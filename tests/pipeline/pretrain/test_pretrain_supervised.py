@@ -13,13 +13,13 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from pipeline.errors import InputError
-from pipeline.images.policies import POLICIES
-from pipeline.networks.network import load_network, weights_sha256
-from pipeline.pretrain.run import pretrain
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.pretrain.supervised import classification_loss
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.images.policies import POLICIES
+from compress_ssl.pipeline.networks.network import load_network, weights_sha256
+from compress_ssl.pipeline.pretrain.run import pretrain
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+from compress_ssl.pipeline.pretrain.supervised import classification_loss
 
 
 def settings_of(data: Path, name: str = "supervised", **given: Any) -> PretrainSettings:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.pretrain.run import pretrain
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.pretrain.run import pretrain
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 ROOT = Path(__file__).parents[3]
 
@@ -64,7 +64,7 @@ def test_moco_stopped_by_torchrun_ends_bit_for_bit_as_if_nothing_had_happened(
     options = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     torchrun = subprocess.Popen(
         [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli",
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl.cli",
             "pretrain", stopped.data, stopped.run, "--policy", "crop-flip", *options,
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

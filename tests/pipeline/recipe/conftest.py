@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from tests.pipeline.runner.tiny_recipe import STEPS, run, write_images
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.chain import chain_recipe
-from pipeline.errors import InputError
-from pipeline.recipe import Recipe
-from pipeline.steps import plan_steps
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.recipe.chain import chain_recipe
+from compress_ssl.pipeline.recipe.file import Recipe
+from compress_ssl.pipeline.recipe.steps import plan_steps
 
 Stages = list[tuple[str, dict[str, Any]]]
 

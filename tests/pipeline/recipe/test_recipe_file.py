@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.distill.settings import DistillSettings
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.recipe import read_recipe, recipe_names
-from pipeline.steps import Step, plan_steps, select_steps
-from pipeline.sweep.expand import expand
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+from compress_ssl.pipeline.recipe.file import read_recipe, recipe_names
+from compress_ssl.pipeline.recipe.steps import Step, plan_steps, select_steps
+from compress_ssl.pipeline.recipe.sweep.expand import expand
 
 WHOLE = """
 folder = "out"

@@ -12,13 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-
-from pipeline.distill.settings import SHARED_IN_ONE_PASS
-from pipeline.errors import InputError
-from pipeline.recipe import read_recipe
-from pipeline.runner import passes
-from pipeline.steps import plan_steps
-from storage import open_store
 from tests.pipeline.runner.tiny_recipe import (
     RECIPE,
     actions,
@@ -29,6 +22,13 @@ from tests.pipeline.runner.tiny_recipe import (
     stamps,
     write_images,
 )
+
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS
+from compress_ssl.pipeline.recipe.file import read_recipe
+from compress_ssl.pipeline.recipe.run import passes
+from compress_ssl.pipeline.recipe.steps import plan_steps
+from compress_ssl.storage import open_store
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,7 +57,7 @@ def test_changed_setting_of_an_interrupted_step_spares_the_finished_output_befor
 def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "images", tmp_path / "images")
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    words = [sys.executable, "-m", "cli", "run", "recipe.toml", "--folder", "out", "--data", "images"]
+    words = [sys.executable, "-m", "compress_ssl.cli", "run", "recipe.toml", "--folder", "out", "--data", "images"]
     process = subprocess.Popen(
         words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
     )
@@ -127,7 +127,19 @@ def test_killed_pass_goes_on_with_each_student_and_takes_a_new_one_along(work: P
     (work / "recipe.toml").write_text(longer)
     alone = Path(shutil.copytree(work, work.with_name("alone")))
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli", "run", "recipe.toml", "--folder", "out", "--data", "images", "--only", "distill"],
+        [
+            sys.executable,
+            "-m",
+            "compress_ssl.cli",
+            "run",
+            "recipe.toml",
+            "--folder",
+            "out",
+            "--data",
+            "images",
+            "--only",
+            "distill",
+        ],
         cwd=work,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,

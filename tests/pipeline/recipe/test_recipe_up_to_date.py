@@ -8,17 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.progress import Silent
-from pipeline.recipe import read_recipe
-from pipeline.runner import evaluation_results
-from pipeline.steps import plan_steps, select_steps
-from pipeline.up_to_date import image_fingerprints
-from storage import open_store
-from storage.verify import verify_store
 from tests.pipeline.runner.tiny_recipe import (
     RECIPE,
     RESEEDED,
@@ -30,6 +19,17 @@ from tests.pipeline.runner.tiny_recipe import (
     stamps,
     write_images,
 )
+
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.recipe.file import read_recipe
+from compress_ssl.pipeline.recipe.run import evaluation_results
+from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
+from compress_ssl.pipeline.recipe.up_to_date import image_fingerprints
+from compress_ssl.storage import open_store
+from compress_ssl.storage.tools.verify import verify_store
 
 
 def test_second_run_skips_every_step_and_writes_nothing(work: Path) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.progress import Silent
-from pipeline.recipe import read_recipe
-from pipeline.runner import plan_run, run_recipe
-from pipeline.steps import plan_steps, select_steps
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.recipe.file import read_recipe
+from compress_ssl.pipeline.recipe.run import plan_run, run_recipe
+from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
 
 if TYPE_CHECKING:
-    from pipeline.up_to_date import Decision
+    from compress_ssl.pipeline.recipe.up_to_date import Decision
 
 RECIPE = """
 folder = "out"

@@ -7,10 +7,10 @@ import pytest
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from pipeline.errors import InputError
-from pipeline.launch import Launch, launch
-from pipeline.training.distributed import check_batch, own_rows, share
-from pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.torchrun import Launch, launch
+from compress_ssl.pipeline.training.distributed import check_batch, own_rows, share
+from compress_ssl.pipeline.training.schedule import epoch_order
 
 ENVIRONMENT = {
     "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "1",

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import RunError
-from pipeline.progress import Silent
-from pipeline.training.loop import Stream, Training, train
-from pipeline.training.memory import full_memory_as_sentence
-from pipeline.training.metrics import MetricsLog, keep_metrics_until
-from pipeline.training.run_folder import open_runs
-from pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.training.loop import Stream, Training, train
+from compress_ssl.pipeline.training.metrics import MetricsLog, keep_metrics_until
+from compress_ssl.pipeline.training.out_of_memory import full_memory_as_sentence
+from compress_ssl.pipeline.training.run_folder import open_runs
+from compress_ssl.pipeline.training.settings import TrainingSettings
 
 STEPS = 4
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.distill.objectives.similarity import similarity_divergence
-from pipeline.training.memory_bank import MemoryBank
+from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
+from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 
 def rows(count: int, first: int = 0, dim: int = 3) -> torch.Tensor:

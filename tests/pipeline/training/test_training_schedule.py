@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.schedule import epoch_order, learning_rate, make_optimizer, seed_step
-from pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.training.schedule import epoch_order, learning_rate, make_optimizer, seed_step
+from compress_ssl.pipeline.training.settings import TrainingSettings
 
 
 def settings(**given: Any) -> TrainingSettings:

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 import xxhash
 
-from pipeline.distill import run as distilling
-from pipeline.distill.settings import DistillSettings
-from pipeline.errors import InputError, RunError, ToldByAnother
-from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import LinearSettings
-from pipeline.live import live_evaluation
-from pipeline.pretrain import run as pretraining
-from pipeline.pretrain.settings import PretrainSettings
-from pipeline.progress import Silent
-from pipeline.training import loop
-from pipeline.training.loop import Training
+from compress_ssl.pipeline.common.errors import InputError, RunError, ToldByAnother
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill import run as distilling
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.evaluate.run import evaluate
+from compress_ssl.pipeline.evaluate.settings import LinearSettings
+from compress_ssl.pipeline.pretrain import run as pretraining
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
+from compress_ssl.pipeline.training import loop
+from compress_ssl.pipeline.training.loop import Training
 
 seen: list[Training[Any]] = []
 

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import xxhash
 
-from storage import StoreError, location, open_store
-from storage.cache import ChunkCache
-from storage.commits import Part
-from storage.errors import StoreDamagedError, StoreUnreachableError
-from storage.remote import RemotePath
-from storage.verify import verify_store
+from compress_ssl.storage import StoreError, location, open_store
+from compress_ssl.storage.commits import Part
+from compress_ssl.storage.errors import StoreDamagedError, StoreUnreachableError
+from compress_ssl.storage.places.cache import ChunkCache
+from compress_ssl.storage.places.remote import RemotePath
+from compress_ssl.storage.tools.verify import verify_store
 from tests.servers import Server
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Array = np.ndarray[Any, Any]
 
 
@@ -96,7 +96,7 @@ def test_what_was_read_once_is_not_fetched_again(url: str, web: Server, values: 
 def test_another_process_finds_the_chunks(url: str, web: Server) -> None:
     open_store(url)["train"].view(2)
     before = [path for path in web.requests() if "/c/" in path]
-    program = f"from storage import open_store; print(open_store({url!r})['train'].view(2).shape)"
+    program = f"from compress_ssl.storage import open_store; print(open_store({url!r})['train'].view(2).shape)"
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout == "(22, 4)\n"
     assert [path for path in web.requests() if "/c/" in path] == before
@@ -218,7 +218,7 @@ def test_cache_that_cannot_be_written_is_a_warning(
 def test_store_that_replaced_another_is_read_anew(
     url: str, web: Server, made: Path, fill: Callable[[Path], None], plan: Callable[..., Any]
 ) -> None:
-    from storage.writer import create_store
+    from compress_ssl.storage.writer import create_store
 
     first = open_store(url)["train"].view(0)
     create_store(web.root / "store.zarr", {"teacher": {}}, {"train": plan(20)}, overwrite=True)
@@ -228,8 +228,8 @@ def test_store_that_replaced_another_is_read_anew(
 
 READ = """
 import sys
-from storage import location
-from storage.cache import ChunkCache
+from compress_ssl.storage import location
+from compress_ssl.storage.places.cache import ChunkCache
 import xxhash, random
 cache = ChunkCache()
 for seed in range(300):

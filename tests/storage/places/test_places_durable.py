@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from storage.durable import DurableStore, sweep_partial_files, write_durably, write_json_durably
+from compress_ssl.storage.places.durable import DurableStore, sweep_partial_files, write_durably, write_json_durably
 
 
 class Recorder:

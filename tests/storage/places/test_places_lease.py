@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from storage import lease
-from storage.errors import StoreBusyError
-from storage.lease import STALE_SECONDS, writer_lease
+from compress_ssl.storage.errors import StoreBusyError
+from compress_ssl.storage.places import lease
+from compress_ssl.storage.places.lease import STALE_SECONDS, writer_lease
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys
 from pathlib import Path
-from storage.lease import writer_lease
+from compress_ssl.storage.places.lease import writer_lease
 with writer_lease(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage import RemotePath, SplitPlan, StoreError, location, open_store
-from storage.aws_profile import aws_profile
-from storage.connection import without_secrets
-from storage.errors import (
+from compress_ssl.storage import RemotePath, SplitPlan, StoreError, location, open_store
+from compress_ssl.storage.errors import (
     StoreBusyError,
     StoreDamagedError,
     StoreExistsError,
     StoreNotFoundError,
     StoreUnreachableError,
 )
-from storage.placing import creating, is_half_created, is_there
-from storage.verify import verify_store
-from storage.writer import StoreWriter, check_place, create_store, exclusive_writer
-from storage.zarr_stores import zarr_store
+from compress_ssl.storage.places.aws_profile import aws_profile
+from compress_ssl.storage.places.connection import without_secrets
+from compress_ssl.storage.publish import creating, is_half_created, is_there
+from compress_ssl.storage.tools.verify import verify_store
+from compress_ssl.storage.writer import StoreWriter, check_place, create_store, exclusive_writer
+from compress_ssl.storage.zarr_stores import zarr_store
 from tests.servers import SECRET, Server, free_port
 
 Fill = Callable[[Any], None]
@@ -315,7 +315,7 @@ def test_password_of_a_web_server_comes_from_netrc(
 
 
 def test_description_of_a_remote_store_is_that_of_a_local_one(complete: Path, web: Server) -> None:
-    from storage import describe
+    from compress_ssl.storage import describe
 
     local = describe(open_store(complete))
     complete.rename(web.root / "store.zarr")

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from storage import RemotePath, lease, location
-from storage.errors import StoreBusyError
-from storage.lease import STALE_SECONDS, writer_lease
+from compress_ssl.storage import RemotePath, location
+from compress_ssl.storage.errors import StoreBusyError
+from compress_ssl.storage.places import lease
+from compress_ssl.storage.places.lease import STALE_SECONDS, writer_lease
 from tests.servers import Server, free_port
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys
-from storage import location
-from storage.lease import writer_lease
+from compress_ssl.storage import location
+from compress_ssl.storage.places.lease import writer_lease
 with writer_lease(location(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from storage import SplitPlan, describe, open_store
-from storage.card import store_card
-from storage.catalogue import catalogue
-from storage.errors import StoreNotFoundError
-from storage.lease import lease_holder, writer_lease
-from storage.remote import RemotePath, location
-from storage.writer import create_store
+from compress_ssl.storage import SplitPlan, describe, open_store
+from compress_ssl.storage.errors import StoreNotFoundError
+from compress_ssl.storage.places.lease import lease_holder, writer_lease
+from compress_ssl.storage.places.remote import RemotePath, location
+from compress_ssl.storage.tools.card import store_card
+from compress_ssl.storage.tools.catalogue import catalogue
+from compress_ssl.storage.writer import create_store
 
 
 def test_stored_bytes_are_those_of_the_files(complete: Path) -> None:

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from storage import Place, RemotePath, SplitPlan, location, open_store
-from storage.copy import copy_store, plan_copy
-from storage.errors import StoreBusyError, StoreDamagedError, StoreExistsError, StoreNotFoundError
-from storage.lease import writer_lease
-from storage.placing import is_half_created
-from storage.verify import verify_store
-from storage.writer import StoreWriter, create_store
+from compress_ssl.storage import Place, RemotePath, SplitPlan, location, open_store
+from compress_ssl.storage.errors import StoreBusyError, StoreDamagedError, StoreExistsError, StoreNotFoundError
+from compress_ssl.storage.places.lease import writer_lease
+from compress_ssl.storage.publish import is_half_created
+from compress_ssl.storage.tools.copy import copy_store, plan_copy
+from compress_ssl.storage.tools.verify import verify_store
+from compress_ssl.storage.writer import StoreWriter, create_store
 from tests.servers import Server
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHUNK = "train/embeddings/c/1/2/0"
 Files = Callable[[Path], dict[str, bytes]]
 
@@ -168,8 +168,8 @@ def test_copy_of_a_finished_store_is_read_only(complete: Path, tmp_path: Path) -
 
 KILLED = """
 import sys
-from storage import location
-from storage.copy import copy_store, plan_copy
+from compress_ssl.storage import location
+from compress_ssl.storage.tools.copy import copy_store, plan_copy
 print("ready", flush=True)
 copy_store(plan_copy(location(sys.argv[1])), location(sys.argv[2]), lambda amount: print(amount, flush=True))
 """

@@ -13,13 +13,13 @@ import pytest
 import xarray
 import zarr
 
-from storage import RemotePath, SplitPlan, Status, describe, location, open_store
-from storage.copy import copy_store, plan_copy
-from storage.durable import DurableStore
-from storage.errors import StoreDamagedError, StoreIncompleteError
-from storage.growth import SplitGrowth, _make_room, grow_store, is_growing
-from storage.verify import verify_store
-from storage.writer import create_store
+from compress_ssl.storage import RemotePath, SplitPlan, Status, describe, location, open_store
+from compress_ssl.storage.errors import StoreDamagedError, StoreIncompleteError
+from compress_ssl.storage.places.durable import DurableStore
+from compress_ssl.storage.tools.copy import copy_store, plan_copy
+from compress_ssl.storage.tools.growth import SplitGrowth, _make_room, grow_store, is_growing
+from compress_ssl.storage.tools.verify import verify_store
+from compress_ssl.storage.writer import create_store
 from tests.storage.growing_writer import VIEW, grow, new_samples
 
 Array = np.ndarray[Any, Any]
@@ -136,7 +136,7 @@ def test_arrays_larger_than_described_are_damage_unless_room_was_made(complete: 
 def killed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copies of the complete store, each grown by a process that was killed at another rename; the last one lived."""
     folder = tmp_path_factory.mktemp("killed")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     program = [sys.executable, "-W", "ignore", "-m", "tests.storage.growing_writer"]
     answer = subprocess.run(
         [*program, made / "complete.zarr", folder], cwd=root, capture_output=True, text=True, check=True

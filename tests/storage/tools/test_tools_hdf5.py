@@ -10,14 +10,20 @@ import h5py
 import numpy as np
 import pytest
 
-from storage import RemotePath, Samples, SplitPlan, location, open_store
-from storage.copy import copy_store, plan_copy
-from storage.errors import StoreDamagedError, StoreError, StoreExistsError, StoreIncompleteError, StoreNotFoundError
-from storage.hdf5_export import export_hdf5
-from storage.hdf5_import import import_hdf5
-from storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
-from storage.verify import verify_store
-from storage.writer import StoreWriter, create_store
+from compress_ssl.storage import RemotePath, Samples, SplitPlan, location, open_store
+from compress_ssl.storage.errors import (
+    StoreDamagedError,
+    StoreError,
+    StoreExistsError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+)
+from compress_ssl.storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
+from compress_ssl.storage.tools.copy import copy_store, plan_copy
+from compress_ssl.storage.tools.hdf5_export import export_hdf5
+from compress_ssl.storage.tools.hdf5_import import import_hdf5
+from compress_ssl.storage.tools.verify import verify_store
+from compress_ssl.storage.writer import StoreWriter, create_store
 
 Array = np.ndarray[Any, Any]
 Files = Callable[[Path], dict[str, bytes]]

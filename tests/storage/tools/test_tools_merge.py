@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage import RemotePath, Samples, SplitPlan, location, open_store
-from storage.copy import copy_store, plan_copy
-from storage.errors import StoreDamagedError, StoreExistsError, StoreMismatchError
-from storage.growth import SplitGrowth, grow_store
-from storage.merge import merge_stores
-from storage.merge_plan import plan_merge
-from storage.verify import verify_store
-from storage.writer import StoreWriter, create_store
+from compress_ssl.storage import RemotePath, Samples, SplitPlan, location, open_store
+from compress_ssl.storage.errors import StoreDamagedError, StoreExistsError, StoreMismatchError
+from compress_ssl.storage.tools.copy import copy_store, plan_copy
+from compress_ssl.storage.tools.growth import SplitGrowth, grow_store
+from compress_ssl.storage.tools.merge import merge_stores
+from compress_ssl.storage.tools.merge_plan import plan_merge
+from compress_ssl.storage.tools.verify import verify_store
+from compress_ssl.storage.writer import StoreWriter, create_store
 
 Array = np.ndarray[Any, Any]
 Files = Callable[[Path], dict[str, bytes]]

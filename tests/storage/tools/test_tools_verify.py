@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from storage import SplitPlan, open_store
-from storage.errors import StoreDamagedError
-from storage.verify import verify_store
-from storage.writer import create_store
+from compress_ssl.storage import SplitPlan, open_store
+from compress_ssl.storage.errors import StoreDamagedError
+from compress_ssl.storage.tools.verify import verify_store
+from compress_ssl.storage.writer import create_store
 
 CHUNK = "train/embeddings/c/1/2/0"
 MANIFEST = "train/embeddings/commits/1.json"

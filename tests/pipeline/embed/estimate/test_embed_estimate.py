@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.embed.plan import EmbedPlan
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.estimate.cost import Cost
-from pipeline.estimate.run import Estimate, _epochs, estimate
-from pipeline.estimate.warm_up import Measured
-from pipeline.progress import Silent
-from storage import Place, Samples, SplitPlan, location
-from storage.size import StoreSize, size_on_disk
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.estimate.cost import Cost
+from compress_ssl.pipeline.embed.estimate.run import Estimate, _epochs, estimate
+from compress_ssl.pipeline.embed.estimate.warm_up import Measured
+from compress_ssl.pipeline.embed.plan import EmbedPlan
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.storage import Place, Samples, SplitPlan, location
+from compress_ssl.storage.tools.size import StoreSize, size_on_disk
 
 TINY: dict[str, Any] = {
     "teacher": "random/conv4-16", "size": 16, "resize": 16, "views": 2, "batch_size": 16, "threads": 1,

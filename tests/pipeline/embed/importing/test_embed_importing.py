@@ -14,14 +14,14 @@ import zarr
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from cli.main import main
-from pipeline.errors import InputError
-from pipeline.importing.run import import_embeddings
-from pipeline.importing.settings import ImportSettings
-from pipeline.progress import Silent
-from storage import EmbeddingStore, open_store
-from storage.errors import NotRepresentableError, StoreExistsError
-from storage.verify import verify_store
+from compress_ssl.cli.main import main
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.importing.run import import_embeddings
+from compress_ssl.pipeline.embed.importing.settings import ImportSettings
+from compress_ssl.storage import EmbeddingStore, open_store
+from compress_ssl.storage.errors import NotRepresentableError, StoreExistsError
+from compress_ssl.storage.tools.verify import verify_store
 
 Array = np.ndarray[Any, Any]
 

@@ -16,10 +16,11 @@ from PIL import Image
 from pydantic import ValidationError
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.evaluate.cluster import (
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.cluster.evaluate import (
     Clustering,
     ClusterResult,
     align_clusters,
@@ -27,10 +28,9 @@ from pipeline.evaluate.cluster import (
     clustering_result,
     k_means,
 )
-from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import ClusterSettings
-from pipeline.progress import Silent
-from storage import open_store
+from compress_ssl.pipeline.evaluate.run import evaluate
+from compress_ssl.pipeline.evaluate.settings import ClusterSettings
+from compress_ssl.storage import open_store
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 

@@ -8,7 +8,13 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.evaluate.cluster_pictures import choose_images, confusion, draw_confusion, draw_images, draw_sizes
+from compress_ssl.pipeline.evaluate.cluster.pictures import (
+    choose_images,
+    confusion,
+    draw_confusion,
+    draw_images,
+    draw_sizes,
+)
 
 
 def pixels_of(figure: Figure) -> npt.NDArray[np.uint8]:

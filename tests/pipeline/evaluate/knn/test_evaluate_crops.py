@@ -7,15 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.evaluate.crops import CropMeans
-from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import KnnSettings
-from pipeline.networks.network import MODEL_FILE, load_network, save_network
-from pipeline.progress import Silent
-from storage import EmbeddingStore, open_store
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.knn.crops import CropMeans
+from compress_ssl.pipeline.evaluate.run import evaluate
+from compress_ssl.pipeline.evaluate.settings import KnnSettings
+from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.storage import EmbeddingStore, open_store
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 20, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 

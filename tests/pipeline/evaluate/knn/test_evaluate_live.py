@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as F
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError, RunError
-from pipeline.evaluate.live import make_live_evaluation
-from pipeline.images.rendering import RenderJob, make_renderer
-from pipeline.networks.network import Network, load_network
-from pipeline.progress import Silent
-from pipeline.settings import ImageSelection
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.settings import ImageSelection
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.knn.live import make_live_evaluation
+from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer
+from compress_ssl.pipeline.networks.network import Network, load_network
 
 Score = Callable[[Network], dict[str, float]]
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.evaluate.features import Features, check_labels, check_numbers
-from pipeline.evaluate.nearest_neighbour import (
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.evaluate.features import Features, check_labels, check_numbers
+from compress_ssl.pipeline.evaluate.knn.nearest_neighbour import (
     NearestNeighbourResult,
     few_labels_accuracy,
     nearest_neighbour_accuracy,
 )
-from pipeline.evaluate.search import Neighbours, nearest_neighbours
+from compress_ssl.pipeline.evaluate.knn.search import Neighbours, nearest_neighbours
 
 
 def unbalanced(seed: int, count: int = 120) -> Features:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.evaluate.search import nearest_neighbours
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 
 Array = npt.NDArray[np.floating]
 
@@ -131,7 +131,7 @@ def test_features_of_two_networks_are_an_error() -> None:
 MEASURE = """
 import sys, threading, time
 import numpy as np, torch
-from pipeline.evaluate.search import nearest_neighbours
+from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 
 def own_kilobytes():  # what is allocated; the pages of a memory map are the system's
     return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
@@ -161,7 +161,7 @@ def test_memory_does_not_grow_with_the_bank(tmp_path: Path) -> None:
     bank = np.memmap(file, np.float16, "w+", shape=(400_000, 256))
     bank[:] = np.random.default_rng(0).integers(-127, 128, bank.shape, np.int8)
     bank.flush()
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     answer = subprocess.run(
         [sys.executable, "-c", MEASURE, str(file)], cwd=root, capture_output=True, text=True, check=True
     )

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
-from pipeline.evaluate.layer_features import feature_counts, layers_of, pooled, taken_layers
-from pipeline.networks.network import Network, load_network
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.evaluate.layers.features import feature_counts, layers_of, pooled, taken_layers
+from compress_ssl.pipeline.networks.network import Network, load_network
 
 CPU = torch.device("cpu")
 

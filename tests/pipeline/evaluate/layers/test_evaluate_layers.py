@@ -12,19 +12,19 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError, RunError
-from pipeline.evaluate.layer_batches import Batch, window_parameters
-from pipeline.evaluate.layers import KEPT_FILE, LayersResult, accuracy, train_classifiers
-from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import LayersSettings
-from pipeline.images.index import index_images
-from pipeline.images.policies import COLUMN, evaluation_parameters
-from pipeline.images.rendering import RenderJob, make_renderer, render
-from pipeline.images.sources.folder import FolderSource
-from pipeline.networks.network import MODEL_FILE, load_network, save_network
-from pipeline.progress import Silent
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.layers.batches import Batch, window_parameters
+from compress_ssl.pipeline.evaluate.layers.evaluate import KEPT_FILE, LayersResult, accuracy, train_classifiers
+from compress_ssl.pipeline.evaluate.run import evaluate
+from compress_ssl.pipeline.evaluate.settings import LayersSettings
+from compress_ssl.pipeline.images.index import index_images
+from compress_ssl.pipeline.images.policies import COLUMN, evaluation_parameters
+from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 COUNTS = {"early": 7, "late": 4}

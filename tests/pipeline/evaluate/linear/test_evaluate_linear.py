@@ -13,22 +13,22 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import normalize
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.evaluate.features import Features, StoredFeatures
-from pipeline.evaluate.linear import KEPT_FILE, LinearResult, logistic_regression_accuracy
-from pipeline.evaluate.linear_batches import LiveViews, StoredViews
-from pipeline.evaluate.linear_classifier import standardisation
-from pipeline.evaluate.linear_fit import fit
-from pipeline.evaluate.run import Evaluated, evaluate
-from pipeline.evaluate.settings import LinearSettings
-from pipeline.evaluate.subject import Subject
-from pipeline.images.sources.open_source import open_source
-from pipeline.networks.network import MODEL_FILE, load_network, save_network
-from pipeline.progress import Progress, Silent
-from storage import open_store
-from storage.errors import StoreError
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress, Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.feature_source import Subject
+from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures
+from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
+from compress_ssl.pipeline.evaluate.linear.classifier import standardisation
+from compress_ssl.pipeline.evaluate.linear.evaluate import KEPT_FILE, LinearResult, logistic_regression_accuracy
+from compress_ssl.pipeline.evaluate.linear.fit import fit
+from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate
+from compress_ssl.pipeline.evaluate.settings import LinearSettings
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.storage import open_store
+from compress_ssl.storage.errors import StoreError
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 QUICK: dict[str, Any] = {**MACHINE, "epochs": 3, "views": 2, "classifier_batch_size": 8, "learning_rate": 0.1}

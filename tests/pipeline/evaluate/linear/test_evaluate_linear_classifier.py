@@ -10,9 +10,10 @@ import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from pipeline.errors import InputError, RunError
-from pipeline.evaluate.linear_batches import StoredViews
-from pipeline.evaluate.linear_classifier import (
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.evaluate.linear.batches import StoredViews
+from compress_ssl.pipeline.evaluate.linear.classifier import (
     Classifiers,
     Standardisation,
     accuracy,
@@ -20,10 +21,9 @@ from pipeline.evaluate.linear_classifier import (
     standardisation,
     train_classifiers,
 )
-from pipeline.evaluate.linear_fit import fit, part
-from pipeline.evaluate.settings import LinearSettings
-from pipeline.progress import Silent
-from pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.evaluate.linear.fit import fit, part
+from compress_ssl.pipeline.evaluate.settings import LinearSettings
+from compress_ssl.pipeline.training.schedule import epoch_order
 
 N, D, C, V = 310, 24, 7, 3
 

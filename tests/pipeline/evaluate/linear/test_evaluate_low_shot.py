@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.evaluate.linear_batches import StoredViews
-from pipeline.evaluate.linear_classifier import accuracy, initial_state, standardisation, train_classifiers
-from pipeline.evaluate.low_shot import balanced_subset, listed_subset
-from pipeline.evaluate.run import Evaluated, evaluate
-from pipeline.evaluate.settings import LowShotSettings
-from pipeline.progress import Silent
-from storage import open_store
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.linear.batches import StoredViews
+from compress_ssl.pipeline.evaluate.linear.classifier import accuracy, initial_state, standardisation, train_classifiers
+from compress_ssl.pipeline.evaluate.linear.low_shot import balanced_subset, listed_subset
+from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate
+from compress_ssl.pipeline.evaluate.settings import LowShotSettings
+from compress_ssl.storage import open_store
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.evaluate.average_precision import (
+from compress_ssl.pipeline.evaluate.voc.average_precision import (
     Detections,
     Objects,
     box_overlaps,

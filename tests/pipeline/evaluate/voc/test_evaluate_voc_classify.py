@@ -10,19 +10,19 @@ import pytest
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
-from pipeline.embed.run import embed
-from pipeline.embed.settings import EmbedSettings
-from pipeline.errors import InputError
-from pipeline.evaluate.linear_svm import (
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.run import evaluate
+from compress_ssl.pipeline.evaluate.settings import VocClassifySettings
+from compress_ssl.pipeline.evaluate.voc.linear_svm import (
     MarkedFeatures,
     class_marks,
     class_precision,
     reasons_to_leave_out,
 )
-from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import VocClassifySettings
-from pipeline.images.voc import Annotation
-from pipeline.progress import Silent
+from compress_ssl.pipeline.images.voc import Annotation
 
 COSTS = (0.01, 1.0, 10.0)
 

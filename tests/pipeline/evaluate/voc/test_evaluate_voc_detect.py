@@ -13,17 +13,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.evaluate.average_precision import Detections, Objects
-from pipeline.evaluate.detection.detector import build_detector, set_training
-from pipeline.evaluate.detection.images import annotated_images, detect, target
-from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.settings import VocDetectSettings
-from pipeline.evaluate.subject import Subject
-from pipeline.evaluate.voc_detect import detection_result
-from pipeline.images.data_set import index_data_set
-from pipeline.networks.network import load_network, weights_sha256
-from pipeline.progress import Progress, Silent
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress, Silent
+from compress_ssl.pipeline.evaluate.feature_source import Subject
+from compress_ssl.pipeline.evaluate.run import evaluate
+from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
+from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, Objects
+from compress_ssl.pipeline.evaluate.voc.detect import detection_result
+from compress_ssl.pipeline.evaluate.voc.detector import build_detector, set_training
+from compress_ssl.pipeline.evaluate.voc.images import annotated_images, detect, target
+from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 
 SMALL = "random/resnet18-narrow-32px"
 

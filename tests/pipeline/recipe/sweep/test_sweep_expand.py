@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.recipe import Recipe, read_recipe
-from pipeline.steps import plan_steps
-from pipeline.sweep.expand import expand
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.recipe.file import Recipe, read_recipe
+from compress_ssl.pipeline.recipe.steps import plan_steps
+from compress_ssl.pipeline.recipe.sweep.expand import expand
 
 HEAD = """
 folder = "out"

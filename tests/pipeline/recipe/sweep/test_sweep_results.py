@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.sweep.expand import Cell
-from pipeline.sweep.figures import draw_figures
-from pipeline.sweep.results import Row, as_csv, as_record, group_rows, sweep_table
+from compress_ssl.pipeline.recipe.sweep.expand import Cell
+from compress_ssl.pipeline.recipe.sweep.figures import draw_figures
+from compress_ssl.pipeline.recipe.sweep.results import Row, as_csv, as_record, group_rows, sweep_table
 
 TEMPERATURES, SEEDS = (0.02, 0.04, 0.4), range(5)
 

@@ -28,6 +28,7 @@ WHERE = frozenset({"data", "store", "also_store", "run", "output", "subset", "la
 """Settings that say where things lie; what lies there is compared by its content."""
 
 Device = Literal["auto", "cpu", "cuda"]
+Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 StoreLocation = Annotated[Path | RemotePath, PlainValidator(location), PlainSerializer(str, when_used="json")]

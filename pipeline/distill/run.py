@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.common.device import prepare_machine
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.match_stores import check_same_views, match_rows
 from compress_ssl.pipeline.distill.replay import Replay, ViewNumbers
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
@@ -19,10 +20,9 @@ from compress_ssl.pipeline.distill.student import build_student, check_parts, st
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews, bytes_of_views
 from compress_ssl.pipeline.images.canaries import check_canaries
 from compress_ssl.pipeline.images.policies import POLICIES
-from compress_ssl.pipeline.images.rendering import make_renderer
+from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.networks.network import MODEL_FILE
 from compress_ssl.pipeline.training.distributed import main_first
 from compress_ssl.pipeline.training.live import make_score
 from compress_ssl.pipeline.training.loop import Stream, train

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.fill_banks import begin_objectives
 from compress_ssl.pipeline.distill.multi_teacher import SeveralTeachers
 from compress_ssl.pipeline.distill.objective_options import OPTIONS
@@ -17,7 +18,7 @@ from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims
 from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.pipeline.networks.architectures import build_backbone
-from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, save_network
+from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.training.distributed import check_batch, processes, share, synchronise_batch_norm
 from compress_ssl.pipeline.training.loop import Training

@@ -130,7 +130,8 @@ def _rendered(job: RenderJob, renderer: str) -> npt.NDArray[np.float32]:
     import numpy as np
 
     from compress_ssl.pipeline.common.device import prepare_machine
-    from compress_ssl.pipeline.images.rendering import make_renderer, render
+    from compress_ssl.pipeline.images.renderers.make import make_renderer
+    from compress_ssl.pipeline.images.rendering import render
 
     batches = render(make_renderer(renderer, prepare_machine("auto", 1), 1), job, len(job.paths))
     return np.concatenate([views[0].cpu().numpy() for views in batches]).astype(np.float32)

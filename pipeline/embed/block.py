@@ -15,7 +15,8 @@ from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import autocast, choose_precision, prepare_machine
 from compress_ssl.pipeline.embed.plan import draw_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
+from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.pipeline.networks.network import load_network
 from compress_ssl.storage.schema import EVALUATION_VIEW
 

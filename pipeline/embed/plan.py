@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.common.settings import Interpolation
     from compress_ssl.pipeline.embed.in_process import Machine
     from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
     from compress_ssl.pipeline.images.index import ImageIndex
-    from compress_ssl.pipeline.images.rendering import Interpolation
     from compress_ssl.pipeline.networks.network import Network
     from compress_ssl.storage import EmbeddingStore, Samples
 

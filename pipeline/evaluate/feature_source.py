@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from compress_ssl.pipeline.common.device import prepare_machine
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.evaluate.features import check_labels
 from compress_ssl.pipeline.images.data_set import list_data_set
 from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, TenCrop
-from compress_ssl.pipeline.images.rendering import make_renderer
+from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.networks.network import MODEL_FILE, check_reference, load_network
+from compress_ssl.pipeline.networks.network import check_reference, load_network
 from compress_ssl.pipeline.networks.reference import FORMS
 from compress_ssl.pipeline.training.distributed import is_main, main_first
 from compress_ssl.storage import RemotePath, location, open_store

@@ -11,7 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.networks.network import MODEL_FILE
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.storage.places.durable import flush_directory, make_directory_durably, write_json_durably
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.networks.architectures import SMALL_IMAGES, TIMM, default_preprocessing
-from compress_ssl.pipeline.networks.network import MODEL_FILE
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.networks.network import Network

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE, SETTINGS_FILE
 from compress_ssl.pipeline.common.settings import HOW, WHERE
-from compress_ssl.pipeline.networks.network import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE
-from compress_ssl.pipeline.training.run_folder import SETTINGS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,11 +6,12 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.common.device import library_versions
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.export.card import model_card
 from compress_ssl.pipeline.export.folder import CARD_FILE, ONNX_FILE, check_place, new_folder, write_manifest
 from compress_ssl.pipeline.export.onnx import write_onnx
 from compress_ssl.pipeline.export.origin import read_origin
-from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from compress_ssl.pipeline.images.rendering import Interpolation, Renderer
+    from compress_ssl.pipeline.common.settings import Interpolation
+    from compress_ssl.pipeline.images.rendering import Renderer
     from compress_ssl.pipeline.images.sources.source import ImageSource
     from compress_ssl.storage import EmbeddingStore, Samples, Split
 

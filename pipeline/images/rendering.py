@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from compress_ssl.pipeline.common.settings import Interpolation
     from compress_ssl.pipeline.images.sources.source import ImageSource
 
 READ_AHEAD_BATCHES = 4
-
-Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -70,17 +69,6 @@ def interpolation_of(view: Mapping[str, Any]) -> Interpolation:
     """Interpolation of a view, from its description in a store; the first stores do not say it, and are bilinear."""
     interpolation: Interpolation = view.get("interpolation", "bilinear")
     return interpolation
-
-
-def make_renderer(name: str, device: torch.device, threads: int) -> Renderer:
-    """The renderer of that name (``dali`` or ``torchvision``)."""
-    if name == "dali":
-        from compress_ssl.pipeline.images.renderers.dali import DaliRenderer
-
-        return DaliRenderer(device, threads)
-    from compress_ssl.pipeline.images.renderers.torchvision import TorchvisionRenderer
-
-    return TorchvisionRenderer(device, threads)
 
 
 def render(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE
 from compress_ssl.pipeline.networks.architectures import (
     LISTED_BY,
     TIMM,
@@ -38,14 +39,8 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint
     from compress_ssl.pipeline.networks.reference import Reference
 
-MODEL_FILE = "model.safetensors"
-"""Where a run keeps its network: torchvision's own keys, no classifier, what it wants to see in the header."""
-
 HEADER = "compress_ssl"
 """Where a network of ours says what it is, in its file's metadata."""
-
-BEST_FOLDER, EPOCH_FOLDER = "best", "epoch-{:04d}"
-"""Where a run keeps earlier states of its network, below its own folder."""
 
 
 @dataclass(frozen=True)

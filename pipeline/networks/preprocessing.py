@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compress_ssl.pipeline.images.rendering import Interpolation
+    from compress_ssl.pipeline.common.settings import Interpolation
 
 
 @dataclass(frozen=True)

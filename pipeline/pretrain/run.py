@@ -10,11 +10,13 @@ from torch import nn
 
 from compress_ssl.pipeline.common.device import prepare_machine
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.policies import fresh_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.networks.architectures import build_backbone
-from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, save_network
+from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.pretrain.moco import MoCoV2
 from compress_ssl.pipeline.pretrain.simclr import SimCLR

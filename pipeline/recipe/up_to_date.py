@@ -127,7 +127,7 @@ def result_file(step: Step) -> Path:
         return step.output / "zarr.json"
     if step.stage == "evaluate":
         return step.output
-    from compress_ssl.pipeline.networks.network import MODEL_FILE
+    from compress_ssl.pipeline.common.run_files import MODEL_FILE
 
     return step.output / MODEL_FILE
 
@@ -159,7 +159,7 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
 
 def _content(path: Place) -> str | None:
     """Hash of a network's file, or of a store's metadata and commit records (they hold the hash of every part)."""
-    from compress_ssl.pipeline.networks.network import MODEL_FILE
+    from compress_ssl.pipeline.common.run_files import MODEL_FILE
 
     if isinstance(path, RemotePath):
         return content_hash(open_store(path))

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.run_files import CHECKPOINT_FILE
 from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-CHECKPOINT_FILE = "checkpoint.pt"
 
 
 def save_checkpoint(run: Path, state: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.common.run_files import METRICS_FILE
 from compress_ssl.pipeline.training.distributed import is_main, means
 from compress_ssl.storage.places.durable import write_durably
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.common.settings import HOW, WHERE
 from compress_ssl.pipeline.training.distributed import is_main, main_first
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, write_json_durably
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from compress_ssl.pipeline.training.settings import TrainingSettings
-
-SETTINGS_FILE = "settings.json"
 
 FREE_TO_CHANGE = HOW | WHERE | {"versions"}
 """A training may go on with other values of these."""

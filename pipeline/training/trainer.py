@@ -9,7 +9,7 @@ import torch
 
 from compress_ssl.pipeline.common.device import AUTOCAST_TYPES
 from compress_ssl.pipeline.common.errors import InputError, RunError
-from compress_ssl.pipeline.networks.network import BEST_FOLDER, EPOCH_FOLDER
+from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER
 from compress_ssl.pipeline.training.checkpoint import first_line, load_checkpoint, save_checkpoint
 from compress_ssl.pipeline.training.distributed import (
     averaging,

@@ -18,7 +18,7 @@ import nvidia.dali  # noqa: F401
 import torch
 import zarr  # noqa: F401
 
-import compress_ssl.cli.progress  # noqa: F401
+import compress_ssl.cli.progress
 import compress_ssl.pipeline.embed.run
 import compress_ssl.pipeline.images.renderers.dali  # noqa: F401
 from compress_ssl.cli.main import main

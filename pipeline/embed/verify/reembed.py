@@ -19,7 +19,8 @@ from torch.nn.functional import cosine_similarity
 from compress_ssl.pipeline.common.device import choose_precision, prepare_machine
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.embed.block import Worker, embed_images
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
+from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.network import load_network
 from compress_ssl.storage.schema import EVALUATION_VIEW

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from compress_ssl.pipeline.common.figures import write_figure
-from compress_ssl.pipeline.training.metrics import METRICS_FILE
+from compress_ssl.pipeline.common.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

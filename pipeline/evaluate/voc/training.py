@@ -11,11 +11,12 @@ from torch import nn
 
 from compress_ssl.pipeline.common.device import autocast, choose_precision
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.evaluate.voc.detector import set_training
 from compress_ssl.pipeline.evaluate.voc.images import Batch, target
 from compress_ssl.pipeline.training.loop import Stream, Training, train
 from compress_ssl.pipeline.training.metrics import MetricsLog
-from compress_ssl.pipeline.training.run_folder import SETTINGS_FILE, open_runs, run_leases
+from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.storage.places.durable import write_durably

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
     from torch import Tensor
 
-    from compress_ssl.pipeline.images.rendering import Interpolation, RenderJob
+    from compress_ssl.pipeline.common.settings import Interpolation
+    from compress_ssl.pipeline.images.rendering import RenderJob
 
 # The arguments of one view, in the order in which they are fed: columns and the type DALI wants.
 VIEW_ARGUMENTS = (

@@ -18,7 +18,8 @@ REPLAY = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch, xxhash
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, make_renderer, render
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import open_store
 store, data, log = map(Path, sys.argv[1:])

@@ -9,11 +9,12 @@ import pytest
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.run import evaluate, evaluate_all, evaluate_with_baselines
 from compress_ssl.pipeline.evaluate.settings import KnnSettings
-from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.pipeline.networks.network import load_network, save_network
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.export.run import export
 from compress_ssl.pipeline.export.settings import ExportSettings
-from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, load_network, save_network
+from compress_ssl.pipeline.networks.network import Network, load_network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 Exported = Callable[..., Path]

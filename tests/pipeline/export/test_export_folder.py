@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.export import run as stage
 from compress_ssl.pipeline.export.run import export
 from compress_ssl.pipeline.export.settings import ExportSettings
-from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, load_network, save_network
+from compress_ssl.pipeline.networks.network import Network, load_network, save_network
 from compress_ssl.storage.places.durable import write_json_durably
 
 NetworkOf = Callable[[str, int], Network]

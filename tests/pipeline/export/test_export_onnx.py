@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.export import onnx as writing
 from compress_ssl.pipeline.export.onnx import compare, sample_photographs, write_onnx
-from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, load_network
+from compress_ssl.pipeline.networks.network import Network, load_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 SIZES = {"resnet18": 32, "mobilenet_v2": 32, "alexnet": 64, "timm/vit_tiny_patch16_224": 224}

@@ -17,7 +17,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.images.canaries import CANARIES, check_canaries, choose_canaries
-from compress_ssl.pipeline.images.rendering import make_renderer
+from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.sources.folder import FolderSource
 from compress_ssl.storage import EmbeddingStore, open_store
 

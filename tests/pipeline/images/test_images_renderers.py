@@ -21,7 +21,8 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.rendering import RenderJob, render
 
 # Pillow warns of odd palettes; outside pytest, index.py silences it.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -230,7 +231,8 @@ from pathlib import Path
 import numpy as np, torch, xxhash
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.images.policies import evaluation_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.images.rendering import RenderJob, render
+from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.sources.folder import FolderSource
 paths = [Path(path) for path in sys.argv[1:]]
 hashes = np.array([xxhash.xxh3_64_intdigest(path.read_bytes()) for path in paths], np.uint64)

@@ -16,7 +16,8 @@ from torch import nn
 from torchvision import models
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, load_network, save_network, weights_sha256
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
+from compress_ssl.pipeline.networks.network import Network, load_network, save_network, weights_sha256
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 # What anybody can write who has torchvision and safetensors, but not this project.

@@ -11,8 +11,9 @@ from timm.layers import resample_abs_pos_embed
 from torchvision import transforms
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.networks.architectures import build_backbone, check_architecture, default_preprocessing
-from compress_ssl.pipeline.networks.network import MODEL_FILE, Network, load_network, save_network
+from compress_ssl.pipeline.networks.network import Network, load_network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 # name, features, side of an image

@@ -9,12 +9,13 @@ import pytest
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.knn.crops import CropMeans
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import KnnSettings
-from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import EmbeddingStore, open_store
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 20, "device": "cpu", "threads": 1, "renderer": "torchvision"}

@@ -14,6 +14,7 @@ import torch
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.layers.batches import Batch, window_parameters
@@ -22,9 +23,10 @@ from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import LayersSettings
 from compress_ssl.pipeline.images.index import index_images
 from compress_ssl.pipeline.images.policies import COLUMN, evaluation_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, make_renderer, render
+from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.folder import FolderSource
-from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.pipeline.networks.network import load_network, save_network
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 COUNTS = {"early": 7, "late": 4}

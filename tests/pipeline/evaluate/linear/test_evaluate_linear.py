@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress, Silent
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.feature_source import Subject
@@ -26,7 +27,7 @@ from compress_ssl.pipeline.evaluate.linear.fit import fit
 from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreError
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
-from compress_ssl.pipeline.networks.network import MODEL_FILE, load_network, save_network
+from compress_ssl.pipeline.networks.network import load_network, save_network
 
 QUICK: dict[str, Any] = {
     "size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision", "epochs": 3, "learning_rate": 0.1,

@@ -1,0 +1,21 @@
+"""Build the renderer that the settings name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from compress_ssl.pipeline.images.rendering import Renderer
+
+
+def make_renderer(name: str, device: torch.device, threads: int) -> Renderer:
+    """The renderer of that name (``dali`` or ``torchvision``)."""
+    if name == "dali":
+        from compress_ssl.pipeline.images.renderers.dali import DaliRenderer
+
+        return DaliRenderer(device, threads)
+    from compress_ssl.pipeline.images.renderers.torchvision import TorchvisionRenderer
+
+    return TorchvisionRenderer(device, threads)

@@ -40,15 +40,15 @@ def print_estimate(settings: EmbedSettings, as_json: bool) -> None:
 
 
 def _lines(found: Estimate) -> list[str]:
-    from compress_ssl.pipeline.common.device import in_units
+    from compress_ssl.pipeline.common.device import format_bytes
 
-    left = "not known at a URL" if found.disk_left is None else in_units(found.disk_left)
+    left = "not known at a URL" if found.disk_left is None else format_bytes(found.disk_left)
     verdict = {True: "", False: ": it does not fit", None: ""}[found.fits]
     shared = f" in {found.workers} processes" if found.workers > 1 else ""
     pays = found.pays_off_after_epochs
     lines = {
         "images": f"{found.images:,}, {found.views:,} views, {found.views_to_do:,} of them to do",
-        "store": f"{in_units(found.bytes)} in {found.files:,} files, {in_units(found.bytes_to_write)} of them to write",
+        "store": f"{format_bytes(found.bytes)} in {found.files:,} files, {format_bytes(found.bytes_to_write)} of them to write",
         "disk left": f"{left}{verdict}",
         "time": f"{_duration(found.seconds)}{shared} on {found.device} (from {found.warm_up_images:,} images)",
         "work": f"{found.device_hours:.3g} {found.device_hours_are_of}-hours",

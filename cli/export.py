@@ -28,7 +28,7 @@ def command(as_json: bool, **given: Any) -> None:
     the lines that load it, model.onnx, and export.json with their hashes. OUT can be given wherever a network is asked for.
     """
     settings = make_settings(ExportSettings, given)
-    from compress_ssl.pipeline.common.device import in_units
+    from compress_ssl.pipeline.common.device import format_bytes
     from compress_ssl.pipeline.export.run import export
 
     exported = export(settings)
@@ -36,7 +36,7 @@ def command(as_json: bool, **given: Any) -> None:
 
     def show() -> None:
         for file in files.values():
-            click.echo(f"{file['path']}: {in_units(file['bytes'])}, SHA-256 {file['sha256']}")
+            click.echo(f"{file['path']}: {format_bytes(file['bytes'])}, SHA-256 {file['sha256']}")
         if exported["onnx"] is not None:
             click.echo(
                 f"ONNX differs from PyTorch by at most {exported['onnx']['relative_difference']:.1e} of the largest feature "

@@ -48,9 +48,9 @@ class Commands(LazyGroup):
         except Exception as error:
             if isinstance(error, ImportError) and (sentence := not_ours(error)):
                 raise sentence from error
-            from compress_ssl.pipeline.common.errors import Stopped, ToldByAnother
+            from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped
 
-            if isinstance(error, ToldByAnother):
+            if isinstance(error, ReportedByAnotherRank):
                 ctx.exit(_exit_code(error.__cause__))
             if isinstance(error, Stopped):
                 click.echo(f"\n{error} {_going_on(self, ctx)}", err=True)
@@ -80,16 +80,16 @@ def _exit_code(error: BaseException | None) -> int:
 
 
 def _is_first_process() -> bool:
-    from compress_ssl.pipeline.common.torchrun import launch
+    from compress_ssl.pipeline.common.torchrun import torchrun_env
 
-    return launch().rank == 0
+    return torchrun_env().rank == 0
 
 
 def _check_processes(name: str | None) -> None:
     """Several processes are for trainings only."""
-    from compress_ssl.pipeline.common.torchrun import launch
+    from compress_ssl.pipeline.common.torchrun import torchrun_env
 
-    here = launch()
+    here = torchrun_env()
     if here.processes > 1 and name not in IN_SEVERAL_PROCESSES:
         raise BadInput(
             f"'{name}' was started in {here.processes} processes, and is the work of one; start it without torchrun, which is "

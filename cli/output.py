@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress_ssl.pipeline.common.torchrun import launch
+from compress_ssl.pipeline.common.torchrun import torchrun_env
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ json_option = click.option(
 
 def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
     """Print a command's result: one JSON value where that was asked for, else what ``show`` prints; once for all processes."""
-    if launch().rank > 0:
+    if torchrun_env().rank > 0:
         return
     if as_json:
         click.echo(json.dumps(result, indent=1, default=str))
@@ -35,7 +35,7 @@ def say(line: str) -> None:
 
 def is_quiet() -> bool:
     """Whether ``compress-ssl --quiet`` was called, or another process speaks for this one."""
-    if launch().rank > 0:
+    if torchrun_env().rank > 0:
         return True
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.find_root().params.get("quiet"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.torchrun import launch
+from compress_ssl.pipeline.common.torchrun import torchrun_env
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.common.settings import Device, Precision
@@ -22,7 +22,7 @@ AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TORCH_TYPES = {"float32": torch.float32, **AUTOCAST_TYPES}
 
 
-def prepare_machine(device: Device, threads: int, *, training: bool = False) -> torch.device:
+def prepare_device(device: Device, threads: int, *, training: bool = False) -> torch.device:
     """Choose the device and set torch's threads and determinism, whatever an earlier stage of this process set.
 
     A network that only embeds gives the same numbers every time. A training does so on a CPU, where it costs next to
@@ -47,7 +47,7 @@ def prepare_machine(device: Device, threads: int, *, training: bool = False) -> 
 
 def _take_own_gpu() -> None:
     """Where several processes share a machine, each has the GPU of its number."""
-    here, gpus = launch(), torch.cuda.device_count()
+    here, gpus = torchrun_env(), torch.cuda.device_count()
     if here.processes == 1:
         return
     if here.local_rank >= gpus:
@@ -109,7 +109,7 @@ def _left_in_group(folder: Path) -> float:
     return int(limit) - int((folder / "memory.current").read_text()) + given_back
 
 
-def in_units(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Write bytes as people read them."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:

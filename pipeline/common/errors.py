@@ -19,7 +19,7 @@ class RunError(RuntimeError):
     """A run that began well has failed: the loss is not a number, a renderer died (exit code 1)."""
 
 
-class TrainingsFailed(RunError):
+class SomeTrainingsFailed(RunError):
     """Some of the trainings that were done together have failed; the others are finished."""
 
     def __init__(self, reasons: Mapping[Path, str]) -> None:
@@ -36,7 +36,7 @@ class Stopped(RuntimeError):
         self.signal = signal
 
 
-class ToldByAnother(RuntimeError):
+class ReportedByAnotherRank(RuntimeError):
     """The end of one of several processes for a reason (its cause) that another of them tells."""
 
 

@@ -5,6 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 
-def draw_generator(seed: int, draw: int) -> np.random.Generator:
+def philox(seed: int, draw: int) -> np.random.Generator:
     """Counter-based generator (Philox) of one draw: the same on any machine, in any order."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, draw], np.uint64)))

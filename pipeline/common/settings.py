@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
-from compress_ssl.pipeline.common.torchrun import launch
+from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.storage.places.remote import RemotePath, location
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class StageSettings(Settings):
     @property
     def thread_count(self) -> int:
         """Threads to use: those asked for, else this process's part of the cores that it may use."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // launch().local_processes)
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // torchrun_env().local_processes)
 
 
 class OutputSettings(StageSettings):

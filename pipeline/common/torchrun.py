@@ -11,7 +11,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """torch's names; ``MASTER_ADDR`` and ``MASTER_PORT`` say where they meet."""
 
 
-class Launch(NamedTuple):
+class TorchrunEnv(NamedTuple):
     """Place of a process among those that do one work together."""
 
     rank: int = 0
@@ -22,7 +22,7 @@ class Launch(NamedTuple):
     local_processes: int = 1
 
 
-def launch() -> Launch:
+def torchrun_env() -> TorchrunEnv:
     """Read the environment.
 
     Raises
@@ -31,11 +31,11 @@ def launch() -> Launch:
         If it tells of several processes, but not all that is needed.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in os.environ:
-        return Launch()
+        return TorchrunEnv()
     missing = [name for name in (*VARIABLES, "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise InputError(
             f"The environment tells of {os.environ['WORLD_SIZE']} processes (WORLD_SIZE), but not {missing[0]}; start by "
             "torchrun, or set what docs/training.md lists."
         )
-    return Launch(*(int(os.environ[name]) for name in VARIABLES))
+    return TorchrunEnv(*(int(os.environ[name]) for name in VARIABLES))

@@ -22,7 +22,7 @@ from compress_ssl.pipeline.common.errors import InputError, RunError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from compress_ssl.pipeline.dask.settings import ClusterSettings
+    from compress_ssl.pipeline.dask.settings import DaskSettings
 
 PACKAGE = "compress-ssl"
 THREADS = 2
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def open_cluster(settings: ClusterSettings, *, gpus: bool = False) -> Iterator[Client]:
+def open_cluster(settings: DaskSettings, *, gpus: bool = False) -> Iterator[Client]:
     """Give a client of the cluster that the settings name, which has a worker by then.
 
     Parameters

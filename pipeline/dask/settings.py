@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from compress_ssl.pipeline.common.settings import Settings
 
 
-class ClusterSettings(Settings):
+class DaskSettings(Settings):
     """A cluster, where one of the two is given; else the work is done in one process."""
 
     workers: Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
 from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, Replay, Replayed
-from compress_ssl.pipeline.training.distributed import is_main, send_state
+from compress_ssl.pipeline.training.distributed import broadcast_state, is_rank0
 from compress_ssl.pipeline.training.schedule import seed_step
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.distill.settings import DistillSettings
 
 
-def begin_objectives(
+def fill_banks(
     objectives: Sequence[Objective],
     teachers: Sequence[int],
     settings: DistillSettings,
@@ -35,11 +35,11 @@ def begin_objectives(
     batches_of : callable
         The batch that each of them sees, in their order.
     """
-    if settings.looks_at_all and (epoch, step) == (0, 0):
+    if settings.needs_fit and (epoch, step) == (0, 0):
         for objective, teacher in zip(objectives, teachers, strict=True):
-            if is_main():
-                objective.look_at_all(AllImages(*replay.all_embeddings(teacher)))
-            send_state(objective)
+            if is_rank0():
+                objective.fit_teacher(AllImages(*replay.all_embeddings(teacher)))
+            broadcast_state(objective)
     if settings.anchors == "queue":
         for objective, teacher in zip(objectives, teachers, strict=True):
             _fill_teacher_bank(objective, teacher, settings, replay, epoch, step)
@@ -59,12 +59,12 @@ def _fill_teacher_bank(
         stretches = replay.to_prefill(settings.bank_size)
         if seen < settings.bank_size:
             for embeddings, rows in replay.embeddings(teacher, stretches):
-                bank.enqueue(objective.of_teacher(embeddings), rows)
+                bank.enqueue(objective.transform_teacher(embeddings), rows)
         else:  # nothing of it is left, but rows stand where it put them
             bank.skip(sum(len(stretch.rows) for stretch in stretches))
     bank.skip(max(0, seen - settings.bank_size))
     for embeddings, rows in replay.embeddings(teacher, replay.before(epoch, step, settings.bank_size)):
-        bank.enqueue(objective.of_teacher(embeddings), rows)
+        bank.enqueue(objective.transform_teacher(embeddings), rows)
 
 
 def _prefill_student_banks(

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import xxhash
 
-from compress_ssl.pipeline.common.device import in_units
+from compress_ssl.pipeline.common.device import format_bytes
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.storage.commits import read_records
 
@@ -144,7 +144,7 @@ def _write(split: Split, view: int, path: Path) -> None:
             raise
         free = shutil.disk_usage(path.parent).free
         raise InputError(
-            f"The scratch folder '{path.parent}' is full: view {view} takes {in_units(needed)}, {in_units(free)} are "
+            f"The scratch folder '{path.parent}' is full: view {view} takes {format_bytes(needed)}, {format_bytes(free)} are "
             "free; free some space, or give another folder with --scratch."
         ) from error
     except BaseException:

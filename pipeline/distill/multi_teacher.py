@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
 
 
-class SeveralTeachers(nn.Module):
+class MultiTeacher(nn.Module):
     """An objective for each teacher; called as one, with a batch for each."""
 
     def __init__(self, objectives: Sequence[Objective], weights: Sequence[float]) -> None:

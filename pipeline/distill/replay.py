@@ -14,7 +14,7 @@ import torch
 
 from compress_ssl.pipeline.images.policies import fresh_parameters, resized_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
-from compress_ssl.pipeline.training.distributed import own_rows, share
+from compress_ssl.pipeline.training.distributed import local_batch_size, rank_indices
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -47,7 +47,7 @@ class Replayed(NamedTuple):
     """(B,) int64 rows of the split."""
 
 
-class Stretch(NamedTuple):
+class ViewSegment(NamedTuple):
     """Some consecutive images of an epoch's order, and the view that they are seen in."""
 
     view: int
@@ -101,30 +101,30 @@ class Replay:
         views = [teacher.view_of_epoch(epoch) for teacher in self.teachers]
         yield from self._rendered(views, self._order(epoch)[first_step * self.batch_size :], FRESH_VIEWS + epoch)
 
-    def before(self, epoch: int, step: int, count: int) -> list[Stretch]:
+    def before(self, epoch: int, step: int, count: int) -> list[ViewSegment]:
         """The last ``count`` images seen before a step, or all where they are fewer; oldest first."""
-        stretches: list[Stretch] = []
+        stretches: list[ViewSegment] = []
         end = step * self.batch_size
         while count > 0 and epoch >= 0:
             rows = self._order(epoch)[max(0, end - count) : end]
             if len(rows):  # a stretch costs the reading of its view
-                stretches.append(Stretch(self.number_of(epoch), rows))
+                stretches.append(ViewSegment(self.number_of(epoch), rows))
             count -= len(rows)
             epoch, end = epoch - 1, self.steps_per_epoch * self.batch_size
         return stretches[::-1]
 
-    def to_prefill(self, count: int) -> list[Stretch]:
+    def to_prefill(self, count: int) -> list[ViewSegment]:
         """Images to fill a bank of ``count`` rows with before the first step: whole batches, at least so many."""
-        stretches: list[Stretch] = []
+        stretches: list[ViewSegment] = []
         number = 0
         while count > 0:
             rows = self._order(PREFILL_EPOCHS + number)[: -(-count // self.batch_size) * self.batch_size]
-            stretches.append(Stretch(self.number_of(number), rows))
+            stretches.append(ViewSegment(self.number_of(number), rows))
             count -= len(rows)
             number += 1
         return stretches
 
-    def embeddings(self, teacher: int, stretches: list[Stretch]) -> Iterator[tuple[Tensor, Tensor]]:
+    def embeddings(self, teacher: int, stretches: list[ViewSegment]) -> Iterator[tuple[Tensor, Tensor]]:
         """One teacher's embeddings (B, D) and their rows (B,), batch by batch, as in ``Replayed``."""
         for stretch in stretches:
             with self.teachers[teacher].reading(stretch.view) as view:
@@ -138,7 +138,7 @@ class Replay:
         with self.teachers[teacher].reading(EVALUATION_VIEW) as view:
             return view.gather(rows, torch.device("cpu")), torch.from_numpy(rows)
 
-    def images(self, stretches: list[Stretch]) -> Iterator[Replayed]:
+    def images(self, stretches: list[ViewSegment]) -> Iterator[Replayed]:
         """The images themselves, batch by batch; of each this process's part."""
         for number, stretch in enumerate(stretches):
             with contextlib.ExitStack() as held:
@@ -156,7 +156,7 @@ class Replay:
     def _rendered(
         self, views: Sequence[TeacherView], rows: npt.NDArray[np.int64], fresh_number: int
     ) -> Iterator[Replayed]:
-        rows, batch_size = own_rows(rows, self.batch_size), share(self.batch_size)
+        rows, batch_size = rank_indices(rows, self.batch_size), local_batch_size(self.batch_size)
         samples = self.split.samples
         description = self.split.views[views[0].number]
         size = int(description["size"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from compress_ssl.pipeline.common.device import prepare_machine
+from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.match_stores import check_same_views, match_rows
@@ -23,10 +23,10 @@ from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.training.distributed import main_first
+from compress_ssl.pipeline.training.distributed import rank0_first
 from compress_ssl.pipeline.training.live import make_score
-from compress_ssl.pipeline.training.loop import Stream, train
-from compress_ssl.pipeline.training.out_of_memory import full_memory_as_sentence
+from compress_ssl.pipeline.training.loop import BatchStream, train
+from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.pipeline.training.run_folder import check_place, open_runs, run_leases
 from compress_ssl.storage import open_store
@@ -83,7 +83,7 @@ def distill_together(
     for student in students:
         check_parts(student)
         check_place(student, student.run)
-    device = prepare_machine(shared.device, shared.thread_count, training=True)
+    device = prepare_device(shared.device, shared.thread_count, training=True)
     places = list(dict.fromkeys(place for student in students for place in student.stores))
     stores = [open_store(place) for place in places]
     splits = [store[shared.split] for store in stores]
@@ -92,7 +92,7 @@ def distill_together(
     numbers = ViewNumbers(0 if is_fresh else _random_views(split, shared.views))
     for each, place in zip(splits, places, strict=True):
         _check_complete(
-            each, numbers, needs_view_0=any(student.looks_at_all and place in student.stores for student in students)
+            each, numbers, needs_view_0=any(student.needs_fit and place in student.stores for student in students)
         )
     view = split.views[numbers(0)]
     good = int(split.samples.good.sum())
@@ -101,7 +101,7 @@ def distill_together(
             f"--batch-size {shared.batch_size} is more than the {good} good images of split {split.name}; lower it."
         )
     sizes = {student.run: student_size(student, int(view["size"])) for student in students}
-    with main_first():
+    with rank0_first():
         source = open_source(shared.data, split.folder, shared.run.parent / "index")
     check_same_images(split, source, shared.check_content, shared.thread_count, progress)
     rows_of = [match_rows(split, other) for other in splits[1:]]
@@ -115,7 +115,7 @@ def distill_together(
             check_canaries(store, split.name, source, renderer, shared.batch_size, set(row_of.tolist()))
     scores = [make_score(student, renderer, progress, live) for student in students]
     with (
-        full_memory_as_sentence(
+        explain_out_of_memory(
             f"The memory was full for {' and '.join(repr(str(student.run)) for student in students)} beside the network, at "
             f"--batch-size {shared.batch_size}; lower --bank-size, take --bank-precision float16, or --teacher-memory mapped."
         ),
@@ -143,7 +143,7 @@ def distill_together(
             for settings, network, score in zip(students, networks, scores, strict=True)
         ]
         open_runs([(student, student.run, _inputs(student, described)) for student in students])
-        stream = Stream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, replay.waits)
+        stream = BatchStream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, replay.waits)
         train(trainings, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
     return [student.run / MODEL_FILE for student in students]
 

@@ -190,7 +190,7 @@ class DistillSettings(TrainingSettings):
         return self.head or OWN_HEADS[self.objective]
 
     @property
-    def looks_at_all(self) -> bool:
+    def needs_fit(self) -> bool:
         """Whether the objective needs the teacher's view 0 of all images before it begins."""
         return self.centre or self.objective == "cc" or self.anchors != "queue"
 

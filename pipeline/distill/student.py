@@ -11,8 +11,8 @@ from torch import nn
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
-from compress_ssl.pipeline.distill.fill_banks import begin_objectives
-from compress_ssl.pipeline.distill.multi_teacher import SeveralTeachers
+from compress_ssl.pipeline.distill.fill_banks import fill_banks
+from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher
 from compress_ssl.pipeline.distill.objective_options import OPTIONS
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims
@@ -20,8 +20,13 @@ from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-from compress_ssl.pipeline.training.distributed import check_batch, processes, share, synchronise_batch_norm
-from compress_ssl.pipeline.training.loop import Training
+from compress_ssl.pipeline.training.distributed import (
+    check_batch_divides,
+    convert_sync_batchnorm,
+    local_batch_size,
+    world_size,
+)
+from compress_ssl.pipeline.training.loop import TrainingTask
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
@@ -67,10 +72,10 @@ def check_parts(settings: DistillSettings) -> None:
     InputError
         If they do not, or leave an MLP head, which has batch norm, one image at a time.
     """
-    check_batch(settings.batch_size, settings.accumulation)
-    if settings.head_or_own == "mlp" and share(settings.batch_size) == settings.accumulation:
+    check_batch_divides(settings.batch_size, settings.accumulation)
+    if settings.head_or_own == "mlp" and local_batch_size(settings.batch_size) == settings.accumulation:
         raise InputError(
-            f"--head mlp has batch norm, which needs two images at once in each of the {processes()} processes; raise "
+            f"--head mlp has batch norm, which needs two images at once in each of the {world_size()} processes; raise "
             "--batch-size or lower --accumulation."
         )
 
@@ -125,7 +130,7 @@ def student_training(
     teachers: Sequence[int],
     device: torch.device,
     score: Score | None,
-) -> Training[Replayed]:
+) -> TrainingTask[Replayed]:
     """Make one student's training: its objective, its banks, and what to do with a batch of the stream.
 
     Parameters
@@ -143,10 +148,10 @@ def student_training(
         torch.manual_seed(settings.seed)  # each as if it were the only one
         dims = Dims(network.feature_dim, replay.teachers[teacher].feature_dim, len(replay.split))
         objectives.append(OBJECTIVES[settings.objective](network.module, dims, settings))
-    objective = objectives[0] if len(objectives) == 1 else SeveralTeachers(objectives, settings.weights)
+    objective = objectives[0] if len(objectives) == 1 else MultiTeacher(objectives, settings.weights)
     modules = nn.ModuleDict({"student": network.module, "objective": objective})
     if settings.sync_bn:
-        synchronise_batch_norm(modules, device)
+        convert_sync_batchnorm(modules, device)
     modules.train().to(device)
     if settings.memory_format == "channels_last":
         modules.to(memory_format=torch.channels_last)
@@ -159,7 +164,7 @@ def student_training(
         if settings.memory_format == "contiguous":
             images = images.contiguous()
         return [
-            Batch(images, each.of_teacher(replayed.teachers[teacher]), replayed.rows)
+            Batch(images, each.transform_teacher(replayed.teachers[teacher]), replayed.rows)
             for each, teacher in zip(objectives, teachers, strict=True)
         ]
 
@@ -172,7 +177,7 @@ def student_training(
         return value
 
     def begin(epoch: int, step: int) -> None:
-        begin_objectives(objectives, teachers, settings, replay, epoch, step, batches_of)
+        fill_banks(objectives, teachers, settings, replay, epoch, step, batches_of)
 
     finer = next(
         (
@@ -187,7 +192,7 @@ def student_training(
         (key_encoder, *_) = (each.key_encoder for each in objectives)  # all follow the student in the same way
         assert key_encoder is not None
         exported = replace(network, module=key_encoder)
-    return Training(
+    return TrainingTask(
         run=settings.run,
         settings=settings,
         modules=modules,

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.common.device import available_memory, in_units
+from compress_ssl.pipeline.common.device import available_memory, format_bytes
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.torchrun import launch
+from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class TeacherViews:
         where = f"{MEMORY_NAMES[self.memory]}" + (f" in '{self._scratch}'" if self.memory == "mapped" else "")
         logger.info(
             "The teacher's views (%d x %d, %s each) lie in %s, two at a time.",
-            len(split), split.feature_dim, in_units(bytes_of_views(split, 1)), where,
+            len(split), split.feature_dim, format_bytes(bytes_of_views(split, 1)), where,
         )  # fmt: skip
         if self.memory == "mapped":
             sweep_views(self._scratch)
@@ -194,6 +194,6 @@ def _choose_memory(asked: str, needed: int, device: torch.device) -> str:
         free, _ = torch.cuda.mem_get_info(device)
         if needed <= SHARE_OF_MEMORY * free:
             return "device"
-    if needed * launch().local_processes <= SHARE_OF_MEMORY * available_memory():
+    if needed * torchrun_env().local_processes <= SHARE_OF_MEMORY * available_memory():
         return "pinned" if device.type == "cuda" else "device"
     return "mapped"

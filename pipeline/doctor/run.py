@@ -161,10 +161,10 @@ def _libraries() -> Finding:
 def _uses() -> Finding:
     import faiss
 
-    from compress_ssl.pipeline.common.device import choose_precision, prepare_machine
+    from compress_ssl.pipeline.common.device import choose_precision, prepare_device
 
     settings = StageSettings()
-    device = prepare_machine(settings.device, settings.thread_count)
+    device = prepare_device(settings.device, settings.thread_count)
     on_gpu = hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0
     facts = {
         "device": device.type,

@@ -129,9 +129,9 @@ def _random_crops(folder: Path) -> RenderJob:
 def _rendered(job: RenderJob, renderer: str) -> npt.NDArray[np.float32]:
     import numpy as np
 
-    from compress_ssl.pipeline.common.device import prepare_machine
+    from compress_ssl.pipeline.common.device import prepare_device
     from compress_ssl.pipeline.images.renderers.make import make_renderer
     from compress_ssl.pipeline.images.rendering import render
 
-    batches = render(make_renderer(renderer, prepare_machine("auto", 1), 1), job, len(job.paths))
+    batches = render(make_renderer(renderer, prepare_device("auto", 1), 1), job, len(job.paths))
     return np.concatenate([views[0].cpu().numpy() for views in batches]).astype(np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.common.device import autocast, choose_precision, prepare_machine
+from compress_ssl.pipeline.common.device import autocast, choose_precision, prepare_device
 from compress_ssl.pipeline.embed.plan import draw_parameters
 from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
@@ -56,7 +56,7 @@ class EmbeddedView(NamedTuple):
     """(R, P)"""
 
 
-class Worker(NamedTuple):
+class Embedder(NamedTuple):
     """What a process holds to do blocks: loaded once."""
 
     network: Network
@@ -67,7 +67,7 @@ class Worker(NamedTuple):
     """Whether embeddings are L2-normalised before they are kept."""
 
 
-def load_worker(settings: EmbedSettings) -> Worker:
+def load_worker(settings: EmbedSettings) -> Embedder:
     """Load the network onto its device, and the renderer.
 
     Raises
@@ -75,12 +75,12 @@ def load_worker(settings: EmbedSettings) -> Worker:
     InputError
         If there is no such network or device.
     """
-    device = prepare_machine(settings.device, settings.thread_count)
+    device = prepare_device(settings.device, settings.thread_count)
     network = load_network(settings.teacher, settings.seed)
     network.module.eval().to(device).to(memory_format=torch.channels_last)
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
     precision = choose_precision(settings.precision, device)
-    return Worker(network, renderer, settings.batch_size, precision, settings.normalise)
+    return Embedder(network, renderer, settings.batch_size, precision, settings.normalise)
 
 
 def good_images(store: EmbeddingStore, block: Block) -> int:
@@ -90,7 +90,7 @@ def good_images(store: EmbeddingStore, block: Block) -> int:
 
 
 def embed_block(
-    worker: Worker,
+    worker: Embedder,
     split: Split,
     source: ImageSource,
     block: Block,
@@ -151,7 +151,7 @@ def write_views(writer: StoreWriter, block: Block, embedded: dict[int, EmbeddedV
 
 
 @torch.inference_mode()
-def embed_images(worker: Worker, pixels: Tensor) -> npt.NDArray[np.float32]:
+def embed_images(worker: Embedder, pixels: Tensor) -> npt.NDArray[np.float32]:
     """Embeddings (B, D) of uint8 images (B, S, S, 3)."""
     with autocast(pixels.device, worker.precision):
         features = worker.network.features(pixels)

@@ -17,8 +17,8 @@ from compress_ssl.storage.tools.growth import SplitGrowth, go_on_growing, grow_s
 from compress_ssl.storage.tools.identity import check_same
 
 if TYPE_CHECKING:
-    from compress_ssl.pipeline.embed.block import Worker
-    from compress_ssl.pipeline.embed.in_process import Workforce
+    from compress_ssl.pipeline.embed.block import Embedder
+    from compress_ssl.pipeline.embed.in_process import Executor
     from compress_ssl.pipeline.embed.plan import EmbedPlan
     from compress_ssl.pipeline.embed.settings import EmbedSettings
     from compress_ssl.storage import EmbeddingStore, Split
@@ -64,7 +64,7 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
     return settings.model_copy(update={**update, "split": sources})
 
 
-def grow(settings: EmbedSettings, plan: EmbedPlan, workforce: Workforce) -> None:
+def grow(settings: EmbedSettings, plan: EmbedPlan, workforce: Executor) -> None:
     """Make a complete store larger, or go on with one that has begun to grow. Call under the writer's lease.
 
     Raises
@@ -141,7 +141,7 @@ def _why_nothing(settings: EmbedSettings) -> str:
 
 
 def _more_canaries(
-    worker: Worker, place: Any, plan: EmbedPlan, growths: dict[str, SplitGrowth]
+    worker: Embedder, place: Any, plan: EmbedPlan, growths: dict[str, SplitGrowth]
 ) -> dict[str, list[dict[str, Any]]]:
     """The canaries of a store, and some of its new views."""
     store = open_store(place)

@@ -35,7 +35,7 @@ class Machine(NamedTuple):
     threads: int
 
 
-class Workforce(Protocol):
+class Executor(Protocol):
     """One or many processes that each have the network and a renderer."""
 
     network: Network
@@ -46,7 +46,7 @@ class Workforce(Protocol):
     """For functions that are called."""
 
     def call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
-        """Call a function with one process's ``Worker`` before the arguments."""
+        """Call a function with one process's ``Embedder`` before the arguments."""
         ...
 
     def embed_blocks(
@@ -78,7 +78,7 @@ def seen_from_anywhere(settings: EmbedSettings) -> EmbedSettings:
 
 
 @contextlib.contextmanager
-def open_workforce(settings: EmbedSettings, progress: Progress) -> Iterator[Workforce]:
+def open_workforce(settings: EmbedSettings, progress: Progress) -> Iterator[Executor]:
     """Give the workforce that the settings ask for.
 
     Raises
@@ -92,10 +92,10 @@ def open_workforce(settings: EmbedSettings, progress: Progress) -> Iterator[Work
         with open_embedding_cluster(settings) as cluster:
             yield cluster
     else:
-        yield OneProcess(settings, progress)
+        yield InProcess(settings, progress)
 
 
-class OneProcess:
+class InProcess:
     """The process itself: it writes each block while it computes the next."""
 
     def __init__(self, settings: EmbedSettings, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
-from compress_ssl.pipeline.common.device import choose_precision, device_kind, library_versions, prepare_machine
+from compress_ssl.pipeline.common.device import choose_precision, device_kind, library_versions, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.dask.cluster import open_cluster
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.common.settings import Device
-    from compress_ssl.pipeline.embed.block import Worker
+    from compress_ssl.pipeline.embed.block import Embedder
     from compress_ssl.pipeline.embed.settings import EmbedSettings
     from compress_ssl.pipeline.images.sources.source import ImageSource
 
@@ -164,7 +164,7 @@ def _threads(settings: EmbedSettings, found: list[Found]) -> int:
 
 
 def _look_around(device: Device) -> Found:
-    chosen = prepare_machine(device, 1)
+    chosen = prepare_device(device, 1)
     kind: Device = "cuda" if chosen.type == "cuda" else "cpu"
     return Found(socket.gethostname(), kind, device_kind(chosen), len(os.sched_getaffinity(0)))
 
@@ -189,7 +189,7 @@ def _do_block(target: Target, block: Block) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(run: Run) -> Worker:
+def _load(run: Run) -> Embedder:
     logging.getLogger("pipeline").setLevel(logging.INFO)  # the client hears it
     for library, wanted in run.versions.items():
         if (found := library_versions().get(library)) != wanted:

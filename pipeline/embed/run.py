@@ -19,7 +19,7 @@ from compress_ssl.storage.writer import StoreWriter, check_place, create_store, 
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.block import Worker
+    from compress_ssl.pipeline.embed.block import Embedder
     from compress_ssl.pipeline.embed.settings import EmbedSettings
     from compress_ssl.storage import EmbeddingStore
 
@@ -83,6 +83,6 @@ def plan_blocks(writer: StoreWriter) -> list[Block]:
     ]
 
 
-def _measure(worker: Worker, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
+def _measure(worker: Embedder, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
     """What the store says of its views and its precision, by a look at some images."""
     return {"canaries": plan_canaries(plan, worker.renderer), **measure_precision(worker, plan, progress)}

@@ -17,7 +17,7 @@ from compress_ssl.pipeline.common.settings import (
     ViewGeometry,
     argument,
 )
-from compress_ssl.pipeline.dask.settings import ClusterSettings
+from compress_ssl.pipeline.dask.settings import DaskSettings
 from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, StoredPolicySetting, TenCrop
 from compress_ssl.storage.places.names import first_outside
 
@@ -83,7 +83,7 @@ def _parse_part(value: Any) -> Any:
     return Part(number=int(match[1]), of=int(match[2]))
 
 
-class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, ClusterSettings):
+class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     """Settings of stage one."""
 
     data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or a pack.")]

@@ -10,7 +10,7 @@ import logging
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from compress_ssl.pipeline.common.device import prepare_machine
+from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
@@ -23,7 +23,7 @@ from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.network import check_reference, load_network
 from compress_ssl.pipeline.networks.reference import FORMS
-from compress_ssl.pipeline.training.distributed import is_main, main_first
+from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage import RemotePath, location, open_store
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.reader import is_meant_as_store
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 TrainingT = TypeVar("TrainingT", bound="LinearTraining")
 
 
-class Subject:
+class FeatureSource:
     """One network or store, as the settings say it is to be seen."""
 
     def __init__(self, settings: EvaluateSettings, progress: Progress) -> None:
@@ -144,7 +144,7 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Where to compute; torch is told the number of threads."""
-        return prepare_machine(self._settings.device, self._settings.thread_count)
+        return prepare_device(self._settings.device, self._settings.thread_count)
 
     @property
     def renderer(self) -> Renderer:
@@ -223,8 +223,8 @@ class Subject:
             normalise=True,  # whatever their length, float16 holds them; all evaluations look at directions
             resume=True,
         )
-        with main_first():
-            return self._embed_anew_if_other(wanted) if is_main() else open_store(wanted.store)
+        with rank0_first():
+            return self._embed_anew_if_other(wanted) if is_rank0() else open_store(wanted.store)
 
     def _embed_anew_if_other(self, wanted: EmbedSettings) -> EmbeddingStore:
         try:

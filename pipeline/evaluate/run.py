@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.settings import HOW, WHERE
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS, evaluation_of
-from compress_ssl.pipeline.evaluate.feature_source import Subject
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.networks.network import load_network
-from compress_ssl.pipeline.training.distributed import is_main, processes
+from compress_ssl.pipeline.training.distributed import is_rank0, world_size
 from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.durable import write_json_durably
@@ -49,7 +49,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluated:
         If a training fails.
     """
     with process_group():
-        return _evaluate(Subject(settings, progress), settings, progress)
+        return _evaluate(FeatureSource(settings, progress), settings, progress)
 
 
 def evaluate_with_baselines(
@@ -68,7 +68,7 @@ def evaluate_with_baselines(
         As ``evaluate``; before anything is computed if a baseline has no images or no weights.
     """
     with process_group():
-        subject = Subject(settings, progress)
+        subject = FeatureSource(settings, progress)
         models = {baseline: _baseline(baseline, subject, settings) for baseline in baselines}
         yield _evaluate(subject, settings, progress)
         size, resize = subject.sizes
@@ -78,7 +78,7 @@ def evaluate_with_baselines(
             yield evaluate(settings.model_copy(update=changed), progress)
 
 
-def _baseline(kind: str, subject: Subject, settings: EvaluateSettings) -> str:
+def _baseline(kind: str, subject: FeatureSource, settings: EvaluateSettings) -> str:
     """The network to compare with."""
     if settings.data is None:
         raise InputError(f"--baseline {kind} needs the images, which a store has not; give the data set by --data.")
@@ -118,9 +118,9 @@ def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path]
     return results, reasons
 
 
-def _evaluate(subject: Subject, settings: EvaluateSettings, progress: Progress) -> Evaluated:
+def _evaluate(subject: FeatureSource, settings: EvaluateSettings, progress: Progress) -> Evaluated:
     name = evaluation_of(settings)
-    if processes() > 1 and getattr(settings, "features", None) != "live":
+    if world_size() > 1 and getattr(settings, "features", None) != "live":
         raise InputError(
             f"evaluate {name} is the work of one process; start it without torchrun, which is for 'evaluate linear --features "
             "live'."
@@ -140,6 +140,6 @@ def _evaluate(subject: Subject, settings: EvaluateSettings, progress: Progress) 
         "result": result.model_dump(mode="json"),
     }
     path = subject.folder / EVALUATIONS[name].file
-    if is_main():
+    if is_rank0():
         write_json_durably(path, record)
     return Evaluated(result, path)

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from compress_ssl.pipeline.pretrain.method import Method
 from compress_ssl.pipeline.pretrain.simclr import projection_head
-from compress_ssl.pipeline.training.distributed import gather_rows, processes, rank
-from compress_ssl.pipeline.training.ema import follow, follower
+from compress_ssl.pipeline.training.distributed import gather_rows, rank, world_size
+from compress_ssl.pipeline.training.ema import ema_copy, ema_update
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class MoCoV2(Method):
     def __init__(self, network: nn.Module, feature_dim: int, index: ImageIndex, settings: PretrainSettings) -> None:
         super().__init__(network, feature_dim, index, settings)
         self.head = projection_head(feature_dim, settings.projection_dim)
-        self.key_encoder, self.key_head = follower(network), follower(self.head)
+        self.key_encoder, self.key_head = ema_copy(network), ema_copy(self.head)
         self.queue = MemoryBank(_queue_size(settings, int(index.samples.good.sum())), settings.projection_dim)
         self.queue.rows = normalize(torch.randn_like(self.queue.rows), dim=1)  # as the published code begins
         self.temperature, self.momentum = settings.temperature, settings.key_momentum
@@ -70,7 +70,7 @@ class MoCoV2(Method):
         first, second = images.chunk(2)
         queries = normalize(self.head(self.encode(network, first)), dim=1)
         self._entering = self._keys(second)
-        keys = self._entering.chunk(processes())[rank()]
+        keys = self._entering.chunk(world_size())[rank()]
         return info_nce_loss(queries, keys, self.queue.similarities(queries), self.temperature), {}
 
     @torch.no_grad()
@@ -80,14 +80,14 @@ class MoCoV2(Method):
         self.queue.enqueue(self._entering)
         self._entering = None
         for average, trained in ((self.key_encoder, network), (self.key_head, self.head)):
-            follow(average, trained, self.momentum)
+            ema_update(average, trained, self.momentum)
 
     @torch.no_grad()
     def _keys(self, images: Tensor) -> Tensor:
         """Keys (B, D) of the whole batch, of which process r computes images r, r + W, r + 2 W and so on."""
-        shuffled = gather_rows(images)[rank() :: processes()]
+        shuffled = gather_rows(images)[rank() :: world_size()]
         keys = gather_rows(normalize(self.key_head(self.encode(self.key_encoder, shuffled)), dim=1))
-        return torch.stack(keys.chunk(processes()), dim=1).flatten(0, 1)
+        return torch.stack(keys.chunk(world_size()), dim=1).flatten(0, 1)
 
 
 def _queue_size(settings: PretrainSettings, images: int) -> int:

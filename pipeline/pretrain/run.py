@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress_ssl.pipeline.common.device import prepare_machine
+from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.images.data_set import index_data_set
@@ -21,9 +21,15 @@ from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.pretrain.moco import MoCoV2
 from compress_ssl.pipeline.pretrain.simclr import SimCLR
 from compress_ssl.pipeline.pretrain.supervised import Supervised
-from compress_ssl.pipeline.training.distributed import check_batch, main_first, own_rows, share, synchronise_batch_norm
+from compress_ssl.pipeline.training.distributed import (
+    check_batch_divides,
+    convert_sync_batchnorm,
+    local_batch_size,
+    rank0_first,
+    rank_indices,
+)
 from compress_ssl.pipeline.training.live import make_score
-from compress_ssl.pipeline.training.loop import Stream, Training, train
+from compress_ssl.pipeline.training.loop import BatchStream, TrainingTask, train
 from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.pipeline.training.run_folder import check_place, open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
@@ -72,9 +78,9 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     Stopped
         If a signal asked for the end.
     """
-    check_batch(settings.batch_size)
+    check_batch_divides(settings.batch_size)
     check_place(settings, settings.run)
-    device = prepare_machine(settings.device, settings.thread_count, training=True)
+    device = prepare_device(settings.device, settings.thread_count, training=True)
     backbone = build_backbone(settings.arch, settings.seed)
     wanted = Preprocessing()
     size = settings.size or wanted.size
@@ -82,7 +88,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     network = Network(settings.run.name, settings.arch, *backbone, preprocessing)
     network.check_size(size)
 
-    with main_first():
+    with rank0_first():
         index = index_data_set(
             settings.data, [settings.split], settings.run, settings, threads=settings.thread_count, progress=progress
         )[settings.split]
@@ -96,7 +102,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     method = METHODS[settings.method](network.module, network.feature_dim, index, settings)
     modules = nn.ModuleDict({"backbone": network.module, "method": method})
     if settings.sync_bn:
-        synchronise_batch_norm(modules, device)
+        convert_sync_batchnorm(modules, device)
     modules.train().to(device)
     if settings.memory_format == "channels_last":
         modules.to(memory_format=torch.channels_last)
@@ -108,10 +114,10 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
 
     def batches(epoch: int, first_step: int) -> Iterator[Batch]:
         order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]
-        order = own_rows(order, settings.batch_size)
+        order = rank_indices(order, settings.batch_size)
         job = _random_views(index, settings, method.views, size, epoch, order)
         labels = torch.from_numpy(index.samples.label[order]).long().to(device)
-        batch_size = share(settings.batch_size)
+        batch_size = local_batch_size(settings.batch_size)
         for here, views in zip(job.batches(batch_size), render(renderer, job, batch_size), strict=True):
             yield Batch(views, labels[here])
 
@@ -122,7 +128,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         value: tuple[Tensor, dict[str, Tensor]] = method(network.module, images, batch.labels)
         return value
 
-    training: Training[Batch] = Training(
+    training: TrainingTask[Batch] = TrainingTask(
         run=settings.run,
         settings=settings,
         modules=modules,
@@ -131,7 +137,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         after_step=lambda: method.after_step(network.module),
         measure=None if score is None else lambda: score(network),
     )
-    stream = Stream(settings.epochs, steps, settings.batch_size, batches)
+    stream = BatchStream(settings.epochs, steps, settings.batch_size, batches)
     with run_leases([settings.run]):
         open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
         train([training], stream, f"pretrain {settings.run.name}", progress)

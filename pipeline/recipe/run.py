@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from compress_ssl.pipeline.common.errors import InputError, RunError, TrainingsFailed
+from compress_ssl.pipeline.common.errors import InputError, RunError, SomeTrainingsFailed
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.recipe.file import PREVIOUS, UNFINISHED, Recipe
@@ -186,7 +186,7 @@ def _carry_out(decisions: Sequence[Decision], recipe: Recipe, progress: Progress
     began, failure = time.monotonic(), None
     try:
         _run_stage(decisions[0].step.stage, [_settings(decision) for decision in decisions], progress)
-    except TrainingsFailed as error:
+    except SomeTrainingsFailed as error:
         failure = error
     took = {"seconds": round(time.monotonic() - began, 1), "together": len(decisions)}
     for decision in decisions:
@@ -202,7 +202,7 @@ def _carry_out_what_can_be(
     """Run steps of one stage; those that fail, and why. What keeps several from beginning is found by one after the other."""
     try:
         _carry_out(decisions, recipe, progress)
-    except TrainingsFailed as error:
+    except SomeTrainingsFailed as error:
         return [(each, error.reasons[each.step.output]) for each in decisions if each.step.output in error.reasons]
     except (InputError, StoreError, RunError) as error:
         if len(decisions) == 1:

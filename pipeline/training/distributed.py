@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 
-def processes() -> int:
+def world_size() -> int:
     """W."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -42,12 +42,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_main() -> bool:
+def is_rank0() -> bool:
     """Whether this is the process that writes."""
     return rank() == 0
 
 
-def check_batch(batch_size: int, parts: int = 1, option: str = "--batch-size") -> None:
+def check_batch_divides(batch_size: int, parts: int = 1, option: str = "--batch-size") -> None:
     """Check that every process gets as many images of a batch, in as many equal parts.
 
     Raises
@@ -55,40 +55,40 @@ def check_batch(batch_size: int, parts: int = 1, option: str = "--batch-size") -
     InputError
         If not.
     """
-    among = processes() * parts
-    if processes() > 1 and batch_size % among:
-        of = f"{processes()} processes" + (f" times --accumulation {parts}" if parts > 1 else "")
+    among = world_size() * parts
+    if world_size() > 1 and batch_size % among:
+        of = f"{world_size()} processes" + (f" times --accumulation {parts}" if parts > 1 else "")
         raise InputError(
             f"{option} {batch_size} is of all processes together, and {of} do not divide it; take {batch_size // among * among or among}"
             " or another multiple."
         )
 
 
-def share(batch_size: int) -> int:
+def local_batch_size(batch_size: int) -> int:
     """b, images of a batch that this process computes."""
-    return batch_size // processes()
+    return batch_size // world_size()
 
 
-def own_rows(order: npt.NDArray[np.int64], batch_size: int) -> npt.NDArray[np.int64]:
+def rank_indices(order: npt.NDArray[np.int64], batch_size: int) -> npt.NDArray[np.int64]:
     """What of an order of images this process computes: slice number ``rank`` of each of its batches."""
-    own: npt.NDArray[np.int64] = order[np.arange(len(order)) % batch_size // share(batch_size) == rank()]
+    own: npt.NDArray[np.int64] = order[np.arange(len(order)) % batch_size // local_batch_size(batch_size) == rank()]
     return own
 
 
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows (B, ...) of a whole batch from the rows (b, ...) of every process."""
-    if processes() == 1:
+    if world_size() == 1:
         return rows
-    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(processes())]
+    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
 
 
-def gather_shorter(rows: Tensor, batch_size: int, count: int) -> Tensor:
+def gather_ragged(rows: Tensor, batch_size: int, count: int) -> Tensor:
     """Rows of a batch that may be shorter, ``count`` in all, from those that ``own_rows`` gave every process."""
-    if processes() == 1:
+    if world_size() == 1:
         return rows
-    padded = rows.new_zeros((share(batch_size), *rows.shape[1:]))
+    padded = rows.new_zeros((local_batch_size(batch_size), *rows.shape[1:]))
     padded[: len(rows)] = rows
     return gather_rows(padded)[:count]
 
@@ -98,7 +98,7 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
 
     Each sends back the gradient of its own rows alone, times W, since gradients of weights are averaged afterwards.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return rows
     whole: Tensor = _Gathered.apply(rows)
     return whole
@@ -111,50 +111,50 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
-        return gradients[0].chunk(processes())[rank()] * processes()
+        return gradients[0].chunk(world_size())[rank()] * world_size()
 
 
-def largest(*numbers: int) -> tuple[int, ...]:
+def all_reduce_max(*numbers: int) -> tuple[int, ...]:
     """The largest that any process has, of each number. The processes' CPUs agree on it; no GPU waits."""
-    if processes() == 1:
+    if world_size() == 1:
         return numbers
     agreed = torch.tensor(numbers, dtype=torch.int64)
     dist.all_reduce(agreed, dist.ReduceOp.MAX)
     return tuple(agreed.tolist())
 
 
-def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean over the processes of each scalar."""
-    if processes() == 1 or not values:
+    if world_size() == 1 or not values:
         return dict(values)
     together = torch.stack([value.double() for value in values.values()])
     dist.all_reduce(together)
-    return dict(zip(values, together / processes(), strict=True))
+    return dict(zip(values, together / world_size(), strict=True))
 
 
-def from_main(compute: Callable[[], ResultT]) -> ResultT:
+def broadcast_from_rank0(compute: Callable[[], ResultT]) -> ResultT:
     """What the main process computes; the others wait for it."""
-    if processes() == 1:
+    if world_size() == 1:
         return compute()
-    found: list[Any] = [compute() if is_main() else None]
+    found: list[Any] = [compute() if is_rank0() else None]
     dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
     result: ResultT = found[0]
     return result
 
 
 @contextlib.contextmanager
-def main_first() -> Any:
+def rank0_first() -> Any:
     """Let the main process through first, which leaves on the disk what spares the others the work."""
-    if not is_main():
-        largest(0)
+    if not is_rank0():
+        all_reduce_max(0)
     yield
-    if is_main():
-        largest(0)
+    if is_rank0():
+        all_reduce_max(0)
 
 
-def send_state(modules: nn.Module) -> None:
+def broadcast_state(modules: nn.Module) -> None:
     """Give all processes the main one's weights and buffers."""
-    if processes() > 1:
+    if world_size() > 1:
         for value in modules.state_dict().values():
             dist.broadcast(value, src=0)
 
@@ -171,12 +171,12 @@ class _LossOfWeights(nn.Module):
         return self.loss(part)
 
 
-def averaging(modules: nn.Module, loss: Loss) -> Loss:
+def wrap_ddp(modules: nn.Module, loss: Loss) -> Loss:
     """A loss whose backward pass averages the gradients of these modules' weights over the processes."""
-    return DistributedDataParallel(_LossOfWeights(modules, loss)) if processes() > 1 else loss
+    return DistributedDataParallel(_LossOfWeights(modules, loss)) if world_size() > 1 else loss
 
 
-def keeping_gradients(loss: Loss, *, wanted: bool) -> contextlib.AbstractContextManager[None]:
+def no_sync(loss: Loss, *, wanted: bool) -> contextlib.AbstractContextManager[None]:
     """Leave gradients as they are in the block, to be averaged with those of a later part."""
     if wanted and isinstance(loss, DistributedDataParallel):
         return loss.no_sync()
@@ -191,14 +191,14 @@ def check_gradients(modules: nn.Module) -> None:
     InputError
         Naming the first that has none.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return
     for name, weight in modules.named_parameters():
         if weight.requires_grad and weight.grad is None:
             raise InputError(f"The weights '{name}' do not take part in the loss; train this network in one process.")
 
 
-def synchronise_batch_norm(modules: nn.Module, device: torch.device) -> None:
+def convert_sync_batchnorm(modules: nn.Module, device: torch.device) -> None:
     """Take the statistics of batch norm over all processes; in place. One process has them of the whole batch anyway.
 
     Raises
@@ -206,7 +206,7 @@ def synchronise_batch_norm(modules: nn.Module, device: torch.device) -> None:
     InputError
         On CPUs, for which torch has no such layer.
     """
-    if processes() == 1:
+    if world_size() == 1:
         return
     if device.type != "cuda":
         raise InputError("--sync-bn needs GPUs, since torch's synchronised batch norm does; leave it out on CPUs.")

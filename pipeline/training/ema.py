@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 ModuleT = TypeVar("ModuleT", bound="nn.Module")
 
 
-def follower(trained: ModuleT) -> ModuleT:
+def ema_copy(trained: ModuleT) -> ModuleT:
     """A copy that is not trained."""
     return copy.deepcopy(trained).requires_grad_(False)
 
 
 @torch.no_grad()
-def follow(average: nn.Module, trained: nn.Module, momentum: float) -> None:
+def ema_update(average: nn.Module, trained: nn.Module, momentum: float) -> None:
     """Move the parameters, not the buffers, of a follower to ``momentum`` times its own and the rest of the trained network's."""
     for key, query in zip(average.parameters(), trained.parameters(), strict=True):
         key.mul_(momentum).add_(query, alpha=1 - momentum)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.training.distributed import is_main
+from compress_ssl.pipeline.training.distributed import is_rank0
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ def make_score(
     InputError
         If it asks and none was handed in; or as the evaluation.
     """
-    if settings.live_every is None or not is_main():
+    if settings.live_every is None or not is_rank0():
         return None
     if live is None:
         raise InputError(

@@ -16,11 +16,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from compress_ssl.pipeline.common.errors import RunError, Stopped, TrainingsFailed
-from compress_ssl.pipeline.training.distributed import is_main, largest, processes
-from compress_ssl.pipeline.training.out_of_memory import FullMemory
+from compress_ssl.pipeline.common.errors import RunError, SomeTrainingsFailed, Stopped
+from compress_ssl.pipeline.training.distributed import all_reduce_max, is_rank0, world_size
+from compress_ssl.pipeline.training.out_of_memory import OutOfMemory
 from compress_ssl.pipeline.training.signals import stop_requests
-from compress_ssl.pipeline.training.trainer import Running
+from compress_ssl.pipeline.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ BatchT = TypeVar("BatchT")
 
 
 @dataclass(frozen=True)
-class Stream(Generic[BatchT]):
+class BatchStream(Generic[BatchT]):
     """What the trainings see."""
 
     epochs: int
@@ -51,7 +51,7 @@ class Stream(Generic[BatchT]):
 
 
 @dataclass(frozen=True)
-class Training(Generic[BatchT]):
+class TrainingTask(Generic[BatchT]):
     """One network in training: what changes, and how a step of it goes."""
 
     run: Path
@@ -73,7 +73,9 @@ class Training(Generic[BatchT]):
     when_memory_is_full: str = "lower --batch-size"
 
 
-def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: str, progress: Progress) -> None:
+def train(
+    trainings: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], title: str, progress: Progress
+) -> None:
     """Train to the end of the last epoch, each from its checkpoint if there is one, and write the networks.
 
     Raises
@@ -86,17 +88,17 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
     InputError
         If a checkpoint cannot be read.
     """
-    running = [Running(training, stream) for training in trainings]
+    running = [Trainer(training, stream) for training in trainings]
     failures: dict[Path, str] = {}  # not the errors: their tracebacks would hold on to the tensors of what failed
     steps = stream.steps_per_epoch
     epoch, step = min(each.position for each in running)
 
-    def each_due(action: Callable[[Running[BatchT]], None]) -> None:
+    def each_due(action: Callable[[Trainer[BatchT]], None]) -> None:
         for each in [each for each in running if each.position == (epoch, step)]:
             try:
                 action(each)
             except RunError as error:
-                if processes() > 1 and isinstance(error, FullMemory):
+                if world_size() > 1 and isinstance(error, OutOfMemory):
                     raise  # the other processes wait for this one's gradients
                 failures[each.training.run] = str(error)
                 running.remove(each)
@@ -117,9 +119,9 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
                 each_due(lambda each, batch=batch: each.do_step(batch))  # type: ignore[misc]
                 step += 1
                 advance(stream.batch_size)
-                stopping, is_time = largest(received() or 0, _is_time_to_save(saved, running))
+                stopping, is_time = all_reduce_max(received() or 0, _is_time_to_save(saved, running))
                 if step < steps and (stopping or is_time):
-                    each_due(Running.save)
+                    each_due(Trainer.save)
                     saved = time.monotonic()
                 if not running or (step < steps and stopping):
                     break
@@ -129,25 +131,25 @@ def train(trainings: Sequence[Training[BatchT]], stream: Stream[BatchT], title: 
                 epoch, step, saved = epoch + 1, 0, time.monotonic()
             if running and epoch < stream.epochs:
                 _raise_if_stopped(received(), f"{title}: stopped by {{}} and saved at epoch {epoch}, step {step}.")
-    if is_main():
+    if is_rank0():
         for each in running:
             each.training.save_network(each.training.run)
     if failures:
-        raise TrainingsFailed(failures)
+        raise SomeTrainingsFailed(failures)
     _raise_if_stopped(received(), f"{title}: stopped by {{}} when all was done.")
 
 
 def _raise_if_stopped(received: signal.Signals | None, sentence: str) -> None:
     """End if a process was asked to, all at the same place; whoever comes first waits until the main one has saved."""
-    (number,) = largest(received or 0)
+    (number,) = all_reduce_max(received or 0)
     if number:
         stopping = signal.Signals(number)
         raise Stopped(sentence.format(stopping.name), stopping)
 
 
-def _is_time_to_save(saved: float, running: Sequence[Running[Any]]) -> bool:
+def _is_time_to_save(saved: float, running: Sequence[Trainer[Any]]) -> bool:
     return (
-        is_main()
+        is_rank0()
         and bool(running)
         and time.monotonic() - saved > 60 * min(each.training.settings.checkpoint_minutes for each in running)
     )

@@ -11,7 +11,7 @@ import torch
 
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.run_files import METRICS_FILE
-from compress_ssl.pipeline.training.distributed import is_main, means
+from compress_ssl.pipeline.training.distributed import all_reduce_mean, is_rank0
 from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 def keep_metrics_until(run: Path, epoch: int, step: int) -> None:
     """Drop the metrics of steps that a resumed run will do again."""
     path = run / METRICS_FILE
-    if not is_main() or not path.exists():
+    if not is_rank0() or not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -59,7 +59,7 @@ class MetricsLog:
         self._run = run
         self._steps_per_epoch = steps_per_epoch
         self._board: Any = None
-        if tensorboard and is_main():
+        if tensorboard and is_rank0():
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(run / TENSORBOARD_FOLDER, purge_step=done + 1)
@@ -81,7 +81,7 @@ class MetricsLog:
 
     def pending(self) -> dict[str, Any]:
         """What was added since the last line of means, for a checkpoint; all processes ask together."""
-        return {"sums": means(self._sums), "additions": self._additions}
+        return {"sums": all_reduce_mean(self._sums), "additions": self._additions}
 
     def close(self) -> None:
         """Let go of the files."""
@@ -96,7 +96,7 @@ class MetricsLog:
         RunError
             If a mean is not a finite number.
         """
-        values = {name: float(total) / self._additions for name, total in means(self._sums).items()}
+        values = {name: float(total) / self._additions for name, total in all_reduce_mean(self._sums).items()}
         if not all(map(math.isfinite, values.values())):
             raise RunError(
                 f"The loss of '{self._run}' is not a number any more (epoch {epoch}, at step {step} or shortly "
@@ -108,7 +108,7 @@ class MetricsLog:
 
     def write(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Write a line of values."""
-        if not is_main():
+        if not is_rank0():
             return
         with (self._run / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, "step": step, **values}) + "\n")

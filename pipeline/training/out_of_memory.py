@@ -16,12 +16,12 @@ FULL_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculati
 """How torch says so where it has no error of its own for it."""
 
 
-class FullMemory(RunError):
+class OutOfMemory(RunError):
     """The memory of this process is full."""
 
 
 @contextlib.contextmanager
-def full_memory_as_sentence(sentence: str) -> Iterator[None]:
+def explain_out_of_memory(sentence: str) -> Iterator[None]:
     """Say what was being done, and what can be done about it, where the memory is full.
 
     Raises
@@ -37,4 +37,4 @@ def full_memory_as_sentence(sentence: str) -> Iterator[None]:
         )
         if not full or isinstance(error, RunError):
             raise
-        raise FullMemory(sentence) from error
+        raise OutOfMemory(sentence) from error

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from compress_ssl.pipeline.common.errors import RunError, Stopped, ToldByAnother
-from compress_ssl.pipeline.common.torchrun import Launch, launch
+from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, RunError, Stopped
+from compress_ssl.pipeline.common.torchrun import TorchrunEnv, torchrun_env
 from compress_ssl.pipeline.training.checkpoint import first_line
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def process_group() -> Iterator[None]:
     ToldByAnother
         If another process tells why the work ended.
     """
-    here = launch()
+    here = torchrun_env()
     if here.processes == 1 or dist.is_initialized():
         yield
         return
@@ -51,7 +51,7 @@ def process_group() -> Iterator[None]:
         dist.all_reduce(torch.zeros(1))  # nobody leaves before all is written
     except BaseException as error:
         if not _is_first(store):
-            raise ToldByAnother from error
+            raise ReportedByAnotherRank from error
         if isinstance(error, RuntimeError) and not isinstance(error, RunError | Stopped) and _is_of_a_connection(error):
             raise RunError(
                 f"Another of the {here.processes} processes ended without a word (killed? out of memory?) or was silent for "
@@ -61,7 +61,7 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _join(here: Launch) -> Store:
+def _join(here: TorchrunEnv) -> Store:
     try:
         store = PrefixStore(f"compress-ssl-{next(_numbers)}", _meeting_point())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -14,7 +14,7 @@ from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.common.settings import HOW, WHERE
-from compress_ssl.pipeline.training.distributed import is_main, main_first
+from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, write_json_durably
 from compress_ssl.storage.places.lease import writer_lease
 
@@ -36,7 +36,7 @@ def check_place(settings: TrainingSettings, run: Path) -> None:
     InputError
         If something is there: a run that is neither to be resumed nor overwritten, or what is not a run.
     """
-    if not is_main():
+    if not is_rank0():
         return
     if run.exists() and not run.is_dir():
         raise InputError(f"'{run}' is a file; give a folder for the run.")
@@ -62,7 +62,7 @@ def run_leases(runs: Sequence[Path]) -> Iterator[None]:
         If another one does.
     """
     with contextlib.ExitStack() as held:
-        for run in runs if is_main() else ():
+        for run in runs if is_rank0() else ():
             held.enter_context(writer_lease(run))
         yield
 
@@ -77,8 +77,8 @@ def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) 
     InputError
         If a folder is not empty and neither resume nor overwrite is asked for, or is not a run of these settings.
     """
-    with main_first():
-        if is_main():
+    with rank0_first():
+        if is_rank0():
             _open_runs(runs)
 
 

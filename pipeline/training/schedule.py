@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from compress_ssl.pipeline.common.rng import draw_generator
+from compress_ssl.pipeline.common.rng import philox
 from compress_ssl.pipeline.training.distributed import rank
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter
 
 def epoch_order(rows: npt.NDArray[np.integer], seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """The rows in this epoch's random order; the same for the same seed and epoch, whatever went before."""
-    generator = draw_generator(seed, epoch)
+    generator = philox(seed, epoch)
     return generator.permutation(rows).astype(np.int64)
 
 

@@ -12,23 +12,23 @@ from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER
 from compress_ssl.pipeline.training.checkpoint import first_line, load_checkpoint, save_checkpoint
 from compress_ssl.pipeline.training.distributed import (
-    averaging,
+    broadcast_from_rank0,
+    broadcast_state,
     check_gradients,
-    from_main,
-    is_main,
-    keeping_gradients,
-    processes,
-    send_state,
+    is_rank0,
+    no_sync,
+    world_size,
+    wrap_ddp,
 )
 from compress_ssl.pipeline.training.metrics import MetricsLog, keep_metrics_until
-from compress_ssl.pipeline.training.out_of_memory import full_memory_as_sentence
+from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from compress_ssl.pipeline.training.loop import Stream, Training
+    from compress_ssl.pipeline.training.loop import BatchStream, TrainingTask
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ STEPS_A_LINE = 50
 BEST_BY = "nn_top1_percent"
 
 
-class Running(Generic[BatchT]):
+class Trainer(Generic[BatchT]):
     """One training of the loop."""
 
-    def __init__(self, training: Training[BatchT], stream: Stream[BatchT]) -> None:
+    def __init__(self, training: TrainingTask[BatchT], stream: BatchStream[BatchT]) -> None:
         self.training = training
         self._steps = stream.steps_per_epoch
         self._batch_size = stream.batch_size
@@ -53,8 +53,8 @@ class Running(Generic[BatchT]):
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=is_half)
         self._best = -1.0
         self.position, pending = self._restore()
-        send_state(training.modules)
-        self._loss = averaging(training.modules, training.loss)
+        broadcast_state(training.modules)
+        self._loss = wrap_ddp(training.modules, training.loss)
         epoch, step = self.position
         keep_metrics_until(training.run, epoch, step)
         if epoch < training.settings.epochs:
@@ -70,7 +70,7 @@ class Running(Generic[BatchT]):
     def _restore(self) -> tuple[tuple[int, int], dict[str, Any] | None]:
         """Load the checkpoint in place; the epoch and step to go on from, and metrics not yet written by then."""
         run = self.training.run
-        state = from_main(self._load_modules)
+        state = broadcast_from_rank0(self._load_modules)
         if state is None:
             return (0, 0), None
         try:
@@ -86,7 +86,7 @@ class Running(Generic[BatchT]):
 
     def _load_modules(self) -> dict[str, Any] | None:
         """Load weights and buffers of the checkpoint in place; what else it holds, for all processes: on a CPU if they are several."""
-        state = load_checkpoint(self.training.run, self._device if processes() == 1 else torch.device("cpu"))
+        state = load_checkpoint(self.training.run, self._device if world_size() == 1 else torch.device("cpu"))
         if state is not None:
             try:
                 self.training.modules.load_state_dict(state.pop("modules"))
@@ -114,13 +114,13 @@ class Running(Generic[BatchT]):
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        with full_memory_as_sentence(
+        with explain_out_of_memory(
             f"The memory was full for '{self.training.run}' at --batch-size {settings.batch_size}; "
             f"{self.training.when_memory_is_full}. The last checkpoint is kept."
         ):
             parts = self.training.parts(batch)
             for number, part in enumerate(parts, 1):
-                with keeping_gradients(self._loss, wanted=number < len(parts)):
+                with no_sync(self._loss, wanted=number < len(parts)):
                     loss, diagnostics = self._loss(part)
                     self._scaler.scale(loss / len(parts)).backward()  # type: ignore[no-untyped-call]
                 self._log.add({"loss": loss.detach(), **diagnostics}, self._batch_size // len(parts))
@@ -140,7 +140,7 @@ class Running(Generic[BatchT]):
         values = dict(waits)
         is_last = done == settings.epochs
         if settings.live_every and (done % settings.live_every == 0 or is_last):
-            values |= from_main(self._measure)
+            values |= broadcast_from_rank0(self._measure)
         if values:
             self._log.write(epoch, self._steps, values)
         self.position = done, 0
@@ -179,13 +179,13 @@ class Running(Generic[BatchT]):
         self._log.close()
 
     def _keep(self, folder: Path) -> None:
-        if is_main():
+        if is_rank0():
             self.training.save_network(folder)
         self._save_state(folder)
 
     def _save_state(self, folder: Path) -> None:
         state = self._state()
-        if is_main():
+        if is_rank0():
             save_checkpoint(folder, state)
 
     def _state(self) -> dict[str, Any]:

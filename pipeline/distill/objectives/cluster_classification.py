@@ -35,7 +35,7 @@ class ClusterClassification(Objective):
         self.register_buffer("clusters", torch.full((dims.images,), -1))
         self.seed = settings.seed
 
-    def look_at_all(self, everything: AllImages) -> None:
+    def fit_teacher(self, everything: AllImages) -> None:
         """Cluster the teacher's embeddings."""
         device = self.clusters.device
         found = k_means(everything.embeddings, self.classifier.out_features, self.seed, device)

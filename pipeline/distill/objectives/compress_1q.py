@@ -36,16 +36,16 @@ class CompRess1q(WithTeacherBank):
         self.anchors, self.seed = settings.anchors, settings.seed
 
     @torch.no_grad()
-    def look_at_all(self, everything: AllImages) -> None:
+    def fit_teacher(self, everything: AllImages) -> None:
         """Take the teacher's mean and the fixed anchors."""
-        super().look_at_all(everything)
+        super().fit_teacher(everything)
         device, size = self.teacher_bank.rows.device, len(self.teacher_bank.rows)
         if self.anchors == "random":
             chosen = epoch_order(np.arange(len(everything.rows)), self.seed, ANCHORS)[:size]
             embeddings, rows = (each[chosen].to(device) for each in everything)
-            self.teacher_bank.enqueue(self.of_teacher(embeddings), rows)
+            self.teacher_bank.enqueue(self.transform_teacher(embeddings), rows)
         elif self.anchors == "k-means":
-            embeddings = self.of_teacher(everything.embeddings.to(device))
+            embeddings = self.transform_teacher(everything.embeddings.to(device))
             centroids = k_means(embeddings, size, self.seed, device).centroids
             self.teacher_bank.enqueue(normalize(centroids.to(device), dim=1))
 
@@ -59,7 +59,7 @@ class CompRess1q(WithTeacherBank):
         """Divergence of the two distributions over the teacher's bank."""
         bank = self.teacher_bank
         queries = normalize(self.projected(student, batch.images), dim=1)
-        self.entering(batch)
+        self.stage_for_bank(batch)
         return similarity_divergence(
             bank.similarities(batch.teacher),
             bank.similarities(queries),

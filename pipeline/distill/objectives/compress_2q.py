@@ -12,7 +12,7 @@ from compress_ssl.pipeline.common.device import TORCH_TYPES
 from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
 from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
 from compress_ssl.pipeline.training.distributed import gather_rows
-from compress_ssl.pipeline.training.ema import follow, follower
+from compress_ssl.pipeline.training.ema import ema_copy, ema_update
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class CompRess2q(WithTeacherBank):
 
     def __init__(self, student: nn.Module, dims: Dims, settings: DistillSettings) -> None:
         super().__init__(student, dims, settings)
-        self.key_encoder = follower(student)
-        self.key_projection = follower(self.projection)
+        self.key_encoder = ema_copy(student)
+        self.key_projection = ema_copy(self.projection)
         self.student_bank = MemoryBank(settings.bank_size, self.projected_dim, TORCH_TYPES[settings.bank_precision])
         self.momentum = settings.key_momentum
         self._entering_keys: list[Tensor] = []
@@ -44,7 +44,7 @@ class CompRess2q(WithTeacherBank):
         """Divergence of the two distributions over the banks."""
         queries = normalize(self.projected(student, batch.images), dim=1)
         self._entering_keys.append(self._keys(batch.images))
-        self.entering(batch)
+        self.stage_for_bank(batch)
         return similarity_divergence(
             self.teacher_bank.similarities(batch.teacher),
             self.student_bank.similarities(queries),
@@ -60,7 +60,7 @@ class CompRess2q(WithTeacherBank):
         self.student_bank.enqueue(gather_rows(torch.cat(self._entering_keys)))
         self._entering_keys.clear()
         for average, trained in ((self.key_encoder, student), (self.key_projection, self.projection)):
-            follow(average, trained, self.momentum)
+            ema_update(average, trained, self.momentum)
 
     def prefill(self, batch: Batch) -> None:
         """Let the key encoder's embeddings of a batch enter the student's bank."""

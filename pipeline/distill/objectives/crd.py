@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims, Objective
-from compress_ssl.pipeline.training.distributed import gather_rows, means
+from compress_ssl.pipeline.training.distributed import all_reduce_mean, gather_rows
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class CRD(Objective):
     def _fix_constants(self, scores: tuple[Tensor, Tensor]) -> None:
         """Z: the mean score of a batch times M."""
         count = len(self.teacher_memory.rows)
-        found = means({str(number): each.mean() * count for number, each in enumerate(scores)})
+        found = all_reduce_mean({str(number): each.mean() * count for number, each in enumerate(scores)})
         self.constants.copy_(torch.stack(list(found.values())))
 
 

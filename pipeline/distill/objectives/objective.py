@@ -82,12 +82,12 @@ class Objective(nn.Module, ABC):
         """Do what follows the optimiser's step."""
         del student
 
-    def of_teacher(self, embeddings: Tensor) -> Tensor:
+    def transform_teacher(self, embeddings: Tensor) -> Tensor:
         """What stands for the teacher's embeddings (B, D) wherever they are compared."""
         return embeddings
 
-    def look_at_all(self, everything: AllImages) -> None:
-        """Take what it needs from all images before the first step, where ``settings.looks_at_all``."""
+    def fit_teacher(self, everything: AllImages) -> None:
+        """Take what it needs from all images before the first step, where ``settings.needs_fit``."""
         del everything
 
     def prefill(self, batch: Batch) -> None:

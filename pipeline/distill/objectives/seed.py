@@ -30,7 +30,7 @@ class SEED(WithTeacherBank):
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Divergence of the two distributions over the embedding of the view and the queue."""
         queries = normalize(self.projected(student, batch.images), dim=1)
-        self.entering(batch)
+        self.stage_for_bank(batch)
         own = self.teacher_bank.own_rows(batch.rows)
         return similarity_divergence(
             self._similarities(batch.teacher, batch.teacher),

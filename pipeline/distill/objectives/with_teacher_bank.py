@@ -40,12 +40,12 @@ class WithTeacherBank(Objective):
         self.temperature, self.teacher_temperature = settings.temperature, settings.teacher_temperature
         self._entering: list[tuple[Tensor, Tensor]] = []
 
-    def of_teacher(self, embeddings: Tensor) -> Tensor:
+    def transform_teacher(self, embeddings: Tensor) -> Tensor:
         """The embeddings, or their directions from the teacher's mean where it is subtracted."""
         return embeddings if self.teacher_mean is None else normalize(embeddings - self.teacher_mean, dim=1)
 
     @torch.no_grad()
-    def look_at_all(self, everything: AllImages) -> None:
+    def fit_teacher(self, everything: AllImages) -> None:
         """Take the teacher's mean."""
         if self.teacher_mean is not None:
             self.teacher_mean.copy_(everything.embeddings.mean(dim=0, dtype=torch.float64))
@@ -57,6 +57,6 @@ class WithTeacherBank(Objective):
         self.teacher_bank.enqueue(embeddings, rows)
         self._entering.clear()
 
-    def entering(self, batch: Batch) -> None:
+    def stage_for_bank(self, batch: Batch) -> None:
         """Note a part of a batch that enters the bank after the step."""
         self._entering.append((batch.teacher, batch.rows))

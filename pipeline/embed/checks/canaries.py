@@ -15,7 +15,7 @@ from compress_ssl.storage.schema import EVALUATION_VIEW
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from compress_ssl.pipeline.embed.block import Worker
+    from compress_ssl.pipeline.embed.block import Embedder
     from compress_ssl.pipeline.embed.plan import EmbedPlan
     from compress_ssl.pipeline.images.rendering import Renderer
     from compress_ssl.pipeline.images.sources.source import ImageSource
@@ -35,7 +35,7 @@ def plan_canaries(plan: EmbedPlan, renderer: Renderer) -> dict[str, list[dict[st
     return {name: canaries_of(split, plan.indexes[name].source, renderer) for name, split in plan.splits.items()}
 
 
-def check_all_canaries(worker: Worker, place: Place, sources: Mapping[str, ImageSource]) -> None:
+def check_all_canaries(worker: Embedder, place: Place, sources: Mapping[str, ImageSource]) -> None:
     """Check that the views still to be rendered would come out as those that are in the store; see check_canaries."""
     store = open_store(place)
     for name, source in sources.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress_ssl.pipeline.common.device import in_units
+from compress_ssl.pipeline.common.device import format_bytes
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.storage.reader import is_store
 from compress_ssl.storage.tools.size import (
@@ -71,8 +71,8 @@ def _check(place: Place, needed: StoreSize, what_to_do: str, freed: int = 0) -> 
     left = disk_left(place)
     total = needed.bytes + needed.files * FILE_BYTES
     if left is not None and isinstance(place, Path) and total > left + freed:
-        gets_free = f", and {in_units(freed)} that the old store takes" if freed else ""
+        gets_free = f", and {format_bytes(freed)} that the old store takes" if freed else ""
         raise InputError(
-            f"What is to be written to '{place}' needs {in_units(total)}, and '{existing_folder(place)}' has "
-            f"{in_units(left)} left{gets_free}; {what_to_do}."
+            f"What is to be written to '{place}' needs {format_bytes(total)}, and '{existing_folder(place)}' has "
+            f"{format_bytes(left)} left{gets_free}; {what_to_do}."
         )

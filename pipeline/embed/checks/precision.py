@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.block import Worker
+    from compress_ssl.pipeline.embed.block import Embedder
     from compress_ssl.pipeline.embed.plan import EmbedPlan
 
 IMAGES = 1000
@@ -70,7 +70,7 @@ def _log_distributions(embeddings: torch.Tensor, temperature: float) -> torch.Te
     return torch.log_softmax(logits[~torch.eye(n, dtype=torch.bool)].view(n, n - 1), dim=1)
 
 
-def measure_precision(worker: Worker, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
+def measure_precision(worker: Embedder, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
     """Compare the worker's precision with float32 on images of the first split, and say what was found.
 
     Returns
@@ -122,7 +122,7 @@ def _evaluation_view(plan: EmbedPlan, name: str) -> RenderJob:
 
 
 def _embeddings(
-    worker: Worker, job: RenderJob, progress: Progress
+    worker: Embedder, job: RenderJob, progress: Progress
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Normalised embeddings (N, D) in float32 and in the worker's precision."""
     found = []
@@ -140,7 +140,7 @@ def _embeddings(
     return reference, other
 
 
-def _in_both(worker: Worker, pixels: torch.Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _in_both(worker: Embedder, pixels: torch.Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Those (B, D) of a batch."""
     with _without_tf32():
         reference = embed_images(worker._replace(precision="float32", normalise=True), pixels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from compress_ssl.pipeline.common.device import prepare_machine
+from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.embed.estimate.cost import Cost, now, since
 from compress_ssl.pipeline.embed.estimate.warm_up import Measured, warm_up
@@ -84,7 +84,7 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
         start = since(begun)
         plan = plan_embedding(alone, workforce.network, workforce.machine, progress)
         measured = warm_up(alone, plan, workforce)
-    on_gpu = prepare_machine(alone.device, alone.thread_count).type == "cuda"
+    on_gpu = prepare_device(alone.device, alone.thread_count).type == "cuda"
     to_do = {name: _images_to_do(name, split, store, settings) for name, split in plan.splits.items()}
     work = Cost()
     for name, images in to_do.items():

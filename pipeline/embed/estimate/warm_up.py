@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from compress_ssl.pipeline.embed.block import Worker, embed_images, good_images
+from compress_ssl.pipeline.embed.block import Embedder, embed_images, good_images
 from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
 from compress_ssl.pipeline.embed.estimate.cost import Cost, now, since
 from compress_ssl.pipeline.embed.plan import EmbedPlan
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from compress_ssl.pipeline.embed.block import Block
-    from compress_ssl.pipeline.embed.in_process import Workforce
+    from compress_ssl.pipeline.embed.in_process import Executor
     from compress_ssl.pipeline.embed.settings import EmbedSettings
     from compress_ssl.storage import Place, Samples, SplitPlan
 
@@ -68,7 +68,7 @@ class _Timed(NamedTuple):
     images: int
 
 
-def warm_up(settings: EmbedSettings, plan: EmbedPlan, workforce: Workforce) -> Measured:
+def warm_up(settings: EmbedSettings, plan: EmbedPlan, workforce: Executor) -> Measured:
     """Embed a few blocks of every split, and time it.
 
     Raises
@@ -123,11 +123,11 @@ def _of_rows(samples: Samples, rows: Any) -> Samples:
     return replace(samples, sample_path=[samples.sample_path[row] for row in rows], **arrays)
 
 
-def _canaries(worker: Worker, plan: EmbedPlan) -> dict[str, list[dict[str, Any]]]:
+def _canaries(worker: Embedder, plan: EmbedPlan) -> dict[str, list[dict[str, Any]]]:
     return plan_canaries(plan, worker.renderer)
 
 
-def _time_blocks(workforce: Workforce, writer: StoreWriter, sources: Any, blocks: list[Block]) -> _Timed:
+def _time_blocks(workforce: Executor, writer: StoreWriter, sources: Any, blocks: list[Block]) -> _Timed:
     started: list[Cost] = []
     given: list[Block] = []
 
@@ -147,7 +147,7 @@ def _time_blocks(workforce: Workforce, writer: StoreWriter, sources: Any, blocks
     return _Timed(an_image, warming.at_least_none(), sum(images))
 
 
-def _time_forward(worker: Worker, settings: EmbedSettings) -> float:
+def _time_forward(worker: Embedder, settings: EmbedSettings) -> float:
     """Seconds that the teacher needs for one view: the best of a few batches."""
     size = settings.size or worker.network.preprocessing.size
     count = min(32, worker.batch_size)

@@ -15,13 +15,13 @@ from compress_ssl.storage.tools.verify import add_up, blocks_to_verify, verify_b
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.dask.settings import ClusterSettings
+    from compress_ssl.pipeline.dask.settings import DaskSettings
     from compress_ssl.storage import Place
     from compress_ssl.storage.tools.verify import CheckedBlock, CommittedBlock, Verification
 
 
 def verify_on_cluster(
-    place: Place, settings: ClusterSettings, progress: Progress, sample: int | None = None, seed: int | None = None
+    place: Place, settings: DaskSettings, progress: Progress, sample: int | None = None, seed: int | None = None
 ) -> Verification:
     """Do what ``compress_ssl.storage.tools.verify.verify_store`` does, on the cluster that the settings name.
 

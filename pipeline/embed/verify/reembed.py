@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
 
-from compress_ssl.pipeline.common.device import choose_precision, prepare_machine
+from compress_ssl.pipeline.common.device import choose_precision, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.embed.block import Worker, embed_images
+from compress_ssl.pipeline.embed.block import Embedder, embed_images
 from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
@@ -89,8 +89,8 @@ def reembed(store: EmbeddingStore, settings: VerifySettings, progress: Progress)
     return found
 
 
-def _worker(store: EmbeddingStore, teacher: str, settings: VerifySettings) -> Worker:
-    device = prepare_machine(settings.device, settings.thread_count)
+def _worker(store: EmbeddingStore, teacher: str, settings: VerifySettings) -> Embedder:
+    device = prepare_device(settings.device, settings.thread_count)
     network = load_network(teacher, settings.seed)
     network.module.eval().to(device).to(memory_format=torch.channels_last)
     made_by = store.attributes.get("teacher", {})
@@ -103,7 +103,7 @@ def _worker(store: EmbeddingStore, teacher: str, settings: VerifySettings) -> Wo
         store.attributes.get("rendering", {}).get("renderer", "dali"), device, settings.thread_count
     )
     precision = choose_precision("auto", device)
-    return Worker(network, renderer, settings.batch_size, precision, bool(made_by.get("normalised")))
+    return Embedder(network, renderer, settings.batch_size, precision, bool(made_by.get("normalised")))
 
 
 def _draw(split: Split, count: int) -> list[Drawn]:
@@ -123,7 +123,7 @@ def _draw(split: Split, count: int) -> list[Drawn]:
     return drawn
 
 
-def _compare(worker: Worker, split: Split, source: ImageSource, drawn: list[Drawn], progress: Progress) -> Agreement:
+def _compare(worker: Embedder, split: Split, source: ImageSource, drawn: list[Drawn], progress: Progress) -> Agreement:
     again: dict[int, npt.NDArray[np.float32]] = {}
     with progress.track(f"embed {split.name} again", len(drawn)) as advance:
         for size in sorted({_size(split, each) for each in drawn}):

@@ -8,10 +8,10 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from compress_ssl.pipeline.common.settings import StageSettings
-from compress_ssl.pipeline.dask.settings import ClusterSettings
+from compress_ssl.pipeline.dask.settings import DaskSettings
 
 
-class VerifySettings(ClusterSettings, StageSettings):
+class VerifySettings(DaskSettings, StageSettings):
     """Settings of the check of a store."""
 
     sample: Annotated[

@@ -26,7 +26,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from compress_ssl.pipeline.common.device import available_memory, in_units
+from compress_ssl.pipeline.common.device import available_memory, format_bytes
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.features import StoredFeatures
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.settings import ClusterSettings
 
     Integers = npt.NDArray[np.integer]
@@ -91,7 +91,7 @@ class Clustering(NamedTuple):
     """(M,)"""
 
 
-def evaluate_cluster(settings: ClusterSettings, subject: Subject, progress: Progress) -> ClusterResult:
+def evaluate_cluster(settings: ClusterSettings, subject: FeatureSource, progress: Progress) -> ClusterResult:
     """Cluster with each seed, and draw the first seed's pictures if they are asked for.
 
     Raises
@@ -245,10 +245,10 @@ def check_memory(images: int, features: int, available: float) -> None:
         If it is more than the available bytes.
     """
     needed = BYTES * images * features
-    what = f"{images:,} images of {features:,} features in float32, {in_units(needed)}"
+    what = f"{images:,} images of {features:,} features in float32, {format_bytes(needed)}"
     if needed > available:
         raise InputError(
-            f"k-means holds all images in memory, {what}, and {in_units(available)} are left; take a machine with more, or "
+            f"k-means holds all images in memory, {what}, and {format_bytes(available)} are left; take a machine with more, or "
             "fewer images (--limit) of the network itself."
         )
     logger.info("k-means holds all images in memory: %s.", what)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from compress_ssl.pipeline.evaluate.cluster.evaluate import Clustering
-    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.settings import ClusterSettings
     from compress_ssl.storage import Split
 
@@ -45,7 +45,11 @@ NAMED_CLASSES = 30
 
 
 def draw_pictures(
-    settings: ClusterSettings, subject: Subject, splits: tuple[Split, Split], clustering: Clustering, clusters: int
+    settings: ClusterSettings,
+    subject: FeatureSource,
+    splits: tuple[Split, Split],
+    clustering: Clustering,
+    clusters: int,
 ) -> None:
     """Write the pictures of a clustering of the training and test split into the subject's folder."""
     train, test = splits
@@ -171,7 +175,7 @@ def draw_sizes(sizes: Integers) -> Figure:
     return figure
 
 
-def _read_images(subject: Subject, split: Split, rows: Integers) -> npt.NDArray[np.uint8]:
+def _read_images(subject: FeatureSource, split: Split, rows: Integers) -> npt.NDArray[np.uint8]:
     """The centre squares (len(rows), S, S, 3) of some of the split's good images."""
     samples = split.samples
     stored = np.flatnonzero(samples.good)[rows]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.settings import KnnSettings
 
     Block = npt.NDArray[np.floating]
@@ -55,7 +55,7 @@ class KnnResult(Settings):
         return scores if self.crops == 1 else {f"{name}, {self.crops} crops": top1 for name, top1 in scores.items()}
 
 
-def evaluate_knn(settings: KnnSettings, subject: Subject, progress: Progress) -> KnnResult:
+def evaluate_knn(settings: KnnSettings, subject: FeatureSource, progress: Progress) -> KnnResult:
     """Score by nearest neighbour and by the weighted vote of k neighbours.
 
     Raises

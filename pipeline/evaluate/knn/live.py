@@ -18,7 +18,7 @@ import numpy as np
 from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.settings import ImageSelection
-from compress_ssl.pipeline.embed.block import Worker, embed_images
+from compress_ssl.pipeline.embed.block import Embedder, embed_images
 from compress_ssl.pipeline.evaluate.features import check_labels
 from compress_ssl.pipeline.evaluate.knn.nearest_neighbour import nearest_neighbour_accuracy
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
@@ -118,7 +118,7 @@ def make_live_evaluation(
     kept: dict[tuple[int, int, str], list[Tensor]] = {}
 
     def evaluate(network: Network) -> dict[str, float]:
-        worker = Worker(network, renderer, batch_size, choose_precision(precision, renderer.device))
+        worker = Embedder(network, renderer, batch_size, choose_precision(precision, renderer.device))
         wants = network.preprocessing
         wanted = wants.size, wants.resize, wants.interpolation
         count = len(train.samples) + len(test.samples)
@@ -173,7 +173,7 @@ def _evenly_spaced(index: ImageIndex, limit: int) -> ImageIndex:
     return ImageIndex(index.source, chosen)
 
 
-def _rendered(worker: Worker, indexes: tuple[ImageIndex, ...]) -> Iterator[Tensor]:
+def _rendered(worker: Embedder, indexes: tuple[ImageIndex, ...]) -> Iterator[Tensor]:
     """Batches uint8 (B, S, S, 3) of the evaluation view of all images."""
     wants = worker.network.preprocessing
     for index in indexes:

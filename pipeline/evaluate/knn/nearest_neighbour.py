@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.rng import draw_generator
+from compress_ssl.pipeline.common.rng import philox
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 
@@ -116,7 +116,7 @@ def _top1_percent(
 
 def _balanced_rows(labels: npt.NDArray[np.integer], per_class: int, seed: int, draw: int) -> npt.NDArray[np.int64]:
     """So many rows of each class, in order; the same for the same seed and draw."""
-    generator = draw_generator(seed, draw)
+    generator = philox(seed, draw)
     chosen = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

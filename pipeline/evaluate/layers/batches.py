@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.layers.features import Take
     from compress_ssl.pipeline.evaluate.settings import LayersSettings
     from compress_ssl.pipeline.images.index import ImageIndex
@@ -39,7 +39,9 @@ class Batch(NamedTuple):
 class LayerBatches:
     """Renders images and takes the features of their layers."""
 
-    def __init__(self, settings: LayersSettings, subject: Subject, take: Take, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, settings: LayersSettings, subject: FeatureSource, take: Take, advance: Callable[[int], None]
+    ) -> None:
         self._settings, self._take, self._advance = settings, take, advance
         self._renderer = subject.renderer
         self._size, self._resize = subject.sizes

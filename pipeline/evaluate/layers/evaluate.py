@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from compress_ssl.pipeline.common.device import in_units
+from compress_ssl.pipeline.common.device import format_bytes
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.settings import HOW, WHERE, Settings
 from compress_ssl.pipeline.evaluate.features import check_classes, check_labels
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.layers.batches import Batch
     from compress_ssl.pipeline.evaluate.settings import LayersSettings
     from compress_ssl.pipeline.images.index import ImageIndex
@@ -77,7 +77,7 @@ class LayersResult(Settings):
         return {"Best layer": max(result.top1_percent for result in self.layers)}
 
 
-def evaluate_layers(settings: LayersSettings, subject: Subject, progress: Progress) -> LayersResult:
+def evaluate_layers(settings: LayersSettings, subject: FeatureSource, progress: Progress) -> LayersResult:
     """Train a linear classifier on every layer, and score the test images.
 
     Raises
@@ -199,7 +199,7 @@ def _go_on(classifiers: nn.ModuleDict, optimizer: torch.optim.SGD, state: Mappin
     return int(state["epoch"]), int(state["step"])
 
 
-def _kept(settings: LayersSettings, subject: Subject, train: ImageIndex) -> KeptTraining:
+def _kept(settings: LayersSettings, subject: FeatureSource, train: ImageIndex) -> KeptTraining:
     """Beside the result, found again by network, images and settings."""
     identity = {
         "network": subject.description,
@@ -229,5 +229,5 @@ def _say_memory(counts: Mapping[str, int], classes: int) -> None:
     logger.info(
         "%d classifiers learn side by side: %s features of an image, %s of weights, momentum and gradient; features are not "
         "kept.",
-        len(counts), " + ".join(f"{count:,}" for count in counts.values()), in_units(weights),
+        len(counts), " + ".join(f"{count:,}" for count in counts.values()), format_bytes(weights),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from compress_ssl.pipeline.common.device import autocast
 from compress_ssl.pipeline.evaluate.linear.classifier import Batch
 from compress_ssl.pipeline.images.policies import fresh_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
-from compress_ssl.pipeline.training.distributed import gather_shorter, own_rows, share
+from compress_ssl.pipeline.training.distributed import gather_ragged, local_batch_size, rank_indices
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -127,7 +127,7 @@ class LiveViews:
         labels = torch.from_numpy(self.labels).to(device, torch.int64)
         for epoch in range(first, settings.epochs):
             order = epoch_order(rows, settings.seed, epoch)
-            job = self._job(FIRST_VIEW + epoch, own_rows(order, settings.classifier_batch_size), settings)
+            job = self._job(FIRST_VIEW + epoch, rank_indices(order, settings.classifier_batch_size), settings)
             yield self._rendered(labels, order, job, settings, advance)
 
     def _job(self, view: int, order: Rows, settings: LinearTraining) -> RenderJob:
@@ -148,10 +148,10 @@ class LiveViews:
         self, labels: Tensor, order: Rows, job: RenderJob, settings: LinearTraining, advance: Callable[[int], None]
     ) -> Iterator[Batch]:
         images = settings.classifier_batch_size
-        rendered = render(self.renderer, job, share(images))
+        rendered = render(self.renderer, job, local_batch_size(images))
         for rows in torch.split(torch.from_numpy(order).to(labels.device), images):
             own = self._features(next(rendered, []), settings)  # of a shorter last step, a process may have none
-            yield Batch(gather_shorter(own, images, len(rows)), labels[rows])
+            yield Batch(gather_ragged(own, images, len(rows)), labels[rows])
             advance(len(rows))
 
     def _features(self, views: list[Tensor], settings: LinearTraining) -> Tensor:

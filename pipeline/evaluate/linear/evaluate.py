@@ -33,11 +33,11 @@ from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, stan
 from compress_ssl.pipeline.evaluate.linear.fit import fit
 from compress_ssl.pipeline.images.policies import CROPS
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.training.distributed import check_batch, is_main
+from compress_ssl.pipeline.training.distributed import check_batch_divides, is_rank0
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.features import Features
     from compress_ssl.pipeline.evaluate.linear.classifier import Standardisation
     from compress_ssl.pipeline.evaluate.settings import LinearSettings
@@ -77,7 +77,7 @@ class LinearResult(Settings):
         return scores
 
 
-def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progress) -> LinearResult:
+def evaluate_linear(settings: LinearSettings, subject: FeatureSource, progress: Progress) -> LinearResult:
     """Train a linear classifier on frozen features, and score it.
 
     Raises
@@ -91,7 +91,7 @@ def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progre
     live = settings.features == "live"
     settings = settings if live else subject.with_views_at_hand(settings)
     if live:
-        check_batch(settings.classifier_batch_size, option="--classifier-batch-size")
+        check_batch_divides(settings.classifier_batch_size, option="--classifier-batch-size")
     store = subject.features() if live else subject.views(settings.views, settings.policy)
     split = store[settings.train_split]
     train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
@@ -106,7 +106,7 @@ def evaluate_linear(settings: LinearSettings, subject: Subject, progress: Progre
     if len(train.labels) <= settings.reference_images:
         features = train.in_memory(), test.in_memory()
         reference = logistic_regression_accuracy(*features, standardise, settings.weight_decay)
-    if kept and is_main():
+    if kept and is_rank0():
         kept.remove()
     return LinearResult(
         top1_percent=top1[0],
@@ -147,7 +147,7 @@ def logistic_regression_accuracy(
     return 100 * float(model.score(queries, test.labels))
 
 
-def _crops(settings: LinearSettings, subject: Subject) -> list[StoredFeatures]:
+def _crops(settings: LinearSettings, subject: FeatureSource) -> list[StoredFeatures]:
     split = subject.crops(training=False)[settings.test_split]
     return [StoredFeatures("test", split, 1 + crop) for crop in range(CROPS)]
 
@@ -160,7 +160,7 @@ def _stored_views(settings: LinearSettings, split: Split) -> StoredViews:
     )
 
 
-def _live_views(settings: LinearSettings, subject: Subject, split: Split) -> LiveViews:
+def _live_views(settings: LinearSettings, subject: FeatureSource, split: Split) -> LiveViews:
     network = subject.network
     network.module.to(memory_format=torch.channels_last)
     return LiveViews(
@@ -172,7 +172,7 @@ def _live_views(settings: LinearSettings, subject: Subject, split: Split) -> Liv
     )
 
 
-def _kept(settings: LinearSettings, subject: Subject, store: EmbeddingStore) -> KeptTraining:
+def _kept(settings: LinearSettings, subject: FeatureSource, store: EmbeddingStore) -> KeptTraining:
     """Beside the result, found again by network, images and settings."""
     identity = {
         "network": store.attributes["teacher"],

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.rng import draw_generator
+from compress_ssl.pipeline.common.rng import philox
 from compress_ssl.pipeline.evaluate.linear.classifier import (
     Classifiers,
     TrainingState,
@@ -23,7 +23,7 @@ from compress_ssl.pipeline.evaluate.linear.classifier import (
     initial_state,
     train_classifiers,
 )
-from compress_ssl.pipeline.training.distributed import from_main, is_main
+from compress_ssl.pipeline.training.distributed import broadcast_from_rank0, is_rank0
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,12 +106,12 @@ def fit(
 
     def train(title: str, rows: Rows, rates: Sequence[float]) -> Classifiers:
         course = {"rates": list(rates), "images": len(rows)}
-        begun = from_main(lambda: kept.read(course)) if kept else None
+        begun = broadcast_from_rank0(lambda: kept.read(course)) if kept else None
         state = begun and TrainingState(int(begun["epoch"]), begun["parameters"], begun["momentum"])
         state = state or initial_state(len(standardise.mean), classes, len(rates), settings)
 
         def keep(after: TrainingState) -> None:
-            if kept and is_main():
+            if kept and is_rank0():
                 kept.write(course, {**after._asdict(), "epoch": torch.tensor(after.epoch)})
 
         with progress.track(title, settings.epochs * len(rows)) as advance:
@@ -145,7 +145,7 @@ def part(labels: npt.NDArray[np.integer], seed: int) -> Parted:
     InputError
         If a class has one image only.
     """
-    generator = draw_generator(seed, HELD_OUT_DRAW)
+    generator = philox(seed, HELD_OUT_DRAW)
     held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.rng import draw_generator
+from compress_ssl.pipeline.common.rng import philox
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
 from compress_ssl.pipeline.evaluate.linear.batches import StoredViews
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.linear.batches import Rows
     from compress_ssl.pipeline.evaluate.settings import LowShotSettings
     from compress_ssl.storage import Split
@@ -82,7 +82,7 @@ class LowShotResult(Settings):
         return scores
 
 
-def evaluate_low_shot(settings: LowShotSettings, subject: Subject, progress: Progress) -> LowShotResult:
+def evaluate_low_shot(settings: LowShotSettings, subject: FeatureSource, progress: Progress) -> LowShotResult:
     """Train a linear classifier on each subset of the labels, and score it on all test images.
 
     Raises
@@ -139,7 +139,7 @@ def _evaluate_subset(
     name: str,
     rows: Rows,
     settings: LowShotSettings,
-    subject: Subject,
+    subject: FeatureSource,
     split: Split,
     test: StoredFeatures,
     progress: Progress,
@@ -180,7 +180,7 @@ def balanced_subset(labels: npt.NDArray[np.integer], percent: float, seed: int) 
             f"{percent:g} % of {len(labels)} training images is {count}, and there are {len(classes)} classes, so that one "
             "would have no label; ask for a larger --percent."
         )
-    generator = draw_generator(seed, SUBSET_DRAW)
+    generator = philox(seed, SUBSET_DRAW)
     one_more = set(generator.permutation(classes)[: count % len(classes)].tolist())
     chosen = []
     for label in classes:

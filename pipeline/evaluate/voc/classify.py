@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.settings import VocClassifySettings
     from compress_ssl.pipeline.images.voc import Annotation
     from compress_ssl.storage import Split
@@ -65,7 +65,9 @@ class VocClassifyResult(Settings):
         return {"VOC classification": self.mean_average_precision_percent}
 
 
-def evaluate_voc_classify(settings: VocClassifySettings, subject: Subject, progress: Progress) -> VocClassifyResult:
+def evaluate_voc_classify(
+    settings: VocClassifySettings, subject: FeatureSource, progress: Progress
+) -> VocClassifyResult:
     """Train and score one linear classifier a class; classes with too few images are left out.
 
     Raises

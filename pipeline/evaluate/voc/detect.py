@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress_ssl.pipeline.common.device import choose_precision, prepare_machine
+from compress_ssl.pipeline.common.device import choose_precision, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.voc.average_precision import coco_average_precision, detection_average_precision
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import Subject
+    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
     from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, Objects
     from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
@@ -79,7 +79,7 @@ class VocDetectResult(Settings):
         }
 
 
-def evaluate_voc_detect(settings: VocDetectSettings, subject: Subject, progress: Progress) -> VocDetectResult:
+def evaluate_voc_detect(settings: VocDetectSettings, subject: FeatureSource, progress: Progress) -> VocDetectResult:
     """Fine-tune a detector on the training images, score it on the test images, draw the curve and some boxes.
 
     Raises
@@ -95,7 +95,7 @@ def evaluate_voc_detect(settings: VocDetectSettings, subject: Subject, progress:
     check_voc(subject.data)
     network = subject.network
     train_images, test_images, names = _read_images(settings, subject, progress)
-    device = prepare_machine(settings.device, settings.thread_count, training=True)
+    device = prepare_device(settings.device, settings.thread_count, training=True)
     detector = build_detector(network, len(names), settings).to(device)
 
     def answers() -> list[Detections]:
@@ -159,7 +159,7 @@ def detection_result(
 
 
 def _read_images(
-    settings: VocDetectSettings, subject: Subject, progress: Progress
+    settings: VocDetectSettings, subject: FeatureSource, progress: Progress
 ) -> tuple[AnnotatedImages, AnnotatedImages, tuple[str, ...]]:
     """Training and test images, and the names of their classes."""
     splits = (settings.train_split, settings.test_split)

@@ -14,7 +14,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.evaluate.voc.detector import set_training
 from compress_ssl.pipeline.evaluate.voc.images import Batch, target
-from compress_ssl.pipeline.training.loop import Stream, Training, train
+from compress_ssl.pipeline.training.loop import BatchStream, TrainingTask, train
 from compress_ssl.pipeline.training.metrics import MetricsLog
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
@@ -105,7 +105,7 @@ def fine_tune(
         if settings.score_every and (epoch, step) == (0, 0):
             MetricsLog(run, steps_per_epoch=steps, tensorboard=False, done=0).write(0, 0, measure())
 
-    training: Training[Batch] = Training(
+    training: TrainingTask[Batch] = TrainingTask(
         run=run,
         settings=_training_settings(settings, precision),
         modules=nn.ModuleDict({"detector": detector}),
@@ -115,7 +115,7 @@ def fine_tune(
         measure=measure,
         when_memory_is_full="lower --detector-batch-size, --max-size or --regions",
     )
-    stream = Stream(settings.epochs, steps, images_per_step, batches)
+    stream = BatchStream(settings.epochs, steps, images_per_step, batches)
     with run_leases([run]):
         _open_run(training, {**inputs, "detector": settings.model_dump(mode="json", include=OF_THE_DETECTOR)})
         train([training], stream, "fine-tune", progress)
@@ -136,7 +136,7 @@ def _training_settings(settings: VocDetectSettings, precision: str) -> TrainingS
     )
 
 
-def _open_run(training: Training[Batch], inputs: Mapping[str, Any]) -> None:
+def _open_run(training: TrainingTask[Batch], inputs: Mapping[str, Any]) -> None:
     """Go on with the run that is there if it is the same; one of other settings is replaced, as all results are."""
     try:
         open_runs([(training.settings, training.run, inputs)])

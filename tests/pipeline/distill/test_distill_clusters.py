@@ -42,7 +42,7 @@ def test_loss_and_its_gradient_are_the_textbooks(student: Students) -> None:
     objective: Any = OBJECTIVES["cc"](module, Dims(feature_dim, 24, 60), settings)
     good = torch.arange(0, 60, 2)
     embeddings = normalize(torch.randn(30, 24), dim=1)
-    objective.look_at_all(AllImages(embeddings, good))
+    objective.fit_teacher(AllImages(embeddings, good))
     assert (objective.clusters[1::2] == -1).all()
     seen: list[Tensor] = []
     objective.projection.register_forward_hook(lambda _, __, features: seen.append(features))

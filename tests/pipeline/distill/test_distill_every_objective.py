@@ -54,9 +54,9 @@ def test_gradients_reach_the_student_and_all_own_weights_and_no_stored_embedding
     torch.manual_seed(0)
     objective: Any = OBJECTIVES[settings.objective](module, Dims(feature_dim, 24, 100), settings)
     embeddings = torch.nn.functional.normalize(torch.randn(100, 24), dim=1)
-    objective.look_at_all(AllImages(embeddings, torch.arange(100)))
+    objective.fit_teacher(AllImages(embeddings, torch.arange(100)))
     rows = torch.arange(40, 52)
-    batch = Batch(torch.randn(12, 3, 16, 16), objective.of_teacher(embeddings[rows]), rows)
+    batch = Batch(torch.randn(12, 3, 16, 16), objective.transform_teacher(embeddings[rows]), rows)
     stored = {"teacher": batch.teacher, "all": embeddings, **dict(objective.named_buffers())}
     stored = {key: value for key, value in stored.items() if "constants" not in key and "key_projection" not in key}
     before = {key: value.clone() for key, value in stored.items()}

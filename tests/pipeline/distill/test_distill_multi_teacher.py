@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.distill.multi_teacher import SeveralTeachers
+from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher
 from compress_ssl.pipeline.distill.objective_options import options_for
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
@@ -81,8 +81,8 @@ def test_loss_and_gradients_are_the_weighted_mean_of_those_of_each_teacher_alone
     def made(network: torch.nn.Module, feature_dim: int, number: int) -> tuple[Any, Batch]:
         torch.manual_seed(number)
         objective: Any = OBJECTIVES[settings.objective](network, Dims(feature_dim, dims[number], 100), settings)
-        objective.look_at_all(AllImages(stored[number], torch.arange(100)))
-        return objective.train(), Batch(images, objective.of_teacher(stored[number][rows]), rows)
+        objective.fit_teacher(AllImages(stored[number], torch.arange(100)))
+        return objective.train(), Batch(images, objective.transform_teacher(stored[number][rows]), rows)
 
     def built() -> tuple[torch.nn.Module, int]:
         network, feature_dim = build_backbone("conv4-16", 0)
@@ -102,7 +102,7 @@ def test_loss_and_gradients_are_the_weighted_mean_of_those_of_each_teacher_alone
 
     network, feature_dim = built()
     objectives, batches = zip(*(made(network, feature_dim, number) for number in range(3)), strict=True)
-    several = SeveralTeachers(objectives, weights)
+    several = MultiTeacher(objectives, weights)
     seen: list[int] = []
     network.register_forward_hook(lambda *_: seen.append(1))
     torch.manual_seed(9)

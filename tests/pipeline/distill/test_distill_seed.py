@@ -115,7 +115,7 @@ def everything() -> AllImages:
 
 def test_random_anchors_are_different_images_and_stay(student: Students) -> None:
     module, objective, batch = made(student(objective="compress-1q", bank_size=30, anchors="random", mask_own=True))
-    objective.look_at_all(everything())
+    objective.fit_teacher(everything())
     bank = objective.teacher_bank
     rows, images = bank.rows.clone(), bank.images.tolist()
     assert len(set(images)) == 30
@@ -131,7 +131,7 @@ def test_k_means_anchors_are_the_means_of_the_images_nearest_to_them(student: St
     images = everything().embeddings
     kinds = unit(torch.randn(5, D))
     images = unit(kinds.repeat(10, 1) + 0.01 * images)
-    objective.look_at_all(AllImages(images, torch.arange(50)))
+    objective.fit_teacher(AllImages(images, torch.arange(50)))
     nearest = (images @ objective.teacher_bank.rows.T).argmax(dim=1)
     assert sorted(nearest.bincount(minlength=5).tolist()) == [10] * 5
     means = unit(torch.stack([images[nearest == number].mean(dim=0) for number in range(5)]))
@@ -141,9 +141,9 @@ def test_k_means_anchors_are_the_means_of_the_images_nearest_to_them(student: St
 @pytest.mark.parametrize("name", ["compress-1q", "compress-2q", "seed"])
 def test_the_teachers_mean_is_subtracted_from_all_that_is_compared(student: Students, name: str) -> None:
     _, objective, _ = made(student(objective=name, bank_size=30, centre=True))
-    objective.look_at_all(everything())
+    objective.fit_teacher(everything())
     images = everything().embeddings.double()
-    centred = objective.of_teacher(everything().embeddings)
+    centred = objective.transform_teacher(everything().embeddings)
     torch.testing.assert_close(centred.double(), unit(images - images.mean(dim=0)), rtol=1e-5, atol=1e-6)
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from compress_ssl.pipeline.common import device
 from compress_ssl.pipeline.embed import block, on_dask
-from compress_ssl.pipeline.embed.block import Block, Worker
+from compress_ssl.pipeline.embed.block import Block, Embedder
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import Split
 
 NOTES = Path(os.environ["NOTES"])
 
 
-def noted_embed_block(worker: Worker, split: Split, source: ImageSource, begun: Block, *more: Any) -> Any:
+def noted_embed_block(worker: Embedder, split: Split, source: ImageSource, begun: Block, *more: Any) -> Any:
     with (NOTES / "blocks").open("a") as blocks:
         blocks.write(f"{os.getpid()} {begun.split} {begun.number}\n")
     with contextlib.suppress(FileNotFoundError):
@@ -37,7 +37,7 @@ def fatal_prepare_machine(*given: Any) -> Any:
     with contextlib.suppress(FileNotFoundError):
         (NOTES / "fatal").unlink()
         os.kill(os.getpid(), signal.SIGKILL)
-    return device.prepare_machine(*given)
+    return device.prepare_device(*given)
 
 
 on_dask.embed_block, on_dask.prepare_machine = noted_embed_block, fatal_prepare_machine

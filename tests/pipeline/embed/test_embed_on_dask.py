@@ -19,7 +19,7 @@ from compress_ssl.cli.main import main
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.dask.cluster import open_cluster
-from compress_ssl.pipeline.dask.settings import ClusterSettings
+from compress_ssl.pipeline.dask.settings import DaskSettings
 from compress_ssl.pipeline.dask.tasks import IN_FLIGHT, run_tasks
 from compress_ssl.pipeline.embed import on_dask
 from compress_ssl.pipeline.embed.run import embed
@@ -159,7 +159,7 @@ def test_what_the_user_must_mend_is_not_tried_again(
 def test_tasks_are_listed_when_a_worker_is_free_for_them(cluster: Any) -> None:
     """The list has no end."""
     listed = itertools.count()
-    with open_cluster(ClusterSettings(scheduler=cluster.address)) as client:
+    with open_cluster(DaskSettings(scheduler=cluster.address)) as client:
         found = dict(itertools.islice(run_tasks(client, str, listed), 10))
     assert found == {number: str(number) for number in found}
     assert len(found) == 10
@@ -167,7 +167,7 @@ def test_tasks_are_listed_when_a_worker_is_free_for_them(cluster: Any) -> None:
 
 
 def test_verification_on_a_cluster_finds_what_that_in_one_process_does(one: Path, cluster: Any) -> None:
-    whole = verify_on_cluster(one, ClusterSettings(scheduler=cluster.address), Silent())
+    whole = verify_on_cluster(one, DaskSettings(scheduler=cluster.address), Silent())
     assert whole == verify_store(open_store(one))
     assert whole.ok
     for chunk in ("0/3/0", "1/20/0"):
@@ -175,7 +175,7 @@ def test_verification_on_a_cluster_finds_what_that_in_one_process_does(one: Path
         path.chmod(0o644)
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     (one / "val/label/c/4").unlink()
-    damaged = verify_on_cluster(one, ClusterSettings(scheduler=cluster.address), Silent())
+    damaged = verify_on_cluster(one, DaskSettings(scheduler=cluster.address), Silent())
     assert damaged == verify_store(open_store(one))
     assert len(damaged.damaged) == 3
 

@@ -16,7 +16,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
 from compress_ssl.pipeline.embed import in_process
-from compress_ssl.pipeline.embed.block import Block, Worker
+from compress_ssl.pipeline.embed.block import Block, Embedder
 from compress_ssl.pipeline.embed.plan import draw_parameters
 from compress_ssl.pipeline.images.renderers import torchvision as torchvision_renderer
 from compress_ssl.pipeline.images.sources.source import ImageSource
@@ -140,7 +140,7 @@ def test_a_block_is_written_while_the_next_is_computed(
     waited: list[bool] = []
     embed_block, write_block = in_process.embed_block, StoreWriter.write_block
 
-    def computing(worker: Worker, split: Split, source: ImageSource, block: Block, *more: Any) -> Any:
+    def computing(worker: Embedder, split: Split, source: ImageSource, block: Block, *more: Any) -> Any:
         begun[block.number].set()
         return embed_block(worker, split, source, block, *more)
 

@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.torchrun import Launch, launch
-from compress_ssl.pipeline.training.distributed import check_batch, own_rows, share
+from compress_ssl.pipeline.common.torchrun import TorchrunEnv, torchrun_env
+from compress_ssl.pipeline.training.distributed import check_batch_divides, local_batch_size, rank_indices
 from compress_ssl.pipeline.training.schedule import epoch_order
 
 ENVIRONMENT = {
@@ -38,7 +38,7 @@ def test_slices_of_the_processes_are_every_batch_in_its_order_without_gaps_or_re
     own = []
     for rank in range(processes):
         be_process(rank, processes)
-        own.append(own_rows(order, batch_size))
+        own.append(rank_indices(order, batch_size))
     size = batch_size // processes
     for step, start in enumerate(range(0, images, batch_size)):
         together = np.concatenate([rows[step * size : (step + 1) * size] for rows in own])
@@ -47,9 +47,9 @@ def test_slices_of_the_processes_are_every_batch_in_its_order_without_gaps_or_re
 
 def test_one_process_has_the_whole_batch() -> None:
     order = np.arange(10)[::-1].copy()
-    np.testing.assert_array_equal(own_rows(order, 4), order)
-    assert share(4) == 4
-    check_batch(7, parts=3)
+    np.testing.assert_array_equal(rank_indices(order, 4), order)
+    assert local_batch_size(4) == 4
+    check_batch_divides(7, parts=3)
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_batch_that_the_processes_do_not_divide_is_refused(
 ) -> None:
     be_process(0, 3)
     with pytest.raises(InputError, match=sentence):
-        check_batch(batch_size, parts)
+        check_batch_divides(batch_size, parts)
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launch() == Launch(rank=0, processes=1, local_rank=0, local_processes=1)
+    assert torchrun_env() == TorchrunEnv(rank=0, processes=1, local_rank=0, local_processes=1)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    assert launch() == Launch(rank=5, processes=8, local_rank=1, local_processes=4)
+    assert torchrun_env() == TorchrunEnv(rank=5, processes=8, local_rank=1, local_processes=4)
     monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(InputError, match=r"tells of 8 processes \(WORLD_SIZE\), but not LOCAL_RANK; start by torchrun"):
-        launch()
+        torchrun_env()

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.training.loop import Stream, Training, train
+from compress_ssl.pipeline.training.loop import BatchStream, TrainingTask, train
 from compress_ssl.pipeline.training.metrics import MetricsLog, keep_metrics_until
-from compress_ssl.pipeline.training.out_of_memory import full_memory_as_sentence
+from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.run_folder import open_runs
 from compress_ssl.pipeline.training.settings import TrainingSettings
 
@@ -40,7 +40,7 @@ def run_loop(run: Path, parts: int = 1, **given: Any) -> nn.Module:
     settings = TrainingSettings(**{"epochs": 3, "batch_size": 12, "learning_rate": 0.1, "schedule": "step", **given})
     module = network()
     open_runs([(settings, run, {})])
-    training: Training[Tensor] = Training(
+    training: TrainingTask[Tensor] = TrainingTask(
         run=run,
         settings=settings,
         modules=nn.ModuleDict({"network": module}),
@@ -48,7 +48,7 @@ def run_loop(run: Path, parts: int = 1, **given: Any) -> nn.Module:
         save_network=lambda folder: None,
         parts=lambda batch: batch.chunk(parts),
     )
-    train([training], Stream(3, STEPS, 12, batches), "test", Silent())
+    train([training], BatchStream(3, STEPS, 12, batches), "test", Silent())
     return module
 
 
@@ -82,12 +82,12 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path, parts: int) -> Non
     ],
 )
 def test_full_memory_is_a_sentence(error: Exception) -> None:
-    with pytest.raises(RunError, match=r"^take less\.$"), full_memory_as_sentence("take less."):
+    with pytest.raises(RunError, match=r"^take less\.$"), explain_out_of_memory("take less."):
         raise error
 
 
 def test_other_faults_keep_their_own_words() -> None:
-    with pytest.raises(RuntimeError, match="shapes differ"), full_memory_as_sentence("take less."):
+    with pytest.raises(RuntimeError, match="shapes differ"), explain_out_of_memory("take less."):
         raise RuntimeError("shapes differ")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import xxhash
 
-from compress_ssl.pipeline.common.errors import InputError, RunError, ToldByAnother
+from compress_ssl.pipeline.common.errors import InputError, ReportedByAnotherRank, RunError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill import run as distilling
 from compress_ssl.pipeline.distill.settings import DistillSettings
@@ -23,9 +23,9 @@ from compress_ssl.pipeline.pretrain import run as pretraining
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 from compress_ssl.pipeline.training import loop
-from compress_ssl.pipeline.training.loop import Training
+from compress_ssl.pipeline.training.loop import TrainingTask
 
-seen: list[Training[Any]] = []
+seen: list[TrainingTask[Any]] = []
 
 
 def remember_and_train(trainings: Any, *rest: Any) -> None:
@@ -33,7 +33,7 @@ def remember_and_train(trainings: Any, *rest: Any) -> None:
     loop.train(trainings, *rest)
 
 
-def state_hashes(training: Training[Any]) -> dict[str, str]:
+def state_hashes(training: TrainingTask[Any]) -> dict[str, str]:
     """Of all weights and buffers, those too that are not in a checkpoint."""
     tensors = dict(training.modules.named_parameters()) | dict(training.modules.named_buffers())
     return {name: xxhash.xxh3_64_hexdigest(tensor.detach().contiguous().numpy()) for name, tensor in tensors.items()}
@@ -59,6 +59,6 @@ for stage, given in json.loads(file.read_text()):
         ends.append(work(stage, given))
     except (InputError, RunError) as error:
         ends.append(str(error))
-    except ToldByAnother as error:
+    except ReportedByAnotherRank as error:
         ends.append(f"told by another: {error.__cause__}")
 file.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(ends))

@@ -18,7 +18,7 @@ from compress_ssl.pipeline.common.progress import Progress, Silent
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.evaluate.feature_source import Subject
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
 from compress_ssl.pipeline.evaluate.linear.classifier import standardisation
@@ -78,7 +78,7 @@ def test_teacher_is_scored_from_its_store_with_no_image_left(data: Path) -> None
 def views_of(model: Path, data: Path, epochs: int, **given: Any) -> tuple[StoredViews, LiveViews, LinearSettings]:
     """A store with as many views as epochs, and the same views rendered again."""
     settings = settings_of(model, data=data, epochs=epochs, views=epochs, precision="float32", batch_size=3, **given)
-    subject = Subject(settings, Silent())
+    subject = FeatureSource(settings, Silent())
     store = subject.views(epochs, settings.policy)
     split = store["train"]
     stored = StoredViews(

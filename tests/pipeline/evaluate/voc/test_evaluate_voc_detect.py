@@ -15,7 +15,7 @@ from torch import nn
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress, Silent
-from compress_ssl.pipeline.evaluate.feature_source import Subject
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
 from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, Objects
@@ -177,7 +177,7 @@ def test_split_without_objects_is_one_sentence(voc: Path, tmp_path: Path) -> Non
 
 def test_stage_leaves_result_curve_boxes_and_detector(voc: Path, tmp_path: Path) -> None:
     settings = settings_of(voc, tmp_path / "out", epochs=2, score_every=1)
-    before = weights_sha256(Subject(settings, Silent()).network.module)
+    before = weights_sha256(FeatureSource(settings, Silent()).network.module)
     written = json.loads(evaluate(settings, Silent()).path.read_bytes())
     assert written["result"]["note"] == "Faster R-CNN; the paper's figures are of Fast R-CNN with selective search"
     assert all("paper: Fast R-CNN" in heading for heading in written["scores"])

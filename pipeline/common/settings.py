@@ -7,6 +7,7 @@ These modules import no torch, so that ``--help`` is quick.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -18,18 +19,27 @@ from compress_ssl.storage.places.remote import RemotePath, location
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-HOW = frozenset(
-    {"resume", "overwrite", "threads", "device", "index_folder", "scratch", "teacher_memory", "checkpoint_minutes"}
-    | {"keep_every", "live_every", "live_split", "live_images", "tensorboard", "workers", "scheduler"}
-)
-"""Settings that say how a stage is run, not what comes out: a change of them makes nothing out of date."""
-
-WHERE = frozenset({"data", "store", "also_store", "run", "output", "subset", "labels"})
-"""Settings that say where things lie; what lies there is compared by its content."""
-
 Device = Literal["auto", "cpu", "cuda"]
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+Role = Literal["result", "path", "runtime"]
+"""What a setting decides: the result, where something lies, or only how the stage runs."""
+
+
+def _option(role: Role, description: str, *, argument: bool = False, **constraints: Any) -> Any:
+    return Field(description=description, json_schema_extra={"role": role, "argument": argument}, **constraints)
+
+
+result_option = partial(_option, "result")
+"""A field that changes the result: another value makes an output out of date."""
+
+path_option = partial(_option, "path")
+"""A field that says where something lies: outputs depend on the content there, not on the path."""
+
+runtime_option = partial(_option, "runtime")
+"""A field that changes only how a stage runs: another value makes nothing out of date."""
+
 
 StoreLocation = Annotated[Path | RemotePath, PlainValidator(location), PlainSerializer(str, when_used="json")]
 """Where a store is: a folder, or a URL (``compress_ssl.storage.places.remote``)."""
@@ -38,23 +48,16 @@ ContentCheck = Literal["sample", "all"]
 
 ContentCheckSetting = Annotated[
     ContentCheck,
-    Field(
-        description="Compare the images with the store's before anything else: all names, and the content of 256 evenly "
+    runtime_option(
+        "Compare the images with the store's before anything else: all names, and the content of 256 evenly "
         "spaced images, or of all."
     ),
 ]
 
 LabelFile = Annotated[
     Path | None,
-    Field(
-        description="Text file with NAME CLASS a line, for splits whose images have no labels, such as a flat folder."
-    ),
+    path_option("Text file with NAME CLASS a line, for splits whose images have no labels, such as a flat folder."),
 ]
-
-
-def argument(description: str) -> Any:
-    """A required field that is a positional argument of its command."""
-    return Field(description=description, json_schema_extra={"argument": True})
 
 
 class Settings(BaseModel):
@@ -62,17 +65,27 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def fields_with_role(cls, *roles: Role) -> set[str]:
+        """Names of the fields that were declared with one of these roles."""
+        extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
+        return {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("role") in roles}
+
+    def result_record(self, *without: str) -> dict[str, Any]:
+        """JSON-ready values of the fields that change the result, except those named."""
+        return self.model_dump(mode="json", include=self.fields_with_role("result") - {*without})
+
 
 class StageSettings(Settings):
     """What each stage that renders images and runs a network can be told about the machine."""
 
-    device: Annotated[Device, Field(description="Where networks run; auto is the GPU where there is one.")] = "auto"
+    device: Annotated[Device, runtime_option("Where networks run; auto is the GPU where there is one.")] = "auto"
     threads: Annotated[
-        int | None, Field(ge=1, description="CPU threads for decoding and for torch; all cores unless given.")
+        int | None, runtime_option("CPU threads for decoding and for torch; all cores unless given.", ge=1)
     ] = None
     renderer: Annotated[
         Literal["dali", "torchvision"],
-        Field(description="What decodes and crops: DALI, or torchvision, the slower reference."),
+        result_option("What decodes and crops: DALI, or torchvision, the slower reference."),
     ] = "dali"
 
     @property
@@ -84,8 +97,8 @@ class StageSettings(Settings):
 class OutputSettings(StageSettings):
     """What a stage whose output is precious can be told about one that is there."""
 
-    resume: Annotated[bool, Field(description="Go on with what an interrupted run of the same settings left.")] = False
-    overwrite: Annotated[bool, Field(description="Delete the output if it exists, and begin again.")] = False
+    resume: Annotated[bool, runtime_option("Go on with what an interrupted run of the same settings left.")] = False
+    overwrite: Annotated[bool, runtime_option("Delete the output if it exists, and begin again.")] = False
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -99,37 +112,36 @@ class ImageSelection(Settings):
 
     limit: Annotated[
         int | None,
-        Field(ge=1, description="Take only this many images of each split, evenly spaced over its sorted list."),
+        result_option("Take only this many images of each split, evenly spaced over its sorted list.", ge=1),
     ] = None
     subset: Annotated[
         Path | None,
-        Field(
-            description="Take only the images this text file lists, a path a line, relative to the data set; a split "
+        path_option(
+            "Take only the images this text file lists, a path a line, relative to the data set; a split "
             "of which it lists none is taken whole."
         ),
     ] = None
     labels: LabelFile = None
     index_folder: Annotated[
         Path | None,
-        Field(description="Folder that keeps the index of the images; 'index' beside the output unless given."),
+        runtime_option("Folder that keeps the index of the images; 'index' beside the output unless given."),
     ] = None
     on_bad_image: Annotated[
         Literal["stop", "skip"],
-        Field(description="A file that cannot be decoded ends the run, or is recorded and left out."),
+        result_option("A file that cannot be decoded ends the run, or is recorded and left out."),
     ] = "stop"
 
 
 class ViewGeometry(Settings):
     """Sizes of what a network sees."""
 
-    size: Annotated[
-        int | None, Field(ge=8, description="Side of a view, in pixels; the network's own unless given.")
-    ] = None
+    size: Annotated[int | None, result_option("Side of a view, in pixels; the network's own unless given.", ge=8)] = (
+        None
+    )
     resize: Annotated[
         int | None,
-        Field(
-            ge=8,
-            description="Evaluation view: short side before the centre crop, in pixels; the network's own unless given.",
+        result_option(
+            "Evaluation view: short side before the centre crop, in pixels; the network's own unless given.", ge=8
         ),
     ] = None
 

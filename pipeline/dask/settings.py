@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.common.settings import Settings, runtime_option
 
 
 class DaskSettings(Settings):
@@ -14,16 +14,16 @@ class DaskSettings(Settings):
 
     workers: Annotated[
         int | None,
-        Field(
-            ge=1,
-            description="Do it in so many processes here; embed has one a GPU where there are GPUs, and divides --threads "
+        runtime_option(
+            "Do it in so many processes here; embed has one a GPU where there are GPUs, and divides --threads "
             "among them.",
+            ge=1,
         ),
     ] = None
     scheduler: Annotated[
         str | None,
-        Field(
-            description="Do it on the dask.distributed cluster at this address, as tcp://HOST:8786; embed's --threads is then "
+        runtime_option(
+            "Do it on the dask.distributed cluster at this address, as tcp://HOST:8786; embed's --threads is then "
             "each worker's."
         ),
     ] = None

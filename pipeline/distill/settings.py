@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compress_ssl.pipeline.common.settings import ContentCheckSetting, StoreLocation, argument
+from compress_ssl.pipeline.common.settings import (
+    ContentCheckSetting,
+    StoreLocation,
+    path_option,
+    result_option,
+    runtime_option,
+)
 from compress_ssl.pipeline.distill.objective_options import DEFAULT_OBJECTIVE, OPTIONS, OWN_DEFAULTS, OWN_HEADS
 from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
 from compress_ssl.pipeline.training.settings import TrainingSettings
@@ -19,153 +25,148 @@ if TYPE_CHECKING:
 class DistillSettings(TrainingSettings):
     """Settings of stage two."""
 
-    store: Annotated[StoreLocation, argument("Embedding store of the teacher: a folder or a URL.")]
-    data: Annotated[Path, argument("Data set that the store was made from.")]
-    run: Annotated[Path, argument("Folder to write the student to.")]
+    store: Annotated[StoreLocation, path_option("Embedding store of the teacher: a folder or a URL.", argument=True)]
+    data: Annotated[Path, path_option("Data set that the store was made from.", argument=True)]
+    run: Annotated[Path, path_option("Folder to write the student to.", argument=True)]
     student: Annotated[
         str,
-        Field(
-            description="Architecture: resnet18, mobilenet_v2, alexnet, resnet18-32px, timm/vit_tiny_patch16_224, ...; "
+        result_option(
+            "Architecture: resnet18, mobilenet_v2, alexnet, resnet18-32px, timm/vit_tiny_patch16_224, ...; "
             "'compress-ssl models --students' lists them."
         ),
     ]
     objective: Annotated[
         Literal["compress-1q", "compress-2q", "reg", "reg-bn", "simreg", "seed", "crd", "cc"],
-        Field(
-            description="What is learned of the teacher: its similarities to the images of one memory bank or two "
+        result_option(
+            "What is learned of the teacher: its similarities to the images of one memory bank or two "
             "(CompRess) or of SEED's queue, its embeddings by regression (plain, with batch norm, SimReg's) or contrast "
             "(CRD), or clusters of them (CC)."
         ),
     ] = DEFAULT_OBJECTIVE
     head: Annotated[
         Literal["none", "linear", "mlp", "mlp-2"] | None,
-        Field(
-            description="Between the student's feature and the objective, thrown away at export: nothing, a linear layer to "
+        result_option(
+            "Between the student's feature and the objective, thrown away at export: nothing, a linear layer to "
             "the teacher's dimension, SimReg's MLP of four layers, or SEED's of two; unless given none for compress-2q, mlp for "
             "simreg, mlp-2 for seed, linear for the others."
         ),
     ] = None
     also_store: Annotated[
         tuple[StoreLocation, ...],
-        Field(
-            description="Store of another teacher of the same images in the same views, to learn from at once: the loss is the "
+        path_option(
+            "Store of another teacher of the same images in the same views, to learn from at once: the loss is the "
             "mean of the objective's over all teachers. Repeatable."
         ),
     ] = ()
     store_weights: Annotated[
         tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
-        Field(
-            description="Weight of a store in that mean, one for STORE and one for each further one; equal unless given. "
+        result_option(
+            "Weight of a store in that mean, one for STORE and one for each further one; equal unless given. "
             "Repeatable."
         ),
     ] = ()
-    split: Annotated[str, Field(description="Split of the store to train on.")] = "train"
+    split: Annotated[str, result_option("Split of the store to train on.")] = "train"
     check_content: ContentCheckSetting = "sample"
     student_view: Annotated[
         Literal["replay", "fresh"],
-        Field(
-            description="replay: the student sees the views that the teacher saw. fresh: it sees its own random views, "
+        result_option(
+            "replay: the student sees the views that the teacher saw. fresh: it sees its own random views, "
             "and learns the teacher's embeddings of view 0 (the published code's cached mode)."
         ),
     ] = "replay"
     views: Annotated[
         int | None,
-        Field(ge=1, description="Replay only the first so many random views; all of them unless given."),
+        result_option("Replay only the first so many random views; all of them unless given.", ge=1),
     ] = None
     policy: Annotated[
         PolicySetting | None,
-        Field(description=f"Augmentation of fresh views: {', '.join(POLICIES)}; crop-flip unless given."),
+        result_option(f"Augmentation of fresh views: {', '.join(POLICIES)}; crop-flip unless given."),
     ] = None
     student_size: Annotated[
         int | None,
-        Field(
-            ge=8,
-            description="Side of what the student sees, in pixels: the same crop, resized; the view's own unless given.",
+        result_option(
+            "Side of what the student sees, in pixels: the same crop, resized; the view's own unless given.", ge=8
         ),
     ] = None
-    epochs: Annotated[int, Field(ge=1, description="Passes over the images; epoch e sees view 1 + e mod V.")] = 130
+    epochs: Annotated[int, result_option("Passes over the images; epoch e sees view 1 + e mod V.", ge=1)] = 130
     accumulation: Annotated[
         int,
-        Field(ge=1, description="Compute a step in so many parts, one after the other, for less memory."),
+        result_option("Compute a step in so many parts, one after the other, for less memory.", ge=1),
     ] = 1
-    learning_rate: Annotated[float, Field(gt=0, description="Learning rate at the start.")] = 0.01
+    learning_rate: Annotated[float, result_option("Learning rate at the start.", gt=0)] = 0.01
     schedule: Annotated[
-        Literal["step", "cosine"], Field(description="Steps at the milestones, or one half cosine to zero.")
+        Literal["step", "cosine"], result_option("Steps at the milestones, or one half cosine to zero.")
     ] = "step"
     temperature: Annotated[
-        float, Field(gt=0, description="Divides the similarities; for seed 0.2 unless given, for crd 0.07.")
+        float, result_option("Divides the similarities; for seed 0.2 unless given, for crd 0.07.", gt=0)
     ] = 0.04
     teacher_temperature: Annotated[
         float | None,
-        Field(gt=0, description="Divides the teacher's similarities; the same unless given, for seed 0.01."),
+        result_option("Divides the teacher's similarities; the same unless given, for seed 0.01.", gt=0),
     ] = None
     bank_size: Annotated[
         int,
-        Field(
-            ge=1,
-            description="Anchor points in each memory bank; at most as many as there are images; for seed 65536 unless given.",
+        result_option(
+            "Anchor points in each memory bank; at most as many as there are images; for seed 65536 unless given.", ge=1
         ),
     ] = 128_000
     bank_precision: Annotated[
         Literal["float32", "bfloat16", "float16"],
-        Field(description="Of the memory banks and the products with them; half takes half the memory."),
+        result_option("Of the memory banks and the products with them; half takes half the memory."),
     ] = "float32"
     prefill: Annotated[
         bool,
-        Field(description="Fill the memory banks with embeddings of images before the first step, not with noise."),
+        result_option("Fill the memory banks with embeddings of images before the first step, not with noise."),
     ] = False
     anchors: Annotated[
         Literal["queue", "random", "k-means"],
-        Field(
-            description="What is in the memory bank of compress-1q: the last images seen, or the same all the time: random "
+        result_option(
+            "What is in the memory bank of compress-1q: the last images seen, or the same all the time: random "
             "images of the store, or centres of its k-means (both of view 0)."
         ),
     ] = "queue"
-    mask_own: Annotated[
-        bool, Field(description="Compare no image with the rows of a memory bank that are of itself.")
-    ] = False
+    mask_own: Annotated[bool, result_option("Compare no image with the rows of a memory bank that are of itself.")] = (
+        False
+    )
     centre: Annotated[
         bool,
-        Field(
-            description="Subtract the mean of the teacher's embeddings (of view 0) from them before they are compared."
-        ),
+        result_option("Subtract the mean of the teacher's embeddings (of view 0) from them before they are compared."),
     ] = False
-    negatives: Annotated[int, Field(ge=1, description="Other images that crd contrasts an image with.")] = 16_384
+    negatives: Annotated[int, result_option("Other images that crd contrasts an image with.", ge=1)] = 16_384
     memory_momentum: Annotated[
-        float, Field(ge=0, lt=1, description="By which crd moves the embeddings that it keeps of every image.")
+        float, result_option("By which crd moves the embeddings that it keeps of every image.", ge=0, lt=1)
     ] = 0.5
     negative_queue: Annotated[
         int | None,
-        Field(
-            ge=1,
-            description="crd keeps the embeddings of the last so many images alone, and draws the negatives from them; of every "
+        result_option(
+            "crd keeps the embeddings of the last so many images alone, and draws the negatives from them; of every "
             "image unless given.",
+            ge=1,
         ),
     ] = None
     clusters: Annotated[
         int | None,
-        Field(
-            ge=2,
-            description="Of the teacher's embeddings, for cc; unless given 16,000, or one for 39 images if that is less.",
+        result_option(
+            "Of the teacher's embeddings, for cc; unless given 16,000, or one for 39 images if that is less.", ge=2
         ),
     ] = None
     key_momentum: Annotated[
-        float, Field(ge=0, le=1, description="Of the key encoder's moving average; less for few steps.")
+        float, result_option("Of the key encoder's moving average; less for few steps.", ge=0, le=1)
     ] = 0.999
     export: Annotated[
         Literal["query", "key"],
-        Field(description="Encoder that becomes the student: the trained one, or its moving average (compress-2q)."),
+        result_option("Encoder that becomes the student: the trained one, or its moving average (compress-2q)."),
     ] = "query"
     teacher_memory: Annotated[
         Literal["auto", "device", "pinned", "mapped"],
-        Field(
-            description="Where the teacher's view lies while it is in use: memory of the training device, pinned host "
+        runtime_option(
+            "Where the teacher's view lies while it is in use: memory of the training device, pinned host "
             "memory, or a memory map in the scratch folder; auto is the first that has room."
         ),
     ] = "auto"
     scratch: Annotated[
         Path | None,
-        Field(description="Folder on a fast local disk for memory maps; the system's temporary folder unless given."),
+        runtime_option("Folder on a fast local disk for memory maps; the system's temporary folder unless given."),
     ] = None
 
     @model_validator(mode="before")

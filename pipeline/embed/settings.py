@@ -15,7 +15,9 @@ from compress_ssl.pipeline.common.settings import (
     Settings,
     StoreLocation,
     ViewGeometry,
-    argument,
+    path_option,
+    result_option,
+    runtime_option,
 )
 from compress_ssl.pipeline.dask.settings import DaskSettings
 from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, StoredPolicySetting, TenCrop
@@ -86,76 +88,73 @@ def _parse_part(value: Any) -> Any:
 class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     """Settings of stage one."""
 
-    data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or a pack.")]
+    data: Annotated[Path, path_option("Data set: a folder with a sub-folder a split, or a pack.", argument=True)]
     store: Annotated[
-        StoreLocation, argument("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.")
+        StoreLocation,
+        path_option("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.", argument=True),
     ]
     teacher: Annotated[
         str,
-        Field(description="A run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME."),
+        result_option("A run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME."),
     ]
     split: Annotated[
         tuple[Split, ...],
-        Field(
-            min_length=1,
-            description="NAME[=FOLDER][:VIEWS]: a folder of the data set, '.' for the data set itself; views besides "
+        result_option(
+            "NAME[=FOLDER][:VIEWS]: a folder of the data set, '.' for the data set itself; views besides "
             "view 0 where they differ from --views. Repeatable.",
+            min_length=1,
         ),
     ] = (SplitSource(name="train", folder="train"), SplitSource(name="val", folder="val", views=0))
-    views: Annotated[
-        int, Field(ge=1, description="Random views of each image, besides view 0, the evaluation view.")
-    ] = 4
+    views: Annotated[int, result_option("Random views of each image, besides view 0, the evaluation view.", ge=1)] = 4
     policy: Annotated[
         StoredPolicySetting,
-        Field(
-            description=f"Augmentation of the random views: {', '.join(POLICIES)}; or {TEN_CROP}, which is {CROPS} views that "
+        result_option(
+            f"Augmentation of the random views: {', '.join(POLICIES)}; or {TEN_CROP}, which is {CROPS} views that "
             "are not random."
         ),
     ] = POLICIES["crop-flip"]
     seed: Annotated[
-        int, Field(ge=0, lt=2**64, description="Draws the augmentation parameters, and random/NAME's weights.")
+        int, result_option("Draws the augmentation parameters, and random/NAME's weights.", ge=0, lt=2**64)
     ] = 0
-    batch_size: Annotated[int, Field(ge=1, description="Images in one forward pass.")] = 128
+    batch_size: Annotated[int, result_option("Images in one forward pass.", ge=1)] = 128
     precision: Annotated[
         Precision,
-        Field(
-            description="Of the teacher; auto is float32 on a CPU and float16 on a GPU. Half precision is compared with "
+        result_option(
+            "Of the teacher; auto is float32 on a CPU and float16 on a GPU. Half precision is compared with "
             "float32 on up to 1,000 images first."
         ),
     ] = "auto"
     normalise: Annotated[
         bool,
-        Field(
-            description="Write L2-normalised embeddings: for a network whose outputs float16 cannot hold; their lengths are "
+        result_option(
+            "Write L2-normalised embeddings: for a network whose outputs float16 cannot hold; their lengths are "
             "lost, which neither students nor evaluations look at."
         ),
     ] = False
     block_rows: Annotated[
         int | None,
-        Field(ge=1, description="Images of a block, the unit of resuming; about 16 MiB a view unless given."),
+        result_option("Images of a block, the unit of resuming; about 16 MiB a view unless given.", ge=1),
     ] = None
     part: Annotated[
         Annotated[Part, BeforeValidator(_parse_part, json_schema_input_type=str)] | None,
-        Field(
-            description="I/N: do only every N-th block, from the I-th on; 'store merge' joins what N machines have done."
+        result_option(
+            "I/N: do only every N-th block, from the I-th on; 'store merge' joins what N machines have done."
         ),
     ] = None
     add_views: Annotated[
         int | None,
-        Field(
-            ge=1,
-            description="Give a complete store so many more random views, of the splits that have some. What is not given is "
+        result_option(
+            "Give a complete store so many more random views, of the splits that have some. What is not given is "
             "as it is in the store; --policy may be another.",
+            ge=1,
         ),
     ] = None
     add_images: Annotated[
         bool,
-        Field(
-            description="Append to a complete store the images that are new in the data set, in all views that it has."
-        ),
+        result_option("Append to a complete store the images that are new in the data set, in all views that it has."),
     ] = False
     pixel_hashes: Annotated[
-        int, Field(ge=0, description="Write hashes of about this many rendered views to STORE.pixel-hashes.jsonl.")
+        int, runtime_option("Write hashes of about this many rendered views to STORE.pixel-hashes.jsonl.", ge=0)
     ] = 0
 
     @field_validator("split")

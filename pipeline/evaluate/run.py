@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
-from compress_ssl.pipeline.common.settings import HOW, WHERE
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS, evaluation_of
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.networks.network import load_network
@@ -134,7 +133,7 @@ def _evaluate(subject: FeatureSource, settings: EvaluateSettings, progress: Prog
         "data_set": subject.data_set,
         "train_split": settings.train_split,
         "test_split": settings.test_split,
-        "settings": settings.model_dump(mode="json", exclude={*HOW, *WHERE, "model"}),
+        "settings": settings.result_record("model"),
         "seconds": round(time.monotonic() - start, 1),
         "scores": result.scores(),
         "result": result.model_dump(mode="json"),

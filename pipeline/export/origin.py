@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE, SETTINGS_FILE
-from compress_ssl.pipeline.common.settings import HOW, WHERE
+from compress_ssl.pipeline.common.settings import ImageSelection
+from compress_ssl.pipeline.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +20,12 @@ RECIPE_RESULTS, STORE_RESULTS = "evaluation", ".evaluation"
 OUTDATED = (".previous", ".unfinished")
 """What a recipe calls the folders that it has made anew."""
 
-NOT_OF_THE_METHOD = HOW | WHERE | {"inputs", "versions", "compile", "on_bad_image"}
+NOT_OF_THE_METHOD = (
+    TrainingSettings.fields_with_role("path", "runtime")
+    | ImageSelection.fields_with_role("path", "runtime")
+    | {"store", "also_store", "data", "run", "scratch", "teacher_memory", "check_content"}
+    | {"inputs", "versions", "compile", "on_bad_image"}
+)
 
 
 class Score(NamedTuple):

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
-
-from compress_ssl.pipeline.common.settings import Settings, argument
+from compress_ssl.pipeline.common.settings import Settings, path_option, result_option, runtime_option
 
 
 class ExportSettings(Settings):
     """Settings of exporting a network."""
 
-    run: Annotated[str, argument("A finished run's folder, or any other network: torchvision/NAME, NAME:PATH, ...")]
-    out: Annotated[Path, argument("Folder to write.")]
-    onnx: Annotated[bool, Field(description="Write model.onnx too, checked against PyTorch on photographs.")] = True
+    run: Annotated[
+        str,
+        path_option("A finished run's folder, or any other network: torchvision/NAME, NAME:PATH, ...", argument=True),
+    ]
+    out: Annotated[Path, path_option("Folder to write.", argument=True)]
+    onnx: Annotated[bool, result_option("Write model.onnx too, checked against PyTorch on photographs.")] = True
     overwrite: Annotated[
-        bool, Field(description="Replace an earlier export in OUT; files that export did not write stay.")
+        bool, runtime_option("Replace an earlier export in OUT; files that export did not write stay.")
     ] = False

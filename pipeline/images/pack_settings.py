@@ -5,22 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from compress_ssl.pipeline.common.settings import LabelFile, Settings, argument
+from compress_ssl.pipeline.common.settings import (
+    LabelFile,
+    Settings,
+    path_option,
+    result_option,
+    runtime_option,
+)
 
 
 class PackSettings(Settings):
     """Settings of packing a data set into one file."""
 
-    data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or anything else that embed reads.")]
-    file: Annotated[Path, argument("HDF5 file to write.")]
+    data: Annotated[
+        Path,
+        path_option("Data set: a folder with a sub-folder a split, or anything else that embed reads.", argument=True),
+    ]
+    file: Annotated[Path, path_option("HDF5 file to write.", argument=True)]
     split: Annotated[
         tuple[str, ...],
-        Field(min_length=1, description="Split to pack; '.' for the data set itself, then alone. Repeatable."),
+        result_option("Split to pack; '.' for the data set itself, then alone. Repeatable.", min_length=1),
     ] = ("train", "val")
     labels: LabelFile = None
-    overwrite: Annotated[bool, Field(description="Replace FILE if it exists.")] = False
+    overwrite: Annotated[bool, runtime_option("Replace FILE if it exists.")] = False
 
     @field_validator("split")
     @classmethod

@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from compress_ssl.pipeline.common.settings import ImageSelection, ViewGeometry, argument, own_options
+from compress_ssl.pipeline.common.settings import (
+    ImageSelection,
+    ViewGeometry,
+    own_options,
+    path_option,
+    result_option,
+)
 from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
 from compress_ssl.pipeline.training.settings import TrainingSettings
 
@@ -33,40 +39,36 @@ def options_for(shared: Mapping[str, Any], method: str | None) -> dict[str, Any]
 class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
     """Settings of pre-training."""
 
-    data: Annotated[Path, argument("Data set: a folder with a sub-folder a split, or a pack.")]
-    run: Annotated[Path, argument("Folder to write the network to.")]
-    arch: Annotated[str, Field(description="Architecture: resnet18, mobilenet_v2, resnet18-32px, conv4-64, ...")]
+    data: Annotated[Path, path_option("Data set: a folder with a sub-folder a split, or a pack.", argument=True)]
+    run: Annotated[Path, path_option("Folder to write the network to.", argument=True)]
+    arch: Annotated[str, result_option("Architecture: resnet18, mobilenet_v2, resnet18-32px, conv4-64, ...")]
     method: Annotated[
         Literal["simclr", "moco-v2", "supervised"],
-        Field(description="How it is trained: by SimCLR or MoCo v2 without labels, or by cross entropy with them."),
+        result_option("How it is trained: by SimCLR or MoCo v2 without labels, or by cross entropy with them."),
     ] = DEFAULT_METHOD
-    split: Annotated[str, Field(description="Folder of the data set to train on; '.' for the data set itself.")] = (
-        "train"
-    )
+    split: Annotated[str, result_option("Folder of the data set to train on; '.' for the data set itself.")] = "train"
     policy: Annotated[
         PolicySetting,
-        Field(
-            description=f"Augmentation of the views: {', '.join(POLICIES)}; supervised takes crop-flip unless given one."
+        result_option(
+            f"Augmentation of the views: {', '.join(POLICIES)}; supervised takes crop-flip unless given one."
         ),
     ] = POLICIES["moco-v2"]
-    epochs: Annotated[int, Field(ge=1, description="Passes over the images.")] = 200
-    learning_rate: Annotated[float, Field(gt=0, description="Learning rate at the start.")] = 0.06
-    weight_decay: Annotated[float, Field(ge=0, description="Of the optimiser.")] = 5e-4
+    epochs: Annotated[int, result_option("Passes over the images.", ge=1)] = 200
+    learning_rate: Annotated[float, result_option("Learning rate at the start.", gt=0)] = 0.06
+    weight_decay: Annotated[float, result_option("Of the optimiser.", ge=0)] = 5e-4
     schedule: Annotated[
-        Literal["step", "cosine"], Field(description="Steps at the milestones, or one half cosine to zero.")
+        Literal["step", "cosine"], result_option("Steps at the milestones, or one half cosine to zero.")
     ] = "cosine"
-    temperature: Annotated[float, Field(gt=0, description="Divides the similarities (simclr, moco-v2).")] = 0.2
+    temperature: Annotated[float, result_option("Divides the similarities (simclr, moco-v2).", gt=0)] = 0.2
     projection_dim: Annotated[
-        int, Field(ge=2, description="Outputs of the projection head, which is thrown away (simclr, moco-v2).")
+        int, result_option("Outputs of the projection head, which is thrown away (simclr, moco-v2).", ge=2)
     ] = 128
     queue_size: Annotated[
         int,
-        Field(
-            ge=1, description="Keys of the last so many images are negatives; at most as many as there are (moco-v2)."
-        ),
+        result_option("Keys of the last so many images are negatives; at most as many as there are (moco-v2).", ge=1),
     ] = 65_536
     key_momentum: Annotated[
-        float, Field(ge=0, le=1, description="Of the key encoder's moving average; less for few steps (moco-v2).")
+        float, result_option("Of the key encoder's moving average; less for few steps (moco-v2).", ge=0, le=1)
     ] = 0.999
 
     @model_validator(mode="before")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
-from compress_ssl.pipeline.common.settings import HOW, WHERE, ImageSelection
+from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.reference import parse_reference
@@ -66,9 +66,9 @@ def decide(
     force : bool
         Run it again even if it is up to date.
     """
-    apart = {*HOW, *WHERE, *_places(step)}
+    apart = step.settings.fields_with_role("path", "runtime") | _places(step)
     record = {
-        "settings": step.settings.model_dump(mode="json", exclude=apart),
+        "settings": step.settings.result_record(*_places(step)),
         "inputs": _inputs(step, steps),
         "images": {folder.name: images[folder] for folder in image_folders(step)},
     }
@@ -76,6 +76,7 @@ def decide(
     if before is None:
         return Decision(step, "run", "not run before", record)
     chosen = step.settings.model_dump(mode="json", exclude=apart, exclude_defaults=True)
+    before["settings"] = {key: value for key, value in before.get("settings", {}).items() if key not in apart}
     if change := _difference(before, record, chosen):
         return Decision(step, "run", change, record)
     if force:

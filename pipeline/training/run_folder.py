@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
-from compress_ssl.pipeline.common.settings import HOW, WHERE
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, write_json_durably
 from compress_ssl.storage.places.lease import writer_lease
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from compress_ssl.pipeline.training.settings import TrainingSettings
-
-FREE_TO_CHANGE = HOW | WHERE | {"versions"}
-"""A training may go on with other values of these."""
 
 
 def check_place(settings: TrainingSettings, run: Path) -> None:
@@ -136,8 +132,9 @@ def _check_same_record(run: Path, record: Mapping[str, Any], settings: TrainingS
     except (OSError, ValueError) as error:
         raise InputError(f"'{path}' cannot be read ({error}); begin again with --overwrite.") from error
     at_default = type(settings).model_fields.keys() - settings.model_dump(exclude_defaults=True).keys()
+    free = settings.fields_with_role("path", "runtime") | {"versions"} | (at_default - before.keys())
     for name, value in record.items():
-        if name not in FREE_TO_CHANGE | (at_default - before.keys()) and before.get(name) != value:
+        if name not in free and before.get(name) != value:
             where, was, now = _innermost_difference(name, before.get(name), value)
             raise InputError(
                 f"'{run}' was begun with {where} = {was!r}, now it is {now!r}; resume with the same settings, begin "

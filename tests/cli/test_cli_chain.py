@@ -132,7 +132,7 @@ def test_stage_has_the_options_of_its_command_but_for_what_the_chain_decides(cal
     group = main.get_command(click.Context(main), "chain")
     assert isinstance(group, click.Group)
     given = {parameter.name: parameter for parameter in group.commands[stage].params}
-    arguments = {name for name, field in model.model_fields.items() if field.json_schema_extra} - {"store"}
+    arguments = {name for name, field in model.model_fields.items() if field.json_schema_extra["argument"]} - {"store"}
     missing = {"store"} if stage == "embed" else set()
     assert given.keys() == model.model_fields.keys() - arguments - missing - set(FROM_THE_CHAIN) | own
     alone = main.get_command(click.Context(main), stage)

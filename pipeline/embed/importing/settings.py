@@ -7,9 +7,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
-from compress_ssl.pipeline.common.settings import LabelFile, Settings, StoreLocation, argument
+from compress_ssl.pipeline.common.settings import (
+    LabelFile,
+    Settings,
+    StoreLocation,
+    path_option,
+    result_option,
+    runtime_option,
+)
 from compress_ssl.storage.places.names import first_outside
 
 
@@ -46,43 +53,46 @@ class ImportSettings(Settings):
 
     files: Annotated[
         tuple[File, ...],
-        argument("[SPLIT[:FOLDER]=]FILE with a row an image: torch.save, .npy, HDF5 or zarr; of train."),
+        result_option(
+            "[SPLIT[:FOLDER]=]FILE with a row an image: torch.save, .npy, HDF5 or zarr; of train.", argument=True
+        ),
     ]
     store: Annotated[
-        StoreLocation, argument("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.")
+        StoreLocation,
+        path_option("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.", argument=True),
     ]
-    data: Annotated[Path, Field(description="Data set of the images; names, sizes and hashes are taken from it.")]
-    teacher: Annotated[str, Field(description="Name of the network that made the embeddings, for tables and stores.")]
+    data: Annotated[Path, path_option("Data set of the images; names, sizes and hashes are taken from it.")]
+    teacher: Annotated[str, result_option("Name of the network that made the embeddings, for tables and stores.")]
     paths: Annotated[
         tuple[File, ...],
-        Field(
-            description="[SPLIT=]FILE: text file with the image of each row, a path a line, relative to the data set or to the "
+        result_option(
+            "[SPLIT=]FILE: text file with the image of each row, a path a line, relative to the data set or to the "
             "split. The published code's files need none: their rows are in ImageFolder's order. Repeatable."
         ),
     ] = ()
     array: Annotated[
-        str | None, Field(description="Name of the matrix in an HDF5 file or a zarr group, where there are several.")
+        str | None, result_option("Name of the matrix in an HDF5 file or a zarr group, where there are several.")
     ] = None
-    size: Annotated[int, Field(ge=8, description="Side of the view that the network saw, in pixels.")] = 224
-    resize: Annotated[int, Field(ge=8, description="Short side before the centre crop, in pixels.")] = 256
-    interpolation: Annotated[Literal["bilinear", "bicubic"], Field(description="Of the resizing.")] = "bilinear"
+    size: Annotated[int, result_option("Side of the view that the network saw, in pixels.", ge=8)] = 224
+    resize: Annotated[int, result_option("Short side before the centre crop, in pixels.", ge=8)] = 256
+    interpolation: Annotated[Literal["bilinear", "bicubic"], result_option("Of the resizing.")] = "bilinear"
     normalise: Annotated[
-        bool, Field(description="Write L2-normalised embeddings, for lengths that float16 cannot hold.")
+        bool, result_option("Write L2-normalised embeddings, for lengths that float16 cannot hold.")
     ] = False
     labels: LabelFile = None
     on_bad_image: Annotated[
         Literal["stop", "skip"],
-        Field(description="An image that cannot be decoded ends the import, or is recorded and left out."),
+        result_option("An image that cannot be decoded ends the import, or is recorded and left out."),
     ] = "stop"
     index_folder: Annotated[
         Path | None,
-        Field(description="Folder that keeps the index of the images; 'index' beside the store unless given."),
+        runtime_option("Folder that keeps the index of the images; 'index' beside the store unless given."),
     ] = None
-    block_rows: Annotated[int | None, Field(ge=1, description="Images of a block; about 16 MiB unless given.")] = None
-    threads: Annotated[
-        int | None, Field(ge=1, description="CPU threads for looking at the images; all unless given.")
-    ] = None
-    overwrite: Annotated[bool, Field(description="Replace the store if it exists.")] = False
+    block_rows: Annotated[int | None, result_option("Images of a block; about 16 MiB unless given.", ge=1)] = None
+    threads: Annotated[int | None, runtime_option("CPU threads for looking at the images; all unless given.", ge=1)] = (
+        None
+    )
+    overwrite: Annotated[bool, runtime_option("Replace the store if it exists.")] = False
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from compress_ssl.pipeline.common.device import format_bytes
 from compress_ssl.pipeline.common.errors import RunError
-from compress_ssl.pipeline.common.settings import HOW, WHERE, Settings
+from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.features import check_classes, check_labels
 from compress_ssl.pipeline.evaluate.kept_training import KeptTraining
 from compress_ssl.pipeline.evaluate.layers.batches import LayerBatches
@@ -204,7 +204,7 @@ def _kept(settings: LayersSettings, subject: FeatureSource, train: ImageIndex) -
     identity = {
         "network": subject.description,
         "train": train.fingerprint(),
-        "settings": settings.model_dump(mode="json", exclude={*HOW, *WHERE, "model"}),
+        "settings": settings.result_record("model"),
     }
     return KeptTraining(subject.folder / KEPT_FILE, identity)
 

@@ -25,7 +25,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from compress_ssl.pipeline.common.device import choose_precision
-from compress_ssl.pipeline.common.settings import HOW, WHERE, Settings
+from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
 from compress_ssl.pipeline.evaluate.kept_training import KeptTraining
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
@@ -177,6 +177,6 @@ def _kept(settings: LinearSettings, subject: FeatureSource, store: EmbeddingStor
     identity = {
         "network": store.attributes["teacher"],
         "data_set": store.attributes["data_set"],
-        "settings": settings.model_dump(mode="json", exclude={*HOW, *WHERE, "model"}),
+        "settings": settings.result_record("model"),
     }
     return KeptTraining(subject.folder / KEPT_FILE, identity)

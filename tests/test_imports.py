@@ -1,8 +1,9 @@
-"""Who may import whom, read from the source; and what must not be imported for ``--help``."""
+"""The plan of the code: who may import whom, read from the source; and what ``--help`` must not import."""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import click
@@ -11,78 +12,132 @@ import pytest
 from compress_ssl.cli.main import main
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ("cli", "pipeline", "storage")
-STAGES = ("pretrain", "embed", "importing", "distill", "evaluate", "export", "report")
-SETTINGS_MODULES = sorted((ROOT / "pipeline").rglob("settings.py"))
+FOLDERS = ("cli", "pipeline", "storage")
 
-MAY_NOT_IMPORT = {
-    "storage": {"pipeline", "cli", "torch", "torchvision", "PIL", "nvidia", "faiss", "click", "pydantic"},
-    "pipeline": {"cli", "click", "rich"},
+LIBRARIES = {"storage", "pipeline/common", "pipeline/images", "pipeline/networks", "pipeline/training"}
+STAGES = {"pipeline/embed", "pipeline/distill", "pipeline/pretrain", "pipeline/export", "pipeline/evaluate"}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "storage": set(),
+    "pipeline/common": {"storage"},
+    "pipeline/images": {"storage", "pipeline/common"},
+    "pipeline/networks": {"storage", "pipeline/common"},
+    "pipeline/training": {"storage", "pipeline/common"},
+    "pipeline/dask": {"storage", "pipeline/common"},
+    "pipeline/embed": LIBRARIES - {"pipeline/training"} | {"pipeline/dask"},
+    "pipeline/distill": LIBRARIES,
+    "pipeline/pretrain": LIBRARIES,
+    "pipeline/export": LIBRARIES,
+    "pipeline/evaluate": LIBRARIES | {"pipeline/embed"},
+    "pipeline/recipe": LIBRARIES | STAGES,
+    "pipeline/doctor": LIBRARIES | STAGES | {"pipeline/dask"},
+    "cli": LIBRARIES | STAGES | {"pipeline/dask", "pipeline/recipe", "pipeline/doctor"},
+}
+"""Each folder, lowest first, and the others it may import."""
+
+NOT_FOR = {
+    "storage": {"torch", "torchvision", "PIL", "nvidia", "faiss", "click", "rich", "pydantic"},
+    "pipeline": {"click", "rich"},
     "cli": {"torch", "torchvision", "nvidia", "faiss", "zarr", "numpy"},
 }
+"""Libraries that a folder must not import."""
+
+OLD_NAMES = {"cli", "pipeline", "storage"}
 
 
-def imported_names(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, wherever in the file."""
+def product_files() -> list[Path]:
+    return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    return "compress_ssl." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = product_files()
+MODULES = {module_name(path): path for path in FILES}
+
+
+def folder_of(module: str) -> str:
+    """The row of the table that a module of ours belongs to; the module itself if it is in none."""
+    parts = module.split(".")[1:]
+    return "/".join(parts[:2]) if parts[0] == "pipeline" else parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules a file imports, wherever in the file and whether or not for types only."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.relative_to(ROOT)} has a relative import"
-            names.add(str(node.module))
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (below & MODULES.keys()) or {str(node.module)}
     return names
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+IMPORTS = {module: imported(path) for module, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_layer_imports_nothing_that_it_should_not_know(layer: str) -> None:
-    files = sorted((ROOT / layer).rglob("*.py"))
-    assert files
-    for path in files:
-        wrong = {name.split(".")[0] for name in imported_names(path)} & MAY_NOT_IMPORT[layer]
+def test_every_module_is_in_a_folder_of_the_plan() -> None:
+    packages = {"compress_ssl.pipeline"}
+    assert {folder_of(module) for module in MODULES.keys() - packages} == MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_folder_imports_only_what_the_plan_allows(folder: str) -> None:
+    allowed = MAY_IMPORT[folder] | {folder}
+    for module, names in IMPORTS.items():
+        if folder_of(module) == folder:
+            wrong = {name for name in names if name.startswith("compress_ssl.") and folder_of(name) not in allowed}
+            assert not wrong, f"{module} imports {sorted(wrong)}"
+
+
+def test_folders_have_no_import_cycle() -> None:
+    assert list(TopologicalSorter(MAY_IMPORT).static_order())
+
+
+def test_modules_have_no_import_cycle() -> None:
+    """Type-only imports count, and so do a package's own imports."""
+    try:
+        TopologicalSorter({module: names & MODULES.keys() for module, names in IMPORTS.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("folder", NOT_FOR)
+def test_folder_imports_no_library_that_is_not_for_it(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        wrong = {name.split(".")[0] for name in imported(path)} & NOT_FOR[folder]
         assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_stage_imports_no_other_stage_except_evaluate_embed(stage: str) -> None:
-    files = sorted((ROOT / "pipeline" / stage).rglob("*.py"))
-    assert files
-    for path in files:
-        stages = {name.split(".")[1] for name in imported_names(path) if name.startswith("pipeline.")} & set(STAGES)
-        allowed = {stage} | ({"embed"} if stage == "evaluate" else set())
-        assert stages <= allowed, f"{path.relative_to(ROOT)} imports {sorted(stages - allowed)}"
-
-
-def test_shared_modules_import_no_stage() -> None:
-    """Below the stages lie images, networks and training; recipe.py, steps.py, runner.py and sweep/ are above them."""
-    for folder in ("images", "networks", "training"):
-        for path in sorted((ROOT / "pipeline" / folder).rglob("*.py")):
-            for name in imported_names(path):
-                assert name.split(".")[:1] != ["pipeline"] or name.split(".")[1] not in STAGES, (path, name)
+def test_nothing_is_imported_under_an_old_name() -> None:
+    for path in [*FILES, *(ROOT / "tests").rglob("*.py")]:
+        wrong = {name for name in imported(path) if name.split(".")[0] in OLD_NAMES}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}; write compress_ssl.{min(wrong)}"
 
 
 def test_settings_recipes_and_commands_load_no_heavy_library() -> None:
-    modules = [module_name(path) for path in [*SETTINGS_MODULES, *sorted((ROOT / "cli").glob("[!_]*.py"))]]
+    modules = [name for name in MODULES if name.endswith("settings") or folder_of(name) == "cli"]
     assert "compress_ssl.pipeline.embed.settings" in modules
-    assert "compress_ssl.cli.embed" in modules
     program = (
-        f"import importlib, sys\nfor name in {[*modules, 'compress_ssl.pipeline.recipe.steps']}: importlib.import_module(name)\n"
+        f"import importlib, sys\nfor name in {[*modules, 'compress_ssl.pipeline.recipe.steps']}:\n"
+        "    if not name.endswith('__main__'): importlib.import_module(name)\n"
         "print([name for name in ('torch', 'torchvision', 'nvidia', 'faiss', 'zarr', 'sklearn', 'h5py') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["", *main.list_commands(click.Context(main)), "chain embed"])
-def test_help_loads_no_heavy_library(command: str) -> None:
+def test_help_loads_no_heavy_library() -> None:
+    """In one process: whatever any of the helps loads stays loaded."""
+    commands = ["", *main.list_commands(click.Context(main)), "chain embed"]
     program = (
-        f"import sys\nfrom compress_ssl.cli.main import main\nmain({[*command.split(), '--help']}, standalone_mode=False)\n"
+        "import sys\nfrom compress_ssl.cli.main import main\n"
+        f"for words in {[[*command.split(), '--help'] for command in commands]}: main(words, standalone_mode=False)\n"
         "print([name for name in ('torch', 'zarr', 'nvidia', 'faiss', 'h5py', 'rich') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert answer.stdout.startswith("Usage:")
+    assert answer.stdout.count("Usage:") == len(commands)
     assert answer.stdout.splitlines()[-1] == "[]"

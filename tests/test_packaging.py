@@ -85,7 +85,7 @@ def test_no_file_is_excepted_from_ruff_or_mypy() -> None:
     assert "exclude" not in tools["mypy"]
     for override in tools["mypy"]["overrides"]:
         assert override.keys() == {"module", "ignore_missing_imports"}
-        assert not any(module.split(".")[0] in {"cli", "pipeline", "storage"} for module in override["module"])
+        assert not any(module.startswith("compress_ssl") for module in override["module"])
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("cli", "pipeline", "storage", "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("compress_ssl", "cli", "pipeline", "storage", "tests"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "pip", "wheel", str(source), "--no-deps", "--no-build-isolation", "--quiet"]
@@ -109,12 +109,32 @@ def test_wheel_holds_every_module_and_recipe(wheel: list[str]) -> None:
     for layer in ("cli", "pipeline", "storage"):
         for path in (ROOT / layer).rglob("*"):
             if path.suffix in {".py", ".toml"}:
-                assert path.relative_to(ROOT).as_posix() in wheel
-    assert "pipeline/recipes/quickstart.toml" in wheel
+                assert f"compress_ssl/{path.relative_to(ROOT).as_posix()}" in wheel
+    assert "compress_ssl/pipeline/recipe/recipes/quickstart.toml" in wheel
 
 
 def test_wheel_holds_nothing_else(wheel: list[str]) -> None:
-    assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {"cli", "pipeline", "storage"}
+    assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {"compress_ssl"}
+
+
+def test_a_users_own_modules_of_our_folders_names_break_nothing(tmp_path: Path) -> None:
+    """Neither ``import compress_ssl`` nor the command takes a ``pipeline.py`` beside the user's script for ours."""
+    for name in ("pipeline.py", "cli.py", "storage/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise RuntimeError('the user's own module was imported')\n")
+    program = (
+        "import sys; sys.path.insert(0, '')\nimport compress_ssl.pipeline.recipe.steps, compress_ssl.cli.main\n"
+        "from compress_ssl.storage import open_store\nprint(open_store.__module__)"
+    )
+    for words, said in (
+        (["-c", program], "compress_ssl.storage.reader"),
+        (["-m", "compress_ssl.cli", "models", "--students", "--json"], "resnet18"),
+    ):
+        ended = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert said in ended.stdout
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

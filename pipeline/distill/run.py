@@ -16,7 +16,7 @@ from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.match_stores import check_same_views, match_rows
 from compress_ssl.pipeline.distill.replay import Replay, ViewNumbers
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
-from compress_ssl.pipeline.distill.student import build_student, check_parts, student_size, student_training
+from compress_ssl.pipeline.distill.student import DistillTask, build_student, check_parts, student_size
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews, bytes_of_views
 from compress_ssl.pipeline.images.canaries import check_canaries
 from compress_ssl.pipeline.images.policies import POLICIES
@@ -25,10 +25,11 @@ from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.training.distributed import rank0_first
 from compress_ssl.pipeline.training.live import make_score
-from compress_ssl.pipeline.training.loop import BatchStream, train
+from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.pipeline.training.run_folder import check_place, open_runs, run_leases
+from compress_ssl.pipeline.training.task import BatchStream
 from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreIncompleteError
 from compress_ssl.storage.schema import EVALUATION_VIEW
@@ -138,13 +139,13 @@ def distill_together(
             number_of=numbers,
             policy=(shared.policy or POLICIES["crop-flip"]) if is_fresh else None,
         )
-        trainings = [
-            student_training(settings, network, replay, list(map(places.index, settings.stores)), device, score)
+        tasks = [
+            DistillTask(settings, network, replay, list(map(places.index, settings.stores)), device, score)
             for settings, network, score in zip(students, networks, scores, strict=True)
         ]
         open_runs([(student, student.run, _inputs(student, described)) for student in students])
         stream = BatchStream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, replay.waits)
-        train(trainings, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
+        train(tasks, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
     return [student.run / MODEL_FILE for student in students]
 
 

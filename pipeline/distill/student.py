@@ -16,6 +16,7 @@ from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher
 from compress_ssl.pipeline.distill.objective_options import OPTIONS
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims
+from compress_ssl.pipeline.distill.replay import Replayed
 from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
@@ -26,16 +27,17 @@ from compress_ssl.pipeline.training.distributed import (
     local_batch_size,
     world_size,
 )
-from compress_ssl.pipeline.training.loop import TrainingTask
+from compress_ssl.pipeline.training.task import TrainingTask
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
     from compress_ssl.pipeline.distill.objectives.objective import Objective
-    from compress_ssl.pipeline.distill.replay import Replay, Replayed
+    from compress_ssl.pipeline.distill.replay import Replay
     from compress_ssl.pipeline.distill.settings import DistillSettings
     from compress_ssl.pipeline.training.live import Score
     from compress_ssl.storage import Split
@@ -123,15 +125,8 @@ def _pieces(batch: Batch, count: int) -> list[Batch]:
     return [Batch(*piece) for piece in zip(*(field.chunk(count) for field in batch), strict=True)]
 
 
-def student_training(
-    settings: DistillSettings,
-    network: Network,
-    replay: Replay,
-    teachers: Sequence[int],
-    device: torch.device,
-    score: Score | None,
-) -> TrainingTask[Replayed]:
-    """Make one student's training: its objective, its banks, and what to do with a batch of the stream.
+class DistillTask(TrainingTask[Replayed]):
+    """Train one student by its objective, against one teacher or several.
 
     Parameters
     ----------
@@ -142,69 +137,84 @@ def student_training(
     score : callable, optional
         Live evaluation.
     """
-    settings = _fitted(settings, int(replay.split.samples.good.sum()))
-    objectives: list[Objective] = []
-    for teacher in teachers:
-        torch.manual_seed(settings.seed)  # each as if it were the only one
-        dims = Dims(network.feature_dim, replay.teachers[teacher].feature_dim, len(replay.split))
-        objectives.append(OBJECTIVES[settings.objective](network.module, dims, settings))
-    objective = objectives[0] if len(objectives) == 1 else MultiTeacher(objectives, settings.weights)
-    modules = nn.ModuleDict({"student": network.module, "objective": objective})
-    if settings.sync_bn:
-        convert_sync_batchnorm(modules, device)
-    modules.train().to(device)
-    if settings.memory_format == "channels_last":
-        modules.to(memory_format=torch.channels_last)
-    if settings.compile:
-        for module in filter(None, (network.module, *(each.key_encoder for each in objectives))):
-            module.compile()
 
-    def batches_of(replayed: Replayed) -> list[Batch]:
-        images = network.preprocessing.normalise(replayed.pixels[network.preprocessing.size])
-        if settings.memory_format == "contiguous":
+    def __init__(
+        self,
+        settings: DistillSettings,
+        network: Network,
+        replay: Replay,
+        teachers: Sequence[int],
+        device: torch.device,
+        score: Score | None,
+    ) -> None:
+        self.run = settings.run
+        self.settings: DistillSettings = _fitted(settings, int(replay.split.samples.good.sum()))
+        self._network, self._replay, self._teachers, self._score = network, replay, teachers, score
+        self._objectives = [self._build_objective(teacher) for teacher in teachers]
+        self._objective: Objective | MultiTeacher = (
+            self._objectives[0] if len(teachers) == 1 else MultiTeacher(self._objectives, settings.weights)
+        )
+        self.modules = nn.ModuleDict({"student": network.module, "objective": self._objective})
+        if settings.sync_bn:
+            convert_sync_batchnorm(self.modules, device)
+        self.modules.train().to(device)
+        if settings.memory_format == "channels_last":
+            self.modules.to(memory_format=torch.channels_last)
+        if settings.compile:
+            for module in filter(None, (network.module, *(each.key_encoder for each in self._objectives))):
+                module.compile()
+        self._exported = network
+        if settings.export == "key":
+            (key_encoder, *_) = (each.key_encoder for each in self._objectives)  # all average the same student
+            assert key_encoder is not None
+            self._exported = replace(network, module=key_encoder)
+
+    def _build_objective(self, teacher: int) -> Objective:
+        torch.manual_seed(self.settings.seed)  # each as if it were the only one
+        dims = Dims(self._network.feature_dim, self._replay.teachers[teacher].feature_dim, len(self._replay.split))
+        return OBJECTIVES[self.settings.objective](self._network.module, dims, self.settings)
+
+    def batches(self, replayed: Replayed) -> list[Batch]:
+        """Return the batch that each objective sees of the replayed images."""
+        images = self._network.preprocessing.normalise(replayed.pixels[self._network.preprocessing.size])
+        if self.settings.memory_format == "contiguous":
             images = images.contiguous()
         return [
-            Batch(images, each.transform_teacher(replayed.teachers[teacher]), replayed.rows)
-            for each, teacher in zip(objectives, teachers, strict=True)
+            Batch(images, objective.transform_teacher(replayed.teachers[teacher]), replayed.rows)
+            for objective, teacher in zip(self._objectives, self._teachers, strict=True)
         ]
 
-    def parts(replayed: Replayed) -> list[tuple[Batch, ...]]:
-        pieces = (_pieces(batch, settings.accumulation) for batch in batches_of(replayed))
+    def micro_batches(self, batch: Replayed) -> list[tuple[Batch, ...]]:
+        """Split each objective's batch into ``accumulation`` equal parts."""
+        pieces = (_pieces(each, self.settings.accumulation) for each in self.batches(batch))
         return list(zip(*pieces, strict=True))
 
-    def loss(part: tuple[Batch, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        value: tuple[Tensor, dict[str, Tensor]] = objective(network.module, *part)
-        return value
+    def loss(self, part: tuple[Batch, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the objective's loss of one part."""
+        loss: tuple[Tensor, dict[str, Tensor]] = self._objective(self._network.module, *part)
+        return loss
 
-    def begin(epoch: int, step: int) -> None:
-        fill_banks(objectives, teachers, settings, replay, epoch, step, batches_of)
+    def before_training(self, epoch: int, step: int) -> None:
+        """Fit what objectives take from all embeddings, and fill their memory banks."""
+        fill_banks(self._objectives, self._teachers, self.settings, self._replay, epoch, step, self.batches)
 
-    finer = next(
-        (
-            parts
-            for parts in range(settings.accumulation + 1, settings.batch_size + 1)
-            if settings.batch_size % parts == 0
-        ),
-        None,
-    )
-    exported = network
-    if settings.export == "key":
-        (key_encoder, *_) = (each.key_encoder for each in objectives)  # all follow the student in the same way
-        assert key_encoder is not None
-        exported = replace(network, module=key_encoder)
-    return TrainingTask(
-        run=settings.run,
-        settings=settings,
-        modules=modules,
-        loss=loss,
-        save_network=lambda folder: save_network(folder / MODEL_FILE, exported),
-        parts=parts,
-        after_step=lambda: objective.after_step(network.module),
-        begin=begin,
-        measure=None if score is None else lambda: score(exported),
-        when_memory_is_full=(
-            f"set --accumulation {finer}, which computes the step in smaller parts, or " if finer else ""
-        )
-        + "lower --batch-size"
-        + "".join(f" or {name}" for option, name in OF_MEMORY.items() if option in OPTIONS[settings.objective]),
-    )
+    def after_step(self) -> None:
+        """Enqueue the batch and update key encoders."""
+        self._objective.after_step(self._network.module)
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Score the student by live evaluation, if it was asked for."""
+        return {} if self._score is None else self._score(self._exported)
+
+    def save_network(self, folder: Path) -> None:
+        """Write the student, or its key encoder where that is exported."""
+        save_network(folder / MODEL_FILE, self._exported)
+
+    @property
+    def out_of_memory_hint(self) -> str:  # type: ignore[override]
+        """Options that lower this student's memory."""
+        batch_size, parts = self.settings.batch_size, self.settings.accumulation
+        finer = next((more for more in range(parts + 1, batch_size + 1) if batch_size % more == 0), None)
+        hint = f"set --accumulation {finer}, which computes the step in smaller parts, or " if finer else ""
+        others = [name for option, name in OF_MEMORY.items() if option in OPTIONS[self.settings.objective]]
+        return hint + " or ".join(["lower --batch-size", *others])

@@ -29,13 +29,14 @@ from compress_ssl.pipeline.training.distributed import (
     rank_indices,
 )
 from compress_ssl.pipeline.training.live import make_score
-from compress_ssl.pipeline.training.loop import BatchStream, TrainingTask, train
+from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.pipeline.training.run_folder import check_place, open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.images.index import ImageIndex
     from compress_ssl.pipeline.pretrain.method import Method
     from compress_ssl.pipeline.pretrain.settings import PretrainSettings
-    from compress_ssl.pipeline.training.live import LiveEvaluation
+    from compress_ssl.pipeline.training.live import LiveEvaluation, Score
 
 
 METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "moco-v2": MoCoV2, "supervised": Supervised}
@@ -58,6 +59,36 @@ class Batch(NamedTuple):
     """uint8 (B, S, S, 3) each."""
     labels: Tensor
     """(B,); -1 where there is none."""
+
+
+class PretrainTask(TrainingTask[Batch]):
+    """Train a backbone by the loss of a method."""
+
+    def __init__(
+        self, settings: PretrainSettings, network: Network, method: Method, modules: nn.ModuleDict, score: Score | None
+    ) -> None:
+        self.run, self.settings, self.modules = settings.run, settings, modules
+        self._network, self._method, self._score = network, method, score
+
+    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the method's loss on the concatenated views."""
+        images = self._network.preprocessing.normalise(torch.cat(part.views))
+        if self.settings.memory_format == "contiguous":
+            images = images.contiguous()
+        loss: tuple[Tensor, dict[str, Tensor]] = self._method(self._network.module, images, part.labels)
+        return loss
+
+    def after_step(self) -> None:
+        """Update the method's queue and key encoder, if it has them."""
+        self._method.after_step(self._network.module)
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Score the backbone by live evaluation, if it was asked for."""
+        return {} if self._score is None else self._score(self._network)
+
+    def save_network(self, folder: Path) -> None:
+        """Write the backbone."""
+        save_network(folder / MODEL_FILE, self._network)
 
 
 @process_group()
@@ -121,26 +152,11 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         for here, views in zip(job.batches(batch_size), render(renderer, job, batch_size), strict=True):
             yield Batch(views, labels[here])
 
-    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        images = network.preprocessing.normalise(torch.cat(batch.views))
-        if settings.memory_format == "contiguous":
-            images = images.contiguous()
-        value: tuple[Tensor, dict[str, Tensor]] = method(network.module, images, batch.labels)
-        return value
-
-    training: TrainingTask[Batch] = TrainingTask(
-        run=settings.run,
-        settings=settings,
-        modules=modules,
-        loss=loss,
-        save_network=lambda folder: save_network(folder / MODEL_FILE, network),
-        after_step=lambda: method.after_step(network.module),
-        measure=None if score is None else lambda: score(network),
-    )
+    task = PretrainTask(settings, network, method, modules, score)
     stream = BatchStream(settings.epochs, steps, settings.batch_size, batches)
     with run_leases([settings.run]):
         open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
-        train([training], stream, f"pretrain {settings.run.name}", progress)
+        train([task], stream, f"pretrain {settings.run.name}", progress)
     return settings.run / MODEL_FILE
 
 

@@ -13,8 +13,7 @@ import contextlib
 import logging
 import signal
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.common.errors import RunError, SomeTrainingsFailed, Stopped
 from compress_ssl.pipeline.training.distributed import all_reduce_max, is_rank0, world_size
@@ -23,54 +22,13 @@ from compress_ssl.pipeline.training.signals import stop_requests
 from compress_ssl.pipeline.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from torch import Tensor, nn
-
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.training.settings import TrainingSettings
+    from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
 
 logger = logging.getLogger(__name__)
-
-BatchT = TypeVar("BatchT")
-
-
-@dataclass(frozen=True)
-class BatchStream(Generic[BatchT]):
-    """What the trainings see."""
-
-    epochs: int
-    steps_per_epoch: int
-    batch_size: int
-    """Of all processes together."""
-    batches: Callable[[int, int], Iterator[BatchT]]
-    """Batches of an epoch from a step on: (epoch, first step); this process's part of each."""
-    waits: Callable[[], Mapping[str, float]] = dict
-    """Seconds waited since the last call, by what for; logged once an epoch."""
-
-
-@dataclass(frozen=True)
-class TrainingTask(Generic[BatchT]):
-    """One network in training: what changes, and how a step of it goes."""
-
-    run: Path
-    settings: TrainingSettings
-    modules: nn.ModuleDict
-    """Everything with parameters or buffers; all of it goes into the checkpoint."""
-    loss: Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
-    """Loss of a part of a batch, and scalars to log beside it."""
-    save_network: Callable[[Path], None]
-    """Write the network as it stands into a folder."""
-    parts: Callable[[BatchT], Sequence[Any]] = lambda batch: (batch,)
-    """The equal parts in which a batch is computed; their gradients are averaged."""
-    after_step: Callable[[], None] = lambda: None
-    """Called after each of the optimiser's steps."""
-    begin: Callable[[int, int], None] = lambda epoch, step: None
-    """Called before the first step with where it begins; makes what the checkpoint does not hold."""
-    measure: Callable[[], Mapping[str, float]] | None = None
-    """Live evaluation."""
-    when_memory_is_full: str = "lower --batch-size"
 
 
 def train(
@@ -100,7 +58,7 @@ def train(
             except RunError as error:
                 if world_size() > 1 and isinstance(error, OutOfMemory):
                     raise  # the other processes wait for this one's gradients
-                failures[each.training.run] = str(error)
+                failures[each.task.run] = str(error)
                 running.remove(each)
                 if running:
                     logger.error("%s The others go on.", error)
@@ -133,7 +91,7 @@ def train(
                 _raise_if_stopped(received(), f"{title}: stopped by {{}} and saved at epoch {epoch}, step {step}.")
     if is_rank0():
         for each in running:
-            each.training.save_network(each.training.run)
+            each.task.save_network(each.task.run)
     if failures:
         raise SomeTrainingsFailed(failures)
     _raise_if_stopped(received(), f"{title}: stopped by {{}} when all was done.")
@@ -151,5 +109,5 @@ def _is_time_to_save(saved: float, running: Sequence[Trainer[Any]]) -> bool:
     return (
         is_rank0()
         and bool(running)
-        and time.monotonic() - saved > 60 * min(each.training.settings.checkpoint_minutes for each in running)
+        and time.monotonic() - saved > 60 * min(each.task.settings.checkpoint_minutes for each in running)
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from compress_ssl.pipeline.training.loop import BatchStream, TrainingTask
+    from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 
 logger = logging.getLogger(__name__)
 
@@ -43,33 +43,33 @@ BEST_BY = "nn_top1_percent"
 class Trainer(Generic[BatchT]):
     """One training of the loop."""
 
-    def __init__(self, training: TrainingTask[BatchT], stream: BatchStream[BatchT]) -> None:
-        self.training = training
+    def __init__(self, task: TrainingTask[BatchT], stream: BatchStream[BatchT]) -> None:
+        self.task = task
         self._steps = stream.steps_per_epoch
         self._batch_size = stream.batch_size
-        self._device = next(training.modules.parameters()).device
-        self._optimizer = make_optimizer(training.settings, training.modules.parameters())
-        is_half = AUTOCAST_TYPES.get(training.settings.precision) is torch.float16
+        self._device = next(task.modules.parameters()).device
+        self._optimizer = make_optimizer(task.settings, task.modules.parameters())
+        is_half = AUTOCAST_TYPES.get(task.settings.precision) is torch.float16
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=is_half)
         self._best = -1.0
         self.position, pending = self._restore()
-        broadcast_state(training.modules)
-        self._loss = wrap_ddp(training.modules, training.loss)
+        broadcast_state(task.modules)
+        self._loss = wrap_ddp(task.modules, task.loss)
         epoch, step = self.position
-        keep_metrics_until(training.run, epoch, step)
-        if epoch < training.settings.epochs:
-            training.begin(epoch, step)
+        keep_metrics_until(task.run, epoch, step)
+        if epoch < task.settings.epochs:
+            task.before_training(epoch, step)
         self._log = MetricsLog(
-            training.run,
+            task.run,
             steps_per_epoch=self._steps,
-            tensorboard=training.settings.tensorboard,
+            tensorboard=task.settings.tensorboard,
             done=epoch * self._steps + step,
             pending=pending,
         )
 
     def _restore(self) -> tuple[tuple[int, int], dict[str, Any] | None]:
         """Load the checkpoint in place; the epoch and step to go on from, and metrics not yet written by then."""
-        run = self.training.run
+        run = self.task.run
         state = broadcast_from_rank0(self._load_modules)
         if state is None:
             return (0, 0), None
@@ -86,17 +86,17 @@ class Trainer(Generic[BatchT]):
 
     def _load_modules(self) -> dict[str, Any] | None:
         """Load weights and buffers of the checkpoint in place; what else it holds, for all processes: on a CPU if they are several."""
-        state = load_checkpoint(self.training.run, self._device if world_size() == 1 else torch.device("cpu"))
+        state = load_checkpoint(self.task.run, self._device if world_size() == 1 else torch.device("cpu"))
         if state is not None:
             try:
-                self.training.modules.load_state_dict(state.pop("modules"))
+                self.task.modules.load_state_dict(state.pop("modules"))
             except (KeyError, RuntimeError, ValueError) as error:
                 raise self._does_not_fit(error) from error
         return state
 
     def _does_not_fit(self, error: Exception) -> InputError:
         return InputError(
-            f"The checkpoint in '{self.training.run}' does not fit these networks ({first_line(error)}); begin again with "
+            f"The checkpoint in '{self.task.run}' does not fit these networks ({first_line(error)}); begin again with "
             "--overwrite."
         )
 
@@ -108,39 +108,39 @@ class Trainer(Generic[BatchT]):
         RunError
             If the memory is full, or the loss is found not to be a number.
         """
-        settings, (epoch, step) = self.training.settings, self.position
+        settings, (epoch, step) = self.task.settings, self.position
         seed_step(settings.seed, epoch, step)
         rate = learning_rate(settings, epoch, step, self._steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         with explain_out_of_memory(
-            f"The memory was full for '{self.training.run}' at --batch-size {settings.batch_size}; "
-            f"{self.training.when_memory_is_full}. The last checkpoint is kept."
+            f"The memory was full for '{self.task.run}' at --batch-size {settings.batch_size}; "
+            f"{self.task.out_of_memory_hint}. The last checkpoint is kept."
         ):
-            parts = self.training.parts(batch)
+            parts = self.task.micro_batches(batch)
             for number, part in enumerate(parts, 1):
                 with no_sync(self._loss, wanted=number < len(parts)):
                     loss, diagnostics = self._loss(part)
                     self._scaler.scale(loss / len(parts)).backward()  # type: ignore[no-untyped-call]
                 self._log.add({"loss": loss.detach(), **diagnostics}, self._batch_size // len(parts))
-            check_gradients(self.training.modules)
+            check_gradients(self.task.modules)
             self._scaler.step(self._optimizer)
             self._scaler.update()
-            self.training.after_step()
+            self.task.after_step()
         self.position = epoch, step + 1
         if (step + 1) % STEPS_A_LINE == 0 or step + 1 == self._steps:
             self._log.write_means(epoch, step + 1, learning_rate=rate)
 
     def end_epoch(self, waits: Mapping[str, float]) -> None:
         """Measure, keep what is to be kept, save."""
-        settings, run, epoch = self.training.settings, self.training.run, self.position[0]
+        settings, run, epoch = self.task.settings, self.task.run, self.position[0]
         done = epoch + 1
         self.check_weights()
         values = dict(waits)
         is_last = done == settings.epochs
         if settings.live_every and (done % settings.live_every == 0 or is_last):
-            values |= broadcast_from_rank0(self._measure)
+            values |= broadcast_from_rank0(lambda: dict(self.task.evaluate()))
         if values:
             self._log.write(epoch, self._steps, values)
         self.position = done, 0
@@ -151,9 +151,6 @@ class Trainer(Generic[BatchT]):
             self._keep(run / EPOCH_FOLDER.format(done))
         self.save()
 
-    def _measure(self) -> dict[str, float]:
-        return {} if self.training.measure is None else dict(self.training.measure())
-
     def check_weights(self) -> None:
         """Check that every weight is a number.
 
@@ -162,17 +159,17 @@ class Trainer(Generic[BatchT]):
         RunError
             Naming the first that is not.
         """
-        for name, weight in self.training.modules.named_parameters():
+        for name, weight in self.task.modules.named_parameters():
             if not bool(torch.isfinite(weight).all()):
                 raise RunError(
-                    f"The weights '{name}' of '{self.training.run}' are not numbers after epoch {self.position[0]}, step "
+                    f"The weights '{name}' of '{self.task.run}' are not numbers after epoch {self.position[0]}, step "
                     f"{self.position[1]}; begin again by --overwrite with a lower --learning-rate."
                 )
 
     def save(self) -> None:
         """Write the checkpoint, if the weights are good."""
         self.check_weights()
-        self._save_state(self.training.run)
+        self._save_state(self.task.run)
 
     def close(self) -> None:
         """Let go of the files of the metrics."""
@@ -180,7 +177,7 @@ class Trainer(Generic[BatchT]):
 
     def _keep(self, folder: Path) -> None:
         if is_rank0():
-            self.training.save_network(folder)
+            self.task.save_network(folder)
         self._save_state(folder)
 
     def _save_state(self, folder: Path) -> None:
@@ -190,7 +187,7 @@ class Trainer(Generic[BatchT]):
 
     def _state(self) -> dict[str, Any]:
         return {
-            "modules": self.training.modules.state_dict(),
+            "modules": self.task.modules.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "best": self._best,

@@ -122,7 +122,7 @@ def evaluate_voc_detect(settings: VocDetectSettings, subject: FeatureSource, pro
             "train": train_images.fingerprint(),
             "test": test_images.fingerprint(),
         },
-        measure=lambda: {"voc_ap_percent": score(answers()).mean_average_precision_percent},
+        evaluate=lambda: {"voc_ap_percent": score(answers()).mean_average_precision_percent},
         device=device,
         progress=progress,
     )

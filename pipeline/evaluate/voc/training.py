@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
+from compress_ssl.pipeline.task.run_folder import open_runs, run_leases
 from safetensors.torch import save
 from torch import nn
 
@@ -14,11 +15,11 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.evaluate.voc.detector import set_training
 from compress_ssl.pipeline.evaluate.voc.images import Batch, target
-from compress_ssl.pipeline.training.loop import BatchStream, TrainingTask, train
+from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.metrics import MetricsLog
-from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
@@ -45,6 +46,52 @@ SHARED = {
 OF_THE_DETECTOR = {"scales", "min_size", "max_size", "anchor_sizes", "regions"}
 
 
+class DetectionTask(TrainingTask[Batch]):
+    """Fine-tune all layers of a detector."""
+
+    out_of_memory_hint = "lower --detector-batch-size, --max-size or --regions"
+
+    def __init__(
+        self,
+        run: Path,
+        settings: TrainingSettings,
+        detector: FasterRCNN,
+        evaluate: Callable[[], Mapping[str, float]],
+        device: torch.device,
+        steps: int,
+    ) -> None:
+        self.run, self.settings, self.modules = run, settings, nn.ModuleDict({"detector": detector})
+        self._detector, self._evaluate, self._device, self._steps = detector, evaluate, device, steps
+
+    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the detector's losses over randomly flipped images."""
+        flips = torch.rand(len(part)) < 0.5  # the loop has seeded torch for this step
+        targets = [
+            target(image, there, flip=bool(flip), device=self._device)
+            for (image, there), flip in zip(part, flips, strict=True)
+        ]
+        set_training(self._detector)
+        with autocast(self._device, self.settings.precision):
+            losses = self._detector([each.image for each in targets], [each.objects for each in targets])
+        total = torch.stack([value.float() for value in losses.values()]).sum()
+        return total, {name: value.detach() for name, value in losses.items()}
+
+    def before_training(self, epoch: int, step: int) -> None:
+        """Score the untrained detector, as the first point of the curve."""
+        if self.settings.live_every and (epoch, step) == (0, 0):
+            log = MetricsLog(self.run, steps_per_epoch=self._steps, tensorboard=False, done=0)
+            log.write(0, 0, self._evaluate())
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Score the detector as it is now."""
+        return self._evaluate()
+
+    def save_network(self, folder: Path) -> None:
+        """Write the detector's weights."""
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self._detector.state_dict().items()}
+        write_durably(folder / DETECTOR_FILE, save(tensors))
+
+
 def fine_tune(
     detector: FasterRCNN,
     images: AnnotatedImages,
@@ -52,7 +99,7 @@ def fine_tune(
     run: Path,
     *,
     inputs: Mapping[str, Any],
-    measure: Callable[[], Mapping[str, float]],
+    evaluate: Callable[[], Mapping[str, float]],
     device: torch.device,
     progress: Progress,
 ) -> None:
@@ -64,7 +111,7 @@ def fine_tune(
         Folder for checkpoint, metrics and the detector's weights.
     inputs : mapping
         What else decides the outcome: the network, the images.
-    measure : callable
+    evaluate : callable
         Scores the detector as it stands; called before the first step and every ``score_every`` epochs.
 
     Raises
@@ -89,36 +136,11 @@ def fine_tune(
         order = epoch_order(rows, settings.seed, epoch)[first_step * images_per_step : steps * images_per_step]
         yield from images.read(order, images_per_step, settings.thread_count)
 
-    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        flips = torch.rand(len(batch)) < 0.5  # the loop has seeded torch for this step
-        targets = [
-            target(image, there, flip=bool(flip), device=device)
-            for (image, there), flip in zip(batch, flips, strict=True)
-        ]
-        set_training(detector)
-        with autocast(device, precision):
-            losses = detector([each.image for each in targets], [each.objects for each in targets])
-        total = torch.stack([value.float() for value in losses.values()]).sum()
-        return total, {name: value.detach() for name, value in losses.items()}
-
-    def begin(epoch: int, step: int) -> None:
-        if settings.score_every and (epoch, step) == (0, 0):
-            MetricsLog(run, steps_per_epoch=steps, tensorboard=False, done=0).write(0, 0, measure())
-
-    training: TrainingTask[Batch] = TrainingTask(
-        run=run,
-        settings=_training_settings(settings, precision),
-        modules=nn.ModuleDict({"detector": detector}),
-        loss=loss,
-        save_network=lambda folder: _save_detector(folder / DETECTOR_FILE, detector),
-        begin=begin,
-        measure=measure,
-        when_memory_is_full="lower --detector-batch-size, --max-size or --regions",
-    )
+    task = DetectionTask(run, _training_settings(settings, precision), detector, evaluate, device, steps)
     stream = BatchStream(settings.epochs, steps, images_per_step, batches)
     with run_leases([run]):
-        _open_run(training, {**inputs, "detector": settings.model_dump(mode="json", include=OF_THE_DETECTOR)})
-        train([training], stream, "fine-tune", progress)
+        _open_run(task, {**inputs, "detector": settings.model_dump(mode="json", include=OF_THE_DETECTOR)})
+        train([task], stream, "fine-tune", progress)
 
 
 def _training_settings(settings: VocDetectSettings, precision: str) -> TrainingSettings:
@@ -136,18 +158,13 @@ def _training_settings(settings: VocDetectSettings, precision: str) -> TrainingS
     )
 
 
-def _open_run(training: TrainingTask[Batch], inputs: Mapping[str, Any]) -> None:
+def _open_run(task: DetectionTask, inputs: Mapping[str, Any]) -> None:
     """Go on with the run that is there if it is the same; one of other settings is replaced, as all results are."""
     try:
-        open_runs([(training.settings, training.run, inputs)])
+        open_runs([(task.settings, task.run, inputs)])
     except InputError as error:
-        if training.settings.overwrite or not (training.run / SETTINGS_FILE).is_file():
+        if task.settings.overwrite or not (task.run / SETTINGS_FILE).is_file():
             raise
         logger.warning("The training is begun anew, since another one is there: %s", error)
-        anew = training.settings.model_copy(update={"resume": False, "overwrite": True})
-        open_runs([(anew, training.run, inputs)])
-
-
-def _save_detector(path: Path, detector: FasterRCNN) -> None:
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in detector.state_dict().items()}
-    write_durably(path, save(tensors))
+        anew = task.settings.model_copy(update={"resume": False, "overwrite": True})
+        open_runs([(anew, task.run, inputs)])

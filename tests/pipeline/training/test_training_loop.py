@@ -1,6 +1,6 @@
 """The loop with small networks of the tests' own, against plain torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.training.loop import BatchStream, TrainingTask, train
+from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.metrics import MetricsLog, keep_metrics_until
 from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.run_folder import open_runs
 from compress_ssl.pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 
 STEPS = 4
 
@@ -40,15 +41,21 @@ def run_loop(run: Path, parts: int = 1, **given: Any) -> nn.Module:
     settings = TrainingSettings(**{"epochs": 3, "batch_size": 12, "learning_rate": 0.1, "schedule": "step", **given})
     module = network()
     open_runs([(settings, run, {})])
-    training: TrainingTask[Tensor] = TrainingTask(
-        run=run,
-        settings=settings,
-        modules=nn.ModuleDict({"network": module}),
-        loss=lambda part: (loss_of(module, part), {}),
-        save_network=lambda folder: None,
-        parts=lambda batch: batch.chunk(parts),
-    )
-    train([training], BatchStream(3, STEPS, 12, batches), "test", Silent())
+
+    class Task(TrainingTask[Tensor]):
+        def __init__(self) -> None:
+            self.run, self.settings, self.modules = run, settings, nn.ModuleDict({"network": module})
+
+        def micro_batches(self, batch: Tensor) -> Sequence[Tensor]:
+            return batch.chunk(parts)
+
+        def loss(self, part: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return loss_of(module, part), {}
+
+        def save_network(self, folder: Path) -> None:
+            pass
+
+    train([Task()], BatchStream(3, STEPS, 12, batches), "test", Silent())
     return module
 
 

@@ -23,7 +23,7 @@ from compress_ssl.pipeline.pretrain import run as pretraining
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 from compress_ssl.pipeline.training import loop
-from compress_ssl.pipeline.training.loop import TrainingTask
+from compress_ssl.pipeline.training.task import TrainingTask
 
 seen: list[TrainingTask[Any]] = []
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
-from pathlib import Path
 
 import click
 
@@ -53,15 +51,3 @@ def as_sentence(error: BaseException, going_on: str) -> click.ClickException | N
     if isinstance(error, OSError) and error.filename is not None:
         return BadInput(f"'{error.filename}': {(error.strerror or 'cannot be used').lower()}; check the path.")
     return None
-
-
-def not_ours(error: ImportError) -> click.ClickException | None:
-    """Name the package of somebody else's that stands in for one of ours, whose names are common ones."""
-    name = (error.name or "").partition(".")[0]
-    spec = importlib.util.find_spec(name) if name in ("pipeline", "storage") else None
-    if spec is None or spec.origin is None or Path(spec.origin).parents[1] == Path(__file__).parents[1]:
-        return None
-    return FailedRun(
-        f"The package '{name}' is imported from '{Path(spec.origin).parent}', which is not compress-ssl's; uninstall what "
-        "brings it, or use an environment of its own."
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress_ssl.cli.errors import BadInput, as_sentence, not_ours
+from compress_ssl.cli.errors import BadInput, as_sentence
 from compress_ssl.cli.groups import LazyGroup, example
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ class Commands(LazyGroup):
         except (click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
-            if isinstance(error, ImportError) and (sentence := not_ours(error)):
-                raise sentence from error
             from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped
 
             if isinstance(error, ReportedByAnotherRank):

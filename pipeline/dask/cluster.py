@@ -70,7 +70,7 @@ def open_cluster(settings: DaskSettings, *, gpus: bool = False) -> Iterator[Clie
         logger.info("Dashboard of the cluster: %s", client.dashboard_link)
         wait_for_worker(client)
         _check_release(client.run, "A worker")
-        client.forward_logging("pipeline")
+        client.forward_logging("compress_ssl")
         try:
             yield client
         except (CancelledError, OSError) as error:

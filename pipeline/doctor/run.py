@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 DISTRIBUTION = "compress-ssl"
-PACKAGES = ("cli", "pipeline", "storage")
 GIB = 2**30
 
 
@@ -59,7 +58,6 @@ def examine() -> Iterator[Check]:
     machine: dict[str, Callable[[], Finding]] = {
         "processor": _processor,
         "gpu": _gpus,
-        "packages": _packages,
         "libraries": _libraries,
         "uses": _uses,
         "disk": _disk,
@@ -118,28 +116,6 @@ def driver_version(text: str) -> str | None:
     """Version of NVIDIA's driver in what its kernel module says of itself."""
     match = re.search(r"\s(\d+\.\d+[.\d]*)\s", text)
     return match[1] if match else None
-
-
-def _packages() -> Finding:
-    """Whose ``cli``, ``pipeline`` and ``storage`` are imported: the names are common ones."""
-    ours = Path(__file__).parents[1]
-    paths = {}
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        origin = spec.origin if spec else None
-        paths[name] = str(Path(origin).parent) if origin else "not found"
-    warnings = [
-        f"'{name}' is imported from '{path}', not from '{ours}'; uninstall what brings it, or use an environment of its own."
-        for name, path in paths.items()
-        if Path(path) != ours / name
-    ]
-    installed = importlib.metadata.packages_distributions()
-    warnings += [
-        f"'{other}' installs a package '{name}' too; use an environment without it."
-        for name in PACKAGES
-        for other in sorted({*installed.get(name, ())} - {DISTRIBUTION})
-    ]
-    return Finding(f"{', '.join(PACKAGES)} from {ours}", {"paths": paths}, tuple(warnings))
 
 
 def _libraries() -> Finding:

@@ -190,7 +190,7 @@ def _do_block(target: Target, block: Block) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _load(run: Run) -> Embedder:
-    logging.getLogger("pipeline").setLevel(logging.INFO)  # the client hears it
+    logging.getLogger("compress_ssl").setLevel(logging.INFO)  # the client hears it
     for library, wanted in run.versions.items():
         if (found := library_versions().get(library)) != wanted:
             raise InputError(f"it has {library} {found}, the client {wanted}; install the same.")

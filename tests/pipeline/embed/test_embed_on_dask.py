@@ -79,7 +79,7 @@ def test_the_workers_of_a_scheduler_write_the_same_bytes_as_one_process(
 def test_workers_started_here_write_the_same_bytes_as_one_process(
     data: Path, tmp_path: Path, embedded: Embedded, one: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="pipeline")
+    caplog.set_level("INFO", logger="compress_ssl")
     embedded(data, tmp_path / "store.zarr", block_rows=1, workers=2, threads=2)
     assert files(tmp_path / "store.zarr") == files(one)
     assert "Dashboard of the cluster: http://127.0.0.1:" in caplog.text

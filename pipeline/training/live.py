@@ -11,17 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.networks.network import Network
     from compress_ssl.pipeline.training.settings import TrainingSettings
 
-    Score = Callable[[Network], Mapping[str, float]]
-    LiveEvaluation = Callable[[Any, Renderer, Progress], Score]
-    """Made from a training's settings; ``compress_ssl.pipeline.recipe.live_evaluation.live_evaluation`` is one."""
+    Score = Callable[[Any], Mapping[str, float]]
+    """Scores a network, by metric."""
+    LiveEvaluation = Callable[[Any, Any, Progress], Score]
+    """Makes a ``Score`` from a training's settings and renderer (``recipe.live_evaluation``)."""
 
 
 def make_score(
-    settings: TrainingSettings, renderer: Renderer, progress: Progress, live: LiveEvaluation | None
+    settings: TrainingSettings, renderer: Any, progress: Progress, live: LiveEvaluation | None
 ) -> Score | None:
     """The live evaluation of a training that asks for one; of several processes the main one does it.
 

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from compress_ssl.pipeline.task.run_folder import open_runs, run_leases
+from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from safetensors.torch import save
 from torch import nn
 

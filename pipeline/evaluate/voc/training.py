@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from safetensors.torch import save
 from torch import nn
 
@@ -17,6 +16,7 @@ from compress_ssl.pipeline.evaluate.voc.detector import set_training
 from compress_ssl.pipeline.evaluate.voc.images import Batch, target
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.metrics import MetricsLog
+from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.pipeline.runner.tiny_recipe import STEPS, run, write_images
+
+from tests.pipeline.recipe.tiny_recipe import STEPS, run, write_images
 
 
 @pytest.fixture(scope="session")

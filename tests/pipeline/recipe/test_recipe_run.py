@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from tests.pipeline.runner.tiny_recipe import (
+
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS
+from compress_ssl.pipeline.recipe.file import read_recipe
+from compress_ssl.pipeline.recipe.run import passes
+from compress_ssl.pipeline.recipe.steps import plan_steps
+from compress_ssl.storage import open_store
+from tests.pipeline.recipe.tiny_recipe import (
     RECIPE,
     actions,
     assert_same_weights,
@@ -22,13 +29,6 @@ from tests.pipeline.runner.tiny_recipe import (
     stamps,
     write_images,
 )
-
-from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS
-from compress_ssl.pipeline.recipe.file import read_recipe
-from compress_ssl.pipeline.recipe.run import passes
-from compress_ssl.pipeline.recipe.steps import plan_steps
-from compress_ssl.storage import open_store
 
 ROOT = Path(__file__).parents[3]
 

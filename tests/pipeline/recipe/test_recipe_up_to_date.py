@@ -8,17 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-from tests.pipeline.runner.tiny_recipe import (
-    RECIPE,
-    RESEEDED,
-    STEPS,
-    actions,
-    assert_same_weights,
-    mark_interrupted,
-    run,
-    stamps,
-    write_images,
-)
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
@@ -30,6 +19,17 @@ from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
 from compress_ssl.pipeline.recipe.up_to_date import image_fingerprints
 from compress_ssl.storage import open_store
 from compress_ssl.storage.tools.verify import verify_store
+from tests.pipeline.recipe.tiny_recipe import (
+    RECIPE,
+    RESEEDED,
+    STEPS,
+    actions,
+    assert_same_weights,
+    mark_interrupted,
+    run,
+    stamps,
+    write_images,
+)
 
 
 def test_second_run_skips_every_step_and_writes_nothing(work: Path) -> None:

@@ -24,11 +24,11 @@ from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.training.distributed import rank0_first
-from compress_ssl.pipeline.training.live import make_score
+from compress_ssl.pipeline.training.live import make_score_function
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.process_group import process_group
-from compress_ssl.pipeline.training.run_folder import check_place, open_runs, run_leases
+from compress_ssl.pipeline.training.run_folder import check_run_folder, open_runs, run_leases
 from compress_ssl.pipeline.training.task import BatchStream
 from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreIncompleteError
@@ -83,7 +83,7 @@ def distill_together(
     shared = _shared(students)
     for student in students:
         check_parts(student)
-        check_place(student, student.run)
+        check_run_folder(student, student.run)
     device = prepare_device(shared.device, shared.thread_count, training=True)
     places = list(dict.fromkeys(place for student in students for place in student.stores))
     stores = [open_store(place) for place in places]
@@ -114,7 +114,7 @@ def distill_together(
         for store, other, row_of in zip(stores[1:], splits[1:], rows_of, strict=True):
             check_same_views(split, other, row_of, numbers.all)
             check_canaries(store, split.name, source, renderer, shared.batch_size, set(row_of.tolist()))
-    scores = [make_score(student, renderer, progress, live) for student in students]
+    scores = [make_score_function(student, renderer, progress, live) for student in students]
     with (
         explain_out_of_memory(
             f"The memory was full for {' and '.join(repr(str(student.run)) for student in students)} beside the network, at "

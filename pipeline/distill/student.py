@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.distill.objectives.objective import Objective
     from compress_ssl.pipeline.distill.replay import Replay
     from compress_ssl.pipeline.distill.settings import DistillSettings
-    from compress_ssl.pipeline.training.live import Score
+    from compress_ssl.pipeline.training.live import ScoreFunction
     from compress_ssl.storage import Split
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class DistillTask(TrainingTask[Replayed]):
         replay: Replay,
         teachers: Sequence[int],
         device: torch.device,
-        score: Score | None,
+        score: ScoreFunction | None,
     ) -> None:
         self.run = settings.run
         self.settings: DistillSettings = _fitted(settings, int(replay.split.samples.good.sum()))
@@ -176,7 +176,7 @@ class DistillTask(TrainingTask[Replayed]):
 
     def batches(self, replayed: Replayed) -> list[Batch]:
         """Return the batch that each objective sees of the replayed images."""
-        images = self._network.preprocessing.normalise(replayed.pixels[self._network.preprocessing.size])
+        images = self._network.preprocessing.normalize(replayed.pixels[self._network.preprocessing.size])
         if self.settings.memory_format == "contiguous":
             images = images.contiguous()
         return [

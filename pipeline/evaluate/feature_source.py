@@ -22,7 +22,7 @@ from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.network import check_reference, load_network
-from compress_ssl.pipeline.networks.reference import FORMS
+from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage import RemotePath, location, open_store
 from compress_ssl.storage.errors import StoreMismatchError
@@ -275,7 +275,7 @@ def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:
     if path is None:
         raise InputError(f"'{settings.model}' has no folder of its own; say by --output where the result goes.")
     if not path.exists():
-        raise InputError(f"'{settings.model}' does not exist; give a store, {FORMS}.")
+        raise InputError(f"'{settings.model}' does not exist; give a store, {REFERENCE_FORMS}.")
     if path.name == MODEL_FILE:
         return path.parent
     return path if path.is_dir() and not is_store else path.with_name(f"{path.name}.evaluation")

@@ -27,7 +27,7 @@ FILES = (MODEL_FILE, ONNX_FILE, f"{ONNX_FILE}.data", CARD_FILE)
 """All that an export may write beside its manifest; the third holds the weights of an ONNX file that is too large."""
 
 
-def check_place(out: Path, overwrite: bool) -> None:
+def check_export_folder(out: Path, overwrite: bool) -> None:
     """Check that ``out`` may be written.
 
     Raises

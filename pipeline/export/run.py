@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.export.card import model_card
-from compress_ssl.pipeline.export.folder import CARD_FILE, ONNX_FILE, check_place, new_folder, write_manifest
+from compress_ssl.pipeline.export.folder import CARD_FILE, ONNX_FILE, check_export_folder, new_folder, write_manifest
 from compress_ssl.pipeline.export.onnx import write_onnx
 from compress_ssl.pipeline.export.origin import read_origin
 from compress_ssl.pipeline.networks.network import load_network, save_network
@@ -36,7 +36,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     RunError
         If the ONNX file gives other features than torch.
     """
-    check_place(settings.out, settings.overwrite)
+    check_export_folder(settings.out, settings.overwrite)
     network = load_network(settings.run)
     network.module.eval()
     identity = network.identity()

@@ -20,11 +20,11 @@ def without_head(network: nn.Module) -> Backbone:
     name, head = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, nn.Identity())
-    silence_dropout(network)
+    disable_dropout(network)
     return Backbone(network, head.in_features)
 
 
-def silence_dropout(network: nn.Module) -> None:
+def disable_dropout(network: nn.Module) -> None:
     """Make training see what evaluation sees: no dropout, no stochastic depth.
 
     Students are trained without (CompRess, published code), and a key encoder runs in training mode.

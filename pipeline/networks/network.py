@@ -25,7 +25,7 @@ from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, find_wei
 from compress_ssl.pipeline.networks.checkpoints.load import architecture_of, load_weights
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.pretrained import check_torchvision, timm_pretrained, torchvision_pretrained
-from compress_ssl.pipeline.networks.reference import FORMS, parse_reference
+from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage.places.durable import write_durably
 
@@ -58,7 +58,7 @@ class Network:
 
     def features(self, images: Tensor) -> Tensor:
         """Features (B, F) of uint8 images (B, S, S, 3)."""
-        features: Tensor = self.module(self.preprocessing.normalise(images))
+        features: Tensor = self.module(self.preprocessing.normalize(images))
         return features
 
     def check_size(self, size: int) -> None:
@@ -160,7 +160,7 @@ def _not_there(reference: str) -> InputError:
             f"'{reference}' says nothing of its weights; write torchvision/{reference} for trained ones, "
             f"random/{reference} for untrained ones, or the path of a run."
         )
-    return InputError(f"The network '{reference}' is not {FORMS}; check the path.")
+    return InputError(f"The network '{reference}' is not {REFERENCE_FORMS}; check the path.")
 
 
 def _network_of_file(name: str | None, path: Path) -> Network:

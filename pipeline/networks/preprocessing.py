@@ -27,7 +27,7 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
     """Of every resize; always antialiased."""
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Turn uint8 (B, S, S, 3) into float32 (B, 3, S, S) in channels_last memory, normalised."""
         mean = 255 * torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = 255 * torch.tensor(self.std, device=images.device).view(3, 1, 1)

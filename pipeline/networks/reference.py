@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 KINDS = ("random", "torchvision", "timm")
 
-FORMS = "a run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME"
+REFERENCE_FORMS = "a run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME"
 
 
 class Reference(NamedTuple):

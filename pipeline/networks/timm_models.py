@@ -9,7 +9,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from compress_ssl.pipeline.networks.backbone import Backbone, silence_dropout
+from compress_ssl.pipeline.networks.backbone import Backbone, disable_dropout
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def timm_preprocessing(name: str) -> Preprocessing:
 def _silence_dropout(network: nn.Module) -> None:
     from timm.layers.drop import DropPath
 
-    silence_dropout(network)
+    disable_dropout(network)
     for layer in network.modules():
         if isinstance(layer, DropPath):
             layer.drop_prob = 0.0

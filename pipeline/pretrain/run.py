@@ -28,10 +28,10 @@ from compress_ssl.pipeline.training.distributed import (
     rank0_first,
     rank_indices,
 )
-from compress_ssl.pipeline.training.live import make_score
+from compress_ssl.pipeline.training.live import make_score_function
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.process_group import process_group
-from compress_ssl.pipeline.training.run_folder import check_place, open_runs, run_leases
+from compress_ssl.pipeline.training.run_folder import check_run_folder, open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.images.index import ImageIndex
     from compress_ssl.pipeline.pretrain.method import Method
     from compress_ssl.pipeline.pretrain.settings import PretrainSettings
-    from compress_ssl.pipeline.training.live import LiveEvaluation, Score
+    from compress_ssl.pipeline.training.live import LiveEvaluation, ScoreFunction
 
 
 METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "moco-v2": MoCoV2, "supervised": Supervised}
@@ -65,14 +65,19 @@ class PretrainTask(TrainingTask[Batch]):
     """Train a backbone by the loss of a method."""
 
     def __init__(
-        self, settings: PretrainSettings, network: Network, method: Method, modules: nn.ModuleDict, score: Score | None
+        self,
+        settings: PretrainSettings,
+        network: Network,
+        method: Method,
+        modules: nn.ModuleDict,
+        score: ScoreFunction | None,
     ) -> None:
         self.run, self.settings, self.modules = settings.run, settings, modules
         self._network, self._method, self._score = network, method, score
 
     def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the method's loss on the concatenated views."""
-        images = self._network.preprocessing.normalise(torch.cat(part.views))
+        images = self._network.preprocessing.normalize(torch.cat(part.views))
         if self.settings.memory_format == "contiguous":
             images = images.contiguous()
         loss: tuple[Tensor, dict[str, Tensor]] = self._method(self._network.module, images, part.labels)
@@ -110,7 +115,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         If a signal asked for the end.
     """
     check_batch_divides(settings.batch_size)
-    check_place(settings, settings.run)
+    check_run_folder(settings, settings.run)
     device = prepare_device(settings.device, settings.thread_count, training=True)
     backbone = build_backbone(settings.arch, settings.seed)
     wanted = Preprocessing()
@@ -141,7 +146,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
         for module in filter(None, (network.module, method.key_encoder)):
             module.compile()
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
-    score = make_score(settings, renderer, progress, live)
+    score = make_score_function(settings, renderer, progress, live)
 
     def batches(epoch: int, first_step: int) -> Iterator[Batch]:
         order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]

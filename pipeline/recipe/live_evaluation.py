@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.images.rendering import Renderer
     from compress_ssl.pipeline.pretrain.settings import PretrainSettings
-    from compress_ssl.pipeline.training.live import Score
+    from compress_ssl.pipeline.training.live import ScoreFunction
 
 
-def live_evaluation(settings: DistillSettings | PretrainSettings, renderer: Renderer, progress: Progress) -> Score:
+def live_evaluation(
+    settings: DistillSettings | PretrainSettings, renderer: Renderer, progress: Progress
+) -> ScoreFunction:
     """Nearest neighbour on a bounded part of the training split and of ``live_split``.
 
     Raises

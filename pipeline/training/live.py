@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.training.settings import TrainingSettings
 
-    Score = Callable[[Any], Mapping[str, float]]
+    ScoreFunction = Callable[[Any], Mapping[str, float]]
     """Scores a network, by metric."""
-    LiveEvaluation = Callable[[Any, Any, Progress], Score]
+    LiveEvaluation = Callable[[Any, Any, Progress], ScoreFunction]
     """Makes a ``Score`` from a training's settings and renderer (``recipe.live_evaluation``)."""
 
 
-def make_score(
+def make_score_function(
     settings: TrainingSettings, renderer: Any, progress: Progress, live: LiveEvaluation | None
-) -> Score | None:
+) -> ScoreFunction | None:
     """The live evaluation of a training that asks for one; of several processes the main one does it.
 
     Raises

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TENSORBOARD_FOLDER = "tensorboard"
 
 
-def keep_metrics_until(run: Path, epoch: int, step: int) -> None:
+def truncate_metrics(run: Path, epoch: int, step: int) -> None:
     """Drop the metrics of steps that a resumed run will do again."""
     path = run / METRICS_FILE
     if not is_rank0() or not path.exists():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.training.settings import TrainingSettings
 
 
-def check_place(settings: TrainingSettings, run: Path) -> None:
+def check_run_folder(settings: TrainingSettings, run: Path) -> None:
     """Check that a run may be written at ``run``, before any work is done for it.
 
     Raises
@@ -93,7 +93,7 @@ def _open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]])
 
 def _is_there(settings: TrainingSettings, run: Path, record: Mapping[str, Any]) -> bool:
     """Whether the folder holds a run, which may then be resumed or overwritten."""
-    check_place(settings, run)
+    check_run_folder(settings, run)
     if _is_empty(run):
         return False
     if settings.resume:

@@ -20,7 +20,7 @@ from compress_ssl.pipeline.training.distributed import (
     world_size,
     wrap_ddp,
 )
-from compress_ssl.pipeline.training.metrics import MetricsLog, keep_metrics_until
+from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
 from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 
@@ -56,7 +56,7 @@ class Trainer(Generic[BatchT]):
         broadcast_state(task.modules)
         self._loss = wrap_ddp(task.modules, task.loss)
         epoch, step = self.position
-        keep_metrics_until(task.run, epoch, step)
+        truncate_metrics(task.run, epoch, step)
         if epoch < task.settings.epochs:
             task.before_training(epoch, step)
         self._log = MetricsLog(

@@ -16,7 +16,7 @@ from zarr.storage import LocalStore
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.images.sources.pack import SIGNATURE as HDF5_START
-from compress_ssl.pipeline.networks.checkpoints.file import LEGACY_START, ZIP_START, read_checkpoint_file
+from compress_ssl.pipeline.networks.checkpoints.file import LEGACY_MAGIC, ZIP_MAGIC, read_checkpoint_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def _open_file(file: Path, array: str | None) -> Matrix:
         return Matrix(np.load(file, mmap_mode="r", allow_pickle=False))
     if start.startswith(HDF5_START):
         return Matrix(_open_hdf5(file, array))
-    if start.startswith((ZIP_START, LEGACY_START)):
+    if start.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
         return _open_torch(file)
     raise InputError(
         f"'{file}' is neither a file of torch.save, nor .npy, HDF5 or zarr; save the embeddings as one of them."

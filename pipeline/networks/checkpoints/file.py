@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-ZIP_START = b"PK\x03\x04"
-LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+ZIP_MAGIC = b"PK\x03\x04"
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The magic number of torch's old format, as a pickle."""
 
 LEGACY_PICKLES = 4
@@ -94,8 +94,8 @@ def read_checkpoint_file(path: Path, *, mapped: bool = False) -> CheckpointFile:
         start = file.read(1024)
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if start.startswith((ZIP_START, LEGACY_START)):
-        return CheckpointFile(path, sha256, _read_torch(path, start.startswith(ZIP_START), mapped), {})
+    if start.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
+        return CheckpointFile(path, sha256, _read_torch(path, start.startswith(ZIP_MAGIC), mapped), {})
     if start[8:9] == b"{":
         return CheckpointFile(path, sha256, *_read_safetensors(path))
     raise InputError(f"'{path}' is no checkpoint but {_what_starts(start)}; {GET_AGAIN}.")

@@ -62,7 +62,7 @@ def test_a_run_s_network_loads_into_plain_torchvision(tmp_path: Path) -> None:
     networks = {name: trained(name) for name in ("resnet18", "mobilenet_v2")}
     for name, network in networks.items():
         saved(network, tmp_path / name)
-    np.save(tmp_path / "images.npy", Preprocessing().normalise(pictures()).contiguous().numpy())
+    np.save(tmp_path / "images.npy", Preprocessing().normalize(pictures()).contiguous().numpy())
     subprocess.run([sys.executable, "-c", PLAIN_TORCHVISION], cwd=tmp_path, check=True)
     for name, network in networks.items():
         with torch.no_grad():
@@ -246,7 +246,7 @@ def test_torchvisions_weights_come_with_what_they_want_to_see(torch_home: Path) 
     assert network.preprocessing == Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 232)
     assert (wants.crop_size, wants.resize_size) == ([224], [232])
     theirs.classifier[-1] = nn.Identity()
-    images = network.preprocessing.normalise(pictures())
+    images = network.preprocessing.normalize(pictures())
     with torch.no_grad():
         torch.testing.assert_close(network.module.eval()(images), theirs.eval()(images), rtol=0, atol=0)
 

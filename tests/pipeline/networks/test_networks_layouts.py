@@ -51,7 +51,7 @@ def assert_same_outputs(network: Network, theirs: nn.Module, name: str) -> None:
     network.module.eval()
     with torch.no_grad():
         ours = network.features(images())
-    expected = features(theirs, name, network.preprocessing.normalise(images()))
+    expected = features(theirs, name, network.preprocessing.normalize(images()))
     assert ours.shape == (2, network.feature_dim)
     assert ours.std() > 0
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
@@ -319,7 +319,7 @@ def test_a_timm_network_is_read_from_a_file(tmp_path: Path) -> None:
     save_file(theirs.state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
     network = load_network(f"timm/vit_tiny_patch16_224:{tmp_path}")
     network.module.eval()
-    inputs = network.preprocessing.normalise(images(224))
+    inputs = network.preprocessing.normalize(images(224))
     with torch.no_grad():
         expected = theirs.forward_head(theirs.forward_features(inputs), pre_logits=True)
         torch.testing.assert_close(network.features(images(224)), expected, rtol=0, atol=0)

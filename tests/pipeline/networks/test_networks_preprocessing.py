@@ -28,7 +28,7 @@ def test_pixels_are_normalised_as_torchvision_does(wants: Preprocessing) -> None
     pixels[0, 0, 0], pixels[0, 0, 1] = 0, 255
     transform = Compose([ToTensor(), Normalize(wants.mean, wants.std)])
     theirs = torch.stack([transform(Image.fromarray(image)) for image in pixels])
-    ours = wants.normalise(torch.from_numpy(pixels))
+    ours = wants.normalize(torch.from_numpy(pixels))
     assert ours.shape == (5, 3, 16, 16)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
@@ -38,14 +38,14 @@ def test_every_one_of_the_256_values_is_normalised_in_every_channel() -> None:
     wants = Preprocessing()
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
     exact = (np.arange(256)[:, None] / 255 - np.array(wants.mean)) / np.array(wants.std)
-    ours = wants.normalise(pixels).permute(0, 2, 3, 1).reshape(256, 3)
+    ours = wants.normalize(pixels).permute(0, 2, 3, 1).reshape(256, 3)
     np.testing.assert_allclose(ours.numpy(), exact, rtol=0, atol=1e-6)
 
 
 def test_pixels_are_left_as_they_were_and_laid_out_for_convolutions() -> None:
     pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     kept = pixels.clone()
-    normalised = Preprocessing().normalise(pixels)
+    normalised = Preprocessing().normalize(pixels)
     assert torch.equal(pixels, kept)
     assert normalised.is_contiguous(memory_format=torch.channels_last)
 

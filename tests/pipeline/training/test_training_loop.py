@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.training.loop import train
-from compress_ssl.pipeline.training.metrics import MetricsLog, keep_metrics_until
+from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
 from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.run_folder import open_runs
 from compress_ssl.pipeline.training.settings import TrainingSettings
@@ -113,7 +113,7 @@ def test_metrics_of_steps_to_be_done_again_are_dropped(tmp_path: Path) -> None:
     for epoch, step in ((0, 5), (0, 9), (1, 5), (1, 9), (2, 5)):
         log.write(epoch, step, {"loss": 1.0})
     kept = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    keep_metrics_until(tmp_path, 1, 5)
+    truncate_metrics(tmp_path, 1, 5)
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == kept[:3]
-    keep_metrics_until(tmp_path, 1, 0)
+    truncate_metrics(tmp_path, 1, 0)
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == kept[:2]

@@ -41,7 +41,7 @@ def average(maps: Tensor, side: int) -> Tensor:
 def test_alexnets_layers_are_those_after_each_relu() -> None:
     network = network_of("alexnet")
     module, found = network.module, taken(network, 224)
-    x = network.preprocessing.normalise(images(224))
+    x = network.preprocessing.normalize(images(224))
     features, classifier = (list(module.get_submodule(part).children()) for part in ("features", "classifier"))
     expected, name = {}, 1
     with torch.no_grad():

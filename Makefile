@@ -21,11 +21,11 @@ check: $(VENV)/installed-dev servers
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[all]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[all,dev]'
 	touch $@
 
 # What the tests of remote stores talk to: an S3 server, and a web server, which only root can install.

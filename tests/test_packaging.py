@@ -14,6 +14,7 @@ import pytest
 
 from compress_ssl.cli.evaluate import command as evaluations
 from compress_ssl.cli.main import main
+from compress_ssl.pipeline.common.errors import InputError, require_extra
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -52,11 +53,26 @@ def help_examples() -> list[str]:
     return [re.split(r"  +", line)[0] for text in epilogues for line in code_lines(text)]
 
 
-def test_conda_environment_lists_exactly_the_projects_dependencies() -> None:
+def dependencies(extra: str | None = None) -> list[str]:
+    """Requirements of the project, or of one of its extras and the extras that it names."""
+    listed = PROJECT["project"]["optional-dependencies"][extra] if extra else PROJECT["project"]["dependencies"]
+    found = []
+    for requirement in listed:
+        own = re.fullmatch(r"compress-ssl\[(.+)\]", requirement)
+        found += [each for name in own[1].split(",") for each in dependencies(name)] if own else [requirement]
+    return found
+
+
+def test_extra_all_holds_every_other_extra() -> None:
+    extras = PROJECT["project"]["optional-dependencies"].keys() - {"all", "dev"}
+    assert sorted(dependencies("all")) == sorted(each for extra in extras for each in dependencies(extra))
+
+
+def test_conda_environment_lists_exactly_the_projects_dependencies_and_extras() -> None:
     lines = (ROOT / "environment.yml").read_text().splitlines()
     pip_section = lines[next(i for i, line in enumerate(lines) if line.strip() == "- pip:") + 1 :]
     listed = [line.strip().removeprefix("- ").strip("'\"") for line in pip_section if line.strip().startswith("- ")]
-    assert sorted(listed) == sorted(PROJECT["project"]["dependencies"])
+    assert sorted(listed) == sorted(dependencies() + dependencies("all"))
 
 
 def test_conda_environment_has_the_projects_python() -> None:
@@ -174,3 +190,21 @@ def test_documented_call_parses(line: str) -> None:
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_line_in_the_list_is_not_cut(words: tuple[str, ...]) -> None:
     assert not COMMANDS[words].get_short_help_str(limit=62).endswith("...")
+
+
+def test_missing_extra_is_one_sentence_that_names_it() -> None:
+    require_extra("Export to ONNX", "onnx", "onnxruntime", extra="export")
+    sentence = r"^It needs the package 'not_there'; install it by: pip install 'compress-ssl\[export\]'\.$"
+    with pytest.raises(InputError, match=sentence):
+        require_extra("It", "onnx", "not_there", extra="export")
+
+
+def test_every_extra_that_a_sentence_names_exists() -> None:
+    named = {
+        extra
+        for layer in ("cli", "pipeline", "storage")
+        for path in (ROOT / layer).rglob("*.py")
+        for extra in re.findall(r'(?:_extra\([^)]*extra="|compress-ssl\[)(\w+)', path.read_text())
+    }
+    assert named <= PROJECT["project"]["optional-dependencies"].keys()
+    assert {"dashboard", "export", "tensorboard", "voc"} <= named

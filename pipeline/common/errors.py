@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,6 +43,26 @@ class ReportedByAnotherRank(RuntimeError):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGUSR1 came where there is nothing to save: what is committed stays (exit code 75)."""
+
+
+def missing_extra(purpose: str, package: str, *, extra: str) -> str | None:
+    """Return a sentence that names the extra to install; None if the package is installed."""
+    if find_spec(package) is not None:
+        return None
+    return f"{purpose} needs the package '{package}'; install it by: pip install 'compress-ssl[{extra}]'."
+
+
+def require_extra(purpose: str, *packages: str, extra: str) -> None:
+    """Check that the packages of an extra are installed.
+
+    Raises
+    ------
+    InputError
+        If one is missing; names the extra.
+    """
+    for package in packages:
+        if sentence := missing_extra(purpose, package, extra=extra):
+            raise InputError(sentence)
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], where: str = "", listed_by: str = "") -> InputError:

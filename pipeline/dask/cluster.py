@@ -17,7 +17,7 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm.core import CommClosedError
 
-from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.errors import InputError, RunError, missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +67,10 @@ def open_cluster(settings: DaskSettings, *, gpus: bool = False) -> Iterator[Clie
         else:
             client = stack.enter_context(_connected(settings.scheduler))
             _check_release(client.run_on_scheduler, "The scheduler")
-        logger.info("Dashboard of the cluster: %s", client.dashboard_link)
+        if settings.scheduler is None and (missing := missing_extra("Dask's dashboard", "bokeh", extra="dashboard")):
+            logger.info(missing)
+        else:
+            logger.info("Dashboard of the cluster: %s", client.dashboard_link)
         wait_for_worker(client)
         _check_release(client.run, "A worker")
         client.forward_logging("compress_ssl")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.errors import InputError, RunError, require_extra
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,10 +69,11 @@ def write_onnx(network: Network, path: Path) -> Agreement:
     Raises
     ------
     InputError
-        If torch cannot write it.
+        If torch cannot write it, or the packages of the extra ``[export]`` are not installed.
     RunError
         If onnxruntime gives other features than torch.
     """
+    require_extra("Export to ONNX", "onnx", "onnxscript", "onnxruntime", extra="export")
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     size = network.preprocessing.size

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.common.errors import RunError, require_extra
 from compress_ssl.pipeline.common.run_files import METRICS_FILE
 from compress_ssl.pipeline.training.distributed import all_reduce_mean, is_rank0
 from compress_ssl.storage.places.durable import write_durably
@@ -60,6 +60,7 @@ class MetricsLog:
         self._steps_per_epoch = steps_per_epoch
         self._board: Any = None
         if tensorboard and is_rank0():
+            require_extra("--tensorboard", "tensorboard", extra="tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(run / TENSORBOARD_FOLDER, purge_step=done + 1)

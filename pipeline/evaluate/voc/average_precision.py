@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from compress_ssl.pipeline.common.errors import require_extra
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -144,6 +146,7 @@ def coco_average_precision(
     detections: Sequence[Detections], objects: Sequence[Objects], classes: int
 ) -> CocoAveragePrecision:
     """COCO's average precision (Lin et al. 2014), by pycocotools: difficult objects are what COCO calls crowds."""
+    require_extra("COCO's average precision", "pycocotools", extra="voc")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -86,6 +86,17 @@ class Samples:
         """(N,) true where the image could be read."""
         return np.equal(self.status, Status.GOOD)
 
+    def take(self, rows: npt.NDArray[np.integer]) -> Samples:
+        """Return the samples of these rows, in this order."""
+        return Samples(
+            sample_path=[self.sample_path[row] for row in rows],
+            label=self.label[rows],
+            image_size=self.image_size[rows],
+            content_hash=self.content_hash[rows],
+            status=self.status[rows],
+            class_names=self.class_names,
+        )
+
 
 @dataclass(frozen=True)
 class SplitPlan:

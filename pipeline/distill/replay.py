@@ -164,10 +164,10 @@ class Replay:
             parameters = views[0].augmentation[rows]
         else:
             parameters = fresh_parameters(self.policy, size, self.seed, fresh_number, samples.image_size)[rows]
-        job = RenderJob(
-            source=self.source,
-            paths=[samples.sample_path[row] for row in rows],
-            content_hash=samples.content_hash[rows],
+        job = RenderJob.of(
+            self.source,
+            samples,
+            rows,
             parameters=np.stack([resized_parameters(parameters, size, side) for side in self.sizes], axis=1),
             sizes=self.sizes,
             interpolation=interpolation_of(description),

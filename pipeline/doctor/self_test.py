@@ -108,6 +108,8 @@ STEPS: dict[str, Callable[[Path], str]] = {
 
 
 def _random_crops(folder: Path) -> RenderJob:
+    import numpy as np
+
     from compress_ssl.pipeline.common.settings import ImageSelection
     from compress_ssl.pipeline.images.data_set import index_data_set
     from compress_ssl.pipeline.images.policies import POLICIES, random_parameters
@@ -116,14 +118,9 @@ def _random_crops(folder: Path) -> RenderJob:
     indexes = index_data_set(
         folder / "data", ["train"], folder / "crops", ImageSelection(), threads=1, progress=Silent()
     )
-    samples = indexes["train"].samples
-    return RenderJob(
-        source=indexes["train"].source,
-        paths=samples.sample_path,
-        content_hash=samples.content_hash,
-        parameters=random_parameters(POLICIES["crop-flip"], SIZE, 0, 1, 0, samples.image_size)[:, None],
-        sizes=(SIZE,),
-    )
+    source, samples = indexes["train"].source, indexes["train"].samples
+    parameters = random_parameters(POLICIES["crop-flip"], SIZE, 0, 1, 0, samples.image_size)
+    return RenderJob.of(source, samples, np.arange(len(samples)), parameters=parameters[:, None], sizes=(SIZE,))
 
 
 def _rendered(job: RenderJob, renderer: str) -> npt.NDArray[np.float32]:

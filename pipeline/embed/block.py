@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import autocast, choose_precision, prepare_device
-from compress_ssl.pipeline.embed.plan import draw_parameters
+from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.pipeline.networks.network import load_network
@@ -124,10 +124,10 @@ def embed_block(
         view: EmbeddedView(np.full((len(image_size), split.feature_dim), np.nan, np.float32), parameters)
         for view, parameters in drawn.items()
     }
-    job = RenderJob(
-        source=source,
-        paths=[samples.sample_path[rows.start + row] for row in good],
-        content_hash=samples.content_hash[rows][good],
+    job = RenderJob.of(
+        source,
+        samples,
+        rows.start + good,
         parameters=np.stack([drawn[view][good] for view in block.views], axis=1),
         sizes=tuple(int(split.views[view]["size"]) for view in block.views),
         interpolation=interpolation_of(split.views[EVALUATION_VIEW]),

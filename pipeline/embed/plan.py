@@ -12,23 +12,15 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
 from compress_ssl.pipeline.images.policies import (
     COLUMNS,
-    TEN_CROP,
-    Policy,
     TenCrop,
-    evaluation_parameters,
-    random_parameters,
-    ten_crop_parameters,
 )
 from compress_ssl.storage import SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
-from compress_ssl.storage.schema import EVALUATION_VIEW, default_block_rows
+from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.common.settings import Interpolation
     from compress_ssl.pipeline.embed.in_process import Machine
@@ -95,18 +87,6 @@ def _views(
         policy, seed = policy | {"resize": resize}, None
     other = {"policy": policy, "seed": seed, **seen}
     return [evaluation, *(other for _ in range(settings.views_of(source)))]
-
-
-def draw_parameters(
-    view: int, description: dict[str, Any], first: int, image_size: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float32]:
-    """Augmentation parameters (N, P) of one view for samples ``first`` onwards, from the store's own description."""
-    policy, size = dict(description["policy"]), description["size"]
-    if view == EVALUATION_VIEW:
-        return evaluation_parameters(image_size, policy["resize"], size)
-    if policy.pop("name") == TEN_CROP:
-        return ten_crop_parameters(image_size, policy["resize"], size, view - EVALUATION_VIEW - 1)
-    return random_parameters(Policy(**policy), size, description["seed"], view, first, image_size)
 
 
 def _attributes(

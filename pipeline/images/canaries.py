@@ -19,6 +19,7 @@ import xxhash
 
 from compress_ssl.pipeline.common.device import device_kind, library_versions
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -58,7 +59,7 @@ def choose_canaries(good: npt.NDArray[np.bool_], view_count: int) -> list[tuple[
     rows = np.flatnonzero(good)
     count = min(CANARIES, len(rows) * view_count)
     views = [i % view_count if view_count <= count else i * view_count // count for i in range(count)]
-    return [(int(rows[i * len(rows) // count]), views[i]) for i in range(count)]
+    return list(zip(evenly_spaced(rows, count).tolist(), views, strict=True))
 
 
 def make_canaries(
@@ -87,8 +88,9 @@ def make_canaries(
         Of all views.
     """
     rows = [view.row for view in views]
-    paths = [samples.sample_path[row] for row in rows]
-    job = RenderJob(source, paths, samples.content_hash[rows], parameters, sizes, interpolation)
+    job = RenderJob.of(
+        source, samples, np.array(rows, np.int64), parameters=parameters, sizes=sizes, interpolation=interpolation
+    )
     batch = next(iter(render(renderer, job, max(1, len(views)))), [])  # V tensors (K, S, S, 3)
     images = [batch[view.view][number].clone() for number, view in enumerate(views)]
     return [
@@ -187,10 +189,10 @@ def _render(
     for size in sorted({view.size for view in views}):
         chosen = [number for number, view in enumerate(views) if view.size == size]
         rows = [views[number].row for number in chosen]
-        job = RenderJob(
-            source=source,
-            paths=[split.samples.sample_path[row] for row in rows],
-            content_hash=split.samples.content_hash[rows],
+        job = RenderJob.of(
+            source,
+            split.samples,
+            np.array(rows),
             parameters=np.stack([views[number].parameters for number in chosen])[:, None],
             sizes=(size,),
             interpolation=interpolation_of(split.views[EVALUATION_VIEW]),

@@ -18,12 +18,15 @@ import xxhash
 from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.schema import Samples, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
+
+    import numpy.typing as npt
 
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
@@ -92,9 +95,9 @@ def index_images(
         to be skipped); or all are bad.
     """
     everything, labels, class_names = listing
-    rows = range(len(everything)) if only is None else _listed_only(source, everything, only)
-    if limit is not None and limit < len(rows):
-        rows = [rows[i * len(rows) // limit] for i in range(limit)]
+    rows = np.arange(len(everything)) if only is None else _rows_of(source, everything, only)
+    if limit is not None:
+        rows = evenly_spaced(rows, limit)
     paths = [everything[row] for row in rows]
     entries = _scan(source, paths, cache, stop_at_bad=not skip_bad, threads=threads, progress=progress)
     samples = Samples(
@@ -110,7 +113,7 @@ def index_images(
     return ImageIndex(source, samples)
 
 
-def _listed_only(source: ImageSource, paths: list[str], only: Collection[str]) -> list[int]:
+def _rows_of(source: ImageSource, paths: list[str], only: Collection[str]) -> npt.NDArray[np.int64]:
     missing = sorted(set(only).difference(paths))
     if missing:
         raise InputError(
@@ -118,7 +121,7 @@ def _listed_only(source: ImageSource, paths: list[str], only: Collection[str]) -
             f"{len(only)} are not); correct the subset list."
         )
     wanted = set(only)
-    return [row for row, path in enumerate(paths) if path in wanted]
+    return np.array([row for row, path in enumerate(paths) if path in wanted], np.int64)
 
 
 def _scan(

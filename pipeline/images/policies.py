@@ -21,8 +21,11 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from compress_ssl.pipeline.common.errors import unknown_name
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
 COLUMNS = (
@@ -246,6 +249,18 @@ def random_parameters(
     low, high = policy.blur_sigma
     parameters[:, COLUMN["blur_sigma"]] = np.where(blur < policy.blur, low + (high - low) * sigma, 0)
     return parameters
+
+
+def draw_parameters(
+    view: int, description: Mapping[str, Any], first: int, image_size: npt.NDArray[np.int32]
+) -> npt.NDArray[np.float32]:
+    """Return the parameters (N, P) of one view for samples ``first`` onwards, from the view's description in a store."""
+    policy, size = dict(description["policy"]), description["size"]
+    if view == EVALUATION_VIEW:
+        return evaluation_parameters(image_size, policy["resize"], size)
+    if policy.pop("name") == TEN_CROP:
+        return ten_crop_parameters(image_size, policy["resize"], size, view - EVALUATION_VIEW - 1)
+    return random_parameters(Policy(**policy), size, description["seed"], view, first, image_size)
 
 
 def fresh_parameters(

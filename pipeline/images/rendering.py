@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from compress_ssl.pipeline.common.settings import Interpolation
     from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.storage import Samples
 
 READ_AHEAD_BATCHES = 4
 
@@ -47,6 +48,21 @@ class RenderJob:
     """V sides, in pixels."""
     interpolation: Interpolation = "bilinear"
     """Of all views."""
+
+    @classmethod
+    def of(
+        cls,
+        source: ImageSource,
+        samples: Samples,
+        rows: npt.NDArray[np.integer],
+        *,
+        parameters: npt.NDArray[np.float32],
+        sizes: tuple[int, ...],
+        interpolation: Interpolation = "bilinear",
+    ) -> RenderJob:
+        """Return the job of rendering V views of these rows of a split; ``parameters`` (N, V, P) are the rows' own."""
+        paths = [samples.sample_path[row] for row in rows]
+        return cls(source, paths, samples.content_hash[rows], parameters, sizes, interpolation)
 
     def batches(self, batch_size: int) -> list[slice]:
         """Rows of each batch; the last may be shorter."""

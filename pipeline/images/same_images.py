@@ -15,11 +15,10 @@ import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.images.index import decode
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.common.settings import ContentCheck
     from compress_ssl.pipeline.images.sources.source import ImageSource
@@ -51,7 +50,7 @@ def check_same_images(split: Split, source: ImageSource, check: ContentCheck, th
     rows = np.flatnonzero(split.samples.good)
     for row in rows:
         _check_there(split, source, int(row))
-    compared, shown = (rows, progress) if check == "all" else (sampled(rows), Silent())
+    compared, shown = (rows, progress) if check == "all" else (evenly_spaced(rows, SAMPLE, endpoint=True), Silent())
     with ThreadPoolExecutor(threads) as pool, shown.track(f"check {split.name}", len(compared)) as advance:
         for start in range(0, len(compared), SAMPLE):
             part = compared[start : start + SAMPLE]
@@ -59,13 +58,6 @@ def check_same_images(split: Split, source: ImageSource, check: ContentCheck, th
                 if fault is not None:
                     raise InputError(f"{fault}; give the data set the store was made from, or embed this one.")
             advance(len(part))
-
-
-def sampled(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """At most ``SAMPLE`` of these rows, evenly spaced; the first and the last are among them."""
-    if len(rows) <= SAMPLE:
-        return rows
-    return rows[np.arange(SAMPLE) * (len(rows) - 1) // (SAMPLE - 1)]
 
 
 def _check_there(split: Split, source: ImageSource, row: int) -> None:

@@ -174,10 +174,5 @@ def _random_views(
         fresh_parameters(settings.policy, size, settings.seed, views * epoch + view, samples.image_size)[order]
         for view in range(views)
     ]
-    return RenderJob(
-        source=index.source,
-        paths=[samples.sample_path[row] for row in order],
-        content_hash=samples.content_hash[order],
-        parameters=np.stack(drawn, axis=1),
-        sizes=(size,) * views,
-    )
+    parameters, sizes = np.stack(drawn, axis=1), (size,) * views
+    return RenderJob.of(index.source, samples, order, parameters=parameters, sizes=sizes)

@@ -13,7 +13,7 @@ store that opens:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,8 +117,7 @@ def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Sam
     new = np.delete(np.arange(len(wanted)), rows)
     if not len(new):
         return None
-    columns = {name: getattr(wanted, name)[new] for name in ("image_size", "content_hash", "status")}
-    return schema.Samples([wanted.sample_path[row] for row in new], label[new], **columns, class_names=class_names)
+    return replace(wanted.take(new), label=label[new], class_names=class_names)
 
 
 def _make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, Any]:

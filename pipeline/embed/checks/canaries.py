@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compress_ssl.pipeline.embed.plan import draw_parameters
 from compress_ssl.pipeline.images.canaries import CanaryView, check_canaries, choose_canaries, make_canaries
+from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.storage import open_store
 from compress_ssl.storage.schema import EVALUATION_VIEW

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.embed.block import embed_images
-from compress_ssl.pipeline.embed.plan import draw_parameters
+from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -108,13 +109,11 @@ def _evaluation_view(plan: EmbedPlan, name: str) -> RenderJob:
     """View 0 of at most so many good images of a split, evenly spaced."""
     split = plan.splits[name]
     samples, view = split.samples, split.views[EVALUATION_VIEW]
-    good = np.flatnonzero(samples.good)
-    count = min(IMAGES, len(good))
-    rows = good[np.arange(count) * len(good) // max(1, count)]
-    return RenderJob(
-        source=plan.indexes[name].source,
-        paths=[samples.sample_path[row] for row in rows],
-        content_hash=samples.content_hash[rows],
+    rows = evenly_spaced(np.flatnonzero(samples.good), IMAGES)
+    return RenderJob.of(
+        plan.indexes[name].source,
+        samples,
+        rows,
         parameters=draw_parameters(EVALUATION_VIEW, view, 0, samples.image_size[rows])[:, None],
         sizes=(int(view["size"]),),
         interpolation=interpolation_of(view),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.embed.block import Embedder, embed_images, good_images
 from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
 from compress_ssl.pipeline.embed.estimate.cost import Cost, now, since
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.embed.block import Block
     from compress_ssl.pipeline.embed.in_process import Executor
     from compress_ssl.pipeline.embed.settings import EmbedSettings
-    from compress_ssl.storage import Place, Samples, SplitPlan
+    from compress_ssl.storage import Place, SplitPlan
 
 SECONDS = 20.0
 """Of blocks, for each split; a block that is begun is finished."""
@@ -113,14 +114,8 @@ def _small(plan: EmbedPlan, settings: EmbedSettings) -> EmbedPlan:
 
 def _few_blocks(split: SplitPlan, batch_size: int) -> SplitPlan:
     block_rows = min(split.block_rows, batch_size)
-    count = min(len(split.samples), MOST_BLOCKS * block_rows)
-    rows = np.arange(count) * len(split.samples) // count
-    return replace(split, samples=_of_rows(split.samples, rows), block_rows=block_rows)
-
-
-def _of_rows(samples: Samples, rows: Any) -> Samples:
-    arrays = {name: getattr(samples, name)[rows] for name in ("label", "image_size", "content_hash", "status")}
-    return replace(samples, sample_path=[samples.sample_path[row] for row in rows], **arrays)
+    rows = evenly_spaced(np.arange(len(split.samples)), MOST_BLOCKS * block_rows)
+    return replace(split, samples=split.samples.take(rows), block_rows=block_rows)
 
 
 def _canaries(worker: Embedder, plan: EmbedPlan) -> dict[str, list[dict[str, Any]]]:

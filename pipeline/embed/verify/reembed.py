@@ -152,11 +152,10 @@ def _size(split: Split, drawn: Drawn) -> int:
 
 
 def _job(split: Split, source: ImageSource, drawn: list[Drawn], size: int) -> RenderJob:
-    rows = [each.row for each in drawn]
-    return RenderJob(
-        source=source,
-        paths=[split.samples.sample_path[row] for row in rows],
-        content_hash=split.samples.content_hash[rows],
+    return RenderJob.of(
+        source,
+        split.samples,
+        np.array([each.row for each in drawn]),
         parameters=np.stack([each.parameters for each in drawn])[:, None],
         sizes=(size,),
         interpolation=interpolation_of(split.views[EVALUATION_VIEW]),

@@ -180,11 +180,6 @@ def _read_images(subject: FeatureSource, split: Split, rows: Integers) -> npt.ND
     samples = split.samples
     stored = np.flatnonzero(samples.good)[rows]
     parameters = evaluation_parameters(samples.image_size[stored], SIDE, SIDE)
-    job = RenderJob(
-        source=open_source(subject.data, split.folder, subject.index_folder),
-        paths=[samples.sample_path[row] for row in stored],
-        content_hash=samples.content_hash[stored],
-        parameters=parameters[:, None],
-        sizes=(SIDE,),
-    )
+    source = open_source(subject.data, split.folder, subject.index_folder)
+    job = RenderJob.of(source, samples, stored, parameters=parameters[:, None], sizes=(SIDE,))
     return np.concatenate([pixels.cpu().numpy() for (pixels,) in render(subject.renderer, job, 64)])

@@ -10,13 +10,13 @@ Letters: N images, B batch, D features, S side in pixels.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.embed.block import Embedder, embed_images
 from compress_ssl.pipeline.evaluate.features import check_labels
@@ -161,16 +161,8 @@ def _indexes(
 
 
 def _evenly_spaced(index: ImageIndex, limit: int) -> ImageIndex:
-    samples = index.samples
-    rows = np.flatnonzero(samples.good)
-    if limit < len(rows):
-        rows = rows[np.arange(limit) * len(rows) // limit]
-    chosen = replace(
-        samples,
-        sample_path=[samples.sample_path[row] for row in rows],
-        **{name: getattr(samples, name)[rows] for name in ("label", "image_size", "content_hash", "status")},
-    )
-    return ImageIndex(index.source, chosen)
+    rows = evenly_spaced(np.flatnonzero(index.samples.good), limit)
+    return ImageIndex(index.source, index.samples.take(rows))
 
 
 def _rendered(worker: Embedder, indexes: tuple[ImageIndex, ...]) -> Iterator[Tensor]:
@@ -179,10 +171,10 @@ def _rendered(worker: Embedder, indexes: tuple[ImageIndex, ...]) -> Iterator[Ten
     for index in indexes:
         samples = index.samples
         parameters: npt.NDArray[np.float32] = evaluation_parameters(samples.image_size, wants.resize, wants.size)
-        job = RenderJob(
-            source=index.source,
-            paths=samples.sample_path,
-            content_hash=samples.content_hash,
+        job = RenderJob.of(
+            index.source,
+            samples,
+            np.arange(len(samples)),
             parameters=parameters[:, None],
             sizes=(wants.size,),
             interpolation=wants.interpolation,

@@ -63,10 +63,10 @@ class LayerBatches:
         self, index: ImageIndex, rows: npt.NDArray[np.int64], parameters: npt.NDArray[np.float32]
     ) -> Iterator[Batch]:
         samples, images = index.samples, self._settings.classifier_batch_size
-        job = RenderJob(
-            source=index.source,
-            paths=[samples.sample_path[row] for row in rows],
-            content_hash=samples.content_hash[rows],
+        job = RenderJob.of(
+            index.source,
+            samples,
+            rows,
             parameters=parameters[rows][:, None],
             sizes=(self._size,),
             interpolation=self._interpolation,

@@ -135,10 +135,10 @@ class LiveViews:
         stored = np.flatnonzero(samples.good)[order]
         size = int(evaluation["size"])
         parameters = fresh_parameters(settings.policy, size, settings.seed, view, samples.image_size)[stored]
-        return RenderJob(
-            source=self.source,
-            paths=[samples.sample_path[row] for row in stored],
-            content_hash=samples.content_hash[stored],
+        return RenderJob.of(
+            self.source,
+            samples,
+            stored,
             parameters=parameters[:, None],
             sizes=(size,),
             interpolation=interpolation_of(evaluation),

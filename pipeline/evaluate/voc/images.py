@@ -55,13 +55,8 @@ class AnnotatedImages:
     def read(self, order: npt.NDArray[np.integer], batch_size: int, threads: int) -> Iterator[Batch]:
         """Yield batches of images with their objects, in this order of the N images."""
         samples, rows = self.index.samples, self.rows[order]
-        job = RenderJob(
-            source=self.index.source,
-            paths=[samples.sample_path[row] for row in rows],
-            content_hash=samples.content_hash[rows],
-            parameters=np.empty((len(rows), 0, 0), np.float32),  # whole images, no views
-            sizes=(),
-        )
+        no_views = np.empty((len(rows), 0, 0), np.float32)  # whole images
+        job = RenderJob.of(self.index.source, samples, rows, parameters=no_views, sizes=())
         places = iter(order)
         for contents in read_images(job, batch_size, threads):
             pixels = [torch.from_numpy(np.array(decode(content))).permute(2, 0, 1) for content in contents]

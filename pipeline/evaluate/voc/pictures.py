@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from compress_ssl.pipeline.common.figures import write_figure
+from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def draw_boxes(
     note: str,
 ) -> None:
     """Draw objects (dashed) and detections (solid, a colour a class) on so many images, evenly spaced over the split."""
-    chosen = np.unique(np.linspace(0, len(images.rows) - 1, count).astype(int))
+    chosen = evenly_spaced(np.arange(len(images.rows)), count, endpoint=True)
     rows = -(-len(chosen) // COLUMNS)
     figure = Figure(figsize=(3.2 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
     places = figure.subplots(rows, COLUMNS, squeeze=False).ravel()

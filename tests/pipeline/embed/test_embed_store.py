@@ -17,7 +17,7 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTen
 
 from compress_ssl.pipeline.embed import in_process
 from compress_ssl.pipeline.embed.block import Block, Embedder
-from compress_ssl.pipeline.embed.plan import draw_parameters
+from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.renderers import torchvision as torchvision_renderer
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Split

@@ -11,11 +11,12 @@ from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.settings import ContentCheck
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.images import same_images
-from compress_ssl.pipeline.images.same_images import check_same_images, sampled
+from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import open_store
 
@@ -114,7 +115,7 @@ def test_only_all_compares_those_that_are_not_in_the_sample(
 ) -> None:
     monkeypatch.setattr(same_images, "SAMPLE", 4)
     rows = np.flatnonzero(open_store(made / "s.zarr")["train"].samples.good)
-    other = next(int(row) for row in rows if row not in sampled(rows))
+    other = next(int(row) for row in rows if row not in evenly_spaced(rows, 4, endpoint=True))
     write_noise(images / "ab"[other // 20] / f"{other:02d}.png", 99)
     check(made, images, "sample")
     with pytest.raises(InputError, match=f"row {other} of split train"):
@@ -124,7 +125,7 @@ def test_only_all_compares_those_that_are_not_in_the_sample(
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 1000, 1_281_167])
 def test_a_sample_is_evenly_spaced_with_both_ends(count: int) -> None:
     rows = np.arange(7, 7 + count)
-    chosen = sampled(rows)
+    chosen = evenly_spaced(rows, same_images.SAMPLE, endpoint=True)
     assert len(chosen) == min(count, 256)
     assert (chosen[0], chosen[-1]) == (rows[0], rows[-1])
     steps = np.diff(chosen)

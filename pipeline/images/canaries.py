@@ -19,7 +19,6 @@ import xxhash
 
 from compress_ssl.pipeline.common.device import device_kind, library_versions
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -59,7 +58,7 @@ def choose_canaries(good: npt.NDArray[np.bool_], view_count: int) -> list[tuple[
     rows = np.flatnonzero(good)
     count = min(CANARIES, len(rows) * view_count)
     views = [i % view_count if view_count <= count else i * view_count // count for i in range(count)]
-    return list(zip(evenly_spaced(rows, count).tolist(), views, strict=True))
+    return [(int(rows[i * len(rows) // count]), views[i]) for i in range(count)]
 
 
 def make_canaries(

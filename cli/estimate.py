@@ -40,7 +40,7 @@ def print_estimate(settings: EmbedSettings, as_json: bool) -> None:
 
 
 def _lines(found: Estimate) -> list[str]:
-    from compress_ssl.pipeline.common.device import format_bytes
+    from compress_ssl.pipeline.common.memory import format_bytes
 
     left = "not known at a URL" if found.disk_left is None else format_bytes(found.disk_left)
     verdict = {True: "", False: ": it does not fit", None: ""}[found.fits]

@@ -28,7 +28,7 @@ def command(as_json: bool, **given: Any) -> None:
     the lines that load it, model.onnx, and export.json with their hashes. OUT can be given wherever a network is asked for.
     """
     settings = make_settings(ExportSettings, given)
-    from compress_ssl.pipeline.common.device import format_bytes
+    from compress_ssl.pipeline.common.memory import format_bytes
     from compress_ssl.pipeline.export.run import export
 
     exported = export(settings)

@@ -88,9 +88,9 @@ def _check_processes(name: str | None) -> None:
     from compress_ssl.pipeline.common.torchrun import torchrun_env
 
     here = torchrun_env()
-    if here.processes > 1 and name not in IN_SEVERAL_PROCESSES:
+    if here.world_size > 1 and name not in IN_SEVERAL_PROCESSES:
         raise BadInput(
-            f"'{name}' was started in {here.processes} processes, and is the work of one; start it without torchrun, which is "
+            f"'{name}' was started in {here.world_size} processes, and is the work of one; start it without torchrun, which is "
             f"for {', '.join(IN_SEVERAL_PROCESSES)}."
         )
 

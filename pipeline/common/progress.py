@@ -1,4 +1,4 @@
-"""How a stage tells how far it is. The stages know this protocol only; the CLI draws the bars."""
+"""Progress-reporting protocol of the stages; the command line draws the bars."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Opens a bar for one piece of work."""
+    """Opens one progress bar per piece of work."""
 
     def track(
         self, title: str, total: int, unit: str = "images"
     ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
-        """Show ``title`` with ``total`` units to do; the value given back is called with each amount done."""
+        """Open a bar of ``total`` units; call what it yields with the number of units just done."""
         ...
 
 
 class Silent:
-    """Shows nothing; what library users and tests get."""
+    """Shows no progress: for use as a library, and in tests."""
 
     @contextlib.contextmanager
     def track(self, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-        """Accept and ignore every amount."""
+        """Ignore all progress."""
         yield lambda amount: None

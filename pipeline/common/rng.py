@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed and the number of a draw, and on nothing else."""
+"""Counter-based random numbers: each draw depends only on the seed and its own number."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import numpy as np
 
 
 def philox(seed: int, draw: int) -> np.random.Generator:
-    """Counter-based generator (Philox) of one draw: the same on any machine, in any order."""
+    """Return the generator (Philox) of draw number ``draw``: the same on any machine, in any order."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, draw], np.uint64)))

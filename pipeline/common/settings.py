@@ -91,7 +91,7 @@ class StageSettings(Settings):
     @property
     def thread_count(self) -> int:
         """Threads to use: those asked for, else this process's part of the cores that it may use."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // torchrun_env().local_processes)
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // torchrun_env().local_world_size)
 
 
 class OutputSettings(StageSettings):

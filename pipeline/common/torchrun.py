@@ -1,4 +1,4 @@
-"""How many processes a command was started in, as torchrun (or a job script) says by environment variables; no torch."""
+"""Rank and world size of this process, from the environment variables that torchrun (or a job script) sets; no torch."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import NamedTuple
 from compress_ssl.pipeline.common.errors import InputError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-"""torch's names; ``MASTER_ADDR`` and ``MASTER_PORT`` say where they meet."""
+"""torch's names; ``MASTER_ADDR`` and ``MASTER_PORT`` are where the ranks meet."""
 
 
 class TorchrunEnv(NamedTuple):
-    """Place of a process among those that do one work together."""
+    """A process's place among those of one run, as torch names it."""
 
     rank: int = 0
-    """Its number; 0 is the main process, which writes files and speaks."""
-    processes: int = 1
+    """Rank 0 writes files and logs."""
+    world_size: int = 1
     local_rank: int = 0
-    """Its number on this machine, and of its GPU."""
-    local_processes: int = 1
+    """Rank on this machine, and index of the process's GPU."""
+    local_world_size: int = 1
 
 
 def torchrun_env() -> TorchrunEnv:
-    """Read the environment.
+    """Read rank and world size from the environment; rank 0 of 1 where none is set.
 
     Raises
     ------
     InputError
-        If it tells of several processes, but not all that is needed.
+        If there are several processes, and one of the variables that they need is missing.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in os.environ:
         return TorchrunEnv()
     missing = [name for name in (*VARIABLES, "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise InputError(
-            f"The environment tells of {os.environ['WORLD_SIZE']} processes (WORLD_SIZE), but not {missing[0]}; start by "
-            "torchrun, or set what docs/training.md lists."
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {missing[0]} is not set; start with torchrun, or set the "
+            "variables that docs/training.md lists."
         )
     return TorchrunEnv(*(int(os.environ[name]) for name in VARIABLES))

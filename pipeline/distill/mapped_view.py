@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import xxhash
 
-from compress_ssl.pipeline.common.device import format_bytes
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.storage.commits import read_records
 
 if TYPE_CHECKING:

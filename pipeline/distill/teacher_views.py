@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.common.device import available_memory, format_bytes
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
 
@@ -194,6 +194,6 @@ def _choose_memory(asked: str, needed: int, device: torch.device) -> str:
         free, _ = torch.cuda.mem_get_info(device)
         if needed <= SHARE_OF_MEMORY * free:
             return "device"
-    if needed * torchrun_env().local_processes <= SHARE_OF_MEMORY * available_memory():
+    if needed * torchrun_env().local_world_size <= SHARE_OF_MEMORY * available_memory():
         return "pinned" if device.type == "cuda" else "device"
     return "mapped"

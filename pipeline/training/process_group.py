@@ -42,7 +42,7 @@ def process_group() -> Iterator[None]:
         If another process tells why the work ended.
     """
     here = torchrun_env()
-    if here.processes == 1 or dist.is_initialized():
+    if here.world_size == 1 or dist.is_initialized():
         yield
         return
     store = _join(here)
@@ -54,7 +54,7 @@ def process_group() -> Iterator[None]:
             raise ReportedByAnotherRank from error
         if isinstance(error, RuntimeError) and not isinstance(error, RunError | Stopped) and _is_of_a_connection(error):
             raise RunError(
-                f"Another of the {here.processes} processes ended without a word (killed? out of memory?) or was silent for "
+                f"Another of the {here.world_size} processes ended without a word (killed? out of memory?) or was silent for "
                 f"{HANGING_AFTER}; what is saved is kept. torch says: {first_line(error)}"
             ) from error
         raise
@@ -65,11 +65,11 @@ def _join(here: TorchrunEnv) -> Store:
     try:
         store = PrefixStore(f"compress-ssl-{next(_numbers)}", _meeting_point())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.processes, timeout=HANGING_AFTER)
+        dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size, timeout=HANGING_AFTER)
     except RuntimeError as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RunError(
-            f"Process {here.rank} of {here.processes} cannot meet the others at {place} ({first_line(error)}); check "
+            f"Process {here.rank} of {here.world_size} cannot meet the others at {place} ({first_line(error)}); check "
             "MASTER_ADDR, MASTER_PORT and the network between the machines."
         ) from error
     return store

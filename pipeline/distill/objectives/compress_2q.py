@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.common.device import TORCH_TYPES
+from compress_ssl.pipeline.common.device import TORCH_DTYPES
 from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
 from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
 from compress_ssl.pipeline.training.distributed import gather_rows
@@ -36,7 +36,7 @@ class CompRess2q(WithTeacherBank):
         super().__init__(student, dims, settings)
         self.key_encoder = ema_copy(student)
         self.key_projection = ema_copy(self.projection)
-        self.student_bank = MemoryBank(settings.bank_size, self.projected_dim, TORCH_TYPES[settings.bank_precision])
+        self.student_bank = MemoryBank(settings.bank_size, self.projected_dim, TORCH_DTYPES[settings.bank_precision])
         self.momentum = settings.key_momentum
         self._entering_keys: list[Tensor] = []
 

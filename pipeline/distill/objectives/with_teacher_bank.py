@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.common.device import TORCH_TYPES
+from compress_ssl.pipeline.common.device import TORCH_DTYPES
 from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims, Objective
 from compress_ssl.pipeline.training.distributed import gather_rows
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
@@ -32,7 +32,7 @@ class WithTeacherBank(Objective):
         self.teacher_bank = MemoryBank(
             settings.bank_size,
             dims.teacher,
-            TORCH_TYPES[settings.bank_precision],
+            TORCH_DTYPES[settings.bank_precision],
             in_checkpoint=settings.anchors != "queue",  # a queue is made again from the store
             notes_images=settings.mask_own,
         )

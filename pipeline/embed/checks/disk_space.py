@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress_ssl.pipeline.common.device import format_bytes
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.storage.reader import is_store
 from compress_ssl.storage.tools.size import (
     StoreSize,

@@ -26,8 +26,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from compress_ssl.pipeline.common.device import available_memory, format_bytes
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.features import StoredFeatures
 

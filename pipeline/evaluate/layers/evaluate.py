@@ -24,8 +24,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from compress_ssl.pipeline.common.device import format_bytes
 from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.features import check_classes, check_labels
 from compress_ssl.pipeline.evaluate.kept_training import KeptTraining

@@ -69,10 +69,10 @@ def test_batch_that_the_processes_do_not_divide_is_refused(
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torchrun_env() == TorchrunEnv(rank=0, processes=1, local_rank=0, local_processes=1)
+    assert torchrun_env() == TorchrunEnv(rank=0, world_size=1, local_rank=0, local_world_size=1)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    assert torchrun_env() == TorchrunEnv(rank=5, processes=8, local_rank=1, local_processes=4)
+    assert torchrun_env() == TorchrunEnv(rank=5, world_size=8, local_rank=1, local_world_size=4)
     monkeypatch.delenv("LOCAL_RANK")
-    with pytest.raises(InputError, match=r"tells of 8 processes \(WORLD_SIZE\), but not LOCAL_RANK; start by torchrun"):
+    with pytest.raises(InputError, match="WORLD_SIZE is 8, but LOCAL_RANK is not set; start with torchrun"):
         torchrun_env()

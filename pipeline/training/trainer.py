@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from compress_ssl.pipeline.common.device import AUTOCAST_TYPES
+from compress_ssl.pipeline.common.device import AUTOCAST_DTYPES
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER
 from compress_ssl.pipeline.training.checkpoint import first_line, load_checkpoint, save_checkpoint
@@ -49,7 +49,7 @@ class Trainer(Generic[BatchT]):
         self._batch_size = stream.batch_size
         self._device = next(task.modules.parameters()).device
         self._optimizer = make_optimizer(task.settings, task.modules.parameters())
-        is_half = AUTOCAST_TYPES.get(task.settings.precision) is torch.float16
+        is_half = AUTOCAST_DTYPES.get(task.settings.precision) is torch.float16
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=is_half)
         self._best = -1.0
         self.position, pending = self._restore()

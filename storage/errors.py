@@ -1,9 +1,13 @@
-"""What can be wrong with a store. Every message names the store, says what is wrong and what to do."""
+"""Errors about a store. Every message names the store, what is wrong and what to do.
+
+A ``StoreError`` is wrong use or a bad store (exit code 2), but for ``StoreFailedError``, a failure of a server or a disk
+(exit code 1). A disk that is full or read-only while files are written raises ``OSError`` with ``errno`` and ``filename``.
+"""
 
 from __future__ import annotations
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What zarr raises where metadata are cut short, or are JSON of another form."""
+"""Raised by zarr where metadata is cut short, or is JSON of another form."""
 
 
 class StoreError(ValueError):
@@ -15,15 +19,15 @@ class StoreNotFoundError(StoreError, FileNotFoundError):
 
 
 class StoreExistsError(StoreError, FileExistsError):
-    """Something is already where a new store was to be written."""
+    """The place of a new store is taken."""
 
 
 class StoreVersionError(StoreError):
-    """The store was written in a format that this release does not read."""
+    """The store has a format version that this release does not read."""
 
 
 class StoreIncompleteError(StoreError):
-    """A view was asked for whose blocks are not all committed."""
+    """A requested view has blocks that are not committed."""
 
 
 class StoreDamagedError(StoreError):
@@ -31,20 +35,28 @@ class StoreDamagedError(StoreError):
 
 
 class StoreUnsafeError(StoreError):
-    """What the store says of itself no embedding store says: code, memory or files that it must not get."""
+    """The metadata would run code, read files outside the store or take more memory than its data."""
 
 
 class StoreMismatchError(StoreError):
-    """The store was made from other images, or with other settings, than those at hand."""
+    """The store was made from other images, or with other settings, than those given."""
 
 
 class StoreBusyError(StoreError):
     """Another process holds the writer's lease of the store."""
 
 
-class StoreUnreachableError(StoreError):
-    """The server that a store is on cannot be reached, or does not let us do what is asked."""
-
-
 class NotRepresentableError(StoreError):
-    """An embedding has a value that float16 cannot hold, or that is not a number."""
+    """An embedding has a value that float16 cannot represent."""
+
+
+class StoreFailedError(StoreError):
+    """A server or a disk failed; the same call can succeed later (exit code 1)."""
+
+
+class StoreUnreachableError(StoreFailedError):
+    """The server of a store cannot be reached, or refuses the request."""
+
+
+class DiskSpaceError(StoreFailedError):
+    """The disk has less free space than is needed, as found before anything was written."""

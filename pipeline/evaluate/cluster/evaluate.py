@@ -18,17 +18,17 @@ Letters: N training images, M test images, D features, K clusters, C classes.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, align_clusters
 from compress_ssl.pipeline.evaluate.features import StoredFeatures
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.evaluate.settings import ClusterSettings
 
     Integers = npt.NDArray[np.integer]
-
-NO_CLASS = -1
 
 BYTES = 4
 """Of a feature: faiss's k-means takes float32, and all images at once."""
@@ -80,15 +78,6 @@ class ClusterResult(Settings):
     def scores(self) -> dict[str, float]:
         """In percent, by the heading of its column."""
         return {"CA": self.top1_percent, "NMI": self.nmi_percent, "ARI": self.ari_percent}
-
-
-class Clustering(NamedTuple):
-    """Which cluster each image is in."""
-
-    train: npt.NDArray[np.int64]
-    """(N,)"""
-    test: npt.NDArray[np.int64]
-    """(M,)"""
 
 
 def evaluate_cluster(settings: ClusterSettings, subject: FeatureSource, progress: Progress) -> ClusterResult:
@@ -195,31 +184,6 @@ def clustering_result(
         ari_percent=100 * float(adjusted_rand_score(test_labels, clustering.test)),
         empty_clusters=clusters - len(np.unique(clustering.train)),
     )
-
-
-def align_clusters(cluster: Integers, labels: Integers, clusters: int) -> npt.NDArray[np.int64]:
-    """Map clusters to classes one to one, so that the shares of their images that are of their class sum to the most.
-
-    Parameters
-    ----------
-    cluster, labels : int arrays of shape (N,)
-        Cluster and class of each training image.
-    clusters : int
-        K.
-
-    Returns
-    -------
-    classes : int array of shape (K,)
-        Class of each cluster, ``NO_CLASS`` where there are more clusters than classes.
-    """
-    known, column = np.unique(labels, return_inverse=True)
-    common = np.zeros((clusters, len(known)))  # (K, C)
-    np.add.at(common, (cluster, column), 1)
-    share = common / np.maximum(common.sum(axis=1, keepdims=True), 1)
-    rows, columns = linear_sum_assignment(share, maximize=True)
-    classes = np.full(clusters, NO_CLASS, np.int64)
-    classes[rows] = known[columns]
-    return classes
 
 
 def _cluster_count(settings: ClusterSettings, labels: Integers, class_names: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from compress_ssl.pipeline.common.figures import write_figure
-from compress_ssl.pipeline.evaluate.cluster.evaluate import NO_CLASS, align_clusters
+from compress_ssl.pipeline.evaluate.cluster.alignment import NO_CLASS, align_clusters
 from compress_ssl.pipeline.images.policies import evaluation_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from compress_ssl.pipeline.evaluate.cluster.evaluate import Clustering
+    from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering
     from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.settings import ClusterSettings
     from compress_ssl.storage import Split

@@ -20,14 +20,8 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.evaluate.cluster.evaluate import (
-    Clustering,
-    ClusterResult,
-    align_clusters,
-    check_memory,
-    clustering_result,
-    k_means,
-)
+from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, align_clusters
+from compress_ssl.pipeline.evaluate.cluster.evaluate import ClusterResult, check_memory, clustering_result, k_means
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import ClusterSettings
 from compress_ssl.storage import open_store

@@ -55,7 +55,11 @@ class StoreFailedError(StoreError):
 
 
 class StoreUnreachableError(StoreFailedError):
-    """The server of a store cannot be reached, or refuses the request."""
+    """The server of a store cannot be reached, or fails."""
+
+
+class StoreRefusedError(StoreUnreachableError):
+    """The server of a store refuses: the bucket's name or the credentials must be corrected (exit code 2)."""
 
 
 class DiskSpaceError(StoreFailedError):

@@ -22,6 +22,7 @@ import xxhash
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.errors import DiskSpaceError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +144,7 @@ def _write(split: Split, view: int, path: Path) -> None:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
         free = shutil.disk_usage(path.parent).free
-        raise InputError(
+        raise DiskSpaceError(
             f"The scratch folder '{path.parent}' is full: view {view} takes {format_bytes(needed)}, {format_bytes(free)} are "
             "free; free some space, or give another folder with --scratch."
         ) from error

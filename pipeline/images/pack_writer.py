@@ -31,6 +31,7 @@ from compress_ssl.pipeline.images.sources.pack import (
     PATH,
     is_pack,
 )
+from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
 from compress_ssl.storage.places.lease import writer_lease
 
@@ -61,7 +62,9 @@ def pack(settings: PackSettings, progress: Progress) -> dict[str, int]:
     Raises
     ------
     InputError
-        If the data set cannot be read or changes meanwhile, the file exists, is being written, or does not fit.
+        If the data set cannot be read or changes meanwhile, the file exists, or is being written.
+    DiskSpaceError
+        If the pack does not fit on the disk.
     """
     file = settings.file
     if file.is_dir() or (file.exists() and not settings.overwrite):
@@ -117,7 +120,7 @@ def _sizes(source: ImageSource, paths: Sequence[str]) -> npt.NDArray[np.int64]:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise InputError(
+        raise DiskSpaceError(
             f"The pack needs {needed / 2**30:,.1f} GiB, '{folder}' has {free / 2**30:,.1f} GiB left; free some space, "
             "or give another path."
         )

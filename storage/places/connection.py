@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from compress_ssl.storage.errors import StoreUnreachableError
+from compress_ssl.storage.errors import StoreRefusedError, StoreUnreachableError
 from compress_ssl.storage.places.aws_profile import aws_profile
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def reaching(place: RemotePath) -> Iterator[None]:
     FileNotFoundError
         If there is no such object.
     StoreUnreachableError
-        If the server cannot be reached (after retries), refuses, or has no such bucket.
+        If the server cannot be reached (after retries).
+    StoreRefusedError
+        If it refuses the request, or has no such bucket.
     obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError
         As the client, of a write that was to fail then.
     """
@@ -101,7 +103,7 @@ def reaching(place: RemotePath) -> Iterator[None]:
 
 SERVER_ANSWERED = re.compile(r"status code: (\d{3} [A-Z][A-Za-z ]*)")
 
-REASONS = (
+REFUSALS = (
     ("NoSuchBucket", "there is no such bucket; check its name, or create it"),
     ("Missing AccessKeyId", "AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID; set both"),
     ("Missing SecretAccessKey", "AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY; set both"),
@@ -116,18 +118,21 @@ REASONS = (
         "the server refuses these credentials, or the lack of them, for this; check them and the bucket's rules",
     ),
     ("PermanentRedirect", "the bucket is in another region; set AWS_REGION"),
+)
+FAILURES = (
     ("lookup address", "there is no such host; check the URL and AWS_ENDPOINT_URL"),
     ("kind: Connect", "no connection; check the URL and the network, then run the same command again"),
     ("kind: Timeout", "no answer in time; check the network, then run the same command again"),
 )
-"""What the client's message holds, and what that means."""
+"""By what the client's message holds: why the server refuses a request, or cannot be reached."""
 
 
 def _unreachable(place: RemotePath, error: Exception) -> StoreUnreachableError:
     text = str(error)
-    for sign, reason in REASONS:
-        if sign in text:
-            return StoreUnreachableError(f"'{place}' cannot be used: {reason}.")
+    for reasons, error_class in ((REFUSALS, StoreRefusedError), (FAILURES, StoreUnreachableError)):
+        for sign, reason in reasons:
+            if sign in text:
+                return error_class(f"'{place}' cannot be used: {reason}.")
     answered = SERVER_ANSWERED.search(text)
     said = f"the server answers {answered[1].strip()}" if answered else without_secrets(text.partition("\n")[0])
     return StoreUnreachableError(f"'{place}' cannot be used: {said}; try again later, or check the place.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from compress_ssl.storage import schema
 from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
-from compress_ssl.storage.errors import StoreError, StoreExistsError, StoreIncompleteError
+from compress_ssl.storage.errors import DiskSpaceError, StoreExistsError, StoreIncompleteError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
 from compress_ssl.storage.tools.hdf5 import COMMIT, COMMITS, LAYOUT, commit_of, is_exported, write_attributes
 
@@ -51,8 +51,8 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
         If a part has other bytes than were committed.
     StoreExistsError
         If ``file`` exists and may not be replaced.
-    StoreError
-        If the disk has not the space.
+    DiskSpaceError
+        If the disk does not have the space.
     """
     _check_complete(store)
     _check_file(file, overwrite=overwrite)
@@ -97,7 +97,7 @@ def _check_space(file: Path, needed: int) -> None:
     """Check it first: where the disk fills up while it writes, HDF5 ends the process."""
     free = shutil.disk_usage(file.parent).free
     if needed > free:
-        raise StoreError(
+        raise DiskSpaceError(
             f"'{file}' needs {needed / 2**30:,.2f} GiB, '{file.parent}' has {free / 2**30:,.2f} GiB left; free some space, or "
             "give another path."
         )

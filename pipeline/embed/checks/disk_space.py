@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.memory import format_bytes
+from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.reader import is_store
 from compress_ssl.storage.tools.size import (
     StoreSize,
@@ -37,7 +37,7 @@ def check_new_store_fits(settings: EmbedSettings, plan: EmbedPlan) -> None:
 
     Raises
     ------
-    InputError
+    DiskSpaceError
         If it does not.
     """
     samples = views = StoreSize()
@@ -56,7 +56,7 @@ def check_blocks_fit(store: EmbeddingStore, blocks: Iterable[Block]) -> None:
 
     Raises
     ------
-    InputError
+    DiskSpaceError
         If they do not.
     """
     needed = StoreSize()
@@ -72,7 +72,7 @@ def _check(place: Place, needed: StoreSize, what_to_do: str, freed: int = 0) -> 
     total = needed.bytes + needed.files * FILE_BYTES
     if left is not None and isinstance(place, Path) and total > left + freed:
         gets_free = f", and {format_bytes(freed)} that the old store takes" if freed else ""
-        raise InputError(
+        raise DiskSpaceError(
             f"What is to be written to '{place}' needs {format_bytes(total)}, and '{existing_folder(place)}' has "
             f"{format_bytes(left)} left{gets_free}; {what_to_do}."
         )

@@ -22,7 +22,7 @@ from compress_ssl.pipeline.distill.run import distill
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews
 from compress_ssl.storage import Split, open_store
-from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.errors import DiskSpaceError, StoreError
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]
@@ -140,7 +140,7 @@ def test_full_scratch_folder_is_named_with_what_is_needed_and_free(
 ) -> None:
     (small_disk / "other").write_bytes(b"x" * 4096)
     settings = student(teacher_memory="mapped", scratch=small_disk)
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(DiskSpaceError) as raised:
         distill(settings, Silent())
     assert f"The scratch folder '{scratch_folder(small_disk)}' is full: view 1 takes 1.81 KiB, " in str(raised.value)
     assert "0 B are free; free some space, or give another folder with --scratch." in str(raised.value)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.storage import EmbeddingStore, SplitPlan
+from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.tools.size import StoreSize, disk_left, size_on_disk, split_size
 
 Embedded = Callable[..., EmbeddingStore]
@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_refused_and_nothing_written(
 ) -> None:
     disk(100_000)
     sentence = r"needs [\d.]+ KiB, and '.*' has 97\.7 KiB left; free some space, give another path, or lower --views\."
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(DiskSpaceError, match=sentence):
         embedded(data, tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
 
@@ -68,7 +68,7 @@ def test_the_space_of_a_store_that_is_overwritten_counts_for_its_blocks(
     needed = size.bytes + size.files * FILE
     old = size_on_disk(tmp_path / "s.zarr").bytes
     disk(needed - old - 1)
-    with pytest.raises(InputError, match=r"left, and [\d.]+ KiB that the old store takes; free some space"):
+    with pytest.raises(DiskSpaceError, match=r"left, and [\d.]+ KiB that the old store takes; free some space"):
         embedded(data, tmp_path / "s.zarr", overwrite=True)
     assert size_on_disk(tmp_path / "s.zarr").bytes == old
     disk(needed - old)
@@ -84,7 +84,7 @@ def test_going_on_needs_the_space_of_what_is_missing_only(
     blocks, columns = store["val"].block_count, len(store["val"].columns)
     needed = blocks * (2 * 16 + 4 + 4 * columns + 4) + blocks * 2 * FILE
     disk(needed - 1)
-    with pytest.raises(InputError, match="free some space; what is there stays"):
+    with pytest.raises(DiskSpaceError, match="free some space; what is there stays"):
         embedded(data, tmp_path / "s.zarr", resume=True)
     disk(needed)
     assert embedded(data, tmp_path / "s.zarr", resume=True)["val"].view(0).tobytes() == before

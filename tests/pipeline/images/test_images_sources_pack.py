@@ -20,7 +20,7 @@ from compress_ssl.pipeline.images.pack_settings import PackSettings
 from compress_ssl.pipeline.images.pack_writer import BATCH_BYTES, pack
 from compress_ssl.pipeline.images.sources.folder import FolderSource
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.storage.errors import StoreBusyError
+from compress_ssl.storage.errors import DiskSpaceError, StoreBusyError
 
 FILES = {
     "train/a/1.jpg": b"one",
@@ -272,7 +272,7 @@ def test_a_file_that_another_process_writes_is_left_alone(data: Path) -> None:
 def test_a_disk_that_is_too_small_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = shutil.disk_usage(data)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    with pytest.raises(InputError, match=r"The pack needs 0\.0 GiB, '.*new' has 0\.0 GiB left; free some space"):
+    with pytest.raises(DiskSpaceError, match=r"The pack needs 0\.0 GiB, '.*new' has 0\.0 GiB left; free some space"):
         packed(data)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from compress_ssl.storage import RemotePath, Samples, SplitPlan, location, open_store
 from compress_ssl.storage.errors import (
+    DiskSpaceError,
     StoreDamagedError,
     StoreError,
     StoreExistsError,
@@ -256,6 +257,6 @@ def test_export_that_does_not_fit_the_disk_is_refused_before_it_begins(
     """The disk is the real one, as full as it would have to be."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=100))
-    with pytest.raises(StoreError, match=r"store\.h5' needs 0\.00 GiB, '.*' has 0\.00 GiB left; free some space"):
+    with pytest.raises(DiskSpaceError, match=r"store\.h5' needs 0\.00 GiB, '.*' has 0\.00 GiB left; free some space"):
         export(complete, tmp_path / "store.h5")
     assert not list(tmp_path.glob("store.h5*"))

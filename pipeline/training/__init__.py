@@ -1,1 +1,1 @@
-"""One training loop for all that is trained: pre-training a teacher, distilling a student."""
+"""The training loop, shared by distillation, pre-training and the fine-tuning of detectors."""

@@ -1,4 +1,4 @@
-"""Saving a training so that it can go on as if nothing had happened."""
+"""Read and write a run's checkpoint, from which training resumes exactly."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def save_checkpoint(run: Path, state: Mapping[str, Any]) -> None:
-    """Write ``checkpoint.pt``, whole or not at all."""
+    """Write ``checkpoint.pt`` atomically."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_durably(run / CHECKPOINT_FILE, buffer.getbuffer())
 
 
 def load_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:
-    """Read ``checkpoint.pt``; None where there is none yet.
+    """Read ``checkpoint.pt`` onto a device; return None if there is no checkpoint yet.
 
     Raises
     ------
@@ -39,12 +39,11 @@ def load_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"The checkpoint '{path}' cannot be read ({first_line(error)}); restore it, or begin again with "
-            "--overwrite."
+            f"The checkpoint '{path}' cannot be read ({first_line(error)}); restore it, or start again with --overwrite."
         ) from error
     return state
 
 
 def first_line(error: BaseException) -> str:
-    """As much of torch's explanation as goes into a sentence."""
-    return str(error).partition("\n")[0].rstrip(": ") or "it is cut short"
+    """Return the first line of torch's message, short enough for one sentence."""
+    return str(error).partition("\n")[0].rstrip(": ") or "the file is truncated"

@@ -1,10 +1,10 @@
-"""What processes that train one network together tell each other; in one process every function is the identity.
+"""Data-parallel training: slices of batches, collectives and DDP. With one process every function is the identity.
 
-Each renders and computes its slice of every batch. Gradients are averaged by torch's DistributedDataParallel (Li et al.
-2020) while the backward pass is still going on; what enters a memory bank is gathered in the order of the whole batch, so
-all processes hold the same. The main process alone writes.
+Each rank renders and computes its slice of every batch. DistributedDataParallel (Li et al. 2020) averages the gradients
+during the backward pass; what enters a memory bank is gathered in batch order, so that the banks of all ranks are
+equal. Rank 0 alone writes files.
 
-Letters: W processes, B images of a batch, b = B / W.
+Letters: W world size, B global batch size, b = B / W local batch size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from compress_ssl.pipeline.common.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy.typing as npt
     from torch import Tensor
@@ -33,50 +33,50 @@ ResultT = TypeVar("ResultT")
 
 
 def world_size() -> int:
-    """W."""
+    """Return the number of ranks, W."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process."""
+    """Return the rank of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_rank0() -> bool:
-    """Whether this is the process that writes."""
+    """Return True on the rank that writes files."""
     return rank() == 0
 
 
-def check_batch_divides(batch_size: int, parts: int = 1, option: str = "--batch-size") -> None:
-    """Check that every process gets as many images of a batch, in as many equal parts.
+def check_batch_divides(batch_size: int, micro_batches: int = 1, option: str = "--batch-size") -> None:
+    """Check that a global batch splits into equal micro-batches on all ranks.
 
     Raises
     ------
     InputError
-        If not.
+        If it does not; names a batch size that does.
     """
-    among = world_size() * parts
-    if world_size() > 1 and batch_size % among:
-        of = f"{world_size()} processes" + (f" times --accumulation {parts}" if parts > 1 else "")
+    divisor = world_size() * micro_batches
+    if world_size() > 1 and batch_size % divisor:
+        of = f"{world_size()} processes" + (f" times --accumulation {micro_batches}" if micro_batches > 1 else "")
         raise InputError(
-            f"{option} {batch_size} is of all processes together, and {of} do not divide it; take {batch_size // among * among or among}"
-            " or another multiple."
+            f"{option} {batch_size} is the batch size over all ranks, and {of} do not divide it; take "
+            f"{batch_size // divisor * divisor or divisor} or another multiple."
         )
 
 
 def local_batch_size(batch_size: int) -> int:
-    """b, images of a batch that this process computes."""
+    """Return b, the images of a global batch that this rank computes."""
     return batch_size // world_size()
 
 
 def rank_indices(order: npt.NDArray[np.int64], batch_size: int) -> npt.NDArray[np.int64]:
-    """What of an order of images this process computes: slice number ``rank`` of each of its batches."""
+    """Return this rank's slice of each global batch of an order of images, concatenated."""
     own: npt.NDArray[np.int64] = order[np.arange(len(order)) % batch_size // local_batch_size(batch_size) == rank()]
     return own
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows (B, ...) of a whole batch from the rows (b, ...) of every process."""
+    """Gather each rank's rows (b, ...) into the rows (B, ...) of the global batch, without gradient."""
     if world_size() == 1:
         return rows
     parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
@@ -85,7 +85,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def gather_ragged(rows: Tensor, batch_size: int, count: int) -> Tensor:
-    """Rows of a batch that may be shorter, ``count`` in all, from those that ``own_rows`` gave every process."""
+    """Gather the rows of a possibly shorter last batch of ``count`` images, split as by ``rank_indices``."""
     if world_size() == 1:
         return rows
     padded = rows.new_zeros((local_batch_size(batch_size), *rows.shape[1:]))
@@ -94,17 +94,19 @@ def gather_ragged(rows: Tensor, batch_size: int, count: int) -> Tensor:
 
 
 def gather_with_gradient(rows: Tensor) -> Tensor:
-    """``gather_rows`` for a loss that all processes compute of the whole batch.
+    """Gather as ``gather_rows`` does, for a loss that every rank computes on the global batch.
 
-    Each sends back the gradient of its own rows alone, times W, since gradients of weights are averaged afterwards.
+    Each rank's rows receive their gradient times W, because DDP averages the gradients of the weights afterwards.
+    ``torch.distributed.nn.functional.all_gather`` gives the same gradient but communicates once more in the backward
+    pass; torch has deprecated it.
     """
     if world_size() == 1:
         return rows
-    whole: Tensor = _Gathered.apply(rows)
-    return whole
+    gathered: Tensor = _GatherWithGradient.apply(rows)
+    return gathered
 
 
-class _Gathered(torch.autograd.Function):
+class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
         return gather_rows(rows)
@@ -115,25 +117,25 @@ class _Gathered(torch.autograd.Function):
 
 
 def all_reduce_max(*numbers: int) -> tuple[int, ...]:
-    """The largest that any process has, of each number. The processes' CPUs agree on it; no GPU waits."""
+    """Return the element-wise maximum over ranks, reduced on the CPU so that no GPU waits."""
     if world_size() == 1:
         return numbers
-    agreed = torch.tensor(numbers, dtype=torch.int64)
-    dist.all_reduce(agreed, dist.ReduceOp.MAX)
-    return tuple(agreed.tolist())
+    reduced = torch.tensor(numbers, dtype=torch.int64)
+    dist.all_reduce(reduced, dist.ReduceOp.MAX)
+    return tuple(reduced.tolist())
 
 
 def all_reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over the processes of each scalar."""
+    """Return the mean over ranks of each scalar."""
     if world_size() == 1 or not values:
         return dict(values)
-    together = torch.stack([value.double() for value in values.values()])
-    dist.all_reduce(together)
-    return dict(zip(values, together / world_size(), strict=True))
+    stacked = torch.stack([value.double() for value in values.values()])
+    dist.all_reduce(stacked)
+    return dict(zip(values, stacked / world_size(), strict=True))
 
 
 def broadcast_from_rank0(compute: Callable[[], ResultT]) -> ResultT:
-    """What the main process computes; the others wait for it."""
+    """Compute a value on rank 0 and return it on all ranks."""
     if world_size() == 1:
         return compute()
     found: list[Any] = [compute() if is_rank0() else None]
@@ -143,8 +145,8 @@ def broadcast_from_rank0(compute: Callable[[], ResultT]) -> ResultT:
 
 
 @contextlib.contextmanager
-def rank0_first() -> Any:
-    """Let the main process through first, which leaves on the disk what spares the others the work."""
+def rank0_first() -> Iterator[None]:
+    """Run the block on rank 0 first; the other ranks then find its files on the disk."""
     if not is_rank0():
         all_reduce_max(0)
     yield
@@ -153,38 +155,38 @@ def rank0_first() -> Any:
 
 
 def broadcast_state(modules: nn.Module) -> None:
-    """Give all processes the main one's weights and buffers."""
+    """Copy rank 0's parameters and buffers to all ranks, in place."""
     if world_size() > 1:
         for value in modules.state_dict().values():
             dist.broadcast(value, src=0)
 
 
-class _LossOfWeights(nn.Module):
-    """Tells DistributedDataParallel of the weights that a loss trains; of no buffers, which it would broadcast at every step."""
+class _LossModule(nn.Module):
+    """A loss with the parameters it trains, without the buffers, which DDP would broadcast at every step."""
 
     def __init__(self, modules: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.weights = nn.ParameterList(weight for weight in modules.parameters() if weight.requires_grad)
         self.loss = loss
 
-    def forward(self, part: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.loss(part)
+    def forward(self, micro_batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(micro_batch)
 
 
 def wrap_ddp(modules: nn.Module, loss: Loss) -> Loss:
-    """A loss whose backward pass averages the gradients of these modules' weights over the processes."""
-    return DistributedDataParallel(_LossOfWeights(modules, loss)) if world_size() > 1 else loss
+    """Return a loss whose backward pass averages the gradients of these modules' parameters over ranks."""
+    return DistributedDataParallel(_LossModule(modules, loss)) if world_size() > 1 else loss
 
 
-def no_sync(loss: Loss, *, wanted: bool) -> contextlib.AbstractContextManager[None]:
-    """Leave gradients as they are in the block, to be averaged with those of a later part."""
-    if wanted and isinstance(loss, DistributedDataParallel):
+def no_sync(loss: Loss, *, accumulate: bool) -> contextlib.AbstractContextManager[None]:
+    """Skip DDP's gradient averaging inside the block while gradients accumulate."""
+    if accumulate and isinstance(loss, DistributedDataParallel):
         return loss.no_sync()
     return contextlib.nullcontext()
 
 
 def check_gradients(modules: nn.Module) -> None:
-    """Check that every weight has got a gradient, without which they cannot be averaged.
+    """Check that every trained parameter has a gradient, which DDP needs.
 
     Raises
     ------
@@ -195,21 +197,21 @@ def check_gradients(modules: nn.Module) -> None:
         return
     for name, weight in modules.named_parameters():
         if weight.requires_grad and weight.grad is None:
-            raise InputError(f"The weights '{name}' do not take part in the loss; train this network in one process.")
+            raise InputError(f"The loss does not depend on the parameter '{name}'; train this network in one process.")
 
 
 def convert_sync_batchnorm(modules: nn.Module, device: torch.device) -> None:
-    """Take the statistics of batch norm over all processes; in place. One process has them of the whole batch anyway.
+    """Convert batch norm to SyncBatchNorm in place, with the statistics of the global batch.
 
     Raises
     ------
     InputError
-        On CPUs, for which torch has no such layer.
+        On CPUs, which torch's SyncBatchNorm does not support.
     """
     if world_size() == 1:
         return
     if device.type != "cuda":
-        raise InputError("--sync-bn needs GPUs, since torch's synchronised batch norm does; leave it out on CPUs.")
+        raise InputError("--sync-bn needs GPUs, because torch's SyncBatchNorm does; leave it out on CPUs.")
     from timm import layers  # torch's own conversion loses the activation of timm's layers
 
     convert: Callable[[nn.Module], nn.Module] = layers.convert_sync_batchnorm  # type: ignore[attr-defined]

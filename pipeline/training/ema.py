@@ -1,4 +1,4 @@
-"""Key encoders: networks that follow another one slowly (MoCo, He et al. 2020, equation 2)."""
+"""Exponential moving averages of networks: key encoders (MoCo, He et al. 2020, equation 2)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 ModuleT = TypeVar("ModuleT", bound="nn.Module")
 
 
-def ema_copy(trained: ModuleT) -> ModuleT:
-    """A copy that is not trained."""
-    return copy.deepcopy(trained).requires_grad_(False)
+def ema_copy(model: ModuleT) -> ModuleT:
+    """Return a copy of a network that takes no gradients."""
+    return copy.deepcopy(model).requires_grad_(False)
 
 
 @torch.no_grad()
-def ema_update(average: nn.Module, trained: nn.Module, momentum: float) -> None:
-    """Move the parameters, not the buffers, of a follower to ``momentum`` times its own and the rest of the trained network's."""
-    for key, query in zip(average.parameters(), trained.parameters(), strict=True):
-        key.mul_(momentum).add_(query, alpha=1 - momentum)
+def ema_update(ema_model: nn.Module, model: nn.Module, momentum: float) -> None:
+    """Set each parameter, but no buffer, to ``momentum`` times itself plus ``1 - momentum`` times the model's."""
+    for average, parameter in zip(ema_model.parameters(), model.parameters(), strict=True):
+        average.mul_(momentum).add_(parameter, alpha=1 - momentum)

@@ -1,4 +1,7 @@
-"""Scoring a network while it trains: by a function that is handed in, since trainings know no evaluation."""
+"""Live evaluation: score a network while it trains, by a function that the caller hands in.
+
+The training loop knows no evaluation; ``recipe.live_evaluation`` has the one that the commands use.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,26 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.training.settings import TrainingSettings
 
     ScoreFunction = Callable[[Any], Mapping[str, float]]
-    """Scores a network, by metric."""
+    """Returns a network's scores by metric."""
     LiveEvaluation = Callable[[Any, Any, Progress], ScoreFunction]
-    """Makes a ``Score`` from a training's settings and renderer (``recipe.live_evaluation``)."""
+    """Returns the ``ScoreFunction`` for a training's settings and renderer."""
 
 
 def make_score_function(
     settings: TrainingSettings, renderer: Any, progress: Progress, live: LiveEvaluation | None
 ) -> ScoreFunction | None:
-    """The live evaluation of a training that asks for one; of several processes the main one does it.
+    """Return the score function that the settings ask for; None without live evaluation and on ranks other than 0.
 
     Raises
     ------
     InputError
-        If it asks and none was handed in; or as the evaluation.
+        If live evaluation is asked for and ``live`` is None, or as ``live`` raises.
     """
     if settings.live_every is None or not is_rank0():
         return None
     if live is None:
         raise InputError(
-            "live_every is set, but no live evaluation was handed in; compress_ssl.pipeline.recipe.live_evaluation has one."
+            "live_every is set, but no live evaluation was passed; pass "
+            "compress_ssl.pipeline.recipe.live_evaluation.live_evaluation."
         )
     return live(settings, renderer, progress)

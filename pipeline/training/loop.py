@@ -1,10 +1,9 @@
-"""The training loop: steps, metrics, checkpoints, and going on where a stopped run was.
+"""The training loop: steps, metrics, checkpoints, and resuming.
 
-Several trainings may share one stream of batches. Each then ends with the weights it would have alone: it has its
-own optimiser, position and metrics, and torch is seeded for each of its steps.
+Several tasks may share one stream of batches. Each ends with the weights it would have alone: it has its own optimizer,
+position and metrics, and torch is seeded before each of its steps.
 
-Several processes may share each training (``distributed.py``): each does its part of every step, and what the loop does
-next is agreed between them.
+Under DDP (``distributed.py``) every rank runs this loop; the ranks agree on when to save and when to stop.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from compress_ssl.pipeline.training.signals import stop_requests
 from compress_ssl.pipeline.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from compress_ssl.pipeline.common.progress import Progress
@@ -31,83 +30,90 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def train(
-    trainings: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], title: str, progress: Progress
-) -> None:
-    """Train to the end of the last epoch, each from its checkpoint if there is one, and write the networks.
+def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], title: str, progress: Progress) -> None:
+    """Train tasks to the end of the last epoch, each from its checkpoint if there is one, and write the networks.
 
     Raises
     ------
-    TrainingsFailed
-        If a loss or a weight is no longer a number, or the memory is full; the last good checkpoint stays. The other
-        trainings of the stream are finished and written first.
+    SomeTrainingsFailed
+        If a loss or a weight of a task is no longer finite, or its memory ran out; its last checkpoint stays. The other
+        tasks are finished and written first.
     Stopped
         If a signal asked for the end; everything is saved.
     InputError
         If a checkpoint cannot be read.
     """
-    running = [Trainer(training, stream) for training in trainings]
-    failures: dict[Path, str] = {}  # not the errors: their tracebacks would hold on to the tensors of what failed
+    trainers = [Trainer(task, stream) for task in tasks]
+    failures: dict[Path, str] = {}
     steps = stream.steps_per_epoch
-    epoch, step = min(each.position for each in running)
-
-    def each_due(action: Callable[[Trainer[BatchT]], None]) -> None:
-        for each in [each for each in running if each.position == (epoch, step)]:
-            try:
-                action(each)
-            except RunError as error:
-                if world_size() > 1 and isinstance(error, OutOfMemory):
-                    raise  # the other processes wait for this one's gradients
-                failures[each.task.run] = str(error)
-                running.remove(each)
-                if running:
-                    logger.error("%s The others go on.", error)
-
+    epoch, step = min(trainer.position for trainer in trainers)
     with (
-        contextlib.ExitStack() as at_the_end,
+        contextlib.ExitStack() as at_exit,
         stop_requests() as received,
         progress.track(title, stream.epochs * steps * stream.batch_size) as advance,
     ):
-        for each in running:
-            at_the_end.callback(each.close)
+        for trainer in trainers:
+            at_exit.callback(trainer.close)
         advance((epoch * steps + step) * stream.batch_size)
-        saved = time.monotonic()
-        while epoch < stream.epochs and running:
+        saved_at = time.monotonic()
+        while epoch < stream.epochs and trainers:
             for batch in stream.batches(epoch, step):
-                each_due(lambda each, batch=batch: each.do_step(batch))  # type: ignore[misc]
+                for trainer in _due(trainers, epoch, step):
+                    with _drop_failed(trainer, trainers, failures):
+                        trainer.train_step(batch)
                 step += 1
                 advance(stream.batch_size)
-                stopping, is_time = all_reduce_max(received() or 0, _is_time_to_save(saved, running))
+                stopping, is_time = all_reduce_max(received() or 0, _is_time_to_save(saved_at, trainers))
                 if step < steps and (stopping or is_time):
-                    each_due(Trainer.save)
-                    saved = time.monotonic()
-                if not running or (step < steps and stopping):
+                    for trainer in _due(trainers, epoch, step):
+                        with _drop_failed(trainer, trainers, failures):
+                            trainer.save()
+                    saved_at = time.monotonic()
+                if not trainers or (step < steps and stopping):
                     break
             if step == steps:
-                waits = dict(stream.waits())
-                each_due(lambda each, waits=waits: each.end_epoch(waits))  # type: ignore[misc]
-                epoch, step, saved = epoch + 1, 0, time.monotonic()
-            if running and epoch < stream.epochs:
+                waits = stream.waits()
+                for trainer in _due(trainers, epoch, step):
+                    with _drop_failed(trainer, trainers, failures):
+                        trainer.end_epoch(waits)
+                epoch, step, saved_at = epoch + 1, 0, time.monotonic()
+            if trainers and epoch < stream.epochs:
                 _raise_if_stopped(received(), f"{title}: stopped by {{}} and saved at epoch {epoch}, step {step}.")
     if is_rank0():
-        for each in running:
-            each.task.save_network(each.task.run)
+        for trainer in trainers:
+            trainer.task.save_network(trainer.task.run)
     if failures:
         raise SomeTrainingsFailed(failures)
-    _raise_if_stopped(received(), f"{title}: stopped by {{}} when all was done.")
+    _raise_if_stopped(received(), f"{title}: stopped by {{}} after the last step.")
 
 
-def _raise_if_stopped(received: signal.Signals | None, sentence: str) -> None:
-    """End if a process was asked to, all at the same place; whoever comes first waits until the main one has saved."""
+def _due(trainers: list[Trainer[BatchT]], epoch: int, step: int) -> list[Trainer[BatchT]]:
+    """Return the trainers whose next step this is; the others resumed from a later checkpoint."""
+    return [trainer for trainer in trainers if trainer.position == (epoch, step)]
+
+
+@contextlib.contextmanager
+def _drop_failed(trainer: Trainer[Any], trainers: list[Trainer[Any]], failures: dict[Path, str]) -> Iterator[None]:
+    """Remove a trainer that fails inside the block from the others, which continue."""
+    try:
+        yield
+    except RunError as error:
+        if world_size() > 1 and isinstance(error, OutOfMemory):
+            raise  # the other ranks wait for this one's gradients
+        failures[trainer.task.run] = str(error)  # not the error: its traceback would hold on to tensors
+        trainers.remove(trainer)
+        if trainers:
+            logger.error("%s The other trainings continue.", error)
+
+
+def _raise_if_stopped(received: signal.Signals | None, message: str) -> None:
+    """Raise ``Stopped`` on all ranks if one received a signal; the others wait here until rank 0 has saved."""
     (number,) = all_reduce_max(received or 0)
     if number:
-        stopping = signal.Signals(number)
-        raise Stopped(sentence.format(stopping.name), stopping)
+        raise Stopped(message.format(signal.Signals(number).name), signal.Signals(number))
 
 
-def _is_time_to_save(saved: float, running: Sequence[Trainer[Any]]) -> bool:
-    return (
-        is_rank0()
-        and bool(running)
-        and time.monotonic() - saved > 60 * min(each.task.settings.checkpoint_minutes for each in running)
-    )
+def _is_time_to_save(saved_at: float, trainers: Sequence[Trainer[Any]]) -> bool:
+    if not is_rank0() or not trainers:
+        return False
+    return time.monotonic() - saved_at > 60 * min(trainer.task.settings.checkpoint_minutes for trainer in trainers)

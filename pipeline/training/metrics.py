@@ -1,4 +1,4 @@
-"""The metrics of a run: means of what its steps report, as JSON lines and, if asked, for TensorBoard."""
+"""Metrics of a run: means over steps, as JSON lines and, if asked for, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 def truncate_metrics(run: Path, epoch: int, step: int) -> None:
-    """Drop the metrics of steps that a resumed run will do again."""
+    """Drop the logged metrics of the steps after (epoch, step), which a resumed run repeats."""
     path = run / METRICS_FILE
     if not is_rank0() or not path.exists():
         return
@@ -33,7 +33,7 @@ def truncate_metrics(run: Path, epoch: int, step: int) -> None:
         try:
             entry = json.loads(line)
         except ValueError:
-            break  # a line cut short when the run was killed
+            break  # the last line of a killed run
         if (entry["epoch"], entry["step"]) > (epoch, step):
             break
         kept.append(line)
@@ -41,7 +41,7 @@ def truncate_metrics(run: Path, epoch: int, step: int) -> None:
 
 
 class MetricsLog:
-    """Writes a run's metrics."""
+    """Accumulate the scalars of steps and log their means over ranks; rank 0 writes."""
 
     def __init__(
         self,
@@ -52,10 +52,7 @@ class MetricsLog:
         done: int,
         pending: Mapping[str, Any] | None = None,
     ) -> None:
-        """Go on with the metrics of a run whose first ``done`` steps stand, and with its sums for the next line.
-
-        Of several processes the main one writes; what it writes are means over all.
-        """
+        """Open the log after ``done`` steps, with the ``pending`` sums of a checkpoint."""
         self._run = run
         self._steps_per_epoch = steps_per_epoch
         self._board: Any = None
@@ -64,51 +61,50 @@ class MetricsLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(run / TENSORBOARD_FOLDER, purge_step=done + 1)
-        self._sums: dict[str, Tensor] = {}
-        self._begin()
+        self._reset()
         if pending is not None:
             self._sums, self._additions = dict(pending["sums"]), int(pending["additions"])
 
-    def _begin(self) -> None:
-        self._sums = {}
+    def _reset(self) -> None:
+        self._sums: dict[str, Tensor] = {}
         self._additions = self._images = 0
         self._since = time.monotonic()
 
     def add(self, values: Mapping[str, Tensor], images: int) -> None:
-        """Take in the scalars of so many images. Sums stay on the device: reading them would make it wait."""
+        """Add the scalars of one micro-batch; the sums stay on the device, which reading would synchronize."""
         self._sums = {name: self._sums.get(name, torch.zeros_like(value)) + value for name, value in values.items()}
         self._additions += 1
         self._images += images
 
     def pending(self) -> dict[str, Any]:
-        """What was added since the last line of means, for a checkpoint; all processes ask together."""
+        """Return the sums since the last logged line, for a checkpoint; a collective call."""
         return {"sums": all_reduce_mean(self._sums), "additions": self._additions}
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close TensorBoard's writer."""
         if self._board is not None:
             self._board.close()
 
     def write_means(self, epoch: int, step: int, **others: float) -> None:
-        """Write a line: the means since the last one, the pace, and others.
+        """Log the means since the last line, the images per second, and other values.
 
         Raises
         ------
         RunError
-            If a mean is not a finite number.
+            If a mean is not finite.
         """
         values = {name: float(total) / self._additions for name, total in all_reduce_mean(self._sums).items()}
         if not all(map(math.isfinite, values.values())):
             raise RunError(
-                f"The loss of '{self._run}' is not a number any more (epoch {epoch}, at step {step} or shortly "
-                f"before); begin again by --overwrite with a lower --learning-rate or a higher --temperature."
+                f"The loss of '{self._run}' is no longer finite (epoch {epoch}, at step {step} or shortly before); "
+                "start again with --overwrite and a lower --learning-rate or a higher --temperature."
             )
-        pace = self._images / (time.monotonic() - self._since)
-        self.write(epoch, step, {**values, **others, "images_per_second": pace})
-        self._begin()
+        images_per_second = self._images / (time.monotonic() - self._since)
+        self.write(epoch, step, {**values, **others, "images_per_second": images_per_second})
+        self._reset()
 
     def write(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Write a line of values."""
+        """Log one line of values."""
         if not is_rank0():
             return
         with (self._run / METRICS_FILE).open("a", encoding="utf-8") as file:

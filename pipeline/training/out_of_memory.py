@@ -1,4 +1,4 @@
-"""Saying in a sentence that the memory is full, however torch says it."""
+"""Turn torch's out-of-memory errors, of any type, into one sentence."""
 
 from __future__ import annotations
 
@@ -12,29 +12,27 @@ from compress_ssl.pipeline.common.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FULL_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "ALLOC_FAILED")
-"""How torch says so where it has no error of its own for it."""
+MESSAGES = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "ALLOC_FAILED")
+"""Parts of torch's messages where it raises no ``OutOfMemoryError``."""
 
 
 class OutOfMemory(RunError):
-    """The memory of this process is full."""
+    """This process ran out of memory."""
 
 
 @contextlib.contextmanager
 def explain_out_of_memory(sentence: str) -> Iterator[None]:
-    """Say what was being done, and what can be done about it, where the memory is full.
+    """Replace an out-of-memory error inside the block by a sentence on what was being done and what to change.
 
     Raises
     ------
-    FullMemory
+    OutOfMemory
         With the sentence.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory error is a RuntimeError
-        full = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-            said in str(error) for said in FULL_MEMORY
-        )
-        if not full or isinstance(error, RunError):
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        is_typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if isinstance(error, RunError) or not (is_typed or any(part in str(error) for part in MESSAGES)):
             raise
         raise OutOfMemory(sentence) from error

@@ -1,4 +1,7 @@
-"""Joining the processes that torchrun started, and ending as one: the first that has a reason tells it, once."""
+"""Join the process group that torchrun started, and end all ranks with one message.
+
+The first rank that ends with an error reports it; the others raise ``ReportedByAnotherRank``.
+"""
 
 from __future__ import annotations
 
@@ -22,72 +25,72 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-HANGING_AFTER = timedelta(hours=1)
-"""A process that waits for another so long ends. One that died is noticed at once, by its closed connection."""
+TIMEOUT = timedelta(hours=1)
+"""A rank ends when another does not answer for so long. A rank that died is noticed at once by its closed connection."""
 
-_numbers = itertools.count()
+_group_numbers = itertools.count()
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Work together with the other processes of the launch, if there are any, while the block runs.
+    """Initialize torch's process group for the block, if torchrun started several processes.
 
-    Messages go by NCCL between GPUs and by gloo between CPUs.
+    The backend is NCCL between GPUs and gloo between CPUs.
 
     Raises
     ------
     RunError
-        If the processes do not find each other, or another one ended without a word.
-    ToldByAnother
-        If another process tells why the work ended.
+        If the ranks cannot reach each other, or another rank died.
+    ReportedByAnotherRank
+        If another rank reports why the work ended.
     """
-    here = torchrun_env()
-    if here.world_size == 1 or dist.is_initialized():
+    env = torchrun_env()
+    if env.world_size == 1 or dist.is_initialized():
         yield
         return
-    store = _join(here)
+    store = _init_process_group(env)
     try:
         yield
-        dist.all_reduce(torch.zeros(1))  # nobody leaves before all is written
+        dist.all_reduce(torch.zeros(1))  # no rank leaves before all files are written
     except BaseException as error:
-        if not _is_first(store):
+        if not _is_first_to_fail(store):
             raise ReportedByAnotherRank from error
-        if isinstance(error, RuntimeError) and not isinstance(error, RunError | Stopped) and _is_of_a_connection(error):
+        if isinstance(error, RuntimeError) and not isinstance(error, RunError | Stopped) and _is_connection(error):
             raise RunError(
-                f"Another of the {here.world_size} processes ended without a word (killed? out of memory?) or was silent for "
-                f"{HANGING_AFTER}; what is saved is kept. torch says: {first_line(error)}"
+                f"Another of the {env.world_size} processes died without a message (killed? out of memory?) or did not "
+                f"answer for {TIMEOUT}; resume from the last checkpoint. torch's message: {first_line(error)}"
             ) from error
         raise
     dist.destroy_process_group()
 
 
-def _join(here: TorchrunEnv) -> Store:
+def _init_process_group(env: TorchrunEnv) -> Store:
     try:
-        store = PrefixStore(f"compress-ssl-{next(_numbers)}", _meeting_point())
+        store = PrefixStore(f"compress-ssl-{next(_group_numbers)}", _rendezvous_store())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world_size, timeout=HANGING_AFTER)
+        dist.init_process_group(backend, store=store, rank=env.rank, world_size=env.world_size, timeout=TIMEOUT)
     except RuntimeError as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RunError(
-            f"Process {here.rank} of {here.world_size} cannot meet the others at {place} ({first_line(error)}); check "
+            f"Rank {env.rank} of {env.world_size} cannot reach the others at {address} ({first_line(error)}); check "
             "MASTER_ADDR, MASTER_PORT and the network between the machines."
         ) from error
     return store
 
 
 @functools.cache
-def _meeting_point() -> Store:
+def _rendezvous_store() -> Store:
     store: Store = next(rendezvous("env://"))[0]
     return store
 
 
-def _is_first(store: Store) -> bool:
-    """Whether no other process has told why the work ends; not so if who keeps the list is gone."""
+def _is_first_to_fail(store: Store) -> bool:
+    """Return True if no other rank has reported an error; False if the host of the store is gone."""
     try:
         return bool(store.add("ended", 1) == 1)
     except RuntimeError:
         return False
 
 
-def _is_of_a_connection(error: RuntimeError) -> bool:
+def _is_connection(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL"))

@@ -1,6 +1,6 @@
-"""The folder of a run: made, gone on with or overwritten; what a run says of itself in it.
+"""The folder of a run: create, resume or overwrite it, and record settings and inputs in it.
 
-Where several processes share a training, the main one alone looks after the folder, and the others wait until it is open.
+Rank 0 alone touches the folder; the other ranks wait until it is open.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def check_run_folder(settings: TrainingSettings, run: Path) -> None:
-    """Check that a run may be written at ``run``, before any work is done for it.
+    """Check that a run may be written to a folder, before any work is done for it.
 
     Raises
     ------
     InputError
-        If something is there: a run that is neither to be resumed nor overwritten, or what is not a run.
+        If the folder holds a run that is neither to be resumed nor overwritten, or anything but a run.
     """
     if not is_rank0():
         return
@@ -41,7 +41,7 @@ def check_run_folder(settings: TrainingSettings, run: Path) -> None:
     if not (run / SETTINGS_FILE).is_file():
         raise InputError(f"'{run}' is not empty and not a run; give another folder.")
     if not settings.resume and not settings.overwrite:
-        raise InputError(f"The run '{run}' exists already; use --resume to go on with it, or --overwrite to delete it.")
+        raise InputError(f"The run '{run}' exists already; use --resume to resume it, or --overwrite to delete it.")
 
 
 def _is_empty(run: Path) -> bool:
@@ -50,12 +50,12 @@ def _is_empty(run: Path) -> bool:
 
 @contextlib.contextmanager
 def run_leases(runs: Sequence[Path]) -> Iterator[None]:
-    """Hold these runs, so that no other process writes them too.
+    """Hold the writer's lease of each run inside the block.
 
     Raises
     ------
     StoreBusyError
-        If another one does.
+        If another process holds one.
     """
     with contextlib.ExitStack() as held:
         for run in runs if is_rank0() else ():
@@ -64,14 +64,14 @@ def run_leases(runs: Sequence[Path]) -> Iterator[None]:
 
 
 def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) -> None:
-    """Make the folders of some runs (settings, folder, inputs), or check that those there can be gone on with.
+    """Create the folders of runs (settings, folder, inputs), or check that those that exist can be resumed.
 
-    Nothing is written or deleted before all of them are found good.
+    All of them are checked before anything is written or deleted.
 
     Raises
     ------
     InputError
-        If a folder is not empty and neither resume nor overwrite is asked for, or is not a run of these settings.
+        If a folder is not empty and neither resume nor overwrite is asked for, or holds no run of these settings.
     """
     with rank0_first():
         if is_rank0():
@@ -80,29 +80,23 @@ def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) 
 
 def _open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) -> None:
     records = [_record(settings, inputs) for settings, _, inputs in runs]
-    there = [_is_there(settings, run, record) for (settings, run, _), record in zip(runs, records, strict=True)]
-    for (settings, run, _), record, goes_on in zip(runs, records, there, strict=True):
-        if goes_on and settings.resume:
+    for (settings, run, _), record in zip(runs, records, strict=True):
+        check_run_folder(settings, run)
+        if settings.resume and not _is_empty(run):
+            _check_same_record(run, record, settings)
+    for (settings, run, _), record in zip(runs, records, strict=True):
+        if _is_empty(run):
+            write_json_durably(run / SETTINGS_FILE, record)
+        elif settings.resume:
             for left_by_a_killed_writer in run.glob(f"*{PARTIAL_SUFFIX}"):
                 left_by_a_killed_writer.unlink()
-            continue
-        if goes_on:
+        else:
             _delete(run)
-        write_json_durably(run / SETTINGS_FILE, record)
-
-
-def _is_there(settings: TrainingSettings, run: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the folder holds a run, which may then be resumed or overwritten."""
-    check_run_folder(settings, run)
-    if _is_empty(run):
-        return False
-    if settings.resume:
-        _check_same_record(run, record, settings)
-    return True
+            write_json_durably(run / SETTINGS_FILE, record)
 
 
 def _delete(run: Path) -> None:
-    """Delete a run's folder; killed half way, it leaves nothing of that name."""
+    """Delete a run's folder; renamed first, so that a killed process leaves no half of it under its name."""
     aside = run.with_name(f"{run.name}.deleting")
     shutil.rmtree(aside, ignore_errors=True)
     run.rename(aside)
@@ -110,7 +104,7 @@ def _delete(run: Path) -> None:
 
 
 def _record(settings: TrainingSettings, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run says of itself in ``settings.json``: its settings, what it was made from, the versions."""
+    """Return the content of ``settings.json``: settings, inputs and library versions."""
     return {
         **settings.model_dump(mode="json", exclude={"resume", "overwrite"}),
         "inputs": dict(inputs),
@@ -119,7 +113,7 @@ def _record(settings: TrainingSettings, inputs: Mapping[str, Any]) -> dict[str, 
 
 
 def _check_same_record(run: Path, record: Mapping[str, Any], settings: TrainingSettings) -> None:
-    """Check that a run is gone on with by the settings and inputs it was begun with; a setting of a newer version by its default.
+    """Check that a resumed run has its original settings and inputs; a setting added since must have its default.
 
     Raises
     ------
@@ -130,20 +124,20 @@ def _check_same_record(run: Path, record: Mapping[str, Any], settings: TrainingS
     try:
         before = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' cannot be read ({error}); begin again with --overwrite.") from error
+        raise InputError(f"'{path}' cannot be read ({error}); start again with --overwrite.") from error
     at_default = type(settings).model_fields.keys() - settings.model_dump(exclude_defaults=True).keys()
     free = settings.fields_with_role("path", "runtime") | {"versions"} | (at_default - before.keys())
     for name, value in record.items():
         if name not in free and before.get(name) != value:
-            where, was, now = _innermost_difference(name, before.get(name), value)
+            setting, was, now = _innermost_difference(name, before.get(name), value)
             raise InputError(
-                f"'{run}' was begun with {where} = {was!r}, now it is {now!r}; resume with the same settings, begin "
-                "again by --overwrite, or give another folder."
+                f"'{run}' was started with {setting} = {was!r}, now it is {now!r}; resume with the same settings, start "
+                "again with --overwrite, or give another folder."
             )
 
 
 def _innermost_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
-    """Where two values of a setting differ first, inside tables and lists of tables: its name and the two."""
+    """Return the dotted name and both values of the first difference inside nested dicts and lists of dicts."""
     if isinstance(before, list) and isinstance(now, list) and all(isinstance(each, dict) for each in before + now):
         before, now = dict(enumerate(before)), dict(enumerate(now))
     if isinstance(before, dict) and isinstance(now, dict):

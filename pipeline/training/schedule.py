@@ -1,4 +1,4 @@
-"""Learning rate, order of images, optimiser and randomness: functions of settings and step, with no state to save."""
+"""Learning rate, sample order, optimizer and seeds: functions of settings and step, with no state to checkpoint."""
 
 from __future__ import annotations
 
@@ -20,31 +20,29 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.training.settings import TrainingSettings
 
 
-def learning_rate(settings: TrainingSettings, epoch: int, step: int, steps: int) -> float:
-    """Rate of one step.
+def learning_rate(settings: TrainingSettings, epoch: int, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of one step.
 
-    ``step``: the rate times gamma for every milestone reached. ``cosine``: half a cosine from the rate to zero
-    over the whole training (Loshchilov & Hutter 2017, without restarts), changed at every step. Either is multiplied
-    by a line from zero to one over the first ``warmup_epochs`` (Goyal et al. 2017, section 2.2).
+    ``step``: multiplied by gamma at every milestone. ``cosine``: half a cosine from the initial rate to zero over the
+    whole training (Loshchilov & Hutter 2017, without restarts), updated at every step. Both are multiplied by a linear
+    warmup from zero to one over the first ``warmup_epochs`` (Goyal et al. 2017, section 2.2).
 
     Parameters
     ----------
     epoch, step : int
         Counted from 0.
-    steps : int
-        Steps of an epoch.
     """
     if settings.schedule == "step":
-        rate = settings.learning_rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+        lr = settings.learning_rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
     else:
-        done = (epoch + step / steps) / settings.epochs
-        rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-    warmup_steps = settings.warmup_epochs * steps
-    return rate * min(1.0, (epoch * steps + step + 1) / warmup_steps) if warmup_steps else rate
+        done = (epoch + step / steps_per_epoch) / settings.epochs
+        lr = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    warmup_steps = settings.warmup_epochs * steps_per_epoch
+    return lr * min(1.0, (epoch * steps_per_epoch + step + 1) / warmup_steps) if warmup_steps else lr
 
 
 def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build the optimiser the settings ask for."""
+    """Return the optimizer of the settings for the parameters that take gradients."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(trainable, settings.learning_rate, weight_decay=settings.weight_decay)
@@ -54,12 +52,11 @@ def make_optimizer(settings: TrainingSettings, parameters: Iterable[nn.Parameter
 
 
 def epoch_order(rows: npt.NDArray[np.integer], seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The rows in this epoch's random order; the same for the same seed and epoch, whatever went before."""
-    generator = philox(seed, epoch)
-    return generator.permutation(rows).astype(np.int64)
+    """Return the rows in the random order of one epoch, a function of seed and epoch alone."""
+    return philox(seed, epoch).permutation(rows).astype(np.int64)
 
 
 def seed_step(seed: int, epoch: int, step: int) -> None:
-    """Seed torch for one step, so that networks with randomness inside resume, and share a pass, without a trace."""
-    philox = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=step + (rank() << 64))
-    torch.manual_seed(int(philox.random_raw()) >> 1)
+    """Seed torch for one step on this rank, so that randomness inside networks is the same after a resume."""
+    generator = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=step + (rank() << 64))
+    torch.manual_seed(int(generator.random_raw()) >> 1)

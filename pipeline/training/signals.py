@@ -1,7 +1,7 @@
-"""Ending well when asked: the step in hand is finished and saved before the process goes.
+"""Graceful shutdown: finish and checkpoint the current step on a signal.
 
-SIGTERM and SIGUSR1 are what Slurm sends before it ends a job (``--signal=USR1@120``); SIGINT is Ctrl-C. A second
-signal of the same kind ends the process at once.
+Slurm sends SIGTERM and SIGUSR1 before it ends a job (``--signal=USR1@120``); SIGINT is Ctrl-C. A second signal of the
+same kind ends the process at once.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Take the signals while the block runs; the function given back says which one came, if any."""
+    """Catch the signals inside the block; yield a function that returns the first one received, or None."""
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield lambda: None
         return
-    # A parent that ignores a signal (nohup, a shell's background job) wants it ignored.
-    taken = {each: old for each in SIGNALS if (old := signal.getsignal(each)) is not signal.SIG_IGN}
+    # A signal that the parent ignores (nohup, a shell's background job) stays ignored.
+    previous = {each: old for each in SIGNALS if (old := signal.getsignal(each)) is not signal.SIG_IGN}
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         del frame
         received.append(signal.Signals(number))
-        signal.signal(number, taken[signal.Signals(number)])
+        signal.signal(number, previous[signal.Signals(number)])
 
-    for each in taken:
-        signal.signal(each, note)
+    for each in previous:
+        signal.signal(each, record)
     try:
         yield lambda: received[0] if received else None
     finally:
-        for each, old in taken.items():
-            signal.signal(each, old)
+        for each, handler in previous.items():
+            signal.signal(each, handler)

@@ -1,4 +1,4 @@
-"""What the training loop trains: the interface of a task, and the stream of batches that tasks share."""
+"""The interface between the training loop and what it trains: tasks, and the stream of batches that they share."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class TrainingTask(ABC, Generic[BatchT]):
     out_of_memory_hint: str = "lower --batch-size"
 
     def micro_batches(self, batch: BatchT) -> Sequence[Any]:
-        """Split a batch into equal parts for gradient accumulation."""
+        """Split a batch into equal micro-batches for gradient accumulation."""
         return (batch,)
 
     @abstractmethod
-    def loss(self, part: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss (a scalar) of one part, and scalars to log."""
+    def loss(self, micro_batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss (a scalar) of one micro-batch, and scalars to log."""
 
     def before_training(self, epoch: int, step: int) -> None:
         """Rebuild state that checkpoints omit; called once, before the step (epoch, step)."""
@@ -65,7 +65,7 @@ class TrainingTask(ABC, Generic[BatchT]):
         """Update what the optimizer does not; called after each of its steps."""
 
     def evaluate(self) -> Mapping[str, float]:
-        """Score the network as it is now."""
+        """Return the scores of the network as it is now."""
         return {}
 
     @abstractmethod

@@ -1,9 +1,10 @@
-"""A training on its way: optimiser, gradient scaler, position, metrics; its steps, its checkpoints, and going on from one."""
+"""Optimizer, gradient scaler, metrics and checkpoints of one training task."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 
@@ -23,34 +24,49 @@ from compress_ssl.pipeline.training.distributed import (
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
 from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.schedule import learning_rate, make_optimizer, seed_step
+from compress_ssl.pipeline.training.task import BatchT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 
 logger = logging.getLogger(__name__)
 
-BatchT = TypeVar("BatchT")
+LOG_EVERY_STEPS = 50
+"""Metrics are logged every so many steps and at the end of every epoch."""
 
-STEPS_A_LINE = 50
-"""Steps between two lines of metrics; every epoch's end has one too."""
+BEST_METRIC = "nn_top1_percent"
 
-BEST_BY = "nn_top1_percent"
+
+@contextlib.contextmanager
+def _explain_mismatch(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"The checkpoint in '{run}' does not fit these networks ({first_line(error)}); start again with --overwrite."
+        ) from error
 
 
 class Trainer(Generic[BatchT]):
-    """One training of the loop."""
+    """Train one task; restored from the run's checkpoint if there is one.
+
+    Attributes
+    ----------
+    position : tuple of int
+        The next step, as (epoch, step).
+    """
 
     def __init__(self, task: TrainingTask[BatchT], stream: BatchStream[BatchT]) -> None:
         self.task = task
-        self._steps = stream.steps_per_epoch
+        self._steps_per_epoch = stream.steps_per_epoch
         self._batch_size = stream.batch_size
         self._device = next(task.modules.parameters()).device
         self._optimizer = make_optimizer(task.settings, task.modules.parameters())
-        is_half = AUTOCAST_DTYPES.get(task.settings.precision) is torch.float16
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=is_half)
+        is_float16 = AUTOCAST_DTYPES.get(task.settings.precision) is torch.float16
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=is_float16)
         self._best = -1.0
         self.position, pending = self._restore()
         broadcast_state(task.modules)
@@ -61,137 +77,122 @@ class Trainer(Generic[BatchT]):
             task.before_training(epoch, step)
         self._log = MetricsLog(
             task.run,
-            steps_per_epoch=self._steps,
+            steps_per_epoch=self._steps_per_epoch,
             tensorboard=task.settings.tensorboard,
-            done=epoch * self._steps + step,
+            done=epoch * self._steps_per_epoch + step,
             pending=pending,
         )
 
     def _restore(self) -> tuple[tuple[int, int], dict[str, Any] | None]:
-        """Load the checkpoint in place; the epoch and step to go on from, and metrics not yet written by then."""
+        """Load the checkpoint in place; return the position and the pending metrics."""
         run = self.task.run
         state = broadcast_from_rank0(self._load_modules)
         if state is None:
             return (0, 0), None
-        try:
+        with _explain_mismatch(run):
             self._optimizer.load_state_dict(state["optimizer"])
             self._scaler.load_state_dict(state["scaler"])
             self._best, epoch, step = float(state["best"]), int(state["epoch"]), int(state["step"])
             pending: dict[str, Any] = state["pending_metrics"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise self._does_not_fit(error) from error
         pending["sums"] = {name: total.to(self._device) for name, total in pending["sums"].items()}
-        logger.info("Going on with '%s' at epoch %d, step %d.", run, epoch, step)
+        logger.info("Resuming '%s' at epoch %d, step %d.", run, epoch, step)
         return (epoch, step), pending
 
     def _load_modules(self) -> dict[str, Any] | None:
-        """Load weights and buffers of the checkpoint in place; what else it holds, for all processes: on a CPU if they are several."""
+        """Load the checkpoint's parameters and buffers in place; return the rest, on the CPU if it is broadcast."""
         state = load_checkpoint(self.task.run, self._device if world_size() == 1 else torch.device("cpu"))
         if state is not None:
-            try:
+            with _explain_mismatch(self.task.run):
                 self.task.modules.load_state_dict(state.pop("modules"))
-            except (KeyError, RuntimeError, ValueError) as error:
-                raise self._does_not_fit(error) from error
         return state
 
-    def _does_not_fit(self, error: Exception) -> InputError:
-        return InputError(
-            f"The checkpoint in '{self.task.run}' does not fit these networks ({first_line(error)}); begin again with "
-            "--overwrite."
-        )
-
-    def do_step(self, batch: BatchT) -> None:
-        """Take one step of the optimiser.
+    def train_step(self, batch: BatchT) -> None:
+        """Take one step of the optimizer.
 
         Raises
         ------
         RunError
-            If the memory is full, or the loss is found not to be a number.
+            If memory runs out, or a logged loss is not finite.
         """
         settings, (epoch, step) = self.task.settings, self.position
         seed_step(settings.seed, epoch, step)
-        rate = learning_rate(settings, epoch, step, self._steps)
+        lr = learning_rate(settings, epoch, step, self._steps_per_epoch)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         self._optimizer.zero_grad(set_to_none=True)
         with explain_out_of_memory(
             f"The memory was full for '{self.task.run}' at --batch-size {settings.batch_size}; "
             f"{self.task.out_of_memory_hint}. The last checkpoint is kept."
         ):
-            parts = self.task.micro_batches(batch)
-            for number, part in enumerate(parts, 1):
-                with no_sync(self._loss, wanted=number < len(parts)):
-                    loss, diagnostics = self._loss(part)
-                    self._scaler.scale(loss / len(parts)).backward()  # type: ignore[no-untyped-call]
-                self._log.add({"loss": loss.detach(), **diagnostics}, self._batch_size // len(parts))
+            micro_batches = self.task.micro_batches(batch)
+            for number, micro_batch in enumerate(micro_batches, 1):
+                with no_sync(self._loss, accumulate=number < len(micro_batches)):
+                    loss, to_log = self._loss(micro_batch)
+                    self._scaler.scale(loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
+                self._log.add({"loss": loss.detach(), **to_log}, self._batch_size // len(micro_batches))
             check_gradients(self.task.modules)
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self.task.after_step()
         self.position = epoch, step + 1
-        if (step + 1) % STEPS_A_LINE == 0 or step + 1 == self._steps:
-            self._log.write_means(epoch, step + 1, learning_rate=rate)
+        if (step + 1) % LOG_EVERY_STEPS == 0 or step + 1 == self._steps_per_epoch:
+            self._log.write_means(epoch, step + 1, learning_rate=lr)
 
     def end_epoch(self, waits: Mapping[str, float]) -> None:
-        """Measure, keep what is to be kept, save."""
+        """Evaluate if it is due, log, and save the checkpoint and the copies to keep."""
         settings, run, epoch = self.task.settings, self.task.run, self.position[0]
         done = epoch + 1
-        self.check_weights()
+        self._check_finite()
         values = dict(waits)
-        is_last = done == settings.epochs
-        if settings.live_every and (done % settings.live_every == 0 or is_last):
+        if settings.live_every and (done % settings.live_every == 0 or done == settings.epochs):
             values |= broadcast_from_rank0(lambda: dict(self.task.evaluate()))
         if values:
-            self._log.write(epoch, self._steps, values)
+            self._log.write(epoch, self._steps_per_epoch, values)
         self.position = done, 0
-        if values.get(BEST_BY, -1.0) > self._best:
-            self._best = values[BEST_BY]
-            self._keep(run / BEST_FOLDER)
+        if values.get(BEST_METRIC, -1.0) > self._best:
+            self._best = values[BEST_METRIC]
+            self._save_copy(run / BEST_FOLDER)
         if settings.keep_every and done % settings.keep_every == 0:
-            self._keep(run / EPOCH_FOLDER.format(done))
+            self._save_copy(run / EPOCH_FOLDER.format(done))
         self.save()
 
-    def check_weights(self) -> None:
-        """Check that every weight is a number.
+    def save(self) -> None:
+        """Write the checkpoint.
 
         Raises
         ------
         RunError
-            Naming the first that is not.
+            If a weight is not finite; the last checkpoint stays.
         """
+        self._check_finite()
+        self._save_checkpoint(self.task.run)
+
+    def close(self) -> None:
+        """Close the log of metrics."""
+        self._log.close()
+
+    def _check_finite(self) -> None:
         for name, weight in self.task.modules.named_parameters():
             if not bool(torch.isfinite(weight).all()):
                 raise RunError(
-                    f"The weights '{name}' of '{self.task.run}' are not numbers after epoch {self.position[0]}, step "
-                    f"{self.position[1]}; begin again by --overwrite with a lower --learning-rate."
+                    f"The weights '{name}' of '{self.task.run}' are no longer finite after epoch {self.position[0]}, "
+                    f"step {self.position[1]}; start again with --overwrite and a lower --learning-rate."
                 )
 
-    def save(self) -> None:
-        """Write the checkpoint, if the weights are good."""
-        self.check_weights()
-        self._save_state(self.task.run)
-
-    def close(self) -> None:
-        """Let go of the files of the metrics."""
-        self._log.close()
-
-    def _keep(self, folder: Path) -> None:
+    def _save_copy(self, folder: Path) -> None:
         if is_rank0():
             self.task.save_network(folder)
-        self._save_state(folder)
+        self._save_checkpoint(folder)
 
-    def _save_state(self, folder: Path) -> None:
-        state = self._state()
-        if is_rank0():
-            save_checkpoint(folder, state)
-
-    def _state(self) -> dict[str, Any]:
-        return {
+    def _save_checkpoint(self, folder: Path) -> None:
+        state = {
             "modules": self.task.modules.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "best": self._best,
             "epoch": self.position[0],
             "step": self.position[1],
-            "pending_metrics": self._log.pending(),
+            "pending_metrics": self._log.pending(),  # on all ranks: a collective call
         }
+        if is_rank0():
+            save_checkpoint(folder, state)

@@ -81,10 +81,10 @@ def truncate(path: Path, size: int = 100) -> None:
         ("distill teacher.zarr data new DISTILL --split val --batch-size 2", "embed with --views"),
         ("distill teacher.zarr data new DISTILL --views 7", "--views 7 was asked for, but 'teacher.zarr' has 2"),
         ("distill teacher.zarr data new DISTILL --batch-size 25", "--batch-size 25 is more than the 24 good images"),
-        ("distill teacher.zarr data student DISTILL", "The run 'student' exists already; use --resume to go on"),
+        ("distill teacher.zarr data student DISTILL", "The run 'student' exists already; use --resume to resume"),
         (
             "distill teacher.zarr data student DISTILL --resume --epochs 3",
-            "'student' was begun with epochs = 2, now it",
+            "'student' was started with epochs = 2, now it",
         ),
         ("distill teacher.zarr data notes.txt DISTILL", "'notes.txt' is a file; give a folder for the run."),
         (

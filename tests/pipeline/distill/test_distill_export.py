@@ -89,7 +89,7 @@ def test_measuring_changes_no_weight_and_equals_evaluate(
 
 
 def test_measuring_needs_somebody_who_measures(student: Students) -> None:
-    with pytest.raises(InputError, match="live_every is set, but no live evaluation was handed in"):
+    with pytest.raises(InputError, match="live_every is set, but no live evaluation was passed"):
         distill(student(live_every=1), Silent())
     assert not student().run.exists()
 

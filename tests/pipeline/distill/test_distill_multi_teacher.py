@@ -147,7 +147,7 @@ def test_run_does_not_go_on_with_other_teachers_or_weights(
     for change, named in (
         ({"store_weights": (1, 2)}, r"store_weights = \[1\.0, 3\.0\], now it is \[1\.0, 2\.0\]"),
         ({"also_store": (third,)}, r"inputs\.further_teachers\.0\.teacher\.\w+ = "),
-        ({"also_store": (), "store_weights": ()}, r"was begun with "),
+        ({"also_store": (), "store_weights": ()}, r"was started with "),
     ):
         with pytest.raises(InputError, match=named):
             distill(student(**{**again, **change}), Silent())

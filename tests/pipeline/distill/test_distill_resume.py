@@ -129,7 +129,7 @@ def test_a_line_of_metrics_cut_short_is_written_again(
 
 def test_run_that_is_there_is_not_overwritten_unasked(trained: Trained, tmp_path: Path) -> None:
     first = trained()
-    with pytest.raises(InputError, match=r"student' exists already; use --resume to go on with it, or --overwrite"):
+    with pytest.raises(InputError, match=r"student' exists already; use --resume to resume it, or --overwrite"):
         trained()
     (tmp_path / "student" / "old.txt").write_text("of the first run")
     second = trained(overwrite=True, seed=1)
@@ -179,7 +179,7 @@ def test_changed_setting_is_named_on_resume(student: Students, trained: Trained,
         written, now = (repr(list(each) if isinstance(each, tuple) else each) for each in (was, value))
         with pytest.raises(InputError) as raised:
             trained(resume=True, **{name: value})
-        assert f"was begun with {name} = {written}, now it is {now}; resume with the same" in str(raised.value)
+        assert f"was started with {name} = {written}, now it is {now}; resume with the same" in str(raised.value)
     assert {path.name: path.read_bytes() for path in (tmp_path / "student").iterdir()} == before
 
 
@@ -215,7 +215,7 @@ def test_another_teacher_in_the_store_is_named(
     other = tmp_path / "other.zarr"
     embed(EmbedSettings(data=data, store=other, teacher="random/conv4-32", seed=6, size=16, resize=18, views=2, threads=1,
                         block_rows=4), Silent())  # fmt: skip
-    with pytest.raises(InputError, match=r"was begun with inputs\.teacher\.weights_sha256 = '"):
+    with pytest.raises(InputError, match=r"was started with inputs\.teacher\.weights_sha256 = '"):
         trained(resume=True, store=other)
 
 
@@ -230,7 +230,7 @@ def test_damaged_checkpoint_and_settings_are_named(trained: Trained, tmp_path: P
     foreign = {"modules": {"student.0.weight": torch.zeros(2)}, "optimizer": {}, "scaler": {}}
     torch.save(foreign, checkpoint)
     with pytest.raises(
-        InputError, match=r"student' does not fit these networks \(Error[^\n]*\); begin again with --overwrite"
+        InputError, match=r"student' does not fit these networks \(Error[^\n]*\); start again with --overwrite"
     ):
         trained(resume=True)
     settings.write_text(json.dumps({"seed": 0})[:-3])

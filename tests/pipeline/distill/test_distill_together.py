@@ -99,7 +99,7 @@ def test_student_that_fails_is_named_and_the_others_are_finished(
     with caplog.at_level(logging.ERROR), pytest.raises(RunError, match=r"too-fast' .*lower --learning-rate") as raised:
         distill_together(settings, Silent())
     assert "two-banks" not in str(raised.value)
-    assert "The others go on." in caplog.text
+    assert "The other trainings continue." in caplog.text
     for each in (settings[0], settings[2]):
         assert_same(load_file(each.run / "model.safetensors"), alone(each.run.name))
     assert not (settings[1].run / "model.safetensors").exists()

@@ -132,7 +132,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_checkpoint_stays(
     codes, errors = launched.wait()
     assert codes == [1, -signal.SIGKILL], errors
     assert errors.count("Error: ") == 1
-    assert "Another of the 2 processes ended without a word" in errors
+    assert "Another of the 2 processes died without a message" in errors
     assert "Traceback" not in errors
     assert torch.load(settings.run / "checkpoint.pt")["modules"]
 

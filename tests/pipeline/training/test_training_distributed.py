@@ -49,23 +49,23 @@ def test_one_process_has_the_whole_batch() -> None:
     order = np.arange(10)[::-1].copy()
     np.testing.assert_array_equal(rank_indices(order, 4), order)
     assert local_batch_size(4) == 4
-    check_batch_divides(7, parts=3)
+    check_batch_divides(7, micro_batches=3)
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "parts", "sentence"),
+    ("batch_size", "micro_batches", "sentence"),
     [
-        (256, 1, "--batch-size 256 is of all processes together, and 3 processes do not divide it; take 255"),
+        (256, 1, "--batch-size 256 is the batch size over all ranks, and 3 processes do not divide it; take 255"),
         (256, 2, "and 3 processes times --accumulation 2 do not divide it; take 252"),
         (2, 1, "take 3 or another multiple"),
     ],
 )
 def test_batch_that_the_processes_do_not_divide_is_refused(
-    be_process: Callable[[int, int], None], batch_size: int, parts: int, sentence: str
+    be_process: Callable[[int, int], None], batch_size: int, micro_batches: int, sentence: str
 ) -> None:
     be_process(0, 3)
     with pytest.raises(InputError, match=sentence):
-        check_batch_divides(batch_size, parts)
+        check_batch_divides(batch_size, micro_batches)
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:

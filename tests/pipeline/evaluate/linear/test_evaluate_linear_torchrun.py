@@ -40,5 +40,7 @@ def test_two_processes_find_what_one_finds(data: Path, in_two_processes: Any) ->
         assert written == {path.name for path in (data.parent / f"one-{name}").iterdir()}
         assert json.loads((data.parent / f"two-{name}" / "linear.json").read_text())["result"] == first[number]
     odd, stored = ((first[number], second[number]) for number in (2, 3))
-    assert any("--classifier-batch-size 7 is the batch size over all ranks, and 2 processes do not" in each for each in odd)
+    assert any(
+        "--classifier-batch-size 7 is the batch size over all ranks, and 2 processes do not" in each for each in odd
+    )
     assert any("evaluate linear is the work of one process" in each for each in stored)

@@ -17,7 +17,7 @@ MESSAGES = ("can't allocate memory", "out of memory", "Storage size calculation 
 
 
 class OutOfMemory(RunError):
-    """This process ran out of memory."""
+    """An out-of-memory error of this process."""
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ def seconds(quickstart: Path, policy: str) -> float:
         command = [
             sys.executable,
             "-m",
-            "compress_ssl.cli",
+            "compress_ssl",
             "distill",
             quickstart / "embeddings.zarr",
             quickstart / "digits",

@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "compress_ssl.cli"]
+COMMAND = [sys.executable, "-m", "compress_ssl"]
 
 
 def completions(line: str) -> list[str]:

@@ -16,7 +16,7 @@ def doctor(*words: str, cwd: Path, first: Path | None = None) -> subprocess.Comp
     """Call the doctor in a process; ``first`` comes first where Python looks for modules."""
     path = os.pathsep.join(map(str, filter(None, (first, ROOT))))
     return subprocess.run(
-        [sys.executable, "-m", "compress_ssl.cli", "doctor", *words],
+        [sys.executable, "-m", "compress_ssl", "doctor", *words],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

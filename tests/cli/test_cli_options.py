@@ -120,7 +120,7 @@ def test_arguments_stand_in_the_order_of_the_settings(call: Callable[..., Result
 
 
 def test_module_is_the_command() -> None:
-    version = subprocess.check_output([sys.executable, "-m", "compress_ssl.cli", "--version"], cwd=ROOT, text=True)
+    version = subprocess.check_output([sys.executable, "-m", "compress_ssl", "--version"], cwd=ROOT, text=True)
     assert re.fullmatch(r"compress-ssl, version \d+\.\d+\.\d+\n", version)
 
 

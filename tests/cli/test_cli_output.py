@@ -101,7 +101,7 @@ def test_quiet_run_prints_its_table_alone(workplace: Path) -> None:
         'folder = "out"\ndata = "data"\n[settings]\nsize = 16\nresize = 16\nthreads = 1\n'
         '[evaluate]\nmodels = ["random/conv4-16"]\n'
     )
-    words = [sys.executable, "-m", "compress_ssl.cli"]
+    words = [sys.executable, "-m", "compress_ssl"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     quiet, loud = (
         subprocess.run(
@@ -125,7 +125,7 @@ def on_a_terminal(words: list[str], **environment: str) -> str:
     """Run the command with both outputs on a terminal; what it writes there."""
     master, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "compress_ssl.cli", *words],
+        [sys.executable, "-m", "compress_ssl", *words],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environment},
         stdout=terminal,
         stderr=terminal,

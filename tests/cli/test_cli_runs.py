@@ -24,7 +24,7 @@ Call = Callable[..., Result]
 
 
 def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "compress_ssl.cli", *map(str, words), "--threads", "1"]
+    return [sys.executable, "-m", "compress_ssl", *map(str, words), "--threads", "1"]
 
 
 def environment() -> dict[str, str]:

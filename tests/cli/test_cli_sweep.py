@@ -221,7 +221,7 @@ def test_killed_sweep_goes_on_and_ends_as_an_uninterrupted_one(
 ) -> None:
     shutil.rmtree(work / "out")
     process = subprocess.Popen(
-        [sys.executable, "-m", "compress_ssl.cli", "sweep", "recipe.toml"],
+        [sys.executable, "-m", "compress_ssl", "sweep", "recipe.toml"],
         cwd=work, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     until = time.monotonic() + 90

@@ -61,7 +61,7 @@ class Watch:
 def cli(data: Path, store: Path, cluster: DaskProcesses) -> subprocess.Popen[str]:
     words = (data, store, *WORDS, "--scheduler", cluster.address)
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "compress_ssl.cli", "embed", *map(str, words)],
+        [sys.executable, "-W", "ignore", "-m", "compress_ssl", "embed", *map(str, words)],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -97,7 +97,7 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
     runs = {each: student(each.name, **long) for each in codes}
     started = {
         each: subprocess.Popen(
-            [sys.executable, "-m", "compress_ssl.cli", *words(settings)],
+            [sys.executable, "-m", "compress_ssl", *words(settings)],
             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for each, settings in runs.items()

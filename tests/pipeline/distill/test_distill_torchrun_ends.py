@@ -145,7 +145,7 @@ def test_stopped_by_torchrun_it_goes_on_in_one_process_and_again_in_two(
     distill(whole, Silent())
     settings = student(**LONG)
     torchrun = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl.cli", *words(settings)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl", *words(settings)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     until = time.monotonic() + 100

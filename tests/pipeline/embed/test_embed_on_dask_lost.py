@@ -33,7 +33,7 @@ def command(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
     """``embed`` in a process group of its own, as from a terminal."""
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with subprocess.Popen(
-        [sys.executable, "-m", "compress_ssl.cli", "embed", *map(str, words)],
+        [sys.executable, "-m", "compress_ssl", "embed", *map(str, words)],
         cwd=ROOT, env=os.environ | one_thread, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:

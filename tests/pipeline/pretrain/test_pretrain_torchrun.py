@@ -64,7 +64,7 @@ def test_moco_stopped_by_torchrun_ends_bit_for_bit_as_if_nothing_had_happened(
     options = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     torchrun = subprocess.Popen(
         [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl.cli",
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl",
             "pretrain", stopped.data, stopped.run, "--policy", "crop-flip", *options,
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

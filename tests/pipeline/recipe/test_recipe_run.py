@@ -57,7 +57,7 @@ def test_changed_setting_of_an_interrupted_step_spares_the_finished_output_befor
 def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "images", tmp_path / "images")
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    words = [sys.executable, "-m", "compress_ssl.cli", "run", "recipe.toml", "--folder", "out", "--data", "images"]
+    words = [sys.executable, "-m", "compress_ssl", "run", "recipe.toml", "--folder", "out", "--data", "images"]
     process = subprocess.Popen(
         words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
     )
@@ -130,7 +130,7 @@ def test_killed_pass_goes_on_with_each_student_and_takes_a_new_one_along(work: P
         [
             sys.executable,
             "-m",
-            "compress_ssl.cli",
+            "compress_ssl",
             "run",
             "recipe.toml",
             "--folder",

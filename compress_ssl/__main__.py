@@ -1,4 +1,4 @@
-"""``python -m compress_ssl.cli`` is ``compress-ssl``."""
+"""``python -m compress_ssl`` is ``compress-ssl``."""
 
 from compress_ssl.cli.main import main
 

@@ -10,8 +10,8 @@ import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.sources.list_file import ListSource
 from compress_ssl.pipeline.images.sources.pack import PackSource, opened_split
-from compress_ssl.pipeline.images.sources.path_list import ListSource
 from compress_ssl.pipeline.images.sources.source import is_image
 from compress_ssl.pipeline.images.sources.tar import TarSource
 from compress_ssl.pipeline.images.sources.voc import VocSource

@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
+from compress_ssl.pipeline.images.sources.archive import LOADING, Parts, make_parts, read_part
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.storage.places.names import first_outside
 from compress_ssl.storage.tools.hdf5 import array_in

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.parts import LOADING, Parts, make_parts, read_part
+from compress_ssl.pipeline.images.sources.archive import LOADING, Parts, make_parts, read_part
 from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
 from compress_ssl.pipeline.images.sources.text import number_classes
 from compress_ssl.storage.places.durable import write_durably

@@ -11,8 +11,8 @@ from PIL import Image
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.folder import FolderSource
 from compress_ssl.pipeline.images.sources.labels import add_labels, split_line
+from compress_ssl.pipeline.images.sources.list_file import ListSource
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.images.sources.path_list import ListSource
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.pipeline.images.sources.tar import TarSource
 from compress_ssl.pipeline.images.sources.text import number_classes

@@ -21,9 +21,9 @@ from compress_ssl.pipeline.images.pack_settings import PackSettings
 from compress_ssl.pipeline.images.pack_writer import pack
 from compress_ssl.pipeline.images.sources import pack as pack_module
 from compress_ssl.pipeline.images.sources import tar as tar_module
+from compress_ssl.pipeline.images.sources.archive import make_parts
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.pack import PackSource
-from compress_ssl.pipeline.images.sources.parts import make_parts
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.images.sources.tar import TarSource
 from compress_ssl.storage import Split

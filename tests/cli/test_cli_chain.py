@@ -166,7 +166,7 @@ def test_stage_has_the_options_of_its_command_but_for_what_the_chain_decides(cal
         ("chain --data data --folder out pretrain", "Missing option '--arch'."),
         ("chain --data data --folder out distill --student conv4-16", "'distill' has no store; put 'embed' before it"),
         ("chain --data data --folder out embed", "'embed' has no teacher; give it --teacher, or put 'pretrain'"),
-        ("chain --data gone --folder out embed --teacher random/conv4-16", "The data set 'gone' does not exist"),
+        ("chain --data gone --folder out embed --teacher random/conv4-16", "The dataset 'gone' does not exist"),
         (
             "chain --data data --folder out pretrain --arch conv4-17",
             "There is no architecture 'conv4-17'. Did you mean",

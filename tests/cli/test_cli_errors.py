@@ -41,7 +41,7 @@ def truncate(path: Path, size: int = 100) -> None:
     [
         (
             "embed nowhere new EMBED",
-            "The data set 'nowhere' does not exist; give the folder or the pack that holds train.",
+            "The dataset 'nowhere' does not exist; give the folder or the pack that holds train.",
         ),
         (
             "embed notes.txt new EMBED",
@@ -49,9 +49,9 @@ def truncate(path: Path, size: int = 100) -> None:
         ),
         (
             "embed empty new EMBED",
-            "The data set 'empty' has no folder 'train' (nor train.txt, train.tar, train-000000.tar); check",
+            "The dataset 'empty' has no folder 'train' (nor train.txt, train.tar, train-000000.tar); check",
         ),
-        ("embed data new EMBED --split empty", "The data set 'data' has no folder 'empty'"),
+        ("embed data new EMBED --split empty", "The dataset 'data' has no folder 'empty'"),
         ("embed hollow new EMBED", "'hollow/train' holds no images; give a folder with"),
         ("embed data new EMBED --size 32", "--size 32 is larger than --resize 16; the crop must fit"),
         ("embed data new EMBED --teacher random/conv4-17", "no architecture 'conv4-17'. Did you mean 'conv4-16'?"),
@@ -72,7 +72,7 @@ def truncate(path: Path, size: int = 100) -> None:
         ("distill teacher.zarr data new DISTILL --student alexnet", "alexnet cannot take images of 16 pixels ("),
         ("distill nowhere data new DISTILL", "'nowhere' does not exist; make one with 'compress-ssl embed DATA STORE'"),
         ("distill data data new DISTILL", "'data' is not an embedding store; make one with"),
-        ("distill teacher.zarr nowhere new DISTILL", "The data set 'nowhere' does not exist"),
+        ("distill teacher.zarr nowhere new DISTILL", "The dataset 'nowhere' does not exist"),
         ("distill teacher.zarr data new DISTILL --student resnet81", "Did you mean 'resnet18'"),
         (
             "distill teacher.zarr data new DISTILL --split test",

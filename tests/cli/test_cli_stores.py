@@ -116,7 +116,7 @@ def test_a_row_that_was_swapped_before_it_was_committed_fails(call: Call, workpl
             ("--teacher", "random/conv4-32", "--data", "data"),
             "The teacher has 32 features, 'teacher.zarr/train' has 16",
         ),
-        (("--teacher", "random/conv4-16", "--data", "nowhere"), "The data set 'nowhere' does not exist"),
+        (("--teacher", "random/conv4-16", "--data", "nowhere"), "The dataset 'nowhere' does not exist"),
         (("--sample", "0"), "greater than or equal to 1"),
     ],
 )

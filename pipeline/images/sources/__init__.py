@@ -1,1 +1,1 @@
-"""Where images come from: one interface (``source.ImageSource``), a file a kind. ``open_source.py`` chooses."""
+"""Sources of images: one protocol (``source.ImageSource``), one file per kind; ``open_source.py`` chooses the kind."""

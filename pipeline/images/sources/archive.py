@@ -1,15 +1,17 @@
-"""Images that are parts of bigger files: where each begins and how long it is.
+"""Sources whose images are members of larger files: where each member starts and how long it is.
 
-A part is read by opening the file and reading at its offset. That costs a few microseconds more than an open file
-would, and then there is nothing to lock, to run out of, or to carry into another process.
+A member is read by opening the file and reading at its offset. That costs a few microseconds more than a file kept
+open would, but leaves nothing to lock, to run out of, or to carry into another process.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,55 +23,78 @@ if TYPE_CHECKING:
 
 
 LOADING = threading.Lock()
-"""Held while a source reads its list, so that of many threads one does; a million images are 300 MB."""
+"""Held while a source reads its table, so that only one of many threads does; a million images take 300 MB."""
 
 
-class Parts(NamedTuple):
-    """The images of some files, N in all."""
+class Members(NamedTuple):
+    """The N images of some files."""
 
     listing: Listing
-    row_of: dict[str, int]
-    """Row of each path."""
     file: npt.NDArray[np.int32]
-    """(N,) number of the file that each is in."""
+    """(N,) index of the file that holds each image."""
     offset: npt.NDArray[np.int64]
-    """(N,) its first byte there."""
+    """(N,) first byte of each image in its file."""
     size: npt.NDArray[np.int64]
     """(N,) in bytes."""
+    content_hash: npt.NDArray[np.uint64] | None = None
+    """(N,) XXH3-64 of the images, where the files record it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchiveSource:
+    """Base of these sources: loads the table of members when first needed, and is pickled without it."""
+
+    def load_members(self) -> Members:
+        """Read the table of members."""
+        raise NotImplementedError
+
+    def listing(self) -> Listing:
+        """Return all images, in the order of the members."""
+        return self.members.listing
+
+    @property
+    def members(self) -> Members:
+        """The table of members."""
+        with LOADING:
+            return self._loaded[0]
 
     def row(self, path: str) -> int:
-        """Row of an image.
+        """Return the row of an image in the table.
 
         Raises
         ------
         FileNotFoundError
-            If there is no image of this name.
+            If no image has this name.
         """
+        with LOADING:
+            rows = self._loaded[1]
         try:
-            return self.row_of[path]
+            return rows[path]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
 
+    @cached_property
+    def _loaded(self) -> tuple[Members, dict[str, int]]:
+        members = self.load_members()
+        return members, {path: row for row, path in enumerate(members.listing.paths)}
 
-def make_parts(
-    listing: Listing, file: npt.NDArray[np.int32], offset: npt.NDArray[np.int64], size: npt.NDArray[np.int64]
-) -> Parts:
-    """Parts that are found by their paths."""
-    return Parts(listing, {path: row for row, path in enumerate(listing.paths)}, file, offset, size)
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the table out: another process reads its own."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def read_part(file: Path, offset: int, size: int) -> bytes:
+def read_range(file: Path, offset: int, size: int) -> bytes:
     """Read ``size`` bytes of a file from ``offset`` on.
 
     Raises
     ------
     OSError
-        If the file cannot be read or ends before.
+        If the file cannot be read or ends earlier.
     """
     descriptor = os.open(file, os.O_RDONLY)
     try:
         content = os.pread(descriptor, size, offset)
-        while len(content) < size:  # one call gives at most 2 GiB
+        while len(content) < size:  # one call reads at most 2 GiB
             more = os.pread(descriptor, size - len(content), offset + len(content))
             if not more:
                 raise OSError(errno.EIO, "the file ends before", str(file))

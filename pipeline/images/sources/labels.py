@@ -1,7 +1,7 @@
-"""Labels from a text file, for images that come without.
+"""Labels from a text file, for images that have none.
 
 A line is NAME CLASS: an image of the split, with or without its extension, then a tab or a blank, then its class. A
-``.csv`` file has a header and the same two columns; of Kaggle's ``PredictionString`` the first word counts.
+``.csv`` file has a header and the same two columns; of Kaggle's ``PredictionString`` the first word is the class.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.source import Listing, is_image
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-KAGGLES_COLUMN = "PredictionString"  # LOC_val_solution.csv: a class and a box, for every object
+KAGGLE_COLUMN = "PredictionString"  # LOC_val_solution.csv: a class and a box for every object
 
 
 def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing]:
-    """Give the splits that have no labels those of a file; the others keep theirs.
+    """Label the splits that have no labels from a file; the others keep theirs.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing
     Raises
     ------
     InputError
-        If the file cannot be used, no split is without labels, or the lines and those splits' images do not match
+        If the file cannot be used, no split lacks labels, or the lines and those splits' images do not match
         one to one; names the line or the image.
     """
     unlabelled = {split: listing for split, listing in listings.items() if not listing.class_names}
@@ -41,66 +43,70 @@ def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing
             f"The label file '{file}' is for images without labels, but {', '.join(listings)} have labels of their "
             "own; leave --labels away."
         )
+    names = {split: _possible_names(listing.paths) for split, listing in unlabelled.items()}
     class_of: dict[tuple[str, str], str] = {}
-    names = {split: _Names(listing.paths) for split, listing in unlabelled.items()}
     for number, name, class_name in _entries(file):
-        found = {(split, path) for split, known in names.items() for path in known.find(name, split)}
-        what = "" if len(found) == 1 else "is not an image" if not found else "is several images"
-        if what:
+        found = {
+            (split, path)
+            for split, known in names.items()
+            for path in known.get(name) or known.get(name.removeprefix(f"{split}/"), ())
+        }
+        if len(found) != 1:
+            what = "is several images" if found else "is not an image"
             raise InputError(f"'{name}', in line {number} of '{file}', {what} of {', '.join(names)}; correct the line.")
         (image,) = found
         if image in class_of:
             raise InputError(f"'{name}', in line {number} of '{file}', is in an earlier line too; remove one of them.")
         class_of[image] = class_name
     _, class_names = number_classes(class_of.values())
-    label = {name: number for number, name in enumerate(class_names)}
+    index = {name: label for label, name in enumerate(class_names)}
     result = dict(listings)
-    for split, listing in unlabelled.items():
-        missing = [path for path in listing.paths if (split, path) not in class_of]
+    for split, (paths, _, _) in unlabelled.items():
+        missing = [path for path in paths if (split, path) not in class_of]
         if missing:
             raise InputError(
-                f"'{missing[0]}' in {split} has no line in '{file}' ({len(missing)} of {len(listing.paths)} have none); "
-                "add it."
+                f"'{missing[0]}' in {split} has no line in '{file}' ({len(missing)} of {len(paths)} have none); add it."
             )
-        labels = listing.labels.copy()
-        labels[:] = [label[class_of[split, path]] for path in listing.paths]
-        result[split] = Listing(listing.paths, labels, class_names)
+        result[split] = Listing(
+            paths, np.array([index[class_of[split, path]] for path in paths], np.int32), class_names
+        )
     return result
 
 
-class _Names:
-    """What the images of a split may be called: their path, also without extension, also below the split."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = set(paths)
-        self._stems: dict[str, list[str]] = {}
-        for path in paths:
-            self._stems.setdefault(str(PurePosixPath(path).with_suffix("")), []).append(path)
-
-    def find(self, name: str, split: str) -> list[str]:
-        found: list[str] = []
-        for called in (name, name.removeprefix(f"{split}/")):
-            found = found or ([called] if called in self._paths else self._stems.get(called, []))
-        return found
+def _possible_names(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Return the images that each name may stand for: a path, with or without its extension."""
+    names: dict[str, list[str]] = {}
+    for path in paths:
+        names.setdefault(str(PurePosixPath(path).with_suffix("")), []).append(path)
+    return names | {path: [path] for path in paths}
 
 
 def _entries(file: Path) -> Iterator[tuple[int, str, str]]:
-    """Number, name and class of every line."""
+    """Yield line number, name and class of every line."""
+    lines = read_lines(file, "label file")
     if file.suffix.lower() == ".csv":
-        yield from _csv_entries(file)
+        (_, header), *lines = lines
+        columns = next(csv.reader([header]))
+        for number, line in lines:
+            cells = [cell.strip() for cell in next(csv.reader([line]))]
+            if len(cells) < 2 or not cells[0] or not cells[1]:
+                raise InputError(
+                    f"Line {number} of '{file}' has no class; its first two columns are an image and its class."
+                )
+            yield number, cells[0], cells[1].split()[0] if columns[1:2] == [KAGGLE_COLUMN] else cells[1]
         return
-    for number, line in read_lines(file, "label file"):
+    for number, line in lines:
         name, class_name = split_line(line)
         if not class_name:
             hint = ""
             if name.isdigit():
                 hint = ": numbers alone, as in ILSVRC's ground truth, follow a numbering of their own"
-            raise InputError(f"Line {number} of '{file}' has no class{hint}; write NAME CLASS a line.")
+            raise InputError(f"Line {number} of '{file}' has no class{hint}; write NAME CLASS on each line.")
         yield number, name, class_name
 
 
 def split_line(line: str) -> tuple[str, str]:
-    """Name and class of a line; the class is empty where there is none.
+    """Return name and class of a line; the class is empty if there is none.
 
     A tab ends the name. Without one, a line that ends in an image's extension is a name alone, and of any other line
     the last word is the class.
@@ -112,15 +118,3 @@ def split_line(line: str) -> tuple[str, str]:
         return line, ""
     name, class_name = line.rsplit(maxsplit=1)
     return name, class_name
-
-
-def _csv_entries(file: Path) -> Iterator[tuple[int, str, str]]:
-    (_, header), *lines = read_lines(file, "label file")
-    columns = next(csv.reader([header]))
-    for number, line in lines:
-        cells = [cell.strip() for cell in next(csv.reader([line]))]
-        if len(cells) < 2 or not cells[0] or not cells[1]:
-            raise InputError(
-                f"Line {number} of '{file}' has no class; its first two columns are an image and its class."
-            )
-        yield number, cells[0], cells[1].split()[0] if columns[1:2] == [KAGGLES_COLUMN] else cells[1]

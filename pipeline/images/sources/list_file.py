@@ -1,4 +1,4 @@
-"""Images that a text file lists: a path a line, relative to the file's folder, and if need be a class."""
+"""Images listed in a text file: one path per line, relative to the file's folder, optionally with a class."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.labels import split_line
-from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, Listing, is_image
-from compress_ssl.pipeline.images.sources.text import number_classes, read_lines
+from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, FileSource, Listing, is_image
+from compress_ssl.pipeline.images.sources.text import make_listing, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,43 +17,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ListSource:
-    """The images of one list, in its order; their names are the paths in it."""
+class ListSource(FileSource):
+    """The images of one list, in its order, named by the paths in it."""
 
     location: Path
     """The text file."""
 
+    @property
+    def root(self) -> Path:
+        """The text file's folder."""
+        return self.location.parent
+
     def listing(self) -> Listing:
-        """All images; either every line has a class or none has."""
+        """Return all images; either every line has a class or none has."""
         entries = self._entries()
-        paths, classes = [path for _, path, _ in entries], [class_name for _, _, class_name in entries]
-        if not any(classes):
-            return Listing(paths, np.full(len(paths), -1, np.int32), ())
-        if not all(classes):
+        classes = [class_name for _, _, class_name in entries]
+        if any(classes) and not all(classes):
             number = next(number for number, _, class_name in entries if not class_name)
             raise InputError(f"Line {number} of '{self.location}' has no class, other lines have one; add it.")
-        return Listing(paths, *number_classes(classes))
-
-    def stamp(self, path: str) -> tuple[int, int]:
-        """Size in bytes and time of change in nanoseconds."""
-        stat = (self.location.parent / path).stat()
-        return stat.st_size, stat.st_mtime_ns
-
-    def read(self, path: str) -> bytes:
-        """The file's bytes."""
-        return (self.location.parent / path).read_bytes()
-
-    def describe(self, path: str) -> str:
-        """The file."""
-        return str(self.location.parent / path)
+        return make_listing([path for _, path, _ in entries], classes)
 
     def files(self) -> Iterator[Path]:
-        """The list, and every file in it."""
+        """Yield the list, and every file in it."""
         yield self.location
-        yield from (self.location.parent / path for _, path, _ in self._entries())
+        yield from (self.root / path for _, path, _ in self._entries())
 
     def _entries(self) -> list[tuple[int, str, str]]:
-        """Number, path and class of every line."""
+        """Return line number, path and class of every line."""
         entries, seen = [], set()
         for number, line in read_lines(self.location, "list of images"):
             name, class_name = split_line(line)

@@ -1,4 +1,4 @@
-"""Choosing the kind of a split's source from what is on the disk (docs/data.md has the rules for users)."""
+"""Choose the kind of a split's source by what is on the disk (rules for users: docs/data.md)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 def open_source(data: Path, split: str, cache_folder: Path | None = None) -> ImageSource:
-    """Open one split of a data set.
+    """Open one split of a dataset.
 
     Parameters
     ----------
     data : Path
-        A pack, or the folder that the split is in; in VOC's layout splits are the lists of ``ImageSets/Main``.
+        A pack, or the folder that holds the split; in VOC's layout the splits are the lists of ``ImageSets/Main``.
     split : str
-        Of a pack, a split. Of a folder, what is found first: the sub-folder ``split`` (``.`` is the folder itself), of
-        images or, if it holds nothing but files and some are tars, of shards; a list ``split`` or ``split.txt``; tars
-        ``split``, ``split.tar`` or ``split-NUMBER.tar``.
+        A split of the pack. In a folder, the first that exists of: the sub-folder ``split`` (``.`` is the folder
+        itself), of images or, if it holds only files and some are tars, of shards; a list ``split`` or ``split.txt``;
+        tars ``split``, ``split.tar`` or ``split-NUMBER.tar``.
     cache_folder : Path, optional
-        Folder that keeps where the members of tars are.
+        Folder that caches where the members of tars are.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def open_source(data: Path, split: str, cache_folder: Path | None = None) -> Ima
         with opened_split(data, split):
             return PackSource(data, split)
     if not data.is_dir():
-        raise InputError(f"The data set '{data}' does not exist; give the folder or the pack that holds {split}.")
+        raise InputError(f"The dataset '{data}' does not exist; give the folder or the pack that holds {split}.")
     place = data / split
     if is_voc(data) and not place.is_dir():
         return VocSource(data, split)
@@ -62,19 +62,19 @@ def open_source(data: Path, split: str, cache_folder: Path | None = None) -> Ima
     if place.exists():
         raise InputError(f"'{place}' is a file, but neither a list (.txt) nor a tar; give a folder of images.")
     raise InputError(
-        f"The data set '{data}' has no folder '{split}' (nor {split}.txt, {split}.tar, {split}-000000.tar); check the "
+        f"The dataset '{data}' has no folder '{split}' (nor {split}.txt, {split}.tar, {split}-000000.tar); check the "
         "path."
     )
 
 
 def cache_name(location: Path) -> str:
-    """Two sources of one name must not share a cache: its entries are relative to the source."""
+    """Return a cache name that sources of the same name do not share: cache entries are relative to their source."""
     resolved = location.resolve()
     return f"{resolved.name}-{xxhash.xxh3_64_hexdigest(os.fsencode(resolved))[:8]}"
 
 
 def _shards_in(folder: Path) -> list[Path]:
-    """Tar files of a folder that has no sub-folders and no images."""
+    """Return the tar files of a folder without sub-folders and images."""
     shards = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -86,7 +86,7 @@ def _shards_in(folder: Path) -> list[Path]:
 
 
 def _shards_beside(place: Path) -> list[Path]:
-    """Tar files that are the split, by their names."""
+    """Return the tar files that are the split by their names."""
     if place.is_file() or not place.parent.is_dir():
         return [place] if place.suffix == ".tar" else []
     name = re.compile(rf"{re.escape(place.name)}(-\d+)?\.tar")

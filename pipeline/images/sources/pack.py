@@ -1,4 +1,4 @@
-"""A pack: the encoded images of a data set in one HDF5 file, a group a split (docs/data.md has the format).
+"""A pack: the encoded images of a dataset in one HDF5 file, one group per split (format: docs/data.md).
 
 Letters: N images of a split.
 """
@@ -9,15 +9,14 @@ import errno
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.archive import LOADING, Parts, make_parts, read_part
+from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members, read_range
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.storage.places.names import first_outside
 from compress_ssl.storage.tools.hdf5 import array_in
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import numpy.typing as npt
-
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FORMAT_NAME = "compress-ssl-images"
 FORMAT_VERSION = 1
@@ -35,63 +32,50 @@ FORMAT_VERSION = 1
 DATA = "data"  # uint8, contiguous: all encoded images, end to end
 OFFSET = "offset"  # int64 (N + 1): image i is data[offset[i] : offset[i + 1]]
 PATH = "path"  # UTF-8 (N)
-LABEL = "label"  # int32 (N); -1 where there is none
+LABEL = "label"  # int32 (N); -1 without a label
 CONTENT_HASH = "content_hash"  # uint64 (N): XXH3-64 of the image's bytes
-CLASS_NAME = "class_name"  # UTF-8, one a class; empty where there are no labels
+CLASS_NAME = "class_name"  # UTF-8, one per class; empty without labels
 KINDS = {DATA: "u1", OFFSET: "i8", PATH: "S", LABEL: "i4", CONTENT_HASH: "u8", CLASS_NAME: "S"}
 DATASETS = set(KINDS)
 
 
 @dataclass(frozen=True)
-class PackSource:
-    """The images of one split of a pack; their names are those in the folder it was made from."""
+class PackSource(ArchiveSource):
+    """The images of one split of a pack, named as in the folder that was packed."""
 
     file: Path
     split: str
 
     @property
     def location(self) -> Path:
-        """The split as if the pack were a folder."""
+        """Path of the split, as if the pack were a folder."""
         return self.file / self.split
 
-    def listing(self) -> Listing:
-        """All images, in the order in which they were packed."""
-        return self._table[0].listing
-
     def stamp(self, path: str) -> tuple[int, int]:
-        """Size in bytes and content hash: a copy of the pack is the same."""
-        parts, content_hash = self._table
-        row = parts.row(path)
-        return int(parts.size[row]), int(content_hash[row].view(np.int64))
+        """Return size in bytes and content hash, which are the same in a copy of the pack."""
+        row, members = self.row(path), self.members
+        assert members.content_hash is not None
+        return int(members.size[row]), int(members.content_hash[row].view(np.int64))
 
     def read(self, path: str) -> bytes:
-        """The image's bytes."""
-        parts, content_hash = self._table
-        row = parts.row(path)
-        content = read_part(self.file, int(parts.offset[row]), int(parts.size[row]))
-        if xxhash.xxh3_64_intdigest(content) != int(content_hash[row]):
+        """Return the image's bytes, checked against their hash."""
+        row, members = self.row(path), self.members
+        assert members.content_hash is not None
+        content = read_range(self.file, int(members.offset[row]), int(members.size[row]))
+        if xxhash.xxh3_64_intdigest(content) != int(members.content_hash[row]):
             raise OSError(errno.EIO, f"its bytes in the pack '{self.file}' are damaged", str(self.file))
         return content
 
     def describe(self, path: str) -> str:
-        """The image as if the pack were a folder."""
+        """Return the image's path, as if the pack were a folder."""
         return str(self.location / path)
 
     def files(self) -> Iterator[Path]:
-        """The pack."""
+        """Yield the pack."""
         yield self.file
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the table: another process reads its own."""
-        return {"file": self.file, "split": self.split}
-
-    @property
-    def _table(self) -> tuple[Parts, npt.NDArray[np.uint64]]:
-        with LOADING:
-            return self._loaded
-
-    @cached_property
-    def _loaded(self) -> tuple[Parts, npt.NDArray[np.uint64]]:
+    def load_members(self) -> Members:
+        """Read and check the split's table; InputError if it is damaged."""
         damaged = InputError(
             f"Split '{self.split}' of the pack '{self.file}' is damaged; copy the file again, or pack the images again."
         )
@@ -99,34 +83,34 @@ class PackSource:
             try:
                 offset, label, content_hash = (_array(group, name)[:] for name in (OFFSET, LABEL, CONTENT_HASH))
                 paths, class_names = (_array(group, name).asstr()[:].tolist() for name in (PATH, CLASS_NAME))
-                begin = _array(group, DATA).id.get_offset()
+                start = _array(group, DATA).id.get_offset()
             except (OSError, ValueError, TypeError) as error:
                 raise damaged from error
         lengths = {len(offset) - 1, len(paths), len(label), len(content_hash)}
         size = np.diff(offset)
-        if len(lengths) > 1 or begin is None or offset[0] != 0 or (size < 0).any():
+        if len(lengths) > 1 or start is None or offset[0] != 0 or (size < 0).any():
             raise damaged
-        if begin + int(offset[-1]) > self.file.stat().st_size:
+        if start + int(offset[-1]) > self.file.stat().st_size:
             raise damaged
         if (outside := first_outside(paths)) is not None:
             raise InputError(
                 f"The pack '{self.file}' names {outside!r}, which leads out of its folder; get it from whoever made it."
             )
         listing = Listing(paths, label, tuple(class_names))
-        return make_parts(listing, np.zeros(len(paths), np.int32), begin + offset[:-1], size), content_hash
+        return Members(listing, np.zeros(len(paths), np.int32), start + offset[:-1], size, content_hash)
 
 
 @contextmanager
 def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
-    """Open a split of a pack for reading, and check that the file is a whole pack.
+    """Open a split of a pack for reading.
 
     Raises
     ------
     InputError
-        If it is not, or has no such split.
+        If the file is no pack, is incomplete, or has no such split.
     """
-    with file.open("rb") as begun:
-        signature = begun.read(len(SIGNATURE))
+    with file.open("rb") as opened_file:
+        signature = opened_file.read(len(SIGNATURE))
     if signature != SIGNATURE:
         raise InputError(f"'{file}' is neither a folder nor a pack; make a pack with 'compress-ssl pack DATA {file}'.")
     try:
@@ -150,29 +134,29 @@ def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
 
 
 def _is_own(opened: h5py.File, split: str) -> bool:
-    """Whether a split lies in this file: a link of HDF5's may lead to any other."""
+    """Return true if a split is stored in this file; an HDF5 link may lead to any other."""
     parts = split.strip("/").split("/")
     above = ("/".join(parts[: number + 1]) for number in range(len(parts)))
     return all(name == "." or isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in above)
 
 
 def _array(group: h5py.Group, name: str) -> h5py.Dataset:
-    """A data set of a split that is kept as a pack keeps it: by no filter that HDF5 would load, and no larger than the file.
+    """Return an HDF5 dataset of a split, checked to need no filter plug-in and to be no larger than the file.
 
     Raises
     ------
     TypeError
-        If it is kept otherwise.
+        If it is not stored as a pack stores it.
     """
     array = array_in(group, name)
     kind = array.dtype.kind if array.dtype.kind == "S" else array.dtype.str[1:]
     if array.ndim != 1 or kind != KINDS[name]:
-        raise TypeError(f"'{array.name}' is of another type than a pack's")
+        raise TypeError(f"'{array.name}' has another type than in a pack")
     return array
 
 
 def is_pack(file: Path) -> bool:
-    """Whether a file is a pack, of whatever version, whole or not."""
+    """Return true if a file is a pack of any version, complete or not."""
     try:
         with h5py.File(file, "r") as opened:
             return bool(opened.attrs.get("format") == FORMAT_NAME)

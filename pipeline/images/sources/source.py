@@ -1,4 +1,4 @@
-"""What every kind of image source can do. Nothing above this folder knows that images may be files."""
+"""The protocol of image sources, and what the kinds share. Nothing above this folder assumes that images are files."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 
 
 class Listing(NamedTuple):
-    """The images of one split: N names, in the order that a store will have."""
+    """The N images of one split, in the order that a store will have."""
 
     paths: list[str]
-    """N names, ``/`` between parts; no two are the same."""
+    """N distinct names, with ``/`` between parts."""
     labels: npt.NDArray[np.int32]
-    """(N,) class numbers; -1 where there is none."""
+    """(N,) class indices; -1 without a label."""
     class_names: tuple[str, ...]
-    """Name of each class number; empty where there are no labels."""
+    """Name of each class index; empty without labels."""
 
 
 class ImageSource(Protocol):
-    """The images of one split. It holds no open file: it can be used from many threads, pickled and forked."""
+    """The images of one split. Holds no open file, so it can be shared by threads, pickled and forked."""
 
     @property
     def location(self) -> Path:
-        """Where the images are; tells this source from all others."""
+        """Where the images are stored; distinguishes this source from all others."""
         ...
 
     def listing(self) -> Listing:
-        """All images.
+        """Return all images.
 
         Raises
         ------
@@ -48,36 +48,78 @@ class ImageSource(Protocol):
         ...
 
     def stamp(self, path: str) -> tuple[int, int]:
-        """Size in bytes, and a number that changes when the image may have changed (its time in ns, or its hash).
+        """Return an image's size in bytes, and a number that changes with its content (modification time or hash).
 
         Raises
         ------
         OSError
-            If the image is not there.
+            If the image is missing.
         """
         ...
 
     def read(self, path: str) -> bytes:
-        """The encoded image.
+        """Return the encoded image.
 
         Raises
         ------
         OSError
-            If the image is not there or cannot be read.
+            If the image is missing or cannot be read.
         """
         ...
 
     def describe(self, path: str) -> str:
-        """Where the image is, for a person."""
+        """Return where the image is stored, for messages."""
         ...
 
     def files(self) -> Iterator[Path]:
-        """The files that the images and their labels come from; cheaper than a listing, and without its checks."""
+        """Yield the files that images and labels are read from; cheaper than a listing, and without its checks."""
         ...
 
 
+class FileSource:
+    """Base of the sources whose images are files below one folder."""
+
+    @property
+    def root(self) -> Path:
+        """Folder that the images' names are relative to."""
+        raise NotImplementedError
+
+    def stamp(self, path: str) -> tuple[int, int]:
+        """Return size in bytes and modification time in nanoseconds."""
+        stat = (self.root / path).stat()
+        return stat.st_size, stat.st_mtime_ns
+
+    def read(self, path: str) -> bytes:
+        """Return the file's bytes."""
+        return (self.root / path).read_bytes()
+
+    def describe(self, path: str) -> str:
+        """Return the file's path."""
+        return str(self.root / path)
+
+
+def read_image(source: ImageSource, path: str) -> bytes:
+    """Return an encoded image.
+
+    Raises
+    ------
+    InputError
+        If it is missing or cannot be read.
+    """
+    try:
+        return source.read(path)
+    except OSError as error:
+        raise unreadable(source, path, error) from error
+
+
+def unreadable(source: ImageSource, path: str, error: OSError) -> InputError:
+    """Return the error that reports an image which cannot be read."""
+    where = source.describe(path)
+    return InputError(f"The image '{where}' cannot be read ({error.strerror}); restore it, or remove it.")
+
+
 def is_image(name: str) -> bool:
-    """Whether the name is an image's, by its extension."""
+    """Return true if the name has an image's extension."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
@@ -87,7 +129,7 @@ def check_name(name: str, where: str | os.PathLike[str]) -> None:
     Raises
     ------
     InputError
-        If it is not UTF-8, or reads as a path that leads out of the data set.
+        If it is not UTF-8, or is a path that leads out of the dataset.
     """
     try:
         name.encode()
@@ -95,4 +137,4 @@ def check_name(name: str, where: str | os.PathLike[str]) -> None:
         shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
         raise InputError(f"The name '{shown}' in '{where}' is not UTF-8; rename it.") from None
     if first_outside([name]) is not None:
-        raise InputError(f"The name '{name}' in '{where}' reads as a path that leads out of the data set; rename it.")
+        raise InputError(f"The name '{name}' in '{where}' is a path that leads out of the dataset; rename it.")

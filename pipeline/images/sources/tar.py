@@ -1,7 +1,7 @@
-"""WebDataset's tar files (shards): the members with an image's extension, labelled by ``.cls`` members.
+"""WebDataset's tar files (shards): members with an image's extension, labelled by ``.cls`` members.
 
 A sample's key is its member's name up to the first dot of the last part; ``KEY.cls`` holds a class name or a number.
-An image's name is the shard's, ``/``, the member's. The order is the shards', then the members' in them.
+Images are named SHARD/MEMBER and ordered by shard, then by position in the shard.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import logging
 import posixpath
 import tarfile
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.archive import LOADING, Parts, make_parts, read_part
+from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members, read_range
 from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
-from compress_ssl.pipeline.images.sources.text import number_classes
+from compress_ssl.pipeline.images.sources.text import make_listing
 from compress_ssl.storage.places.durable import write_durably
 
 if TYPE_CHECKING:
@@ -30,59 +29,47 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 LABEL_EXTENSION = ".cls"
-LOGGER = logging.getLogger(__name__)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TarSource:
-    """The images of some uncompressed tar files."""
+class TarSource(ArchiveSource):
+    """The images of some uncompressed tar files; either every image has a ``.cls`` member or none has."""
 
     location: Path
     shards: tuple[Path, ...]
     """Sorted; all in one folder."""
     cache: Path | None = None
-    """File that keeps where the members are; it is used while the shards have the same sizes and times."""
-
-    def listing(self) -> Listing:
-        """All images; either every one has a ``.cls`` member or none has."""
-        return self._parts.listing
+    """File that caches where the members are; valid while the shards keep their sizes and modification times."""
 
     def stamp(self, path: str) -> tuple[int, int]:
-        """Size in bytes, and the time of the shard in nanoseconds."""
-        row = self._parts.row(path)
-        return int(self._parts.size[row]), self.shards[self._parts.file[row]].stat().st_mtime_ns
+        """Return size in bytes, and the shard's modification time in nanoseconds."""
+        row, members = self.row(path), self.members
+        return int(members.size[row]), self.shards[members.file[row]].stat().st_mtime_ns
 
     def read(self, path: str) -> bytes:
-        """The member's bytes."""
-        row = self._parts.row(path)
-        return read_part(self.shards[self._parts.file[row]], int(self._parts.offset[row]), int(self._parts.size[row]))
+        """Return the member's bytes."""
+        row, members = self.row(path), self.members
+        return read_range(self.shards[members.file[row]], int(members.offset[row]), int(members.size[row]))
 
     def describe(self, path: str) -> str:
-        """The member as if its shard were a folder."""
+        """Return the member's path, as if its shard were a folder."""
         return str(self.shards[0].parent / path)
 
     def files(self) -> Iterator[Path]:
-        """The shards."""
+        """Yield the shards."""
         yield from self.shards
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the members: another process reads its own."""
-        return {"location": self.location, "shards": self.shards, "cache": self.cache}
-
-    @property
-    def _parts(self) -> Parts:
-        with LOADING:
-            return self._loaded
-
-    @cached_property
-    def _loaded(self) -> Parts:
+    def load_members(self) -> Members:
+        """Read the table of members from the cache if that is valid, else from the shards."""
         stamp = json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.shards])
-        parts = _read_cache(self.cache, stamp)
-        if parts is None:
-            parts = _look_into(self.location, self.shards)
+        members = _read_cache(self.cache, stamp)
+        if members is None:
+            members = _scan(self.location, self.shards)
             if self.cache is not None:
-                _write_cache(self.cache, stamp, parts)
-        return parts
+                _write_cache(self.cache, stamp, members)
+        return members
 
 
 class _Member(NamedTuple):
@@ -95,29 +82,24 @@ class _Member(NamedTuple):
     size: int
 
 
-def _look_into(location: Path, shards: tuple[Path, ...]) -> Parts:
-    LOGGER.info("Looking into %d tar files of '%s'.", len(shards), location)
+def _scan(location: Path, shards: tuple[Path, ...]) -> Members:
+    logger.info("Indexing %d tar files of '%s'.", len(shards), location)
     members = [member for number, shard in enumerate(shards) for member in _members(shard, number)]
     if not members:
         raise InputError(f"The tar files of '{location}' hold no images; check the path.")
-    labelled = [member for member in members if member.class_name]
-    if labelled and len(labelled) < len(members):
-        bare = next(member.path for member in members if not member.class_name)
-        raise InputError(f"'{bare}' of '{location}' has no {LABEL_EXTENSION} member, others have one; add it.")
-    labels, class_names = number_classes(member.class_name for member in labelled)
-    listing = Listing(
-        [member.path for member in members], labels if labelled else np.full(len(members), -1, np.int32), class_names
-    )
-    return make_parts(
-        listing,
-        np.array([member.shard for member in members], np.int32),
-        np.array([member.offset for member in members], np.int64),
-        np.array([member.size for member in members], np.int64),
+    unlabelled = [member.path for member in members if not member.class_name]
+    if 0 < len(unlabelled) < len(members):
+        raise InputError(f"'{unlabelled[0]}' of '{location}' has no {LABEL_EXTENSION} member, others have one; add it.")
+    return Members(
+        make_listing([member.path for member in members], [member.class_name for member in members]),
+        file=np.array([member.shard for member in members], np.int32),
+        offset=np.array([member.offset for member in members], np.int64),
+        size=np.array([member.size for member in members], np.int64),
     )
 
 
 def _members(shard: Path, number: int) -> list[_Member]:
-    images: dict[str, tuple[int, int]] = {}  # offset and size
+    images: dict[str, tuple[int, int]] = {}  # offset, size
     classes: dict[str, str] = {}
     end = 0
     try:
@@ -126,19 +108,21 @@ def _members(shard: Path, number: int) -> list[_Member]:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 name = posixpath.normpath(member.name)
                 if is_image(name) and not member.isfile():
-                    raise InputError(f"'{name}' in the tar file '{shard}' is no plain file; write it again as one.")
+                    raise InputError(
+                        f"'{name}' in the tar file '{shard}' is not a regular file; write it again as one."
+                    )
                 if name.lower().endswith(LABEL_EXTENSION):
-                    content = read_part(shard, member.offset_data, member.size)
+                    content = read_range(shard, member.offset_data, member.size)
                     classes[_key(name)] = _class_name(content, f"{shard}/{name}")
                 elif is_image(name):
                     if name in images:
                         raise InputError(f"The tar file '{shard}' holds '{name}' twice; write it again without one.")
                     check_name(name, shard)
                     images[name] = member.offset_data, member.size
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all, a kilobyte each
-        whole = read_part(shard, end, tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+                tar.members.clear()  # type: ignore[attr-defined]  # or the TarFile keeps them all, a kilobyte each
+        whole = read_range(shard, end, tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
     except tarfile.TarError as error:
-        # Raised for the first member only; a later one that is broken looks like the end.
+        # Raised for the first member only; a broken later one looks like the end of the file.
         what = "is cut short" if "unexpected end" in str(error) else "is not an uncompressed tar file"
         raise InputError(f"'{shard}' {what}; copy it again, or make it again.") from error
     except OSError:
@@ -166,7 +150,7 @@ def _class_name(content: bytes, where: str) -> str:
     return name
 
 
-def _read_cache(cache: Path | None, stamp: str) -> Parts | None:
+def _read_cache(cache: Path | None, stamp: str) -> Members | None:
     if cache is None:
         return None
     try:
@@ -174,24 +158,23 @@ def _read_cache(cache: Path | None, stamp: str) -> Parts | None:
             if table["stamp"].tobytes().decode() != stamp:
                 return None
             paths, class_names = (_split(table[name].tobytes()) for name in ("path", "class_name"))
-            return make_parts(
-                Listing(paths, table["label"], tuple(class_names)), table["shard"], table["offset"], table["size"]
-            )
-    except Exception:  # noqa: BLE001 none yet, or damaged, which zipfile says in many ways: the shards are read again
+            listing = Listing(paths, table["label"], tuple(class_names))
+            return Members(listing, table["shard"], table["offset"], table["size"])
+    except Exception:  # noqa: BLE001 missing, or damaged, for which zipfile raises many types: read the shards again
         return None
 
 
-def _write_cache(cache: Path, stamp: str, parts: Parts) -> None:
+def _write_cache(cache: Path, stamp: str, members: Members) -> None:
     buffer = io.BytesIO()
     np.savez(
         buffer,
         stamp=_joined([stamp]),
-        path=_joined(parts.listing.paths),
-        class_name=_joined(parts.listing.class_names),
-        label=parts.listing.labels,
-        shard=parts.file,
-        offset=parts.offset,
-        size=parts.size,
+        path=_joined(members.listing.paths),
+        class_name=_joined(members.listing.class_names),
+        label=members.listing.labels,
+        shard=members.file,
+        offset=members.offset,
+        size=members.size,
     )
     write_durably(cache, buffer.getvalue())
 

@@ -1,4 +1,4 @@
-"""Images of one split of a data set in VOC's layout. They have no labels here: an image may show objects of many classes."""
+"""Images of one split of a dataset in VOC's layout, without labels: an image may show objects of several classes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
-from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
-from compress_ssl.pipeline.images.sources.text import read_lines
+from compress_ssl.pipeline.images.sources.source import FileSource, Listing, check_name, is_image
+from compress_ssl.pipeline.images.sources.text import make_listing, read_lines
 from compress_ssl.pipeline.images.voc import IMAGES, SPLITS
 
 if TYPE_CHECKING:
@@ -19,11 +17,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class VocSource:
-    """The images that ``ImageSets/Main/SPLIT.txt`` names, in its order; their names are ``JPEGImages/NAME.jpg``."""
+class VocSource(FileSource):
+    """The images listed in ``ImageSets/Main/SPLIT.txt``, in its order, named ``JPEGImages/NAME.jpg``."""
 
     data: Path
     split: str
+
+    @property
+    def root(self) -> Path:
+        """The dataset's folder."""
+        return self.data
 
     @property
     def location(self) -> Path:
@@ -31,37 +34,21 @@ class VocSource:
         return self.data / SPLITS / f"{self.split}.txt"
 
     def listing(self) -> Listing:
-        """All images."""
-        paths = self._paths()
-        return Listing(paths, np.full(len(paths), -1, np.int32), ())
-
-    def stamp(self, path: str) -> tuple[int, int]:
-        """Size in bytes and time of change in nanoseconds."""
-        stat = (self.data / path).stat()
-        return stat.st_size, stat.st_mtime_ns
-
-    def read(self, path: str) -> bytes:
-        """The file's bytes."""
-        return (self.data / path).read_bytes()
-
-    def describe(self, path: str) -> str:
-        """The file."""
-        return str(self.data / path)
+        """Return all images."""
+        return make_listing(self._paths())
 
     def files(self) -> Iterator[Path]:
-        """The list, and every file in it."""
+        """Yield the list, and every file in it."""
         yield self.location
         yield from (self.data / path for path in self._paths())
 
     def _paths(self) -> list[str]:
         if not self.location.is_file():
-            raise unknown_name(
-                "split", self.split, (path.stem for path in (self.data / SPLITS).glob("*.txt")), f" in '{self.data}'"
-            )
+            splits = [path.stem for path in (self.data / SPLITS).glob("*.txt")]
+            raise unknown_name("split", self.split, splits, f" in '{self.data}'")
         folder = self.data / IMAGES
-        files = {
-            PurePosixPath(name).stem: name for name in sorted(path.name for path in folder.iterdir()) if is_image(name)
-        }
+        names = sorted(path.name for path in folder.iterdir())
+        files = {PurePosixPath(name).stem: name for name in names if is_image(name)}
         paths: dict[str, int] = {}
         for number, name in read_lines(self.location, "list of images"):
             check_name(name, self.location)

@@ -154,7 +154,7 @@ def test_a_csv_class_may_be_of_several_words(tmp_path: Path) -> None:
         ("1 a\n2 a\n3 b\n4 b\n", r"'4', in line 4 of '.*labels\.txt', is not an image of val; correct the line"),
         ("1 a\n2 a\n3 b\n1.JPEG b\n", r"'1\.JPEG', in line 4 of '.*', is in an earlier line too"),
         ("1 a\n2\n", r"Line 2 of '.*' has no class: numbers alone, as in ILSVRC's ground truth, follow a numbering of"),
-        ("1 a\n2.JPEG\n", r"Line 2 of '.*' has no class; write NAME CLASS a line"),
+        ("1 a\n2.JPEG\n", r"Line 2 of '.*' has no class; write NAME CLASS on each line"),
         (b"1 caf\xe9\n", r"The label file '.*' is not UTF-8 text"),
         ("", r"The label file '.*' is empty"),
     ],
@@ -238,7 +238,7 @@ def test_a_link_in_a_tar_is_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         tar.add(tmp_path / "1.png", "1.png")
         tar.add(tmp_path / "2.png", "2.png")
-    with pytest.raises(InputError, match=r"'2\.png' in the tar file '.*s\.tar' is no plain file"):
+    with pytest.raises(InputError, match=r"'2\.png' in the tar file '.*s\.tar' is not a regular file"):
         tar_source(tmp_path / "s.tar").listing()
 
 

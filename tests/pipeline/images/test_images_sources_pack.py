@@ -280,7 +280,7 @@ MANY = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from compress_ssl.pipeline.images import pack as module
+from compress_ssl.pipeline.images import pack_writer as module
 from compress_ssl.pipeline.images.pack_settings import PackSettings
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.pipeline.images.sources.open_source import open_source

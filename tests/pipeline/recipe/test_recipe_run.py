@@ -212,5 +212,5 @@ def test_mistake_in_a_late_step_is_found_before_the_first(tmp_path: Path, old: s
 
 
 def test_missing_data_set_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"The data set '.*images' does not exist; give the folder or the pack"):
+    with pytest.raises(InputError, match=r"The dataset '.*images' does not exist; give the folder or the pack"):
         run(tmp_path)

@@ -1,8 +1,8 @@
-# The virtual environment is made once; `make clean` removes it.
+# The virtual environment is created once; `make clean` removes it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The S3 server of the tests, whose dependencies and ours do not agree on versions.
+# Environment of the tests' S3 server, whose dependencies conflict with ours.
 MOTO := .venv-moto
 
 .PHONY: quickstart test check servers clean
@@ -28,7 +28,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[all,dev]'
 	touch $@
 
-# What the tests of remote stores talk to: an S3 server, and a web server, which only root can install.
+# Servers for the tests of remote stores: an S3 server, and a web server that only root can install.
 servers: $(MOTO)/installed
 	@command -v nginx >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -qq -y nginx-light; }
 

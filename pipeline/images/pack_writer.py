@@ -8,7 +8,6 @@ Letters: N images of a split.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,9 +33,10 @@ from compress_ssl.pipeline.images.sources.pack import (
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
 from compress_ssl.storage.places.lease import writer_lease
+from compress_ssl.storage.tools.hdf5 import create_hdf5
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -80,29 +80,13 @@ def pack(settings: PackSettings, progress: Progress) -> dict[str, int]:
     _check_space(file.parent, sum(int(size.sum()) for size in sizes.values()))
     partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
     with writer_lease(file):
-        _write(listed, sizes, partial, progress)
+        with create_hdf5(partial) as (root, check):
+            root.attrs.update(format=FORMAT_NAME, version=FORMAT_VERSION)
+            for split, (source, listing) in listed.items():
+                _write_split(root.require_group(split), source, listing, sizes[split], progress, check)
         partial.replace(file)
         flush_directory(file.parent)
     return {split: len(listing.paths) for split, (_, listing) in listed.items()}
-
-
-def _write(
-    listed: Mapping[str, tuple[ImageSource, Listing]],
-    sizes: Mapping[str, npt.NDArray[np.int64]],
-    partial: Path,
-    progress: Progress,
-) -> None:
-    """Write the whole pack under another name; leave nothing if that fails."""
-    try:
-        with h5py.File(partial, "w") as opened:
-            opened.attrs.update(format=FORMAT_NAME, version=FORMAT_VERSION)
-            for split, (source, listing) in listed.items():
-                _write_split(opened.require_group(split), source, listing, sizes[split], progress)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _sizes(source: ImageSource, paths: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -127,7 +111,12 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _write_split(
-    group: h5py.Group, source: ImageSource, listing: Listing, size: npt.NDArray[np.int64], progress: Progress
+    group: h5py.Group,
+    source: ImageSource,
+    listing: Listing,
+    size: npt.NDArray[np.int64],
+    progress: Progress,
+    check: Callable[[], None],
 ) -> None:
     offset = np.concatenate([[0], np.cumsum(size)])
     group[OFFSET] = offset
@@ -139,6 +128,7 @@ def _write_split(
     with progress.track(f"pack {source.location.name}", len(size)) as advance:
         for rows, contents in _read_ahead(source, listing.paths, size, offset):
             data[offset[rows.start] : offset[rows.stop]] = np.frombuffer(b"".join(contents), np.uint8)
+            check()
             content_hash[rows.start : rows.stop] = list(map(xxhash.xxh3_64_intdigest, contents))
             advance(len(contents))
     group[CONTENT_HASH] = content_hash

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ from compress_ssl.storage import schema
 from compress_ssl.storage.errors import StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from io import FileIO
     from pathlib import Path
 
 JSON, COMMIT, COMMITS = "json", "commit", "commits"
@@ -32,6 +34,60 @@ LAYOUT = ("v110", "v110")
 """HDF5's first layout of files whose whole structure has checksums."""
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """What h5py raises where a file is damaged, or is of another form."""
+
+
+class _GuardedFile:
+    """A file for HDF5 to write, which keeps its first error: HDF5 crashes the process where a write fails."""
+
+    def __init__(self, file: Path, opened: FileIO) -> None:
+        self._file, self._opened = file, opened
+        self._error: OSError | None = None
+        self.read, self.readinto, self.seek, self.tell = opened.read, opened.readinto, opened.seek, opened.tell
+
+    def write(self, content: memoryview) -> int:
+        """Write all of it; nothing any more after an error."""
+        left = memoryview(content).cast("B")
+        try:
+            while len(left) and self._error is None:
+                left = left[self._opened.write(left) :]
+        except OSError as error:
+            self._error = error
+        return len(content)
+
+    def truncate(self, size: int) -> int:
+        """Set the file's length."""
+        return size if self._error else self._opened.truncate(size)
+
+    def flush(self) -> None:
+        """Do nothing: the file has no buffer."""
+
+    def check(self) -> None:
+        """Raise the first error that a write has met."""
+        if self._error is not None:
+            self._error.filename = str(self._file)
+            raise self._error
+
+
+@contextlib.contextmanager
+def create_hdf5(file: Path, **options: Any) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """Create an HDF5 file and flush it to the disk; leave none if that fails.
+
+    Yields
+    ------
+    root : h5py.File
+    check : callable
+        Raises the OSError of a write that has failed; to be called after each piece that is written.
+    """
+    try:
+        with file.open("w+b", buffering=0) as opened:
+            guarded = _GuardedFile(file, opened)
+            with h5py.File(guarded, "w", **options) as root:
+                yield root, guarded.check
+            guarded.check()
+            os.fsync(opened.fileno())
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def write_attributes(group: h5py.Group, attributes: Mapping[str, Any]) -> None:

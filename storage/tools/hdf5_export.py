@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,15 @@ from compress_ssl.storage import schema
 from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
 from compress_ssl.storage.errors import DiskSpaceError, StoreExistsError, StoreIncompleteError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
-from compress_ssl.storage.tools.hdf5 import COMMIT, COMMITS, LAYOUT, commit_of, is_exported, write_attributes
+from compress_ssl.storage.tools.hdf5 import (
+    COMMIT,
+    COMMITS,
+    LAYOUT,
+    commit_of,
+    create_hdf5,
+    is_exported,
+    write_attributes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,18 +66,17 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
     make_directory_durably(file.parent)
     _check_space(file, committed_size(store))
     partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
-    try:
-        with h5py.File(partial, "w", libver=LAYOUT, track_order=True) as root:
-            write_attributes(root, store.attributes)
-            for name in store.split_names:
-                _write_split(root, store[name], advance)
-            root.attrs[COMMIT] = commit_of(root)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with create_hdf5(partial, libver=LAYOUT, track_order=True) as (root, check):
+
+        def block_written(size: int) -> None:
+            check()
+            advance(size)
+
+        write_attributes(root, store.attributes)
+        for name in store.split_names:
+            _write_split(root, store[name], block_written)
+        root.attrs[COMMIT] = commit_of(root)
+    partial.replace(file)
     flush_directory(file.parent)
 
 
@@ -94,7 +100,6 @@ def _check_file(file: Path, *, overwrite: bool) -> None:
 
 
 def _check_space(file: Path, needed: int) -> None:
-    """Check it first: where the disk fills up while it writes, HDF5 ends the process."""
     free = shutil.disk_usage(file.parent).free
     if needed > free:
         raise DiskSpaceError(

@@ -1,4 +1,4 @@
-"""A data set: its splits, each a source of images. Indexes those that a stage asks for."""
+"""A dataset: its splits, each a source of images, indexed when a stage asks for them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ if TYPE_CHECKING:
 def index_data_set(
     data: Path, folders: Iterable[str], output: Place, selection: ImageSelection, *, threads: int, progress: Progress
 ) -> dict[str, ImageIndex]:
-    """Index some folders of a data set.
+    """Index some splits of a dataset.
 
     Parameters
     ----------
     data : Path
-        The data set: a folder or a pack.
+        The dataset: a folder or a pack.
     folders : iterable of str
-        Its splits, as ``open_source`` finds them; ``.`` is the data set itself.
+        Its splits, as ``open_source`` finds them; ``.`` is the dataset itself.
     output : Path or RemotePath
-        What the index is for; it is kept in ``index`` beside it, unless the selection says where. Beside a remote store
-        there is no disk: it is kept in the user's cache.
+        What the index is for; unless the selection sets a folder, it is cached as ``index_beside`` returns.
     selection : ImageSelection
 
     Returns
@@ -66,7 +65,7 @@ def index_data_set(
 
 
 def describe_data_set(data: Path, indexes: Mapping[str, ImageIndex]) -> dict[str, Any]:
-    """What a store says of its images: the data set's name, and of each split a fingerprint."""
+    """Return what a store records of its images: the dataset's name, and a fingerprint of each split."""
     return {
         "name": data.resolve().name,
         "images": sum(len(index.samples) for index in indexes.values()),
@@ -76,14 +75,14 @@ def describe_data_set(data: Path, indexes: Mapping[str, ImageIndex]) -> dict[str
 
 
 def index_beside(output: Place) -> Path:
-    """Folder that keeps the index of what an output is made of."""
+    """Return the folder that caches the index: ``index`` beside a local output, else in the user's cache."""
     return user_cache() / "index" / output.name if isinstance(output, RemotePath) else output.parent / "index"
 
 
 def list_data_set(
     data: Path, folders: Iterable[str], index_folder: Path, labels: Path | None
 ) -> dict[str, tuple[ImageSource, Listing]]:
-    """Open some splits of a data set and list their images, with the labels of a file where they have none.
+    """Open some splits of a dataset and list their images; those without labels take them from a file, if given.
 
     Raises
     ------
@@ -98,14 +97,14 @@ def list_data_set(
 
 
 def _read_subset(file: Path, folders: list[str]) -> dict[str, list[str]]:
-    """Images of each folder that the list names; a folder of which it names none is taken whole."""
+    """Return the listed images of each folder; a folder with none in the list is used whole."""
     chosen: dict[str, list[str]] = {}
     for _, line in read_lines(file, "subset list"):
         folder = next((folder for folder in folders if folder == "." or line.startswith(f"{folder}/")), None)
         if folder is None:
             raise InputError(
                 f"'{line}', listed in '{file}', is in none of the folders {', '.join(folders)}; write paths relative to "
-                "the data set."
+                "the dataset."
             )
         chosen.setdefault(folder, []).append(line.removeprefix(f"{folder}/"))
     return chosen

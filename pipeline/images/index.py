@@ -1,8 +1,8 @@
-"""The index of a split: every image's class, size, content hash and validity, looked at once ever.
+"""The index of a split: class, size, content hash and validity of every image, from one scan.
 
-The scan decodes every image fully with Pillow, because a decoder that meets a broken file later may end the
-process, or return rubbish (docs/decisions.md). It is cached in a file; an entry counts while the image's path and
-stamp (its size, and its time or hash) are the same.
+The scan decodes every image fully with Pillow, because a decoder that meets a broken file later may crash the
+process or return garbage (docs/decisions.md). It is cached in a file; an entry is valid while the image's path and
+stamp (size, and modification time or hash) are the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,11 +20,12 @@ from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.rows import evenly_spaced
+from compress_ssl.pipeline.images.reading import read_image, read_stamp
 from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.schema import Samples, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
     from pathlib import Path
 
     import numpy.typing as npt
@@ -32,28 +34,28 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 
 SCANS_PER_SAVE = 10_000
-"""Images looked at before the cache is written: what a killed scan loses at most."""
+"""Images scanned between two writes of the cache: at most so many are lost if the scan is killed."""
 
-# Odd EXIF blocks and palettes: the pixels are what counts. Not around each decode: filters are shared by all threads.
+# Warnings of odd EXIF blocks and palettes do not concern the pixels. Set once, since filters are shared by all threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The images of one split; ``samples.sample_path`` has their names in ``source``."""
+    """The images of one split; ``samples.sample_path`` are their names in ``source``."""
 
     source: ImageSource
     samples: Samples
 
     def fingerprint(self) -> str:
-        """XXH3-128 of all paths and content hashes, in hexadecimal."""
+        """Return the XXH3-128 of all paths and content hashes, in hexadecimal."""
         digest = xxhash.xxh3_128("\0".join(self.samples.sample_path).encode())
         digest.update(self.samples.content_hash.astype("<u8").tobytes())
         return digest.hexdigest()
 
 
 class _Entry(NamedTuple):
-    """What the scan finds in one image."""
+    """The scan's result for one image."""
 
     content_hash: int
     height: int
@@ -78,28 +80,27 @@ def index_images(
     ----------
     source : ImageSource
     listing : Listing
-        Of the source; its labels may be from elsewhere.
+        Of the source; its labels may come from elsewhere.
     cache : Path
-        File to read earlier scans from and to write this one to.
+        File that caches the results of all scans of the source.
     only : collection of str, optional
-        Take only these images.
+        Index only these images.
     limit : int, optional
-        Take only so many, evenly spaced, so that a few images of a sorted list still come from all classes.
+        Index at most so many, evenly spaced.
     skip_bad : bool
         Record images that cannot be decoded instead of stopping at the first.
 
     Raises
     ------
     InputError
-        If an image asked for is not there; an image cannot be decoded (unless bad ones are
-        to be skipped); or all are bad.
+        If one of ``only`` is missing; an image cannot be decoded (without ``skip_bad``); or all are bad.
     """
     everything, labels, class_names = listing
     rows = np.arange(len(everything)) if only is None else _rows_of(source, everything, only)
     if limit is not None:
         rows = evenly_spaced(rows, limit)
     paths = [everything[row] for row in rows]
-    entries = _scan(source, paths, cache, stop_at_bad=not skip_bad, threads=threads, progress=progress)
+    entries = _scan(source, paths, cache, skip_bad=skip_bad, threads=threads, progress=progress)
     samples = Samples(
         sample_path=paths,
         label=labels[rows],
@@ -114,67 +115,51 @@ def index_images(
 
 
 def _rows_of(source: ImageSource, paths: list[str], only: Collection[str]) -> npt.NDArray[np.int64]:
-    missing = sorted(set(only).difference(paths))
-    if missing:
+    wanted = set(only)
+    if missing := sorted(wanted.difference(paths)):
         raise InputError(
             f"'{missing[0]}', one of the images asked for, is not an image in '{source.location}' ({len(missing)} of "
             f"{len(only)} are not); correct the subset list."
         )
-    wanted = set(only)
     return np.array([row for row, path in enumerate(paths) if path in wanted], np.int64)
 
 
 def _scan(
-    source: ImageSource, paths: list[str], cache: Path, *, stop_at_bad: bool, threads: int, progress: Progress
+    source: ImageSource, paths: list[str], cache: Path, *, skip_bad: bool, threads: int, progress: Progress
 ) -> list[_Entry]:
     known = _read_cache(cache)
-    stamps = {path: (path, *_stamp(source, path)) for path in paths}
+    stamps = {path: (path, *read_stamp(source, path)) for path in paths}
     todo = [path for path in paths if stamps[path] not in known]
     if todo:
         with ThreadPoolExecutor(threads) as pool, progress.track(f"index {source.location.name}", len(todo)) as advance:
             for start in range(0, len(todo), SCANS_PER_SAVE):
                 part = todo[start : start + SCANS_PER_SAVE]
                 try:
-                    for path, entry in zip(part, pool.map(lambda path: _look_at(source, path), part), strict=True):
-                        if stop_at_bad and entry.status == Status.BAD_IMAGE:
+                    for path, entry in zip(part, pool.map(partial(_scan_image, source), part), strict=True):
+                        if not skip_bad and entry.status == Status.BAD_IMAGE:
                             raise _undecodable(source, path)
                         known[stamps[path]] = entry
                         advance(1)
                 finally:
                     _write_cache(cache, known)
     for path in paths:
-        if stop_at_bad and known[stamps[path]].status == Status.BAD_IMAGE:
+        if not skip_bad and known[stamps[path]].status == Status.BAD_IMAGE:
             raise _undecodable(source, path)
     return [known[stamps[path]] for path in paths]
 
 
-def _stamp(source: ImageSource, path: str) -> tuple[int, int]:
-    try:
-        return source.stamp(path)
-    except OSError as error:
-        raise _unreadable(source, path, error) from error
-
-
-def _look_at(source: ImageSource, path: str) -> _Entry:
-    try:
-        content = source.read(path)
-    except OSError as error:
-        raise _unreadable(source, path, error) from error
+def _scan_image(source: ImageSource, path: str) -> _Entry:
+    content = read_image(source, path)
     content_hash = xxhash.xxh3_64_intdigest(content)
     try:
         width, height = decode(content).size
-    except Exception:  # noqa: BLE001 Pillow's plugins raise whatever a broken file makes them raise
+    except Exception:  # noqa: BLE001 Pillow's plugins raise anything on a broken file
         return _Entry(content_hash, 0, 0, Status.BAD_IMAGE)
     return _Entry(content_hash, height, width, Status.GOOD)
 
 
-def _unreadable(source: ImageSource, path: str, error: OSError) -> InputError:
-    where = source.describe(path)
-    return InputError(f"The image '{where}' cannot be read ({error.strerror}); restore it, or remove it.")
-
-
 def _undecodable(source: ImageSource, path: str) -> InputError:
-    reason = "it could not be decoded earlier"
+    reason = "it could not be decoded earlier"  # and can be now
     try:
         decode(source.read(path))
     except Exception as error:  # noqa: BLE001 as above
@@ -186,7 +171,7 @@ def _undecodable(source: ImageSource, path: str) -> InputError:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Decode a file's bytes as torchvision's ImageFolder loader does: RGB, first frame, EXIF rotation ignored."""
+    """Decode an image as torchvision's ImageFolder loader does: RGB, first frame, EXIF rotation ignored."""
     with Image.open(io.BytesIO(content)) as image:
         return image.convert("RGB")
 
@@ -202,23 +187,21 @@ def _read_cache(cache: Path) -> dict[tuple[str, int, int], _Entry]:
                 stamp: _Entry(content_hash, height, width, Status(status))
                 for stamp, (content_hash, height, width, status) in zip(stamps, entries, strict=True)
             }
-    except Exception:  # noqa: BLE001 none yet, or damaged, which zipfile says in many ways: the files are looked at again
+    except Exception:  # noqa: BLE001 missing, or damaged, for which zipfile raises many types: scan the images again
         return {}
 
 
 def _write_cache(cache: Path, known: dict[tuple[str, int, int], _Entry]) -> None:
-    def column(values: Iterable[int], dtype: type) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
-        return np.fromiter(values, dtype, len(known))
-
+    entries = known.values()
     buffer = io.BytesIO()
     np.savez(
         buffer,
         path=np.frombuffer("\0".join(stamp[0] for stamp in known).encode(), np.uint8),
-        bytes=column((stamp[1] for stamp in known), np.int64),
-        changed=column((stamp[2] for stamp in known), np.int64),
-        content_hash=column((entry.content_hash for entry in known.values()), np.uint64),
-        height=column((entry.height for entry in known.values()), np.int32),
-        width=column((entry.width for entry in known.values()), np.int32),
-        status=column((entry.status for entry in known.values()), np.uint8),
+        bytes=np.array([stamp[1] for stamp in known], np.int64),
+        changed=np.array([stamp[2] for stamp in known], np.int64),
+        content_hash=np.array([entry.content_hash for entry in entries], np.uint64),
+        height=np.array([entry.height for entry in entries], np.int32),
+        width=np.array([entry.width for entry in entries], np.int32),
+        status=np.array([entry.status for entry in entries], np.uint8),
     )
     write_durably(cache, buffer.getvalue())

@@ -1,7 +1,7 @@
-"""Packing a data set: the encoded images of its splits, unchanged, into one HDF5 file.
+"""Pack a dataset: write the encoded images of its splits, unchanged, into one HDF5 file.
 
-The file is written beside its place and renamed into it. Bytes stream through: memory grows with the number of
-images by their names and offsets alone. ``sources/pack.py`` reads it.
+The file is written under a temporary name and renamed. Bytes are streamed, so memory grows only with the images'
+names and offsets. ``sources/pack.py`` reads packs.
 
 Letters: N images of a split.
 """
@@ -9,8 +9,7 @@ Letters: N images of a split.
 from __future__ import annotations
 
 import shutil
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import h5py
@@ -19,6 +18,7 @@ import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.data_set import list_data_set
+from compress_ssl.pipeline.images.reading import read_ahead, read_image, read_stamp
 from compress_ssl.pipeline.images.sources.pack import (
     CLASS_NAME,
     CONTENT_HASH,
@@ -36,8 +36,7 @@ from compress_ssl.storage.places.lease import writer_lease
 from compress_ssl.storage.tools.hdf5 import create_hdf5
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
@@ -47,13 +46,13 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 16 * 2**20
 BATCH_IMAGES = 4096
-"""Most bytes (or one image) and most images that are read and written together."""
+"""Largest batch that is read and written at once, in bytes (or one image) and in images."""
 READ_THREADS = 8
-"""Reads in flight: a disk or a network answers several at once."""
+"""A disk or a network serves several reads at once."""
 
 
 def pack(settings: PackSettings, progress: Progress) -> dict[str, int]:
-    """Pack a data set.
+    """Pack a dataset.
 
     Returns
     -------
@@ -62,52 +61,39 @@ def pack(settings: PackSettings, progress: Progress) -> dict[str, int]:
     Raises
     ------
     InputError
-        If the data set cannot be read or changes meanwhile, the file exists, or is being written.
+        If the dataset cannot be read or changes meanwhile, or the file exists or is being written.
     DiskSpaceError
         If the pack does not fit on the disk.
     """
     file = settings.file
     if file.is_dir() or (file.exists() and not settings.overwrite):
-        wish = "give a file." if file.is_dir() else "use --overwrite to replace it, or another path."
-        raise InputError(f"'{file}' exists already; {wish}")
+        advice = "give a file." if file.is_dir() else "use --overwrite to replace it, or another path."
+        raise InputError(f"'{file}' exists already; {advice}")
     if file.exists() and not is_pack(file):
         raise InputError(f"'{file}' is not a pack, and stays; give another path.")
     if file.exists() and settings.data.exists() and file.samefile(settings.data):
         raise InputError(f"'{file}' cannot be packed into itself; give another path.")
     listed = list_data_set(settings.data, settings.split, file.parent / "index", settings.labels)
-    sizes = {split: _sizes(source, listing.paths) for split, (source, listing) in listed.items()}
+    sizes = {
+        split: np.fromiter((read_stamp(source, path)[0] for path in listing.paths), np.int64, len(listing.paths))
+        for split, (source, listing) in listed.items()
+    }
     make_directory_durably(file.parent)
-    _check_space(file.parent, sum(int(size.sum()) for size in sizes.values()))
+    needed, free = sum(int(size.sum()) for size in sizes.values()), shutil.disk_usage(file.parent).free
+    if needed > free:
+        raise DiskSpaceError(
+            f"The pack needs {needed / 2**30:,.1f} GiB, '{file.parent}' has {free / 2**30:,.1f} GiB left; free some "
+            "space, or give another path."
+        )
     partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
     with writer_lease(file):
-        with create_hdf5(partial) as (root, check):
+        with create_hdf5(partial) as (root, check_written):
             root.attrs.update(format=FORMAT_NAME, version=FORMAT_VERSION)
             for split, (source, listing) in listed.items():
-                _write_split(root.require_group(split), source, listing, sizes[split], progress, check)
+                _write_split(root.require_group(split), source, listing, sizes[split], progress, check_written)
         partial.replace(file)
         flush_directory(file.parent)
     return {split: len(listing.paths) for split, (_, listing) in listed.items()}
-
-
-def _sizes(source: ImageSource, paths: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Bytes of each image, (N,)."""
-
-    def size(path: str) -> int:
-        try:
-            return source.stamp(path)[0]
-        except OSError as error:
-            raise _unreadable(source, path, error) from error
-
-    return np.fromiter(map(size, paths), np.int64, len(paths))
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DiskSpaceError(
-            f"The pack needs {needed / 2**30:,.1f} GiB, '{folder}' has {free / 2**30:,.1f} GiB left; free some space, "
-            "or give another path."
-        )
 
 
 def _write_split(
@@ -116,8 +102,15 @@ def _write_split(
     listing: Listing,
     size: npt.NDArray[np.int64],
     progress: Progress,
-    check: Callable[[], None],
+    check_written: Callable[[], None],
 ) -> None:
+    def read(row: int) -> bytes:
+        content = read_image(source, listing.paths[row])
+        if len(content) != size[row]:
+            where = source.describe(listing.paths[row])
+            raise InputError(f"The image '{where}' changed while it was packed; pack again.")
+        return content
+
     offset = np.concatenate([[0], np.cumsum(size)])
     group[OFFSET] = offset
     group[LABEL] = listing.labels
@@ -125,59 +118,27 @@ def _write_split(
     _write_texts(group, CLASS_NAME, listing.class_names)
     data = group.create_dataset(DATA, (offset[-1],), np.uint8, fill_time="never")
     content_hash = np.empty(len(size), np.uint64)
+    batches = _batches(offset)
     with progress.track(f"pack {source.location.name}", len(size)) as advance:
-        for rows, contents in _read_ahead(source, listing.paths, size, offset):
+        for rows, contents in zip(batches, read_ahead(batches, read, threads=READ_THREADS, depth=2), strict=True):
             data[offset[rows.start] : offset[rows.stop]] = np.frombuffer(b"".join(contents), np.uint8)
-            check()
+            check_written()
             content_hash[rows.start : rows.stop] = list(map(xxhash.xxh3_64_intdigest, contents))
             advance(len(contents))
     group[CONTENT_HASH] = content_hash
 
 
-def _read_ahead(
-    source: ImageSource, paths: Sequence[str], size: npt.NDArray[np.int64], offset: npt.NDArray[np.int64]
-) -> Iterator[tuple[range, list[bytes]]]:
-    """Yield each batch's rows and images, while the next batch is being read."""
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        ahead: deque[tuple[range, list[Future[bytes]]]] = deque()
-        for rows in _batches(offset):
-            ahead.append((rows, [pool.submit(_read, source, paths[row], int(size[row])) for row in rows]))
-            if len(ahead) > 1:
-                yield _finished(*ahead.popleft())
-        if ahead:
-            yield _finished(*ahead.popleft())
-
-
-def _finished(rows: range, reading: list[Future[bytes]]) -> tuple[range, list[bytes]]:
-    return rows, [future.result() for future in reading]
-
-
-def _batches(offset: npt.NDArray[np.int64]) -> Iterator[range]:
-    start, count = 0, len(offset) - 1
-    while start < count:
-        stop = max(start + 1, int(np.searchsorted(offset, offset[start] + BATCH_BYTES, "right")) - 1)
-        stop = min(stop, start + BATCH_IMAGES)
-        yield range(start, stop)
-        start = stop
+def _batches(offset: npt.NDArray[np.int64]) -> list[range]:
+    """Return consecutive batches of rows of at most ``BATCH_BYTES`` (or one image) and ``BATCH_IMAGES`` each."""
+    starts, count = [0], len(offset) - 1
+    while (start := starts[-1]) < count:
+        by_bytes = int(np.searchsorted(offset, offset[start] + BATCH_BYTES, "right")) - 1
+        starts.append(min(max(start + 1, by_bytes), start + BATCH_IMAGES))
+    return [range(start, stop) for start, stop in pairwise(starts)]
 
 
 def _write_texts(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
-    """UTF-8 strings of one length: a million are one piece of the file, and any HDF5 reader knows them."""
+    """Write UTF-8 strings of fixed length: a million are one piece of the file, and every HDF5 reader knows them."""
     encoded = [text.encode() for text in texts]
     length = max(map(len, encoded), default=1)
     group[name] = np.array(encoded, h5py.string_dtype("utf-8", length))
-
-
-def _read(source: ImageSource, path: str, size: int) -> bytes:
-    try:
-        content = source.read(path)
-    except OSError as error:
-        raise _unreadable(source, path, error) from error
-    if len(content) != size:
-        raise InputError(f"The image '{source.describe(path)}' changed while it was packed; pack again.")
-    return content
-
-
-def _unreadable(source: ImageSource, path: str, error: OSError) -> InputError:
-    where = source.describe(path)
-    return InputError(f"The image '{where}' cannot be read ({error.strerror}); restore it, or remove it.")

@@ -1,15 +1,13 @@
-"""Rendering views of images: read, decode once, make every view asked for.
+"""Render views of images: read, decode once, make every view.
 
-Geometry is the renderer's (DALI; torchvision as the reference), colour is ``colour.py``'s for both. Views come
-as uint8 NHWC; the network that gets them normalises them its own way.
+Geometry is the renderer's (DALI; torchvision as the reference), colour is ``colour.py``'s for both. Views are uint8
+NHWC; each network normalizes them its own way.
 
 Letters: N images, V views, P parameters, B batch, S side in pixels.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +15,7 @@ import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.colour import apply_colour
+from compress_ssl.pipeline.images.reading import read_ahead, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ READ_AHEAD_BATCHES = 4
 
 @dataclass(frozen=True)
 class RenderJob:
-    """Images to render, and how."""
+    """N images and the V views to render of each."""
 
     source: ImageSource
     paths: Sequence[str]
@@ -60,14 +59,31 @@ class RenderJob:
         sizes: tuple[int, ...],
         interpolation: Interpolation = "bilinear",
     ) -> RenderJob:
-        """Return the job of rendering V views of these rows of a split; ``parameters`` (N, V, P) are the rows' own."""
+        """Return the job of rendering V views of N rows of a split; ``parameters`` (N, V, P) are those of the rows."""
         paths = [samples.sample_path[row] for row in rows]
         return cls(source, paths, samples.content_hash[rows], parameters, sizes, interpolation)
 
     def batches(self, batch_size: int) -> list[slice]:
-        """Rows of each batch; the last may be shorter."""
+        """Return the rows of each batch; the last may be shorter."""
         n = len(self.paths)
         return [slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+
+    def read(self, row: int) -> bytes:
+        """Return an encoded image.
+
+        Raises
+        ------
+        InputError
+            If it is missing, or its hash is another.
+        """
+        path = self.paths[row]
+        content = read_image(self.source, path, "restore it.")
+        if xxhash.xxh3_64_intdigest(content) != int(self.content_hash[row]):
+            raise InputError(
+                f"The image '{self.source.describe(path)}' has changed since it was indexed or embedded; restore it, or "
+                "embed the images again."
+            )
+        return content
 
 
 class Renderer(Protocol):
@@ -82,7 +98,7 @@ class Renderer(Protocol):
 
 
 def interpolation_of(view: Mapping[str, Any]) -> Interpolation:
-    """Interpolation of a view, from its description in a store; the first stores do not say it, and are bilinear."""
+    """Return the interpolation of a view from its description; the first stores lack it, and are bilinear."""
     interpolation: Interpolation = view.get("interpolation", "bilinear")
     return interpolation
 
@@ -104,28 +120,6 @@ def render(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list
 def read_images(
     job: RenderJob, batch_size: int, threads: int, prepare: Callable[[bytes], bytes] = bytes
 ) -> Iterator[list[bytes]]:
-    """Yield each batch's encoded images, read and prepared a few batches ahead, every one checked against its hash."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending = deque(job.batches(batch_size))
-        futures: deque[list[Future[bytes]]] = deque()
-        while pending or futures:
-            while pending and len(futures) < READ_AHEAD_BATCHES:
-                rows = pending.popleft()
-                futures.append([pool.submit(_read_checked, job, row, prepare) for row in range(rows.start, rows.stop)])
-            yield [future.result() for future in futures.popleft()]
-
-
-def _read_checked(job: RenderJob, row: int, prepare: Callable[[bytes], bytes]) -> bytes:
-    source, path = job.source, job.paths[row]
-    try:
-        content = source.read(path)
-    except OSError as error:
-        raise InputError(
-            f"The image '{source.describe(path)}' cannot be read ({error.strerror}); restore it."
-        ) from error
-    if xxhash.xxh3_64_intdigest(content) != int(job.content_hash[row]):
-        raise InputError(
-            f"The image '{source.describe(path)}' has changed since it was indexed or embedded; restore it, or embed "
-            "the images again."
-        )
-    return prepare(content)
+    """Yield each batch's encoded images after ``prepare``, read a few batches ahead and checked against their hashes."""
+    batches = (range(rows.start, rows.stop) for rows in job.batches(batch_size))
+    return read_ahead(batches, lambda row: prepare(job.read(row)), threads=threads, depth=READ_AHEAD_BATCHES)

@@ -1,13 +1,14 @@
-"""Is this the data set that a store was made from? Checked before a student trains on it, or a store is evaluated with it.
+"""Check that a dataset is the one a store was made from, before training on it or evaluating with it.
 
-Every good image of the split has to be there, by its path. Of ``SAMPLE`` of them, evenly spaced over the store's order from
-the first to the last, the content is compared too (its XXH3-64, and with it its size); of all of them if that is asked for.
-Whatever is rendered later is compared when it is read.
+Every good image of the split must exist under its path. The content (XXH3-64, and with it the size) is compared for
+``SAMPLE`` of them, evenly spaced over the store's order with both ends, or for all on request. Whatever is rendered
+later is compared when it is read.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.images.index import decode
+from compress_ssl.pipeline.images.reading import read_image
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Progress
@@ -26,73 +28,63 @@ if TYPE_CHECKING:
 
 SAMPLE = 256
 
+ADVICE = "give the dataset the store was made from"
+
 
 def check_same_images(split: Split, source: ImageSource, check: ContentCheck, threads: int, progress: Progress) -> None:
-    """Check that a data set holds the good images of a split.
+    """Check that a dataset holds the good images of a split.
 
     Parameters
     ----------
     split : Split
     source : ImageSource
-        Has the split's images.
+        The split's images.
     check : str
         Compare the content of a ``sample`` of the images, or of ``all``.
     threads : int
-        To read with.
+        Number of reading threads.
     progress : Progress
-        Shown where all are read.
+        Shown if all are read.
 
     Raises
     ------
     InputError
-        Naming the first row whose image is missing or another.
+        Naming the first row whose image is missing or differs.
     """
     rows = np.flatnonzero(split.samples.good)
     for row in rows:
-        _check_there(split, source, int(row))
+        path = split.samples.sample_path[row]
+        try:
+            source.stamp(path)
+        except OSError as error:
+            raise InputError(
+                f"The store was made from other images: row {row} of split {split.name}, '{path}', is not in "
+                f"'{source.location}'; {ADVICE}."
+            ) from error
     compared, shown = (rows, progress) if check == "all" else (evenly_spaced(rows, SAMPLE, endpoint=True), Silent())
     with ThreadPoolExecutor(threads) as pool, shown.track(f"check {split.name}", len(compared)) as advance:
         for start in range(0, len(compared), SAMPLE):
-            part = compared[start : start + SAMPLE]
-            for fault in pool.map(lambda row: _difference(split, source, int(row)), part):
-                if fault is not None:
-                    raise InputError(f"{fault}; give the data set the store was made from, or embed this one.")
+            part = compared[start : start + SAMPLE].tolist()
+            for _ in pool.map(partial(_check_content, split, source), part):
+                pass
             advance(len(part))
 
 
-def _check_there(split: Split, source: ImageSource, row: int) -> None:
-    path = split.samples.sample_path[row]
-    try:
-        source.stamp(path)
-    except OSError as error:
-        raise InputError(
-            f"The store was made from other images: row {row} of split {split.name}, '{path}', is not in "
-            f"'{source.location}'; give the data set the store was made from."
-        ) from error
-
-
-def _difference(split: Split, source: ImageSource, row: int) -> str | None:
-    """What tells an image from that of the store; None if nothing does."""
+def _check_content(split: Split, source: ImageSource, row: int) -> None:
     samples, path = split.samples, split.samples.sample_path[row]
-    try:
-        content = source.read(path)
-    except OSError as error:
-        return f"The image '{source.describe(path)}' cannot be read ({error.strerror})"
+    content = read_image(source, path, f"{ADVICE}, or embed this one.")
     if xxhash.xxh3_64_intdigest(content) == int(samples.content_hash[row]):
-        return None
-    height, width = map(int, samples.image_size[row])
-    found = _size(content)
-    seen = f"row {row} of split {split.name}, '{path}'"
-    if found == (height, width):
-        return f"The store was made from other images: {seen}, has other content in '{source.location}'"
-    now = f"{found[1]} x {found[0]} pixels" if found else "no image"
-    return f"The store was made from other images: {seen}, was {width} x {height} pixels and is {now} in '{source.location}'"
-
-
-def _size(content: bytes) -> tuple[int, int] | None:
-    """Height and width of an image; None if it is none."""
+        return
+    old_height, old_width = map(int, samples.image_size[row])
     try:
         width, height = decode(content).size
-    except Exception:  # noqa: BLE001 Pillow's plugins raise whatever a broken file makes them raise
-        return None
-    return height, width
+    except Exception:  # noqa: BLE001 Pillow's plugins raise anything on a broken file
+        now = "no image"
+    else:
+        now = f"{width} x {height} pixels"
+    was = f"{old_width} x {old_height} pixels"
+    difference = "has other content" if now == was else f"was {was} and is {now}"
+    raise InputError(
+        f"The store was made from other images: row {row} of split {split.name}, '{path}', {difference} in "
+        f"'{source.location}'; {ADVICE}, or embed this one."
+    )

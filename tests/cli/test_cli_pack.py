@@ -109,7 +109,7 @@ def test_a_flat_split_is_evaluated_with_a_label_file(call: Call, workplace: Path
         ("pack data data.h5", "'data.h5' exists already; use --overwrite to replace it, or another path."),
         ("pack data new.h5 --split test", "The dataset 'data' has no folder 'test'"),
         ("pack data new.h5 --split val --split val", "--split: a split is named twice; name each once."),
-        ("pack data new.h5 --split val/apple --split val", "--split: 'val/apple' lies in 'val'; pack one of them."),
+        ("pack data new.h5 --split val/apple --split val", "--split: 'val/apple' is in 'val'; pack one of them."),
         ("pack data new.h5 --split . --split val", "'.' is the whole data set; pack it alone"),
         (
             "pack data new.h5 --labels labels.txt",

@@ -98,26 +98,6 @@ class FileSource:
         return str(self.root / path)
 
 
-def read_image(source: ImageSource, path: str) -> bytes:
-    """Return an encoded image.
-
-    Raises
-    ------
-    InputError
-        If it is missing or cannot be read.
-    """
-    try:
-        return source.read(path)
-    except OSError as error:
-        raise unreadable(source, path, error) from error
-
-
-def unreadable(source: ImageSource, path: str, error: OSError) -> InputError:
-    """Return the error that reports an image which cannot be read."""
-    where = source.describe(path)
-    return InputError(f"The image '{where}' cannot be read ({error.strerror}); restore it, or remove it.")
-
-
 def is_image(name: str) -> bool:
     """Return true if the name has an image's extension."""
     return name.lower().endswith(IMAGE_EXTENSIONS)

@@ -1,8 +1,8 @@
-"""Colour operations on a batch, each sample with numbers of its own: jitter, grey, blur.
+"""Colour operations on a batch, with parameters per sample: jitter, grey, blur.
 
 One implementation on the training device, shared by all renderers (DALI's hue is another function:
-docs/decisions.md). The arithmetic is torchvision's; a sample's result does not depend on its batch: the mean
-that contrast needs is a sum of integers, the blur adds its taps in a fixed order.
+docs/decisions.md). The arithmetic is torchvision's. A sample's result does not depend on its batch: the mean that
+contrast needs is a sum of integers, and the blur adds its taps in a fixed order.
 
 Letters: B batch, S side in pixels. Images are float32 (B, 3, S, S) in 0..255 between operations.
 """
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision rounds it
-HISTOGRAM_STEPS = 256  # grey levels are summed in steps of 1/256, exactly
+GREY_STEPS = 256  # grey levels are summed exactly, in integer steps of 1/256
 
 
 def apply_colour(images: Tensor, parameters: npt.NDArray[np.float32]) -> Tensor:
-    """Jitter, grey and blur a batch as its parameters say.
+    """Apply jitter, grey and blur to a batch.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def apply_colour(images: Tensor, parameters: npt.NDArray[np.float32]) -> Tensor:
     Returns
     -------
     images : uint8 tensor of shape (B, S, S, 3)
-        Rounded to the nearest level; untouched where the parameters ask for nothing.
+        Rounded to the nearest level; samples without any of the operations are unchanged.
     """
     columns = {name: parameters[:, number] for name, number in COLUMN.items()}
     jittered = np.stack([columns[name] != 1 for name in ("brightness", "contrast", "saturation")]).any(axis=0)
@@ -76,7 +76,7 @@ def _jitter(images: Tensor, columns: dict[str, npt.NDArray[np.float32]]) -> Tens
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Grey of each pixel, (B, 1, S, S)."""
+    """Return the grey value of each pixel, (B, 1, S, S)."""
     red, green, blue = images.unbind(1)
     return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
 
@@ -90,9 +90,9 @@ def _brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    levels = (_luma(images) * HISTOGRAM_STEPS).round().to(torch.int64)
+    levels = (_luma(images) * GREY_STEPS).round().to(torch.int64)
     total = levels.sum(dim=(1, 2, 3), keepdim=True).double()
-    mean = total / (HISTOGRAM_STEPS * levels[0].numel())
+    mean = total / (GREY_STEPS * levels[0].numel())
     return _blend(images, mean.float(), factor)
 
 
@@ -101,7 +101,7 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by ``shift`` of a full circle, through HSV."""
+    """Shift the hue by ``shift`` turns of the colour circle, through HSV."""
     unit = images / 255
     red, green, blue = unit.unbind(1)
     value, lowest = unit.amax(1), unit.amin(1)
@@ -141,7 +141,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def blur_kernel_size(side: int) -> int:
-    """Taps of the blur for a view of this side: a tenth of it, odd (SimCLR; 23 at 224 pixels)."""
+    """Return the blur's kernel size for a view of this side: a tenth of it, odd (SimCLR; 23 at 224 pixels)."""
     return 2 * round(side / 20) + 1
 
 

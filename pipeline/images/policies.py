@@ -1,9 +1,9 @@
-"""Augmentation policies: the numbers that make a view, drawn once from (policy, seed, view, sample).
+"""Augmentation policies and the parameters of views, drawn once from (policy, seed, view, sample).
 
-A view is always made the same way, so one set of columns describes every policy:
+Every view is made by the same steps, so one set of columns describes every policy:
 
-1. cut the crop box out of the decoded image, 2. resize the box, 3. cut the view's window out of that,
-4. flip; then, where the columns ask for it, 5. colour jitter, 6. grey, 7. blur (``colour.py``).
+1. crop a box out of the decoded image, 2. resize the box, 3. crop the view's window out of that, 4. flip;
+then, if the columns ask for it, 5. colour jitter, 6. grey, 7. blur (``colour.py``).
 
 Randomness is counter-based: Philox keyed by (seed, view) and advanced by sample, so any rows can be drawn
 anywhere, in any order, by any number of workers.
@@ -35,27 +35,28 @@ COLUMNS = (
     "crop_height",
     "resize_width",  # pixels the box is resized to
     "resize_height",
-    "window_left",  # where the view's window lies in the resized box
+    "window_left",  # position of the view's window in the resized box
     "window_top",
     "flip",  # 1: mirrored left to right
-    "brightness",  # factors; 1 leaves the image alone
+    "brightness",  # factors; 1 leaves the image unchanged
     "contrast",
     "saturation",
-    "hue",  # shift in turns of the colour circle; 0 leaves the image alone
+    "hue",  # shift in turns of the colour circle; 0 leaves the image unchanged
     "jitter_order",  # index into JITTER_ORDERS
-    "grey",  # 1: made grey
+    "grey",  # 1: converted to grey
     "blur_sigma",  # pixels of the view; 0: no blur
 )
 COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 
 JITTER_ORDERS = tuple(itertools.permutations(("brightness", "contrast", "saturation", "hue")))
-"""The 24 orders in which the four colour operations can follow each other."""
+"""The 24 orders of the four colour operations."""
 
 CROP_ATTEMPTS = 10
 DRAWS_PER_SAMPLE = 32
-"""Numbers drawn for each sample whatever the policy; a multiple of 4, Philox's draws a step."""
+"""Numbers drawn per sample by every policy; a multiple of 4, the draws of one Philox step."""
 
-DRAWN_AT_ONCE = 65_536
+SAMPLES_PER_CHUNK = 65_536
+"""Samples that ``fresh_parameters`` draws at a time."""
 
 Range = tuple[FiniteFloat, FiniteFloat]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -65,12 +66,12 @@ class Policy(Settings):
     """A random view: RandomResizedCrop and flip, then optional colour jitter, grey and blur."""
 
     scale: Range = (0.08, 1.0)
-    """Area of the crop box as a share of the image."""
+    """Area of the crop box as a fraction of the image's."""
     ratio: Range = (3 / 4, 4 / 3)
-    """Width over height of the crop box."""
+    """Aspect ratio of the crop box, width over height."""
     flip: Probability = 0.5
     jitter: Probability = 0.0
-    """Probability of colour jitter with the four strengths that follow."""
+    """Probability of colour jitter, whose four strengths follow."""
     brightness: float = Field(default=0.0, ge=0, le=1)
     contrast: float = Field(default=0.0, ge=0, le=1)
     saturation: float = Field(default=0.0, ge=0, le=1)
@@ -78,10 +79,10 @@ class Policy(Settings):
     grey: Probability = 0.0
     blur: Probability = 0.0
     blur_sigma: Range = (0.1, 2.0)
-    """Gaussian blur's deviation, in pixels of the view."""
+    """Standard deviation of the Gaussian blur, in pixels of the view."""
 
     def __str__(self) -> str:
-        """Name of a published policy, ``custom`` for any other."""
+        """Return the name of a published policy, or ``custom``."""
         return next((name for name, known in POLICIES.items() if known == self), "custom")
 
     @model_validator(mode="after")
@@ -94,9 +95,9 @@ class Policy(Settings):
 
 
 POLICIES = {
-    # The largest centred square, nothing random: for images that are as small as the view (32 pixels).
+    # The largest centred square, nothing random: for images as small as the view (32 pixels).
     "identity": Policy(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0),
-    # RandomResizedCrop and flip with torchvision's defaults (CompRess, section 4).
+    # RandomResizedCrop and horizontal flip with torchvision's defaults (CompRess, section 4).
     "crop-flip": Policy(),
     # MoCo v2 (Chen et al. 2020), its aug_plus.
     "moco-v2": Policy(
@@ -106,13 +107,13 @@ POLICIES = {
 
 
 class TenCrop(Settings):
-    """Ten fixed views: the corners and the centre of the resized image, and their mirror images.
+    """Ten fixed views: the four corners and the centre of the resized image, and their mirror images.
 
     Krizhevsky, Sutskever, Hinton 2012, section 4.1; the order is that of torchvision's TenCrop.
     """
 
     def __str__(self) -> str:
-        """Name of the policy."""
+        """Return the name of the policy."""
         return TEN_CROP
 
 
@@ -136,11 +137,11 @@ PolicySetting = Annotated[Policy, BeforeValidator(_named_policy, json_schema_inp
 """A policy by name, or as a table of numbers in a recipe."""
 
 StoredPolicySetting = Annotated[Policy | TenCrop, BeforeValidator(_named_views, json_schema_input_type=str)]
-"""The same, or the ten crops, which are there to be evaluated."""
+"""The same, or the ten crops, which serve evaluation."""
 
 
 def uniform_draws(seed: int, view: int, first: int, count: int) -> npt.NDArray[np.float64]:
-    """Uniform numbers in [0, 1) of shape (count, DRAWS_PER_SAMPLE) for samples ``first`` onwards."""
+    """Return uniform numbers in [0, 1) of shape (count, DRAWS_PER_SAMPLE) for samples ``first`` onwards."""
     generator = np.random.Philox(key=np.array([seed, view], np.uint64))
     generator.advance(first * DRAWS_PER_SAMPLE // 4)
     raw = np.asarray(generator.random_raw(count * DRAWS_PER_SAMPLE), np.uint64).reshape(count, DRAWS_PER_SAMPLE)
@@ -148,7 +149,7 @@ def uniform_draws(seed: int, view: int, first: int, count: int) -> npt.NDArray[n
 
 
 def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: int) -> npt.NDArray[np.float32]:
-    """Short side to ``resize``, then the centre ``size`` by ``size``: torchvision's Resize and CenterCrop.
+    """Return the parameters of torchvision's Resize of the short side to ``resize``, then CenterCrop to ``size``.
 
     Parameters
     ----------
@@ -180,7 +181,7 @@ def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: 
 def ten_crop_parameters(
     image_size: npt.NDArray[np.int32], resize: int, size: int, crop: int
 ) -> npt.NDArray[np.float32]:
-    """One of the ten crops of the image that ``evaluation_parameters`` resizes, in the order of torchvision's TenCrop.
+    """Return the parameters of one of the ten crops of the resized image, in the order of torchvision's TenCrop.
 
     Parameters
     ----------
@@ -202,7 +203,7 @@ def ten_crop_parameters(
         lower, right = divmod(place, 2)
         parameters[:, COLUMN["window_left"]] = right * spare_width
         parameters[:, COLUMN["window_top"]] = lower * spare_height
-    if mirrored:  # a window of the mirrored image is the mirrored window as far from the other side
+    if mirrored:  # a window of the mirrored image is the mirror image of a window as far from the other side
         parameters[:, COLUMN["window_left"]] = spare_width - parameters[:, COLUMN["window_left"]]
         parameters[:, COLUMN["flip"]] = 1
     return parameters
@@ -211,7 +212,7 @@ def ten_crop_parameters(
 def random_parameters(
     policy: Policy, size: int, seed: int, view: int, first: int, image_size: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
-    """Draw the parameters of one view for a run of samples.
+    """Draw the parameters of one view for consecutive samples.
 
     Parameters
     ----------
@@ -221,9 +222,9 @@ def random_parameters(
     seed, view : int
         Key of the generator.
     first : int
-        Number of the first sample in its split.
+        Row of the first sample in its split.
     image_size : int32 array of shape (N, 2)
-        Height and width in pixels of samples ``first`` to ``first + N``.
+        Height and width in pixels of samples ``first`` to ``first + N - 1``.
 
     Returns
     -------
@@ -254,7 +255,7 @@ def random_parameters(
 def draw_parameters(
     view: int, description: Mapping[str, Any], first: int, image_size: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
-    """Return the parameters (N, P) of one view for samples ``first`` onwards, from the view's description in a store."""
+    """Return a view's parameters (N, P) for samples ``first`` onwards, from the view's description in a store."""
     policy, size = dict(description["policy"]), description["size"]
     if view == EVALUATION_VIEW:
         return evaluation_parameters(image_size, policy["resize"], size)
@@ -266,17 +267,17 @@ def draw_parameters(
 def fresh_parameters(
     policy: Policy, size: int, seed: int, view: int, image_size: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
-    """Parameters (N, P) of one view of a whole split, drawn in runs so that a million images need no more memory."""
+    """Draw the parameters (N, P) of one view of a whole split, in chunks to bound the memory."""
     return np.concatenate(
         [
-            random_parameters(policy, size, seed, view, first, image_size[first : first + DRAWN_AT_ONCE])
-            for first in range(0, len(image_size), DRAWN_AT_ONCE)
+            random_parameters(policy, size, seed, view, first, image_size[first : first + SAMPLES_PER_CHUNK])
+            for first in range(0, len(image_size), SAMPLES_PER_CHUNK)
         ]
     )
 
 
 def resized_parameters(parameters: npt.NDArray[np.float32], size: int, new_size: int) -> npt.NDArray[np.float32]:
-    """The same views of side ``size``, rendered with side ``new_size``: the same crop, the blur in proportion."""
+    """Return parameters that render views of side ``size`` with side ``new_size``: same crop, proportional blur."""
     resized = parameters.copy()
     pixels = [COLUMN[name] for name in ("resize_width", "resize_height", "window_left", "window_top")]
     resized[:, pixels] = np.floor(resized[:, pixels] * (new_size / size) + 0.5)
@@ -285,7 +286,7 @@ def resized_parameters(parameters: npt.NDArray[np.float32], size: int, new_size:
 
 
 def _unaltered(count: int) -> npt.NDArray[np.float32]:
-    """Parameters that leave every colour as it is; geometry still to be filled in."""
+    """Return parameters that leave colours unchanged, with all geometry zero."""
     parameters = np.zeros((count, len(COLUMNS)), np.float32)
     parameters[:, [COLUMN["brightness"], COLUMN["contrast"], COLUMN["saturation"]]] = 1
     return parameters
@@ -299,10 +300,10 @@ def _crop_boxes(
     x: npt.NDArray[np.float64],
     y: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """Boxes (N, 4: left, top, width, height) by the rule of torchvision's RandomResizedCrop.
+    """Return crop boxes (N, 4: left, top, width, height) by the rule of torchvision's RandomResizedCrop.
 
-    Area uniform in ``scale``, ratio log-uniform in ``ratio``; the first of ten attempts that fits is taken, else
-    the largest centred box whose ratio is allowed.
+    The area is uniform in ``scale``, the ratio log-uniform in ``ratio``; the first of ten attempts that fits is taken,
+    else the largest centred box with an allowed ratio.
     """
     height, width = image_size[:, 0].astype(np.float64), image_size[:, 1].astype(np.float64)
     low, high = policy.scale

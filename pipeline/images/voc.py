@@ -1,7 +1,7 @@
-"""Data sets in the layout of PASCAL VOC: what lies where, and what the annotations say (VOC2007 development kit, section 4).
+"""Datasets in the layout of PASCAL VOC: folders and annotations (VOC2007 development kit, section 4).
 
-``JPEGImages/NAME.jpg`` is an image, ``Annotations/NAME.xml`` says which objects are on it, ``ImageSets/Main/SPLIT.txt`` lists
-names. The classes are those that the annotations name, sorted. An image without objects is a negative of every class.
+``JPEGImages/NAME.jpg`` is an image, ``Annotations/NAME.xml`` describes the objects on it, ``ImageSets/Main/SPLIT.txt``
+lists names. The classes are those in the annotations, sorted. An image without objects is a negative of every class.
 
 Letters: O objects of an image.
 """
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 IMAGES, ANNOTATIONS, SPLITS = "JPEGImages", "Annotations", Path("ImageSets", "Main")
 LAYOUT = f"{IMAGES}, {ANNOTATIONS}, {SPLITS}"
 
-MOST_BYTES = 4 * 2**20
-"""Of one annotation; those of VOC have a few thousand."""
+MAX_BYTES = 4 * 2**20
+"""Of one annotation; VOC's have a few thousand."""
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -37,38 +37,38 @@ class Annotation(NamedTuple):
     classes: tuple[str, ...]
     """O names."""
     boxes: npt.NDArray[np.float64]
-    """(O, 4) xmin, ymin, xmax, ymax in pixels, counted from 1; the pixels of both ends belong to the object."""
+    """(O, 4) xmin, ymin, xmax, ymax in pixels, counted from 1, both ends inclusive."""
     difficult: npt.NDArray[np.bool_]
-    """(O,) objects that are left out of what is measured."""
+    """(O,) objects that the evaluation ignores."""
 
 
 def is_voc(data: Path) -> bool:
-    """Whether a data set has VOC's layout."""
+    """Return true if a dataset has VOC's layout, with or without annotations."""
     return (data / IMAGES).is_dir() and (data / SPLITS).is_dir()
 
 
 def check_voc(data: Path) -> None:
-    """Check that a data set has VOC's layout, annotations too.
+    """Check that a dataset has VOC's layout, with annotations.
 
     Raises
     ------
     InputError
-        If it has not.
+        If it does not.
     """
     missing = next((place for place in (IMAGES, ANNOTATIONS, SPLITS) if not (data / place).is_dir()), None)
     if missing is not None:
-        raise InputError(f"'{data}' has no folder {missing}; give a data set in VOC's layout: {LAYOUT}.")
+        raise InputError(f"'{data}' has no folder {missing}; give a dataset in VOC's layout: {LAYOUT}.")
 
 
 def read_annotations(data: Path, images: Sequence[str], sizes: npt.NDArray[np.integer]) -> list[Annotation]:
-    """Read what is on some images of a data set.
+    """Read the annotations of N images of a dataset.
 
     Parameters
     ----------
     data : Path
         The folder that holds ``JPEGImages``.
     images : sequence of str
-        N paths in it.
+        Their paths below it.
     sizes : int array of shape (N, 2)
         Height and width of each image, in pixels.
 
@@ -85,38 +85,38 @@ def read_annotations(data: Path, images: Sequence[str], sizes: npt.NDArray[np.in
 
 
 def find_classes(annotations: Iterable[Annotation]) -> tuple[str, ...]:
-    """All classes that annotations name, sorted."""
+    """Return the names of all annotated classes, sorted."""
     return tuple(sorted({name for annotation in annotations for name in annotation.classes}))
 
 
 def read_annotation(file: Path, *, height: int, width: int) -> Annotation:
-    """Read what is on one image of this height and width, in pixels.
+    """Read the annotation of one image of this height and width, in pixels.
 
     Raises
     ------
     InputError
-        If the file is missing or too large, is no XML or declares entities; says another size of the image; or has an
-        object without a name or a box inside the image.
+        If the file is missing, too large, not XML, or declares entities; gives another size of the image; or has an
+        object without a name or without a box inside the image.
     """
     root = _parse(file)
     if (size := root.find("size")) is not None:
-        said = tuple(_number(file, size, name) for name in ("width", "height"))
-        if said != (width, height):
+        annotated = tuple(_number(file, size, name) for name in ("width", "height"))
+        if annotated != (width, height):
             raise InputError(
-                f"'{file}' describes an image of {said[0]:g} x {said[1]:g} pixels, but the image has {width} x {height}; "
+                f"'{file}' describes an image of {annotated[0]:g} x {annotated[1]:g} pixels, but the image has {width} x {height}; "
                 "restore the image that was annotated, or correct the annotation."
             )
     objects = root.findall("object")
+    classes = [(each.findtext("name") or "").strip() for each in objects]
+    if "" in classes:
+        raise InputError(f"Object {classes.index('') + 1} of '{file}' has no name; add the name of its class.")
     boxes = [_box(file, number, each, height, width) for number, each in enumerate(objects, 1)]
-    return Annotation(
-        tuple(_class_name(file, number, each) for number, each in enumerate(objects, 1)),
-        np.array(boxes, np.float64).reshape(-1, 4),
-        np.array([(each.findtext("difficult") or "0").strip() == "1" for each in objects], bool),
-    )
+    difficult = [(each.findtext("difficult") or "0").strip() == "1" for each in objects]
+    return Annotation(tuple(classes), np.array(boxes, np.float64).reshape(-1, 4), np.array(difficult, bool))
 
 
 class _WithoutEntities(TreeBuilder):
-    """Refuses a document type: entities, which could fill the memory or name other files, are declared nowhere else."""
+    """Refuses document types: only they can declare entities, which could fill the memory or read other files."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ParseError(f"it declares a document type, {name}, which an annotation does not need")
@@ -124,8 +124,8 @@ class _WithoutEntities(TreeBuilder):
 
 def _parse(file: Path) -> Element:
     try:
-        if file.stat().st_size > MOST_BYTES:
-            raise InputError(f"'{file}' has more than {MOST_BYTES} bytes; it is not the annotation of an image.")
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError(f"'{file}' has more than {MAX_BYTES} bytes; it is not the annotation of an image.")
         parser = XMLParser(target=_WithoutEntities())
         parser.feed(file.read_bytes())
         root: Element = parser.close()
@@ -140,18 +140,11 @@ def _parse(file: Path) -> Element:
     return root
 
 
-def _class_name(file: Path, number: int, described: Element) -> str:
-    name = (described.findtext("name") or "").strip()
-    if not name:
-        raise InputError(f"Object {number} of '{file}' has no name; add the name of its class.")
-    return name
-
-
-def _box(file: Path, number: int, described: Element, height: int, width: int) -> tuple[float, ...]:
-    place = described.find("bndbox")
-    if place is None:
+def _box(file: Path, number: int, element: Element, height: int, width: int) -> tuple[float, ...]:
+    corners = element.find("bndbox")
+    if corners is None:
         raise InputError(f"Object {number} of '{file}' has no bndbox; add one, or remove the object.")
-    xmin, ymin, xmax, ymax = box = tuple(_number(file, place, corner) for corner in CORNERS)
+    xmin, ymin, xmax, ymax = box = tuple(_number(file, corners, corner) for corner in CORNERS)
     shown = f"The box {box[0]:g}, {box[1]:g}, {box[2]:g}, {box[3]:g} of object {number} of '{file}'"
     if xmax < xmin or ymax < ymin:
         raise InputError(f"{shown} has no area; it is xmin, ymin, xmax, ymax: correct it, or remove the object.")

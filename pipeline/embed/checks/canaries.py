@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compress_ssl.pipeline.images.canaries import CanaryView, check_canaries, choose_canaries, make_canaries
+from compress_ssl.pipeline.images.canaries import check_canaries, choose_canaries, make_canaries
 from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.storage import open_store
@@ -57,10 +57,6 @@ def canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer, first
         ]
     )  # (K, V, P)
     sizes = tuple(int(view["size"]) for view in descriptions)
-    views = [
-        CanaryView(row=row, view=view, size=sizes[view], parameters=parameters[number, view])
-        for number, (row, view) in enumerate(chosen)
-    ]
     interpolation = interpolation_of(split.views[EVALUATION_VIEW])
-    canaries = make_canaries(renderer, source, split.samples, views, parameters, sizes, interpolation)
+    canaries = make_canaries(renderer, source, split.samples, chosen, parameters, sizes, interpolation)
     return [{**canary, "view": first + canary["view"]} for canary in canaries]

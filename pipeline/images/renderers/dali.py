@@ -1,9 +1,9 @@
 """The default renderer: NVIDIA DALI, on the CPU or the GPU.
 
-Bytes and numbers come from outside (``fn.external_source``), so the order is ours and the pipeline keeps no
-state. An image is decoded once for all its views; with a single view only its crop box is decoded, which
-gives the same pixels. JPEGs go to DALI as they are. Other formats, which DALI reads differently, not at all, or more
-strictly than Pillow, are decoded by Pillow as ImageFolder would, and handed over as raw pixels in a PPM.
+Images and parameters are fed through ``fn.external_source``, so the order is ours and the pipeline keeps no state. An
+image is decoded once for all its views; with a single view only its crop box is decoded, which gives the same pixels.
+JPEGs go to DALI unchanged. Other formats, which DALI reads differently, not at all, or more strictly than Pillow, are
+decoded by Pillow as ImageFolder would, and passed as raw pixels in a PPM.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compress_ssl.pipeline.images.policies import COLUMN
 from compress_ssl.pipeline.images.rendering import read_images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import numpy.typing as npt
     import torch
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.common.settings import Interpolation
     from compress_ssl.pipeline.images.rendering import RenderJob
 
-# The arguments of one view, in the order in which they are fed: columns and the type DALI wants.
+# The arguments of one view, in the order in which they are fed: columns, and the dtype that DALI expects.
 VIEW_ARGUMENTS = (
     (("crop_left", "crop_top"), np.int32),
     (("crop_width", "crop_height"), np.int32),
@@ -48,12 +48,13 @@ INTERPOLATIONS: dict[Interpolation, types.DALIInterpType] = {
 
 PREFETCH_BATCHES = 2
 PATHS_NAMED = 8
+"""Paths listed in an error message."""
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 class DaliRenderer:
-    """Renders with DALI; pipelines are built once for each (batch size, view sizes, interpolation) and reused."""
+    """Renders with DALI; one pipeline per (batch size, view sizes, interpolation) is built and reused."""
 
     name = "dali"
 
@@ -65,24 +66,31 @@ class DaliRenderer:
     def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
         """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on the renderer's device."""
         key = (batch_size, job.sizes, job.interpolation)
-        # Taken out while in use: a job that fails or is left half way leaves its prefetched batches in the pipeline.
+        # Not reused after a job that fails or is left halfway, whose prefetched batches are still in the pipeline.
         idle = self._pipelines.pop(key, None)
         pipeline, feed = idle or self._build(*key)
-        feed.begin(job, batch_size, self._threads)
+        feed.start(job, batch_size, self._threads)
         batches = job.batches(batch_size)
         for number, rows in enumerate(batches):
             try:
                 outputs = pipeline.run()
             except RuntimeError as error:
-                # DALI prefetches, so the fault may lie a few batches ahead.
+                # DALI prefetches, so the failing image may be a few batches ahead.
                 ahead = batches[min(number + PREFETCH_BATCHES, len(batches) - 1)]
-                suspects = _listed([job.source.describe(path) for path in job.paths[rows.start : ahead.stop]])
+                suspects = [job.source.describe(path) for path in job.paths[rows.start : ahead.stop]]
+                named = ", ".join(f"'{path}'" for path in suspects[:PATHS_NAMED])
+                if len(suspects) > PATHS_NAMED:
+                    named += f" and {len(suspects) - PATHS_NAMED} more"
+                # DALI's reason, without the tracebacks around it.
+                reason = (str(error).partition("encountered:")[2] or str(error)).strip().partition("\n")[0].rstrip(" :")
                 raise RunError(
-                    f"DALI failed on one of these images: {suspects} ({_reason(error)}); leave it out, or use "
-                    "--renderer torchvision."
+                    f"DALI failed on one of these images: {named} ({reason}); leave it out, or use --renderer torchvision."
                 ) from error
             yield [from_dlpack(output.as_tensor()) for output in outputs]
-        _finish_epoch(pipeline)
+        try:
+            pipeline.run()  # to the end of the feed, so that the pipeline can be used again
+        except StopIteration:
+            pipeline.reset()  # type: ignore[no-untyped-call]
         self._pipelines[key] = pipeline, feed
 
     def _build(self, batch_size: int, sizes: tuple[int, ...], interpolation: Interpolation) -> tuple[Pipeline, _Feed]:
@@ -126,18 +134,19 @@ def _views(
         else:
             box = fn.slice(decoded, start=start, shape=shape, axis_names="WH")
         resized = fn.resize(box, size=resize, antialias=True, interp_type=interpolation)
-        cut = fn.slice(resized, start=window, shape=(size, size), axis_names="WH")  # type: ignore[arg-type]  # a single input gives a single output
+        # arg-type: a single input gives a single output
+        cut = fn.slice(resized, start=window, shape=(size, size), axis_names="WH")  # type: ignore[arg-type]
         yield fn.flip(cut, horizontal=flip)
 
 
 class _Feed:
-    """What the pipeline calls for each batch: encoded images, then the arguments of every view."""
+    """Source of the pipeline's inputs, called once per batch: encoded images, then the arguments of every view."""
 
     def __init__(self, view_count: int) -> None:
         self._view_count = view_count
         self._batches: Iterator[tuple[Any, ...]] = iter(())
 
-    def begin(self, job: RenderJob, batch_size: int, threads: int) -> None:
+    def start(self, job: RenderJob, batch_size: int, threads: int) -> None:
         self._batches = self._prepare(job, batch_size, threads)
 
     def __call__(self) -> tuple[Any, ...]:
@@ -166,24 +175,3 @@ def _for_dali(content: bytes) -> bytes:
     buffer = io.BytesIO()
     decode(content).save(buffer, "PPM")
     return buffer.getvalue()
-
-
-def _finish_epoch(pipeline: Pipeline) -> None:
-    """Run into the end of the feed, so that the pipeline can be used again."""
-    try:
-        pipeline.run()
-    except StopIteration:
-        pipeline.reset()  # type: ignore[no-untyped-call]
-
-
-def _listed(paths: Sequence[str]) -> str:
-    """The paths, quoted; of a long list the first few and the number of the others."""
-    named = ", ".join(f"'{path}'" for path in paths[:PATHS_NAMED])
-    others = len(paths) - PATHS_NAMED
-    return f"{named} and {others} more" if others > 0 else named
-
-
-def _reason(error: Exception) -> str:
-    """What DALI says went wrong, without the tracebacks around it."""
-    text = str(error)
-    return (text.partition("encountered:")[2] or text).strip().partition("\n")[0].rstrip(" :")

@@ -1,4 +1,4 @@
-"""Build the renderer that the settings name."""
+"""Make the renderer that the settings name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def make_renderer(name: str, device: torch.device, threads: int) -> Renderer:
-    """The renderer of that name (``dali`` or ``torchvision``)."""
+    """Return the renderer ``dali`` or ``torchvision``; only the chosen one is imported."""
     if name == "dali":
         from compress_ssl.pipeline.images.renderers.dali import DaliRenderer
 

@@ -1,4 +1,4 @@
-"""The reference renderer: Pillow and torchvision, the functions that ImageFolder users know."""
+"""The reference renderer: Pillow and the functional transforms of torchvision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class TorchvisionRenderer:
-    """Renders on CPU threads; the result is moved to the device."""
+    """Renders in CPU threads, then moves the result to the device."""
 
     name = "torchvision"
 

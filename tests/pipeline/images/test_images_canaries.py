@@ -99,7 +99,7 @@ def test_another_renderer_is_warned_of_with_the_mean_difference(
     assert record.levelno == logging.WARNING
     message = record.getMessage()
     assert "canaries of split train of" in message
-    assert "(then: dali on cpu; now: torchvision on cpu); up to 1 is let pass." in message
+    assert "(then: dali on cpu; now: torchvision on cpu); up to 1 is accepted." in message
     mean = float(message.partition(" by ")[2].split()[0])
     assert 0.02 < mean < 0.5  # DALI and torchvision: 0.15 in whole views (test_images_renderers.py)
 

@@ -198,7 +198,7 @@ def test_a_view_of_another_side_has_the_same_crop_and_the_blur_in_proportion() -
 
 def test_parameters_of_a_whole_split_are_those_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     some = sizes(100)
-    monkeypatch.setattr("compress_ssl.pipeline.images.policies.DRAWN_AT_ONCE", 33)
+    monkeypatch.setattr("compress_ssl.pipeline.images.policies.SAMPLES_PER_CHUNK", 33)
     np.testing.assert_array_equal(fresh_parameters(FULL, 64, 5, 9, some), random_parameters(FULL, 64, 5, 9, 0, some))
 
 

@@ -143,9 +143,7 @@ def test_annotation_that_no_list_names_is_not_looked_at(voc: Path) -> None:
 def test_another_layout_is_told_what_is_missing(voc: Path) -> None:
     check_voc(voc)
     (voc / "Annotations").rename(voc / "annotations")
-    with pytest.raises(
-        InputError, match="has no folder Annotations; give a data set in VOC's layout: JPEGImages, Anno"
-    ):
+    with pytest.raises(InputError, match="has no folder Annotations; give a dataset in VOC's layout: JPEGImages, Anno"):
         check_voc(voc)
 
 

@@ -133,6 +133,6 @@ def test_classes_with_too_few_images_leave_nothing_to_score(voc: Path, tmp_path:
 
 
 def test_data_of_another_layout_end_before_the_features(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no folder JPEGImages; give a data set in VOC's layout"):
+    with pytest.raises(InputError, match="has no folder JPEGImages; give a dataset in VOC's layout"):
         evaluate(settings_of("random/conv4-16", data, tmp_path / "out"), Silent())
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Rank and world size of this process, from the environment variables that torchrun (or a job script) sets; no torch."""
+"""Rank and world size of this process, as torchrun (or a job script) sets them in the environment; no torch."""
 
 from __future__ import annotations
 

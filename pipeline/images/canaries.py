@@ -130,7 +130,8 @@ def check_canaries(
         views = [_parse(canary, store[split_name]) for canary in canaries]
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(
-            f"The canaries of split {split_name} of '{store.path}' cannot be read ({error}); restore a copy, or embed again."
+            f"The canaries of split {split_name} of '{store.path}' cannot be read ({error}); restore a copy, or embed "
+            "again."
         ) from error
     images = _render(renderer, source, store[split_name], views, batch_size)
     changed = sum(pixel_hash(image) != canary["xxh3_128"] for image, canary in zip(images, canaries, strict=True))

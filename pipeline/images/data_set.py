@@ -103,8 +103,8 @@ def _read_subset(file: Path, folders: list[str]) -> dict[str, list[str]]:
         folder = next((folder for folder in folders if folder == "." or line.startswith(f"{folder}/")), None)
         if folder is None:
             raise InputError(
-                f"'{line}', listed in '{file}', is in none of the folders {', '.join(folders)}; write paths relative to "
-                "the dataset."
+                f"'{line}', listed in '{file}', is in none of the folders {', '.join(folders)}; write paths relative "
+                "to the dataset."
             )
         chosen.setdefault(folder, []).append(line.removeprefix(f"{folder}/"))
     return chosen

@@ -80,8 +80,8 @@ class RenderJob:
         content = read_image(self.source, path, "restore it.")
         if xxhash.xxh3_64_intdigest(content) != int(self.content_hash[row]):
             raise InputError(
-                f"The image '{self.source.describe(path)}' has changed since it was indexed or embedded; restore it, or "
-                "embed the images again."
+                f"The image '{self.source.describe(path)}' has changed since it was indexed or embedded; restore it, "
+                "or embed the images again."
             )
         return content
 
@@ -120,6 +120,6 @@ def render(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list
 def read_images(
     job: RenderJob, batch_size: int, threads: int, prepare: Callable[[bytes], bytes] = bytes
 ) -> Iterator[list[bytes]]:
-    """Yield each batch's encoded images after ``prepare``, read a few batches ahead and checked against their hashes."""
+    """Yield each batch's encoded images after ``prepare``, read ahead and checked against their hashes."""
     batches = (range(rows.start, rows.stop) for rows in job.batches(batch_size))
     return read_ahead(batches, lambda row: prepare(job.read(row)), threads=threads, depth=READ_AHEAD_BATCHES)

@@ -103,8 +103,8 @@ def read_annotation(file: Path, *, height: int, width: int) -> Annotation:
         annotated = tuple(_number(file, size, name) for name in ("width", "height"))
         if annotated != (width, height):
             raise InputError(
-                f"'{file}' describes an image of {annotated[0]:g} x {annotated[1]:g} pixels, but the image has {width} x {height}; "
-                "restore the image that was annotated, or correct the annotation."
+                f"'{file}' describes an image of {annotated[0]:g} x {annotated[1]:g} pixels, but the image has "
+                f"{width} x {height}; restore the image that was annotated, or correct the annotation."
             )
     objects = root.findall("object")
     classes = [(each.findtext("name") or "").strip() for each in objects]

@@ -22,9 +22,7 @@ def test_a_student_is_refused_another_data_set(
 ) -> None:
     result = call("distill", "teacher.zarr", other, "new", *distill_options, "--check-content", content)
     assert result.exit_code == 2
-    assert "row 0 of split train, 'apple/00.png', has other content in 'other/train'; give the data set" in _line(
-        result
-    )
+    assert "row 0 of split train, 'apple/00.png', has other content in 'other/train'; give the dataset" in _line(result)
     assert not Path("new").exists()
 
 

@@ -110,7 +110,7 @@ def test_a_flat_split_is_evaluated_with_a_label_file(call: Call, workplace: Path
         ("pack data new.h5 --split test", "The dataset 'data' has no folder 'test'"),
         ("pack data new.h5 --split val --split val", "--split: a split is named twice; name each once."),
         ("pack data new.h5 --split val/apple --split val", "--split: 'val/apple' is in 'val'; pack one of them."),
-        ("pack data new.h5 --split . --split val", "'.' is the whole data set; pack it alone"),
+        ("pack data new.h5 --split . --split val", "'.' is the whole dataset; pack it alone"),
         (
             "pack data new.h5 --labels labels.txt",
             "'labels.txt' is for images without labels, but train, val have labels",

@@ -1,1 +1,1 @@
-"""The renderers: one interface (``compress_ssl.pipeline.images.rendering.Renderer``), held together by a parity test."""
+"""The renderers, behind one protocol (``rendering.Renderer``); a test compares their pixels."""

@@ -84,7 +84,8 @@ class DaliRenderer:
                 # DALI's reason, without the tracebacks around it.
                 reason = (str(error).partition("encountered:")[2] or str(error)).strip().partition("\n")[0].rstrip(" :")
                 raise RunError(
-                    f"DALI failed on one of these images: {named} ({reason}); leave it out, or use --renderer torchvision."
+                    f"DALI failed on one of these images: {named} ({reason}); leave it out, or use --renderer "
+                    "torchvision."
                 ) from error
             yield [from_dlpack(output.as_tensor()) for output in outputs]
         try:

@@ -49,7 +49,7 @@ def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing
         found = {
             (split, path)
             for split, known in names.items()
-            for path in known.get(name) or known.get(name.removeprefix(f"{split}/"), ())
+            for path in known.get(name) or known.get(name.removeprefix(f"{split}/"), [])
         }
         if len(found) != 1:
             what = "is several images" if found else "is not an image"

@@ -50,8 +50,8 @@ class ListSource(FileSource):
             path = posixpath.normpath(name)
             if path.startswith(("/", "../")):
                 raise InputError(
-                    f"Line {number} of '{self.location}', '{name}', leads out of the list's folder; put the list into a "
-                    "folder above all images and write paths relative to it."
+                    f"Line {number} of '{self.location}', '{name}', leads out of the list's folder; put the list into "
+                    "a folder above all images and write paths relative to it."
                 )
             if not is_image(path):
                 raise InputError(

@@ -54,8 +54,8 @@ class VocSource(FileSource):
             check_name(name, self.location)
             if name not in files:
                 raise InputError(
-                    f"Line {number} of '{self.location}' names '{name}', of which there is no image in '{folder}'; restore "
-                    "it, or take it out of the list."
+                    f"Line {number} of '{self.location}' names '{name}', of which there is no image in '{folder}'; "
+                    "restore it, or take it out of the list."
                 )
             path = f"{IMAGES}/{files[name]}"
             if path in paths:

@@ -1,7 +1,7 @@
 """The two renderers against each other and against ImageFolder's pixels; repeatability; what faults do.
 
 Tolerance between DALI and torchvision, in levels of 255: mean 0.25, 1 inside, 16 in the outer ring of one pixel
-(measured on 200 photographs: mean 0.15, worst image 0.20, inside 1, ring 12; odd files: ring 16). Bicubic overshoots, and
+(measured on 200 photographs: mean 0.15, worst image 0.20, inside 1, ring 12; odd files: ring 16). Bicubic overshoots;
 Pillow cuts that off at 0 and 255 between its two passes, where DALI does not: there mean 0.25, one pixel in a thousand
 above 1, none above 32 (measured: mean 0.16, worst image 0.22, one in ten thousand above 1, none above 17).
 """

@@ -76,7 +76,7 @@ def test_a_bad_image_of_the_store_may_be_another_or_gone(made: Path, images: Pat
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "gone": (
         lambda path: path.unlink(),
-        r"row 27 of split train, 'b/27\.png', is not in '.*data/train'; give the data set",
+        r"row 27 of split train, 'b/27\.png', is not in '.*data/train'; give the dataset",
     ),
     "renamed": (lambda path: path.rename(path.with_name("x.png")), r"row 27 .* is not in"),
     "another of its size": (
@@ -90,7 +90,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no image": (lambda path: path.write_bytes(b"text"), r"'b/27\.png', was 20 x 18 pixels and is no image in"),
     "one bit": (
         lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x83"),
-        r"'b/27\.png', has other content in '.*'; give the data set the store was made from, or embed this one\.",
+        r"'b/27\.png', has other content in '.*'; give the dataset the store was made from, or embed this one\.",
     ),
 }
 

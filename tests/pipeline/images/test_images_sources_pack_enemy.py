@@ -1,4 +1,4 @@
-"""Packs made by an enemy: a real one, edited, is refused before another file is read, memory taken or a filter loaded."""
+"""Malicious packs: edited ones are refused before another file is read, memory allocated or a filter loaded."""
 
 import resource
 from collections.abc import Callable

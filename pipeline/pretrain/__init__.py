@@ -1,1 +1,1 @@
-"""A teacher where none can be had (self-supervised), and the baselines trained from nothing, with labels or without."""
+"""Train a network from scratch: a self-supervised teacher where none is published, and the baselines of the results."""

@@ -1,4 +1,4 @@
-"""MoCo v2 (He et al. 2020; Chen et al. 2020, arXiv:2003.04297): a view finds its image among a queue of earlier ones."""
+"""MoCo v2 (He et al. 2020; Chen et al. 2020, arXiv:2003.04297): contrast a view with a queue of other images' keys."""
 
 from __future__ import annotations
 
@@ -17,89 +17,96 @@ from compress_ssl.pipeline.training.memory_bank import MemoryBank
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from compress_ssl.pipeline.images.index import ImageIndex
-    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+    from compress_ssl.pipeline.common.settings import Precision
 
 logger = logging.getLogger(__name__)
 
 
-def info_nce_loss(queries: Tensor, keys: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of a query's own key among it and the others' (MoCo, equation 1).
+def info_nce_loss(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Return the cross entropy of each query's own key against the negatives (MoCo, equation 1).
 
     Parameters
     ----------
     queries, keys : (B, D)
-        L2-normalised, of two views of the same B images.
-    others : (B, K)
+        L2-normalized, of two views of the same B images.
+    negatives : (B, K)
         Similarities of the queries to K keys of other images.
-    temperature : float
 
     Returns
     -------
     loss : scalar
-        Averaged over the queries.
+        Mean over the queries.
     """
-    own = (queries * keys).sum(dim=1, keepdim=True)
-    logits = torch.cat([own, others], dim=1) / temperature  # (B, 1 + K)
+    positives = (queries * keys).sum(dim=1, keepdim=True)
+    logits = torch.cat([positives, negatives], dim=1) / temperature  # (B, 1 + K)
     return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 
 class MoCoV2(Method):
-    """Keys come from a moving average of the network and its head; those of the last K images are a queue.
+    """InfoNCE with keys of the EMA of network and head; the queue holds those of the last K images.
 
-    Queries meet the queue as it stood before the batch. In several processes batch norm could tell the two views of an image
-    by their batch: the key encoder sees the images shared out otherwise (shuffling BN, section 3.3). In one process both
-    views are of one batch whatever is done, as in the published code on one GPU.
+    Queries are compared with the queue as it is before the batch. Over several ranks batch norm could identify the two
+    views of an image by their batch; the key encoder therefore sees the images in another split (shuffling BN, section
+    3.3). In one process both views share their batch in any order, as in the published code on one GPU.
     """
 
     views = 2
     key_encoder: nn.Module
 
-    def __init__(self, network: nn.Module, feature_dim: int, index: ImageIndex, settings: PretrainSettings) -> None:
-        super().__init__(network, feature_dim, index, settings)
-        self.head = projection_head(feature_dim, settings.projection_dim)
+    def __init__(
+        self,
+        network: nn.Module,
+        feature_dim: int,
+        *,
+        images: int,
+        queue_size: int = 65_536,
+        key_momentum: float = 0.999,
+        projection_dim: int = 128,
+        temperature: float = 0.2,
+        precision: Precision = "float32",
+    ) -> None:
+        """Initialize head and queue from torch's generator.
+
+        Parameters
+        ----------
+        images : int
+            Size N of the dataset. The queue is at most as long: each epoch has a new order, so that of all queries
+            (K / N)^2 / 2 meet the last key of their own image as a negative: half of them for K = N, all from 2 N on.
+        """
+        super().__init__(precision=precision)
+        self.head = projection_head(feature_dim, projection_dim)
         self.key_encoder, self.key_head = ema_copy(network), ema_copy(self.head)
-        self.queue = MemoryBank(_queue_size(settings, int(index.samples.good.sum())), settings.projection_dim)
-        self.queue.rows = normalize(torch.randn_like(self.queue.rows), dim=1)  # as the published code begins
-        self.temperature, self.momentum = settings.temperature, settings.key_momentum
-        self._entering: Tensor | None = None
+        if queue_size > images:
+            logger.warning(
+                "--queue-size %d is reduced to the size of the dataset, %d images: in a longer queue ever more of them "
+                "meet their own earlier keys as negatives. Half of them still do, and with --queue-size %d one in 32.",
+                queue_size, images, max(1, images // 4),
+            )  # fmt: skip
+        self.queue = MemoryBank(min(queue_size, images), projection_dim)
+        self.queue.rows = normalize(torch.randn_like(self.queue.rows), dim=1)  # as the published code initializes it
+        self.temperature, self.key_momentum = temperature, key_momentum
+        self._keys: Tensor | None = None
 
     def forward(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """InfoNCE of the first view's queries and the second view's keys."""
-        del labels
+        """Return the loss of the first view's queries and the second view's keys."""
         first, second = images.chunk(2)
         queries = normalize(self.head(self.encode(network, first)), dim=1)
-        self._entering = self._keys(second)
-        keys = self._entering.chunk(world_size())[rank()]
+        self._keys = self._encode_keys(second)
+        keys = self._keys.chunk(world_size())[rank()]
         return info_nce_loss(queries, keys, self.queue.similarities(queries), self.temperature), {}
 
     @torch.no_grad()
     def after_step(self, network: nn.Module) -> None:
-        """Let the keys of the batch, of all processes, enter the queue; move the key encoder."""
-        assert self._entering is not None
-        self.queue.enqueue(self._entering)
-        self._entering = None
-        for average, trained in ((self.key_encoder, network), (self.key_head, self.head)):
-            ema_update(average, trained, self.momentum)
+        """Enqueue the keys of the global batch and update the key encoder."""
+        assert self._keys is not None
+        self.queue.enqueue(self._keys)
+        self._keys = None
+        ema_update(self.key_encoder, network, self.key_momentum)
+        ema_update(self.key_head, self.head, self.key_momentum)
 
     @torch.no_grad()
-    def _keys(self, images: Tensor) -> Tensor:
-        """Keys (B, D) of the whole batch, of which process r computes images r, r + W, r + 2 W and so on."""
+    def _encode_keys(self, images: Tensor) -> Tensor:
+        """Return the keys (B, D) of the global batch; rank r encodes the images r, r + W, r + 2 W, ..."""
         shuffled = gather_rows(images)[rank() :: world_size()]
         keys = gather_rows(normalize(self.key_head(self.encode(self.key_encoder, shuffled)), dim=1))
         return torch.stack(keys.chunk(world_size()), dim=1).flatten(0, 1)
-
-
-def _queue_size(settings: PretrainSettings, images: int) -> int:
-    """K: the size asked for, or the number of images N if that is less.
-
-    Each epoch takes the images in a new order, so that of all queries (K / N)^2 / 2 meet their own image's last key among
-    the K others: half of them for K = N, all of them from 2 N on.
-    """
-    if settings.queue_size > images:
-        logger.warning(
-            "--queue-size %d is made as small as the data set, which has %d images: in a longer one ever more of them "
-            "meet their own earlier keys as negatives. Half of them still do, and with --queue-size %d one in 32.",
-            settings.queue_size, images, max(1, images // 4),
-        )  # fmt: skip
-    return min(settings.queue_size, images)

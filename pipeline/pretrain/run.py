@@ -1,4 +1,4 @@
-"""The stage: fresh random views of every image in every epoch, the loss of a method, a network at the end."""
+"""Stage ``pretrain``: train a network on fresh random views of every image in every epoch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.pretrain.moco import MoCoV2
+from compress_ssl.pipeline.pretrain.settings import OPTIONS
 from compress_ssl.pipeline.pretrain.simclr import SimCLR
-from compress_ssl.pipeline.pretrain.supervised import Supervised
+from compress_ssl.pipeline.pretrain.supervised import Supervised, check_labels
 from compress_ssl.pipeline.training.distributed import (
     check_batch_divides,
     convert_sync_batchnorm,
@@ -44,61 +45,15 @@ if TYPE_CHECKING:
 
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.images.index import ImageIndex
+    from compress_ssl.pipeline.images.rendering import Renderer
     from compress_ssl.pipeline.pretrain.method import Method
     from compress_ssl.pipeline.pretrain.settings import PretrainSettings
     from compress_ssl.pipeline.training.live import LiveEvaluation, ScoreFunction
 
 
-METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "moco-v2": MoCoV2, "supervised": Supervised}
-
-
-class Batch(NamedTuple):
-    """B images."""
-
-    views: list[Tensor]
-    """uint8 (B, S, S, 3) each."""
-    labels: Tensor
-    """(B,); -1 where there is none."""
-
-
-class PretrainTask(TrainingTask[Batch]):
-    """Train a backbone by the loss of a method."""
-
-    def __init__(
-        self,
-        settings: PretrainSettings,
-        network: Network,
-        method: Method,
-        modules: nn.ModuleDict,
-        score: ScoreFunction | None,
-    ) -> None:
-        self.run, self.settings, self.modules = settings.run, settings, modules
-        self._network, self._method, self._score = network, method, score
-
-    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the method's loss on the concatenated views."""
-        images = self._network.preprocessing.normalize(torch.cat(part.views))
-        if self.settings.memory_format == "contiguous":
-            images = images.contiguous()
-        loss: tuple[Tensor, dict[str, Tensor]] = self._method(self._network.module, images, part.labels)
-        return loss
-
-    def after_step(self) -> None:
-        """Update the method's queue and key encoder, if it has them."""
-        self._method.after_step(self._network.module)
-
-    def evaluate(self) -> Mapping[str, float]:
-        """Score the backbone by live evaluation, if it was asked for."""
-        return {} if self._score is None else self._score(self._network)
-
-    def save_network(self, folder: Path) -> None:
-        """Write the backbone."""
-        save_network(folder / MODEL_FILE, self._network)
-
-
 @process_group()
 def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluation | None = None) -> Path:
-    """Train a network from nothing. Under torchrun all processes call it, and share every batch.
+    """Train a network from scratch. Under torchrun every rank calls it.
 
     Returns
     -------
@@ -117,62 +72,147 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     check_batch_divides(settings.batch_size)
     check_run_folder(settings, settings.run)
     device = prepare_device(settings.device, settings.thread_count, training=True)
-    backbone = build_backbone(settings.arch, settings.seed)
-    wanted = Preprocessing()
-    size = settings.size or wanted.size
-    preprocessing = Preprocessing(size=size, resize=settings.resize or max(wanted.resize, size))
-    network = Network(settings.run.name, settings.arch, *backbone, preprocessing)
-    network.check_size(size)
+    network = build_network(settings)
+    index = open_images(settings, progress)
 
-    with rank0_first():
-        index = index_data_set(
-            settings.data, [settings.split], settings.run, settings, threads=settings.thread_count, progress=progress
-        )[settings.split]
-    rows = np.flatnonzero(index.samples.good)
-    steps = len(rows) // settings.batch_size
-    if steps == 0:
-        raise InputError(
-            f"--batch-size {settings.batch_size} is more than the {len(rows)} images of '{index.source.location}'; lower it."
-        )
     torch.manual_seed(settings.seed)
-    method = METHODS[settings.method](network.module, network.feature_dim, index, settings)
-    modules = nn.ModuleDict({"backbone": network.module, "method": method})
-    if settings.sync_bn:
-        convert_sync_batchnorm(modules, device)
-    modules.train().to(device)
-    if settings.memory_format == "channels_last":
-        modules.to(memory_format=torch.channels_last)
-    if settings.compile:
-        for module in filter(None, (network.module, method.key_encoder)):
-            module.compile()
+    method = build_method(settings, network, index)
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
     score = make_score_function(settings, renderer, progress, live)
+    task = PretrainTask(settings, network, method, score, device)
+    views = RandomViews(index, settings, renderer, method.views, network.preprocessing.size)
 
-    def batches(epoch: int, first_step: int) -> Iterator[Batch]:
-        order = epoch_order(rows, settings.seed, epoch)[first_step * settings.batch_size : steps * settings.batch_size]
-        order = rank_indices(order, settings.batch_size)
-        job = _random_views(index, settings, method.views, size, epoch, order)
-        labels = torch.from_numpy(index.samples.label[order]).long().to(device)
-        batch_size = local_batch_size(settings.batch_size)
-        for here, views in zip(job.batches(batch_size), render(renderer, job, batch_size), strict=True):
-            yield Batch(views, labels[here])
-
-    task = PretrainTask(settings, network, method, modules, score)
-    stream = BatchStream(settings.epochs, steps, settings.batch_size, batches)
     with run_leases([settings.run]):
         open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
+        stream = BatchStream(settings.epochs, views.steps_per_epoch, settings.batch_size, views.batches)
         train([task], stream, f"pretrain {settings.run.name}", progress)
     return settings.run / MODEL_FILE
 
 
-def _random_views(
-    index: ImageIndex, settings: PretrainSettings, views: int, size: int, epoch: int, order: npt.NDArray[np.int64]
-) -> RenderJob:
-    """Fresh parameters for V views of the images in this order: views V e to V e + V - 1 of the run's seed."""
-    samples = index.samples
-    drawn = [
-        fresh_parameters(settings.policy, size, settings.seed, views * epoch + view, samples.image_size)[order]
-        for view in range(views)
-    ]
-    parameters, sizes = np.stack(drawn, axis=1), (size,) * views
-    return RenderJob.of(index.source, samples, order, parameters=parameters, sizes=sizes)
+def build_network(settings: PretrainSettings) -> Network:
+    """Return the network of the settings, with the initial weights of its seed."""
+    backbone = build_backbone(settings.arch, settings.seed)
+    default = Preprocessing()
+    size = settings.size or default.size
+    preprocessing = Preprocessing(size=size, resize=settings.resize or max(default.resize, size))
+    network = Network(settings.run.name, settings.arch, *backbone, preprocessing)
+    network.check_size(size)
+    return network
+
+
+def open_images(settings: PretrainSettings, progress: Progress) -> ImageIndex:
+    """Index the training images; raise ``InputError`` if they are fewer than a batch or lack labels for the method."""
+    with rank0_first():
+        index = index_data_set(
+            settings.data, [settings.split], settings.run, settings, threads=settings.thread_count, progress=progress
+        )[settings.split]
+    images = np.count_nonzero(index.samples.good)
+    if images < settings.batch_size:
+        raise InputError(
+            f"--batch-size {settings.batch_size} is more than the {images} images of '{index.source.location}'; lower "
+            "it."
+        )
+    if settings.method == "supervised":
+        check_labels(index)
+    return index
+
+
+def build_method(settings: PretrainSettings, network: Network, index: ImageIndex) -> Method:
+    """Return the method of the settings, initialized from torch's generator."""
+    options = settings.model_dump(include=OPTIONS[settings.method])
+    match settings.method:
+        case "simclr":
+            return SimCLR(network.feature_dim, precision=settings.precision, **options)
+        case "moco-v2":
+            images = int(np.count_nonzero(index.samples.good))
+            return MoCoV2(network.module, network.feature_dim, images=images, precision=settings.precision, **options)
+        case "supervised":
+            classes = len(index.samples.class_names)
+            return Supervised(network.feature_dim, classes=classes, precision=settings.precision)
+
+
+class Batch(NamedTuple):
+    """B images."""
+
+    views: list[Tensor]
+    """uint8 (B, S, S, 3) each."""
+    labels: Tensor
+    """(B,); -1 where an image has none."""
+
+
+class RandomViews:
+    """V fresh random views of every image in every epoch."""
+
+    def __init__(
+        self, index: ImageIndex, settings: PretrainSettings, renderer: Renderer, views: int, size: int
+    ) -> None:
+        self._index, self._settings, self._renderer = index, settings, renderer
+        self._views, self._size = views, size
+        self._rows = np.flatnonzero(index.samples.good)
+        self.steps_per_epoch = len(self._rows) // settings.batch_size
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """Yield this rank's part of each batch of an epoch, from a step on."""
+        batch_size = self._settings.batch_size
+        order = epoch_order(self._rows, self._settings.seed, epoch)
+        order = order[first_step * batch_size : self.steps_per_epoch * batch_size]
+        order = rank_indices(order, batch_size)
+        job = self.render_job(epoch, order)
+        labels = torch.from_numpy(self._index.samples.label[order]).long().to(self._renderer.device)
+        local = local_batch_size(batch_size)
+        for batch, views in zip(job.batches(local), render(self._renderer, job, local), strict=True):
+            yield Batch(views, labels[batch])
+
+    def render_job(self, epoch: int, rows: npt.NDArray[np.int64]) -> RenderJob:
+        """Return the job of rendering the views V e to V e + V - 1 of the run's seed for these rows in epoch e."""
+        policy, seed, samples = self._settings.policy, self._settings.seed, self._index.samples
+        parameters = [
+            fresh_parameters(policy, self._size, seed, self._views * epoch + view, samples.image_size)[rows]
+            for view in range(self._views)
+        ]
+        sizes = (self._size,) * self._views
+        return RenderJob.of(self._index.source, samples, rows, parameters=np.stack(parameters, axis=1), sizes=sizes)
+
+
+class PretrainTask(TrainingTask[Batch]):
+    """Train a backbone on a device by the loss of a method."""
+
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        network: Network,
+        method: Method,
+        score: ScoreFunction | None,
+        device: torch.device,
+    ) -> None:
+        self.run, self.settings = settings.run, settings
+        self._network, self._method, self._score = network, method, score
+        self.modules = nn.ModuleDict({"backbone": network.module, "method": method})
+        if settings.sync_bn:
+            convert_sync_batchnorm(self.modules, device)
+        self.modules.train().to(device)
+        if settings.memory_format == "channels_last":
+            self.modules.to(memory_format=torch.channels_last)
+        if settings.compile:
+            for module in filter(None, (network.module, method.key_encoder)):
+                module.compile()
+
+    def loss(self, micro_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the method's loss on the concatenated views."""
+        images = self._network.preprocessing.normalize(torch.cat(micro_batch.views))
+        if self.settings.memory_format == "contiguous":
+            images = images.contiguous()
+        loss: tuple[Tensor, dict[str, Tensor]] = self._method(self._network.module, images, micro_batch.labels)
+        return loss
+
+    def after_step(self) -> None:
+        """Update the method's queue and key encoder, if it has them."""
+        self._method.after_step(self._network.module)
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Return the scores of live evaluation, if it was asked for."""
+        return {} if self._score is None else self._score(self._network)
+
+    def save_network(self, folder: Path) -> None:
+        """Write the backbone."""
+        save_network(folder / MODEL_FILE, self._network)

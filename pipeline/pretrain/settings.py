@@ -1,4 +1,4 @@
-"""What ``pretrain`` can be told."""
+"""Settings of ``pretrain``."""
 
 from __future__ import annotations
 
@@ -25,50 +25,51 @@ OPTIONS: dict[str, set[str]] = {
     "moco-v2": {"temperature", "projection_dim", "queue_size", "key_momentum"},
     "supervised": set(),
 }
-"""By method, the options that it has; those of the others do nothing for it, and are refused."""
+"""Options of each method, the keyword parameters of its class; a method refuses the options of the others."""
 
 
 DEFAULT_METHOD: Final = "simclr"
 
 
 def options_for(shared: Mapping[str, Any], method: str | None) -> dict[str, Any]:
-    """Of settings that several networks share, those that do something for a method (the default one if None)."""
+    """Return the shared settings that a method (the default one if None) accepts."""
     return own_options(shared, OPTIONS, method or DEFAULT_METHOD)
 
 
 class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
     """Settings of pre-training."""
 
-    data: Annotated[Path, path_option("Data set: a folder with a sub-folder a split, or a pack.", argument=True)]
+    data: Annotated[Path, path_option("Dataset: a folder with one sub-folder per split, or a pack.", argument=True)]
     run: Annotated[Path, path_option("Folder to write the network to.", argument=True)]
     arch: Annotated[str, result_option("Architecture: resnet18, mobilenet_v2, resnet18-32px, conv4-64, ...")]
     method: Annotated[
         Literal["simclr", "moco-v2", "supervised"],
-        result_option("How it is trained: by SimCLR or MoCo v2 without labels, or by cross entropy with them."),
+        result_option("Training method: SimCLR or MoCo v2 without labels, or cross entropy with labels."),
     ] = DEFAULT_METHOD
-    split: Annotated[str, result_option("Folder of the data set to train on; '.' for the data set itself.")] = "train"
+    split: Annotated[str, result_option("Split to train on, a folder of the dataset; '.' for the dataset itself.")] = (
+        "train"
+    )
     policy: Annotated[
         PolicySetting,
-        result_option(
-            f"Augmentation of the views: {', '.join(POLICIES)}; supervised takes crop-flip unless given one."
-        ),
+        result_option(f"Augmentation of the views: {', '.join(POLICIES)}; the default of supervised is crop-flip."),
     ] = POLICIES["moco-v2"]
     epochs: Annotated[int, result_option("Passes over the images.", ge=1)] = 200
-    learning_rate: Annotated[float, result_option("Learning rate at the start.", gt=0)] = 0.06
-    weight_decay: Annotated[float, result_option("Of the optimiser.", ge=0)] = 5e-4
+    learning_rate: Annotated[float, result_option("Initial learning rate.", gt=0)] = 0.06
+    weight_decay: Annotated[float, result_option("Weight decay of the optimizer.", ge=0)] = 5e-4
     schedule: Annotated[
-        Literal["step", "cosine"], result_option("Steps at the milestones, or one half cosine to zero.")
+        Literal["step", "cosine"],
+        result_option("Learning rate schedule: decay at the milestones, or half a cosine to zero."),
     ] = "cosine"
-    temperature: Annotated[float, result_option("Divides the similarities (simclr, moco-v2).", gt=0)] = 0.2
+    temperature: Annotated[float, result_option("Temperature of the softmax (simclr, moco-v2).", gt=0)] = 0.2
     projection_dim: Annotated[
-        int, result_option("Outputs of the projection head, which is thrown away (simclr, moco-v2).", ge=2)
+        int, result_option("Output dimension of the projection head, dropped after training (simclr, moco-v2).", ge=2)
     ] = 128
     queue_size: Annotated[
         int,
-        result_option("Keys of the last so many images are negatives; at most as many as there are (moco-v2).", ge=1),
+        result_option("Negative keys in the queue; at most as many as there are images (moco-v2).", ge=1),
     ] = 65_536
     key_momentum: Annotated[
-        float, result_option("Of the key encoder's moving average; less for few steps (moco-v2).", ge=0, le=1)
+        float, result_option("EMA momentum of the key encoder; lower it for few steps (moco-v2).", ge=0, le=1)
     ] = 0.999
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020): two views of an image find each other among all views of the batch."""
+"""SimCLR (Chen et al. 2020): contrast the two views of an image with all other views of the batch."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ from compress_ssl.pipeline.training.distributed import gather_with_gradient
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compress_ssl.pipeline.images.index import ImageIndex
-    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+    from compress_ssl.pipeline.common.settings import Precision
 
 
 def projection_head(feature_dim: int, projection_dim: int) -> nn.Sequential:
-    """Two layers between the feature and the space of the loss (SimCLR, section 2.1)."""
+    """Return the MLP between the features and the space of the loss (SimCLR, section 2.1)."""
     return nn.Sequential(nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, projection_dim))
 
 
 def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross entropy (SimCLR, equation 1 and algorithm 1).
+    """Return the normalized temperature-scaled cross entropy (SimCLR, equation 1 and algorithm 1).
 
     Parameters
     ----------
     first, second : float tensors of shape (B, D)
-        Projections of the two views of B images; need not be normalised.
-    temperature : float
+        Projections of the two views of B images; need not be normalized.
 
     Returns
     -------
     loss : scalar
-        Averaged over the 2 B views.
+        Mean over the 2 B views.
     """
     views = normalize(torch.cat([first, second]), dim=1)  # (2B, D)
     logits = views @ views.T / temperature
@@ -45,17 +43,18 @@ def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
 
 class SimCLR(Method):
-    """All images of the batch, of all processes, find their partners among all."""
+    """NT-Xent over the views of the global batch."""
 
     views = 2
 
-    def __init__(self, network: nn.Module, feature_dim: int, index: ImageIndex, settings: PretrainSettings) -> None:
-        super().__init__(network, feature_dim, index, settings)
-        self.head = projection_head(feature_dim, settings.projection_dim)
-        self.temperature = settings.temperature
+    def __init__(
+        self, feature_dim: int, *, projection_dim: int = 128, temperature: float = 0.2, precision: Precision = "float32"
+    ) -> None:
+        super().__init__(precision=precision)
+        self.head = projection_head(feature_dim, projection_dim)
+        self.temperature = temperature
 
     def forward(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """NT-Xent of the projections of both views."""
-        del labels
+        """Return the loss of the projections of both views."""
         first, second = map(gather_with_gradient, self.head(self.encode(network, images)).chunk(2))
         return nt_xent_loss(first, second, self.temperature), {}

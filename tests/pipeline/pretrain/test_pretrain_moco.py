@@ -6,7 +6,6 @@ import os
 import signal
 from collections import deque
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,8 +63,7 @@ def test_loss_is_equation_1(count: int, keys: int, dim: int, temperature: float)
 
 
 def method_of(network: nn.Module, feature_dim: int, images: int, **given: Any) -> MoCoV2:
-    index: Any = SimpleNamespace(samples=SimpleNamespace(good=np.ones(images, bool)))
-    return MoCoV2(network, feature_dim, index, settings_of(Path("data"), projection_dim=5, **given))
+    return MoCoV2(network, feature_dim, images=images, **{"projection_dim": 5, "queue_size": 16, **given})
 
 
 def test_steps_are_those_of_a_naive_float64_implementation() -> None:
@@ -118,7 +116,7 @@ def test_queue_is_at_most_as_long_as_there_are_images(caplog: pytest.LogCaptureF
     assert not caplog.records
     assert len(method_of(network, 12, 30).queue.rows) == 16
     assert len(method_of(network, 12, 30, queue_size=31).queue.rows) == 30
-    assert "--queue-size 31 is made as small as the data set, which has 30 images" in caplog.text
+    assert "--queue-size 31 is reduced to the size of the dataset, 30 images" in caplog.text
     assert "with --queue-size 7 one in 32" in caplog.text
 
 

@@ -1,20 +1,27 @@
 """The stage: what it draws, what it learns, what it leaves."""
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import COLUMN, POLICIES, fresh_parameters
+from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
-from compress_ssl.pipeline.pretrain.run import _random_views, pretrain
-from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+from compress_ssl.pipeline.pretrain.moco import MoCoV2
+from compress_ssl.pipeline.pretrain.run import RandomViews, pretrain
+from compress_ssl.pipeline.pretrain.settings import OPTIONS, PretrainSettings
+from compress_ssl.pipeline.pretrain.simclr import SimCLR
+from compress_ssl.pipeline.pretrain.supervised import Supervised
 
 
 def settings_of(data: Path, name: str = "teacher", **given: Any) -> PretrainSettings:
@@ -62,11 +69,15 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(data: Path) ->
     assert losses(data.parent / "first") == losses(data.parent / "again")
 
 
+def views_of(index: ImageIndex, settings: PretrainSettings) -> RandomViews:
+    return RandomViews(index, settings, make_renderer("torchvision", torch.device("cpu"), 1), views=2, size=16)
+
+
 def test_every_view_of_every_epoch_is_drawn_anew(data: Path) -> None:
     settings = settings_of(data, policy=POLICIES["moco-v2"])
     index = index_data_set(data, ["train"], settings.run, settings, threads=1, progress=Silent())["train"]
-    order = np.random.default_rng(0).permutation(32)
-    epochs = [_random_views(index, settings, 2, 16, epoch, order) for epoch in range(4)]
+    order, views = np.random.default_rng(0).permutation(32), views_of(index, settings)
+    epochs = [views.render_job(epoch, order) for epoch in range(4)]
     parameters = np.concatenate([job.parameters for job in epochs], axis=1)  # (32, 8, P)
     assert parameters.shape[:2] == (32, 8)
     boxes = parameters[:, :, : COLUMN["resize_width"]]
@@ -77,7 +88,7 @@ def test_every_view_of_every_epoch_is_drawn_anew(data: Path) -> None:
     for view in range(8):  # epoch e has views 2e and 2e + 1 of the seed
         drawn = fresh_parameters(settings.policy, 16, settings.seed, view, index.samples.image_size)
         np.testing.assert_array_equal(parameters[:, view], drawn[order])
-    again = _random_views(index, settings, 2, 16, 3, order)
+    again = views.render_job(3, order)
     np.testing.assert_array_equal(again.parameters, epochs[3].parameters)
     assert again.paths == [index.samples.sample_path[row] for row in order]
     np.testing.assert_array_equal(again.content_hash, index.samples.content_hash[order])
@@ -86,9 +97,10 @@ def test_every_view_of_every_epoch_is_drawn_anew(data: Path) -> None:
 def test_parameters_of_an_image_do_not_depend_on_the_order(data: Path) -> None:
     settings = settings_of(data)
     index = index_data_set(data, ["train"], settings.run, settings, threads=1, progress=Silent())["train"]
-    straight = _random_views(index, settings, 2, 16, 1, np.arange(32)).parameters
+    views = views_of(index, settings)
+    straight = views.render_job(1, np.arange(32)).parameters
     order = np.random.default_rng(1).permutation(32)[:20]
-    np.testing.assert_array_equal(_random_views(index, settings, 2, 16, 1, order).parameters, straight[order])
+    np.testing.assert_array_equal(views.render_job(1, order).parameters, straight[order])
 
 
 def test_every_image_is_seen_once_an_epoch_except_the_rest_of_the_last_batch(data: Path) -> None:
@@ -107,3 +119,13 @@ def test_batch_of_more_images_than_there_are_is_one_sentence(data: Path) -> None
 def test_unknown_architecture_is_answered_before_anything_is_read(data: Path) -> None:
     with pytest.raises(InputError, match=r"There is no architecture 'conv4-17'\. Did you mean 'conv4-16'"):
         pretrain(settings_of(data / "nowhere", arch="conv4-17"), Silent())
+
+
+def test_options_of_a_method_are_the_keyword_parameters_of_its_class_with_the_same_defaults() -> None:
+    classes: dict[str, type] = {"simclr": SimCLR, "moco-v2": MoCoV2, "supervised": Supervised}
+    assert classes.keys() == OPTIONS.keys()
+    for name, kind in classes.items():
+        keywords = {key: value for key, value in signature(kind).parameters.items() if value.kind is value.KEYWORD_ONLY}
+        assert keywords.keys() - {"images", "classes", "precision"} == OPTIONS[name]
+        for option in OPTIONS[name]:
+            assert keywords[option].default == PretrainSettings.model_fields[option].default

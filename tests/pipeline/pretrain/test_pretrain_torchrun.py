@@ -34,7 +34,7 @@ def settings_of(data: Path, name: str, **given: Any) -> PretrainSettings:
 
 
 def test_two_processes_end_with_the_network_head_and_metrics_of_one(data: Path, in_two_processes: Any) -> None:
-    """SimCLR finds the partner of an image among those of both processes; MoCo shares the keys out otherwise than the queries."""
+    """SimCLR finds an image's partner among those of both processes; MoCo splits keys otherwise than queries."""
     together = {method: settings_of(data, f"two-{method}", **given) for method, given in METHODS.items()}
     synchronised = settings_of(data, "synchronised", sync_bn=True)
     first, second = in_two_processes([("pretrain", [each]) for each in (*together.values(), synchronised)])
@@ -64,8 +64,8 @@ def test_moco_stopped_by_torchrun_ends_bit_for_bit_as_if_nothing_had_happened(
     options = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     torchrun = subprocess.Popen(
         [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl",
-            "pretrain", stopped.data, stopped.run, "--policy", "crop-flip", *options,
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "-m", "compress_ssl", "pretrain", stopped.data, stopped.run, "--policy", "crop-flip", *options,
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -43,6 +43,8 @@ def truncate_metrics(run: Path, epoch: int, step: int) -> None:
 class MetricsLog:
     """Accumulate the scalars of steps and log their means over ranks; rank 0 writes."""
 
+    _sums: dict[str, Tensor]
+
     def __init__(
         self,
         run: Path,
@@ -66,7 +68,7 @@ class MetricsLog:
             self._sums, self._additions = dict(pending["sums"]), int(pending["additions"])
 
     def _reset(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums = {}
         self._additions = self._images = 0
         self._since = time.monotonic()
 

@@ -39,10 +39,10 @@ def command(store: str, as_json: bool, **given: Any) -> None:
     from compress_ssl.storage.tools.verify import verify_store
 
     opened = open_store(store)
-    if settings.is_shared:
-        from compress_ssl.pipeline.embed.verify.on_dask import verify_on_cluster
+    if settings.uses_dask:
+        from compress_ssl.pipeline.embed.verify.on_dask import verify_on_dask
 
-        result = verify_on_cluster(location(store), settings, TerminalProgress(), settings.sample)
+        result = verify_on_dask(location(store), settings, TerminalProgress(), settings.sample)
     else:
         result = verify_store(opened, settings.sample)
     agreements: list[Agreement] = []

@@ -1,1 +1,1 @@
-"""Sharing work out to processes, here or on other machines, by dask.distributed: ``cluster.py`` opens, ``tasks.py`` does."""
+"""Work on a dask.distributed cluster: ``cluster.py`` connects a client, ``tasks.py`` runs tasks with retries."""

@@ -1,4 +1,4 @@
-"""Where work that many processes can share is done."""
+"""Settings of stages that can run on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from compress_ssl.pipeline.common.settings import Settings, runtime_option
 
 
 class DaskSettings(Settings):
-    """A cluster, where one of the two is given; else the work is done in one process."""
+    """The Dask cluster to run on; the stage runs in this process where neither field is set."""
 
     workers: Annotated[
         int | None,
         runtime_option(
-            "Do it in so many processes here; embed has one a GPU where there are GPUs, and divides --threads "
-            "among them.",
+            "Start this many Dask workers on this machine; embed gives each a GPU of its own where there are GPUs, "
+            "and divides --threads among them.",
             ge=1,
         ),
     ] = None
     scheduler: Annotated[
         str | None,
         runtime_option(
-            "Do it on the dask.distributed cluster at this address, as tcp://HOST:8786; embed's --threads is then "
-            "each worker's."
+            "Run on the dask.distributed cluster whose scheduler has this address, such as tcp://HOST:8786; embed's "
+            "--threads are then per worker."
         ),
     ] = None
 
@@ -33,7 +33,7 @@ class DaskSettings(Settings):
     def _address(cls, address: str | None) -> str | None:
         if address is not None and not all(address.partition("://")):
             raise ValueError(
-                f"'{address}' is no address; give that which 'dask scheduler' printed, as tcp://HOST:8786."
+                f"'{address}' is no address; give the one that 'dask scheduler' printed, such as tcp://HOST:8786."
             )
         return address
 
@@ -44,6 +44,6 @@ class DaskSettings(Settings):
         return self
 
     @property
-    def is_shared(self) -> bool:
-        """Whether other processes than this one do the work."""
+    def uses_dask(self) -> bool:
+        """True if the stage runs on a Dask cluster instead of in this process."""
         return self.workers is not None or self.scheduler is not None

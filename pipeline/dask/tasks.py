@@ -1,4 +1,4 @@
-"""Doing tasks on a cluster: a few in flight, those of lost workers again, failures a few times again."""
+"""Running tasks on a Dask cluster: a few in flight per worker, failed ones retried."""
 
 # mypy: untyped-calls-exclude="distributed"
 
@@ -25,11 +25,11 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 IN_FLIGHT = 2
-"""Tasks for each worker."""
-GPU_SHARE = {"GPU": 0.5}
-"""What a task takes of a worker that says it has a GPU: two have it, and see to it that one computes while one writes."""
-ATTEMPTS = 3
-"""How often a task may fail. That its worker is lost is no failure, unless it happens four times."""
+"""Tasks per worker."""
+GPU_RESOURCE = {"GPU": 0.5}
+"""Resource that a task takes of a worker with a GPU: two share it, and take turns, one computing while one writes."""
+MAX_ATTEMPTS = 3
+"""Failures of a task before its error is raised. Losing its worker is not a failure, unless it happens four times."""
 POLL_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
@@ -38,22 +38,23 @@ logger = logging.getLogger(__name__)
 def run_tasks(
     client: Client, function: Callable[[Task], Result], tasks: Iterable[Task]
 ) -> Iterator[tuple[Task, Result]]:
-    """Yield each task with its result, as they come. A task is taken from the iterable when there is a worker for it.
+    """Yield each task with its result, in order of completion. Tasks are taken from the iterable as workers get free.
 
     Raises
     ------
     concurrent.futures.CancelledError
         If the scheduler is lost.
     RunError
-        If a task ends its worker's process again and again.
+        If a task kills its worker again and again.
     Exception
-        What a task raises: at once where it is the user's to mend, else when it has failed a few times.
+        The error of a task: at once if only the user can mend it, otherwise after ``MAX_ATTEMPTS`` failures.
     """
-    waiting, share = iter(tasks), _share(client)
+    waiting = iter(tasks)
+    has_gpu = any("GPU" in worker["resources"] for worker in client.scheduler_info()["workers"].values())
     running: dict[Future[Any], tuple[Task, int]] = {}
 
     def submit(task: Task, attempt: int) -> None:
-        future = client.submit(function, task, pure=False, resources=share)
+        future = client.submit(function, task, pure=False, resources=GPU_RESOURCE if has_gpu else None)
         running[future] = (task, attempt)
 
     while True:
@@ -67,17 +68,15 @@ def run_tasks(
             error = future.exception()
             if error is None:
                 yield task, future.result()
-            elif attempt == ATTEMPTS or _is_final(error):
-                raise _explained(error, task)
-            else:
+            elif attempt < MAX_ATTEMPTS and not _only_user_can_mend(error):
                 logger.warning("%s failed and is tried again: %s", task, error)
                 submit(task, attempt + 1)
-
-
-def _share(client: Client) -> dict[str, float] | None:
-    """What a task takes of a worker's resources; None where no worker has a GPU."""
-    workers = client.scheduler_info()["workers"].values()
-    return GPU_SHARE if any("GPU" in worker["resources"] for worker in workers) else None
+            elif isinstance(error, KilledWorker):
+                raise RunError(
+                    f"{task} has killed its worker again and again; look at the worker's log, and at its memory."
+                ) from error
+            else:
+                raise error
 
 
 def _finished(client: Client, running: Collection[Future[Any]]) -> Collection[Future[Any]]:
@@ -93,15 +92,6 @@ def _finished(client: Client, running: Collection[Future[Any]]) -> Collection[Fu
             return done
 
 
-def _is_final(error: BaseException) -> bool:
-    """Whether an error will be there the next time too: it is the user's to mend."""
+def _only_user_can_mend(error: BaseException) -> bool:
     mendable = isinstance(error, InputError | StoreError | PermissionError | ImportError)
     return mendable and not isinstance(error, StoreUnreachableError)
-
-
-def _explained(error: BaseException, task: object) -> BaseException:
-    if isinstance(error, KilledWorker):
-        return RunError(
-            f"{task} has ended its worker's process again and again; look at the worker's log, and its memory."
-        )
-    return error

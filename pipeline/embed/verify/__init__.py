@@ -1,1 +1,1 @@
-"""Checking a store beyond its checksums: rendering and embedding some of its images again."""
+"""Checks of a store: its bytes on a Dask cluster, and a sample of its images embedded again."""

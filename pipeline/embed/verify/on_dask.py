@@ -1,4 +1,4 @@
-"""``store verify`` on a cluster: a task a block."""
+"""``store verify`` on a Dask cluster: one task per block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.dask.cluster import open_cluster
+from compress_ssl.pipeline.dask.cluster import open_client
 from compress_ssl.pipeline.dask.tasks import run_tasks
 from compress_ssl.storage import open_store
 from compress_ssl.storage.reader import has_zarr_metadata
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from compress_ssl.storage.tools.verify import CheckedBlock, CommittedBlock, Verification
 
 
-def verify_on_cluster(
+def verify_on_dask(
     place: Place, settings: DaskSettings, progress: Progress, sample: int | None = None, seed: int | None = None
 ) -> Verification:
-    """Do what ``compress_ssl.storage.tools.verify.verify_store`` does, on the cluster that the settings name.
+    """Return what ``compress_ssl.storage.tools.verify.verify_store`` returns, computed on the settings' cluster.
 
     Raises
     ------
@@ -32,10 +32,10 @@ def verify_on_cluster(
     RunError
         If the cluster is lost.
     """
-    seen_from_anywhere = place.absolute() if isinstance(place, Path) else place
-    blocks, foreseen = blocks_to_verify(open_store(seen_from_anywhere), sample, seed)
+    absolute = place.absolute() if isinstance(place, Path) else place
+    blocks, foreseen = blocks_to_verify(open_store(absolute), sample, seed)
     checked: dict[int, CheckedBlock] = {}
-    with open_cluster(settings) as client, progress.track("verify", len(blocks), "blocks") as advance:
+    with open_client(settings) as client, progress.track("verify", len(blocks), "blocks") as advance:
         for (number, _), found in run_tasks(client, _verify, enumerate(blocks)):
             checked[number] = found
             advance(1)

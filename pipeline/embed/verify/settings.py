@@ -1,4 +1,4 @@
-"""What ``store verify`` can be told."""
+"""Settings of ``store verify``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from compress_ssl.pipeline.dask.settings import DaskSettings
 
 
 class VerifySettings(DaskSettings, StageSettings):
-    """Settings of the check of a store."""
+    """Settings of ``store verify``."""
 
     sample: Annotated[
         int | None,
         result_option(
-            "Read only so many blocks, drawn anew every time; with --teacher also how many images of each split are "
-            "embedded again, 64 unless given.",
+            "Read only this many blocks, drawn anew every time; with --teacher also the number of images of each "
+            "split that are embedded again, 64 unless given.",
             ge=1,
         ),
     ] = None
@@ -31,12 +31,12 @@ class VerifySettings(DaskSettings, StageSettings):
     ] = None
     data: Annotated[Path | None, path_option("Data set that the store was made from; with --teacher.")] = None
     seed: Annotated[int, result_option("Draws random/NAME's weights, as it did for embed.", ge=0, lt=2**64)] = 0
-    batch_size: Annotated[int, result_option("Images in one forward pass; with --teacher.", ge=1)] = 32
+    batch_size: Annotated[int, result_option("Images per forward pass; with --teacher.", ge=1)] = 32
 
     @model_validator(mode="after")
     def _teacher_and_data(self) -> Self:
         if (self.teacher is None) != (self.data is None):
             raise ValueError(
-                "--teacher and --data go together: the images are embedded again; give both, or none of them."
+                "--teacher and --data go together, since the images are embedded again; give both or neither."
             )
         return self

@@ -1,8 +1,8 @@
-"""Doing one block: render its images, run them through the network, give back what is to be written.
+"""One block: render its images, run the network on them, return the arrays to be written.
 
-This is the unit that any number of workers can compute: it needs the open store, the images and the network.
+A block is the unit that any process can compute: it needs the open store, the images and the network.
 
-Letters: R rows of the block, V views asked for, P parameters, D features, B batch.
+Letters: R rows of the block, V views asked for, P parameters, D features, B batch, S side in pixels.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from compress_ssl.pipeline.common.settings import Precision
-    from compress_ssl.pipeline.embed.settings import EmbedSettings
+    from compress_ssl.pipeline.common.settings import Precision, StageSettings
     from compress_ssl.pipeline.images.rendering import Renderer
     from compress_ssl.pipeline.images.sources.source import ImageSource
     from compress_ssl.pipeline.networks.network import Network
@@ -36,14 +35,14 @@ if TYPE_CHECKING:
 
 
 class Block(NamedTuple):
-    """Some consecutive samples of a split, and the views of them that are still to be computed."""
+    """Consecutive samples of a split, and those of their views that are still to be computed."""
 
     split: str
     number: int
     views: tuple[int, ...]
 
     def __str__(self) -> str:
-        """Say which block it is."""
+        """Name the block in messages."""
         return f"Block {self.number} of split {self.split}"
 
 
@@ -57,18 +56,28 @@ class EmbeddedView(NamedTuple):
 
 
 class Embedder(NamedTuple):
-    """What a process holds to do blocks: loaded once."""
+    """Network and renderer on one device; each process loads them once."""
 
     network: Network
     renderer: Renderer
     batch_size: int
     precision: Precision
     normalise: bool = False
-    """Whether embeddings are L2-normalised before they are kept."""
+    """True if embeddings are L2-normalised."""
 
 
-def load_worker(settings: EmbedSettings) -> Embedder:
-    """Load the network onto its device, and the renderer.
+class ComputeInfo(NamedTuple):
+    """Device, precision and thread count of each process, as the store records them."""
+
+    device_kind: str
+    precision: Precision
+    threads: int
+
+
+def load_embedder(
+    teacher: str, seed: int, batch_size: int, settings: StageSettings, precision: Precision, normalise: bool
+) -> Embedder:
+    """Load a network onto the device of the settings, and their renderer.
 
     Raises
     ------
@@ -76,21 +85,20 @@ def load_worker(settings: EmbedSettings) -> Embedder:
         If there is no such network or device.
     """
     device = prepare_device(settings.device, settings.thread_count)
-    network = load_network(settings.teacher, settings.seed)
+    network = load_network(teacher, seed)
     network.module.eval().to(device).to(memory_format=torch.channels_last)
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
-    precision = choose_precision(settings.precision, device)
-    return Embedder(network, renderer, settings.batch_size, precision, settings.normalise)
+    return Embedder(network, renderer, batch_size, choose_precision(precision, device), normalise)
 
 
 def good_images(store: EmbeddingStore, block: Block) -> int:
-    """How many images of a block there are to embed."""
+    """Count the images of a block that can be embedded."""
     split = store[block.split]
     return int(split.samples.good[split.block_slice(block.number)].sum())
 
 
 def embed_block(
-    worker: Embedder,
+    embedder: Embedder,
     split: Split,
     source: ImageSource,
     block: Block,
@@ -101,14 +109,14 @@ def embed_block(
 
     Parameters
     ----------
-    worker : Worker
+    embedder : Embedder
     split : Split
-        Tells the block's samples and views.
+        Its samples and the descriptions of its views.
     source : ImageSource
-        Has the split's images.
+        The split's images.
     block : Block
     advance : callable
-        Told how many views each batch has finished.
+        Called after each batch with the number of views done.
     on_pixels : callable, optional
         Called with (split, view, row in the split, uint8 pixels (S, S, 3)) of every view rendered.
 
@@ -132,11 +140,10 @@ def embed_block(
         sizes=tuple(int(split.views[view]["size"]) for view in block.views),
         interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
     )
-    for batch, rendered in zip(
-        job.batches(worker.batch_size), render(worker.renderer, job, worker.batch_size), strict=True
-    ):
+    batches = job.batches(embedder.batch_size)
+    for batch, rendered in zip(batches, render(embedder.renderer, job, embedder.batch_size), strict=True):
         for view, pixels in zip(block.views, rendered, strict=True):
-            results[view].embeddings[good[batch]] = embed_images(worker, pixels)
+            results[view].embeddings[good[batch]] = embed_images(embedder, pixels)
             if on_pixels is not None:
                 for row, image in zip(good[batch], pixels, strict=True):
                     on_pixels(block.split, view, rows.start + int(row), image)
@@ -151,9 +158,11 @@ def write_views(writer: StoreWriter, block: Block, embedded: dict[int, EmbeddedV
 
 
 @torch.inference_mode()
-def embed_images(worker: Embedder, pixels: Tensor) -> npt.NDArray[np.float32]:
-    """Embeddings (B, D) of uint8 images (B, S, S, 3)."""
-    with autocast(pixels.device, worker.precision):
-        features = worker.network.features(pixels)
-    single = features.float()
-    return (normalize(single, dim=1, eps=torch.finfo(torch.float32).tiny) if worker.normalise else single).cpu().numpy()
+def embed_images(embedder: Embedder, pixels: Tensor) -> npt.NDArray[np.float32]:
+    """Return the embeddings (B, D) of uint8 images (B, S, S, 3)."""
+    with autocast(pixels.device, embedder.precision):
+        features = embedder.network.features(pixels)
+    features = features.float()
+    if embedder.normalise:
+        features = normalize(features, dim=1, eps=torch.finfo(torch.float32).tiny)
+    return features.cpu().numpy()

@@ -1,4 +1,4 @@
-"""The stage on a cluster: a task a block, the network loaded once a process."""
+"""Executor on a Dask cluster: one task per block, the network loaded once per worker."""
 
 # mypy: untyped-calls-exclude="distributed"
 
@@ -23,10 +23,16 @@ import torch
 from compress_ssl.pipeline.common.device import choose_precision, device_kind, library_versions, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.dask.cluster import open_cluster
+from compress_ssl.pipeline.dask.cluster import open_client
 from compress_ssl.pipeline.dask.tasks import run_tasks
-from compress_ssl.pipeline.embed.block import Block, embed_block, good_images, load_worker, write_views
-from compress_ssl.pipeline.embed.in_process import Machine
+from compress_ssl.pipeline.embed.block import (
+    Block,
+    ComputeInfo,
+    embed_block,
+    good_images,
+    load_embedder,
+    write_views,
+)
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 from compress_ssl.storage.commits import is_committed
 from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreNotFoundError
@@ -47,19 +53,19 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-COMPUTING = threading.Lock()
-"""Held by the task of this process that computes; another one may write meanwhile."""
+COMPUTE_LOCK = threading.Lock()
+"""Held by the task of a worker that computes; its other task may write meanwhile."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
-    """What processes are told of a run, with every task."""
+class RunInfo:
+    """What a worker needs to load the embedder of a run; sent with every task."""
 
-    name: str
+    id: str
     settings: EmbedSettings = field(compare=False)
-    """With nothing left open: device, precision and threads are given."""
+    """Resolved: device, precision and threads are set."""
     device_kind: str = field(compare=False)
     weights_sha256: str = field(compare=False)
     versions: dict[str, str] = field(compare=False)
@@ -67,16 +73,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a run's blocks come from and go to."""
+    """The store that a run's blocks are written to, and the images that they are made of."""
 
-    run: Run
+    run: RunInfo
     generation: object = field(compare=False)
-    """Tells the client's store from one that is put in its place."""
+    """Distinguishes the client's store from another that has replaced it."""
     sources: Mapping[str, ImageSource] = field(compare=False)
 
 
-class Found(NamedTuple):
-    """What a process of the cluster runs on."""
+class WorkerInfo(NamedTuple):
+    """Host and device of a worker."""
 
     host: str
     device: Device
@@ -85,40 +91,40 @@ class Found(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_embedding_cluster(settings: EmbedSettings) -> Iterator[EmbeddingCluster]:
-    """Open the cluster that the settings name, and look at what its processes run on.
+def open_dask_executor(settings: EmbedSettings) -> Iterator[DaskExecutor]:
+    """Connect to the cluster of the settings and inspect its workers.
 
     Raises
     ------
     InputError
-        If the cluster cannot be used, or some of its processes have a GPU and others have none.
+        If the cluster cannot be used, or some of its workers have a GPU and others have none.
     """
-    with open_cluster(settings, gpus=settings.device != "cpu") as client:
-        found = look_around(client, settings.device)
-        hosts = {each.device: each.host for each in found}
+    with open_client(settings, gpus=settings.device != "cpu") as client:
+        workers = inspect_workers(client, settings.device)
+        hosts = {worker.device: worker.host for worker in workers}
         if len(hosts) > 1:
             raise InputError(
-                f"The worker on {hosts['cuda']} has a GPU, that on {hosts['cpu']} has none, and they do not give the same "
-                "bytes; leave one of them out, or give --device cpu."
+                f"The worker on {hosts['cuda']} has a GPU, the one on {hosts['cpu']} has none, and they do not compute "
+                "the same bytes; leave one of them out, or give --device cpu."
             )
-        yield EmbeddingCluster(client, settings, found)
+        yield DaskExecutor(client, settings, workers)
 
 
-class EmbeddingCluster:
-    """The processes of a cluster, seen from the client."""
+class DaskExecutor:
+    """Implements ``Executor`` in the client's process."""
 
-    def __init__(self, client: Client, settings: EmbedSettings, found: list[Found]) -> None:
-        device, kind = found[0].device, found[0].device_kind
-        precision, threads = choose_precision(settings.precision, torch.device(device)), _threads(settings, found)
+    def __init__(self, client: Client, settings: EmbedSettings, workers: list[WorkerInfo]) -> None:
+        device, kind = workers[0].device, workers[0].device_kind
+        precision, threads = choose_precision(settings.precision, torch.device(device)), _threads(settings, workers)
         resolved = settings.model_copy(update={"device": device, "precision": precision, "threads": threads})
         self.network = load_network(settings.teacher, settings.seed)
-        self.machine = Machine(kind, precision, threads)
+        self.compute = ComputeInfo(kind, precision, threads)
         self.progress: Progress = Silent()
         self._client = client
-        self._run = Run(uuid.uuid4().hex, resolved, kind, weights_sha256(self.network.module), library_versions())
+        self._run = RunInfo(uuid.uuid4().hex, resolved, kind, weights_sha256(self.network.module), library_versions())
 
     def call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
-        """Call a function in one of the processes."""
+        """Call the function on one of the workers."""
         task = partial(_call, self._run, function)
         ((_, answer),) = run_tasks(self._client, task, [arguments])
         return answer
@@ -130,86 +136,103 @@ class EmbeddingCluster:
         blocks: Iterable[Block],
         advance: Callable[[int], None],
     ) -> None:
-        """Have blocks computed and written."""
-        task = partial(_do_block, Target(self._run, generation(writer.path), sources))
+        """Compute and write blocks on the workers."""
+        task = partial(_write_block, Target(self._run, generation(writer.path), sources))
         for block, _ in run_tasks(self._client, task, blocks):
             advance(len(block.views) * good_images(writer.store, block))
         if isinstance(writer.path, Path):
-            sweep_partial_files(writer.path)  # of workers that were killed
+            sweep_partial_files(writer.path)  # of killed workers
 
 
-def look_around(client: Client, device: Device) -> list[Found]:
-    """Ask every worker that there is; one that is lost before it has answered is not waited for."""
-    asked: dict[str, Future[Found]] = {}
+def inspect_workers(client: Client, device: Device) -> list[WorkerInfo]:
+    """Ask every connected worker for its host and device; do not wait for one that is lost before it answers."""
+    asked: dict[str, Future[WorkerInfo]] = {}
     while True:
         present = client.nthreads()
         for address in asked.keys() - present.keys():
             asked.pop(address).cancel()
         for address in present.keys() - asked.keys():
-            asked[address] = client.submit(_look_around, device, workers=[address], pure=False)
+            asked[address] = client.submit(_inspect_worker, device, workers=[address], pure=False)
         if asked and all(future.done() for future in asked.values()):
             return [future.result() for future in asked.values()]
         time.sleep(0.1)
 
 
-def _threads(settings: EmbedSettings, found: list[Found]) -> int:
-    """Threads of each process: its part of those asked for or, on another's cluster, of its machine's cores."""
+def _threads(settings: EmbedSettings, workers: list[WorkerInfo]) -> int:
+    """Threads per worker: a share of --threads here; on an existing cluster --threads, or a share of the host's cores."""
     if settings.workers:
         return max(1, settings.thread_count // settings.workers)
-    on_host = Counter(each.host for each in found)
-    return settings.threads or min(max(1, each.cores // on_host[each.host]) for each in found)
+    on_host = Counter(worker.host for worker in workers)
+    return settings.threads or min(max(1, worker.cores // on_host[worker.host]) for worker in workers)
 
 
-# What follows is done by the processes of the cluster.
+# The functions below run on the workers.
 
 
-def _look_around(device: Device) -> Found:
+def _inspect_worker(device: Device) -> WorkerInfo:
     chosen = prepare_device(device, 1)
     kind: Device = "cuda" if chosen.type == "cuda" else "cpu"
-    return Found(socket.gethostname(), kind, device_kind(chosen), len(os.sched_getaffinity(0)))
+    return WorkerInfo(socket.gethostname(), kind, device_kind(chosen), len(os.sched_getaffinity(0)))
 
 
-def _call(run: Run, function: Callable[..., Answer], arguments: tuple[Any, ...]) -> Answer:
-    with COMPUTING, _naming_this_machine(run):
-        return function(_load(run), *arguments)
+def _call(run: RunInfo, function: Callable[..., Answer], arguments: tuple[Any, ...]) -> Answer:
+    with COMPUTE_LOCK, _naming_this_host(run):
+        return function(embedder_of(run), *arguments)
 
 
-def _do_block(target: Target, block: Block) -> None:
-    with _naming_this_machine(target.run):
-        with COMPUTING:
-            worker, writer = _load(target.run), _open(target)
+def _write_block(target: Target, block: Block) -> None:
+    with _naming_this_host(target.run):
+        with COMPUTE_LOCK:
+            embedder, writer = embedder_of(target.run), writer_of(target)
             split = writer.store[block.split]
-            # A task is done again if its worker is lost before it has told that it is done.
-            lacking = [view for view in block.views if not is_committed(split.path, str(view), block.number)]
-            if not lacking:
+            # A task runs again if its worker is lost before it has reported the result.
+            missing = tuple(view for view in block.views if not is_committed(split.path, str(view), block.number))
+            if not missing:
                 return
-            block = block._replace(views=tuple(lacking))
-            embedded = embed_block(worker, split, target.sources[block.split], block, lambda views: None)
+            block = block._replace(views=missing)
+            embedded = embed_block(embedder, split, target.sources[block.split], block, lambda views: None)
         write_views(writer, block, embedded)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(run: Run) -> Embedder:
-    logging.getLogger("compress_ssl").setLevel(logging.INFO)  # the client hears it
+def embedder_of(run: RunInfo) -> Embedder:
+    """Load a run's embedder, once per worker.
+
+    Raises
+    ------
+    InputError
+        If the worker has other library versions or other weights than the client.
+    """
+    logging.getLogger("compress_ssl").setLevel(logging.INFO)  # forwarded to the client
     for library, wanted in run.versions.items():
         if (found := library_versions().get(library)) != wanted:
-            raise InputError(f"it has {library} {found}, the client {wanted}; install the same.")
-    worker = load_worker(run.settings)
-    if weights_sha256(worker.network.module) != run.weights_sha256:
-        raise InputError(
-            f"'{run.settings.teacher}' has other weights here than where the client runs; copy the client's."
-        )
-    kind = device_kind(worker.renderer.device)
+            raise InputError(f"it has {library} {found}, the client {wanted}; install the same version.")
+    settings = run.settings
+    embedder = load_embedder(
+        settings.teacher, settings.seed, settings.batch_size, settings, settings.precision, settings.normalise
+    )
+    if weights_sha256(embedder.network.module) != run.weights_sha256:
+        raise InputError(f"'{settings.teacher}' has other weights here than where the client runs; copy the client's.")
+    kind = device_kind(embedder.renderer.device)
     if kind != run.device_kind:
         logger.warning(
-            "The worker on %s computes on %s, others on %s: the embeddings are the same to rounding only.",
+            "The worker on %s computes on %s, others on %s: the embeddings agree up to rounding only.",
             socket.gethostname(), kind, run.device_kind,
         )  # fmt: skip
-    return worker
+    return embedder
 
 
 @functools.lru_cache(maxsize=1)
-def _open(target: Target) -> StoreWriter:
+def writer_of(target: Target) -> StoreWriter:
+    """Open a run's store for writing, once per worker.
+
+    Raises
+    ------
+    InputError
+        If the worker does not see the store.
+    StoreBusyError
+        If it is not the client's store.
+    """
     place = target.run.settings.store
     try:
         writer = StoreWriter(place)
@@ -221,7 +244,8 @@ def _open(target: Target) -> StoreWriter:
 
 
 @contextlib.contextmanager
-def _naming_this_machine(run: Run) -> Iterator[None]:
+def _naming_this_host(run: RunInfo) -> Iterator[None]:
+    """On a cluster of other machines, let errors name the worker's host."""
     try:
         yield
     except (InputError, StoreError) as error:

@@ -1,25 +1,30 @@
-"""The stage: plan the blocks, have those that are missing computed and written, finish the store."""
+"""Stage one: plan the store, check or create it, embed the blocks that are missing, finish it."""
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress_ssl.pipeline.embed.block import Block, good_images
-from compress_ssl.pipeline.embed.checks.canaries import check_all_canaries, plan_canaries
+from compress_ssl.pipeline.embed.block import good_images
+from compress_ssl.pipeline.embed.checks.canaries import check_all_canaries, pixel_hash_file, plan_canaries
 from compress_ssl.pipeline.embed.checks.disk_space import check_blocks_fit, check_new_store_fits
 from compress_ssl.pipeline.embed.checks.precision import measure_precision
 from compress_ssl.pipeline.embed.growth import grow, settings_of_store
-from compress_ssl.pipeline.embed.in_process import open_workforce, seen_from_anywhere
-from compress_ssl.pipeline.embed.pixel_hashes import forget_pixel_hashes, pixel_hash_path
-from compress_ssl.pipeline.embed.plan import EmbedPlan, check_resumable, plan_embedding
+from compress_ssl.pipeline.embed.in_process import InProcess
+from compress_ssl.pipeline.embed.plan import check_resumable, missing_blocks, plan_embedding
+from compress_ssl.pipeline.networks.reference import parse_reference
 from compress_ssl.storage import open_store
 from compress_ssl.storage.publish import is_there
 from compress_ssl.storage.tools.growth import is_growing
 from compress_ssl.storage.writer import StoreWriter, check_place, create_store, exclusive_writer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.block import Embedder
+    from compress_ssl.pipeline.embed.executor import Executor
+    from compress_ssl.pipeline.embed.plan import EmbedPlan
     from compress_ssl.pipeline.embed.settings import EmbedSettings
     from compress_ssl.storage import EmbeddingStore
 
@@ -35,54 +40,73 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
     Raises
     ------
     InputError
-        If the data, the teacher, the cluster or a setting cannot be used, or the disk has not the space.
+        If the data, the teacher, the cluster or a setting cannot be used, or the disk has too little space.
     StoreError
-        If the store exists (and neither resume nor overwrite is asked), is busy, or was made from something else.
+        If the store exists (and neither resume nor overwrite is set), is busy, or was made from something else.
     RunError
         If rendering fails, or the cluster is lost.
     """
-    settings = seen_from_anywhere(settings) if settings.scheduler else settings
+    settings = _with_absolute_paths(settings) if settings.scheduler else settings
     resuming = settings.resume and is_there(settings.store)
     growing = settings.adds or (resuming and is_growing(open_store(settings.store).attributes))
     if growing:
         settings = settings_of_store(settings, open_store(settings.store))
     elif not resuming:
         check_place(settings.store, overwrite=settings.overwrite)
-    if settings.pixel_hashes:
-        pixel_hash_path(settings.store)
-    with exclusive_writer(settings.store), open_workforce(settings, progress) as workforce:
-        plan = plan_embedding(settings, workforce.network, workforce.machine, progress)
+    with exclusive_writer(settings.store), open_executor(settings, progress) as executor:
+        plan = plan_embedding(settings, executor.network, executor.compute, progress)
         sources = {name: index.source for name, index in plan.indexes.items()}
         if growing:
-            grow(settings, plan, workforce)
+            grow(settings, plan, executor)
         elif resuming:
             check_resumable(open_store(settings.store), plan)
-            workforce.call(check_all_canaries, settings.store, sources)
+            executor.call(check_all_canaries, settings.store, sources)
         else:
-            check_new_store_fits(settings, plan)
-            attributes = plan.attributes | workforce.call(_measure, plan, workforce.progress)
-            create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
-            forget_pixel_hashes(settings.store)
+            _create(settings, plan, executor)
         writer = StoreWriter(settings.store)
-        blocks = [block for block in plan_blocks(writer) if settings.part is None or settings.part.has(block.number)]
+        blocks = missing_blocks(writer, settings.part)
         if growing or resuming:
             check_blocks_fit(writer.store, blocks)
         views = sum(len(block.views) * good_images(writer.store, block) for block in blocks)
         with progress.track("embed", views, "views") as advance:
-            workforce.embed_blocks(writer, sources, blocks, advance)
+            executor.embed_blocks(writer, sources, blocks, advance)
         writer.finish()
     return open_store(settings.store)
 
 
-def plan_blocks(writer: StoreWriter) -> list[Block]:
-    """List the blocks that are not committed, in store order."""
-    return [
-        Block(split, number, tuple(views))
-        for split in writer.store.split_names
-        for number, views in writer.pending_blocks(split).items()
-    ]
+@contextlib.contextmanager
+def open_executor(settings: EmbedSettings, progress: Progress) -> Iterator[Executor]:
+    """Open the executor of the settings: this process, or a Dask cluster.
+
+    Raises
+    ------
+    InputError
+        If the network, the device or the cluster cannot be used.
+    """
+    if settings.uses_dask:
+        from compress_ssl.pipeline.embed.on_dask import open_dask_executor
+
+        with open_dask_executor(settings) as executor:
+            yield executor
+    else:
+        yield InProcess(settings, progress)
 
 
-def _measure(worker: Embedder, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
-    """What the store says of its views and its precision, by a look at some images."""
-    return {"canaries": plan_canaries(plan, worker.renderer), **measure_precision(worker, plan, progress)}
+def _with_absolute_paths(settings: EmbedSettings) -> EmbedSettings:
+    """Make paths absolute: Dask workers have other working folders."""
+    _, name, path = parse_reference(settings.teacher)
+    folders = {"data": settings.data, "store": settings.store, "index_folder": settings.index_folder}
+    absolute: dict[str, Any] = {key: path.absolute() for key, path in folders.items() if isinstance(path, Path)}
+    if path is not None:
+        absolute["teacher"] = f"{name}:{path.absolute()}" if name else str(path.absolute())
+    return settings.model_copy(update=absolute)
+
+
+def _create(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
+    """Create the store without its blocks, after all checks."""
+    check_new_store_fits(settings, plan)
+    canaries = executor.call(plan_canaries, plan)
+    precision = executor.call(measure_precision, plan, executor.progress)
+    attributes = {**plan.attributes, "canaries": canaries, **precision}
+    create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
+    pixel_hash_file(settings.store).unlink(missing_ok=True)

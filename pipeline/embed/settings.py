@@ -1,4 +1,4 @@
-"""What ``embed`` can be told."""
+"""Settings of ``embed``, stage one."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from compress_ssl.storage.places.names import first_outside
 
 
 class SplitSource(Settings):
-    """One split of the store: its name, its folder in the data set, its number of random views."""
+    """One split of the store: name, folder in the data set, number of random views."""
 
     name: str
     folder: str
     views: int | None = None
-    """Random views besides view 0; the setting ``views`` where it is None."""
+    """Random views besides view 0; None takes the setting ``views``."""
 
     @field_validator("folder")
     @classmethod
@@ -40,7 +40,7 @@ class SplitSource(Settings):
         return folder
 
     def __str__(self) -> str:
-        """Write it as it is given on the command line."""
+        """Format as on the command line."""
         folder = "" if self.folder == self.name else f"={self.folder}"
         return f"{self.name}{folder}" + ("" if self.views is None else f":{self.views}")
 
@@ -51,8 +51,8 @@ def _parse_split(value: Any) -> Any:
     match = re.fullmatch(r"([A-Za-z0-9_-]+)(?:=([^:]+))?(?::(\d+))?", value)
     if not match:
         raise ValueError(
-            f"'{value}' must be NAME, NAME=FOLDER, NAME:VIEWS or NAME=FOLDER:VIEWS, where NAME is of letters, digits, - and "
-            "_; for the data set itself write for instance all=."
+            f"'{value}' must be NAME, NAME=FOLDER, NAME:VIEWS or NAME=FOLDER:VIEWS, with letters, digits, - and _ in "
+            "NAME; for the data set itself write for instance all=."
         )
     name, folder, views = match.groups()
     return SplitSource(name=name, folder=folder or name, views=None if views is None else int(views))
@@ -62,17 +62,17 @@ Split = Annotated[SplitSource, BeforeValidator(_parse_split, json_schema_input_t
 
 
 class Part(Settings):
-    """One of N shares of the blocks."""
+    """Every N-th block: part number I of N."""
 
     number: int = Field(ge=1)
     of: int = Field(ge=1)
 
     def __str__(self) -> str:
-        """Write it as it is given on the command line."""
+        """Format as on the command line."""
         return f"{self.number}/{self.of}"
 
     def has(self, block: int) -> bool:
-        """Whether a block is in it."""
+        """Return True if the block belongs to this part."""
         return block % self.of == self.number - 1
 
 
@@ -81,14 +81,14 @@ def _parse_part(value: Any) -> Any:
         return value
     match = re.fullmatch(r"(\d+)/(\d+)", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"'{value}' must be I/N with I from 1 to N, as 1/4.")
+        raise ValueError(f"'{value}' must be I/N with I from 1 to N, such as 1/4.")
     return Part(number=int(match[1]), of=int(match[2]))
 
 
 class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
-    """Settings of stage one."""
+    """Settings of ``embed``."""
 
-    data: Annotated[Path, path_option("Data set: a folder with a sub-folder a split, or a pack.", argument=True)]
+    data: Annotated[Path, path_option("Data set: a folder with one sub-folder per split, or a pack.", argument=True)]
     store: Annotated[
         StoreLocation,
         path_option("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.", argument=True),
@@ -100,68 +100,65 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     split: Annotated[
         tuple[Split, ...],
         result_option(
-            "NAME[=FOLDER][:VIEWS]: a folder of the data set, '.' for the data set itself; views besides "
-            "view 0 where they differ from --views. Repeatable.",
+            "NAME[=FOLDER][:VIEWS]: a folder of the data set, '.' for the data set itself; the number of random views "
+            "if not --views. Repeatable.",
             min_length=1,
         ),
     ] = (SplitSource(name="train", folder="train"), SplitSource(name="val", folder="val", views=0))
-    views: Annotated[int, result_option("Random views of each image, besides view 0, the evaluation view.", ge=1)] = 4
+    views: Annotated[int, result_option("Random views per image, besides view 0, the evaluation view.", ge=1)] = 4
     policy: Annotated[
         StoredPolicySetting,
-        result_option(
-            f"Augmentation of the random views: {', '.join(POLICIES)}; or {TEN_CROP}, which is {CROPS} views that "
-            "are not random."
-        ),
+        result_option(f"Augmentation of the random views: {', '.join(POLICIES)}; or {TEN_CROP}, {CROPS} fixed views."),
     ] = POLICIES["crop-flip"]
     seed: Annotated[
-        int, result_option("Draws the augmentation parameters, and random/NAME's weights.", ge=0, lt=2**64)
+        int, result_option("Seed of the augmentation parameters, and of random/NAME's weights.", ge=0, lt=2**64)
     ] = 0
-    batch_size: Annotated[int, result_option("Images in one forward pass.", ge=1)] = 128
+    batch_size: Annotated[int, result_option("Images per forward pass.", ge=1)] = 128
     precision: Annotated[
         Precision,
         result_option(
-            "Of the teacher; auto is float32 on a CPU and float16 on a GPU. Half precision is compared with "
-            "float32 on up to 1,000 images first."
+            "Precision of the teacher; auto is float32 on a CPU and float16 on a GPU. Half precision is compared "
+            "with float32 on up to 1,000 images first."
         ),
     ] = "auto"
     normalise: Annotated[
         bool,
         result_option(
-            "Write L2-normalised embeddings: for a network whose outputs float16 cannot hold; their lengths are "
-            "lost, which neither students nor evaluations look at."
+            "Write L2-normalised embeddings, for a network whose outputs float16 cannot hold; students and "
+            "evaluations do not use the lengths."
         ),
     ] = False
     block_rows: Annotated[
         int | None,
-        result_option("Images of a block, the unit of resuming; about 16 MiB a view unless given.", ge=1),
+        result_option("Images per block, the unit of resuming; about 16 MiB per view unless given.", ge=1),
     ] = None
     part: Annotated[
         Annotated[Part, BeforeValidator(_parse_part, json_schema_input_type=str)] | None,
         result_option(
-            "I/N: do only every N-th block, from the I-th on; 'store merge' joins what N machines have done."
+            "I/N: embed only every N-th block, from the I-th on; 'store merge' joins the stores of N machines."
         ),
     ] = None
     add_views: Annotated[
         int | None,
         result_option(
-            "Give a complete store so many more random views, of the splits that have some. What is not given is "
-            "as it is in the store; --policy may be another.",
+            "Add this many random views to the splits of a complete store that have some. Options that are not given "
+            "are as in the store; --policy may differ.",
             ge=1,
         ),
     ] = None
     add_images: Annotated[
         bool,
-        result_option("Append to a complete store the images that are new in the data set, in all views that it has."),
+        result_option("Append the images that are new in the data set to a complete store, in all its views."),
     ] = False
     pixel_hashes: Annotated[
-        int, runtime_option("Write hashes of about this many rendered views to STORE.pixel-hashes.jsonl.", ge=0)
+        int, runtime_option("Log hashes of about this many rendered views to STORE.pixel-hashes.jsonl.", ge=0)
     ] = 0
 
     @field_validator("split")
     @classmethod
     def _distinct(cls, splits: tuple[SplitSource, ...]) -> tuple[SplitSource, ...]:
         if len({split.name for split in splits}) < len(splits):
-            raise ValueError("two splits have one name; name each once.")
+            raise ValueError("two splits have the same name; name each once.")
         return splits
 
     @model_validator(mode="after")
@@ -174,7 +171,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         if "views" in self.model_fields_set or any(
             source.views is not None for source in self.split if "split" in self.model_fields_set
         ):
-            raise ValueError(f"{how} goes by the views that the store has; leave --views and NAME:VIEWS out.")
+            raise ValueError(f"{how} takes the views that the store has; leave --views and NAME:VIEWS out.")
         if "policy" in self.model_fields_set and (not self.add_views or isinstance(self.policy, TenCrop)):
             raise ValueError(f"--policy with {how} must be one of random views to be added; leave it out.")
         return self
@@ -187,16 +184,20 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         return self
 
     @model_validator(mode="after")
-    def _one_log(self) -> Self:
-        if self.pixel_hashes and self.is_shared:
+    def _local_log(self) -> Self:
+        if self.pixel_hashes and self.uses_dask:
             raise ValueError("--pixel-hashes is a log of one process; leave --workers and --scheduler out.")
+        if self.pixel_hashes and not isinstance(self.store, Path):
+            raise ValueError(
+                f"--pixel-hashes writes a file beside the store, and '{self.store}' is not on a disk; leave it out."
+            )
         return self
 
     @property
     def adds(self) -> bool:
-        """Whether a store that is there is to become larger."""
+        """True if views or images are added to an existing store."""
         return self.add_views is not None or self.add_images
 
     def views_of(self, source: SplitSource) -> int:
-        """How many views a split has besides view 0."""
+        """Return the number of views of a split, without view 0."""
         return self.views if source.views is None else source.views

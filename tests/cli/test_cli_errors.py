@@ -66,7 +66,7 @@ def truncate(path: Path, size: int = 100) -> None:
         ("embed data teacher.zarr EMBED --resume --size 8", "the size of view 0 = 16, now it is 8"),
         ("embed data empty EMBED --resume", "'empty' is not an embedding store"),
         ("embed data new EMBED --teacher random/alexnet", "alexnet cannot take images of 16 pixels ("),
-        ("embed data new EMBED --split train=val", "two splits have one name; name each once."),
+        ("embed data new EMBED --split train=val", "two splits have the same name; name each once."),
         ("embed data new EMBED --seed 18446744073709551616", "--seed: input should be less than 18446744073709551616"),
         ("pretrain data new --arch alexnet --size 16 --batch-size 8", "alexnet cannot take images of 16 pixels ("),
         ("distill teacher.zarr data new DISTILL --student alexnet", "alexnet cannot take images of 16 pixels ("),

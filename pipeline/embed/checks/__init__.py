@@ -1,0 +1,1 @@
+"""Checks before and while a store is written: disk space, canaries, half precision."""

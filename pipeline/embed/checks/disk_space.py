@@ -1,4 +1,4 @@
-"""Whether what is to be written fits on the disk, asked before it is begun."""
+"""Check before writing that a store fits on the disk."""
 
 from __future__ import annotations
 
@@ -27,37 +27,36 @@ if TYPE_CHECKING:
     from compress_ssl.storage import EmbeddingStore, Place
 
 FILE_BYTES = 4096
-"""A file takes whole blocks of a disk: so much more than its bytes at most."""
-
-NEW = "free some space, give another path, or lower --views"
+"""Upper bound of what a file takes beyond its bytes: disks allocate whole blocks."""
 
 
 def check_new_store_fits(settings: EmbedSettings, plan: EmbedPlan) -> None:
-    """Check that a new store fits. One that it takes the place of is deleted before the first block is written.
+    """Check that a new store fits. A store that it overwrites is deleted before the first block is written.
 
     Raises
     ------
     DiskSpaceError
-        If it does not.
+        If the disk has too little space.
     """
     samples = views = StoreSize()
     for split in plan.splits.values():
-        of_part = len(split.views) / (settings.part.of if settings.part else 1)
+        view_count = len(split.views) / (settings.part.of if settings.part else 1)
         one = view_size(split)
-        views = views.plus(StoreSize(round(one.bytes * of_part), round(one.files * of_part)))
+        views = views.plus(StoreSize(round(one.bytes * view_count), round(one.files * view_count)))
         samples = samples.plus(samples_size(split))
+    advice = "free some space, give another path, or lower --views"
     old = size_on_disk(settings.store).bytes if is_store(settings.store) else 0
-    _check(settings.store, samples, NEW)
-    _check(settings.store, samples.plus(views), NEW, freed=old)
+    _check(settings.store, samples, advice)
+    _check(settings.store, samples.plus(views), advice, freed=old)
 
 
 def check_blocks_fit(store: EmbeddingStore, blocks: Iterable[Block]) -> None:
-    """Check that the blocks which a store lacks fit.
+    """Check that the missing blocks of a store fit.
 
     Raises
     ------
     DiskSpaceError
-        If they do not.
+        If the disk has too little space.
     """
     needed = StoreSize()
     for block in blocks:
@@ -67,12 +66,12 @@ def check_blocks_fit(store: EmbeddingStore, blocks: Iterable[Block]) -> None:
     _check(store.path, needed, "free some space; what is there stays")
 
 
-def _check(place: Place, needed: StoreSize, what_to_do: str, freed: int = 0) -> None:
+def _check(place: Place, needed: StoreSize, advice: str, freed: int = 0) -> None:
     left = disk_left(place)
     total = needed.bytes + needed.files * FILE_BYTES
     if left is not None and isinstance(place, Path) and total > left + freed:
-        gets_free = f", and {format_bytes(freed)} that the old store takes" if freed else ""
+        and_old = f", and {format_bytes(freed)} that the old store takes" if freed else ""
         raise DiskSpaceError(
-            f"What is to be written to '{place}' needs {format_bytes(total)}, and '{existing_folder(place)}' has "
-            f"{format_bytes(left)} left{gets_free}; {what_to_do}."
+            f"Writing '{place}' needs {format_bytes(total)}, and '{existing_folder(place)}' has "
+            f"{format_bytes(left)} left{and_old}; {advice}."
         )

@@ -1,4 +1,4 @@
-"""What half precision costs a teacher: how far the distributions that students learn are from those of float32.
+"""Error of a teacher in half precision: how far the distributions that students learn are from float32's.
 
 Letters: N images, D features, B batch.
 """
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class AnchorDivergence(NamedTuple):
-    """KL divergence, in nats, over the images."""
+    """KL divergence over the images, in nats."""
 
     mean: float
     largest: float
@@ -45,7 +45,7 @@ class AnchorDivergence(NamedTuple):
 def anchor_divergence(
     reference: npt.NDArray[np.floating], other: npt.NDArray[np.floating], temperature: float = TEMPERATURE
 ) -> AnchorDivergence:
-    """KL(reference || other) of each image's distribution over all other images as its anchors.
+    """Return KL(reference || other) of each image's distribution over all other images as its anchors.
 
     Parameters
     ----------
@@ -57,60 +57,36 @@ def anchor_divergence(
     Returns
     -------
     divergence : AnchorDivergence
-        CompRess (Koohpayegani et al. 2020), equations 1 and 2, with the queries' own images left out.
+        CompRess (Koohpayegani et al. 2020), equations 1 and 2, without the queries' own images.
     """
-    p, q = (_log_distributions(torch.from_numpy(each).double(), temperature) for each in (reference, other))
-    divergences = (p.exp() * (p - q)).sum(dim=1)  # (N,)
+    others = ~torch.eye(len(reference), dtype=torch.bool)
+    log_p, log_q = (
+        torch.log_softmax((rows @ rows.T / temperature)[others].view(len(rows), -1), dim=1)  # (N, N - 1)
+        for rows in (torch.from_numpy(each).double() for each in (reference, other))
+    )
+    divergences = (log_p.exp() * (log_p - log_q)).sum(dim=1)  # (N,)
     return AnchorDivergence(float(divergences.mean()), float(divergences.max()))
 
 
-def _log_distributions(embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Logarithms (N, N - 1) of every row's softmax over the other rows."""
-    n = len(embeddings)
-    logits = embeddings @ embeddings.T / temperature
-    return torch.log_softmax(logits[~torch.eye(n, dtype=torch.bool)].view(n, n - 1), dim=1)
-
-
-def measure_precision(worker: Embedder, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
-    """Compare the worker's precision with float32 on images of the first split, and say what was found.
+def measure_precision(embedder: Embedder, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
+    """Compare the embedder's precision with float32 on view 0 of up to 1,000 images of the first split.
 
     Returns
     -------
     attributes : dict
-        For the store; empty in float32, and where there are fewer than two good images.
+        Of the store; empty in float32, and for fewer than two good images.
 
     Raises
     ------
     InputError
-        If an output is not a number in this precision, or an image is missing or has changed.
+        If an output is not finite in this precision, or an image is missing or has changed.
     """
-    name = next(iter(plan.splits))
-    job = _evaluation_view(plan, name)
-    if worker.precision == "float32" or len(job.paths) < 2:
-        return {}
-    divergence = anchor_divergence(*_embeddings(worker, job, progress))
-    logger.info(
-        "The teacher in %s against float32, on %d images of split %s: KL divergence of anchor distributions at T = %g is "
-        "%.2g nats in the mean, %.2g at most.",
-        worker.precision, len(job.paths), name, TEMPERATURE, *divergence,
-    )  # fmt: skip
-    return {
-        "precision_against_float32": {
-            "split": name,
-            "images": len(job.paths),
-            "temperature": TEMPERATURE,
-            "kl_mean_nats": divergence.mean,
-            "kl_max_nats": divergence.largest,
-        }
-    }
-
-
-def _evaluation_view(plan: EmbedPlan, name: str) -> RenderJob:
-    """View 0 of at most so many good images of a split, evenly spaced."""
-    split = plan.splits[name]
+    name, split = next(iter(plan.splits.items()))
     samples, view = split.samples, split.views[EVALUATION_VIEW]
     rows = evenly_spaced(np.flatnonzero(samples.good), IMAGES)
-    return RenderJob.of(
+    if embedder.precision == "float32" or len(rows) < 2:
+        return {}
+    job = RenderJob.of(
         plan.indexes[name].source,
         samples,
         rows,
@@ -118,37 +94,48 @@ def _evaluation_view(plan: EmbedPlan, name: str) -> RenderJob:
         sizes=(int(view["size"]),),
         interpolation=interpolation_of(view),
     )
+    mean, largest = anchor_divergence(*_embed_in_both(embedder, job, progress))
+    logger.info(
+        "The teacher in %s against float32, on %d images of split %s: KL divergence of anchor distributions at T = %g is "
+        "%.2g nats in the mean, %.2g at most.",
+        embedder.precision, len(rows), name, TEMPERATURE, mean, largest,
+    )  # fmt: skip
+    return {
+        "precision_against_float32": {
+            "split": name,
+            "images": len(rows),
+            "temperature": TEMPERATURE,
+            "kl_mean_nats": mean,
+            "kl_max_nats": largest,
+        }
+    }
 
 
-def _embeddings(
-    worker: Embedder, job: RenderJob, progress: Progress
+def _embed_in_both(
+    embedder: Embedder, job: RenderJob, progress: Progress
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Normalised embeddings (N, D) in float32 and in the worker's precision."""
-    found = []
-    with progress.track(f"{worker.precision} against float32", len(job.paths)) as advance:
-        for (pixels,) in render(worker.renderer, job, worker.batch_size):
-            found.append(_in_both(worker, pixels))
+    """Return normalised embeddings (N, D) in float32 and in the embedder's precision."""
+    half, single = embedder._replace(normalise=True), embedder._replace(normalise=True, precision="float32")
+    pairs = []
+    with progress.track(f"{embedder.precision} against float32", len(job.paths)) as advance:
+        for (pixels,) in render(embedder.renderer, job, embedder.batch_size):
+            with _without_tf32():
+                reference = embed_images(single, pixels)
+            pairs.append((reference, embed_images(half, pixels)))
             advance(len(pixels))
-    reference, other = (np.concatenate(each) for each in zip(*found, strict=True))
+    reference, other = (np.concatenate(each) for each in zip(*pairs, strict=True))
     broken = np.flatnonzero(~np.isfinite(other).all(axis=1))
     if len(broken):
         raise InputError(
             f"The teacher's output for '{job.source.describe(job.paths[broken[0]])}' is not a number in "
-            f"{worker.precision}; use --precision float32, or bfloat16, whose range is as wide."
+            f"{embedder.precision}; use --precision float32, or bfloat16, whose range is as wide."
         )
     return reference, other
 
 
-def _in_both(worker: Embedder, pixels: torch.Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Those (B, D) of a batch."""
-    with _without_tf32():
-        reference = embed_images(worker._replace(precision="float32", normalise=True), pixels)
-    return reference, embed_images(worker._replace(normalise=True), pixels)
-
-
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Let convolutions on a GPU be of float32 throughout: torch's default there is TF32."""
+    """Run convolutions on a GPU in full float32; torch's default there is TF32."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

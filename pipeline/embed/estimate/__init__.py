@@ -1,1 +1,1 @@
-"""What embedding a data set will take, foretold from its images and a short warm-up."""
+"""Estimate of what embedding a data set will take: a formula and a short timed run."""

@@ -1,19 +1,17 @@
-"""The estimate: bytes and files follow from the plan, time from a warm-up, the rest from both.
-
-Letters: e epochs.
-"""
+"""``estimate``: bytes and files follow from the plan, time from a short timed run."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
 from compress_ssl.pipeline.common.device import prepare_device
-from compress_ssl.pipeline.common.settings import Settings
-from compress_ssl.pipeline.embed.estimate.cost import Cost, now, since
-from compress_ssl.pipeline.embed.estimate.warm_up import Measured, warm_up
+from compress_ssl.pipeline.embed.estimate.warm_up import WarmUp, clock, warm_up
 from compress_ssl.pipeline.embed.growth import settings_of_store
-from compress_ssl.pipeline.embed.in_process import open_workforce
+from compress_ssl.pipeline.embed.in_process import InProcess
 from compress_ssl.pipeline.embed.plan import EmbedPlan, plan_embedding
 from compress_ssl.storage import open_store
 from compress_ssl.storage.publish import is_there
@@ -25,16 +23,18 @@ if TYPE_CHECKING:
     from compress_ssl.storage import EmbeddingStore, SplitPlan
 
 
-class Estimate(Settings):
-    """What ``embed`` with the same settings will take."""
+class Estimate(BaseModel):
+    """Estimate of what ``embed`` with the same settings takes."""
+
+    model_config = ConfigDict(frozen=True)
 
     images: int
-    """That can be decoded."""
+    """Without those that cannot be decoded."""
     views: int
-    """Of all images together; ``views_to_do`` of them are not in the store yet."""
+    """Over all images; ``views_to_do`` of them are not in the store yet."""
     views_to_do: int
     bytes: int
-    """Of the finished store, exactly; ``bytes_to_write`` of them are not there yet."""
+    """Exact size of the finished store; ``bytes_to_write`` of them are missing."""
     bytes_to_write: int
     files: int
     disk_left: int | None
@@ -42,23 +42,23 @@ class Estimate(Settings):
     fits: bool | None
     seconds: float
     workers: int
-    """Processes that share the time; 1 at a scheduler's address, whose workers are not counted."""
+    """Processes that share the work; 1 for a scheduler's address, whose workers are not counted."""
     device: str
     device_hours: float
-    """Of all GPUs together, or what all CPU threads compute."""
+    """Summed over GPUs, or over CPU threads."""
     device_hours_are_of: str
     """``GPU`` or ``CPU``."""
     warm_up_images: int
     live_teacher_seconds_an_epoch: float
     """The teacher's forward passes that a student would wait for without the store."""
     reading_seconds_an_epoch: float
-    """One view, from the disk or server, by one sequential read."""
+    """One sequential read of a view from the disk or server."""
     pays_off_after_epochs: int | None
-    """Epochs after which embedding and reading took less time than a live teacher; None where they never do."""
+    """First epoch by which embedding and reading took less time than a live teacher; None if there is none."""
 
 
 def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
-    """Foretell what ``embed`` with these settings will take; writes nothing but the index of the images.
+    """Estimate what ``embed`` with these settings takes; only the index of the images is kept.
 
     Raises
     ------
@@ -71,81 +71,65 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
     if store is not None and settings.adds:
         settings = settings_of_store(settings, store)
     workers = settings.workers or 1
-    alone = settings.model_copy(
-        update={
-            "workers": None,
-            "scheduler": None,
-            "pixel_hashes": 0,
-            "threads": max(1, settings.thread_count // workers),
-        }
-    )
-    begun = now()
-    with open_workforce(alone, progress) as workforce:
-        start = since(begun)
-        plan = plan_embedding(alone, workforce.network, workforce.machine, progress)
-        measured = warm_up(alone, plan, workforce)
-    on_gpu = prepare_device(alone.device, alone.thread_count).type == "cuda"
-    to_do = {name: _images_to_do(name, split, store, settings) for name, split in plan.splits.items()}
-    work = Cost()
-    for name, images in to_do.items():
-        work = work.plus(measured.an_image[name].times(images))
-    whole = start.plus(measured.start).plus(work)
-    return Estimate(
-        **_sizes(settings, plan, measured, to_do, store),
-        **_epochs(plan, measured, work.wall / workers),
-        seconds=whole.wall - work.wall * (1 - 1 / workers),
-        workers=workers,
-        device=workforce.machine.device_kind,
-        device_hours=(work.wall if on_gpu else whole.cpu) / 3600,
-        device_hours_are_of="GPU" if on_gpu else "CPU",
-        warm_up_images=measured.images,
-    )
+    one_process = {"workers": None, "scheduler": None, "pixel_hashes": 0}
+    alone = settings.model_copy(update={**one_process, "threads": max(1, settings.thread_count // workers)})
+    begin = clock()
+    executor = InProcess(alone, progress)
+    loading = clock() - begin
+    plan = plan_embedding(alone, executor.network, executor.compute, progress)
+    measured = warm_up(alone, plan, executor)
 
-
-def _images_to_do(name: str, split: SplitPlan, store: EmbeddingStore | None, settings: EmbedSettings) -> float:
-    """Images, each in all views, that are not embedded yet; a part of the views of an image counts as that part."""
-    good = float(split.samples.good.sum())
-    share = 1 / settings.part.of if settings.part else 1.0
-    if store is None or name not in store.split_names:
-        return share * good
-    found = store[name]
-    committed = sum(found.committed_blocks(view) for view in range(len(found.views))) * found.block_rows
-    done = min(1.0, committed / (len(split.views) * len(split.samples)))
-    return share * (1 - done) * good
-
-
-def _sizes(
-    settings: EmbedSettings, plan: EmbedPlan, measured: Measured, to_do: dict[str, float], store: EmbeddingStore | None
-) -> dict[str, Any]:
-    whole, missing, views, views_to_do = measured.metadata, StoreSize(), 0, 0
+    images = views = views_to_do = 0
+    whole, to_write, work = measured.metadata, StoreSize(), np.zeros(2)
     for name, split in plan.splits.items():
         good = int(split.samples.good.sum())
-        all_views = view_size(split).times(len(split.views))
-        samples = samples_size(split)
-        share = to_do[name] / good
-        whole = whole.plus(all_views).plus(samples)
-        missing = missing.plus(StoreSize(round(all_views.bytes * share), round(all_views.files * share)))
-        missing = missing.plus(StoreSize() if store is not None else samples)
+        share = _share_to_do(name, split, store, settings)
+        all_views, samples = view_size(split).times(len(split.views)), samples_size(split)
+        images += good
         views += good * len(split.views)
-        views_to_do += round(to_do[name] * len(split.views))
+        views_to_do += round(share * good * len(split.views))
+        work += share * good * measured.per_image[name]
+        whole = whole.plus(all_views).plus(samples)
+        to_write = to_write.plus(StoreSize(round(all_views.bytes * share), round(all_views.files * share)))
+        to_write = to_write.plus(samples if store is None else StoreSize())
+
+    start = loading + measured.start
+    on_gpu = prepare_device(alone.device, alone.thread_count).type == "cuda"
     left = disk_left(settings.store)
-    return {
-        "images": sum(int(split.samples.good.sum()) for split in plan.splits.values()),
-        "views": views,
-        "views_to_do": views_to_do,
-        "bytes": whole.bytes,
-        "bytes_to_write": missing.bytes,
-        "files": whole.files,
-        "disk_left": left,
-        "fits": None if left is None else missing.bytes <= left,
-    }
+    return Estimate(
+        images=images,
+        views=views,
+        views_to_do=views_to_do,
+        bytes=whole.bytes,
+        bytes_to_write=to_write.bytes,
+        files=whole.files,
+        disk_left=left,
+        fits=None if left is None else to_write.bytes <= left,
+        seconds=start[0] + work[0] / workers,
+        workers=workers,
+        device=executor.compute.device_kind,
+        device_hours=(work[0] if on_gpu else start[1] + work[1]) / 3600,
+        device_hours_are_of="GPU" if on_gpu else "CPU",
+        warm_up_images=measured.images,
+        **compare_with_live_teacher(plan, measured, work[0] / workers),
+    )
 
 
-def _epochs(plan: EmbedPlan, measured: Measured, work_seconds: float) -> dict[str, Any]:
-    """When the store pays: embedding + e x reading < e x a live teacher. Of the split with the most images."""
+def _share_to_do(name: str, split: SplitPlan, store: EmbeddingStore | None, settings: EmbedSettings) -> float:
+    """Return the share of a split's views that are not embedded yet."""
+    share = 1 / settings.part.of if settings.part else 1.0
+    if store is None or name not in store.split_names:
+        return share
+    found = store[name]
+    committed = sum(map(found.committed_blocks, range(len(found.views)))) * found.block_rows
+    return share * (1 - min(1.0, committed / (len(split.views) * len(split.samples))))
+
+
+def compare_with_live_teacher(plan: EmbedPlan, measured: WarmUp, work_seconds: float) -> dict[str, Any]:
+    """Return when the store pays off: embedding + e * reading < e * live teacher, in e epochs on the largest split."""
     split = max(plan.splits.values(), key=lambda each: len(each.samples))
-    live = float(split.samples.good.sum()) * measured.forward_seconds_a_view
-    reading = 2 * len(split.samples) * split.feature_dim / measured.read_bytes_a_second
+    live = float(split.samples.good.sum()) * measured.forward_seconds
+    reading = 2 * len(split.samples) * split.feature_dim / measured.read_bytes_per_second
     return {
         "live_teacher_seconds_an_epoch": live,
         "reading_seconds_an_epoch": reading,

@@ -1,8 +1,10 @@
-"""A short real run: a few blocks of every split are rendered, embedded and written to the disk that the store will be on.
+"""A short timed run: a few blocks of every split are rendered, embedded and written.
 
-They go into a store of their own, in a folder beside the store's place, which is removed. What is timed is what ``embed``
-does: the same blocks, batches and threads. The first block of each split, in which caches and the allocator fill, is left
-out where there is time for two.
+They go to a temporary store beside the store's place. Batches, threads and code are those of ``embed``; the first block of
+each split, in which caches and the allocator fill, counts as start-up if there is time for a second one.
+
+A cost is an array (2,) of seconds: of wall-clock time, which other processes lengthen, and of CPU time over all threads of
+this process, which they hardly do.
 """
 
 from __future__ import annotations
@@ -16,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.embed.block import Embedder, embed_images, good_images
 from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
-from compress_ssl.pipeline.embed.estimate.cost import Cost, now, since
-from compress_ssl.pipeline.embed.plan import EmbedPlan
-from compress_ssl.pipeline.embed.run import plan_blocks
+from compress_ssl.pipeline.embed.plan import EmbedPlan, missing_blocks
 from compress_ssl.storage.places.remote import RemotePath
 from compress_ssl.storage.tools.size import StoreSize, existing_folder
 from compress_ssl.storage.writer import StoreWriter, consolidate, create_store
@@ -32,44 +33,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from compress_ssl.pipeline.embed.block import Block
-    from compress_ssl.pipeline.embed.in_process import Executor
+    from compress_ssl.pipeline.embed.executor import Executor
     from compress_ssl.pipeline.embed.settings import EmbedSettings
     from compress_ssl.storage import Place, SplitPlan
 
-SECONDS = 20.0
-"""Of blocks, for each split; a block that is begun is finished."""
+Cost = npt.NDArray[np.float64]
 
-MOST_BLOCKS = 64
+SECONDS = 20.0
+"""Time limit per split; a block that has been started is finished."""
+MAX_BLOCKS = 64
 REPEATS = 3
 
 
-class Measured(NamedTuple):
-    """What the warm-up found."""
+class WarmUp(NamedTuple):
+    """Measurements of a timed run."""
 
-    an_image: dict[str, Cost]
-    """By split: an image in all its views, read, rendered, embedded, written."""
+    per_image: dict[str, Cost]
+    """By split: reading, rendering, embedding and writing one image in all its views."""
     start: Cost
-    """Making the canaries and the empty store, and what first blocks take longer."""
-    forward_seconds_a_view: float
-    """The teacher alone, for one view."""
-    read_bytes_a_second: float
+    """Canaries, the empty store, and what first blocks take longer."""
+    forward_seconds: float
+    """The teacher's forward pass alone, per view."""
+    read_bytes_per_second: float
     """Of embeddings, from the disk or server."""
     metadata: StoreSize
-    """The ``zarr.json`` of the whole store."""
+    """The ``zarr.json`` files of the whole store."""
     images: int
-    """That were embedded."""
+    """Number of images embedded."""
 
 
-class _Timed(NamedTuple):
-    """Blocks of a split."""
-
-    an_image: Cost
-    warming: Cost
-    """What the first block took longer."""
-    images: int
+def clock() -> Cost:
+    """Read wall clock and CPU clock."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
-def warm_up(settings: EmbedSettings, plan: EmbedPlan, workforce: Executor) -> Measured:
+def warm_up(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> WarmUp:
     """Embed a few blocks of every split, and time it.
 
     Raises
@@ -79,117 +77,87 @@ def warm_up(settings: EmbedSettings, plan: EmbedPlan, workforce: Executor) -> Me
     RunError
         If rendering fails.
     """
-    small = _small(plan, settings)
-    sources = {name: index.source for name, index in small.indexes.items()}
-    with _place_beside(settings.store) as place:
-        begun = now()
-        canaries = workforce.call(_canaries, small)
-        create_store(place, plan.attributes | {"canaries": canaries}, small.splits)
-        start = since(begun)
-        metadata = _metadata(place)
-        writer = StoreWriter(place)
-        blocks = plan_blocks(writer)
-        timed = {
-            name: _time_blocks(workforce, writer, sources, [block for block in blocks if block.split == name])
-            for name in small.splits
-        }
-        for each in timed.values():
-            start = start.plus(each.warming)
-        return Measured(
-            an_image={name: each.an_image for name, each in timed.items()},
-            start=start,
-            forward_seconds_a_view=workforce.call(_time_forward, settings),
-            read_bytes_a_second=_read_rate(place),
-            metadata=metadata,
-            images=sum(each.images for each in timed.values()),
-        )
-
-
-def _small(plan: EmbedPlan, settings: EmbedSettings) -> EmbedPlan:
-    """The same plan for a few blocks' worth of images, evenly spaced; a block is no more than one batch there."""
     splits = {name: _few_blocks(split, settings.batch_size) for name, split in plan.splits.items()}
     indexes = {name: replace(plan.indexes[name], samples=split.samples) for name, split in splits.items()}
-    return EmbedPlan(plan.attributes, indexes, splits)
+    with _temporary_place(settings.store) as place:
+        begin = clock()
+        canaries = executor.call(plan_canaries, EmbedPlan(plan.attributes, indexes, splits))
+        create_store(place, plan.attributes | {"canaries": canaries}, splits)
+        start = clock() - begin
+        consolidate(place)
+        files: list[Place] = [place / "zarr.json", *place.glob("*/zarr.json"), *place.glob("*/*/zarr.json")]
+        metadata = StoreSize(sum(file.stat().st_size for file in files), len(files))
+        writer = StoreWriter(place)
+        sources = {name: index.source for name, index in indexes.items()}
+        blocks, images, per_image = missing_blocks(writer), 0, {}
+        for name in splits:
+            of_split = [block for block in blocks if block.split == name]
+            per_image[name], first_block, count = _time_blocks(executor, writer, sources, of_split)
+            start, images = start + first_block, images + count
+        return WarmUp(per_image, start, executor.call(_forward_seconds, settings), _read_rate(place), metadata, images)
 
 
 def _few_blocks(split: SplitPlan, batch_size: int) -> SplitPlan:
+    """Plan a few blocks of evenly spaced images, each of at most one batch."""
     block_rows = min(split.block_rows, batch_size)
-    rows = evenly_spaced(np.arange(len(split.samples)), MOST_BLOCKS * block_rows)
+    rows = evenly_spaced(np.arange(len(split.samples)), MAX_BLOCKS * block_rows)
     return replace(split, samples=split.samples.take(rows), block_rows=block_rows)
 
 
-def _canaries(worker: Embedder, plan: EmbedPlan) -> dict[str, list[dict[str, Any]]]:
-    return plan_canaries(plan, worker.renderer)
-
-
-def _time_blocks(workforce: Executor, writer: StoreWriter, sources: Any, blocks: list[Block]) -> _Timed:
+def _time_blocks(executor: Executor, writer: StoreWriter, sources: Any, blocks: list[Block]) -> tuple[Cost, Cost, int]:
+    """Embed blocks; return the cost per image, what the first block cost above that, and the number of images."""
     started: list[Cost] = []
-    given: list[Block] = []
+    images: list[int] = []
 
     def until_time_is_up() -> Iterator[Block]:
         for block in blocks:
-            if len(given) > 1 and since(started[0]).wall > SECONDS:
+            if len(started) > 1 and clock()[0] - started[0][0] > SECONDS:
                 return
-            started.append(now())
-            given.append(block)
+            images.append(good_images(writer.store, block))
+            started.append(clock())
             yield block
 
-    workforce.embed_blocks(writer, sources, until_time_is_up(), lambda amount: None)
-    images = [good_images(writer.store, block) for block in given]
-    first = 1 if any(images[1:]) else 0
-    an_image = since(started[first]).times(1 / max(1, sum(images[first:])))
-    warming = started[first].minus(started[0]).minus(an_image.times(sum(images[:first])))
-    return _Timed(an_image, warming.at_least_none(), sum(images))
+    executor.embed_blocks(writer, sources, until_time_is_up(), lambda views: None)
+    end, first = clock(), 1 if any(images[1:]) else 0
+    per_image = (end - started[first]) / max(1, sum(images[first:]))
+    first_block = started[first] - started[0] - sum(images[:first]) * per_image
+    return per_image, np.maximum(first_block, 0), sum(images)
 
 
-def _time_forward(worker: Embedder, settings: EmbedSettings) -> float:
-    """Seconds that the teacher needs for one view: the best of a few batches."""
-    size = settings.size or worker.network.preprocessing.size
-    count = min(32, worker.batch_size)
-    pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8, device=worker.renderer.device)
+def _forward_seconds(embedder: Embedder, settings: EmbedSettings) -> float:
+    """Seconds of the teacher's forward pass per view: the best of a few batches."""
+    size = settings.size or embedder.network.preprocessing.size
+    count = min(32, embedder.batch_size)
+    pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8, device=embedder.renderer.device)
     seconds = []
     for _ in range(REPEATS):
-        begun = time.perf_counter()
-        embed_images(worker, pixels)  # its result is on the host: the device is done
-        seconds.append(time.perf_counter() - begun)
+        begin = time.perf_counter()
+        embed_images(embedder, pixels)  # synchronous: its result is on the host
+        seconds.append(time.perf_counter() - begin)
     return min(seconds) / count
 
 
-def _metadata(place: Place) -> StoreSize:
-    consolidate(place)
-    files: list[Place] = [place / "zarr.json", *place.glob("*/zarr.json"), *place.glob("*/*/zarr.json")]
-    return StoreSize(sum(file.stat().st_size for file in files), len(files))
-
-
 def _read_rate(place: Place) -> float:
-    """Bytes of embeddings a second, read back from where they were written, not from the system's memory."""
+    """Bytes per second at which embeddings are read back, from the disk instead of the page cache."""
     chunks: list[Place] = [*place.glob("*/embeddings/c/*/*/0")]
     for chunk in chunks:
-        _forget(chunk)
-    begun = time.perf_counter()
+        if isinstance(chunk, Path):
+            with chunk.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    begin = time.perf_counter()
     count = sum(len(chunk.read_bytes()) for chunk in chunks)
-    return count / (time.perf_counter() - begun)
-
-
-def _forget(file: Place) -> None:
-    """Let the system drop what it holds in memory of a file."""
-    if isinstance(file, Path):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+    return count / (time.perf_counter() - begin)
 
 
 @contextlib.contextmanager
-def _place_beside(store: Place) -> Iterator[Place]:
-    """A place on the same disk or server, removed in the end."""
+def _temporary_place(store: Place) -> Iterator[Place]:
+    """Yield a place on the store's disk or server, and remove it in the end."""
     if isinstance(store, RemotePath):
         place = store.with_name(f"{store.name}.estimate-{os.getpid()}")
         try:
             yield place
         finally:
             place.remove_tree()
-        return
-    with tempfile.TemporaryDirectory(prefix=".compress-ssl-estimate-", dir=existing_folder(store)) as folder:
-        yield Path(folder) / store.name
+    else:
+        with tempfile.TemporaryDirectory(prefix=".compress-ssl-estimate-", dir=existing_folder(store)) as folder:
+            yield Path(folder) / store.name

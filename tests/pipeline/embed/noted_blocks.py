@@ -20,7 +20,7 @@ from compress_ssl.storage import Split
 NOTES = Path(os.environ["NOTES"])
 
 
-def noted_embed_block(worker: Embedder, split: Split, source: ImageSource, begun: Block, *more: Any) -> Any:
+def noted_embed_block(embedder: Embedder, split: Split, source: ImageSource, begun: Block, *more: Any) -> Any:
     with (NOTES / "blocks").open("a") as blocks:
         blocks.write(f"{os.getpid()} {begun.split} {begun.number}\n")
     with contextlib.suppress(FileNotFoundError):
@@ -30,14 +30,14 @@ def noted_embed_block(worker: Embedder, split: Split, source: ImageSource, begun
         (NOTES / "failures").write_text("\n".join(failures[1:]))
         if failures:
             raise OSError(failures[0])
-    return block.embed_block(worker, split, source, begun, *more)
+    return block.embed_block(embedder, split, source, begun, *more)
 
 
-def fatal_prepare_machine(*given: Any) -> Any:
+def fatal_prepare_device(*given: Any) -> Any:
     with contextlib.suppress(FileNotFoundError):
         (NOTES / "fatal").unlink()
         os.kill(os.getpid(), signal.SIGKILL)
     return device.prepare_device(*given)
 
 
-on_dask.embed_block, on_dask.prepare_machine = noted_embed_block, fatal_prepare_machine
+on_dask.embed_block, on_dask.prepare_device = noted_embed_block, fatal_prepare_device

@@ -232,7 +232,7 @@ def test_there_must_be_something_to_add_and_a_store_to_add_it_to(
     ("settings", "sentence"),
     [
         ({"add_views": 1, "overwrite": True}, "--overwrite makes a new store, --add-views keeps"),
-        ({"add_images": True, "views": 3}, "--add-images goes by the views that the store has"),
+        ({"add_images": True, "views": 3}, "--add-images takes the views that the store has"),
         ({"add_views": 1, "split": ("train:3",)}, "leave --views and NAME:VIEWS out"),
         ({"add_images": True, "policy": "moco-v2"}, "--policy with --add-images must be"),
         ({"add_views": 1, "policy": "ten-crop"}, "--policy with --add-views must be one of random views"),
@@ -309,7 +309,9 @@ def test_ten_crops_are_all_there_are_but_random_views_may_follow(
     data: Path, tmp_path: Path, embedded: Embedded, grown: Embedded
 ) -> None:
     embedded(data, tmp_path / "store.zarr", views=10, policy="ten-crop", split=("val",))
-    with pytest.raises(InputError, match="has the ten crops, which are all there are; give the --policy of more views"):
+    with pytest.raises(
+        InputError, match="has the ten crops, and there are no more of them; give the --policy of more views"
+    ):
         grown(data, tmp_path / "store.zarr", add_views=1)
     store = grown(data, tmp_path / "store.zarr", add_views=1, policy="crop-flip")
     assert [view["policy"]["name"] for view in store["val"].views][9:] == ["ten-crop", "ten-crop", "crop-flip"]

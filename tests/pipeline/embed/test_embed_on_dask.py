@@ -18,13 +18,13 @@ from pydantic import ValidationError
 from compress_ssl.cli.main import main
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.dask.cluster import open_cluster
+from compress_ssl.pipeline.dask.cluster import open_client
 from compress_ssl.pipeline.dask.settings import DaskSettings
 from compress_ssl.pipeline.dask.tasks import IN_FLIGHT, run_tasks
 from compress_ssl.pipeline.embed import on_dask
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.embed.verify.on_dask import verify_on_cluster
+from compress_ssl.pipeline.embed.verify.on_dask import verify_on_dask
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import EmbeddingStore, open_store
 from compress_ssl.storage.commits import read_records
@@ -159,7 +159,7 @@ def test_what_the_user_must_mend_is_not_tried_again(
 def test_tasks_are_listed_when_a_worker_is_free_for_them(cluster: Any) -> None:
     """The list has no end."""
     listed = itertools.count()
-    with open_cluster(DaskSettings(scheduler=cluster.address)) as client:
+    with open_client(DaskSettings(scheduler=cluster.address)) as client:
         found = dict(itertools.islice(run_tasks(client, str, listed), 10))
     assert found == {number: str(number) for number in found}
     assert len(found) == 10
@@ -167,7 +167,7 @@ def test_tasks_are_listed_when_a_worker_is_free_for_them(cluster: Any) -> None:
 
 
 def test_verification_on_a_cluster_finds_what_that_in_one_process_does(one: Path, cluster: Any) -> None:
-    whole = verify_on_cluster(one, DaskSettings(scheduler=cluster.address), Silent())
+    whole = verify_on_dask(one, DaskSettings(scheduler=cluster.address), Silent())
     assert whole == verify_store(open_store(one))
     assert whole.ok
     for chunk in ("0/3/0", "1/20/0"):
@@ -175,7 +175,7 @@ def test_verification_on_a_cluster_finds_what_that_in_one_process_does(one: Path
         path.chmod(0o644)
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     (one / "val/label/c/4").unlink()
-    damaged = verify_on_cluster(one, DaskSettings(scheduler=cluster.address), Silent())
+    damaged = verify_on_dask(one, DaskSettings(scheduler=cluster.address), Silent())
     assert damaged == verify_store(open_store(one))
     assert len(damaged.damaged) == 3
 
@@ -183,7 +183,10 @@ def test_verification_on_a_cluster_finds_what_that_in_one_process_does(one: Path
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"versions": {"compress-ssl": "0.0.1"}}, "^it has compress-ssl .*, the client 0.0.1; install the same"),
+        (
+            {"versions": {"compress-ssl": "0.0.1"}},
+            "^it has compress-ssl .*, the client 0.0.1; install the same version",
+        ),
         ({"weights_sha256": "0" * 64}, "^'random/conv4-16' has other weights here than where the client runs"),
     ],
 )
@@ -191,17 +194,17 @@ def test_a_worker_that_would_compute_something_else_is_refused(
     data: Path, tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
     run = a_run(data, tmp_path)
-    assert on_dask._load(run).batch_size == 128
+    assert on_dask.embedder_of(run).batch_size == 128
     with pytest.raises(InputError, match=sentence):
-        on_dask._load(replace(run, name="another", **change))
+        on_dask.embedder_of(replace(run, id="another", **change))
 
 
-def a_run(data: Path, tmp_path: Path) -> on_dask.Run:
+def a_run(data: Path, tmp_path: Path) -> on_dask.RunInfo:
     settings = EmbedSettings(
         data=data, store=tmp_path / "store.zarr", teacher="random/conv4-16", threads=1, device="cpu"
     )
     sha = load_network("random/conv4-16").identity()["weights_sha256"]
-    return on_dask.Run("one", settings, "cpu", sha, {})
+    return on_dask.RunInfo("one", settings, "cpu", sha, {})
 
 
 def test_a_worker_does_not_write_into_another_store_than_the_clients(
@@ -209,10 +212,10 @@ def test_a_worker_does_not_write_into_another_store_than_the_clients(
 ) -> None:
     store = embedded(data, tmp_path / "store.zarr")
     target = on_dask.Target(a_run(data, tmp_path), on_dask.generation(store.path), {})
-    assert on_dask._open(target).path == store.path
-    other = on_dask.Target(replace(target.run, name="later"), object(), {})
+    assert on_dask.writer_of(target).path == store.path
+    other = on_dask.Target(replace(target.run, id="later"), object(), {})
     with pytest.raises(StoreBusyError, match="is not, or no longer, the store that the client writes"):
-        on_dask._open(other)
+        on_dask.writer_of(other)
 
 
 def test_a_scheduler_that_does_not_answer_is_named(

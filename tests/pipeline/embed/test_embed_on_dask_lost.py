@@ -88,7 +88,7 @@ def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_wor
         kept = chunks(place)
         assert kept
         (cluster.notes / "seconds").unlink()
-        monkeypatch.setattr(opening, "PATIENCE_SECONDS", 0.5)
+        monkeypatch.setattr(opening, "NO_WORKER_SECONDS", 0.5)
         cluster.start_scheduler()
         late = threading.Thread(
             target=lambda: (_until(lambda: "waiting for one" in caplog.text), cluster.start_worker())

@@ -11,9 +11,8 @@ from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.embed.estimate.cost import Cost
-from compress_ssl.pipeline.embed.estimate.run import Estimate, _epochs, estimate
-from compress_ssl.pipeline.embed.estimate.warm_up import Measured
+from compress_ssl.pipeline.embed.estimate.run import Estimate, compare_with_live_teacher, estimate
+from compress_ssl.pipeline.embed.estimate.warm_up import WarmUp
 from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
@@ -101,12 +100,12 @@ def test_the_store_pays_from_the_first_epoch_in_which_it_took_less_time(
     forward: float, rate: float, work: float
 ) -> None:
     """Epoch by epoch, as a person would add it up."""
-    measured = Measured({}, Cost(), forward, rate, StoreSize(), 0)
-    found = _epochs(plan_of(100, 64), measured, work)["pays_off_after_epochs"]
+    measured = WarmUp({}, np.zeros(2), forward, rate, StoreSize(), 0)
+    found = compare_with_live_teacher(plan_of(100, 64), measured, work)
     live, reading = 100 * forward, 100 * 64 * 2 / rate
     expected = next((epoch for epoch in range(1, 100_000) if work + epoch * reading < epoch * live), None)
-    assert found == expected
-    assert math.isclose(_epochs(plan_of(100, 64), measured, work)["live_teacher_seconds_an_epoch"], live)
+    assert found["pays_off_after_epochs"] == expected
+    assert math.isclose(found["live_teacher_seconds_an_epoch"], live)
 
 
 def test_an_estimate_is_json(data: Path, tmp_path: Path) -> None:

@@ -40,9 +40,10 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
     Raises
     ------
     InputError
-        If the data, the teacher, the cluster or a setting cannot be used, or the disk has too little space.
+        If the data, the teacher, the cluster or a setting cannot be used.
     StoreError
-        If the store exists (and neither resume nor overwrite is set), is busy, or was made from something else.
+        If the store exists (and neither resume nor overwrite is set), is busy, was made from something else, or does not
+        fit on the disk.
     RunError
         If rendering fails, or the cluster is lost.
     """

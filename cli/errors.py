@@ -1,53 +1,157 @@
-"""How an error reaches the user: one sentence, exit code 2 for wrong use or bad input, 1 for a failed run."""
+"""How a command ends: one table from the error that ended it to its exit code and its sentence (docs/exit-codes.md)."""
 
 from __future__ import annotations
 
 import errno
+import signal
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
+from pydantic import ValidationError
 
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+from compress_ssl.pipeline.common.errors import InputError, RunError, Stopped, Terminated
+from compress_ssl.pipeline.common.settings import explain
+from compress_ssl.storage.errors import StoreError, StoreFailedError, StoreRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SUCCESS, FAILED, WRONG_USE = 0, 1, 2
+RESUMABLE = 75
+"""EX_TEMPFAIL of sysexits.h: a batch system can put the same job back into its queue."""
+INTERRUPTED = 130
+"""128 plus the number of SIGINT, as shells have it."""
+
+BAD_PATH = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTEMPTY),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+}
 
 
-class BadInput(click.ClickException):
-    """What the user gave cannot be used."""
+class Ending(NamedTuple):
+    """One way in which a command ends early."""
 
-    exit_code = 2
+    exit_code: int
+    cause: str
+    """As docs/exit-codes.md names it."""
+    is_cause: Callable[[BaseException], bool]
+    sentence: str = "{error}"
+    """May use the error's message, its ``{file}`` and ``{reason}``, and ``{resume}``: how to continue."""
+
+    def message(self, error: BaseException, resume: str) -> str:
+        """Return the sentence for an error."""
+        text = explain(error) if isinstance(error, ValidationError) else str(error) or "Stopped."
+        file, reason = getattr(error, "filename", None), getattr(error, "strerror", None) or "cannot be used"
+        writing = f" (writing '{file}')" if file else ""
+        return self.sentence.format(error=text, file=file, reason=reason.lower(), writing=writing, resume=resume)
 
 
-class FailedRun(click.ClickException):
-    """A run that began well has failed."""
-
-    exit_code = 1
+def _instance_of(*classes: type[BaseException]) -> Callable[[BaseException], bool]:
+    return lambda error: isinstance(error, classes)
 
 
-def as_sentence(error: BaseException, going_on: str) -> click.ClickException | None:
-    """Turn an error that is the user's or the machine's into a click exception; None for a fault of ours.
+def _errno_in(*numbers: int) -> Callable[[BaseException], bool]:
+    return lambda error: isinstance(error, OSError) and error.errno in numbers
 
-    Parameters
-    ----------
-    going_on : str
-        Sentence that says how the command goes on once the machine's trouble is over.
-    """
-    from pydantic import ValidationError
 
-    from compress_ssl.pipeline.common.errors import InputError, RunError
-    from compress_ssl.pipeline.common.settings import explain
-    from compress_ssl.storage.errors import StoreError
+def _is_interrupt(error: BaseException) -> bool:
+    if isinstance(error, Stopped):
+        return error.signal == signal.SIGINT
+    return isinstance(error, KeyboardInterrupt) and not isinstance(error, Terminated)
 
-    if isinstance(error, ValidationError):
-        return BadInput(explain(error))
-    if isinstance(error, InputError | StoreError):
-        return BadInput(str(error))
-    if isinstance(error, RunError):
-        return FailedRun(str(error))
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        where = f" (writing '{error.filename}')" if error.filename else ""
-        return FailedRun(f"The disk is full{where}; free some space. {going_on}")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; help imports no torch
-        return FailedRun(f"The memory is full; lower --batch-size, or end what else needs memory. {going_on}")
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return BadInput(f"'{error.filename}' is a file where a folder is needed; check the path.")
-    if isinstance(error, OSError) and error.filename is not None:
-        return BadInput(f"'{error.filename}': {(error.strerror or 'cannot be used').lower()}; check the path.")
-    return None
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, without torch
+
+
+def _names_a_file(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.filename is not None
+
+
+def _is_bad_path(error: BaseException) -> bool:
+    return _names_a_file(error) and _errno_in(*BAD_PATH)(error)
+
+
+ENDINGS = (
+    Ending(INTERRUPTED, "Ctrl-C (SIGINT)", _is_interrupt, "{error} {resume}"),
+    Ending(
+        RESUMABLE,
+        "SIGTERM or SIGUSR1, as a batch system sends before its time limit",
+        _instance_of(Stopped, Terminated),
+        "{error} {resume}",
+    ),
+    Ending(
+        WRONG_USE,
+        "an option, name, setting, path, recipe or data set that cannot be used; no such bucket, wrong credentials",
+        _instance_of(ValidationError, InputError, StoreRefusedError),
+    ),
+    Ending(
+        FAILED,
+        "a server that cannot be reached; a disk with less free space than is needed",
+        _instance_of(StoreFailedError),
+    ),
+    Ending(
+        WRONG_USE,
+        "a store that is missing, incomplete, damaged, in use, or of other images or settings",
+        _instance_of(StoreError),
+    ),
+    Ending(FAILED, "a loss that is not a number; a worker process that died", _instance_of(RunError)),
+    Ending(
+        FAILED,
+        "a disk that fills up",
+        _errno_in(errno.ENOSPC, errno.EDQUOT),
+        "The disk is full{writing}; free some space. {resume}",
+    ),
+    Ending(
+        FAILED,
+        "a read-only file system",
+        _errno_in(errno.EROFS),
+        "The file system is read-only{writing}; remount it for writing, or give another path. {resume}",
+    ),
+    Ending(
+        FAILED,
+        "too little memory, of the host or of the GPU",
+        _is_out_of_memory,
+        "The memory is full; lower --batch-size, or end other programs. {resume}",
+    ),
+    Ending(
+        WRONG_USE,
+        "a file where a folder is needed",
+        _instance_of(FileExistsError, NotADirectoryError),
+        "'{file}' is a file where a folder is needed; check the path.",
+    ),
+    Ending(
+        WRONG_USE,
+        "a path that does not exist, or without the permission to read or write it",
+        _is_bad_path,
+        "'{file}': {reason}; check the path.",
+    ),
+    Ending(
+        FAILED,
+        "a disk or network file system that fails during a run",
+        _names_a_file,
+        "'{file}': {reason}; check the disk. {resume}",
+    ),
+)
+"""By the first row whose ``is_cause`` holds; any other error is a fault of the program, and keeps its traceback."""
+
+OTHER_ENDINGS = (
+    (SUCCESS, "success"),
+    (WRONG_USE, "an unknown command or option, a missing argument, a value of the wrong type"),
+    (FAILED, "`doctor` or `store verify` found something wrong; some combinations of a `sweep` failed"),
+    (FAILED, "a fault of the program, with a traceback"),
+)
+"""Ways to end that no error leads to, or any other."""
+
+
+def ending_of(error: BaseException) -> Ending | None:
+    """Return the row of an error; None for a fault of the program."""
+    return next((ending for ending in ENDINGS if ending.is_cause(error)), None)
+
+
+class CommandFailed(click.ClickException):
+    """An error as one sentence, with its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress_ssl.cli.errors import BadInput, as_sentence
 from compress_ssl.cli.groups import LazyGroup, example
+from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped, Terminated
+from compress_ssl.pipeline.common.torchrun import torchrun_env
 
 if TYPE_CHECKING:
     from types import FrameType
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-REQUEUE = 75
-"""Exit code of a run that SIGTERM or SIGUSR1 ended, all saved: the same job again goes on (sysexits.h, EX_TEMPFAIL)."""
-IN_SEVERAL_PROCESSES = ("pretrain", "distill", "evaluate")
-"""What torchrun may start."""
+FOR_TORCHRUN = ("pretrain", "distill", "evaluate")
+"""Commands that torchrun may start in several processes."""
 
 
 class Commands(LazyGroup):
-    """All commands in the order of the work; what the user can mend becomes one sentence."""
+    """All commands, in the order of the work; errors that a user can act on become one sentence and an exit code."""
 
     modules = (
         *("pretrain", "embed", "distill", "evaluate", "export", "chain", "run", "sweep"),
@@ -31,84 +28,48 @@ class Commands(LazyGroup):
     )
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a fault of ours keeps its traceback."""
+        """Run a command; a fault of the program keeps its traceback."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _terminate)
         try:
-            for each in (signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(each, _terminate)
             return super().invoke(ctx)
-        except KeyboardInterrupt as stopped:
-            click.echo(f"\nStopped. {_going_on(self, ctx)}", err=True)
-            ctx.exit(_exit_code(stopped))
-        except click.ClickException as error:
-            if not _is_first_process():  # all were given the same words, and the first one answers
-                ctx.exit(error.exit_code)
-            raise
         except (click.Abort, click.exceptions.Exit):
             raise
-        except Exception as error:
-            from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped
+        except click.ClickException as error:
+            if torchrun_env().rank > 0:  # all ranks have the same arguments, and rank 0 prints the error
+                ctx.exit(error.exit_code)
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            from compress_ssl.cli.errors import FAILED, CommandFailed, ending_of
 
             if isinstance(error, ReportedByAnotherRank):
-                ctx.exit(_exit_code(error.__cause__))
-            if isinstance(error, Stopped):
-                click.echo(f"\n{error} {_going_on(self, ctx)}", err=True)
-                ctx.exit(_exit_code(error))
-            sentence = as_sentence(error, _going_on(self, ctx))
-            if sentence is None:
+                ending = ending_of(error.__cause__) if error.__cause__ else None
+                ctx.exit(ending.exit_code if ending else FAILED)
+            ending = ending_of(error)
+            if ending is None:
                 raise
-            raise sentence from error
+            message = ending.message(error, self.resume_hint(ctx))
+            if isinstance(error, Stopped | KeyboardInterrupt):
+                click.echo(f"\n{message}", err=True)
+                ctx.exit(ending.exit_code)
+            raise CommandFailed(message, ending.exit_code) from error
+
+    def resume_hint(self, ctx: click.Context) -> str:
+        """Return the sentence on how to continue with the command that was called."""
+        command = self.get_command(ctx, ctx.invoked_subcommand or "")
+        options = {parameter.name for parameter in command.params} if command else set()
+        return f"Run the same command {'with --resume to continue' if 'resume' in options else 'again'}."
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    from compress_ssl.pipeline.common.errors import Terminated
-
     raise Terminated
-
-
-def _exit_code(error: BaseException | None) -> int:
-    """Exit code of what ended a command."""
-    from compress_ssl.pipeline.common.errors import Stopped, Terminated
-
-    if isinstance(error, Stopped):
-        return INTERRUPTED if error.signal == signal.SIGINT else REQUEUE
-    if isinstance(error, KeyboardInterrupt):
-        return REQUEUE if isinstance(error, Terminated) else INTERRUPTED
-    return 1
-
-
-def _is_first_process() -> bool:
-    from compress_ssl.pipeline.common.torchrun import torchrun_env
-
-    return torchrun_env().rank == 0
-
-
-def _check_processes(name: str | None) -> None:
-    """Several processes are for trainings only."""
-    from compress_ssl.pipeline.common.torchrun import torchrun_env
-
-    here = torchrun_env()
-    if here.world_size > 1 and name not in IN_SEVERAL_PROCESSES:
-        raise BadInput(
-            f"'{name}' was started in {here.world_size} processes, and is the work of one; start it without torchrun, which is "
-            f"for {', '.join(IN_SEVERAL_PROCESSES)}."
-        )
-
-
-def _going_on(group: click.Group, ctx: click.Context) -> str:
-    """How an interrupted command goes on."""
-    command = group.get_command(ctx, ctx.invoked_subcommand or "")
-    options = {parameter.name for parameter in command.params} if command else set()
-    if "overwrite" in options and "resume" not in options:
-        return "The same command begins again."
-    return f"The same command {'with --resume ' if 'resume' in options else ''}goes on where it was."
 
 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=example(
-        "compress-ssl quickstart           see it all in a few minutes",
+        "compress-ssl quickstart           see everything in a few minutes",
         "compress-ssl run RECIPE.toml      all stages from one file",
     ),
 )
@@ -118,14 +79,15 @@ def _going_on(group: click.Group, ctx: click.Context) -> str:
 def main(ctx: click.Context, quiet: bool) -> None:
     """Compress a large self-supervised vision model into small ones.
 
-    Embed the images once with a big teacher, distil many students from the embeddings, evaluate them all.
+    Embed the images once with a large teacher, distill many students from the embeddings, evaluate them all.
     """
-    _check_processes(ctx.invoked_subcommand)
-    level = logging.ERROR if not _is_first_process() else logging.WARNING if quiet else logging.INFO
+    env = torchrun_env()
+    if env.world_size > 1 and ctx.invoked_subcommand not in FOR_TORCHRUN:
+        raise click.UsageError(
+            f"'{ctx.invoked_subcommand}' was started in {env.world_size} processes, but runs in one; start it without "
+            f"torchrun, which is for {', '.join(FOR_TORCHRUN)}."
+        )
+    level = logging.ERROR if env.rank > 0 else logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(message)s")
-    for chatty in ("faiss", "onnxscript", "onnx_ir"):  # they tell of every instruction set, of every node
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-if __name__ == "__main__":
-    main()
+    for verbose in ("faiss", "onnxscript", "onnx_ir"):  # they log every instruction set, every node
+        logging.getLogger(verbose).setLevel(logging.WARNING)

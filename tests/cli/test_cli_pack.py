@@ -187,7 +187,7 @@ def test_a_pack_that_is_stopped_leaves_no_file_and_begins_again(
     assert not (workplace / "data.h5").exists()
     if end == signal.SIGINT:
         assert process.returncode == 130
-        assert errors.endswith("Stopped. The same command begins again.\n")
+        assert errors.endswith("Stopped. Run the same command again.\n")
         assert not (workplace / "data.h5.partial").exists()
     succeed(call("pack", "data", "data.h5"))
     assert (workplace / "data.h5").exists()

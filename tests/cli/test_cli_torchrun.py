@@ -26,7 +26,7 @@ def test_what_is_the_work_of_one_process_is_refused_and_said_once(
         main(words, prog_name="compress-ssl")
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    sentence = f"'{words[0]}' was started in 2 processes, and is the work of one; start it without torchrun"
+    sentence = f"'{words[0]}' was started in 2 processes, but runs in one; start it without torchrun"
     assert sentence in said if rank == "0" else said == ""
 
 

@@ -118,7 +118,7 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
         assert output == ""
         assert re.fullmatch(
             rf"distill {each.name}: stopped by {each.name} and saved at epoch \d+, step \d+\. "
-            r"The same command with --resume goes on where it was\.",
+            r"Run the same command with --resume to continue\.",
             errors.splitlines()[-1],
         )
         assert "Traceback" not in errors

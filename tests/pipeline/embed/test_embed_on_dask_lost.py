@@ -143,7 +143,7 @@ def test_stopped_by_a_signal_it_keeps_the_finished_blocks_and_leaves_no_process(
         _, said = process.communicate(timeout=60)
         _until(lambda: not living(process.pid), 10)
     assert process.returncode == code
-    assert said.splitlines()[-1] == "Stopped. The same command with --resume goes on where it was."
+    assert said.splitlines()[-1] == "Stopped. Run the same command with --resume to continue."
     assert "Traceback" not in said
     assert not place.with_name("store.zarr.lease").exists()
     kept = chunks(place)

@@ -1,0 +1,179 @@
+"""Exit codes: the documentation has the program's table, and each cause, provoked with real parts, has its code."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from compress_ssl.cli.errors import ENDINGS, OTHER_ENDINGS
+from compress_ssl.cli.progress import TerminalProgress
+
+Call = Callable[..., Result]
+ROOT = Path(__file__).parents[2]
+SIZE = ("--size", "16", "--resize", "16")
+PRETRAIN = ("--arch", "conv4-16", "--epochs", "1", "--batch-size", "8", *SIZE)
+
+
+def mount(folder: Path, *options: str) -> None:
+    try:
+        subprocess.run(["mount", *options, "tmpfs", folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a file system cannot be mounted here: {error}")
+
+
+@pytest.fixture
+def disk(workplace: Path) -> Iterator[Path]:
+    """An 8 MiB file system mounted at ``disk`` in the current folder."""
+    folder = Path("disk")
+    folder.mkdir()
+    mount(folder, "-t", "tmpfs", "-o", "size=8m")
+    yield folder
+    subprocess.run(["umount", workplace / folder], check=True)
+
+
+def fill(folder: Path, leave: int = 0) -> None:
+    """Take all space of a file system but so many bytes."""
+    state = os.statvfs(folder)
+    with (folder / "others").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, state.f_bavail * state.f_frsize - leave)
+
+
+def writing_commands(embed_options: tuple[str, ...], distill_options: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Every command that writes, with its output on ``disk``."""
+    return [
+        ("embed", "data", "disk/new.zarr", *embed_options),
+        ("distill", "teacher.zarr", "data", "disk/new", *distill_options),
+        ("pretrain", "data", "disk/big", *PRETRAIN),
+        ("pack", "data", "disk/new.h5"),
+        ("store", "export", "teacher.zarr", "--to", "disk/store.h5"),
+        ("store", "import", "teacher.h5", "disk/imported.zarr"),
+        ("store", "copy", "teacher.zarr", "disk/copy.zarr"),
+        ("store", "merge", "teacher.zarr", "disk/merged.zarr"),
+        ("store", "card", "teacher.zarr", "--output", "disk/README.md"),
+        ("export", "student", "disk/exported", "--no-onnx"),
+        ("evaluate", "teacher.zarr", "--output", "disk/scores"),
+        ("evaluate", "student", "--data", "data", "--output", "disk/scores", *SIZE),
+        ("quickstart", "--folder", "disk/quickstart"),
+    ]
+
+
+def assert_ends(result: Result, exit_code: int, sentence: str) -> None:
+    assert result.exit_code == exit_code, result.output
+    last = result.stderr.splitlines()[-1]
+    assert re.search(sentence, last), last
+    assert "Traceback" not in result.output
+
+
+def test_documentation_has_the_table_of_the_program() -> None:
+    text = (ROOT / "docs" / "exit-codes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)
+    program = [*((ending.exit_code, ending.cause) for ending in ENDINGS), *OTHER_ENDINGS]
+    assert sorted((int(code), cause) for code, cause in rows) == sorted(program)
+    assert {int(code) for code, _ in rows} == {0, 1, 2, 75, 130}
+
+
+def test_full_disk_is_a_failed_run_in_every_command(
+    call: Call, disk: Path, embed_options: tuple[str, ...], distill_options: tuple[str, ...]
+) -> None:
+    assert call("store", "export", "teacher.zarr", "--to", "teacher.h5").exit_code == 0
+    fill(disk)
+    for words in writing_commands(embed_options, distill_options):
+        assert_ends(call(*words), 1, r"^Error: .*(disk is full|has 0\.0+ GiB left).*free some space")
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [(("pack", "data", "disk/new.h5"), 45_056), (("store", "export", "teacher.zarr", "--to", "disk/new.h5"), 16_384)],
+)
+def test_disk_that_fills_up_while_hdf5_writes_is_a_failed_run(
+    call: Call, disk: Path, words: tuple[str, ...], left: int
+) -> None:
+    """The check before it finds enough space: the content fits, HDF5's own structure does not."""
+    fill(disk, leave=left)
+    assert_ends(call(*words), 1, r"The disk is full \(writing 'disk/new.h5.partial'\); free some space")
+    assert [path.name for path in disk.iterdir() if path.name != "index"] == ["others"]
+
+
+def test_read_only_file_system_is_a_failed_run_in_every_command(
+    call: Call, disk: Path, embed_options: tuple[str, ...], distill_options: tuple[str, ...]
+) -> None:
+    assert call("store", "export", "teacher.zarr", "--to", "teacher.h5").exit_code == 0
+    shutil.copytree("student", disk / "student")
+    shutil.copytree("teacher.zarr", disk / "teacher.zarr")
+    mount(disk, "-o", "remount,ro")
+    resumed = [
+        ("embed", "data", "disk/teacher.zarr", *embed_options, "--resume"),
+        ("distill", "teacher.zarr", "data", "disk/student", *distill_options, "--resume"),
+        ("evaluate", "disk/student", "--data", "data", *SIZE),
+        ("evaluate", "disk/teacher.zarr"),
+    ]
+    for words in (*writing_commands(embed_options, distill_options), *resumed):
+        assert_ends(call(*words), 1, r"^Error: The file system is read-only \(writing '.*disk/.*'\); remount it")
+
+
+def test_server_that_cannot_be_reached_is_a_failed_run(
+    call: Call, workplace: Path, monkeypatch: pytest.MonkeyPatch, distill_options: tuple[str, ...]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("COMPRESS_SSL_RETRY_SECONDS", "0.1")
+    store = f"http://127.0.0.1:{port}/x.zarr"
+    for words in (
+        ("store", "info", store),
+        ("store", "copy", store, "copy.zarr"),
+        ("distill", store, "data", "new", *distill_options),
+        ("evaluate", store, "--output", "scores"),
+    ):
+        assert_ends(call(*words), 1, "cannot be used: no connection; check the URL and the network")
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_signal_ends_every_command_with_its_code_and_says_how_to_continue(
+    call: Call,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    embed_options: tuple[str, ...],
+    distill_options: tuple[str, ...],
+    number: signal.Signals,
+    exit_code: int,
+) -> None:
+    """The signal comes when the command reports its first progress."""
+    (workplace / "disk").mkdir()
+    assert call("store", "export", "teacher.zarr", "--to", "teacher.h5").exit_code == 0
+
+    @contextlib.contextmanager
+    def track(self: TerminalProgress, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        yield lambda amount: signal.raise_signal(number)
+
+    monkeypatch.setattr(TerminalProgress, "track", track)
+    for words in writing_commands(embed_options, distill_options):
+        if words[0] in {"export", "quickstart"} or words[:2] in {("store", "card"), ("evaluate", "teacher.zarr")}:
+            continue  # these report no progress
+        result = call(*words)
+        assert result.exit_code == exit_code, (words, result.output)
+        again = r"with --resume to continue" if words[0] in {"embed", "distill", "pretrain"} else "again"
+        assert re.search(
+            rf"^(Stopped\.|.*: stopped by .*) Run the same command {again}\.$", result.stderr, re.MULTILINE
+        )
+        assert "Traceback" not in result.output
+
+
+def test_wrong_use_is_2(call: Call, workplace: Path) -> None:
+    for words in (
+        ("nothing",),
+        ("embed", "data"),
+        ("store", "info", "nowhere"),
+        ("run", "nothing"),
+        ("evaluate", "student", "--data", "nowhere"),
+        ("store", "export", "teacher.zarr", "--to", "data"),
+    ):
+        assert call(*words).exit_code == 2, words

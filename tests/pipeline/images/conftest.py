@@ -1,6 +1,7 @@
 """Render jobs made by hand, without an index."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,11 @@ def job_of() -> Callable[..., RenderJob]:
 
 @pytest.fixture(scope="session")
 def rendered() -> Callable[..., list[torch.Tensor]]:
-    """Render a whole job: for each view one tensor of all its images."""
+    """Render a whole job: for each view one tensor of all its images. Renderers are made once."""
+    renderer_of = cache(lambda name, threads: make_renderer(name, torch.device("cpu"), threads))
 
     def run(name: str, job: RenderJob, batch_size: int = 16, threads: int = 2) -> list[torch.Tensor]:
-        batches = render(make_renderer(name, torch.device("cpu"), threads), job, batch_size)
+        batches = render(renderer_of(name, threads), job, batch_size)
         return [torch.cat(views) for views in zip(*batches, strict=True)]
 
     return run

@@ -43,7 +43,7 @@ def made(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """The folder of photographs, and a store that DALI rendered."""
     settings = EmbedSettings(
         data=photographs, store=tmp_path_factory.mktemp("canaries") / "store.zarr", teacher="random/conv4-16",
-        split=("train", "test:0"), limit=30, views=2, size=96, resize=112, policy="moco-v2", threads=1,
+        split=("train", "test:0"), limit=30, views=2, size=96, resize=112, policy="moco-v2", threads=1, block_rows=30,
     )  # fmt: skip
     return photographs, embed(settings, Silent())
 
@@ -160,7 +160,7 @@ def test_going_on_with_a_store_whose_pixels_do_not_come_out_is_refused(
 
     settings = EmbedSettings(
         data=photographs, store=made[1].path, teacher="random/conv4-16", split=("train", "test:0"), limit=30,
-        views=2, size=96, resize=112, policy="moco-v2", threads=1, resume=True,
+        views=2, size=96, resize=112, policy="moco-v2", threads=1, block_rows=30, resume=True,
     )  # fmt: skip
     monkeypatch.setattr(rendering, "apply_colour", lambda images, parameters: images // 2)
     with pytest.raises(InputError, match=r"canaries of split train of .* more than 1 is refused"):

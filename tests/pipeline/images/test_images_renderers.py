@@ -139,27 +139,26 @@ def odd(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_odd_files_are_read_as_image_folder_reads_them(
-    odd: Path, job_of: MakeJob, rendered: Rendered, name: str
-) -> None:
-    job = job_of([odd / name], "crop-flip")
+def test_odd_files_are_read_as_image_folder_reads_them(odd: Path, job_of: MakeJob, rendered: Rendered) -> None:
+    paths = [odd / name for name in ODD]
+    job = job_of(paths, "crop-flip")
     ours, theirs = rendered("dali", job), rendered("torchvision", job)
-    assert torch.equal(theirs[0], evaluation_view(odd / name))
-    for one, other in zip(ours, theirs, strict=True):
-        assert_parity(one, other)
-    (alone,) = rendered("dali", job_of([odd / name]))
-    assert torch.equal(alone, ours[0])
+    (alone,) = rendered("dali", job_of(paths))
+    for row, name in enumerate(ODD):
+        assert torch.equal(theirs[0][row], evaluation_view(odd / name)[0]), name
+        assert torch.equal(alone[row], ours[0][row]), name
+        for one, other in zip(ours, theirs, strict=True):
+            assert_parity(one[row : row + 1], other[row : row + 1])
 
 
 @pytest.mark.parametrize("name", RENDERERS)
 def test_pixels_are_the_same_bit_for_bit_however_they_are_rendered(
     photos: list[Path], odd: Path, job_of: MakeJob, rendered: Rendered, name: str
 ) -> None:
-    paths = photos[:32] + [odd / file for file in ("cmyk.jpg", "alpha.png", "16-bit.png")]
+    paths = photos[:13] + [odd / file for file in ("cmyk.jpg", "alpha.png", "16-bit.png")]
     job = job_of(paths, "moco-v2")
-    expected = rendered(name, job, 32, 2)
-    for batch_size, threads in ((1, 2), (7, 1), (7, 4), (32, 4)):
+    expected = rendered(name, job, 16, 2)
+    for batch_size, threads in ((1, 2), (7, 1), (7, 4), (16, 4)):
         for views, again in zip(expected, rendered(name, job, batch_size, threads), strict=True):
             assert torch.equal(views, again)
     order = np.random.default_rng(0).permutation(len(paths))

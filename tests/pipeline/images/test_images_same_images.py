@@ -27,6 +27,7 @@ EMBED: dict[str, Any] = {
     "views": 1,
     "split": ("train",),
     "threads": 1,
+    "block_rows": 20,
 }
 
 

@@ -115,6 +115,7 @@ def label_file(data: Path) -> Path | None:
 def embedded(data: Path, store: Path) -> Split:
     settings = EmbedSettings.model_validate(
         {"data": data, "store": store, "teacher": "random/conv4-16", "size": 16, "resize": 16, "views": 1}
+        | {"block_rows": 8}
         | {"split": ("train",), "batch_size": 8, "threads": 2, "renderer": "torchvision", "labels": label_file(data)}
     )
     return embed(settings, Silent())["train"]

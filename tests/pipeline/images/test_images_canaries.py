@@ -1,6 +1,7 @@
 """Canaries: silent where pixels come out the same, a warning where they differ a little, a refusal where by much."""
 
 import base64
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -24,18 +25,17 @@ from compress_ssl.storage import EmbeddingStore, open_store
 Change = Callable[[dict[str, Any]], None]
 
 
-@pytest.mark.parametrize("view_count", [1, 3, 5, 16, 40])
-@pytest.mark.parametrize("images", [1, 2, 7, 16, 1600])
-def test_canaries_are_spread_over_the_good_rows_and_all_views(images: int, view_count: int) -> None:
-    good = np.ones(images + 1, bool)
-    good[images // 2] = False
-    chosen = choose_canaries(good, view_count)
-    assert len(chosen) == len(set(chosen)) == min(CANARIES, images * view_count)
-    assert all(good[row] for row, _ in chosen)
-    assert len({view for _, view in chosen}) == min(view_count, len(chosen))
-    rows = sorted({row for row, _ in chosen})
-    assert len(rows) == min(images, len(chosen))
-    assert np.diff(rows).max(initial=0) <= images // len(rows) + 2
+def test_canaries_are_spread_over_the_good_rows_and_all_views() -> None:
+    for images, view_count in itertools.product((1, 2, 7, 16, 1600), (1, 3, 5, 16, 40)):
+        good = np.ones(images + 1, bool)
+        good[images // 2] = False
+        chosen = choose_canaries(good, view_count)
+        assert len(chosen) == len(set(chosen)) == min(CANARIES, images * view_count)
+        assert all(good[row] for row, _ in chosen)
+        assert len({view for _, view in chosen}) == min(view_count, len(chosen))
+        rows = sorted({row for row, _ in chosen})
+        assert len(rows) == min(images, len(chosen))
+        assert np.diff(rows).max(initial=0) <= images // len(rows) + 2
 
 
 @pytest.fixture(scope="module")
@@ -167,21 +167,14 @@ def test_going_on_with_a_store_whose_pixels_do_not_come_out_is_refused(
         embed(settings, Silent())
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("row", 10**9),
-        ("row", -1),
-        ("view", 7),
-        ("size", 10**7),
-        ("size", None),
-        ("parameters", [1.0]),
-        ("parameters", "x"),
-    ],
-)
 def test_canaries_of_what_the_store_has_not_are_refused_before_they_are_rendered(
-    made: tuple[Path, EmbeddingStore], changed: Callable[..., EmbeddingStore], key: str, value: object
+    made: tuple[Path, EmbeddingStore], changed: Callable[..., EmbeddingStore]
 ) -> None:
-    store = changed(lambda canary: canary.update({key: value}))
-    with pytest.raises(InputError, match=r"The canaries of split train of '.*' cannot be read"):
-        check(made[0], store)
+    wrong: list[dict[str, object]] = [
+        {"row": 10**9}, {"row": -1}, {"view": 7}, {"size": 10**7}, {"size": None}, {"parameters": [1.0]},
+        {"parameters": "x"},
+    ]  # fmt: skip
+    for values in wrong:
+        store = changed(lambda canary, values=values: canary.update(values))
+        with pytest.raises(InputError, match=r"The canaries of split train of '.*' cannot be read"):
+            check(made[0], store)

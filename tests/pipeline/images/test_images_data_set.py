@@ -40,23 +40,19 @@ def test_the_data_set_itself_can_be_the_split(data: Path, tmp_path: Path) -> Non
     assert index(data / "train", ".", subset=subset)["."].samples.sample_path == ["a/2.png"]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_a_subset_list_that_cannot_be_used_is_named(data: Path, tmp_path: Path) -> None:
+    for content, message in [
         (b"a/1.png\n", r"'a/1\.png', listed in '.*subset\.txt', is in none of the folders train, val"),
         (b"train/a/9.png\n", r"'a/9\.png', one of the images asked for, is not an image"),
         (b"\n \n", r"'.*subset\.txt' is empty"),
         (b"\xff\xfea", r"'.*subset\.txt' is not UTF-8"),
         (None, r"'.*subset\.txt' is not a file"),
-    ],
-)
-def test_a_subset_list_that_cannot_be_used_is_named(
-    data: Path, tmp_path: Path, content: bytes | None, message: str
-) -> None:
-    if content is not None:
-        (tmp_path / "subset.txt").write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        index(data, "train", "val", subset=tmp_path / "subset.txt")
+    ]:
+        (tmp_path / "subset.txt").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "subset.txt").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            index(data, "train", "val", subset=tmp_path / "subset.txt")
 
 
 def test_a_missing_data_set_is_named(tmp_path: Path) -> None:

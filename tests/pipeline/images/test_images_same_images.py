@@ -123,11 +123,11 @@ def test_only_all_compares_those_that_are_not_in_the_sample(
         check(made, images, "all")
 
 
-@pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 1000, 1_281_167])
-def test_a_sample_is_evenly_spaced_with_both_ends(count: int) -> None:
-    rows = np.arange(7, 7 + count)
-    chosen = evenly_spaced(rows, same_images.SAMPLE, endpoint=True)
-    assert len(chosen) == min(count, 256)
-    assert (chosen[0], chosen[-1]) == (rows[0], rows[-1])
-    steps = np.diff(chosen)
-    assert len(steps) == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
+def test_a_sample_is_evenly_spaced_with_both_ends() -> None:
+    for count in [1, 2, 255, 256, 257, 1000, 1_281_167]:
+        rows = np.arange(7, 7 + count)
+        chosen = evenly_spaced(rows, same_images.SAMPLE, endpoint=True)
+        assert len(chosen) == min(count, 256)
+        assert (chosen[0], chosen[-1]) == (rows[0], rows[-1])
+        steps = np.diff(chosen)
+        assert len(steps) == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)

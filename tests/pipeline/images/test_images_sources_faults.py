@@ -38,9 +38,8 @@ def write_tar(path: Path, *members: tuple[str, bytes] | str) -> Path:
 # ---- lists
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
+def test_a_line_is_a_name_and_perhaps_a_class() -> None:
+    for line, expected in [
         ("a.jpg", ("a.jpg", "")),
         ("my photo.jpg", ("my photo.jpg", "")),
         ("a.jpg cat", ("a.jpg", "cat")),
@@ -48,29 +47,23 @@ def write_tar(path: Path, *members: tuple[str, bytes] | str) -> Path:
         ("my photo.jpg\tgolden retriever", ("my photo.jpg", "golden retriever")),
         ("a.jpg\t", ("a.jpg", "")),
         ("stem cat", ("stem", "cat")),
-    ],
-)
-def test_a_line_is_a_name_and_perhaps_a_class(line: str, expected: tuple[str, str]) -> None:
-    assert split_line(line) == expected
+    ]:
+        assert split_line(line) == expected
 
 
-@pytest.mark.parametrize(
-    ("names", "labels", "classes"),
-    [
+def test_classes_are_numbered_in_their_order() -> None:
+    for names, labels, classes in [
         (["pear", "apple", "pear"], [1, 0, 1], ("apple", "pear")),
         (["10", "9", "10"], [0, 1, 0], ("10", "9")),  # as ImageFolder has it
         (["10", "9", "nine"], [0, 1, 2], ("10", "9", "nine")),
         ([], [], ()),
-    ],
-)
-def test_classes_are_numbered_in_their_order(names: list[str], labels: list[int], classes: tuple[str, ...]) -> None:
-    found, class_names = number_classes(names)
-    assert (found.tolist(), class_names) == (labels, classes)
+    ]:
+        found, class_names = number_classes(names)
+        assert (found.tolist(), class_names) == (labels, classes)
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
+def test_a_line_of_a_list_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    for content, sentence in [
         (
             b"a.jpg\n\n/data/b.jpg\n",
             r"Line 3 of '.*train\.txt', '/data/b\.jpg', leads out of the list's folder; put the",
@@ -82,12 +75,10 @@ def test_classes_are_numbered_in_their_order(names: list[str], labels: list[int]
         (b"a.jpg cat\nc.jpg dog\n./a.jpg dog\n", r"Line 3 of '.*', '\./a\.jpg', is there already"),
         (b"caf\xe9.jpg\n", r"'.*train\.txt' is not UTF-8 text; save it as UTF-8"),
         (b"\n  \n", r"'.*train\.txt' is empty"),
-    ],
-)
-def test_a_line_of_a_list_that_cannot_be_used_is_named(tmp_path: Path, content: bytes, sentence: str) -> None:
-    (tmp_path / "train.txt").write_bytes(content)
-    with pytest.raises(InputError, match=sentence):
-        ListSource(tmp_path / "train.txt").listing()
+    ]:
+        (tmp_path / "train.txt").write_bytes(content)
+        with pytest.raises(InputError, match=sentence):
+            ListSource(tmp_path / "train.txt").listing()
 
 
 def test_a_list_is_read_as_it_is_written(tmp_path: Path) -> None:
@@ -112,20 +103,17 @@ def labelled(tmp_path: Path, text: str | bytes, name: str = "labels.txt", **list
     return add_labels(listings or {"val": flat("1.JPEG", "2.JPEG", "3.JPEG")}, file)
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
+def test_a_label_file_gives_a_flat_split_its_classes(tmp_path: Path) -> None:
+    for text, name in [
         ("1.JPEG n02\n2.JPEG n01\n3.JPEG n02\n", "labels.txt"),
         ("3 n02\n\n1 n02\n2\tn01\n", "labels.txt"),
         ("val/1.JPEG n02\nval/2 n01\n3 n02\n", "labels.txt"),
         ("ImageId,PredictionString\n1,n02 85 1 499 272 n02 1 2 3 4 \n2,n01 1 2 3 4\n3,n02 0 0 9 9\n", "solution.csv"),
         ('file,"what, it is"\n1.JPEG,n02\n2.JPEG,n01\n3.JPEG,n02\n', "labels.csv"),
-    ],
-)
-def test_a_label_file_gives_a_flat_split_its_classes(tmp_path: Path, text: str, name: str) -> None:
-    found = labelled(tmp_path, text, name)["val"]
-    assert found.labels.tolist() == [1, 0, 1]
-    assert found.class_names == ("n01", "n02")
+    ]:
+        found = labelled(tmp_path, text, name)["val"]
+        assert found.labels.tolist() == [1, 0, 1]
+        assert found.class_names == ("n01", "n02")
 
 
 def test_a_split_with_classes_of_its_own_keeps_them(tmp_path: Path) -> None:
@@ -147,9 +135,8 @@ def test_a_csv_class_may_be_of_several_words(tmp_path: Path) -> None:
     assert found["val"].class_names == ("golden retriever",)
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
+def test_a_label_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    for text, sentence in [
         ("1 a\n2 a\n", r"'3\.JPEG' in val has no line in '.*labels\.txt' \(1 of 3 have none\); add it"),
         ("1 a\n2 a\n3 b\n4 b\n", r"'4', in line 4 of '.*labels\.txt', is not an image of val; correct the line"),
         ("1 a\n2 a\n3 b\n1.JPEG b\n", r"'1\.JPEG', in line 4 of '.*', is in an earlier line too"),
@@ -157,11 +144,9 @@ def test_a_csv_class_may_be_of_several_words(tmp_path: Path) -> None:
         ("1 a\n2.JPEG\n", r"Line 2 of '.*' has no class; write NAME CLASS on each line"),
         (b"1 caf\xe9\n", r"The label file '.*' is not UTF-8 text"),
         ("", r"The label file '.*' is empty"),
-    ],
-)
-def test_a_label_file_that_cannot_be_used_is_named(tmp_path: Path, text: str | bytes, sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        labelled(tmp_path, text)
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            labelled(tmp_path, text)
 
 
 def test_a_csv_line_without_a_class_is_named(tmp_path: Path) -> None:
@@ -215,9 +200,8 @@ def test_shards_without_labels_have_none(tmp_path: Path) -> None:
     assert (paths, labels.tolist(), classes) == (["0.tar/1.png", "1.tar/1.png"], [-1, -1], ())
 
 
-@pytest.mark.parametrize(
-    ("members", "sentence"),
-    [
+def test_a_tar_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    for members, sentence in [
         (("1.png", ("1.cls", b"a"), "2.png"), r"'s\.tar/2\.png' of '.*' has no \.cls member, others have one"),
         (("1.png", "./1.png"), r"The tar file '.*s\.tar' holds '1\.png' twice"),
         (("1.png", ("1.cls", b"\n")), r"The class in '.*s\.tar/1\.cls' is empty"),
@@ -225,11 +209,9 @@ def test_shards_without_labels_have_none(tmp_path: Path) -> None:
         ((("notes.txt", b"text"),), r"hold no images"),
         ((), r"hold no images"),
         (("caf\udce9.png",), r"The name 'caf\\xe9\.png' in '.*s\.tar' is not UTF-8"),
-    ],
-)
-def test_a_tar_that_cannot_be_used_is_named(tmp_path: Path, members: tuple[str, ...], sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        tar_source(write_tar(tmp_path / "s.tar", *members)).listing()
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            tar_source(write_tar(tmp_path / "s.tar", *members)).listing()
 
 
 def test_a_link_in_a_tar_is_named(tmp_path: Path) -> None:
@@ -256,11 +238,11 @@ def test_a_tar_that_is_cut_anywhere_is_named(tmp_path: Path) -> None:
             tar_source(cut).listing()
 
 
-@pytest.mark.parametrize("content", [b"", b"text" * 300])
-def test_what_is_no_tar_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "s.tar").write_bytes(content)
-    with pytest.raises(InputError, match=r"'.*s\.tar' is not an uncompressed tar file; copy it again"):
-        tar_source(tmp_path / "s.tar").listing()
+def test_what_is_no_tar_is_named(tmp_path: Path) -> None:
+    for content in [b"", b"text" * 300]:
+        (tmp_path / "s.tar").write_bytes(content)
+        with pytest.raises(InputError, match=r"'.*s\.tar' is not an uncompressed tar file; copy it again"):
+            tar_source(tmp_path / "s.tar").listing()
 
 
 def test_a_compressed_tar_is_named(tmp_path: Path) -> None:

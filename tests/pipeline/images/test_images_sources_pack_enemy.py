@@ -106,17 +106,20 @@ def two_dimensions(group: h5py.Group, name: str) -> None:
 ATTACKS = [external_link, soft_link, external_storage, virtual, huge, compressed, filtered, objects, two_dimensions]
 
 
-@pytest.mark.parametrize("name", ["data", "offset", "path", "label", "content_hash", "class_name"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_data_set_kept_otherwise_than_in_a_pack_is_refused(
-    packed: Path, name: str, attack: Callable[[h5py.Group, str], None]
+    packed: Path, attack: Callable[[h5py.Group, str], None]
 ) -> None:
-    with h5py.File(packed, "r+") as file:
-        attack(file["train"], name)
-    begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match=r"Split 'train' of the pack '.*pack\.h5' is damaged"):
-        open_source(packed, "train").listing()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun < 2**18  # KiB
+    content = packed.read_bytes()
+    for name in ("data", "offset", "path", "label", "content_hash", "class_name"):
+        packed.write_bytes(content)
+        packed.with_name("other.h5").unlink(missing_ok=True)
+        with h5py.File(packed, "r+") as file:
+            attack(file["train"], name)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(InputError, match=r"Split 'train' of the pack '.*pack\.h5' is damaged"):
+            open_source(packed, "train").listing()
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18, name  # KiB
 
 
 @pytest.mark.parametrize("split", ["train", "deep/val"])
@@ -131,21 +134,21 @@ def test_split_that_is_a_link_to_another_file_is_not_followed(packed: Path, spli
         open_source(packed, split)
 
 
-@pytest.mark.parametrize("name", [b"../../b.jpg", b"/etc/b.jpg", b"C:\\b.jpg", b"a/../../b.jpg"])
-def test_path_that_leads_out_is_refused(packed: Path, name: bytes) -> None:
-    with h5py.File(packed, "r+") as file:
-        del file["train/path"]
-        file["train/path"] = np.array([b"a/1.jpg", name], h5py.string_dtype("utf-8", 20))
-    with pytest.raises(InputError, match=r"pack\.h5' names '.*', which leads out of its folder"):
-        open_source(packed, "train").listing()
+def test_path_that_leads_out_is_refused(packed: Path) -> None:
+    for name in (b"../../b.jpg", b"/etc/b.jpg", b"C:\\b.jpg", b"a/../../b.jpg"):
+        with h5py.File(packed, "r+") as file:
+            del file["train/path"]
+            file["train/path"] = np.array([b"a/1.jpg", name], h5py.string_dtype("utf-8", 20))
+        with pytest.raises(InputError, match=r"pack\.h5' names '.*', which leads out of its folder"):
+            open_source(packed, "train").listing()
 
 
-@pytest.mark.parametrize("offset", [[0, 7, 2**63 - 1], [-7, 0, 7], [0, 2**62, 2**62 + 1], [5, 5, 5]])
-def test_images_outside_of_the_file_are_refused(packed: Path, offset: list[int]) -> None:
-    with h5py.File(packed, "r+") as file:
-        file["train/offset"][:] = offset
-    with pytest.raises(InputError, match="is damaged"):
-        open_source(packed, "train").listing()
+def test_images_outside_of_the_file_are_refused(packed: Path) -> None:
+    for offset in ([0, 7, 2**63 - 1], [-7, 0, 7], [0, 2**62, 2**62 + 1], [5, 5, 5]):
+        with h5py.File(packed, "r+") as file:
+            file["train/offset"][:] = offset
+        with pytest.raises(InputError, match="is damaged"):
+            open_source(packed, "train").listing()
 
 
 def test_untouched_pack_is_read(packed: Path) -> None:

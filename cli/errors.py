@@ -6,7 +6,6 @@ import errno
 import signal
 from typing import TYPE_CHECKING, NamedTuple
 
-import click
 from pydantic import ValidationError
 
 from compress_ssl.pipeline.common.errors import InputError, RunError, Stopped, Terminated
@@ -147,11 +146,3 @@ OTHER_ENDINGS = (
 def ending_of(error: BaseException) -> Ending | None:
     """Return the row of an error; None for a fault of the program."""
     return next((ending for ending in ENDINGS if ending.is_cause(error)), None)
-
-
-class CommandFailed(click.ClickException):
-    """An error as one sentence, with its exit code."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code

@@ -40,7 +40,7 @@ class Commands(LazyGroup):
                 ctx.exit(error.exit_code)
             raise
         except (Exception, KeyboardInterrupt) as error:
-            from compress_ssl.cli.errors import FAILED, CommandFailed, ending_of
+            from compress_ssl.cli.errors import FAILED, ending_of
 
             if isinstance(error, ReportedByAnotherRank):
                 ending = ending_of(error.__cause__) if error.__cause__ else None
@@ -48,11 +48,9 @@ class Commands(LazyGroup):
             ending = ending_of(error)
             if ending is None:
                 raise
-            message = ending.message(error, self.resume_hint(ctx))
-            if isinstance(error, Stopped | KeyboardInterrupt):
-                click.echo(f"\n{message}", err=True)
-                ctx.exit(ending.exit_code)
-            raise CommandFailed(message, ending.exit_code) from error
+            prefix = "\n" if isinstance(error, Stopped | KeyboardInterrupt) else "Error: "
+            click.echo(prefix + ending.message(error, self.resume_hint(ctx)), err=True)
+            ctx.exit(ending.exit_code)
 
     def resume_hint(self, ctx: click.Context) -> str:
         """Return the sentence on how to continue with the command that was called."""

@@ -1,1 +1,1 @@
-"""A network for others: plain weights, a model card, ONNX."""
+"""Stage ``export``: a network's weights, model card and ONNX file for others."""

@@ -1,8 +1,10 @@
-"""The model card: Markdown with the head that Hugging Face reads; its Python runs in the exported folder."""
+"""The model card: Markdown with Hugging Face metadata; its Python code runs in the exported folder."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCardData
 
 from compress_ssl.pipeline.export.folder import ONNX_FILE
 from compress_ssl.pipeline.export.loading import loading_lines
@@ -12,16 +14,19 @@ from compress_ssl.storage.tools import markdown
 from compress_ssl.storage.tools.markdown import python, section, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from compress_ssl.pipeline.export.loading import Loading
     from compress_ssl.pipeline.export.onnx import Agreement
-    from compress_ssl.pipeline.export.origin import Origin, Score
+    from compress_ssl.pipeline.export.origin import Origin
     from compress_ssl.pipeline.networks.network import Network
 
 TAGS = ("image-feature-extraction", "self-supervised", "knowledge-distillation", "compress-ssl")
 
-COMPRESS = "Koohpayegani, Tejankar, Pirsiavash, CompRess: Self-Supervised Learning by Compressing Representations, NeurIPS 2020"
+COMPRESS = (
+    "Koohpayegani, Tejankar, Pirsiavash, CompRess: Self-Supervised Learning by Compressing Representations, "
+    "NeurIPS 2020"
+)
 
 
 def model_card(
@@ -31,144 +36,133 @@ def model_card(
     agreement: Agreement | None,
     versions: Mapping[str, str],
 ) -> str:
-    """Write what is known of a network, and how to use it.
+    """Return the card of a network.
 
     Parameters
     ----------
     identity : mapping
-        The network's own: architecture, hash of its weights, preprocessing.
+        Of the network: architecture, hash of the weights, preprocessing.
     agreement : Agreement, optional
-        Of ONNX with torch; None where there is no ONNX file.
+        Of the ONNX file with torch; None without ONNX file.
     versions : mapping
         Of the libraries that export it.
     """
     loadings = loading_lines(network)
+    scores = [(*score[:-1], f"{score.percent:.1f}") for score in origin.scores]
     sections = (
-        _head(loadings),
+        _metadata(loadings),
         f"# {network.name}\n\n{_introduction(network, origin)}",
         section("Network", table(("", ""), _network_rows(network, identity))),
         section("Use", _use(network, loadings, agreement)),
         *(section("Teacher", _facts(teacher)) for teacher in origin.teachers),
         section("Images", _facts(_images(origin))),
         section("Method", _facts(origin.settings)),
-        section("Scores", _scores(origin.scores)),
-        section("Versions", _versions(origin.versions, versions)),
+        section("Scores", table(("network", "evaluation", "data set", "splits", "score", "percent"), scores))
+        if scores
+        else "",
+        section("Versions", _versions(trained=origin.versions, exported=versions)),
         section("Citation", "\n".join(f"- {citation}" for citation in _citations(network, origin))),
     )
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-def _head(loadings: Sequence[Loading]) -> str:
-    lines = (
-        "---",
-        f"library_name: {loadings[0].library}",
-        "pipeline_tag: image-feature-extraction",
-        "tags:",
-        *(f"- {tag}" for tag in dict.fromkeys((*TAGS, *(loading.library for loading in loadings)))),
-        "# license: not known to the exporter; the licences of the teacher's weights and of the images decide",
-        "---",
+def _metadata(loadings: Sequence[Loading]) -> str:
+    data = ModelCardData(
+        library_name=loadings[0].library,
+        pipeline_tag="image-feature-extraction",
+        tags=list(dict.fromkeys((*TAGS, *(loading.library for loading in loadings)))),
     )
-    return "\n".join(lines)
+    licence = "# license: not known to the exporter; the licences of the teacher's weights and of the images decide"
+    return f"---\n{data.to_yaml()}\n{licence}\n---"
 
 
 def _introduction(network: Network, origin: Origin) -> str:
-    what = f"A {network.architecture} without its classifier: images in, {network.feature_dim} features out."
+    backbone = f"A {network.architecture} without its classifier: images in, {network.feature_dim} features out."
     if origin.teachers:
-        named = [f"`{teacher.get('name')}` (a {teacher.get('architecture')})" for teacher in origin.teachers]
-        plural = "s" if len(named) > 1 else ""
-        return (
-            f"{what} It was distilled from the teacher{plural} {' and '.join(named)} by the objective "
-            f"{origin.settings.get('objective')}."
-        )
+        names = [f"`{teacher.get('name')}` (a {teacher.get('architecture')})" for teacher in origin.teachers]
+        teachers = f"the teacher{'s' if len(names) > 1 else ''} {' and '.join(names)}"
+        return f"{backbone} It was distilled from {teachers} by the objective {origin.settings.get('objective')}."
     if "method" in origin.settings:
-        return f"{what} It was trained by {origin.settings['method']}."
+        return f"{backbone} It was trained by {origin.settings['method']}."
     if network.name in TEACHERS:
-        return f"{what} It is the published teacher {network.name}."
-    return f"{what} How it was trained is not recorded in what it was exported from."
+        return f"{backbone} It is the published teacher {network.name}."
+    return f"{backbone} How it was trained is not recorded in its source."
 
 
 def _network_rows(network: Network, identity: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    wants = network.preprocessing
+    preprocessing = network.preprocessing
+    size = f"short side {preprocessing.resize}, centre crop {preprocessing.size}"
     return [
         ("architecture", network.architecture),
         ("parameters", f"{sum(parameter.numel() for parameter in network.module.parameters()):,}"),
         ("features", network.feature_dim),
         ("feature layer", identity.get("feature_layer", "")),
-        ("image", f"short side {wants.resize}, centre crop {wants.size}, {wants.interpolation}, antialiased"),
-        ("mean", f"{list(wants.mean)}, of RGB in [0, 1]"),
-        ("deviation", list(wants.std)),
+        ("image", f"{size}, {preprocessing.interpolation}, antialiased"),
+        ("mean", f"{list(preprocessing.mean)}, of RGB in [0, 1]"),
+        ("standard deviation", list(preprocessing.std)),
         ("SHA-256 of the weights", identity["weights_sha256"]),
-        *([("read from a file", identity["checkpoint"])] if "checkpoint" in identity else []),
+        *([("checkpoint file", identity["checkpoint"])] if "checkpoint" in identity else []),
     ]
 
 
 def _use(network: Network, loadings: Sequence[Loading], agreement: Agreement | None) -> str:
-    wants = network.preprocessing
-    images = (
-        "Images as the network was evaluated on, `(N, 3, S, S)` in [0, 1]:",
+    preprocessing = network.preprocessing
+    parts = [
+        "Images, preprocessed as for evaluation, `(N, 3, S, S)` in [0, 1]:",
         python(
             "import torch\n"
             "from PIL import Image\n"
             "from torchvision.transforms import InterpolationMode, v2\n\n"
             "prepare = v2.Compose([\n"
-            f"    v2.Resize({wants.resize}, InterpolationMode.{wants.interpolation.upper()}),\n"
-            f"    v2.CenterCrop({wants.size}),\n"
+            f"    v2.Resize({preprocessing.resize}, InterpolationMode.{preprocessing.interpolation.upper()}),\n"
+            f"    v2.CenterCrop({preprocessing.size}),\n"
             "    v2.ToImage(),\n"
             "    v2.ToDtype(torch.float32, scale=True),\n"
             "])\n"
             'images = torch.stack([prepare(Image.open("photograph.jpg").convert("RGB"))])'
         ),
-    )
-    networks = (
-        f"The network, with {loading.library} alone:\n\n{python(f'{loading.code}{chr(10)}network.eval()')}"
-        for loading in loadings
-    )
-    features = (
+    ]
+    for loading in loadings:
+        parts += [f"The network, with {loading.library} alone:", python(f"{loading.code}\nnetwork.eval()")]
+    parts += [
         f"Features `(N, {network.feature_dim})`:",
         python(
-            f"normalised = v2.functional.normalize(images, {list(wants.mean)}, {list(wants.std)})\n"
+            "normalised = v2.functional.normalize("
+            f"images, {list(preprocessing.mean)}, {list(preprocessing.std)})\n"
             "with torch.inference_mode():\n"
             "    features = network(normalised)"
         ),
-    )
-    return "\n\n".join((*images, *networks, *features, *_onnx(agreement)))
-
-
-def _onnx(agreement: Agreement | None) -> tuple[str, ...]:
-    if agreement is None:
-        return ()
-    says = (
-        f"`{ONNX_FILE}` takes any number of images in [0, 1] and normalises them itself. On {agreement.images} photographs "
-        f"its features differed from PyTorch's by at most {agreement.relative:.1e} of the largest feature (allowed: "
-        f"{TOLERANCE:.0e})."
-    )
-    code = (
-        "import onnxruntime\n\n"
-        f'session = onnxruntime.InferenceSession("{ONNX_FILE}", providers=["CPUExecutionProvider"])\n'
-        '(features,) = session.run(["features"], {"images": images.numpy()})'
-    )
-    return says, python(code)
+    ]
+    if agreement is not None:
+        comparison = (
+            f"On {agreement.images} photographs its features differ from PyTorch's by at most {agreement.relative:.1e} "
+            f"of the largest feature (tolerance: {TOLERANCE:.0e})."
+        )
+        parts += [
+            f"`{ONNX_FILE}` takes images in [0, 1] in any batch size and includes the normalization. {comparison}",
+            python(
+                "import onnxruntime\n\n"
+                f'session = onnxruntime.InferenceSession("{ONNX_FILE}", providers=["CPUExecutionProvider"])\n'
+                '(features,) = session.run(["features"], {"images": images.numpy()})'
+            ),
+        ]
+    return "\n\n".join(parts)
 
 
 def _images(origin: Origin) -> dict[str, Any]:
-    """The data set, and the random views of it that the teacher saw."""
+    """Return the data set's description, and that of the teacher's random views."""
     if len(origin.views) < 2:
         return origin.data_set
-    seen = {"random views": len(origin.views) - 1, "pixels of a side": origin.views[1]["size"]}
-    return {**origin.data_set, **seen, "policy": origin.views[1]["policy"]}
+    view = origin.views[1]
+    views = {"random views": len(origin.views) - 1, "pixels of a side": view["size"], "policy": view["policy"]}
+    return {**origin.data_set, **views}
 
 
-def _scores(scores: Iterable[Score]) -> str:
-    rows = [(*score[:-1], f"{score.percent:.1f}") for score in scores]
-    return table(("network", "evaluation", "data set", "splits", "score", "percent"), rows) if rows else ""
-
-
-def _versions(of_the_run: Mapping[str, str], of_the_export: Mapping[str, str]) -> str:
-    rows = (("trained", of_the_run), ("exported", of_the_export))
+def _versions(**versions: Mapping[str, str]) -> str:
     return "\n".join(
-        f"- {when} with {', '.join(f'{name} {version}' for name, version in versions.items())}"
-        for when, versions in rows
-        if versions
+        f"- {when} with {', '.join(f'{name} {version}' for name, version in libraries.items())}"
+        for when, libraries in versions.items()
+        if libraries
     )
 
 

@@ -1,4 +1,4 @@
-"""The exported folder: written beside its place and renamed; what another hand wrote there is never touched."""
+"""The exported folder: written aside and renamed into place; files that export did not write are never touched."""
 
 from __future__ import annotations
 
@@ -21,47 +21,54 @@ if TYPE_CHECKING:
 CARD_FILE, ONNX_FILE = "README.md", "model.onnx"
 
 MANIFEST_FILE = "export.json"
-"""Says of what network the other files are, and their hashes."""
+"""Identity of the network, and sizes and hashes of the other files."""
 
 FILES = (MODEL_FILE, ONNX_FILE, f"{ONNX_FILE}.data", CARD_FILE)
-"""All that an export may write beside its manifest; the third holds the weights of an ONNX file that is too large."""
+"""Files of an export besides its manifest; the third holds the weights of an ONNX file that is too large for them."""
 
 
 def check_export_folder(out: Path, overwrite: bool) -> None:
-    """Check that ``out`` may be written.
+    """Check that an export may be written to ``out``.
 
     Raises
     ------
     InputError
-        If something is there that is not an export, is not to be overwritten, or was changed since.
+        If it holds anything but an export, or an export that is not to be overwritten or was changed since.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file; give a folder to export to.")
     if _is_empty(out):
         return
-    if not (out / MANIFEST_FILE).is_file():
+    manifest = out / MANIFEST_FILE
+    if not manifest.is_file():
         raise InputError(f"'{out}' is not empty and holds no export; give another folder.")
     if not overwrite:
         raise InputError(f"'{out}' holds an export already; use --overwrite to replace it, or give another folder.")
-    written = _written(out)
+    try:
+        written = {name: file["sha256"] for name, file in json.loads(manifest.read_bytes())["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"'{manifest}' is not the manifest of an export ({error}); give another folder.") from error
     for name in FILES:
         if (out / name).exists() and written.get(name) != file_sha256(out / name):
             raise InputError(
-                f"'{out / name}' is not what export wrote there, and --overwrite would lose it; move it away, or give "
-                "another folder."
+                f"'{out / name}' was changed since export wrote it, and --overwrite would delete it; move it away, or "
+                "give another folder."
             )
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to write into; at the end it becomes ``out``, after an error nothing is left of it."""
+    """Yield an empty folder beside ``out`` that becomes ``out`` at the end of the block; removed after an error."""
     out = out.resolve()
     make_directory_durably(out.parent)
     folder = out.with_name(f"{out.name}.{uuid.uuid4().hex}.exporting")
     folder.mkdir()
     try:
         yield folder
-        _flush(folder)
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file)
+        flush_directory(folder)
         if _is_empty(out):
             folder.rename(out)
         else:
@@ -72,7 +79,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write what was exported, with size and SHA-256 of each file in the folder."""
+    """Write the manifest: the facts, and size and SHA-256 of each file in the folder; return its content."""
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in (folder / name for name in FILES)
@@ -84,7 +91,7 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -93,27 +100,11 @@ def _is_empty(out: Path) -> bool:
     return not out.is_dir() or not any(out.iterdir())
 
 
-def _written(out: Path) -> dict[str, str]:
-    """SHA-256 of the files of an earlier export."""
-    try:
-        files = json.loads((out / MANIFEST_FILE).read_bytes())["files"]
-        return {str(name): str(file["sha256"]) for name, file in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"'{out / MANIFEST_FILE}' is not of an export ({error}); give another folder.") from error
-
-
 def _replace_files(folder: Path, out: Path) -> None:
-    """Put each new file in the place of the old one; what the new export does not have goes."""
+    """Replace the files of an earlier export; those that the new one lacks are deleted."""
     for name in (*FILES, MANIFEST_FILE):
         if (folder / name).exists():
             (folder / name).replace(out / name)
         else:
             (out / name).unlink(missing_ok=True)
     flush_directory(out)
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file)
-    flush_directory(folder)

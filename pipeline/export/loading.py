@@ -1,4 +1,4 @@
-"""The lines of Python that load exported weights without this package."""
+"""Python code that loads exported weights without this package, for the model card."""
 
 from __future__ import annotations
 
@@ -24,47 +24,48 @@ SMALL_STEMS: dict[str, tuple[str, ...]] = {
         "network.features[12] = torch.nn.Identity()",
     ),
 }
-"""What makes torchvision's network the one for small images, by its name."""
+"""Code that adapts torchvision's network to small images, by pattern of its name."""
 
 IN_TIMM_TOO = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"),
     *("resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 )
-"""torchvision's networks that timm has by the same name, with the same parameter names, computing the same."""
+"""torchvision's networks that timm has under the same name, with equal parameter names and outputs."""
 
 
 class Loading(NamedTuple):
-    """Lines that leave a network in the variable ``network``."""
+    """Code that assigns a network to the variable ``network``."""
 
     library: str
     code: str
 
 
 def loading_lines(network: Network) -> list[Loading]:
-    """How to load an exported network, in each library that has its architecture; else in this package."""
+    """Return the code for each library that has the network's architecture, else for this package."""
+    from torchvision import models
+
     name = network.architecture
     if name.startswith(TIMM):
         return [_timm(name.removeprefix(TIMM), network)]
-    found = [_torchvision(name, network)] if _is_torchvisions(name) else []
+    base = name.removesuffix(SMALL_IMAGES)
+    stem = next((lines for pattern, lines in SMALL_STEMS.items() if re.fullmatch(pattern, base)), None)
+    loadings = []
+    if base in models.list_models(module=models) and (name == base or stem is not None):
+        loadings.append(_torchvision(base, stem if name != base and stem else (), network))
     if name in IN_TIMM_TOO:
-        found.append(_timm(name, network))
-    return found or [_ours()]
+        loadings.append(_timm(name, network))
+    ours = f'load_network("{MODEL_FILE}").module'
+    imports = "from compress_ssl.pipeline.networks.network import load_network"
+    return loadings or [Loading("compress-ssl", f"{imports}\n\nnetwork = {ours}")]
 
 
-def _is_torchvisions(name: str) -> bool:
+def _torchvision(base: str, stem: tuple[str, ...], network: Network) -> Loading:
     from torchvision import models
 
-    base = name.removesuffix(SMALL_IMAGES)
-    return base in models.list_models(module=models) and (name == base or _small_stem(base) is not None)
-
-
-def _small_stem(base: str) -> tuple[str, ...] | None:
-    return next((lines for pattern, lines in SMALL_STEMS.items() if re.fullmatch(pattern, base)), None)
-
-
-def _torchvision(name: str, network: Network) -> Loading:
-    base = name.removesuffix(SMALL_IMAGES)
-    stem = () if name == base else _small_stem(base) or ()
+    with torch.device("meta"):
+        whole = models.get_model(base, weights=None)
+    (head,) = {key.rpartition(".")[0] for key in whole.state_dict().keys() - network.module.state_dict().keys()}
+    path = re.sub(r"\.(\d+)", r"[\1]", f".{head}")  # .fc, .classifier[6]
     lines = (
         "import torch",
         "import torchvision",
@@ -72,20 +73,10 @@ def _torchvision(name: str, network: Network) -> Loading:
         "",
         f"network = torchvision.models.{base}()",
         *stem,
-        f"network{_head(base, network)} = torch.nn.Identity()",
+        f"network{path} = torch.nn.Identity()",
         f'network.load_state_dict(load_file("{MODEL_FILE}"))',
     )
     return Loading("torchvision", "\n".join(lines))
-
-
-def _head(base: str, network: Network) -> str:
-    """Path of the layer that torchvision's network has and ours has not: ``.fc``, ``.classifier[6]``."""
-    from torchvision import models
-
-    with torch.device("meta"):
-        whole = models.get_model(base, weights=None)
-    (head,) = {key.rpartition(".")[0] for key in whole.state_dict().keys() - network.module.state_dict().keys()}
-    return re.sub(r"\.(\d+)", r"[\1]", f".{head}")
 
 
 def _timm(name: str, network: Network) -> Loading:
@@ -94,12 +85,3 @@ def _timm(name: str, network: Network) -> Loading:
     option = ", dynamic_img_size=True" if is_transformer and is_resized else ""
     call = f'timm.create_model("{name}", num_classes=0, checkpoint_path="{MODEL_FILE}"{option})'
     return Loading("timm", f"import timm\n\nnetwork = {call}")
-
-
-def _ours() -> Loading:
-    lines = (
-        "from compress_ssl.pipeline.networks.network import load_network",
-        "",
-        f'network = load_network("{MODEL_FILE}").module',
-    )
-    return Loading("compress-ssl", "\n".join(lines))

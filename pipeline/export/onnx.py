@@ -1,6 +1,6 @@
-"""A network as ONNX: ``images`` float32 RGB (N, 3, S, S) in [0, 1] to ``features`` (N, F), normalised inside.
+"""ONNX export: ``images`` float32 RGB (N, 3, S, S) in [0, 1] to ``features`` (N, F), normalization included.
 
-Written by torch's exporter and held against torch on photographs, in two batch sizes.
+torch's exporter writes the file; its features are compared with torch's on photographs, in two batch sizes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 TOLERANCE = 1e-4
-"""Largest difference of a feature between torch and ONNX, in parts of the largest feature."""
+"""Largest accepted difference of a feature between torch and ONNX, relative to the largest feature."""
 
 LARGEST_FILE = 2**31 - 2**24
-"""Bytes of weights from which on they lie in a file of their own: protobuf ends at 2 GiB."""
+"""Bytes of weights above which they are stored in a second file, because protobuf is limited to 2 GiB."""
 
-WINDOWS = 4
+CROPS = 4
 """Of each photograph."""
 
 
 class Agreement(NamedTuple):
-    """How close ONNX comes to torch."""
+    """Difference of the features of ONNX from torch's."""
 
     images: int
     largest_difference: float
@@ -41,12 +41,12 @@ class Agreement(NamedTuple):
 
     @property
     def relative(self) -> float:
-        """The largest difference in parts of the largest feature."""
+        """The largest difference relative to the largest feature."""
         return self.largest_difference / self.largest_feature if self.largest_feature else self.largest_difference
 
 
-class FromPixels(nn.Module):
-    """A network behind its own normalisation."""
+class NormalizedNetwork(nn.Module):
+    """A network preceded by its normalization."""
 
     mean: Tensor
     std: Tensor
@@ -58,20 +58,20 @@ class FromPixels(nn.Module):
         self.register_buffer("std", torch.tensor(network.preprocessing.std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, F) of images (N, 3, S, S) in [0, 1]."""
+        """Return the features (N, F) of images (N, 3, S, S) in [0, 1]."""
         features: Tensor = self.network((images - self.mean) / self.std)
         return features
 
 
 def write_onnx(network: Network, path: Path) -> Agreement:
-    """Write a network, in evaluation mode and on the CPU, as an ONNX file that takes any batch size, and check it.
+    """Write a network, in evaluation mode on the CPU, as an ONNX file for any batch size, and compare it with torch.
 
     Raises
     ------
     InputError
-        If torch cannot write it, or the packages of the extra ``[export]`` are not installed.
+        If torch cannot export it, or the packages of the extra ``[export]`` are not installed.
     RunError
-        If onnxruntime gives other features than torch.
+        If the features of onnxruntime differ from torch's.
     """
     require_extra("Export to ONNX", "onnx", "onnxscript", "onnxruntime", extra="export")
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -79,7 +79,7 @@ def write_onnx(network: Network, path: Path) -> Agreement:
     size = network.preprocessing.size
     try:
         program = torch.onnx.export(
-            FromPixels(network).eval(),
+            NormalizedNetwork(network).eval(),
             (torch.zeros(2, 3, size, size),),
             dynamo=True,
             input_names=["images"],
@@ -88,25 +88,26 @@ def write_onnx(network: Network, path: Path) -> Agreement:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
+        reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"{network.architecture} cannot be written as ONNX ({str(error).strip().splitlines()[0]}); export with --no-onnx."
+            f"{network.architecture} cannot be written as ONNX ({reason}); export with --no-onnx."
         ) from error
     assert program is not None
-    ClearMetadataAndDocStringPass()(program.model)  # torch notes the source of every node, by this machine's paths
+    ClearMetadataAndDocStringPass()(program.model)  # torch records the source line of every node, with local paths
     weights = sum(tensor.nbytes for tensor in network.module.state_dict().values())
     program.save(path, external_data=weights > LARGEST_FILE)
     agreement = compare(network, path)
-    if not agreement.largest_difference <= TOLERANCE * agreement.largest_feature:  # also if not a number
+    if not agreement.largest_difference <= TOLERANCE * agreement.largest_feature:  # true for NaN as well
         raise RunError(
             f"onnxruntime's features of {agreement.images} photographs differ from torch's by up to "
             f"{agreement.largest_difference:.2g} where the largest is {agreement.largest_feature:.2g}; nothing was "
-            "written: export with --no-onnx, or look for weights that are not numbers."
+            "written: export with --no-onnx, or look for weights that are not finite."
         )
     return agreement
 
 
 def compare(network: Network, path: Path) -> Agreement:
-    """Hold an ONNX file against its network: on photographs, alone and in a batch."""
+    """Compare the features of an ONNX file with its network's on photographs, singly and in a batch."""
     import onnxruntime  # type: ignore[import-untyped]  # comes without types
 
     options = onnxruntime.SessionOptions()
@@ -124,20 +125,20 @@ def compare(network: Network, path: Path) -> Agreement:
     return Agreement(len(photographs), float(np.max(differences)), float(np.max(sizes)))
 
 
-def sample_photographs(wants: Preprocessing) -> Tensor:
-    """Windows of the two photographs that come with scikit-learn, uint8 (8, S, S, 3), resized as the network wants."""
+def sample_photographs(preprocessing: Preprocessing) -> Tensor:
+    """Return crops of scikit-learn's two photographs, uint8 (8, S, S, 3), resized by a network's preprocessing."""
     from PIL import Image
     from sklearn.datasets import load_sample_images
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as F
 
-    windows = []
+    size, resize = preprocessing.size, max(preprocessing.resize, preprocessing.size)
+    crops = []
     for photograph in load_sample_images().images:
-        resized = F.resize(
-            Image.fromarray(photograph), max(wants.resize, wants.size), InterpolationMode(wants.interpolation)
+        pixels = np.asarray(
+            F.resize(Image.fromarray(photograph), resize, InterpolationMode(preprocessing.interpolation))
         )
-        pixels = np.asarray(resized)
-        top = (pixels.shape[0] - wants.size) // 2
-        lefts = np.linspace(0, pixels.shape[1] - wants.size, WINDOWS).astype(int)
-        windows += [pixels[top : top + wants.size, left : left + wants.size] for left in lefts]
-    return torch.from_numpy(np.stack(windows))
+        top = (pixels.shape[0] - size) // 2
+        lefts = np.linspace(0, pixels.shape[1] - size, CROPS).astype(int)
+        crops += [pixels[top : top + size, left : left + size] for left in lefts]
+    return torch.from_numpy(np.stack(crops))

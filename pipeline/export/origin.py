@@ -1,4 +1,4 @@
-"""Where a network comes from: what its run recorded, and the scores of these very weights."""
+"""The origin of a network: what its run recorded, and the scores of these very weights."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 RECIPE_RESULTS, STORE_RESULTS = "evaluation", ".evaluation"
-"""Where a recipe puts its results: beside its runs, a folder for each network; and evaluate those of a store: beside it."""
+"""Folder of results beside a recipe's runs, one sub-folder per network; suffix of the folder beside a store."""
 
-OUTDATED = (".previous", ".unfinished")
-"""What a recipe calls the folders that it has made anew."""
+REPLACED_SUFFIXES = (".previous", ".unfinished")
+"""Of folders that a recipe has replaced, or was interrupted in."""
 
-NOT_OF_THE_METHOD = (
-    TrainingSettings.fields_with_role("path", "runtime")
-    | ImageSelection.fields_with_role("path", "runtime")
-    | {"store", "also_store", "data", "run", "scratch", "teacher_memory", "check_content"}
-    | {"inputs", "versions", "compile", "on_bad_image"}
-)
+NOT_SHOWN = {
+    *TrainingSettings.fields_with_role("path", "runtime"),
+    *ImageSelection.fields_with_role("path", "runtime"),
+    *("data", "run", "store", "also_store", "scratch", "teacher_memory", "check_content"),
+    *("inputs", "versions", "compile", "on_bad_image"),
+}
+"""Keys of ``settings.json`` that are not options of the method: paths, runtime options, inputs and versions."""
 
 
 class Score(NamedTuple):
-    """One number of one evaluation."""
+    """One score of one evaluation."""
 
     network: str
     evaluation: str
@@ -40,10 +41,10 @@ class Score(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """All of it may be empty: a published file says nothing of this."""
+    """The origin of a network; empty for a published file."""
 
     settings: dict[str, Any]
-    """Of the method, those that were set."""
+    """Of the method, without those that are off."""
     teachers: list[dict[str, Any]]
     data_set: dict[str, Any]
     views: list[dict[str, Any]]
@@ -53,14 +54,14 @@ class Origin(NamedTuple):
 
 
 def read_origin(reference: str, weights_sha256: str) -> Origin:
-    """Read what is known of a network.
+    """Read the record of a run and the results of its network.
 
     Parameters
     ----------
     reference : str
-        As ``load_network`` takes it; only a run of ours has a record.
+        As ``load_network`` takes it; only a run has a record.
     weights_sha256 : str
-        Scores of other weights are left out.
+        Results of other weights are left out.
 
     Raises
     ------
@@ -74,9 +75,13 @@ def read_origin(reference: str, weights_sha256: str) -> Origin:
     record = _read(run / SETTINGS_FILE) if (run / SETTINGS_FILE).is_file() else {}
     inputs = record.get("inputs", {})
     teachers = [each["teacher"] for each in (inputs, *inputs.get("further_teachers", [])) if "teacher" in each]
-    settings = {name: value for name, value in record.items() if name not in NOT_OF_THE_METHOD and _is_set(value)}
+    settings = {
+        name: value
+        for name, value in record.items()
+        if name not in NOT_SHOWN and value is not None and value is not False and value != []
+    }
     stores = [store for store in (record.get("store"), *record.get("also_store", [])) if store is not None]
-    results = _results(folder, run, stores) if folder.is_dir() else ()
+    results = _result_files(folder, run, stores) if folder.is_dir() else ()
     found = [score for result in results for score in _scores(result)]
     owners = dict.fromkeys((weights_sha256, *(teacher.get("weights_sha256") for teacher in teachers)))
     scores = [score for owner in owners for sha256, score in found if sha256 == owner]
@@ -84,22 +89,18 @@ def read_origin(reference: str, weights_sha256: str) -> Origin:
     return Origin(settings, teachers, data_set, inputs.get("views", []), record.get("versions", {}), scores)
 
 
-def _is_set(value: Any) -> bool:
-    return value is not None and value is not False and value != []
-
-
-def _results(folder: Path, run: Path, stores: Sequence[str]) -> Iterator[Path]:
-    """Files that may be results: beside the network, in its recipe's folder of results, beside the teachers' stores."""
+def _result_files(folder: Path, run: Path, stores: Sequence[str]) -> Iterator[Path]:
+    """Yield the JSON files beside the network, in its recipe's folder of results, and beside the teachers' stores."""
     yield from sorted(folder.glob("*.json"))
     for path in sorted((run.parent / RECIPE_RESULTS).glob("*/*.json")):
-        if path.parent.suffix not in OUTDATED:
+        if path.parent.suffix not in REPLACED_SUFFIXES:
             yield path
     for store in dict.fromkeys(stores):
         yield from sorted(Path(f"{store}{STORE_RESULTS}").glob("*.json"))
 
 
 def _scores(path: Path) -> Iterator[tuple[str, Score]]:
-    """Every score of a result, with the hash of the weights that it is of."""
+    """Yield every score of a result, with the hash of the scored weights; none if the file is not a result."""
     record = _read(path)
     if "evaluation" not in record or "scores" not in record:
         return
@@ -107,10 +108,10 @@ def _scores(path: Path) -> Iterator[tuple[str, Score]]:
         network, data_set = record["network"], record["data_set"]["name"]
         splits = " → ".join(record[key] for key in ("train_split", "test_split") if record.get(key))
         for title, percent in record["scores"].items():
-            what = (network["name"], record["evaluation"], data_set, splits, title, float(percent))
-            yield network["weights_sha256"], Score(*what)
+            score = Score(network["name"], record["evaluation"], data_set, splits, title, float(percent))
+            yield network["weights_sha256"], score
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"The result '{path}' is not as evaluate writes it ({error!r}); run it again.") from error
+        raise InputError(f"'{path}' is not a result of evaluate ({error!r}); evaluate again.") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

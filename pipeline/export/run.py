@@ -1,7 +1,8 @@
-"""The stage: find a network and what is known of it, write weights, ONNX and card into one folder."""
+"""Stage ``export``: load a network and its record, then write weights, ONNX file and model card to one folder."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.export.settings import ExportSettings
 
 WRITERS = ("safetensors", "timm", "onnx", "onnxruntime")
-"""Libraries whose versions an export records beside those of every stage."""
+"""Libraries whose versions an export records besides those of every stage."""
 
 
 def export(settings: ExportSettings) -> dict[str, Any]:
@@ -27,21 +28,25 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     Returns
     -------
     manifest : dict
-        What ``export.json`` says: the network's identity, each file's size and SHA-256, how close ONNX comes to torch.
+        The content of ``export.json``: the network's identity, each file's size and SHA-256, the difference of the ONNX
+        file's features from torch's, library versions.
 
     Raises
     ------
     InputError
         If the network cannot be used, ``out`` is taken, or the network cannot be written as ONNX.
     RunError
-        If the ONNX file gives other features than torch.
+        If the features of the ONNX file differ from torch's.
     """
     check_export_folder(settings.out, settings.overwrite)
     network = load_network(settings.run)
     network.module.eval()
     identity = network.identity()
     origin = read_origin(settings.run, identity["weights_sha256"])
-    versions = {**library_versions(), **{name: importlib.metadata.version(name) for name in WRITERS}}
+    versions = library_versions()
+    for name in WRITERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     with new_folder(settings.out) as folder:
         save_network(folder / MODEL_FILE, network)
         agreement = write_onnx(network, folder / ONNX_FILE) if settings.onnx else None

@@ -1,4 +1,4 @@
-"""What ``export`` can be told."""
+"""Settings of ``export``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class ExportSettings(Settings):
 
     run: Annotated[
         str,
-        path_option("A finished run's folder, or any other network: torchvision/NAME, NAME:PATH, ...", argument=True),
+        path_option("Folder of a finished run, or any other network: torchvision/NAME, NAME:PATH, ...", argument=True),
     ]
     out: Annotated[Path, path_option("Folder to write.", argument=True)]
-    onnx: Annotated[bool, result_option("Write model.onnx too, checked against PyTorch on photographs.")] = True
-    overwrite: Annotated[
-        bool, runtime_option("Replace an earlier export in OUT; files that export did not write stay.")
-    ] = False
+    onnx: Annotated[
+        bool, result_option("Write model.onnx too, and compare its features with PyTorch's on photographs.")
+    ] = True
+    overwrite: Annotated[bool, runtime_option("Replace an earlier export in OUT; all other files stay.")] = False

@@ -15,12 +15,15 @@ import yaml
 from torchvision import models
 
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.export.loading import IN_TIMM_TOO, loading_lines
 from compress_ssl.pipeline.export.onnx import sample_photographs
+from compress_ssl.pipeline.export.origin import NOT_SHOWN
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 from compress_ssl.storage import open_store
 
 Exported = Callable[..., Path]
@@ -68,7 +71,7 @@ def folders(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture(scope="module")
 def plain_answers(folders: dict[str, Path]) -> dict[str, list[np.ndarray]]:
-    """Features by each way that the cards of plain architectures show, from one process that has never seen this package."""
+    """Features by each way that plain architectures' cards show, from one process without this package."""
     plain = [str(folders[name]) for name in PLAIN]
     answer = subprocess.run(
         [sys.executable, "-W", "error", "-c", RUN_CARDS, *plain], capture_output=True, text=True, check=False,
@@ -150,3 +153,8 @@ def test_timm_has_torchvisions_network_with_the_same_parameters(name: str) -> No
         theirs, ours = timm.create_model(name, num_classes=1000), models.get_model(name)
     shapes = [{key: value.shape for key, value in network.state_dict().items()} for network in (theirs, ours)]
     assert shapes[0] == shapes[1]
+
+
+def test_method_shows_no_path_or_runtime_option_of_any_training() -> None:
+    for settings in (DistillSettings, PretrainSettings):
+        assert settings.fields_with_role("path", "runtime") <= NOT_SHOWN

@@ -28,6 +28,15 @@ def run(network_of: NetworkOf, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture(scope="module")
+def with_onnx(network_of: NetworkOf, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run, and the folder it was exported to with ONNX; read them, never change them."""
+    folder = tmp_path_factory.mktemp("with-onnx")
+    save_network(folder / "run" / MODEL_FILE, network_of("conv4-16", 16))
+    quick(folder / "run", folder / "out", onnx=True)
+    return folder / "run", folder / "out"
+
+
 def quick(run: Path | str, out: Path, **settings: bool) -> dict[str, object]:
     return export(ExportSettings(run=str(run), out=out, **{"onnx": False, **settings}))
 
@@ -46,19 +55,18 @@ def test_export_is_a_network_reference_with_the_same_weights(run: Path, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "run"]
 
 
-def test_manifest_has_size_and_hash_of_each_file(run: Path, tmp_path: Path) -> None:
-    quick(run, tmp_path / "out", onnx=True)
-    found = contents(tmp_path / "out")
+def test_manifest_has_size_and_hash_of_each_file(with_onnx: tuple[Path, Path]) -> None:
+    found = contents(with_onnx[1])
     files = json.loads(found.pop("export.json"))["files"]
     assert sorted(files) == sorted(found) == ["README.md", "model.onnx", "model.safetensors"]
     for name, data in found.items():
         assert files[name] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def test_same_network_gives_the_same_card_and_onnx_to_the_byte(run: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        quick(run, tmp_path / name, onnx=True)
-    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+def test_same_network_gives_the_same_card_and_onnx_to_the_byte(with_onnx: tuple[Path, Path], tmp_path: Path) -> None:
+    run, out = with_onnx
+    quick(run, tmp_path / "again", onnx=True)
+    one, two = contents(out), contents(tmp_path / "again")
     for name in ("README.md", "model.onnx"):  # safetensors writes its metadata in any order
         assert one[name] == two[name]
 
@@ -105,7 +113,9 @@ def test_card_that_somebody_edited_is_not_lost(run: Path, tmp_path: Path) -> Non
     card = tmp_path / "out" / "README.md"
     card.write_text(card.read_text().replace("# license: not known", "license: mit #"))
     before = contents(tmp_path / "out")
-    with pytest.raises(InputError, match=r"README.md' is not what export wrote there, and --overwrite would lose it"):
+    with pytest.raises(
+        InputError, match=r"README.md' was changed since export wrote it, and --overwrite would delete it"
+    ):
         quick(run, tmp_path / "out", overwrite=True)
     assert contents(tmp_path / "out") == before
 
@@ -124,7 +134,7 @@ def test_manifest_cannot_name_files_outside(run: Path, tmp_path: Path) -> None:
 def test_damaged_manifest_is_a_sentence(run: Path, tmp_path: Path) -> None:
     quick(run, tmp_path / "out")
     (tmp_path / "out" / "export.json").write_text("[]")
-    with pytest.raises(InputError, match=r"export.json' is not of an export"):
+    with pytest.raises(InputError, match=r"export.json' is not the manifest of an export"):
         quick(run, tmp_path / "out", overwrite=True)
 
 

@@ -113,7 +113,7 @@ def test_other_features_than_torchs_are_refused(tmp_path: Path) -> None:
 def test_weights_that_are_not_numbers_are_refused(network_of: NetworkOf, tmp_path: Path) -> None:
     network = network_of("conv4-16", 16)
     next(network.module.parameters()).data.fill_(float("nan"))
-    with pytest.raises(RunError, match="look for weights that are not numbers"):
+    with pytest.raises(RunError, match="look for weights that are not finite"):
         write_onnx(network, tmp_path / "model.onnx")
 
 

@@ -1,57 +1,46 @@
-"""Reading a store: ``open_store(path)["train"].view(3)``. Read only, and only what is committed."""
+"""Reading a store: ``open_store(path)["train"].view(3)``. Read only, and only what is committed.
+
+Letters: V views, N samples, D features, P augmentation parameters.
+"""
 
 from __future__ import annotations
 
-import json
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import zarr
 
 from compress_ssl.storage import schema
-from compress_ssl.storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
-from compress_ssl.storage.places.names import check_split_names
-from compress_ssl.storage.places.remote import RemotePath, location
-from compress_ssl.storage.split import Split
-from compress_ssl.storage.zarr_stores import zarr_store
+from compress_ssl.storage.commits import check_sizes, read_records
+from compress_ssl.storage.errors import (
+    UNREADABLE,
+    StoreDamagedError,
+    StoreError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+    StoreVersionError,
+)
+from compress_ssl.storage.places.names import check_inside, check_split_names
+from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.recognise import has_zarr_metadata, is_store
+from compress_ssl.storage.safety import check_committed_sizes, check_views
+from compress_ssl.storage.zarr_stores import CheckedStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from compress_ssl.storage.places.remote import Place
+    import numpy.typing as npt
 
-
-def is_store(path: Place) -> bool:
-    """Whether a folder is an embedding store, of any version and however damaged: what may be swept or deleted as one."""
-    try:
-        attributes = json.loads((path / "zarr.json").read_bytes())["attributes"]
-        return bool(attributes["format"] == schema.FORMAT_NAME)
-    except StoreError:
-        raise
-    except OSError:
-        damaged = path.is_dir()
-    except (ValueError, KeyError, TypeError):
-        damaged = True
-    return damaged and next(path.glob("*/embeddings/commits"), None) is not None
+    from compress_ssl.storage.places.place import Place
 
 
-def has_zarr_metadata(path: Place) -> bool:
-    """Whether a folder is meant as a store: ``open_store`` says what is wrong with it if it is none."""
-    return (path / "zarr.json").is_file()
-
-
-def is_meant_as_store(text: str) -> bool:
-    """Whether a user who names a store or a network means a store: a URL, or such a folder."""
-    place = location(text)
-    return isinstance(place, RemotePath) or has_zarr_metadata(place)
-
-
-def open_store(path: str | Path | RemotePath) -> EmbeddingStore:
+def open_store(path: PlaceLike) -> EmbeddingStore:
     """Open an embedding store for reading.
 
     Parameters
     ----------
-    path : str, Path or RemotePath
+    path : str, Path or Place
         A folder, or a URL: ``s3://``, ``gs://``, ``https://``. The chunks of a remote store are kept in a local cache.
 
     Raises
@@ -71,51 +60,69 @@ def open_store(path: str | Path | RemotePath) -> EmbeddingStore:
     >>> train.view(3).shape                          # doctest: +SKIP
     (1281167, 2048)
     """
-    path = location(path)
-    if not has_zarr_metadata(path):
-        if is_store(path):
-            raise StoreDamagedError(f"'{path}/zarr.json' is missing; restore it from a copy, or embed again.")
-        what = "is not an embedding store" if path.exists() else "does not exist"
-        raise StoreNotFoundError(f"'{path}' {what}; make one with 'compress-ssl embed DATA STORE'.")
+    place = location(path)
+    if not has_zarr_metadata(place):
+        if is_store(place):
+            raise _damaged(place, "is missing")
+        what = "is not an embedding store" if place.exists() else "does not exist"
+        raise StoreNotFoundError(f"'{place}' {what}; make one with 'compress-ssl embed DATA STORE'.")
+    store = CheckedStore(place)
     try:
-        root = zarr.open_group(zarr_store(path), mode="r", zarr_format=3, use_consolidated=False)
+        root = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
     except (zarr.errors.ContainsArrayError, zarr.errors.NodeTypeValidationError) as error:
-        raise StoreNotFoundError(f"'{path}' is a zarr array, not an embedding store; check the path.") from error
+        raise StoreNotFoundError(f"'{place}' is a zarr array, not an embedding store; check the path.") from error
     except StoreError:
         raise
     except UNREADABLE as error:
-        raise StoreDamagedError(
-            f"'{path}/zarr.json' cannot be read ({error}); restore it from a copy, or embed again."
-        ) from error
+        raise _damaged(place, f"cannot be read ({error})") from error
     attributes = dict(root.attrs)
     if attributes.get("format") != schema.FORMAT_NAME:
-        if is_store(path):
-            raise StoreDamagedError(f"'{path}/zarr.json' names no format; restore it from a copy, or embed again.")
-        raise StoreNotFoundError(f"'{path}' is a zarr group, but not an embedding store; check the path.")
+        if is_store(place):
+            raise _damaged(place, "names no format")
+        raise StoreNotFoundError(f"'{place}' is a zarr group, but not an embedding store; check the path.")
     if attributes.get("version") != schema.FORMAT_VERSION:
         raise StoreVersionError(
-            f"'{path}' has format version {attributes.get('version')}, but this release reads version "
+            f"'{place}' has format version {attributes.get('version')}, but this release reads version "
             f"{schema.FORMAT_VERSION}; upgrade compress-ssl, or embed again."
         )
-    return EmbeddingStore(path, root, attributes)
+    return EmbeddingStore(place, store, attributes)
+
+
+def _damaged(place: Place, fault: str) -> StoreDamagedError:
+    return StoreDamagedError(f"'{place}/zarr.json' {fault}; restore it from a copy, or embed again.")
 
 
 class EmbeddingStore:
     """An open store: a mapping from split name to ``Split``."""
 
-    def __init__(self, path: Place, root: zarr.Group, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, path: Place, store: CheckedStore, attributes: Mapping[str, Any]) -> None:
         self.path = path
         self.attributes = attributes
         names = attributes.get("splits")
         if not isinstance(names, list):
-            raise StoreDamagedError(f"'{path}/zarr.json' names no splits; restore it from a copy, or embed again.")
+            raise _damaged(path, "names no splits")
         check_split_names(path, names)
-        self._splits = {name: _open_split(path / name, root) for name in sorted(names)}
+        self._splits = {name: _open_split(path / name, store) for name in sorted(names)}
 
     @property
     def split_names(self) -> list[str]:
         """Names of the splits, sorted."""
         return list(self._splits)
+
+    @property
+    def splits(self) -> list[Split]:
+        """The splits, sorted by name."""
+        return list(self._splits.values())
+
+    @property
+    def units(self) -> list[tuple[Split, str]]:
+        """Every unit of every split."""
+        return [(split, unit) for split in self.splits for unit in split.units]
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all blocks of all views are committed."""
+        return all(len(split.complete_views) == len(split.views) for split in self.splits)
 
     def __getitem__(self, name: str) -> Split:
         if name not in self._splits:
@@ -123,18 +130,214 @@ class EmbeddingStore:
         return self._splits[name]
 
 
-def _open_split(path: Place, root: zarr.Group) -> Split:
-    metadata = f"'{path}/zarr.json'"
+def _open_split(path: Place, store: CheckedStore) -> Split:
     try:
-        # Without what was consolidated in it: that would be read before it is checked.
-        group = zarr.open_group(root.store, path=path.name, mode="r", zarr_format=3, use_consolidated=False)
-        return Split(path, group)
+        # Not by the consolidated metadata of the root: they would be read before they are checked.
+        group = zarr.open_group(store, path=path.name, mode="r", zarr_format=3, use_consolidated=False)
+        return Split(path, store, group)
     except StoreError:
         raise
     except (KeyError, zarr.errors.GroupNotFoundError) as error:
-        what = "is missing" if not has_zarr_metadata(path) else f"lacks {error}"
-        raise StoreDamagedError(f"{metadata} {what}; restore it from a copy, or embed again.") from error
+        raise _damaged(path, f"lacks {error}" if has_zarr_metadata(path) else "is missing") from error
     except UNREADABLE as error:
-        raise StoreDamagedError(
-            f"{metadata} cannot be read ({error}); restore it from a copy, or embed again."
-        ) from error
+        raise _damaged(path, f"cannot be read ({error})") from error
+
+
+BLOCKS_AT_ONCE = 16
+"""Chunks that zarr reads side by side: about 256 MiB."""
+
+
+class Split:
+    """One split of a store: its samples, and its views once they are committed."""
+
+    def __init__(self, path: Place, store: CheckedStore, group: zarr.Group) -> None:
+        self.path = path
+        self.name = path.name
+        self._store = store
+        self.attributes: dict[str, Any] = dict(group.attrs)
+        attributes = self.attributes
+        self.folder: str = attributes["folder"]
+        """The split's folder, relative to the data set's root."""
+        check_inside(f"'{path}/zarr.json'", [self.folder])
+        self.views: list[dict[str, Any]] = attributes["views"]
+        """Policy, seed and size of each view; view 0 is the evaluation view."""
+        check_views(self.views)
+        self.class_names: tuple[str, ...] = tuple(attributes["class_names"])
+        self.block_rows: int = attributes["block_rows"]
+        if type(self.block_rows) is not int or self.block_rows < 1:
+            raise ValueError(f"block_rows is {self.block_rows!r}")
+        self._arrays = {name: self._open_array(group, name) for name in schema.ARRAYS}
+        self._samples: int = attributes.get("samples", self._arrays["label"].shape[0])
+        self.feature_dim: int = self._arrays["embeddings"].shape[-1]
+        self.columns: tuple[str, ...] = tuple(self._arrays["augmentation"].attrs["columns"])  # type: ignore[arg-type]
+        """Names of the P augmentation parameters."""
+        self._check_layout(attributes.get(schema.ROOM, {}))
+
+    def _check_layout(self, room: dict[str, int]) -> None:
+        """Check that arrays are as large as the attributes claim, or larger up to the room of a growth in preparation."""
+        row = (self.feature_dim, len(self.columns), self.block_rows)
+        described = schema.layout(len(self), len(self.views), *row)
+        largest = schema.layout(room.get("samples", len(self)), room.get("views", len(self.views)), *row)
+        for (name, shape, chunks), (_, most, _) in zip(described, largest, strict=True):
+            found = self._arrays[name]
+            if found.chunks != chunks or len(found.shape) != len(shape) or not _between(shape, found.shape, most):
+                raise StoreDamagedError(
+                    f"'{self.path / name}' has shape {found.shape} in chunks of {found.chunks} where {shape} in chunks "
+                    f"of {chunks} is expected; restore a copy or embed again."
+                )
+
+    def __len__(self) -> int:
+        return self._samples
+
+    @property
+    def units(self) -> list[str]:
+        """What is committed block by block: the samples, and each view."""
+        return schema.units_of(len(self.views))
+
+    @property
+    def block_count(self) -> int:
+        """Number of blocks."""
+        return schema.block_count(len(self), self.block_rows)
+
+    def block_slice(self, block: int) -> slice:
+        """Return the rows of one block; the last block may be shorter."""
+        return slice(block * self.block_rows, min((block + 1) * self.block_rows, len(self)))
+
+    @cached_property
+    def samples(self) -> schema.Samples:
+        """Paths, labels, sizes, hashes and status of all N samples, in store order. Raises as ``view``."""
+        records = self.committed(schema.SAMPLES_UNIT)
+        if len(records) < self.block_count:
+            raise StoreDamagedError(
+                f"The commit records of the samples of '{self.path}' are missing; restore a copy or embed again."
+            )
+        self._check_sizes(records)
+        values = {name: self._read(name, slice(len(self))) for name in schema.SAMPLE_ARRAYS}
+        paths = [str(path) for path in values.pop("sample_path")]
+        check_inside(f"'{self.path}/sample_path'", paths)
+        return schema.Samples(sample_path=paths, **values, class_names=self.class_names)
+
+    def committed_blocks(self, view: int) -> int:
+        """Return how many blocks of a view are committed."""
+        return len(self.committed(str(view)))
+
+    @property
+    def complete_views(self) -> list[int]:
+        """Views that can be read."""
+        return [view for view in range(len(self.views)) if self.committed_blocks(view) == self.block_count]
+
+    def view(self, view: int) -> npt.NDArray[np.float16]:
+        """Return the embeddings of all samples in one view, by one sequential read.
+
+        Returns
+        -------
+        embeddings : float16 array of shape (N, D)
+            The teacher's output before any normalisation; NaN in the rows of bad images.
+
+        Raises
+        ------
+        StoreError
+            If there is no such view.
+        StoreIncompleteError
+            If some of its blocks are not committed.
+        StoreDamagedError
+            If a committed part is missing, has another size, or does not match its checksum.
+        """
+        return self._read_view("embeddings", view, slice(len(self)))
+
+    def blocks(self, view: int) -> Iterator[tuple[slice, npt.NDArray[np.float16]]]:
+        """Yield rows and embeddings of a view, several whole blocks at a time. Raises as ``view``."""
+        self._check_complete(view)
+        step = BLOCKS_AT_ONCE * self.block_rows
+        for start in range(0, len(self), step):
+            rows = slice(start, min(start + step, len(self)))
+            yield rows, self._read("embeddings", (view, rows))
+
+    def rows(self, view: int, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float16]:
+        """Return the embeddings (len(rows), D) of some samples; reads every block they are in.
+
+        Raises
+        ------
+        StoreError
+            As ``view``, and if ``rows`` are not numbers from 0 to N - 1.
+        """
+        wanted = np.asarray(rows)
+        if wanted.ndim == 1 and not len(wanted):
+            wanted = wanted.astype(np.intp)
+        if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
+            raise StoreError(f"rows must be a list of row numbers, got {wanted.dtype} of shape {wanted.shape}.")
+        outside = wanted[(wanted < 0) | (wanted >= len(self))]
+        if len(outside):
+            raise StoreError(
+                f"Split {self.name} of '{self.path.parent}' has no row {outside[0]}; it has rows 0 to {len(self) - 1}."
+            )
+        return self._read_view("embeddings", view, wanted)
+
+    def augmentation(self, view: int) -> npt.NDArray[np.float32]:
+        """Return the augmentation parameters (N, P) of one view; ``columns`` names them. Raises as ``view``."""
+        return self._read_view("augmentation", view, slice(len(self)))
+
+    def block(self, view: int, block: int) -> dict[str, npt.NDArray[Any]]:
+        """Return embeddings (R, D) and augmentation parameters (R, P) of one committed block of R rows, by array name."""
+        return {name: self._read(name, (view, self.block_slice(block))) for name in schema.VIEW_ARRAYS}
+
+    def _read_view(self, name: str, view: int, rows: slice | npt.NDArray[Any]) -> npt.NDArray[Any]:
+        self._check_complete(view)
+        return self._read(name, (view, rows))
+
+    def _check_complete(self, view: int) -> None:
+        if not 0 <= view < len(self.views):
+            raise StoreError(
+                f"Split {self.name} of '{self.path.parent}' has no view {view}; it has views 0 to {len(self.views) - 1}."
+            )
+        records = self.committed(str(view))
+        if len(records) < self.block_count:
+            raise StoreIncompleteError(
+                f"View {view} of split {self.name} of '{self.path.parent}' is not complete ({len(records)} of "
+                f"{self.block_count} blocks); finish it with 'compress-ssl embed --resume'."
+            )
+        self._check_sizes(records)
+
+    def committed(self, unit: str) -> dict[int, schema.Record]:
+        """Return the records of a unit's blocks.
+
+        Readers trust these, not array headers, which may claim more blocks than fit in memory.
+        """
+        if self.path.is_local:
+            records = read_records(self.path, unit)
+        else:
+            records = self._store.records(self.name, unit, range(self.block_count))
+        return {block: records[block] for block in sorted(records) if 0 <= block < self.block_count}
+
+    def _check_sizes(self, records: dict[int, schema.Record]) -> None:
+        check_committed_sizes(self.path, {name: each.chunks for name, each in self._arrays.items()}, records.values())
+        check_sizes(self.path, records)
+
+    def _read(self, name: str, selection: Any) -> npt.NDArray[Any]:
+        try:
+            array = self._arrays[name]
+            gather = isinstance(selection, tuple) and isinstance(selection[1], np.ndarray)
+            return np.asarray(array.oindex[selection] if gather else array[selection])
+        except StoreError:
+            raise
+        except (ValueError, OSError, RuntimeError) as error:
+            raise StoreDamagedError(
+                f"'{self.path / name}' cannot be read ({error}); run 'compress-ssl store verify' for all the "
+                "damage, then restore a copy or embed again."
+            ) from error
+
+    def _open_array(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
+        try:
+            array = group[name]
+        except StoreError:
+            raise
+        except (*UNREADABLE, OSError) as error:
+            raise StoreDamagedError(
+                f"'{self.path / name}' is missing or its zarr.json cannot be read; restore a copy or embed again."
+            ) from error
+        assert isinstance(array, zarr.Array)  # the store has checked it
+        return array
+
+
+def _between(least: schema.Shape, found: schema.Shape, most: schema.Shape) -> bool:
+    return all(low <= size <= high for low, size, high in zip(least, found, most, strict=True))

@@ -1,4 +1,4 @@
-"""What is on the disk: format version 1. The only place that names arrays, types, chunks and attributes.
+"""Format version 1 on the disk: the one place that names arrays, types, chunks, attributes and commit records.
 
 Letters: V views, N samples, D features, P augmentation parameters, R rows of a block.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,14 @@ FORMAT_VERSION = 1
 CHUNK_BYTES = 16 * 2**20
 """Size of one view of one block that reads fastest (docs/store-format.md)."""
 
-LEAST_BLOCKS = 32
-"""Small data get smaller blocks, so that there is something to resume and to share out."""
+MIN_BLOCKS = 32
+"""Small data sets get smaller blocks, so that a run can be resumed and shared by workers."""
+
+CHECKSUM_BYTES = 4
+"""At the end of each chunk."""
+
+COUNT_BYTES = 4
+"""At the beginning of a chunk of texts: their number."""
 
 EVALUATION_VIEW = 0
 
@@ -28,11 +34,25 @@ ROOM = "room"
 """Attribute of a split while a growth is prepared: the views and samples that its arrays may have already."""
 
 GROWING = "growing"
-"""Attribute of a root until a growth is finished: what it will have grown to (storage/growth.py)."""
+"""Attribute of a root until a growth is finished: the attributes that its splits will have (storage/tools/growth.py)."""
+
+SAMPLES_UNIT = "samples"
+"""The unit of the per-sample arrays. A unit is what is committed block by block; the others are the views."""
+
+
+class Part(TypedDict):
+    """One object of a block: its size in bytes and the XXH3-64 of its bytes, in hexadecimal."""
+
+    size: int
+    xxh3_64: str
+
+
+Record = dict[str, Part]
+"""The parts of one block, by key relative to the split."""
 
 
 class Status(IntEnum):
-    """What is known of one sample."""
+    """State of one sample."""
 
     GOOD = 0
     BAD_IMAGE = 1
@@ -48,17 +68,18 @@ class ArraySpec:
     fill_value: Any
 
 
-VIEW_ARRAYS = {
+VIEW_ARRAYS: dict[str, ArraySpec] = {
     "embeddings": ArraySpec(("view", "sample", "feature"), "float16", np.nan),
     "augmentation": ArraySpec(("view", "sample", "parameter"), "float32", np.nan),
 }
-SAMPLE_ARRAYS = {
+SAMPLE_ARRAYS: dict[str, ArraySpec] = {
     "sample_path": ArraySpec(("sample",), "string", ""),
     "label": ArraySpec(("sample",), "int32", -1),
     "image_size": ArraySpec(("sample", "side"), "int32", 0),
     "content_hash": ArraySpec(("sample",), "uint64", 0),
     "status": ArraySpec(("sample",), "uint8", int(Status.PADDING)),
 }
+ARRAYS = VIEW_ARRAYS | SAMPLE_ARRAYS
 
 
 @dataclass(frozen=True)
@@ -74,16 +95,16 @@ class Samples:
     content_hash: npt.NDArray[np.uint64]
     """(N,) XXH3-64 of each file's bytes."""
     status: npt.NDArray[np.uint8]
-    """(N,) a ``Status`` each."""
+    """(N,) a ``Status`` for each sample."""
     class_names: tuple[str, ...] = ()
-    """Name of each class number; empty where there are no labels."""
+    """Name of each class number; empty if there are no labels."""
 
     def __len__(self) -> int:
         return len(self.sample_path)
 
     @property
     def good(self) -> npt.NDArray[np.bool_]:
-        """(N,) true where the image could be read."""
+        """(N,) True where the image could be read."""
         return np.equal(self.status, Status.GOOD)
 
     def take(self, rows: npt.NDArray[np.integer]) -> Samples:
@@ -100,33 +121,33 @@ class Samples:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """Everything that has to be known to create a split."""
+    """Everything needed to create a split."""
 
     samples: Samples
     folder: str
     """The split's folder, relative to the data set's root."""
     views: list[dict[str, Any]]
-    """For each view its policy, seed and size; view 0 is the evaluation view."""
+    """Policy, seed and size of each view; view 0 is the evaluation view."""
     columns: tuple[str, ...]
-    """P names of the augmentation parameters."""
+    """Names of the P augmentation parameters."""
     feature_dim: int
     block_rows: int
 
 
 def default_block_rows(sample_count: int, feature_dim: int) -> int:
-    """Rows of a block: about 16 MiB of float16 a view, fewer where that gives under 32 blocks."""
+    """Return the rows of a block: about 16 MiB of float16 per view, fewer if that would give less than 32 blocks."""
     by_size = max(1, CHUNK_BYTES // (2 * feature_dim))
-    by_count = max(1, sample_count // LEAST_BLOCKS)
+    by_count = max(1, sample_count // MIN_BLOCKS)
     return min(by_size, by_count)
 
 
 def block_count(sample_count: int, block_rows: int) -> int:
-    """How many blocks hold ``sample_count`` rows."""
+    """Return the number of blocks that hold ``sample_count`` rows."""
     return math.ceil(sample_count / block_rows)
 
 
 def item_size(spec: ArraySpec) -> int:
-    """Bytes of one value; 0 for texts, which are as long as they are."""
+    """Return the bytes of one value; 0 for texts, whose lengths vary."""
     return 0 if spec.dtype == "string" else np.dtype(spec.dtype).itemsize
 
 
@@ -134,21 +155,36 @@ Shape = tuple[int, ...]
 
 
 def layout(samples: int, views: int, features: int, parameters: int, block_rows: int) -> list[tuple[str, Shape, Shape]]:
-    """Name, shape and chunks of every array of a split."""
+    """Return name, shape and chunk shape of every array of a split."""
     rows = block_rows
     sizes = {
         "embeddings": ((views, samples, features), (1, rows, features)),
         "augmentation": ((views, samples, parameters), (1, rows, parameters)),
         "image_size": ((samples, 2), (rows, 2)),
     }
-    return [(name, *sizes.get(name, ((samples,), (rows,)))) for name in VIEW_ARRAYS | SAMPLE_ARRAYS]
+    return [(name, *sizes.get(name, ((samples,), (rows,)))) for name in ARRAYS]
+
+
+def units_of(view_count: int) -> list[str]:
+    """Return the units of a split: the samples, then its views by number."""
+    return [SAMPLES_UNIT, *map(str, range(view_count))]
+
+
+def unit_name(unit: str) -> str:
+    """Return a unit's name for a sentence."""
+    return "the samples" if unit == SAMPLES_UNIT else f"view {unit}"
+
+
+def unit_keys(unit: str, block: int) -> list[str]:
+    """Return the keys of the objects that hold one block of a unit, relative to the split."""
+    return sample_keys(block) if unit == SAMPLES_UNIT else view_keys(int(unit), block)
 
 
 def view_keys(view: int, block: int) -> list[str]:
-    """Objects that hold one view of one block, relative to the split."""
+    """Return the keys of the objects that hold one view of one block, relative to the split."""
     return [f"{name}/c/{view}/{block}/0" for name in VIEW_ARRAYS]
 
 
 def sample_keys(block: int) -> list[str]:
-    """Objects that hold the per-sample arrays of one block, relative to the split."""
+    """Return the keys of the objects that hold the per-sample arrays of one block, relative to the split."""
     return [f"{name}/c/{block}" + "/0" * (len(spec.dimensions) - 1) for name, spec in SAMPLE_ARRAYS.items()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,35 +11,29 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from compress_ssl.storage import schema
-from compress_ssl.storage.commits import (
-    SAMPLES_UNIT,
-    commit_block,
-    fold_records,
-    is_committed,
-    read_records,
-    write_manifest,
-)
-from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreExistsError
-from compress_ssl.storage.half import as_float16
-from compress_ssl.storage.places.durable import DurableStore, make_read_only, sweep_partial_files
-from compress_ssl.storage.places.lease import writer_lease
-from compress_ssl.storage.places.remote import check_writable
-from compress_ssl.storage.publish import generation, is_half_created, new_store
-from compress_ssl.storage.reader import is_store, open_store
-from compress_ssl.storage.tools.growth import end_growth
-from compress_ssl.storage.zarr_stores import zarr_store
+from compress_ssl.storage.commits import commit_block, fold_records, is_committed, read_records, write_manifest
+from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError, StoreError
+from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.publish import check_place, new_store
+from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.recognise import is_store
+from compress_ssl.storage.zarr_stores import PlaceStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
 
-    from compress_ssl.storage.places.remote import Place
-    from compress_ssl.storage.split import Split
+    from compress_ssl.storage.places.local import LocalPath
+    from compress_ssl.storage.places.place import Place
+    from compress_ssl.storage.reader import Split
+
+SMALLEST_NORMAL = 2.0**-14
+"""Smallest number that float16 holds in full precision."""
 
 
 def create_store(
-    path: Place, attributes: Mapping[str, Any], splits: Mapping[str, schema.SplitPlan], *, overwrite: bool = False
+    path: PlaceLike, attributes: Mapping[str, Any], splits: Mapping[str, schema.SplitPlan], *, overwrite: bool = False
 ) -> None:
     """Create an empty store: groups, arrays and the committed per-sample arrays. Call under the writer's lease.
 
@@ -48,13 +41,12 @@ def create_store(
 
     Parameters
     ----------
-    path : Path or RemotePath
-        Place of the store.
+    path : str, Path or Place
     attributes : mapping
-        What made the embeddings (teacher, data set, renderer, versions); kept in the root's attributes.
+        What the embeddings were made from (teacher, data set, renderer, versions): attributes of the root.
     splits : mapping of split name to SplitPlan
     overwrite : bool
-        Delete the embedding store at ``path`` once the new one stands ready; nothing else is ever deleted.
+        Delete the embedding store at ``path`` once the new one is ready; nothing else is ever deleted.
 
     Raises
     ------
@@ -64,39 +56,12 @@ def create_store(
     check_place(path, overwrite=overwrite)
     header = {"format": schema.FORMAT_NAME, "version": schema.FORMAT_VERSION, "splits": sorted(splits)}
     with new_store(path) as building:
-        root = zarr.create_group(DurableStore(building), attributes={**attributes, **header})
+        root = zarr.create_group(PlaceStore(building), attributes={**attributes, **header})
         for name, plan in splits.items():
             _create_split(root, building / name, plan)
 
 
-RESUME_OR_OVERWRITE = "use --resume to finish it or --overwrite to delete it and begin again"
-OVERWRITE = "use --overwrite to replace it, or another path"
-
-
-def check_place(path: Place, *, overwrite: bool, instead: str = RESUME_OR_OVERWRITE) -> None:
-    """Check that a new store may be written at ``path``; ``instead`` says what to do about a store that is there.
-
-    Raises
-    ------
-    StoreExistsError
-        If something is there: a store that may not be overwritten, or what is not a store.
-    StoreError
-        If it is a place that can only be read.
-    """
-    check_writable(path)
-    if is_half_created(path):
-        return
-    if is_store(path):
-        if not overwrite:
-            raise StoreExistsError(f"'{path}' exists already; {instead}.")
-    elif path.is_dir():
-        if next(path.iterdir(), None) is not None:
-            raise StoreExistsError(f"'{path}' is not empty and not an embedding store; give another path.")
-    elif path.exists():
-        raise StoreExistsError(f"'{path}' is a file; give another path for the store.")
-
-
-def _create_split(root: zarr.Group, folder: Path, plan: schema.SplitPlan) -> None:
+def _create_split(root: zarr.Group, folder: LocalPath, plan: schema.SplitPlan) -> None:
     samples = plan.samples
     group = root.create_group(
         folder.name,
@@ -108,11 +73,10 @@ def _create_split(root: zarr.Group, folder: Path, plan: schema.SplitPlan) -> Non
             "samples": len(samples),
         },
     )
-    n, rows = len(samples), plan.block_rows
-    specs = schema.VIEW_ARRAYS | schema.SAMPLE_ARRAYS
+    row = (plan.feature_dim, len(plan.columns), plan.block_rows)
     arrays = {}
-    for name, shape, chunks in schema.layout(n, len(plan.views), plan.feature_dim, len(plan.columns), rows):
-        spec = specs[name]
+    for name, shape, chunks in schema.layout(len(samples), len(plan.views), *row):
+        spec = schema.ARRAYS[name]
         arrays[name] = group.create_array(
             name,
             shape=shape,
@@ -128,19 +92,18 @@ def _create_split(root: zarr.Group, folder: Path, plan: schema.SplitPlan) -> Non
     for name in schema.SAMPLE_ARRAYS:
         values = getattr(samples, name)
         arrays[name][...] = np.array(values, dtype=object) if name == "sample_path" else values
-    blocks = range(schema.block_count(n, rows))
-    write_manifest(folder, SAMPLES_UNIT, {block: schema.sample_keys(block) for block in blocks})
+    write_manifest(folder, schema.SAMPLES_UNIT, range(schema.block_count(len(samples), plan.block_rows)))
 
 
 class StoreWriter:
     """Writes blocks into an existing store; safe in any number of processes and threads."""
 
-    def __init__(self, path: Place) -> None:
-        check_writable(path)
-        self.path = path
-        self._generation = generation(path)
-        self.store = open_store(path)
-        root = zarr.open_group(zarr_store(path, writable=True), mode="r+", use_consolidated=False)
+    def __init__(self, path: PlaceLike) -> None:
+        self.path = location(path)
+        self.path.check_writable()
+        self._generation = self.path.generation()
+        self.store = open_store(self.path)
+        root = open_root(self.path)
         self._arrays = {
             split: {
                 name: _array(root, f"{split}/{name}").with_config({"write_empty_chunks": True})
@@ -150,7 +113,7 @@ class StoreWriter:
         }
 
     def pending_blocks(self, split: str) -> dict[int, list[int]]:
-        """For each unfinished block, the views that it lacks."""
+        """Return the views that each unfinished block lacks, by block."""
         source = self.store[split]
         committed = [self._committed(split, view) for view in range(len(source.views))]
         lacking = {
@@ -167,27 +130,27 @@ class StoreWriter:
         embeddings: npt.NDArray[np.floating[Any]],
         augmentation: npt.NDArray[np.float32],
     ) -> None:
-        """Write one view of one block, then its commit record. What is committed already is left as it is.
+        """Write one view of one block, then its commit record. A committed block is left as it is.
 
         Parameters
         ----------
         embeddings : float array of shape (rows of the block, D)
-            The rows of bad images are kept as NaN, whatever they hold.
+            The rows of bad images are stored as NaN.
         augmentation : float32 array of shape (rows of the block, P)
 
         Raises
         ------
         NotRepresentableError
-            If a good row has a value that is not finite as float16; names the row. Nothing is written.
+            If a good row cannot be represented as float16 (``as_float16``); names the row. Nothing is written.
         StoreError
-            If there is no such view or block, or an array has another shape than the block's.
+            If there is no such view or block, or an array does not have the block's shape.
         StoreBusyError
             If another writer has put a new store here since this one was opened.
         """
         source = self.store[split]
         _check_block(source, block, view, embeddings.shape, augmentation.shape)
-        # A writer that slept past its lease wakes up to a store that may be another one's by now.
-        if generation(self.path) != self._generation:
+        # A writer that was suspended past its lease may find another writer's store here.
+        if self.path.generation() != self._generation:
             raise StoreBusyError(f"Another writer has put a new store at '{self.path}'; stop one of the two.")
         if is_committed(source.path, str(view), block):
             return
@@ -195,36 +158,46 @@ class StoreWriter:
         arrays = self._arrays[split]
         arrays["embeddings"][view, rows] = as_float16(source, rows, view, embeddings)
         arrays["augmentation"][view, rows] = augmentation
-        commit_block(source.path, str(view), block, schema.view_keys(view, block))
+        commit_block(source.path, str(view), block)
 
     def finish(self) -> None:
-        """Fold the records of complete views into manifests; once all is complete, consolidate the metadata.
+        """Fold the records of complete views into manifests; once all views are complete, consolidate the metadata.
 
         The files of a complete store are made read-only, and readable by their group.
         """
         complete = True
-        for split in self.store.split_names:
-            for view in range(len(self.store[split].views)):
-                if len(self._committed(split, view)) == self.store[split].block_count:
-                    fold_records(self.path / split, str(view))
+        for split in self.store.splits:
+            for view in range(len(split.views)):
+                if len(self._committed(split.name, view)) == split.block_count:
+                    fold_records(split.path, str(view))
                 else:
                     complete = False
         if complete:
-            end_growth(zarr.open_group(zarr_store(self.path, writable=True), mode="r+", use_consolidated=False))
+            _end_growth(open_root(self.path))
             consolidate(self.path)
-            if isinstance(self.path, Path):
-                make_read_only(self.path)
+            self.path.make_read_only()
 
     def _committed(self, split: str, view: int) -> set[int]:
         return set(read_records(self.path / split, str(view)))
 
 
+def open_root(path: Place) -> zarr.Group:
+    """Open the root of a store, or the group of a split, to write it through zarr."""
+    return zarr.open_group(PlaceStore(path), mode="r+", use_consolidated=False)
+
+
 def consolidate(path: Place) -> None:
-    """Put all metadata into the root's, so that readers of zarr's own fetch one object."""
+    """Put all metadata into the root's, so that zarr's own readers fetch one object."""
     with warnings.catch_warnings():
         # Consolidated metadata is not yet in the v3 specification; zarr and xarray both read it.
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-        zarr.consolidate_metadata(zarr_store(path, writable=True))
+        zarr.consolidate_metadata(PlaceStore(path))
+
+
+def _end_growth(root: zarr.Group) -> None:
+    """Delete the attribute of a store that is growing."""
+    if schema.GROWING in root.attrs:
+        root.attrs.put({name: value for name, value in root.attrs.items() if name != schema.GROWING})
 
 
 def _check_block(source: Split, block: int, view: int, *shapes: tuple[int, ...]) -> None:
@@ -246,11 +219,43 @@ def _array(root: zarr.Group, key: str) -> zarr.Array[Any]:
     return array
 
 
+def as_float16(
+    source: Split, rows: slice, view: int, embeddings: npt.NDArray[np.floating[Any]]
+) -> npt.NDArray[np.float16]:
+    """Convert the embeddings of these rows to float16; the rows of bad images become NaN.
+
+    Raises
+    ------
+    NotRepresentableError
+        If a good row has a value that is not finite as float16, or is not zero but has no value that float16 holds in
+        full precision; names the first such row.
+    """
+    with np.errstate(over="ignore"):
+        half = embeddings.astype(np.float16)
+    good = source.samples.good[rows]
+    half[~good] = np.nan
+    largest = np.abs(embeddings).max(axis=1)
+    too_small = (largest > 0) & (largest < SMALLEST_NORMAL)
+    broken = np.flatnonzero((~np.isfinite(half).all(axis=1) | too_small) & good)
+    if len(broken):
+        first = int(broken[0])
+        row = rows.start + first
+        outside = embeddings[first][~np.isfinite(half[first])]
+        held = f"holds {outside[0]:g}" if len(outside) else f"holds nothing larger than {largest[first]:g}"
+        raise NotRepresentableError(
+            f"The embedding of '{source.samples.sample_path[row]}' (split {source.name}, row {row}, view {view}) "
+            f"{held}, which float16 cannot; check the network's weights (did its training diverge?) and its preprocessing, "
+            "run it with --precision float32, or keep directions alone with --normalise."
+        )
+    return half
+
+
 @contextlib.contextmanager
-def exclusive_writer(path: Place) -> Iterator[None]:
-    """Hold the store's lease and sweep what killed writers left behind."""
-    check_writable(path)
-    with writer_lease(path):
-        if isinstance(path, Path) and is_store(path):
-            sweep_partial_files(path)
+def exclusive_writer(path: PlaceLike) -> Iterator[None]:
+    """Hold the store's lease, and sweep what killed writers left behind."""
+    place = location(path)
+    place.check_writable()
+    with place.lease():
+        if place.is_local and is_store(place):
+            place.sweep_partial_files()
         yield

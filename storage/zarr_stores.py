@@ -1,157 +1,153 @@
-"""What zarr reads and writes a store through: a folder, or an object store, which is read by way of a local cache.
+"""zarr stores over a place: one to write, which is durable, and one to read, which checks all it reads.
 
-Whatever is read, each chunk is compared with its commit record. zarr by itself reads a chunk that is missing as fill values,
-and one that lies in another's place, its checksum being right, as if it belonged there.
+zarr alone reads a missing chunk as fill values, and a chunk in another's place as if it belonged there (its checksum is
+right). Here each chunk is compared with its commit record, and the metadata of arrays with the format.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
-import obstore
-from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore, ObjectStore
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store
 
-from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
-from compress_ssl.storage.errors import StoreDamagedError
+from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.errors import StoreDamagedError, StoreError
 from compress_ssl.storage.places.cache import ChunkCache, fetch
-from compress_ssl.storage.places.connection import client, object_name, reaching
-from compress_ssl.storage.places.durable import DurableStore
-from compress_ssl.storage.places.remote import RemotePath
-from compress_ssl.storage.schema import VIEW_ARRAYS
+from compress_ssl.storage.safety import array_metadata, check_text_count
+from compress_ssl.storage.schema import ARRAYS, SAMPLES_UNIT, VIEW_ARRAYS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection
-    from pathlib import Path
+    import builtins
+    from collections.abc import AsyncIterator, Collection, Iterable
 
-    from zarr.abc.store import ByteRequest, Store
-    from zarr.core.buffer import Buffer, BufferPrototype
+    from zarr.abc.buffer import Buffer, BufferPrototype
+    from zarr.abc.store import ByteRequest
 
-    from compress_ssl.storage.commits import Part, Record
-    from compress_ssl.storage.places.remote import Place
-
-
-def zarr_store(place: Place, *, writable: bool = False) -> Store:
-    """The zarr store of a place."""
-    if isinstance(place, RemotePath):
-        return RemoteStore(place) if writable else CachedStore(place)
-    return DurableStore(place) if writable else CheckedFolder(place)
+    from compress_ssl.storage.places.place import Place
+    from compress_ssl.storage.schema import Part, Record
 
 
-class RemoteStore(ObjectStore[Any]):
-    """zarr's store over obstore: failures are one sentence, and what is pickled holds no credentials."""
+class PlaceStore(Store):
+    """A zarr store in a folder or behind a URL; every object is durable once it is written."""
 
-    def __init__(self, place: RemotePath, *, read_only: bool = False) -> None:
-        with reaching(place):
-            super().__init__(client(place.root, object_name(place)), read_only=read_only)
+    supports_writes = True
+    supports_deletes = True
+    supports_listing = True
+
+    def __init__(self, place: Place, *, read_only: bool = False) -> None:
+        super().__init__(read_only=read_only)
         self.place = place
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.place, self.read_only)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and other.place == self.place
 
-    def with_read_only(self, read_only: bool = False) -> RemoteStore:
-        """The same place, to read only or not."""
-        return RemoteStore(self.place, read_only=read_only)
+    def __str__(self) -> str:
+        return str(self.place)
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """Return a store of the same place that is read-only, or not."""
+        return type(self)(self.place, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Fetch one object; None where there is none."""
-        with reaching(self.place / key):
-            return await super().get(key, prototype, byte_range)
+        """Read one object; None if there is none."""
+        try:
+            content = await asyncio.to_thread(self._read, key)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        return prototype.buffer.from_bytes(content[_slice(byte_range)])
+
+    def _read(self, key: str) -> bytes:
+        return (self.place / key).read_bytes()
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> builtins.list[Buffer | None]:
+        """Read parts of objects."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def exists(self, key: str) -> bool:
+        """Return whether there is an object."""
+        return await asyncio.to_thread((self.place / key).is_file)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write one object, in one request."""
-        self._check_writable()
-        with reaching(self.place / key):
-            await obstore.put_async(self.store, key, bytes(value.as_buffer_like()), use_multipart=False)
+        """Write one object durably."""
+        if self.read_only:
+            raise StoreError(f"'{self.place}' was opened to be read only.")
+        await asyncio.to_thread((self.place / key).write_durably, value.as_buffer_like())
 
-    def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
-        """Names directly below."""
-        return self._told(super().list_dir(prefix))
+    async def delete(self, key: str) -> None:
+        """Delete one object."""
+        await asyncio.to_thread((self.place / key).unlink, missing_ok=True)
 
-    async def _told(self, names: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-        with reaching(self.place):
-            async for name in names:
-                yield name
+    async def list(self) -> AsyncIterator[str]:
+        """Yield all keys."""
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Yield all keys below a prefix."""
+        files = await asyncio.to_thread(lambda: [*(self.place / prefix.rstrip("/")).files()])
+        for file in files:
+            yield file.relative_to(self.place).as_posix()
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names directly below a prefix."""
+        folder = self.place / prefix.rstrip("/")
+        for name in await asyncio.to_thread(lambda: [path.name for path in folder.iterdir()]):
+            yield name
 
 
-class CachedStore(RemoteStore):
-    """A store on a server that is read; each chunk comes from the local cache and is compared with its commit record."""
+class CheckedStore(PlaceStore):
+    """A store to read; chunks of a server come through the local cache."""
 
-    def __init__(self, place: RemotePath, *, read_only: bool = True) -> None:
+    supports_writes = False
+    supports_deletes = False
+
+    def __init__(self, place: Place, *, read_only: bool = True) -> None:
         super().__init__(place, read_only=read_only)
-        self._cache = ChunkCache()
-        self.committed = Committed(place)
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Take a chunk from the cache, and all else from the server."""
-        if not _is_chunk(key) or byte_range is not None:
-            return await super().get(key, prototype, byte_range)
-        content = await asyncio.to_thread(lambda: self._cache.read(self.place / key, self.committed.part(key)))
-        return prototype.buffer.from_bytes(content)
-
-
-class CheckedFolder(LocalStore):
-    """A store in a folder that is read; each chunk is compared with its commit record."""
-
-    def __init__(self, root: Path, *, read_only: bool = True) -> None:
-        super().__init__(root, read_only=read_only)
-        self.committed = Committed(root)
-
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Read one object; a chunk that is not as it was committed is an error."""
-        if not _is_chunk(key) or byte_range is not None:
-            return await super().get(key, prototype, byte_range)
-        return await asyncio.to_thread(self._chunk, key, prototype)
-
-    def get_sync(
-        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Read one object; a chunk that is not as it was committed is an error."""
-        if not _is_chunk(key) or byte_range is not None:
-            return super().get_sync(key, prototype=prototype, byte_range=byte_range)
-        return self._chunk(key, prototype)
-
-    def _chunk(self, key: str, prototype: BufferPrototype | None) -> Buffer:
-        buffer = (prototype or default_buffer_prototype()).buffer
-        return buffer.from_bytes(fetch(self.root / key, self.committed.part(key)))
-
-
-class Committed:
-    """The commit records of a store, each unit's read once: they never change once they are there."""
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
+        self._cache = None if place.is_local else ChunkCache()
         self._records: dict[tuple[str, str], dict[int, Record]] = {}
+        self._block_rows: dict[str, int] = {}
+
+    def _read(self, key: str) -> bytes:
+        split, _, rest = key.partition("/")
+        name = rest.partition("/")[0]
+        if rest.startswith(f"{name}/c/"):
+            path, part = self.place / key, self._part(key)
+            content = self._cache.read(path, part) if self._cache else fetch(path, part)
+            if ARRAYS[name].dtype == "string":
+                check_text_count(path, content, self._block_rows[split])
+            return content
+        content = super()._read(key)
+        if name in ARRAYS and rest == f"{name}/zarr.json":
+            metadata = array_metadata(self.place / split / name, content)
+            if ARRAYS[name].dtype == "string":
+                self._block_rows[split] = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+        return content
 
     def records(self, split: str, unit: str, blocks: Collection[int]) -> dict[int, Record]:
-        """As ``read_records``; they are read again where these blocks lack one."""
+        """Return the records of a unit, read once: they do not change. They are read again if these blocks lack one."""
         known = self._records.get((split, unit), {})
         if not all(block in known for block in blocks):
-            known = self._records[split, unit] = read_records(self._place / split, unit)
+            known = self._records[split, unit] = read_records(self.place / split, unit)
         return known
 
-    def part(self, key: str) -> Part:
-        """What was committed under a key: ``train/embeddings/c/VIEW/BLOCK/0``, or ``train/label/c/BLOCK``.
-
-        Raises
-        ------
-        StoreDamagedError
-            If nothing was.
-        """
+    def _part(self, key: str) -> Part:
+        """Return the record of a chunk: ``train/embeddings/c/VIEW/BLOCK/0``, or ``train/label/c/BLOCK``."""
         split, name, _, *numbers = key.split("/")
         unit, block = (numbers[0], numbers[1]) if name in VIEW_ARRAYS else (SAMPLES_UNIT, numbers[0])
         part = self.records(split, unit, [int(block)]).get(int(block), {}).get(f"{name}/c/{'/'.join(numbers)}")
         if part is None:
-            raise StoreDamagedError(f"'{self._place / key}' was never committed; finish the store with --resume.")
+            raise StoreDamagedError(f"'{self.place / key}' was never committed; finish the store with --resume.")
         return part
 
 
-def _is_chunk(key: str) -> bool:
-    return "/c/" in key
-
-
-def _again(kind: type[RemoteStore], place: RemotePath, read_only: bool) -> RemoteStore:
-    return kind(place, read_only=read_only)
+def _slice(byte_range: ByteRequest | None) -> slice:
+    if byte_range is None:
+        return slice(None)
+    if isinstance(byte_range, RangeByteRequest):
+        return slice(byte_range.start, byte_range.end)
+    return (
+        slice(byte_range.offset, None) if isinstance(byte_range, OffsetByteRequest) else slice(-byte_range.suffix, None)
+    )

@@ -108,6 +108,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in {
         "AWS_CONFIG_FILE": tmp_path / "no-config",
         "AWS_SHARED_CREDENTIALS_FILE": tmp_path / "no-credentials",
+        "AWS_EC2_METADATA_DISABLED": "true",
         "NETRC": tmp_path / "no-netrc",
         "XDG_CACHE_HOME": tmp_path / "cache",
         RETRY_SECONDS: 2,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from compress_ssl.pipeline.common.torchrun import torchrun_env
-from compress_ssl.storage.places.remote import RemotePath, location
+from compress_ssl.storage.places.place import Place, location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -41,8 +41,8 @@ runtime_option = partial(_option, "runtime")
 """A field that changes only how a stage runs: another value makes nothing out of date."""
 
 
-StoreLocation = Annotated[Path | RemotePath, PlainValidator(location), PlainSerializer(str, when_used="json")]
-"""Where a store is: a folder, or a URL (``compress_ssl.storage.places.remote``)."""
+StoreLocation = Annotated[Place, PlainValidator(location), PlainSerializer(str, when_used="json")]
+"""Where a store is: a folder, or a URL (``compress_ssl.storage.places``)."""
 
 ContentCheck = Literal["sample", "all"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.storage import location
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ def distill_student(folder: Path) -> str:
     from compress_ssl.pipeline.distill.settings import DistillSettings
 
     settings = DistillSettings(
-        store=folder / "teacher.zarr",
+        store=location(folder / "teacher.zarr"),
         data=folder / "data",
         run=folder / "student",
         student="conv4-16",

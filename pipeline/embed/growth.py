@@ -13,7 +13,7 @@ from compress_ssl.pipeline.images.policies import TEN_CROP, Policy
 from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreIncompleteError, StoreMismatchError
 from compress_ssl.storage.schema import EVALUATION_VIEW
-from compress_ssl.storage.tools.growth import SplitGrowth, go_on_growing, grow_store, is_growing, samples_to_append
+from compress_ssl.storage.tools.growth import SplitGrowth, grow_store, is_growing, resume_growth, samples_to_append
 from compress_ssl.storage.tools.identity import check_same
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
             raise StoreIncompleteError(
                 f"'{place}' was interrupted while views or images were added; finish that with --resume, then add more."
             )
-        go_on_growing(place)
+        resume_growth(place)
     store = open_store(place)
     check_teacher_and_renderer(store, plan)
     for name in plan.splits:

@@ -15,7 +15,6 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -36,8 +35,6 @@ from compress_ssl.pipeline.embed.block import (
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 from compress_ssl.storage.commits import is_committed
 from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreNotFoundError
-from compress_ssl.storage.places.durable import sweep_partial_files
-from compress_ssl.storage.publish import generation
 from compress_ssl.storage.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -137,11 +134,10 @@ class DaskExecutor:
         advance: Callable[[int], None],
     ) -> None:
         """Compute and write blocks on the workers."""
-        task = partial(_write_block, Target(self._run, generation(writer.path), sources))
+        task = partial(_write_block, Target(self._run, writer.path.generation(), sources))
         for block, _ in run_tasks(self._client, task, blocks):
             advance(len(block.views) * good_images(writer.store, block))
-        if isinstance(writer.path, Path):
-            sweep_partial_files(writer.path)  # of killed workers
+        writer.path.sweep_partial_files()  # of killed workers
 
 
 def inspect_workers(client: Client, device: Device) -> list[WorkerInfo]:
@@ -238,7 +234,7 @@ def writer_of(target: Target) -> StoreWriter:
         writer = StoreWriter(place)
     except StoreNotFoundError as error:
         raise InputError(f"'{place}' does not exist here; put the store where all workers see it.") from error
-    if generation(place) != target.generation:
+    if place.generation() != target.generation:
         raise StoreBusyError(f"'{place}' is not, or no longer, the store that the client writes.")
     return writer
 

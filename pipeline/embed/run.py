@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.embed.block import good_images
@@ -15,9 +14,9 @@ from compress_ssl.pipeline.embed.in_process import InProcess
 from compress_ssl.pipeline.embed.plan import check_resumable, missing_blocks, plan_embedding
 from compress_ssl.pipeline.networks.reference import parse_reference
 from compress_ssl.storage import open_store
-from compress_ssl.storage.publish import is_there
+from compress_ssl.storage.publish import check_place, is_there
 from compress_ssl.storage.tools.growth import is_growing
-from compress_ssl.storage.writer import StoreWriter, check_place, create_store, exclusive_writer
+from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,8 +95,9 @@ def open_executor(settings: EmbedSettings, progress: Progress) -> Iterator[Execu
 def _with_absolute_paths(settings: EmbedSettings) -> EmbedSettings:
     """Make paths absolute: Dask workers have other working folders."""
     _, name, path = parse_reference(settings.teacher)
-    folders = {"data": settings.data, "store": settings.store, "index_folder": settings.index_folder}
-    absolute: dict[str, Any] = {key: path.absolute() for key, path in folders.items() if isinstance(path, Path)}
+    absolute: dict[str, Any] = {"data": settings.data.absolute(), "store": settings.store.absolute()}
+    if settings.index_folder is not None:
+        absolute["index_folder"] = settings.index_folder.absolute()
     if path is not None:
         absolute["teacher"] = f"{name}:{path.absolute()}" if name else str(path.absolute())
     return settings.model_copy(update=absolute)

@@ -187,7 +187,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     def _local_log(self) -> Self:
         if self.pixel_hashes and self.uses_dask:
             raise ValueError("--pixel-hashes is a log of one process; leave --workers and --scheduler out.")
-        if self.pixel_hashes and not isinstance(self.store, Path):
+        if self.pixel_hashes and not self.store.is_local:
             raise ValueError(
                 f"--pixel-hashes writes a file beside the store, and '{self.store}' is not on a disk; leave it out."
             )

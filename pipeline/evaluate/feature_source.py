@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from compress_ssl.pipeline.common.device import prepare_device
@@ -24,14 +25,13 @@ from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.network import check_reference, load_network
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
-from compress_ssl.storage import RemotePath, location, open_store
+from compress_ssl.storage import location, open_store
 from compress_ssl.storage.errors import StoreMismatchError
-from compress_ssl.storage.reader import is_meant_as_store
+from compress_ssl.storage.recognise import is_meant_as_store
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     import torch
 
@@ -215,7 +215,7 @@ class FeatureSource:
         wanted = EmbedSettings(
             **{field: getattr(settings, field) for field in shared - {"data", "index_folder", "views", "policy"}},
             data=self.data,
-            store=self.folder / name,
+            store=location(self.folder / name),
             index_folder=self.index_folder,
             teacher=settings.model,
             split=tuple(SplitSource(name=split, folder=split, views=count) for split, count in views.items()),
@@ -267,11 +267,11 @@ def _stored_views(split: Split, *, is_crops: bool) -> int:
 
 def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:
     """A run's own folder; for a store or a checkpoint one beside it."""
-    path = location(settings.model) if is_store else check_reference(settings.model).path
+    path = Path(settings.model) if is_store else check_reference(settings.model).path
     if settings.output is not None:
         return settings.output
-    if isinstance(path, RemotePath):
-        raise InputError(f"'{path}' is not on this machine; say by --output where the result goes.")
+    if is_store and not location(settings.model).is_local:
+        raise InputError(f"'{settings.model}' is not on this machine; say by --output where the result goes.")
     if path is None:
         raise InputError(f"'{settings.model}' has no folder of its own; say by --output where the result goes.")
     if not path.exists():

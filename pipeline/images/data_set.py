@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.common.errors import InputError
@@ -9,21 +10,25 @@ from compress_ssl.pipeline.images.index import ImageIndex, index_images
 from compress_ssl.pipeline.images.sources.labels import add_labels
 from compress_ssl.pipeline.images.sources.open_source import cache_name, open_source
 from compress_ssl.pipeline.images.sources.text import read_lines
-from compress_ssl.storage import RemotePath
 from compress_ssl.storage.places.cache import user_cache
+from compress_ssl.storage.places.place import PlaceLike, location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.common.settings import ImageSelection
     from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
-    from compress_ssl.storage import Place
 
 
 def index_data_set(
-    data: Path, folders: Iterable[str], output: Place, selection: ImageSelection, *, threads: int, progress: Progress
+    data: Path,
+    folders: Iterable[str],
+    output: PlaceLike,
+    selection: ImageSelection,
+    *,
+    threads: int,
+    progress: Progress,
 ) -> dict[str, ImageIndex]:
     """Index some splits of a dataset.
 
@@ -33,7 +38,7 @@ def index_data_set(
         The dataset: a folder or a pack.
     folders : iterable of str
         Its splits, as ``open_source`` finds them; ``.`` is the dataset itself.
-    output : Path or RemotePath
+    output : Path or Place
         What the index is for; unless the selection sets a folder, it is cached as ``index_beside`` returns.
     selection : ImageSelection
 
@@ -74,9 +79,10 @@ def describe_data_set(data: Path, indexes: Mapping[str, ImageIndex]) -> dict[str
     }
 
 
-def index_beside(output: Place) -> Path:
+def index_beside(output: PlaceLike) -> Path:
     """Return the folder that caches the index: ``index`` beside a local output, else in the user's cache."""
-    return user_cache() / "index" / output.name if isinstance(output, RemotePath) else output.parent / "index"
+    place = location(output)
+    return Path(str(place.parent)) / "index" if place.is_local else user_cache() / "index" / place.name
 
 
 def list_data_set(

@@ -32,7 +32,7 @@ from compress_ssl.pipeline.images.sources.pack import (
 )
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
-from compress_ssl.storage.places.lease import writer_lease
+from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.tools.hdf5 import create_hdf5
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.reference import parse_reference
 from compress_ssl.storage.places.durable import write_json_durably
-from compress_ssl.storage.places.remote import RemotePath, location
-from compress_ssl.storage.reader import has_zarr_metadata, is_meant_as_store, open_store
+from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.recognise import has_zarr_metadata, is_meant_as_store
 from compress_ssl.storage.tools.identity import content_hash
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from compress_ssl.pipeline.recipe.file import Recipe
     from compress_ssl.pipeline.recipe.steps import Step
-    from compress_ssl.storage import Place
 
 
 class ImageFolder(NamedTuple):
@@ -140,12 +140,13 @@ def _places(step: Step) -> set[str]:
 
 def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
     """Content of what the step uses besides images: outputs of other steps, stores and networks given by a path."""
-    used: dict[str, Place] = {name: steps[name].output for name in step.needs}
+    used: dict[str, PlaceLike] = {name: steps[name].output for name in step.needs}
     if not step.needs:
         for key in ("teacher", "model"):
             text = str(getattr(step.settings, key, ""))
-            path = url if isinstance(url := location(text), RemotePath) else parse_reference(text).path
-            if isinstance(path, RemotePath) or (path not in (None, Path(), step.output) and path.exists()):
+            if not location(text).is_local:
+                used[key] = text
+            elif (path := parse_reference(text).path) not in (None, Path(), step.output) and path.exists():
                 used[key] = path
     if isinstance(step.settings, DistillSettings):
         first, *further = step.settings.stores
@@ -158,12 +159,13 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
     return {name: _content(path) for name, path in used.items()}
 
 
-def _content(path: Place) -> str | None:
+def _content(place: PlaceLike) -> str | None:
     """Hash of a network's file, or of a store's metadata and commit records (they hold the hash of every part)."""
     from compress_ssl.pipeline.common.run_files import MODEL_FILE
 
-    if isinstance(path, RemotePath):
-        return content_hash(open_store(path))
+    if not location(place).is_local:
+        return content_hash(open_store(place))
+    path = Path(str(place))
     if has_zarr_metadata(path):
         records = ("zarr.json", "*/zarr.json", "*/embeddings/commits/*.json", "*/embeddings/commits/*/*.json")
         files = sorted(file for pattern in records for file in path.glob(pattern))

@@ -15,7 +15,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, write_json_durably
-from compress_ssl.storage.places.lease import writer_lease
+from compress_ssl.storage.places.place import writer_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -1,10 +1,10 @@
 """A local cache of the chunks of remote stores: a student's second epoch reads nothing from the network.
 
-A chunk is a file in the cache folder, named after its place and what was committed of it, so that a store that was
-replaced is never mistaken for the new one. It is checked against its commit record whenever it is taken: a file that is
-wrong for whatever reason is fetched again. Above the bound the files that were not used for longest are deleted. Any
-number of processes share the folder: files appear whole, by renaming, and one that is deleted while it is read stays
-readable until it is closed.
+A chunk is a file in the cache folder, named after its place and its commit record, so that a chunk of a replaced store is
+never taken for one of the new store. It is checked against its commit record whenever it is read; a file that is wrong for
+whatever reason is fetched again. Above the bound the files that were not used for longest are deleted. Any number of
+processes share the folder: files appear whole, by renaming, and one that is deleted while it is read stays readable until
+it is closed.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from compress_ssl.storage.errors import StoreDamagedError, StoreError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX
 
 if TYPE_CHECKING:
-    from compress_ssl.storage.commits import Part
-    from compress_ssl.storage.places.remote import Place, RemotePath
+    from compress_ssl.storage.places.place import Place
+    from compress_ssl.storage.schema import Part
 
 logger = logging.getLogger(__name__)
 
 FOLDER, BYTES = "COMPRESS_SSL_CACHE", "COMPRESS_SSL_CACHE_BYTES"
-"""Environment variables: the cache folder, and how much it may hold (0: no cache)."""
+"""Environment variables: the cache folder, and its size in bytes (0: no cache)."""
 
-MOST_BYTES = 100 * 10**9
-SHARE_OF_DISK = 0.2
-"""Unless told otherwise the cache takes the lesser of the two."""
+MAX_BYTES = 100 * 10**9
+MAX_SHARE_OF_DISK = 0.2
+"""The smaller of the two is the bound, unless the environment sets it."""
 
 KEPT = 0.9
-"""What is left of the bound when old chunks are deleted."""
+"""Share of the bound that is left when old chunks are deleted."""
 
-LOOK_AGAIN = 0.05
-"""Part of the bound that a process adds before it looks again at what all have put there."""
+RECOUNT = 0.05
+"""Share of the bound that a process adds before it measures the folder again, to which all processes add."""
 
 
 def user_cache() -> Path:
-    """Our folder among the user's caches."""
+    """Return this program's folder in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress-ssl"
 
 
@@ -51,7 +51,7 @@ class ChunkCache:
     """Chunks of remote stores in a folder of this machine."""
 
     def __init__(self, folder: Path | None = None, bound: int | None = None) -> None:
-        """Take the folder and the bound given, else those of the environment, else the defaults.
+        """Take the folder and the bound in bytes given, else those of the environment, else the defaults.
 
         Raises
         ------
@@ -63,8 +63,8 @@ class ChunkCache:
         self._added: float = 0
         self._total: int | None = None
 
-    def read(self, path: RemotePath, part: Part) -> bytes:
-        """The bytes of a committed chunk, from the cache or from its server.
+    def read(self, path: Place, part: Part) -> bytes:
+        """Return the bytes of a committed chunk, from the cache or from its server.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class ChunkCache:
         with contextlib.suppress(OSError):
             content = file.read_bytes()
             if is_part(content, part):
-                os.utime(file)  # the disk may be mounted so that reading leaves no time
+                os.utime(file)  # a disk may be mounted with noatime
                 return content
         content = fetch(path, part)
         self._keep(file, content)
@@ -93,7 +93,7 @@ class ChunkCache:
             self._make_room(len(content))
             partial.write_bytes(content)
             partial.replace(file)
-        except OSError as error:  # a full disk, a folder of another user's: the chunk is at hand all the same
+        except OSError as error:  # a full disk, another user's folder: the chunk is in memory all the same
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             logger.warning(
@@ -101,9 +101,9 @@ class ChunkCache:
             )
 
     def _make_room(self, size: int) -> None:
-        """Delete the chunks that were not used for longest, if with ``size`` more bytes there were too many."""
+        """Delete the chunks that were not used for longest if ``size`` more bytes would exceed the bound."""
         self._added += size
-        if self._total is None or self._added > LOOK_AGAIN * self.bound or self._total + self._added > self.bound:
+        if self._total is None or self._added > RECOUNT * self.bound or self._total + self._added > self.bound:
             found = _files(self.folder)
             total = sum(stat.st_size for stat, _ in found)
             if total + size > self.bound:
@@ -116,7 +116,7 @@ class ChunkCache:
 
 
 def fetch(path: Place, part: Part) -> bytes:
-    """The bytes of a committed part from where it lies; what comes wrong is fetched a second time.
+    """Return the bytes of a committed part from its place; bytes that are wrong are read a second time.
 
     Raises
     ------
@@ -127,19 +127,21 @@ def fetch(path: Place, part: Part) -> bytes:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise StoreDamagedError(_sentence(path, "is missing")) from None
+            raise _damaged(path, "is missing") from None
         if is_part(content, part):
             return content
-    raise StoreDamagedError(_sentence(path, "has other content than was committed"))
+    raise _damaged(path, "has other content than was committed")
 
 
 def is_part(content: bytes, part: Part) -> bool:
-    """Whether these are the bytes that were committed."""
+    """Return whether these are the bytes that were committed."""
     return len(content) == part["size"] and xxhash.xxh3_64_hexdigest(content) == part["xxh3_64"]
 
 
-def _sentence(path: Place, fault: str) -> str:
-    return f"'{path}' {fault}; run 'compress-ssl store verify' for all the damage, then restore a copy or embed again."
+def _damaged(path: Place, fault: str) -> StoreDamagedError:
+    return StoreDamagedError(
+        f"'{path}' {fault}; run 'compress-ssl store verify' for all the damage, then restore a copy or embed again."
+    )
 
 
 def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
@@ -157,4 +159,4 @@ def _bound(folder: Path) -> int:
             raise StoreError(f"{BYTES} must be a number of bytes, got '{given}'; write 100000000000 for 100 GB.")
         return int(given)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return int(min(MOST_BYTES, SHARE_OF_DISK * shutil.disk_usage(existing).total))
+    return int(min(MAX_BYTES, MAX_SHARE_OF_DISK * shutil.disk_usage(existing).total))

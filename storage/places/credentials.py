@@ -1,100 +1,114 @@
-"""The profile of Amazon's tools: keys, region and endpoint from ``~/.aws`` where the environment has none."""
+"""Credentials, region and endpoint for S3: from the environment variables of Amazon's tools, else through boto3.
+
+The client itself reads keys in environment variables. All else (profiles in ``~/.aws``, single sign-on, roles, the
+metadata service of Amazon's machines) is left to boto3.
+"""
 
 from __future__ import annotations
 
-import configparser
 import os
-import urllib.error
-import urllib.request
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from compress_ssl.storage.errors import StoreUnreachableError
+from compress_ssl.storage.errors import StoreError, StoreRefusedError
 
-KEYS = {
-    "aws_access_key_id": "access_key_id",
-    "aws_secret_access_key": "secret_access_key",
-    "aws_session_token": "session_token",
-}
-"""Names in the profile, and what the client calls them."""
+if TYPE_CHECKING:
+    from obstore.auth.boto3 import Boto3CredentialProvider
 
 GIVES_KEYS = (
     *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"),
     *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
 )
-"""Variables of which one is enough."""
+"""Environment variables any of which gives the client its credentials."""
+
+ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+REGION = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+PROFILE_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+"""Environment variables that name the files of profiles, and the files if these are not set."""
 
 NO_KEYS = (
     "No credentials for S3 were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or "
     "AWS_SKIP_SIGNATURE=true for a public bucket."
 )
 
-ANSWER_SECONDS = 2
 
-SIGNED_IN_OTHERWISE = ("sso_session", "sso_start_url", "role_arn", "credential_process")
+@dataclass(frozen=True)
+class S3Credentials:
+    """Settings of an S3 client beside those that it finds in environment variables."""
+
+    endpoint: str
+    """URL of the server; empty for Amazon's."""
+    config: dict[str, str] = field(default_factory=dict)
+    """Endpoint and region of a profile."""
+    provider: Boto3CredentialProvider | None = None
+    """Gives the keys, and renews them; None if the environment has them."""
 
 
-def aws_profile() -> tuple[dict[str, str], str]:
-    """Settings for the S3 client that the environment does not hold, and the endpoint, which may be empty.
+def needs(package: str, *, purpose: str) -> str:
+    """Return the sentence for a package of the extra ``[remote]`` that is not installed."""
+    return f"{purpose} needs the package '{package}'; install it by: pip install 'compress-ssl[remote]'."
+
+
+def s3_credentials() -> S3Credentials:
+    """Find credentials, endpoint and region.
 
     Raises
     ------
-    StoreUnreachableError
-        If ``AWS_PROFILE`` names a profile that is not there, or one whose keys only Amazon's own tools can get; if
-        there are no keys at all.
+    StoreRefusedError
+        If there are no credentials, only half a pair of keys, or boto3 cannot get those that are configured.
+    StoreError
+        If a profile is asked for and boto3 is not installed.
     """
-    environment = os.environ
-    profile = _read_profile(environment.get("AWS_PROFILE"))
-    config: dict[str, str] = {}
-    if not environment.get("AWS_ACCESS_KEY_ID"):
-        config |= {ours: profile[theirs] for theirs, ours in KEYS.items() if theirs in profile}
-        if not config and any(key in profile for key in SIGNED_IN_OTHERWISE) and "AWS_PROFILE" in environment:
-            raise StoreUnreachableError(
-                f"AWS_PROFILE {environment['AWS_PROFILE']} holds no keys; export them first: "
-                'eval "$(aws configure export-credentials --format env)".'
-            )
-    if not (environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")) and "region" in profile:
-        config["region"] = profile["region"]
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-    endpoint = next((environment[name] for name in names if environment.get(name)), "")
-    if not endpoint and "endpoint_url" in profile:
-        config["endpoint"] = endpoint = profile["endpoint_url"]
-
-    if "access_key_id" not in config and not any(map(environment.get, GIVES_KEYS)) and not _machine_may_have_keys():
-        raise StoreUnreachableError(NO_KEYS)
-    return config, endpoint
+    pair = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    for name, other in (pair, pair[::-1]):
+        if os.environ.get(name) and not os.environ.get(other):
+            raise StoreRefusedError(f"{name} is set without {other}; set both.")
+    endpoint, region = (next(filter(None, map(os.environ.get, names)), "") for names in (ENDPOINT, REGION))
+    has_keys = any(map(os.environ.get, GIVES_KEYS))
+    if find_spec("boto3") is None:
+        if os.environ.get("AWS_PROFILE"):
+            raise StoreError(needs("boto3", purpose="AWS_PROFILE"))
+        if not has_keys:
+            raise StoreRefusedError(f"{NO_KEYS} {needs('boto3', purpose='All else')}")
+        return S3Credentials(endpoint)
+    if has_keys and ((endpoint and region) or not _has_profiles()):
+        return S3Credentials(endpoint)
+    return _from_boto3(endpoint, region, has_keys=has_keys)
 
 
-def _machine_may_have_keys() -> bool:
-    """Whether the service answers that machines at Amazon get their keys from; the client would try it for minutes."""
-    place = os.environ.get("AWS_METADATA_ENDPOINT") or "http://169.254.169.254"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _has_profiles() -> bool:
+    return any(Path(os.environ.get(name) or file).expanduser().is_file() for name, file in PROFILE_FILES.items())
+
+
+def _from_boto3(endpoint: str, region: str, *, has_keys: bool) -> S3Credentials:
+    import boto3
+    import botocore.session
+    from botocore.exceptions import BotoCoreError, ProfileNotFound
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
     try:
-        opener.open(place, timeout=ANSWER_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _read_profile(asked: str | None) -> dict[str, str]:
-    name = asked or "default"
-    files = {
-        _file("AWS_CONFIG_FILE", "config"): name if name == "default" else f"profile {name}",
-        _file("AWS_SHARED_CREDENTIALS_FILE", "credentials"): name,
-    }
-    found: dict[str, str] = {}
-    for file, section in files.items():
-        parser = configparser.ConfigParser(interpolation=None, strict=False)
-        try:
-            parser.read(file, encoding="utf-8")
-        except (configparser.Error, UnicodeDecodeError):
-            raise StoreUnreachableError(f"'{file}' cannot be read as Amazon's tools write it; correct it.") from None
-        found |= dict(parser[section]) if parser.has_section(section) else {}
-    if asked and not found:
-        raise StoreUnreachableError(f"AWS_PROFILE names '{asked}', which is in none of {', '.join(map(str, files))}.")
-    return found
-
-
-def _file(variable: str, name: str) -> Path:
-    return Path(os.environ.get(variable) or Path.home() / ".aws" / name).expanduser()
+        session = botocore.session.Session()
+        profile = session.get_scoped_config()
+        found = {
+            "endpoint": not endpoint and profile.get("endpoint_url"),
+            "region": not region and profile.get("region"),
+        }
+        config = {name: value for name, value in found.items() if value}
+        provider = None
+        if not has_keys:
+            boto = boto3.Session(botocore_session=session)
+            credentials = boto.get_credentials()
+            if credentials is None:
+                raise StoreRefusedError(NO_KEYS)
+            credentials.get_frozen_credentials()  # fails here, not in the client, whose message would not name the cause
+            provider = Boto3CredentialProvider(boto)
+    except ProfileNotFound:
+        files = ", ".join(os.environ.get(name) or file for name, file in PROFILE_FILES.items())
+        profile_name = os.environ["AWS_PROFILE"]
+        raise StoreRefusedError(f"AWS_PROFILE names '{profile_name}', which is in none of {files}.") from None
+    except BotoCoreError as error:
+        raise StoreRefusedError(f"The credentials for S3 cannot be got: {error}; renew or correct them.") from None
+    return S3Credentials(endpoint or config.get("endpoint", ""), config, provider)

@@ -10,16 +10,17 @@ from compress_ssl.storage.errors import StoreUnsafeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from compress_ssl.storage.places.remote import Place
+ROOT = "zarr.json"
+"""Name of the file that makes a folder a store: deleted first, written last."""
 
 LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|\0")
-"""Names that lead out of the folder they are in: absolute ones, drives, ``..``; and what ends a name for the system."""
+"""Names that lead out of their folder (absolute ones, drives, ``..``), or hold NUL, which ends a name for the system."""
 
 SUSPICIOUS = ("..", "\0", "\\", ":", "\n/")
-"""One of these is in every such name, where names are joined by new lines."""
+"""Every such name has one of these, if names are joined by newlines."""
 
 
-def check_split_names(path: Place, names: Sequence[object]) -> None:
+def check_split_names(store: object, names: Sequence[object]) -> None:
     """Check that every split is a folder of the store.
 
     Raises
@@ -30,7 +31,7 @@ def check_split_names(path: Place, names: Sequence[object]) -> None:
     for name in names:
         if not isinstance(name, str) or name in ("", ".") or "/" in name or "\\" in name or LEAVES.search(name):
             raise StoreUnsafeError(
-                f"'{path}/zarr.json' names a split {name!r}, which is no folder of the store; it was not opened."
+                f"'{store}/zarr.json' names a split {name!r}, which is no folder of the store; it was not opened."
             )
 
 
@@ -48,7 +49,7 @@ def check_inside(where: str, names: Sequence[str]) -> None:
 
 
 def first_outside(names: Sequence[str]) -> str | None:
-    """The first name that leads out of the folder that it is relative to; None if all stay in it."""
+    """Return the first name that leads out of the folder it is relative to; None if all stay in it."""
     text = "\n".join(("", *names))
     if not any(sign in text for sign in SUSPICIOUS):  # a million names in milliseconds
         return None

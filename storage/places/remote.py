@@ -1,55 +1,54 @@
-"""Places of stores: a folder, or a URL. ``RemotePath`` has of pathlib's methods those that the storage code calls.
+"""``RemotePath``: an object, or a folder of objects, behind a URL, as a place of a store.
 
-``s3://`` and ``gs://`` are read and written, ``https://`` and ``http://`` are read only, and cannot be listed: a web server
-shows what is asked for by its name.
+``s3://`` and ``gs://`` are read and written. ``https://`` and ``http://`` are only read and cannot be listed: a web server
+shows only what is asked for by name.
+
+An object store cannot rename. A store is replaced thus: the object ``NAME.creating`` is put beside it, the old root's
+``zarr.json`` is deleted first, the new one is written last. Without it there is no store, and the object beside it records
+that what is there may be deleted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import io
 import os
-import re
+import tempfile
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
-from urllib.parse import urlsplit
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+from urllib.parse import unquote
 
 from compress_ssl.storage.errors import StoreError
-from compress_ssl.storage.places.connection import client, object_name, reaching, without_secrets
+from compress_ssl.storage.places.connection import ObjectStat, client, reaching
+from compress_ssl.storage.places.local import LocalPath
+from compress_ssl.storage.places.names import ROOT
+from compress_ssl.storage.places.object_lease import object_lease
+from compress_ssl.storage.places.parallel import map_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
+    from contextlib import AbstractContextManager
 
-    from obstore import PutMode, UpdateVersion
+    from obstore import PutMode
+
+    from compress_ssl.storage.places.connection import Version
 
 WRITABLE = ("s3", "gs")
 READ_ONLY = ("https", "http")
 
 
-Version: TypeAlias = "UpdateVersion"
-"""Tells an object from what was under its name before and will be after: its ETag, its generation, or both."""
-
-
-class ObjectStat(NamedTuple):
-    """What a server says of an object."""
-
-    st_size: int
-    """In bytes, by the name that os.stat has for it."""
-    version: Version
-    changed: datetime
-
-
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """An object behind a URL, or the folder of objects whose names begin with it."""
+    """An object behind a URL, or the folder of objects whose names begin with it; ``Place`` documents its methods."""
 
     root: str
     """Scheme and bucket or host: ``s3://bucket``."""
     key: str
     """The rest, without a slash at either end."""
+
+    is_local: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return f"{self.root}/{self.key}" if self.key else self.root
@@ -74,53 +73,61 @@ class RemotePath:
 
     @property
     def is_writable(self) -> bool:
-        """Whether its scheme can be written to."""
+        """True for the schemes that can be written to and listed."""
         return self.root.partition(":")[0] in WRITABLE
 
     def with_name(self, name: str) -> RemotePath:
-        """Its sibling of another name."""
         return self.parent / name
 
     def relative_to(self, folder: RemotePath) -> PurePosixPath:
-        """The way to it from a folder that it is in."""
         return PurePosixPath(self.key).relative_to(folder.key)
 
     def resolve(self) -> RemotePath:
-        """Itself: there are no links."""
         return self
 
-    def read_bytes(self) -> bytes:
-        """The object's bytes; FileNotFoundError if there is none."""
-        with reaching(self):
-            return bytes(client(self.root).get(object_name(self)).bytes())
+    def absolute(self) -> RemotePath:
+        return self
 
-    def open(self, mode: str = "rb") -> io.BytesIO:
-        """The object's bytes as an open file."""
-        del mode
-        return io.BytesIO(self.read_bytes())
+    @property
+    def _client(self) -> Any:
+        return client(self.root)
+
+    @property
+    def _object(self) -> str:
+        """The key as the client wants it: without the percent signs of a web server's URL."""
+        return self.key if self.is_writable else unquote(self.key)
+
+    def read_bytes(self) -> bytes:
+        with reaching(self):
+            return bytes(self._client.get(self._object).bytes())
 
     def write_bytes(self, data: bytes | bytearray | memoryview, mode: PutMode = "overwrite") -> Version:
         """Write the object, whole or not at all; returns its version.
 
         Raises
         ------
-        obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError
+        PutRefusedError
             If ``mode`` forbids it.
         """
-        check_writable(self)
+        self.check_writable()
         with reaching(self):
             # In one request, whatever its size: an upload in parts that is broken off is paid for, and unseen.
-            result = client(self.root).put(object_name(self), bytes(data), mode=mode, use_multipart=False)
+            result = self._client.put(self._object, bytes(data), mode=mode, use_multipart=False)
         return _version(result)
 
+    def write_durably(self, data: bytes | bytearray | memoryview) -> None:
+        self.write_bytes(data)
+
     def stat(self) -> ObjectStat:
-        """Size and version; FileNotFoundError if there is no such object."""
+        """Return size and version; FileNotFoundError if there is no such object."""
         with reaching(self):
-            meta = client(self.root).head(object_name(self))
+            meta = self._client.head(self._object)
         return ObjectStat(meta["size"], _version(meta), meta["last_modified"])
 
+    def size(self) -> int:
+        return self.stat().bytes
+
     def is_file(self) -> bool:
-        """Whether there is such an object."""
         try:
             self.stat()
         except FileNotFoundError:
@@ -128,31 +135,35 @@ class RemotePath:
         return True
 
     def is_dir(self) -> bool:
-        """Whether there are objects below; never so behind https."""
         return next(self.iterdir(), None) is not None
 
     def exists(self) -> bool:
-        """Whether there is anything."""
         return self.is_file() or self.is_dir()
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """Objects and folders directly below; none behind https."""
-        if not self.is_writable:
-            return
-        with reaching(self):
-            below = client(self.root).list_with_delimiter(f"{self.key}/" if self.key else None)
-        keys = [*below["common_prefixes"], *(meta["path"] for meta in below["objects"])]
-        yield from (RemotePath(self.root, key.strip("/")) for key in sorted(keys) if key.strip("/") != self.key)
+        folders, objects = self._below()
+        yield from sorted(folders + objects)
 
-    def folders(self) -> Iterator[RemotePath]:
-        """Folders directly below; none behind https."""
-        if self.is_writable:
-            with reaching(self):
-                below = client(self.root).list_with_delimiter(f"{self.key}/" if self.key else None)
-            yield from (RemotePath(self.root, key.strip("/")) for key in sorted(below["common_prefixes"]))
+    def folders(self) -> list[RemotePath]:
+        return sorted(self._below()[0])
+
+    def _below(self) -> tuple[list[RemotePath], list[RemotePath]]:
+        """Return the folders and the objects directly below; none behind https."""
+        if not self.is_writable:
+            return [], []
+        with reaching(self):
+            below = self._client.list_with_delimiter(self._prefix)
+        keys = below["common_prefixes"], [meta["path"] for meta in below["objects"]]
+        folders, objects = (
+            [RemotePath(self.root, key.strip("/")) for key in found if key.strip("/") != self.key] for found in keys
+        )
+        return folders, objects
+
+    @property
+    def _prefix(self) -> str | None:
+        return f"{self.key}/" if self.key else None
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """What matches a pattern, as pathlib's without ``**``."""
         first, _, rest = pattern.partition("/")
         found: Iterator[RemotePath]
         if any(sign in first for sign in "*?["):
@@ -165,77 +176,85 @@ class RemotePath:
             else:
                 yield path
 
-    def walk(self) -> Iterator[RemotePath]:
-        """All objects below."""
+    def files(self) -> Iterator[RemotePath]:
         with reaching(self):
-            for metas in client(self.root).list(f"{self.key}/" if self.key else None):
+            for metas in self._client.list(self._prefix):
                 yield from (RemotePath(self.root, meta["path"]) for meta in metas)
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Delete the object."""
-        check_writable(self)
+        self.check_writable()
         if not missing_ok and not self.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
-        try:
-            with reaching(self):
-                client(self.root).delete(object_name(self))
-        except FileNotFoundError:  # some servers say so, others do not
-            pass
+        # Some servers answer a deletion of nothing with an error, others do not.
+        with contextlib.suppress(FileNotFoundError), reaching(self):
+            self._client.delete(self._object)
+
+    def check_writable(self) -> None:
+        if not (self.is_writable and self.key):
+            what = "is a whole bucket" if self.is_writable else "can only be read"
+            raise StoreError(f"'{self}' {what}; write to a folder, or to {' or '.join(WRITABLE)}://BUCKET/NAME.")
 
     def remove_tree(self) -> None:
-        """Delete all objects below."""
-        for path in list(self.walk()):
+        for path in list(self.files()):
             path.unlink(missing_ok=True)
 
+    def sweep_partial_files(self) -> int:
+        return 0
 
-Place: TypeAlias = Path | RemotePath
-"""Where a store is."""
+    def make_read_only(self) -> None:
+        """Do nothing: objects have no such mark."""
+
+    def lease(self) -> AbstractContextManager[None]:
+        return object_lease(self, self.with_name(f"{self.name}.lease"))
+
+    @contextlib.contextmanager
+    def replaced(self) -> Iterator[LocalPath]:
+        with tempfile.TemporaryDirectory(prefix="compress-ssl-") as temporary:
+            folder = LocalPath(temporary)
+            yield folder
+            with self.assembled():
+                self.remove_tree()
+                keys = {file.relative_to(folder).as_posix() for file in folder.files()} - {ROOT}
+                list(map_threads(lambda key: (self / key).write_durably((folder / key).read_bytes()), keys))
+                (self / ROOT).write_durably((folder / ROOT).read_bytes())
+
+    @contextlib.contextmanager
+    def assembled(self) -> Iterator[RemotePath]:
+        mark = self._creating
+        mark.write_durably(f"The store {self.name} is being created, or its creation was interrupted.\n".encode())
+        (self / ROOT).unlink(missing_ok=True)
+        yield self
+        mark.unlink(missing_ok=True)
+
+    @property
+    def _creating(self) -> RemotePath:
+        return self.with_name(f"{self.name}.creating")
+
+    def is_half_created(self) -> bool:
+        return self._creating.is_file() and not (self / ROOT).is_file()
+
+    def generation(self) -> object:
+        try:
+            stat = (self / ROOT).stat()
+        except FileNotFoundError:
+            return None
+        return stat.version, stat.changed
+
+    def existing_parent(self) -> RemotePath:
+        return self.parent
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[RemotePath]:
+        place = self.with_name(f"{self.name}.estimate-{os.getpid()}")
+        try:
+            yield place
+        finally:
+            place.remove_tree()
 
 
 def _version(answer: Any) -> Version:
     known = {key: answer[key] for key in ("e_tag", "version") if answer[key]}
     return cast("Version", known)
-
-
-def check_writable(place: Place) -> None:
-    """Check that a place is of a kind that can be written.
-
-    Raises
-    ------
-    StoreError
-        If it is a web server's, or a whole bucket.
-    """
-    if isinstance(place, RemotePath) and not (place.is_writable and place.key):
-        what = "is a whole bucket" if place.is_writable else "can only be read"
-        raise StoreError(f"'{place}' {what}; write to a folder, or to {' or '.join(WRITABLE)}://BUCKET/NAME.")
-
-
-def location(text: str | Path | RemotePath) -> Place:
-    """The place that a user means: a URL where the text begins as one, else a path.
-
-    Raises
-    ------
-    StoreError
-        If it is no URL that a store can have; says it without the secrets that it may hold.
-    """
-    if isinstance(text, RemotePath):
-        return text
-    scheme, colon, rest = str(text).partition(":")
-    known = scheme.lower() in (*WRITABLE, *READ_ONLY)
-    if not colon or not (rest.startswith("//") or (known and rest.startswith("/"))) or not scheme.isalnum():
-        return Path(text)
-    shown = without_secrets(str(text))
-    if not known or not rest.startswith("//"):
-        raise StoreError(
-            f"'{shown}' is no place for a store; give a folder, or a URL as s3://BUCKET/NAME, gs://, https://."
-        )
-    parts = urlsplit(str(text))
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise StoreError(
-            f"'{shown}' was given with a password, a signature or other settings, which would end up in records; leave them "
-            "out: they are taken from the environment, ~/.aws, GOOGLE_APPLICATION_CREDENTIALS or ~/.netrc."
-        )
-    key = re.sub("/+", "/", parts.path).strip("/")
-    if not parts.netloc or ".." in key.split("/"):
-        raise StoreError(f"'{shown}' names no bucket or host, or leaves it by '..'; give {scheme}://BUCKET/NAME.")
-    return RemotePath(f"{scheme.lower()}://{parts.netloc}", key)

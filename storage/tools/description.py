@@ -1,30 +1,25 @@
-"""What a store holds, as a person and as a program may ask: by its headers and commit records, without its data."""
+"""Descriptions of a store from its headers and commit records, without reading its embeddings."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from compress_ssl.storage import schema
-from compress_ssl.storage.commits import SAMPLES_UNIT
-from compress_ssl.storage.places.lease import lease_holder
+from compress_ssl.storage.places.place import lease_holder
+from compress_ssl.storage.schema import SAMPLES_UNIT, Status
 
 if TYPE_CHECKING:
-    from compress_ssl.storage.commits import Record
-    from compress_ssl.storage.reader import EmbeddingStore
-    from compress_ssl.storage.split import Split
+    from compress_ssl.storage.reader import EmbeddingStore, Split
 
 
 def describe(store: EmbeddingStore) -> dict[str, Any]:
-    """Attributes (no pictures), size, progress and writer of a store, and for each split the same.
+    """Return the attributes (without pictures), size, progress and writer of a store, and the same for each split.
 
-    ``bytes`` are of the embeddings of all views; ``stored_bytes`` and ``objects`` of what is committed up to now, without
+    ``bytes`` counts the embeddings of all views; ``stored_bytes`` and ``objects`` count what is committed so far, without
     metadata and records.
     """
     attributes = {name: value for name, value in store.attributes.items() if name != "canaries"}
-    splits = {name: _describe_split(store[name]) for name in store.split_names}
+    splits = {split.name: _describe_split(split) for split in store.splits}
     sums = {key: sum(split[key] for split in splits.values()) for key in ("bytes", "stored_bytes", "objects")}
     complete = all(split["views_complete"] == len(split["views"]) for split in splits.values())
     writer = lease_holder(store.path)
@@ -32,10 +27,10 @@ def describe(store: EmbeddingStore) -> dict[str, Any]:
 
 
 def summary(store: EmbeddingStore) -> dict[str, Any]:
-    """One line of a catalogue: as ``describe``, and without reading which images there are."""
-    splits = [store[name] for name in store.split_names]
-    records = [_records(split) for split in splits]
-    committed = [len(found) for views, _ in records for found in views]
+    """Return one entry of a catalogue: as ``describe``, but without reading the per-sample arrays."""
+    splits = store.splits
+    progress = [_progress(split) for split in splits]
+    committed = [count for each in progress for count in each.blocks]
     blocks = sum(split.block_count * len(split.views) for split in splits)
     return {
         "teacher": store.attributes.get("teacher", {}).get("name"),
@@ -44,7 +39,7 @@ def summary(store: EmbeddingStore) -> dict[str, Any]:
         "samples": sum(map(len, splits)),
         "views": max((len(split.views) for split in splits), default=0),
         "feature_dim": max((split.feature_dim for split in splits), default=0),
-        "stored_bytes": sum(_size(found)[0] for views, samples in records for found in (*views, samples)),
+        "stored_bytes": sum(each.bytes for each in progress),
         "blocks": blocks,
         "blocks_committed": sum(committed),
         "complete": sum(committed) == blocks,
@@ -53,31 +48,34 @@ def summary(store: EmbeddingStore) -> dict[str, Any]:
 
 
 def _describe_split(split: Split) -> dict[str, Any]:
-    views, samples = _records(split)
-    committed = [len(found) for found in views]
-    stored = np.sum([_size(found) for found in (*views, samples)], axis=0)
+    progress = _progress(split)
+    status = split.samples.status
     return {
-        "samples": int((split.samples.status != schema.Status.PADDING).sum()),
-        "bad_images": int((split.samples.status == schema.Status.BAD_IMAGE).sum()),
+        "samples": int((status != Status.PADDING).sum()),
+        "bad_images": int((status == Status.BAD_IMAGE).sum()),
         "classes": len(split.class_names),
         "feature_dim": split.feature_dim,
         "views": split.views,
-        "views_complete": committed.count(split.block_count),
+        "views_complete": progress.blocks.count(split.block_count),
         "blocks": split.block_count,
         "block_rows": split.block_rows,
-        "blocks_committed": committed,
+        "blocks_committed": progress.blocks,
         "bytes": 2 * math.prod((len(split.views), len(split), split.feature_dim)),
-        "stored_bytes": int(stored[0]),
-        "objects": int(stored[1]),
+        "stored_bytes": progress.bytes,
+        "objects": progress.objects,
     }
 
 
-def _records(split: Split) -> tuple[list[dict[int, Record]], dict[int, Record]]:
-    """Committed records of every view, and of the samples."""
-    return [split.committed(str(view)) for view in range(len(split.views))], split.committed(SAMPLES_UNIT)
+class _Progress(NamedTuple):
+    """The committed blocks of each view; bytes and objects of all that is committed."""
+
+    blocks: list[int]
+    bytes: int
+    objects: int
 
 
-def _size(records: dict[int, Record]) -> tuple[int, int]:
-    """Bytes and objects of what was committed."""
-    parts = [part for record in records.values() for part in record.values()]
-    return sum(part["size"] for part in parts), len(parts)
+def _progress(split: Split) -> _Progress:
+    records = {unit: split.committed(unit) for unit in split.units}
+    parts = [part for found in records.values() for record in found.values() for part in record.values()]
+    blocks = [len(found) for unit, found in records.items() if unit != SAMPLES_UNIT]
+    return _Progress(blocks, sum(part["size"] for part in parts), len(parts))

@@ -1,14 +1,14 @@
-"""Growing a store: more views, more samples. What is there keeps its place and its bytes, and can be read meanwhile.
+"""Growing a store: more views, more samples. What is there keeps its rows and its bytes, and can be read meanwhile.
 
-New samples begin with a new block. What is left of the last old block is padding (status 2), which is what its chunks
-hold behind their last row anyway, so that no committed part is written again. A process killed at any moment leaves a
-store that opens:
+New samples start with a new block. The rest of the last old block is padding (status 2), which its chunks hold behind
+their last row anyway, so that no committed part is written again. A process killed at any moment leaves a store that
+opens:
 
-1. Room is made: a split's attribute ``room`` says how large its arrays may be, the arrays are resized, the new samples are
-   written and recorded. Nothing of it counts.
-2. The root says in one write what it will have grown to (``growing``). From here on whoever goes on brings it to its end.
-3. Each split gets its new attributes. Now it lacks blocks, as a store that is being written.
-4. Once none is lacking, ``StoreWriter.finish`` takes ``growing`` away.
+1. Room is made: a split's attribute ``room`` records how large its arrays may be, the arrays are resized, the new samples
+   are written and recorded. None of it counts yet.
+2. One write to the root records what it will have grown to (``growing``). From here on the next call completes it.
+3. Each split gets its new attributes. Now it lacks blocks, like a store that is being written.
+4. Once none is lacking, ``StoreWriter.finish`` deletes ``growing``.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
 from compress_ssl.storage import schema
-from compress_ssl.storage.commits import SAMPLES_UNIT, extend_manifest
+from compress_ssl.storage.commits import write_manifest
 from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.places.place import PlaceLike, location
 from compress_ssl.storage.reader import open_store
-from compress_ssl.storage.zarr_stores import zarr_store
+from compress_ssl.storage.writer import open_root
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from compress_ssl.storage.places.remote import Place
-    from compress_ssl.storage.split import Split
+    import zarr
+
+    from compress_ssl.storage.reader import Split
 
 
 @dataclass(frozen=True)
 class SplitGrowth:
-    """What a split is to have besides what it has."""
+    """The views and samples to add to a split."""
 
     views: list[dict[str, Any]]
     """Descriptions of the views, as in ``SplitPlan``."""
     samples: schema.Samples | None = None
-    """Images to append; their class names begin with those of the split."""
+    """Images to append; their class names start with those of the split."""
 
 
-def grow_store(place: Place, growths: Mapping[str, SplitGrowth], attributes: Mapping[str, Any]) -> None:
-    """Make a complete store larger by views and samples, whose blocks it then lacks. Call under the writer's lease.
+def grow_store(place: PlaceLike, growths: Mapping[str, SplitGrowth], attributes: Mapping[str, Any]) -> None:
+    """Add views and samples to a complete store, whose blocks it then lacks. Call under the writer's lease.
 
     Parameters
     ----------
@@ -52,35 +53,29 @@ def grow_store(place: Place, growths: Mapping[str, SplitGrowth], attributes: Map
         Attributes of the root that change with it.
     """
     store = open_store(place)
-    root = zarr.open_group(zarr_store(place, writable=True), mode="r+", use_consolidated=False)
-    grown = {name: _make_room(root, store[name], growth) for name, growth in growths.items()}
+    root = open_root(store.path)
+    grown = {name: make_room(root, store[name], growth) for name, growth in growths.items()}
     root.attrs.put({**store.attributes, **attributes, schema.GROWING: grown})
-    go_on_growing(place)
+    resume_growth(store.path)
 
 
-def go_on_growing(place: Place) -> None:
-    """Give the splits of a store what its root says that it will have grown to. Call under the writer's lease."""
-    root = zarr.open_group(zarr_store(place, writable=True), mode="r+", use_consolidated=False)
-    growing: Any = root.attrs.get(schema.GROWING, {})
+def resume_growth(place: PlaceLike) -> None:
+    """Give the splits of a store the attributes that its root has for them. Call under the writer's lease."""
+    path = location(place)
+    growing: Any = open_root(path).attrs.get(schema.GROWING, {})
     for name, attributes in growing.items():
-        split = zarr.open_group(zarr_store(place, writable=True), path=name, mode="r+", use_consolidated=False)
+        split = open_root(path / name)
         if dict(split.attrs) != attributes:
             split.attrs.put(attributes)
 
 
-def end_growth(root: zarr.Group) -> None:
-    """Take back that a store is growing."""
-    if schema.GROWING in root.attrs:
-        root.attrs.put({name: value for name, value in root.attrs.items() if name != schema.GROWING})
-
-
 def is_growing(attributes: Mapping[str, Any]) -> bool:
-    """Whether the store of these attributes has begun to grow and has not ended."""
+    """Return whether the store of these attributes has started to grow and has not finished."""
     return schema.GROWING in attributes
 
 
 def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Samples) -> schema.Samples | None:
-    """The images of a data set that a split does not hold yet, with its numbers of the classes; None if there are none.
+    """Return the images of a data set that a split lacks, labelled by its class numbers; None if it lacks none.
 
     Raises
     ------
@@ -94,14 +89,13 @@ def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Sam
     if gone:
         shown = "'" + "', '".join(gone[:3]) + ("', ..." if len(gone) > 3 else "'")
         raise StoreMismatchError(
-            f"{len(gone)} of the {len(paths)} images of split {split_name} are not in the data any more ({shown}); put them "
-            "back, or make another store."
+            f"{len(gone)} of the {len(paths)} images of split {split_name} are missing from the data ({shown}); put them back, "
+            "or make another store."
         )
     rows = np.array([position[path] for path in paths], np.int64)
     class_names = (*found.class_names, *(name for name in wanted.class_names if name not in found.class_names))
-    number = np.array(
-        [*map(class_names.index, wanted.class_names), -1], np.int32
-    )  # the last for images without a label
+    # The last number is for images without a label.
+    number = np.array([*map(class_names.index, wanted.class_names), -1], np.int32)
     label = number[wanted.label]
     differing = {
         "content": found.content_hash[kept] != wanted.content_hash[rows],
@@ -120,12 +114,12 @@ def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Sam
     return replace(wanted.take(new), label=label[new], class_names=class_names)
 
 
-def _make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, Any]:
-    """Resize a split's arrays and write its new samples; returns the attributes that will make them count."""
+def make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, Any]:
+    """Resize a split's arrays and write its new samples; return the attributes that will make them count."""
     first = split.block_count * split.block_rows if growth.samples else len(split)
     samples, views = first + len(growth.samples or ()), len(split.views) + len(growth.views)
     group: Any = root[split.name]
-    held = group["embeddings"].shape  # more than counts, if an earlier growth was broken off
+    held = group["embeddings"].shape  # more than counts, if an earlier growth was interrupted
     room = {"views": max(views, held[0]), "samples": max(samples, group["status"].shape[0])}
     counted = {**split.attributes, "samples": len(split)}
     group.attrs.put({**counted, schema.ROOM: room})
@@ -138,7 +132,7 @@ def _make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str,
             array[first:] = np.array(values, dtype=object) if name == "sample_path" else values
     if growth.samples:
         blocks = range(split.block_count, schema.block_count(samples, split.block_rows))
-        extend_manifest(split.path, SAMPLES_UNIT, {block: schema.sample_keys(block) for block in blocks})
+        write_manifest(split.path, schema.SAMPLES_UNIT, blocks)
     grown = counted | {"views": [*split.views, *growth.views], "samples": samples}
     if growth.samples:
         grown["class_names"] = list(growth.samples.class_names)

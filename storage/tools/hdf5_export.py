@@ -1,18 +1,18 @@
-"""``store export``: a complete store to one HDF5 file (storage/hdf5.py)."""
+"""``store export``: a complete store to one HDF5 file (storage/tools/hdf5.py)."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
 from compress_ssl.storage import schema
-from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
+from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import DiskSpaceError, StoreExistsError, StoreIncompleteError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
+from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.tools.hdf5 import (
     COMMIT,
     COMMITS,
@@ -24,29 +24,27 @@ from compress_ssl.storage.tools.hdf5 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from compress_ssl.storage.reader import EmbeddingStore
-    from compress_ssl.storage.split import Split
+    from compress_ssl.storage.reader import EmbeddingStore, Split
 
 RECORDS_CHUNK = 2**20
 
 
 def committed_size(store: EmbeddingStore) -> int:
-    """Bytes of all that is committed: what an export has to read."""
-    units = ((split, unit) for split in map(store.__getitem__, store.split_names) for unit in _units(split))
-    records = (record for split, unit in units for record in read_records(split.path, unit).values())
-    return sum(part["size"] for record in records for part in record.values())
+    """Return the bytes of all that is committed, which an export has to read."""
+    records = (read_records(split.path, unit) for split, unit in store.units)
+    return sum(part["size"] for unit in records for record in unit.values() for part in record.values())
 
 
 def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
-    """Write a complete store as one HDF5 file, a block at a time, beside its place; then rename it into its place.
+    """Write a complete store as one HDF5 file, one block at a time, beside its place; then rename it into place.
 
     Parameters
     ----------
     advance : callable
-        Told the bytes of each block.
+        Called with the bytes of each block.
     overwrite : bool
         Replace ``file`` if it is an exported store.
 
@@ -59,34 +57,33 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
     StoreExistsError
         If ``file`` exists and may not be replaced.
     DiskSpaceError
-        If the disk does not have the space.
+        If the disk has too little space.
+    OSError
+        If the file cannot be written, or the disk fills up meanwhile.
     """
     _check_complete(store)
     _check_file(file, overwrite=overwrite)
     make_directory_durably(file.parent)
-    _check_space(file, committed_size(store))
+    _check_space(LocalPath(file), committed_size(store))
     partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
     with create_hdf5(partial, libver=LAYOUT, track_order=True) as (root, check):
-
-        def block_written(size: int) -> None:
-            check()
-            advance(size)
-
         write_attributes(root, store.attributes)
-        for name in store.split_names:
-            _write_split(root, store[name], block_written)
+        for split in store.splits:
+            for size in _write_split(root, split):
+                check()
+                advance(size)
         root.attrs[COMMIT] = commit_of(root)
     partial.replace(file)
     flush_directory(file.parent)
 
 
 def _check_complete(store: EmbeddingStore) -> None:
-    for name in store.split_names:
-        lacking = set(range(len(store[name].views))).difference(store[name].complete_views)
+    for split in store.splits:
+        lacking = set(range(len(split.views))).difference(split.complete_views)
         if lacking:
             raise StoreIncompleteError(
-                f"View {min(lacking)} of split {name} of '{store.path}' is not complete; finish it with 'compress-ssl embed "
-                "--resume' before it is exported."
+                f"View {min(lacking)} of split {split.name} of '{store.path}' is not complete; finish it with "
+                "'compress-ssl embed --resume' before it is exported."
             )
 
 
@@ -96,25 +93,26 @@ def _check_file(file: Path, *, overwrite: bool) -> None:
     if file.exists() and not overwrite:
         raise StoreExistsError(f"'{file}' exists already; use --overwrite to replace it, or another path.")
     if file.exists() and not is_exported(file):
-        raise StoreExistsError(f"'{file}' is not an exported store, and stays; give another path.")
+        raise StoreExistsError(f"'{file}' is not an exported store and is not replaced; give another path.")
 
 
-def _check_space(file: Path, needed: int) -> None:
-    free = shutil.disk_usage(file.parent).free
-    if needed > free:
+def _check_space(file: LocalPath, needed: int) -> None:
+    free = file.free_bytes()
+    if free is not None and needed > free:
         raise DiskSpaceError(
             f"'{file}' needs {needed / 2**30:,.2f} GiB, '{file.parent}' has {free / 2**30:,.2f} GiB left; free some space, or "
             "give another path."
         )
 
 
-def _write_split(root: h5py.File, split: Split, advance: Callable[[int], None]) -> None:
+def _write_split(root: h5py.File, split: Split) -> Iterator[int]:
+    """Write a split; yield the bytes of each block that is written."""
     group = root.create_group(split.name, track_order=True)
     write_attributes(group, split.attributes)
     shapes = schema.layout(len(split), len(split.views), split.feature_dim, len(split.columns), split.block_rows)
     for name, shape, chunks in shapes:
         _create_array(group, name, shape, chunks, split)
-    for unit in _units(split):
+    for unit in split.units:
         records = read_records(split.path, unit)
         text = json.dumps({str(block): records[block] for block in range(split.block_count)}, sort_keys=True)
         content = np.frombuffer(text.encode(), np.uint8)
@@ -122,16 +120,12 @@ def _write_split(root: h5py.File, split: Split, advance: Callable[[int], None]) 
         root.create_dataset(f"{COMMITS}/{split.name}/{unit}", data=content, chunks=chunk, fletcher32=True)
         for block in range(split.block_count):
             _write_block(group, split, unit, block)
-            advance(sum(part["size"] for part in records[block].values()))
-
-
-def _units(split: Split) -> tuple[str, ...]:
-    return (SAMPLES_UNIT, *map(str, range(len(split.views))))
+            yield sum(part["size"] for part in records[block].values())
 
 
 def _create_array(group: h5py.Group, name: str, shape: schema.Shape, chunks: schema.Shape, split: Split) -> None:
-    spec = (schema.VIEW_ARRAYS | schema.SAMPLE_ARRAYS)[name]
-    # Texts of one length lie in the chunks, under their checksums; others would lie elsewhere.
+    spec = schema.ARRAYS[name]
+    # Strings of a fixed length are stored in the chunks, under their checksums; others are stored elsewhere.
     longest = max(1, *(len(path.encode()) for path in split.samples.sample_path)) if spec.dtype == "string" else 0
     array = group.create_dataset(
         name,
@@ -148,7 +142,7 @@ def _create_array(group: h5py.Group, name: str, shape: schema.Shape, chunks: sch
 
 def _write_block(group: h5py.Group, split: Split, unit: str, block: int) -> None:
     rows = split.block_slice(block)
-    if unit == SAMPLES_UNIT:
+    if unit == schema.SAMPLES_UNIT:
         for name in schema.SAMPLE_ARRAYS:
             values = getattr(split.samples, name)[rows]
             group[name][rows] = [path.encode() for path in values] if name == "sample_path" else values

@@ -1,17 +1,14 @@
-"""``store import`` of a file that ``store export`` wrote: the store it was made from, to the byte (storage/hdf5.py)."""
+"""``store import``: the store that an HDF5 file was exported from, byte for byte (storage/tools/hdf5.py)."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-import zarr
-
 from compress_ssl.storage import schema
-from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
-from compress_ssl.storage.places.durable import DurableStore
-from compress_ssl.storage.publish import new_store
-from compress_ssl.storage.schema import Samples, SplitPlan
+from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
+from compress_ssl.storage.schema import Samples, SplitPlan, unit_name
 from compress_ssl.storage.tools.hdf5 import (
     COMMITS,
     array_in,
@@ -21,7 +18,7 @@ from compress_ssl.storage.tools.hdf5 import (
     reading,
     split_names,
 )
-from compress_ssl.storage.writer import OVERWRITE, StoreWriter, check_place, create_store, exclusive_writer
+from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer, open_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,16 +27,17 @@ if TYPE_CHECKING:
     import h5py
     import numpy.typing as npt
 
-    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.places.local import LocalPath
+    from compress_ssl.storage.places.place import PlaceLike
 
 
-def import_hdf5(file: Path, place: Place, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
-    """Make the store again that a file was exported from, a block at a time, beside its place; then rename it.
+def import_hdf5(file: Path, place: PlaceLike, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
+    """Write the store that a file was exported from, one block at a time, beside its place; then rename it.
 
     Parameters
     ----------
     advance : callable
-        Told the bytes of each block of a view.
+        Called with the bytes of each block of a view.
     overwrite : bool
         Replace the store at ``place``.
 
@@ -58,7 +56,7 @@ def import_hdf5(file: Path, place: Place, advance: Callable[[int], None], *, ove
             _write(file, root, folder, advance)
 
 
-def _write(file: Path, root: h5py.File, folder: Path, advance: Callable[[int], None]) -> None:
+def _write(file: Path, root: h5py.File, folder: LocalPath, advance: Callable[[int], None]) -> None:
     with reading(file):
         attributes = read_attributes(root)
         plans = {name: _plan(root[name]) for name in split_names(root)}
@@ -75,9 +73,9 @@ def _write(file: Path, root: h5py.File, folder: Path, advance: Callable[[int], N
     writer.finish()
 
 
-def _keep_attributes(file: Path, split: h5py.Group, folder: Path) -> None:
-    """Give a split the attributes that it had, also those that this release does not write."""
-    group = zarr.open_group(DurableStore(folder), path=split.name.strip("/"), mode="r+", use_consolidated=False)
+def _keep_attributes(file: Path, split: h5py.Group, folder: LocalPath) -> None:
+    """Give a split the attributes that it had, even those that this release does not write."""
+    group = open_root(folder / split.name.strip("/"))
     with reading(file):
         attributes = read_attributes(split)
     if dict(group.attrs) != attributes:
@@ -89,26 +87,26 @@ def _read_block(file: Path, split: h5py.Group, view: int, rows: slice) -> tuple[
         return array_in(split, "embeddings")[view, rows], array_in(split, "augmentation")[view, rows]
 
 
-def _compare(file: Path, records: h5py.Group, split: Path) -> None:
+def _compare(file: Path, records: h5py.Group, split: LocalPath) -> None:
     """Check that every block of a split is committed with the bytes that it was exported with."""
     for unit in records:
         with reading(file):
             wanted = json.loads(array_in(records, unit)[:].tobytes())
         for block, record in read_records(split, unit).items():
             if record != wanted.get(str(block)):
-                what = "the samples" if unit == SAMPLES_UNIT else f"view {unit}"
-                raise damaged(file, f"block {block} of {what} of split {split.name} is not what was exported")
+                raise damaged(
+                    file, f"block {block} of {unit_name(unit)} of split {split.name} is not what was exported"
+                )
 
 
 def _plan(group: h5py.Group) -> SplitPlan:
     attributes = read_attributes(group)
-    arrays = {name: array_in(group, name) for name in schema.VIEW_ARRAYS | schema.SAMPLE_ARRAYS}
+    arrays = {name: array_in(group, name) for name in schema.ARRAYS}
     (_, samples, features), columns = arrays["embeddings"].shape, arrays["augmentation"].attrs["columns"]
-    for name, shape, _ in schema.layout(
-        samples, len(attributes["views"]), features, len(columns), attributes["block_rows"]
-    ):
+    row = (features, len(columns), attributes["block_rows"])
+    for name, shape, _ in schema.layout(samples, len(attributes["views"]), *row):
         if arrays[name].shape != shape:
-            raise ValueError(f"'{arrays[name].name}' has shape {arrays[name].shape} where {shape} belongs")
+            raise ValueError(f"'{arrays[name].name}' has shape {arrays[name].shape} instead of {shape}")
     values = {name: arrays[name][:] for name in schema.SAMPLE_ARRAYS if name != "sample_path"}
     paths = arrays["sample_path"].asstr()[:].tolist()
     return SplitPlan(

@@ -1,4 +1,4 @@
-"""Is this store made of these images, with these settings? Raises naming the first thing that differs."""
+"""Checks that a store was made of given images with given settings; the error names the first difference."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from compress_ssl.storage.commits import SAMPLES_UNIT, read_records
+from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import StoreMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.places.place import PlaceLike
     from compress_ssl.storage.reader import EmbeddingStore
     from compress_ssl.storage.schema import Samples
 
 
 def content_hash(store: EmbeddingStore) -> str:
-    """XXH3-128 of what a store says of itself and of the hashes of all that is committed, in hexadecimal."""
-    units = {name: [SAMPLES_UNIT, *map(str, range(len(store[name].views)))] for name in store.split_names}
-    records = {name: {unit: read_records(store[name].path, unit) for unit in units[name]} for name in units}
-    views = {name: store[name].views for name in units}
+    """Return the XXH3-128 of a store's attributes and of the hashes of all that is committed, in hexadecimal."""
+    records = {split.name: {unit: read_records(split.path, unit) for unit in split.units} for split in store.splits}
+    views = {split.name: split.views for split in store.splits}
     return xxhash.xxh3_128_hexdigest(json.dumps([dict(store.attributes), views, records], sort_keys=True).encode())
 
 
-def check_same(store_path: Place, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_same(store_path: PlaceLike, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Check that a store was made with these attributes.
 
     Raises

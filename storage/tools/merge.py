@@ -1,47 +1,45 @@
-"""Joining stores of one plan, each of which has some of its blocks: what several machines made apart from each other.
+"""Merging stores of one plan, each of which has some of its blocks, as several machines made them.
 
-Blocks are copied as they are: the result has the bytes that one run over all of it would have left.
+Blocks are copied as they are: the result has the bytes that one run over all of it would have written.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from compress_ssl.storage.commits import commit_block
 from compress_ssl.storage.errors import StoreExistsError
 from compress_ssl.storage.places.cache import fetch
-from compress_ssl.storage.places.durable import write_durably
-from compress_ssl.storage.publish import is_there
-from compress_ssl.storage.reader import is_store, open_store
-from compress_ssl.storage.tools.merge_plan import MergePlan, Unit, plan_of
-from compress_ssl.storage.writer import StoreWriter, check_place, create_store, exclusive_writer
+from compress_ssl.storage.places.parallel import map_threads
+from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.publish import check_place, is_there
+from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.recognise import is_store
+from compress_ssl.storage.tools.copy import COPIES
+from compress_ssl.storage.tools.merge_plan import MergePlan, ViewBlock, plan_of
+from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compress_ssl.storage.commits import Record
-    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.places.place import Place
     from compress_ssl.storage.reader import EmbeddingStore
     from compress_ssl.storage.schema import SplitPlan
 
-COPIES = 8
-"""Blocks that are copied side by side: about 128 MiB of memory."""
 
-
-def merge_stores(plan: MergePlan, target: Place, advance: Callable[[int], None]) -> list[str]:
-    """Write the merged store, or go on with one that was broken off.
+def merge_stores(plan: MergePlan, target: PlaceLike, advance: Callable[[int], None]) -> list[str]:
+    """Write the merged store, or resume a merge that was interrupted.
 
     Parameters
     ----------
     advance : callable
-        Told of every block that is done.
+        Called with the number of blocks that are done.
 
     Returns
     -------
     missing : list of str
-        A sentence for each view that no store has whole.
+        A sentence for each view that has blocks which are in no store.
 
     Raises
     ------
@@ -50,44 +48,48 @@ def merge_stores(plan: MergePlan, target: Place, advance: Callable[[int], None])
     StoreDamagedError
         If a block has other bytes than were committed.
     """
-    with exclusive_writer(target):
-        if is_there(target):
-            _check_begun(plan, target)
+    place = location(target)
+    with exclusive_writer(place):
+        if is_there(place):
+            _check_resumable(plan, place)
         else:
-            check_place(target, overwrite=False)
-            create_store(target, plan.attributes, plan.splits)
-        writer = StoreWriter(target)
+            check_place(place, overwrite=False)
+            create_store(place, plan.attributes, plan.splits)
+        writer = StoreWriter(place)
         lacking = {
-            Unit(name, view, block)
+            ViewBlock(name, view, block)
             for name in plan.splits
             for block, views in writer.pending_blocks(name).items()
             for view in views
         }
 
-        def copy(unit: Unit) -> None:
-            _copy_block(unit, *plan.found[unit], target / unit.split)
-            advance(1)
+        def copy(block: ViewBlock) -> None:
+            source, record = plan.found[block]
+            split = place / block.split
+            for key, part in record.items():
+                (split / key).write_durably(fetch(source / key, part))
+            commit_block(split, str(block.view), block.block)
 
         advance(len(plan.found.keys() - lacking))
-        with ThreadPoolExecutor(COPIES) as pool:
-            list(pool.map(copy, sorted(lacking & plan.found.keys())))
+        for _ in map_threads(copy, sorted(lacking & plan.found.keys()), threads=COPIES):
+            advance(1)
         writer.finish()
     return _missing(lacking - plan.found.keys(), writer.store)
 
 
-def _check_begun(plan: MergePlan, target: Place) -> None:
-    """Check that what is at the target is this merge, broken off or whole."""
+def _check_resumable(plan: MergePlan, target: Place) -> None:
+    """Check that the target is this merge, interrupted or whole."""
     exists = StoreExistsError(f"'{target}' exists already, and is not a merge of these stores; give another path.")
     if not is_store(target):
         raise exists
     store = open_store(target)
     header = {"format", "version", "splits"}
-    same = {key: value for key, value in store.attributes.items() if key not in header} == {
-        key: value for key, value in plan.attributes.items() if key not in header
-    }
-    if not same or {name: _facts(plan_of(store[name])) for name in store.split_names} != {
-        name: _facts(split) for name, split in plan.splits.items()
-    }:
+    wanted, found = (
+        {key: value for key, value in attributes.items() if key not in header}
+        for attributes in (plan.attributes, store.attributes)
+    )
+    there = {split.name: _facts(plan_of(split)) for split in store.splits}
+    if found != wanted or there != {name: _facts(split) for name, split in plan.splits.items()}:
         raise exists
 
 
@@ -95,17 +97,11 @@ def _facts(plan: SplitPlan) -> tuple[Any, ...]:
     return plan.samples.sample_path, plan.samples.content_hash.tolist(), plan.views, plan.block_rows, plan.feature_dim
 
 
-def _copy_block(unit: Unit, source: Place, record: Record, split: Place) -> None:
-    for key, part in record.items():
-        write_durably(split / key, fetch(source / key, part))
-    commit_block(split, str(unit.view), unit.block, list(record))
-
-
-def _missing(lacking: set[Unit], store: EmbeddingStore) -> list[str]:
-    """A sentence for each view of which blocks are lacking."""
+def _missing(lacking: set[ViewBlock], store: EmbeddingStore) -> list[str]:
+    """Return a sentence for each view that lacks blocks."""
     sentences = []
-    for (name, view), units in groupby(sorted(lacking), key=lambda unit: unit[:2]):
-        blocks = [unit.block for unit in units]
+    for (name, view), found in groupby(sorted(lacking), key=lambda block: block[:2]):
+        blocks = [each.block for each in found]
         shown = ", ".join(map(str, blocks[:10])) + (", ..." if len(blocks) > 10 else "")
         sentences.append(
             f"{name}, view {view}: {len(blocks)} of {store[name].block_count} blocks are in no store ({shown})"

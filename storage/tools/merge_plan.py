@@ -1,4 +1,4 @@
-"""Whether stores are parts of one, what that one is, and where its blocks are (``compress_ssl.storage.tools.merge``)."""
+"""The plan of a merge: whether stores are parts of one, what that one is, and which store has which block."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import StoreMismatchError
-from compress_ssl.storage.schema import ROOM, SplitPlan, Status
+from compress_ssl.storage.schema import ROOM, Record, SplitPlan, Status
 from compress_ssl.storage.tools.identity import check_same_samples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from compress_ssl.storage.commits import Record
-    from compress_ssl.storage.places.remote import Place
-    from compress_ssl.storage.reader import EmbeddingStore
-    from compress_ssl.storage.split import Split
+    from compress_ssl.storage.places.place import Place
+    from compress_ssl.storage.reader import EmbeddingStore, Split
 
 BY_SPLIT = {"data_set", "canaries", "splits"}
-"""Attributes of the root that say something of each split."""
+"""Attributes of the root with an entry for each split."""
+
 MAY_DIFFER = {"computed_with", "rendering", "precision_against_float32", "growing"}
-"""Attributes that change no more than the rounding; the first store's are kept."""
+"""Attributes that only affect the rounding; the first store's are kept."""
 
 logger = logging.getLogger(__name__)
 
 
-class Unit(NamedTuple):
+class ViewBlock(NamedTuple):
     """One view of one block."""
 
     split: str
@@ -35,18 +34,17 @@ class Unit(NamedTuple):
     block: int
 
     def __str__(self) -> str:
-        """Say which it is."""
         return f"Block {self.block} of view {self.view} of split {self.split}"
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """What the merged store will be, and where its blocks are."""
+    """The merged store, and where its blocks are."""
 
     attributes: dict[str, Any]
     splits: dict[str, SplitPlan]
-    found: dict[Unit, tuple[Place, Record]]
-    """For each block of a view the split that has it, and its record."""
+    found: dict[ViewBlock, tuple[Place, Record]]
+    """The split that has each block of a view, and its record."""
 
 
 def plan_merge(stores: Sequence[EmbeddingStore]) -> MergePlan:
@@ -55,33 +53,31 @@ def plan_merge(stores: Sequence[EmbeddingStore]) -> MergePlan:
     Parameters
     ----------
     stores : sequence of EmbeddingStore
-        Each has some of the splits, and of each the same samples as the others, and all of its views or the first ones.
+        Each has some of the splits, with the same samples as in the others, and all of its views or the first ones.
 
     Raises
     ------
     StoreMismatchError
-        If they were made with other settings or of other images, or a block that two of them have is not the same.
+        If they were made with different settings or from different images, or a block differs between two of them.
     """
     first = stores[0]
     splits: dict[str, Split] = {}
-    found: dict[Unit, tuple[Place, Record]] = {}
+    found: dict[ViewBlock, tuple[Place, Record]] = {}
     for store in stores:
         _check_agree(first, store, _compared(first), _compared(store))
-        for name in store.split_names:
-            split = store[name]
-            splits[name] = _with_more_views(splits.get(name, split), split)
+        for split in store.splits:
+            splits[split.name] = _with_more_views(splits.get(split.name, split), split)
             _add_blocks(found, split)
     return MergePlan(_attributes(stores, splits), {name: plan_of(split) for name, split in splits.items()}, found)
 
 
 def _compared(store: EmbeddingStore) -> dict[str, Any]:
-    """What must be the same: all attributes but those above, those in them one by one."""
+    """Return what must be the same: all attributes but those above, entries of tables one by one."""
     compared: dict[str, Any] = {"renderer": store.attributes.get("rendering", {}).get("renderer")}
     for key, value in store.attributes.items():
         if key not in BY_SPLIT | MAY_DIFFER:
-            compared |= (
-                {f"{key}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {key: value}
-            )
+            entries = {f"{key}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {}
+            compared |= entries if isinstance(value, dict) else {key: value}
     return compared
 
 
@@ -91,12 +87,12 @@ def _check_agree(one: EmbeddingStore | Split, other: EmbeddingStore | Split, *fa
         if values[0] != values[1]:
             raise StoreMismatchError(
                 f"'{one.path}' and '{other.path}' are not parts of one store: their {key} is {values[0]!r} and {values[1]!r}; "
-                "merge what was embedded with the same settings."
+                "merge stores that were embedded with the same settings."
             )
 
 
 def _with_more_views(one: Split, other: Split) -> Split:
-    """Of two parts of one split, that which is planned with more views."""
+    """Return the one of two parts of a split that is planned with more views."""
     apart = {"views", "samples", "class_names", ROOM}
     facts = ({key: value for key, value in split.attributes.items() if key not in apart} for split in (one, other))
     _check_agree(one, other, *facts)
@@ -108,27 +104,31 @@ def _with_more_views(one: Split, other: Split) -> Split:
     return one if len(one.views) >= len(other.views) else other
 
 
-def _add_blocks(found: dict[Unit, tuple[Place, Record]], split: Split) -> None:
+def _add_blocks(found: dict[ViewBlock, tuple[Place, Record]], split: Split) -> None:
     for view in range(len(split.views)):
         for block, record in read_records(split.path, str(view)).items():
-            unit = Unit(split.name, view, block)
-            before, known = found.setdefault(unit, (split.path, record))
+            place = ViewBlock(split.name, view, block)
+            before, known = found.setdefault(place, (split.path, record))
             if known != record:
                 raise StoreMismatchError(
-                    f"{unit} is not the same in '{before}' and in '{split.path}'; leave one of the two out, or embed one again."
+                    f"{place} is not the same in '{before}' and in '{split.path}'; leave one of the two out, or embed one "
+                    "again."
                 )
 
 
 def _attributes(stores: Sequence[EmbeddingStore], splits: Mapping[str, Split]) -> dict[str, Any]:
-    """Attributes of the root: the first store's, and for splits that it lacks another's."""
+    """Return the attributes of the root: the first store's, and those of splits that it lacks from the others."""
     first = stores[0].attributes
     for store in stores[1:]:
         for key in ("rendering", "computed_with"):
             if store.attributes.get(key) != first.get(key):
                 logger.warning(
-                    "'%s' and '%s' were made on other machines (%s differs): where one run would have made all, embeddings "
-                    "are the same to rounding only.", stores[0].path, store.path, key,
-                )  # fmt: skip
+                    "'%s' and '%s' were made on different machines (%s differs): the embeddings agree with those of one run "
+                    "up to rounding only.",
+                    stores[0].path,
+                    store.path,
+                    key,
+                )
     attributes = {**first, "data_set": dict(first.get("data_set", {}))}
     for store in stores:
         _add_lacking(attributes, store.attributes, "canaries")
@@ -140,12 +140,12 @@ def _attributes(stores: Sequence[EmbeddingStore], splits: Mapping[str, Split]) -
 
 
 def _add_lacking(attributes: dict[str, Any], others: Mapping[str, Any], key: str) -> None:
-    """Add to an attribute that has something of each split what another store has of splits that it lacks."""
+    """Add to an attribute with an entry for each split another store's entries for splits that it lacks."""
     if key in others:
         known = attributes.get(key, {})
         attributes[key] = {**known, **{name: each for name, each in others[key].items() if name not in known}}
 
 
 def plan_of(split: Split) -> SplitPlan:
-    """The plan that a split was made from."""
+    """Return the plan that a split was created from."""
     return SplitPlan(split.samples, split.folder, split.views, split.columns, split.feature_dim, split.block_rows)

@@ -1,4 +1,4 @@
-"""Checking a store's bytes against its commit records: which blocks there are to check, and each one by itself."""
+"""Verification of a store's bytes against its commit records, block by block."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from compress_ssl.storage.commits import SAMPLES_UNIT, Part, Record, checksum, read_records
+from compress_ssl.storage.commits import checksum, read_records
 from compress_ssl.storage.errors import StoreDamagedError
+from compress_ssl.storage.schema import Part, Record, unit_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from compress_ssl.storage.places.remote import Place
+    from compress_ssl.storage.places.place import Place
     from compress_ssl.storage.reader import EmbeddingStore
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found: how much was read, which parts are damaged, which blocks were never committed."""
+    """How much was read, which parts are damaged, which blocks were never committed."""
 
     parts: int
     bytes: int
@@ -34,14 +35,14 @@ class Verification:
 
 
 class CommittedBlock(NamedTuple):
-    """One block of a unit, and what was committed of it."""
+    """One block of a unit."""
 
     split: Place
     record: Record
 
 
 class CheckedBlock(NamedTuple):
-    """What was found in one block."""
+    """Result of the verification of one block: parts and bytes read, a sentence for each damaged part."""
 
     parts: int
     bytes: int
@@ -55,9 +56,9 @@ def verify_store(store: EmbeddingStore, sample: int | None = None, seed: int | N
     ----------
     store : EmbeddingStore
     sample : int, optional
-        Read only so many blocks (of a view, or of the per-sample arrays), drawn at random; all of them unless given.
+        Read only so many blocks (of a view, or of the per-sample arrays), drawn at random; all of them if not given.
     seed : int, optional
-        Draws them; others every time unless given.
+        Seed of the draw; different blocks every time if not given.
     """
     blocks, foreseen = blocks_to_verify(store, sample, seed)
     return add_up(foreseen, map(verify_block, blocks))
@@ -66,11 +67,10 @@ def verify_store(store: EmbeddingStore, sample: int | None = None, seed: int | N
 def blocks_to_verify(
     store: EmbeddingStore, sample: int | None = None, seed: int | None = None
 ) -> tuple[list[CommittedBlock], Verification]:
-    """The blocks whose bytes are to be read, and what the records alone show. Parameters as ``verify_store``."""
+    """Return the blocks whose bytes are to be read, and what the records alone show. Parameters as ``verify_store``."""
     blocks: list[CommittedBlock] = []
     damaged, missing = [], []
-    for split_name, unit, what in _units(store):
-        split = store[split_name]
+    for split, unit in store.units:
         try:
             records = read_records(split.path, unit)
         except StoreDamagedError as error:
@@ -78,7 +78,8 @@ def blocks_to_verify(
             continue
         known = [record for block, record in records.items() if 0 <= block < split.block_count]
         if len(known) < split.block_count:
-            missing.append(f"{split_name}, {what}: {len(known)} of {split.block_count} blocks are committed")
+            what = f"{split.name}, {unit_name(unit)}"
+            missing.append(f"{what}: {len(known)} of {split.block_count} blocks are committed")
         blocks += [CommittedBlock(split.path, record) for record in known]
     if sample is not None and sample < len(blocks):
         blocks = random.Random(seed).sample(blocks, sample)
@@ -93,24 +94,18 @@ def verify_block(block: CommittedBlock) -> CheckedBlock:
 
 
 def add_up(foreseen: Verification, blocks: Iterable[CheckedBlock]) -> Verification:
-    """What was found in all blocks together."""
+    """Return the verification of a store from that of its records and those of its blocks."""
     checked = list(blocks)
     damaged = [*foreseen.damaged, *(sentence for block in checked for sentence in block.damaged)]
     total = sum(block.bytes for block in checked)
     return Verification(sum(block.parts for block in checked), total, damaged, foreseen.missing)
 
 
-def _units(store: EmbeddingStore) -> Iterator[tuple[str, str, str]]:
-    for split in store.split_names:
-        yield split, SAMPLES_UNIT, "the samples"
-        yield from ((split, str(view), f"view {view}") for view in range(len(store[split].views)))
-
-
 def _fault(path: Place, part: Part) -> str | None:
     if not path.is_file():
         return "is missing"
-    if path.stat().st_size != part["size"]:
-        return f"has {path.stat().st_size} bytes instead of {part['size']}"
+    if path.size() != part["size"]:
+        return f"has {path.size()} bytes instead of {part['size']}"
     try:
         found = checksum(path)
     except OSError as error:

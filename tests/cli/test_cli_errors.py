@@ -228,7 +228,7 @@ def test_overwrite_leaves_alone_what_is_not_a_store(
 
 
 def test_store_that_is_being_written_is_refused(call: Call, workplace: Path, embed_options: tuple[str, ...]) -> None:
-    from compress_ssl.storage.places.lease import writer_lease
+    from compress_ssl.storage.places.place import writer_lease
 
     with writer_lease(Path("teacher.zarr")):
         result = call("embed", "data", "teacher.zarr", *embed_options, "--resume")
@@ -236,7 +236,7 @@ def test_store_that_is_being_written_is_refused(call: Call, workplace: Path, emb
 
 
 def test_run_that_is_being_written_is_refused(call: Call, workplace: Path, distill_options: tuple[str, ...]) -> None:
-    from compress_ssl.storage.places.lease import writer_lease
+    from compress_ssl.storage.places.place import writer_lease
 
     before = files(workplace)
     with writer_lease(Path("student")):

@@ -12,10 +12,9 @@ import pytest
 import zarr
 from click.testing import Result
 
-from compress_ssl.storage import open_store
+from compress_ssl.storage import location, open_store
 from compress_ssl.storage.commits import commit_block
-from compress_ssl.storage.places.lease import writer_lease
-from compress_ssl.storage.schema import view_keys
+from compress_ssl.storage.places.place import writer_lease
 
 Call = Callable[..., Result]
 AGAIN = ("--teacher", "random/conv4-16", "--data", "data", "--threads", "1")
@@ -99,7 +98,7 @@ def test_a_row_that_was_swapped_before_it_was_committed_fails(call: Call, workpl
     array[0] = np.roll(array[0], 1, axis=0)
     (split / "embeddings/commits/0.json").unlink()
     for block in range(open_store(workplace / "teacher.zarr")["val"].block_count):
-        commit_block(split, "0", block, view_keys(0, block))
+        commit_block(location(split), "0", block)
     assert call("store", "verify", "teacher.zarr").exit_code == 0
     result = call("store", "verify", "teacher.zarr", *AGAIN)
     assert result.exit_code == 1

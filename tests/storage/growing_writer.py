@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from compress_ssl.storage import Samples, Status, open_store
-from compress_ssl.storage.tools.growth import SplitGrowth, go_on_growing, grow_store, is_growing
+from compress_ssl.storage.tools.growth import SplitGrowth, grow_store, is_growing, resume_growth
 from compress_ssl.storage.writer import StoreWriter, exclusive_writer
 
 MOMENTS = (*range(1, 34, 2), *range(34, 500, 25))
@@ -37,7 +37,7 @@ def grow(path: Path) -> None:
     with exclusive_writer(path):
         attributes = open_store(path).attributes
         if is_growing(attributes):
-            go_on_growing(path)
+            resume_growth(path)
         elif "grown" not in attributes:
             growths = {"train": SplitGrowth([VIEW, VIEW], new_samples()), "val": SplitGrowth([VIEW])}
             grow_store(path, growths, {"grown": True})

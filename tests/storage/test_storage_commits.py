@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress_ssl.storage import SplitPlan, open_store
+from compress_ssl.storage import LocalPath, SplitPlan, open_store
 from compress_ssl.storage.commits import fold_records, read_records
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
@@ -130,7 +130,7 @@ def test_folding_that_was_killed_half_way_is_finished(empty: Path, write: Write)
     commits = empty / "train/embeddings/commits"
     shutil.copytree(commits / "0", commits / "kept")
     records = read_records(empty / "train", "0")
-    fold_records(empty / "train", "0")
+    fold_records(LocalPath(empty / "train"), "0")
     (commits / "kept").rename(commits / "0")
     (commits / "0" / "3.json").unlink()
     StoreWriter(empty).finish()
@@ -142,7 +142,7 @@ def test_records_are_never_seen_to_go_while_they_are_folded(empty: Path, write: 
     write(empty, 0, [0, 1, 2, 3, 4])
     with ThreadPoolExecutor(1) as pool:
         for trial in range(40):
-            split = empty.with_name(f"split-{trial}")
+            split = LocalPath(empty.with_name(f"split-{trial}"))
             shutil.copytree(empty / "train/embeddings/commits", split / "embeddings/commits")
             folding = pool.submit(fold_records, split, "0")
             while not folding.done():

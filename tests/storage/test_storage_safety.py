@@ -8,6 +8,7 @@ from typing import Any
 
 import google_crc32c
 import pytest
+import xxhash
 
 from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreDamagedError, StoreError, StoreUnsafeError
@@ -79,7 +80,7 @@ CODECS = {
 @pytest.mark.parametrize("array", ["embeddings", "sample_path"])
 def test_store_with_other_codecs_than_ours_is_not_opened(complete: Path, array: str, codecs: str) -> None:
     edit(complete / "train" / array / "zarr.json", set_to("codecs")(CODECS[codecs]))
-    with pytest.raises(StoreUnsafeError, match=rf"train/{array}/zarr\.json' says (codecs|byte order) .* not opened"):
+    with pytest.raises(StoreUnsafeError, match=rf"train/{array}/zarr\.json' has (codecs|byte order) .* not opened"):
         open_store(complete)
 
 
@@ -103,9 +104,9 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_array_of_another_layout_is_not_opened(complete: Path, layout: str) -> None:
-    keys, value, said = LAYOUTS[layout]
+    keys, value, found = LAYOUTS[layout]
     edit(complete / "train/label/zarr.json", set_to(*keys)(value))
-    with pytest.raises(StoreError, match=rf"train/label/zarr\.json' says {said}"):
+    with pytest.raises(StoreError, match=rf"train/label/zarr\.json' has {found}"):
         open_store(complete)
 
 
@@ -138,7 +139,7 @@ def test_chunks_of_a_trillion_rows_take_no_memory(complete: Path, memory: Callab
         )
     split = open_store(complete)["train"]
     for read in (lambda: split.samples, lambda: split.view(1)):
-        with pytest.raises(StoreUnsafeError, match=r"says chunks of [\d,]+ bytes, but '.*' was committed with \d+"):
+        with pytest.raises(StoreUnsafeError, match=r"claims chunks of [\d,]+ bytes, but '.*' was committed with \d+"):
             read()
     assert memory() < 2**28
 
@@ -160,10 +161,11 @@ def test_a_committed_size_that_the_file_has_not_is_not_believed(complete: Path, 
 def test_texts_that_claim_to_be_two_billion_take_no_memory(complete: Path, memory: Callable[[], int]) -> None:
     chunk = complete / "train/sample_path/c/1"
     content = (2**31 - 1).to_bytes(4, "little") + chunk.read_bytes()[4:-4]
-    chunk.write_bytes(content + google_crc32c.value(content).to_bytes(4, "little"))
-    with pytest.raises(
-        StoreUnsafeError, match=r"sample_path/c/1' says that it holds 2,147,483,647 texts, where 5 belong"
-    ):
+    content += google_crc32c.value(content).to_bytes(4, "little")
+    chunk.write_bytes(content)
+    part = {"size": len(content), "xxh3_64": xxhash.xxh3_64_hexdigest(content)}
+    edit(complete / "train/embeddings/commits/samples.json", set_to("1", "sample_path/c/1")(part))
+    with pytest.raises(StoreUnsafeError, match=r"sample_path/c/1' claims to hold 2,147,483,647 texts instead of 5"):
         _ = open_store(complete)["train"].samples
     assert memory() < 2**28
 

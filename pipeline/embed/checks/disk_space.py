@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.storage.errors import DiskSpaceError
-from compress_ssl.storage.reader import is_store
+from compress_ssl.storage.recognise import is_store
 from compress_ssl.storage.tools.size import (
     StoreSize,
     block_size,
-    disk_left,
-    existing_folder,
     samples_size,
     size_on_disk,
     view_size,
@@ -67,11 +64,11 @@ def check_blocks_fit(store: EmbeddingStore, blocks: Iterable[Block]) -> None:
 
 
 def _check(place: Place, needed: StoreSize, advice: str, freed: int = 0) -> None:
-    left = disk_left(place)
+    left = place.free_bytes()
     total = needed.bytes + needed.files * FILE_BYTES
-    if left is not None and isinstance(place, Path) and total > left + freed:
+    if left is not None and total > left + freed:
         and_old = f", and {format_bytes(freed)} that the old store takes" if freed else ""
         raise DiskSpaceError(
-            f"Writing '{place}' needs {format_bytes(total)}, and '{existing_folder(place)}' has "
+            f"Writing '{place}' needs {format_bytes(total)}, and '{place.existing_parent()}' has "
             f"{format_bytes(left)} left{and_old}; {advice}."
         )

@@ -15,7 +15,7 @@ from compress_ssl.pipeline.embed.in_process import InProcess
 from compress_ssl.pipeline.embed.plan import EmbedPlan, plan_embedding
 from compress_ssl.storage import open_store
 from compress_ssl.storage.publish import is_there
-from compress_ssl.storage.tools.size import StoreSize, disk_left, samples_size, view_size
+from compress_ssl.storage.tools.size import StoreSize, samples_size, view_size
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Progress
@@ -95,7 +95,7 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
 
     start = loading + measured.start
     on_gpu = prepare_device(alone.device, alone.thread_count).type == "cuda"
-    left = disk_left(settings.store)
+    left = settings.store.free_bytes()
     return Estimate(
         images=images,
         views=views,

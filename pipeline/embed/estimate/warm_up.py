@@ -9,12 +9,9 @@ this process, which they hardly do.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,8 +22,7 @@ from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.embed.block import Embedder, embed_images, good_images
 from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
 from compress_ssl.pipeline.embed.plan import EmbedPlan, missing_blocks
-from compress_ssl.storage.places.remote import RemotePath
-from compress_ssl.storage.tools.size import StoreSize, existing_folder
+from compress_ssl.storage.tools.size import StoreSize
 from compress_ssl.storage.writer import StoreWriter, consolidate, create_store
 
 if TYPE_CHECKING:
@@ -79,14 +75,14 @@ def warm_up(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> War
     """
     splits = {name: _few_blocks(split, settings.batch_size) for name, split in plan.splits.items()}
     indexes = {name: replace(plan.indexes[name], samples=split.samples) for name, split in splits.items()}
-    with _temporary_place(settings.store) as place:
+    with settings.store.scratch() as place:
         begin = clock()
         canaries = executor.call(plan_canaries, EmbedPlan(plan.attributes, indexes, splits))
         create_store(place, plan.attributes | {"canaries": canaries}, splits)
         start = clock() - begin
         consolidate(place)
         files: list[Place] = [place / "zarr.json", *place.glob("*/zarr.json"), *place.glob("*/*/zarr.json")]
-        metadata = StoreSize(sum(file.stat().st_size for file in files), len(files))
+        metadata = StoreSize(sum(file.size() for file in files), len(files))
         writer = StoreWriter(place)
         sources = {name: index.source for name, index in indexes.items()}
         blocks, images, per_image = missing_blocks(writer), 0, {}
@@ -141,23 +137,9 @@ def _read_rate(place: Place) -> float:
     """Bytes per second at which embeddings are read back, from the disk instead of the page cache."""
     chunks: list[Place] = [*place.glob("*/embeddings/c/*/*/0")]
     for chunk in chunks:
-        if isinstance(chunk, Path):
-            with chunk.open("rb") as file:
+        if chunk.is_local:
+            with open(str(chunk), "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     begin = time.perf_counter()
     count = sum(len(chunk.read_bytes()) for chunk in chunks)
     return count / (time.perf_counter() - begin)
-
-
-@contextlib.contextmanager
-def _temporary_place(store: Place) -> Iterator[Place]:
-    """Yield a place on the store's disk or server, and remove it in the end."""
-    if isinstance(store, RemotePath):
-        place = store.with_name(f"{store.name}.estimate-{os.getpid()}")
-        try:
-            yield place
-        finally:
-            place.remove_tree()
-    else:
-        with tempfile.TemporaryDirectory(prefix=".compress-ssl-estimate-", dir=existing_folder(store)) as folder:
-            yield Path(folder) / store.name

@@ -21,9 +21,9 @@ from compress_ssl.pipeline.images.sources.open_source import cache_name
 from compress_ssl.pipeline.images.sources.text import read_lines
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage import SplitPlan, open_store
-from compress_ssl.storage.publish import new_store
+from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
 from compress_ssl.storage.schema import EVALUATION_VIEW, block_count, default_block_rows
-from compress_ssl.storage.writer import OVERWRITE, StoreWriter, check_place, create_store, exclusive_writer
+from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
 if TYPE_CHECKING:
     from pathlib import Path

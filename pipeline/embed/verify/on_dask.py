@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.dask.cluster import open_client
 from compress_ssl.pipeline.dask.tasks import run_tasks
 from compress_ssl.storage import open_store
-from compress_ssl.storage.reader import has_zarr_metadata
+from compress_ssl.storage.recognise import has_zarr_metadata
 from compress_ssl.storage.tools.verify import add_up, blocks_to_verify, verify_block
 
 if TYPE_CHECKING:
@@ -32,8 +31,7 @@ def verify_on_dask(
     RunError
         If the cluster is lost.
     """
-    absolute = place.absolute() if isinstance(place, Path) else place
-    blocks, foreseen = blocks_to_verify(open_store(absolute), sample, seed)
+    blocks, foreseen = blocks_to_verify(open_store(place.absolute()), sample, seed)
     checked: dict[int, CheckedBlock] = {}
     with open_client(settings) as client, progress.track("verify", len(blocks), "blocks") as advance:
         for (number, _), found in run_tasks(client, _verify, enumerate(blocks)):

@@ -75,7 +75,7 @@ def make_live_evaluation(
     threads : int
         For indexing.
     progress : Progress
-    store : Path or RemotePath, optional
+    store : Place, optional
         Store of the data set, whose splits need no indexing; a split that it does not have is a folder of the data set.
     train_split, test_split : str
         Splits whose labels are known, and that are scored.

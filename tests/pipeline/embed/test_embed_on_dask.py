@@ -211,7 +211,7 @@ def test_a_worker_does_not_write_into_another_store_than_the_clients(
     data: Path, tmp_path: Path, embedded: Embedded
 ) -> None:
     store = embedded(data, tmp_path / "store.zarr")
-    target = on_dask.Target(a_run(data, tmp_path), on_dask.generation(store.path), {})
+    target = on_dask.Target(a_run(data, tmp_path), store.path.generation(), {})
     assert on_dask.writer_of(target).path == store.path
     other = on_dask.Target(replace(target.run, id="later"), object(), {})
     with pytest.raises(StoreBusyError, match="is not, or no longer, the store that the client writes"):

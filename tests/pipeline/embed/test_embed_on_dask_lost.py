@@ -177,16 +177,16 @@ def test_with_the_store_on_s3_a_stopped_worker_and_a_killed_one_do_no_harm(
         embedded(data, place, **SETTINGS, scheduler=cluster.address)
         doing.join()
         assert len({process for process, *_ in cluster.blocks()}) == 3
-        written = {path.key: path.stat().version for path in place.walk()}
+        written = {path.key: path.stat().version for path in place.files()}
         sleeper.send_signal(signal.SIGCONT)
         time.sleep(3)
     # It may have slept between a block and its record. What it adds then is what others have recorded of the same block.
-    late = {path.key: path for path in place.walk() if "/commits/" in path.key and path.key not in written}
+    late = {path.key: path for path in place.files() if "/commits/" in path.key and path.key not in written}
     for path in late.values():
         manifest = json.loads((path.parent.parent / f"{path.parent.name}.json").read_bytes())
         assert json.loads(path.read_bytes()) == manifest[path.name.removesuffix(".json")]
-    assert written == {path.key: path.stat().version for path in place.walk() if path.key not in late}
+    assert written == {path.key: path.stat().version for path in place.files() if path.key not in late}
     assert verify_store(open_store(place)).ok
     one = files(Path(str(embedded(data, tmp_path / "one.zarr", **SETTINGS).path)))
-    found = {path.relative_to(place).as_posix(): path.read_bytes() for path in place.walk() if path.key not in late}
+    found = {path.relative_to(place).as_posix(): path.read_bytes() for path in place.files() if path.key not in late}
     assert found == one

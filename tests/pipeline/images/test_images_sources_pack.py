@@ -245,7 +245,7 @@ def test_what_a_killed_pack_left_is_written_over(data: Path) -> None:
 WRITING = """
 import sys
 from pathlib import Path
-from compress_ssl.storage.places.lease import writer_lease
+from compress_ssl.storage.places.place import writer_lease
 file = Path(sys.argv[1])
 with writer_lease(file):
     file.with_name("p.h5.partial").write_bytes(b"half" * 1000)

@@ -15,10 +15,10 @@ import pytest
 import xxhash
 
 from compress_ssl.storage import StoreError, location, open_store
-from compress_ssl.storage.commits import Part
 from compress_ssl.storage.errors import StoreDamagedError, StoreUnreachableError
 from compress_ssl.storage.places.cache import ChunkCache
 from compress_ssl.storage.places.remote import RemotePath
+from compress_ssl.storage.schema import Part
 from compress_ssl.storage.tools.verify import verify_store
 from tests.servers import Server
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import zarr
 
-from compress_ssl.storage.places.durable import DurableStore, sweep_partial_files, write_durably, write_json_durably
+from compress_ssl.storage import LocalPath
+from compress_ssl.storage.places.durable import write_durably, write_json_durably
+from compress_ssl.storage.zarr_stores import PlaceStore
 
 
 class Recorder:
@@ -54,7 +56,7 @@ def test_every_object_that_zarr_writes_is_flushed_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(monkeypatch)
-    group = zarr.create_group(DurableStore(tmp_path / "group.zarr"))
+    group = zarr.create_group(PlaceStore(LocalPath(tmp_path / "group.zarr")))
     array = group.create_array("sub/array", shape=(4,), chunks=(2,), dtype="int32")
     array[...] = np.arange(1, 5)
     array.update_attributes({"some": 1})
@@ -99,6 +101,6 @@ def test_sweeping_takes_only_partial_files_and_counts_them(tmp_path: Path) -> No
     kept, swept = ["zarr.json", "partial", "deep/folder.partial/0"], ["zarr.json.1f.partial", "deep/0.2e.partial"]
     for name in kept + swept:
         (tmp_path / name).write_bytes(b"x")
-    assert sweep_partial_files(tmp_path) == 2
+    assert LocalPath(tmp_path).sweep_partial_files() == 2
     left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == sorted(kept)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,15 @@ from compress_ssl.storage.errors import (
     StoreDamagedError,
     StoreExistsError,
     StoreNotFoundError,
+    StoreRefusedError,
     StoreUnreachableError,
 )
-from compress_ssl.storage.places.aws_profile import aws_profile
 from compress_ssl.storage.places.connection import without_secrets
-from compress_ssl.storage.publish import creating, is_half_created, is_there
+from compress_ssl.storage.places.credentials import S3Credentials, s3_credentials
+from compress_ssl.storage.publish import check_place, is_there
 from compress_ssl.storage.tools.verify import verify_store
-from compress_ssl.storage.writer import StoreWriter, check_place, create_store, exclusive_writer
-from compress_ssl.storage.zarr_stores import zarr_store
+from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
+from compress_ssl.storage.zarr_stores import CheckedStore, PlaceStore
 from tests.servers import SECRET, Server, free_port
 
 Fill = Callable[[Any], None]
@@ -32,7 +34,7 @@ ATTRIBUTES = {"teacher": {"name": "random", "feature_dim": 4}}
 
 def objects(store: RemotePath) -> dict[str, bytes]:
     """Every object below a place, by its key relative to it."""
-    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.walk()}
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.files()}
 
 
 @pytest.fixture
@@ -160,9 +162,9 @@ def test_other_objects_are_left_alone(remote: RemotePath, plan: Callable[..., Sp
 def test_creation_that_is_broken_off_leaves_no_store_and_is_begun_again(
     finished: RemotePath, plan: Callable[..., SplitPlan]
 ) -> None:
-    with pytest.raises(ZeroDivisionError), creating(finished):
+    with pytest.raises(ZeroDivisionError), finished.assembled():
         _ = 1 / 0
-    assert is_half_created(finished)
+    assert finished.is_half_created()
     assert not is_there(finished)
     with pytest.raises(StoreDamagedError, match=r"zarr\.json' is missing"):
         open_store(finished)
@@ -237,7 +239,6 @@ def test_lack_of_credentials_is_a_sentence(
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     again()
     with pytest.raises(StoreUnreachableError, match="No credentials for S3 were found; set AWS_ACCESS_KEY_ID"):
         open_store(f"{bucket}/store.zarr")
@@ -246,24 +247,35 @@ def test_lack_of_credentials_is_a_sentence(
 def test_keys_and_endpoint_come_from_the_profile(
     finished: RemotePath, s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: Callable[[], None]
 ) -> None:
+    pytest.importorskip("boto3")
     (tmp_path / "no-credentials").write_text(f"[lab]\naws_access_key_id = AK\naws_secret_access_key = {SECRET}%x\n")
     (tmp_path / "no-config").write_text(f"[profile lab]\nregion = eu-west-3\nendpoint_url = {s3.url}\n")
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ENDPOINT_URL"):
         monkeypatch.delenv(f"AWS_{name}")
     monkeypatch.setenv("AWS_PROFILE", "lab")
     again()
-    keys = {"access_key_id": "AK", "secret_access_key": f"{SECRET}%x"}
-    assert aws_profile() == ({**keys, "region": "eu-west-3", "endpoint": s3.url}, s3.url)
+    found = s3_credentials()
+    assert (found.endpoint, found.config) == (s3.url, {"region": "eu-west-3", "endpoint": s3.url})
+    assert found.provider is not None
+    keys = found.provider()
+    assert (keys["access_key_id"], keys["secret_access_key"]) == ("AK", f"{SECRET}%x")
     assert open_store(finished)["val"].view(0).shape == (6, 4)
 
 
 def test_keys_of_the_environment_go_before_those_of_the_profile(
     here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("boto3")
     (tmp_path / "no-credentials").write_text("[default]\naws_access_key_id = AK\naws_secret_access_key = SK\n")
-    assert aws_profile()[0] == {"access_key_id": "AK", "secret_access_key": "SK"}
+    (tmp_path / "no-config").write_text("[default]\nregion = eu-west-3\n")
+    found = s3_credentials()
+    assert found.provider is not None
+    assert found.provider()["access_key_id"] == "AK"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
-    assert aws_profile() == ({}, "")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
+    assert s3_credentials() == S3Credentials("", {"region": "eu-west-3"})
+    monkeypatch.setenv("AWS_REGION", "us-west-1")
+    assert s3_credentials() == S3Credentials("")
 
 
 def test_half_a_pair_of_keys_is_a_sentence(
@@ -273,19 +285,51 @@ def test_half_a_pair_of_keys_is_a_sentence(
     again()
     with pytest.raises(StoreUnreachableError, match="AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY; set both"):
         open_store(f"{bucket}/store.zarr")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(StoreUnreachableError, match="AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID; set both"):
+        open_store(f"{bucket}/store.zarr")
 
 
-def test_profile_without_keys_says_how_to_get_them(here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_that_gives_no_keys_is_a_sentence(here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("boto3")
     monkeypatch.setenv("AWS_PROFILE", "lab")
-    with pytest.raises(StoreUnreachableError, match="AWS_PROFILE names 'lab', which is in none of"):
-        aws_profile()
-    (tmp_path / "no-config").write_text("[profile lab]\nsso_session = us\n")
-    with pytest.raises(StoreUnreachableError, match="AWS_PROFILE lab holds no keys; export them first"):
-        aws_profile()
+    with pytest.raises(StoreRefusedError, match="AWS_PROFILE names 'lab', which is in none of"):
+        s3_credentials()
+    (tmp_path / "no-config").write_text(
+        "[profile lab]\nsso_start_url = https://lab.example/start\nsso_region = eu-west-3\n"
+        "sso_account_id = 1\nsso_role_name = reader\n"
+    )
+    with pytest.raises(StoreRefusedError, match=r"^The credentials for S3 cannot be got: .*SSO.*; renew or correct"):
+        s3_credentials()
+    (tmp_path / "no-config").write_text("no profile\n")
+    with pytest.raises(StoreRefusedError, match=r"^The credentials for S3 cannot be got: .*no-config"):
+        s3_credentials()
+
+
+def test_missing_packages_are_named_with_their_extra(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is None in ``sys.modules`` is not found."""
+    for package in ("boto3", "obstore"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        StoreRefusedError, match=r"No credentials .* needs the package 'boto3'; .*compress-ssl\[remote\]"
+    ):
+        s3_credentials()
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    with pytest.raises(StoreError, match=r"^AWS_PROFILE needs the package 'boto3'; .*'compress-ssl\[remote\]'\.$"):
+        s3_credentials()
+    monkeypatch.delenv("AWS_PROFILE")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    assert s3_credentials() == S3Credentials("")
+    with pytest.raises(
+        StoreError, match=r"^A store at s3:// needs the package 'obstore'; .*'compress-ssl\[remote\]'\.$"
+    ):
+        open_store("s3://bucket/store.zarr")
 
 
 def test_what_is_sent_to_another_process_holds_no_credentials(finished: RemotePath) -> None:
-    for store in (zarr_store(finished), zarr_store(finished, writable=True)):
+    for store in (CheckedStore(finished), PlaceStore(finished)):
         content = pickle.dumps(store)
         assert SECRET.encode() not in content
         assert pickle.loads(content).place == finished

@@ -11,8 +11,8 @@ import yaml
 
 from compress_ssl.storage import SplitPlan, describe, open_store
 from compress_ssl.storage.errors import StoreNotFoundError
-from compress_ssl.storage.places.lease import lease_holder, writer_lease
-from compress_ssl.storage.places.remote import RemotePath, location
+from compress_ssl.storage.places.place import lease_holder, location, writer_lease
+from compress_ssl.storage.places.remote import RemotePath
 from compress_ssl.storage.tools.card import store_card
 from compress_ssl.storage.tools.catalogue import catalogue
 from compress_ssl.storage.writer import create_store

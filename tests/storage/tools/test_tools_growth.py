@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray
-import zarr
 
-from compress_ssl.storage import RemotePath, SplitPlan, Status, describe, location, open_store
+from compress_ssl.storage import LocalPath, RemotePath, SplitPlan, Status, describe, location, open_store
 from compress_ssl.storage.errors import StoreDamagedError, StoreIncompleteError
-from compress_ssl.storage.places.durable import DurableStore
 from compress_ssl.storage.tools.copy import copy_store, plan_copy
-from compress_ssl.storage.tools.growth import SplitGrowth, _make_room, grow_store, is_growing
+from compress_ssl.storage.tools.growth import SplitGrowth, grow_store, is_growing, make_room
 from compress_ssl.storage.tools.verify import verify_store
-from compress_ssl.storage.writer import create_store
+from compress_ssl.storage.writer import create_store, open_root
 from tests.storage.growing_writer import VIEW, grow, new_samples
 
 Array = np.ndarray[Any, Any]
@@ -171,8 +169,8 @@ def test_growth_that_was_broken_off_before_it_counted_gives_way_to_another(
     complete: Path, fill: Callable[[Path], None], values: Callable[..., Array]
 ) -> None:
     """The samples of the first growth were written; the second has fewer, and one view more."""
-    root = zarr.open_group(DurableStore(complete), mode="r+", use_consolidated=False)
-    _make_room(root, open_store(complete)["train"], SplitGrowth([VIEW], new_samples()))
+    root = open_root(LocalPath(complete))
+    make_room(root, open_store(complete)["train"], SplitGrowth([VIEW], new_samples()))
     assert len(open_store(complete)["train"]) == 22
     grow_store(complete, {"train": SplitGrowth([VIEW, VIEW])}, {})
     fill(complete)
@@ -187,6 +185,6 @@ def test_store_in_a_bucket_grows_as_one_on_a_disk(bucket: str, made: Path, grown
     assert isinstance(place, RemotePath)
     copy_store(plan_copy(made / "complete.zarr"), place, lambda amount: None)
     grow(place)
-    found = {path.relative_to(place).as_posix(): path.read_bytes() for path in place.walk()}
+    found = {path.relative_to(place).as_posix(): path.read_bytes() for path in place.files()}
     assert found == files(grown)
     assert verify_store(open_store(place)).ok

@@ -1,0 +1,175 @@
+"""Places of stores: one protocol for a path of this machine (``LocalPath``) and a URL (``RemotePath``)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
+from urllib.parse import urlsplit
+
+from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.places.connection import without_secrets
+from compress_ssl.storage.places.lease_holder import identity, is_held, parse
+from compress_ssl.storage.places.local import LocalPath
+from compress_ssl.storage.places.remote import READ_ONLY, WRITABLE, RemotePath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import PurePath
+
+
+class Place(Protocol):
+    """A file or folder of this machine, or an object or a folder of objects behind a URL.
+
+    The methods that ``pathlib.Path`` has do what they do there. On failure they raise ``OSError``; of a server,
+    ``StoreUnreachableError``.
+    """
+
+    is_local: ClassVar[bool]
+    """True on a disk of this machine, where looking at a file costs no request."""
+
+    @property
+    def is_writable(self) -> bool:
+        """False for a web server, which can only be read, and not be listed."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stem(self) -> str: ...
+
+    @property
+    def parent(self) -> Self: ...
+
+    def __truediv__(self, below: str, /) -> Self: ...
+
+    def with_name(self, name: str) -> Self: ...
+
+    def relative_to(self, folder: Any, /) -> PurePath: ...
+
+    def resolve(self) -> Self: ...
+
+    def absolute(self) -> Self: ...
+
+    def read_bytes(self) -> bytes: ...
+
+    def is_file(self) -> bool: ...
+
+    def is_dir(self) -> bool: ...
+
+    def exists(self) -> bool: ...
+
+    def iterdir(self) -> Iterator[Self]: ...
+
+    def glob(self, pattern: str, /) -> Iterator[Self]: ...
+
+    def unlink(self, missing_ok: bool = ...) -> None: ...
+
+    def size(self) -> int:
+        """Return the size in bytes of a file."""
+
+    def folders(self) -> Iterable[Self]:
+        """Return the folders directly below, sorted; links to folders are none."""
+
+    def files(self) -> Iterator[Self]:
+        """Yield all files below, however deep."""
+
+    def write_durably(self, data: bytes | bytearray | memoryview) -> None:
+        """Write a file with the folders it is in: whole and on the disk, or not at all."""
+
+    def check_writable(self) -> None:
+        """Raise StoreError for a place that can only be read, or that is a whole bucket."""
+
+    def remove_tree(self) -> None:
+        """Delete all that is below, as far as possible."""
+
+    def sweep_partial_files(self) -> int:
+        """Delete the files that killed writers left below, and return how many there were.
+
+        Only the holder of the writer's lease may call this: a file that another writer is writing looks the same.
+        """
+
+    def make_read_only(self) -> None:
+        """Make every file below read-only, and readable by the group; folders stay as writable as they are."""
+
+    def lease(self) -> AbstractContextManager[None]:
+        """Hold the writer's lease of the store here while the block runs; StoreBusyError if a living process has it."""
+
+    def replaced(self) -> AbstractContextManager[LocalPath]:
+        """Give a folder to build a store in; if the block succeeds, it replaces what is here at once."""
+
+    def assembled(self) -> AbstractContextManager[Self]:
+        """Give a place to copy a store to, with what an interrupted copy left; there is no store here until the block ends."""
+
+    def is_half_created(self) -> bool:
+        """Return True if the creation of a store here was interrupted, and what there is of it may be deleted."""
+
+    def generation(self) -> object:
+        """Return what distinguishes the store here from a later one at the same place; None if there is none."""
+
+    def existing_parent(self) -> Self:
+        """Return the nearest folder above that exists."""
+
+    def free_bytes(self) -> int | None:
+        """Return the bytes that may still be written here; None if nobody knows."""
+
+    def scratch(self) -> AbstractContextManager[Self]:
+        """Give a place on the same disk or server that is removed in the end."""
+
+
+PlaceLike: TypeAlias = str | Path | Place
+"""Whatever names a place: a URL or a path."""
+
+
+def location(place: PlaceLike) -> Place:
+    """Return the place that a user means: a URL if the text begins as one, else a path.
+
+    Raises
+    ------
+    StoreError
+        If it is no URL that a store can have; the message leaves out the secrets that it may hold.
+    """
+    if isinstance(place, LocalPath | RemotePath):
+        return place
+    text = str(place)
+    scheme, colon, rest = text.partition(":")
+    known = scheme.lower() in (*WRITABLE, *READ_ONLY)
+    if not colon or not (rest.startswith("//") or (known and rest.startswith("/"))) or not scheme.isalnum():
+        return LocalPath(text)
+    shown = without_secrets(text)
+    if not known or not rest.startswith("//"):
+        raise StoreError(
+            f"'{shown}' is no place for a store; give a folder, or a URL as s3://BUCKET/NAME, gs://, https://."
+        )
+    parts = urlsplit(text)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise StoreError(
+            f"'{shown}' was given with a password, a signature or other settings, which would end up in records; leave them "
+            "out: they are taken from the environment, ~/.aws, GOOGLE_APPLICATION_CREDENTIALS or ~/.netrc."
+        )
+    key = re.sub("/+", "/", parts.path).strip("/")
+    if not parts.netloc or ".." in key.split("/"):
+        raise StoreError(f"'{shown}' names no bucket or host, or leaves it by '..'; give {scheme}://BUCKET/NAME.")
+    return RemotePath(f"{scheme.lower()}://{parts.netloc}", key)
+
+
+def writer_lease(store: PlaceLike) -> AbstractContextManager[None]:
+    """Hold the writer's lease of a store while the block runs.
+
+    Raises
+    ------
+    StoreBusyError
+        If a living process holds it.
+    """
+    return location(store).lease()
+
+
+def lease_holder(store: PlaceLike) -> dict[str, Any] | None:
+    """Return the lease of the process that writes a store now; None if there is none, or it cannot be read."""
+    place = location(store).resolve()
+    try:
+        lease = parse(place.with_name(f"{place.name}.lease").read_bytes())
+    except (OSError, StoreError):
+        return None
+    return lease if lease is not None and is_held(lease, identity()) else None

@@ -22,7 +22,10 @@ from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import EmbeddingStore
 from tests.servers import free_port
 
-TINY = {"teacher": "random/conv4-16", "size": 16, "resize": 20, "views": 2, "batch_size": 5, "threads": 1}
+TINY = {
+    "teacher": "random/conv4-16", "size": 16, "resize": 20, "views": 2, "batch_size": 5, "threads": 1, "block_rows": 9
+}  # fmt: skip
+"""Few blocks: each costs some files that are written durably."""
 
 
 def write_images(root: Path, train: int = 36, val: int = 8) -> Path:

@@ -44,11 +44,15 @@ def predicted(store: EmbeddingStore) -> StoreSize:
     return size
 
 
-@pytest.mark.parametrize("settings", [{}, {"block_rows": 7}, {"views": 1, "block_rows": 36}, {"split": ("val:3",)}])
-def test_size_is_known_to_the_byte(data: Path, tmp_path: Path, embedded: Embedded, settings: dict[str, Any]) -> None:
-    store = embedded(data, tmp_path / "s.zarr", **settings)
-    metadata = [file.stat().st_size for file in (tmp_path / "s.zarr").rglob("zarr.json")]
-    assert size_on_disk(tmp_path / "s.zarr") == predicted(store).plus(StoreSize(sum(metadata), len(metadata)))
+def test_size_is_known_to_the_byte(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    cases: list[dict[str, Any]] = [
+        {"block_rows": None}, {"block_rows": 7}, {"views": 1, "block_rows": 36}, {"split": ("val:3",)}
+    ]  # fmt: skip
+    for number, settings in enumerate(cases):
+        place = tmp_path / f"{number}.zarr"
+        store = embedded(data, place, **settings)
+        metadata = [file.stat().st_size for file in place.rglob("zarr.json")]
+        assert size_on_disk(place) == predicted(store).plus(StoreSize(sum(metadata), len(metadata))), settings
 
 
 def test_what_does_not_fit_is_refused_and_nothing_written(
@@ -78,16 +82,17 @@ def test_the_space_of_a_store_that_is_overwritten_counts_for_its_blocks(
 def test_going_on_needs_the_space_of_what_is_missing_only(
     data: Path, tmp_path: Path, embedded: Embedded, disk: Callable[[int], None]
 ) -> None:
-    store = embedded(data, tmp_path / "s.zarr")
+    settings = {"split": ("val:0",), "block_rows": 1}
+    store = embedded(data, tmp_path / "s.zarr", **settings)
     before = store["val"].view(0).tobytes()
     (tmp_path / "s.zarr/val/embeddings/commits/0.json").unlink()
     blocks, columns = store["val"].block_count, len(store["val"].columns)
     needed = blocks * (2 * 16 + 4 + 4 * columns + 4) + blocks * 2 * FILE
     disk(needed - 1)
     with pytest.raises(DiskSpaceError, match="free some space; what is there stays"):
-        embedded(data, tmp_path / "s.zarr", resume=True)
+        embedded(data, tmp_path / "s.zarr", resume=True, **settings)
     disk(needed)
-    assert embedded(data, tmp_path / "s.zarr", resume=True)["val"].view(0).tobytes() == before
+    assert embedded(data, tmp_path / "s.zarr", resume=True, **settings)["val"].view(0).tobytes() == before
 
 
 def test_the_disk_is_that_of_the_nearest_folder_there_is(tmp_path: Path) -> None:

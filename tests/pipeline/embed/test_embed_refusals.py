@@ -97,38 +97,35 @@ def made(images: Callable[..., Path], embedded: Embedded, tmp_path_factory: pyte
     return folder
 
 
-@pytest.mark.parametrize(
-    ("changed", "named"),
-    [
-        ({"views": 3}, "views = 2, now it is 3"),
-        ({"seed": 5}, "the seed of view 1 = 0, now it is 5"),
-        ({"policy": "moco-v2"}, "the policy of view 1"),
-        ({"size": 12}, "the size of view 0 = 16, now it is 12"),
-        ({"resize": 18}, "the policy of view 0"),
-        ({"block_rows": 9}, "block_rows"),
-        ({"renderer": "torchvision"}, "renderer = 'dali', now it is 'torchvision'"),
-        ({"teacher": "random/conv4-32"}, "architecture = 'conv4-16', now it is 'conv4-32'"),
-        ({"teacher": "random/conv4-16", "seed": 5}, "weights_sha256"),  # the seed draws the teacher
-        ({"precision": "bfloat16"}, "precision = 'float32', now it is 'bfloat16'"),
-        ({"normalise": True}, "normalised = False, now it is True"),
-        ({"split": ("train",)}, r"splits = \['train', 'val'\], now it is \['train'\]"),
-        ({"limit": 20}, "row 2 of split train"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "-".join(value),
-)
-def test_going_on_with_other_settings_is_refused_by_the_first_that_differs(
-    made: Path, embedded: Embedded, changed: dict[str, Any], named: str
-) -> None:
-    given = {"teacher": str(made / "teacher.safetensors"), **changed}
-    with pytest.raises(StoreMismatchError, match=named):
-        embedded(made / "data", made / "store.zarr", resume=True, **given)
+DIFFERING: list[tuple[dict[str, Any], str]] = [
+    ({"views": 3}, "views = 2, now it is 3"),
+    ({"seed": 5}, "the seed of view 1 = 0, now it is 5"),
+    ({"policy": "moco-v2"}, "the policy of view 1"),
+    ({"size": 12}, "the size of view 0 = 16, now it is 12"),
+    ({"resize": 18}, "the policy of view 0"),
+    ({"block_rows": 8}, "block_rows"),
+    ({"renderer": "torchvision"}, "renderer = 'dali', now it is 'torchvision'"),
+    ({"teacher": "random/conv4-32"}, "architecture = 'conv4-16', now it is 'conv4-32'"),
+    ({"teacher": "random/conv4-16", "seed": 5}, "weights_sha256"),  # the seed draws the teacher
+    ({"precision": "bfloat16"}, "precision = 'float32', now it is 'bfloat16'"),
+    ({"normalise": True}, "normalised = False, now it is True"),
+    ({"split": ("train",)}, r"splits = \['train', 'val'\], now it is \['train'\]"),
+    ({"limit": 20}, "row 2 of split train"),
+]
 
 
-@pytest.mark.parametrize("folder", ["../other", "/etc", "a/../.."])
-def test_a_split_is_a_folder_of_the_data_set(data: Path, tmp_path: Path, embedded: Embedded, folder: str) -> None:
+def test_resuming_with_other_settings_is_refused_by_the_first_that_differs(made: Path, embedded: Embedded) -> None:
+    for changed, named in DIFFERING:
+        given = {"teacher": str(made / "teacher.safetensors"), **changed}
+        with pytest.raises(StoreMismatchError, match=named):
+            embedded(made / "data", made / "store.zarr", resume=True, **given)
+
+
+def test_a_split_is_a_folder_of_the_data_set(data: Path, tmp_path: Path, embedded: Embedded) -> None:
     """A store that names another would not be opened."""
-    with pytest.raises(ValidationError, match="leads out of the data set"):
-        embedded(data, tmp_path / "s.zarr", split=(f"train={folder}",))
+    for folder in ("../other", "/etc", "a/../.."):
+        with pytest.raises(ValidationError, match="leads out of the data set"):
+            embedded(data, tmp_path / "s.zarr", split=(f"train={folder}",))
 
 
 def without_interpolation(value: Any) -> Any:
@@ -184,20 +181,20 @@ def test_a_teacher_whose_output_float16_cannot_hold_stops_the_run_naming_the_row
         embedded(data, tmp_path / "store.zarr", teacher=str(tmp_path / "broken.safetensors"))
 
 
-@pytest.mark.parametrize("factor", [2.0**40, 2.0**-40], ids=["overflow", "underflow"])
-def test_normalised_embeddings_of_any_length_fit(data: Path, tmp_path: Path, embedded: Embedded, factor: float) -> None:
-    network = load_network("random/conv4-16")
+def test_normalised_embeddings_of_any_length_fit(data: Path, tmp_path: Path, embedded: Embedded) -> None:
     raw = embedded(data, tmp_path / "raw.zarr")["train"].view(0).astype(np.float64)
-    with torch.no_grad():
-        network.module.get_submodule("13").weight.mul_(factor)
-    save_network(tmp_path / "scaled.safetensors", network)
-    words = {"teacher": str(tmp_path / "scaled.safetensors")}
-    with pytest.raises(NotRepresentableError, match="--normalise"):
-        embedded(data, tmp_path / "store.zarr", **words)
-    store = embedded(data, tmp_path / "normalised.zarr", **words, normalise=True)
-    assert store.attributes["teacher"]["normalised"] is True
     expected = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    np.testing.assert_allclose(store["train"].view(0), expected, atol=2e-3)
+    for name, factor in (("overflow", 2.0**40), ("underflow", 2.0**-40)):
+        network = load_network("random/conv4-16")
+        with torch.no_grad():
+            network.module.get_submodule("13").weight.mul_(factor)
+        save_network(tmp_path / f"{name}.safetensors", network)
+        words = {"teacher": str(tmp_path / f"{name}.safetensors")}
+        with pytest.raises(NotRepresentableError, match="--normalise"):
+            embedded(data, tmp_path / f"{name}-raw.zarr", **words)
+        store = embedded(data, tmp_path / f"{name}.zarr", **words, normalise=True)
+        assert store.attributes["teacher"]["normalised"] is True
+        np.testing.assert_allclose(store["train"].view(0), expected, atol=2e-3)
 
 
 def test_a_limit_takes_images_evenly_from_all_classes(data: Path, tmp_path: Path, embedded: Embedded) -> None:

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from compress_ssl.storage import EmbeddingStore
 
 ROOT = Path(__file__).parents[3]
@@ -22,28 +20,30 @@ from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, 
 from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import open_store
-store, data, log = map(Path, sys.argv[1:])
-split = open_store(store)["train"]
-lines = [json.loads(line) for line in log.read_text().splitlines()]
-wrong, checked = [], 0
+data, *stores = map(Path, sys.argv[1:])
 renderer = make_renderer("dali", torch.device("cpu"), 3)
-for view in range(len(split.views)):
-    logged = {line["row"]: line["xxh3_128"] for line in lines if line["view"] == view}
-    rows = np.random.default_rng(view).permutation(list(logged))
-    job = RenderJob(
-        source=open_source(data, split.folder),
-        paths=[split.samples.sample_path[row] for row in rows],
-        content_hash=split.samples.content_hash[rows],
-        parameters=split.augmentation(view)[rows][:, None],
-        sizes=(split.views[view]["size"],),
-        interpolation=interpolation_of(split.views[view]),
-    )
-    images = (image for (batch,) in render(renderer, job, 13) for image in batch)
-    for row, image in zip(rows.tolist(), images, strict=True):
-        checked += 1
-        if xxhash.xxh3_128_hexdigest(image.numpy().tobytes()) != logged[row]:
-            wrong.append((view, row))
-print(json.dumps({"checked": checked, "wrong": wrong}))
+for store in stores:
+    split = open_store(store)["train"]
+    log = store.with_name(f"{store.name}.pixel-hashes.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    wrong, checked = [], 0
+    for view in range(len(split.views)):
+        logged = {line["row"]: line["xxh3_128"] for line in lines if line["view"] == view}
+        rows = np.random.default_rng(view).permutation(list(logged))
+        job = RenderJob(
+            source=open_source(data, split.folder),
+            paths=[split.samples.sample_path[row] for row in rows],
+            content_hash=split.samples.content_hash[rows],
+            parameters=split.augmentation(view)[rows][:, None],
+            sizes=(split.views[view]["size"],),
+            interpolation=interpolation_of(split.views[view]),
+        )
+        images = (image for (batch,) in render(renderer, job, 13) for image in batch)
+        for row, image in zip(rows.tolist(), images, strict=True):
+            checked += 1
+            if xxhash.xxh3_128_hexdigest(image.numpy().tobytes()) != logged[row]:
+                wrong.append((view, row))
+    print(json.dumps({"checked": checked, "wrong": wrong}))
 """
 
 
@@ -51,31 +51,43 @@ def log_of(store: Path) -> Path:
     return store.with_name(f"{store.name}.pixel-hashes.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("policy", "interpolation"), [("crop-flip", "bilinear"), ("moco-v2", "bilinear"), ("crop-flip", "bicubic")]
-)
+CASES = (("crop-flip", "bilinear"), ("moco-v2", "bilinear"), ("crop-flip", "bicubic"))
+
+
 def test_about_1000_logged_views_come_out_the_same_shuffled_in_a_new_process(
-    photographs: Path, tmp_path: Path, embedded: Callable[..., EmbeddingStore], wanting: Wanting, policy: str,
-    interpolation: str,
-) -> None:  # fmt: skip
-    settings = {"size": 64, "resize": 72, "limit": 120, "views": 9, "split": ("train",), "batch_size": 32}
-    store = embedded(
-        photographs,
-        tmp_path / "store.zarr",
-        teacher=wanting(interpolation),
-        policy=policy,
-        pixel_hashes=1000,
-        **settings,
-    )
-    assert [view["interpolation"] for view in store["train"].views] == [interpolation] * 10
-    lines = [json.loads(line) for line in log_of(store.path).read_text().splitlines()]
-    assert 900 <= len(lines) <= 1100
-    assert {line["view"] for line in lines} == set(range(10))
+    photographs: Path, tmp_path: Path, embedded: Callable[..., EmbeddingStore], wanting: Wanting
+) -> None:
+    settings = {
+        "size": 64,
+        "resize": 72,
+        "limit": 120,
+        "views": 9,
+        "split": ("train",),
+        "batch_size": 32,
+        "block_rows": 30,
+    }
+    stores, counts = [], []
+    for policy, interpolation in CASES:
+        store = embedded(
+            photographs,
+            tmp_path / f"{policy}-{interpolation}.zarr",
+            teacher=wanting(interpolation),
+            policy=policy,
+            pixel_hashes=1000,
+            **settings,
+        )
+        assert [view["interpolation"] for view in store["train"].views] == [interpolation] * 10
+        lines = [json.loads(line) for line in log_of(store.path).read_text().splitlines()]
+        assert 900 <= len(lines) <= 1100
+        assert {line["view"] for line in lines} == set(range(10))
+        stores.append(store.path)
+        counts.append(len(lines))
     answer = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", REPLAY, store.path, photographs, log_of(store.path)],
+        [sys.executable, "-W", "ignore", "-c", REPLAY, photographs, *stores],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert json.loads(answer.stdout.splitlines()[-1]) == {"checked": len(lines), "wrong": []}
+    replayed = [json.loads(line) for line in answer.stdout.splitlines()[-len(CASES) :]]
+    assert replayed == [{"checked": count, "wrong": []} for count in counts]
 
 
 def test_a_new_store_begins_a_new_log(data: Path, tmp_path: Path, embedded: Callable[..., EmbeddingStore]) -> None:

@@ -84,25 +84,26 @@ def test_every_view_is_there_and_only_view_0_is_not_random(data: Path, tmp_path:
 
 
 @pytest.mark.parametrize("policy", ["crop-flip", "moco-v2"])
-@pytest.mark.parametrize("block_rows", [1, 7, 32])
 def test_parameters_and_embeddings_are_the_same_however_the_samples_are_cut_into_blocks(
-    data: Path, tmp_path: Path, embedded: Embedded, policy: str, block_rows: int
+    data: Path, tmp_path: Path, embedded: Embedded, policy: str
 ) -> None:
-    settings = {"policy": policy, "seed": 3, "batch_size": 1, "split": ("train",)}  # one image a batch: the same sums
-    split = embedded(data, tmp_path / "cut.zarr", block_rows=block_rows, **settings)["train"]
+    settings = {"policy": policy, "seed": 3, "batch_size": 1, "split": ("train",)}  # one image per batch: the same sums
     whole = embedded(data, tmp_path / "whole.zarr", block_rows=1000, **settings)["train"]
-    assert split.block_count == -(-36 // block_rows)
     assert whole.block_count == 1
-    for view in range(3):
-        drawn = draw_parameters(view, split.views[view], 0, split.samples.image_size)
-        assert np.array_equal(split.augmentation(view), drawn)
-        assert np.array_equal(split.augmentation(view), whole.augmentation(view))
-        assert split.view(view).tobytes() == whole.view(view).tobytes()
+    for block_rows in (1, 7, 32):
+        split = embedded(data, tmp_path / f"{block_rows}.zarr", block_rows=block_rows, **settings)["train"]
+        assert split.block_count == -(-36 // block_rows)
+        for view in range(3):
+            drawn = draw_parameters(view, split.views[view], 0, split.samples.image_size)
+            assert np.array_equal(split.augmentation(view), drawn)
+            assert np.array_equal(split.augmentation(view), whole.augmentation(view))
+            assert split.view(view).tobytes() == whole.view(view).tobytes()
 
 
 def test_the_default_blocks_are_at_least_32(data: Path, tmp_path: Path, embedded: Embedded) -> None:
-    assert embedded(data, tmp_path / "store.zarr", split=("train:1",))["train"].block_count == 36
-    small = embedded(data, tmp_path / "limited.zarr", split=("train:1",), limit=32)["train"]
+    settings = {"split": ("train:1",), "block_rows": None}
+    assert embedded(data, tmp_path / "store.zarr", **settings)["train"].block_count == 36
+    small = embedded(data, tmp_path / "limited.zarr", limit=32, **settings)["train"]
     assert small.block_count == 32
 
 
@@ -140,9 +141,9 @@ def test_a_block_is_written_while_the_next_is_computed(
     waited: list[bool] = []
     embed_block, write_block = in_process.embed_block, StoreWriter.write_block
 
-    def computing(worker: Embedder, split: Split, source: ImageSource, block: Block, *more: Any) -> Any:
+    def computing(embedder: Embedder, split: Split, source: ImageSource, block: Block, *more: Any) -> Any:
         begun[block.number].set()
-        return embed_block(worker, split, source, block, *more)
+        return embed_block(embedder, split, source, block, *more)
 
     def writing(writer: StoreWriter, split: str, block: int, *more: Any) -> None:
         waited.append(begun[min(block + 1, 3)].wait(timeout=60))

@@ -21,7 +21,7 @@ from compress_ssl.storage.tools.size import StoreSize, size_on_disk
 
 TINY: dict[str, Any] = {
     "teacher": "random/conv4-16", "size": 16, "resize": 16, "views": 2, "batch_size": 16, "threads": 1,
-    "split": ("train", "val:0"), "on_bad_image": "skip",
+    "split": ("train", "val:0"), "on_bad_image": "skip", "block_rows": 8,
 }  # fmt: skip
 
 
@@ -70,12 +70,16 @@ def test_only_what_is_missing_counts(data: Path, tmp_path: Path) -> None:
 
 
 def settings_of_more(data: Path, store: Path) -> EmbedSettings:
-    given = {name: value for name, value in TINY.items() if name not in ("views", "split")}
+    given = {name: value for name, value in TINY.items() if name not in ("views", "split", "block_rows")}
     return EmbedSettings.model_validate({"data": data, "store": store, **given, "add_views": 2})
 
 
-def test_a_part_is_a_share(data: Path, tmp_path: Path) -> None:
-    whole = estimate(settings_of(data, tmp_path / "s.zarr"), Silent())
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Estimate:
+    return estimate(settings_of(data, tmp_path_factory.mktemp("whole") / "s.zarr"), Silent())
+
+
+def test_a_part_is_a_share(data: Path, tmp_path: Path, whole: Estimate) -> None:
     part = estimate(settings_of(data, tmp_path / "s.zarr", part="1/3"), Silent())
     assert part.views_to_do == pytest.approx(whole.views_to_do / 3, abs=1)
     assert part.bytes == whole.bytes
@@ -108,9 +112,8 @@ def test_the_store_pays_from_the_first_epoch_in_which_it_took_less_time(
     assert math.isclose(found["live_teacher_seconds_an_epoch"], live)
 
 
-def test_an_estimate_is_json(data: Path, tmp_path: Path) -> None:
-    found = estimate(settings_of(data, tmp_path / "s.zarr"), Silent())
-    assert Estimate.model_validate_json(found.model_dump_json()) == found
+def test_an_estimate_is_json(whole: Estimate) -> None:
+    assert Estimate.model_validate_json(whole.model_dump_json()) == whole
 
 
 def test_a_bucket_is_written_to_and_left_as_it_was(data: Path, bucket: str) -> None:

@@ -31,5 +31,5 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ours(data: Path) -> EmbeddingStore:
     """View 0 of both splits through an untrained network."""
-    settings = {"teacher": "random/conv4-16", "split": ("train:0", "val:0"), "threads": 1, **SIZES}
+    settings = {"teacher": "random/conv4-16", "split": ("train:0", "val:0"), "threads": 1, "block_rows": 6, **SIZES}
     return embed(EmbedSettings(data=data, store=data.parent / "ours.zarr", **settings), Silent())

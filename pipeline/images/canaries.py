@@ -104,17 +104,12 @@ def check_canaries(
 ) -> None:
     """Render a split's canaries again, and log a warning if their pixels are not those that the teacher saw.
 
+    A store without canaries passes.
+
     Parameters
     ----------
-    store : EmbeddingStore
-        One without canaries passes.
-    split_name : str
-    source : ImageSource
-        The split's images.
-    renderer : Renderer
-        The one that will replay the views.
-    batch_size : int
-        That of the replay, so that the renderer can use what it builds here again.
+    renderer, batch_size
+        Those of the replay to come, so that the renderer can use what it builds here again.
     rows : collection of int, optional
         Rows of the split that the source has, if not all.
 

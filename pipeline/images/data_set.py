@@ -40,11 +40,6 @@ def index_data_set(
         Its splits, as ``open_source`` finds them; ``.`` is the dataset itself.
     output : Path or Place
         What the index is for; unless the selection sets a folder, it is cached as ``index_beside`` returns.
-    selection : ImageSelection
-
-    Returns
-    -------
-    indexes : dict from folder to ImageIndex
 
     Raises
     ------

@@ -164,18 +164,19 @@ def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: 
     """
     height, width = image_size[:, 0].astype(np.int64), image_size[:, 1].astype(np.int64)
     short = np.minimum(height, width)
-    parameters = _unaltered(len(image_size))
-    parameters[:, COLUMN["crop_width"]] = width
-    parameters[:, COLUMN["crop_height"]] = height
     # torchvision computes int(size * long / short): rounded down.
     resized_width = np.where(width == short, resize, resize * width // np.maximum(short, 1))
     resized_height = np.where(height == short, resize, resize * height // np.maximum(short, 1))
-    parameters[:, COLUMN["resize_width"]] = resized_width
-    parameters[:, COLUMN["resize_height"]] = resized_height
-    # torchvision's CenterCrop rounds halves to even.
-    parameters[:, COLUMN["window_left"]] = np.rint((resized_width - size) / 2.0)
-    parameters[:, COLUMN["window_top"]] = np.rint((resized_height - size) / 2.0)
-    return parameters
+    return _table(
+        len(image_size),
+        crop_width=width,
+        crop_height=height,
+        resize_width=resized_width,
+        resize_height=resized_height,
+        # torchvision's CenterCrop rounds halves to even.
+        window_left=np.rint((resized_width - size) / 2.0),
+        window_top=np.rint((resized_height - size) / 2.0),
+    )
 
 
 def ten_crop_parameters(
@@ -232,24 +233,28 @@ def random_parameters(
     """
     draws = uniform_draws(seed, view, first, len(image_size))
     area_draws, ratio_draws = draws[:, :CROP_ATTEMPTS], draws[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS]
-    x, y, flip, jitter, brightness, contrast, saturation, hue, order, grey, blur, sigma = draws[
-        :, 2 * CROP_ATTEMPTS :
-    ].T
-    parameters = _unaltered(len(image_size))
-    parameters[:, :4] = _crop_boxes(policy, image_size, area_draws, ratio_draws, x, y)
-    parameters[:, COLUMN["resize_width"]] = size
-    parameters[:, COLUMN["resize_height"]] = size
-    parameters[:, COLUMN["flip"]] = flip < policy.flip
+    others = draws[:, 2 * CROP_ATTEMPTS :].T
+    x, y, flip, jitter, brightness, contrast, saturation, hue, order, grey, blur, sigma = others
+    left, top, width, height = _crop_boxes(policy, image_size, area_draws, ratio_draws, x, y)
     jittered = jitter < policy.jitter
-    for name, draw in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-        strength = getattr(policy, name)
-        parameters[:, COLUMN[name]] = np.where(jittered, 1 + strength * (2 * draw - 1), 1)
-    parameters[:, COLUMN["hue"]] = np.where(jittered, policy.hue * (2 * hue - 1), 0)
-    parameters[:, COLUMN["jitter_order"]] = np.floor(order * len(JITTER_ORDERS))
-    parameters[:, COLUMN["grey"]] = grey < policy.grey
     low, high = policy.blur_sigma
-    parameters[:, COLUMN["blur_sigma"]] = np.where(blur < policy.blur, low + (high - low) * sigma, 0)
-    return parameters
+    return _table(
+        len(image_size),
+        crop_left=left,
+        crop_top=top,
+        crop_width=width,
+        crop_height=height,
+        resize_width=size,
+        resize_height=size,
+        flip=flip < policy.flip,
+        brightness=np.where(jittered, 1 + policy.brightness * (2 * brightness - 1), 1),
+        contrast=np.where(jittered, 1 + policy.contrast * (2 * contrast - 1), 1),
+        saturation=np.where(jittered, 1 + policy.saturation * (2 * saturation - 1), 1),
+        hue=np.where(jittered, policy.hue * (2 * hue - 1), 0),
+        jitter_order=np.floor(order * len(JITTER_ORDERS)),
+        grey=grey < policy.grey,
+        blur_sigma=np.where(blur < policy.blur, low + (high - low) * sigma, 0),
+    )
 
 
 def draw_parameters(
@@ -285,10 +290,11 @@ def resized_parameters(parameters: npt.NDArray[np.float32], size: int, new_size:
     return resized
 
 
-def _unaltered(count: int) -> npt.NDArray[np.float32]:
-    """Return parameters that leave colours unchanged, with all geometry zero."""
+def _table(count: int, **columns: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Return parameters (count, P) with these columns; the others leave the image unchanged."""
     parameters = np.zeros((count, len(COLUMNS)), np.float32)
-    parameters[:, [COLUMN["brightness"], COLUMN["contrast"], COLUMN["saturation"]]] = 1
+    for name, values in ({"brightness": 1, "contrast": 1, "saturation": 1} | columns).items():
+        parameters[:, COLUMN[name]] = values
     return parameters
 
 
@@ -299,8 +305,8 @@ def _crop_boxes(
     ratio_draws: npt.NDArray[np.float64],
     x: npt.NDArray[np.float64],
     y: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
-    """Return crop boxes (N, 4: left, top, width, height) by the rule of torchvision's RandomResizedCrop.
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return left, top, width and height (N,) of crop boxes by the rule of torchvision's RandomResizedCrop.
 
     The area is uniform in ``scale``, the ratio log-uniform in ``ratio``; the first of ten attempts that fits is taken,
     else the largest centred box with an allowed ratio.
@@ -318,19 +324,12 @@ def _crop_boxes(
         & (attempt_height <= height[:, None])
     )
     rows, chosen = np.arange(len(image_size)), fits.argmax(axis=1)
-    fallback_width, fallback_height = _largest_centred(width, height, policy.ratio)
+    image_ratio = width / np.maximum(height, 1)
+    fallback_width = np.where(image_ratio > policy.ratio[1], np.rint(height * policy.ratio[1]), width)
+    fallback_height = np.where(image_ratio < policy.ratio[0], np.rint(width / policy.ratio[0]), height)
     any_fits = fits.any(axis=1)
-    box_width = np.where(any_fits, attempt_width[rows, chosen], fallback_width)
-    box_height = np.where(any_fits, attempt_height[rows, chosen], fallback_height)
+    box_width = np.where(any_fits, attempt_width[rows, chosen], np.maximum(fallback_width, 1))
+    box_height = np.where(any_fits, attempt_height[rows, chosen], np.maximum(fallback_height, 1))
     left = np.where(any_fits, np.floor(x * (width - box_width + 1)), (width - box_width) // 2)
     top = np.where(any_fits, np.floor(y * (height - box_height + 1)), (height - box_height) // 2)
-    return np.stack([left, top, box_width, box_height], axis=1)
-
-
-def _largest_centred(
-    width: npt.NDArray[np.float64], height: npt.NDArray[np.float64], ratio: Range
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    image_ratio = width / np.maximum(height, 1)
-    box_width = np.where(image_ratio > ratio[1], np.rint(height * ratio[1]), width)
-    box_height = np.where(image_ratio < ratio[0], np.rint(width / ratio[0]), height)
-    return np.maximum(box_width, 1), np.maximum(box_height, 1)
+    return left, top, box_width, box_height

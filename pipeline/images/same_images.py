@@ -34,17 +34,7 @@ ADVICE = "give the dataset the store was made from"
 def check_same_images(split: Split, source: ImageSource, check: ContentCheck, threads: int, progress: Progress) -> None:
     """Check that a dataset holds the good images of a split.
 
-    Parameters
-    ----------
-    split : Split
-    source : ImageSource
-        The split's images.
-    check : str
-        Compare the content of a ``sample`` of the images, or of ``all``.
-    threads : int
-        Number of reading threads.
-    progress : Progress
-        Shown if all are read.
+    ``check`` is ``sample`` or ``all``: the images whose content is compared. Progress is shown for ``all`` only.
 
     Raises
     ------

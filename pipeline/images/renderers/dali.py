@@ -69,7 +69,7 @@ class DaliRenderer:
         # Not reused after a job that fails or is left halfway, whose prefetched batches are still in the pipeline.
         idle = self._pipelines.pop(key, None)
         pipeline, feed = idle or self._build(*key)
-        feed.start(job, batch_size, self._threads)
+        feed.batches = _inputs(job, batch_size, self._threads)
         batches = job.batches(batch_size)
         for number, rows in enumerate(batches):
             try:
@@ -96,7 +96,7 @@ class DaliRenderer:
 
     def _build(self, batch_size: int, sizes: tuple[int, ...], interpolation: Interpolation) -> tuple[Pipeline, _Feed]:
         on_gpu = self.device.type == "cuda"
-        feed = _Feed(len(sizes))
+        feed = _Feed()
         pipeline = Pipeline(  # type: ignore[no-untyped-call]
             batch_size=batch_size,
             num_threads=self._threads,
@@ -143,26 +143,21 @@ def _views(
 class _Feed:
     """Source of the pipeline's inputs, called once per batch: encoded images, then the arguments of every view."""
 
-    def __init__(self, view_count: int) -> None:
-        self._view_count = view_count
-        self._batches: Iterator[tuple[Any, ...]] = iter(())
-
-    def start(self, job: RenderJob, batch_size: int, threads: int) -> None:
-        self._batches = self._prepare(job, batch_size, threads)
+    batches: Iterator[tuple[Any, ...]] = iter(())
 
     def __call__(self) -> tuple[Any, ...]:
-        return next(self._batches)
+        return next(self.batches)
 
-    def _prepare(self, job: RenderJob, batch_size: int, threads: int) -> Iterator[tuple[Any, ...]]:
-        for rows, contents in zip(
-            job.batches(batch_size), read_images(job, batch_size, threads, _for_dali), strict=True
-        ):
-            arguments = [
-                _columns(job.parameters[rows, view], names).astype(dtype, order="C")
-                for view in range(self._view_count)
-                for names, dtype in VIEW_ARGUMENTS
-            ]
-            yield ([np.frombuffer(content, np.uint8) for content in contents], *arguments)
+
+def _inputs(job: RenderJob, batch_size: int, threads: int) -> Iterator[tuple[Any, ...]]:
+    contents = read_images(job, batch_size, threads, _for_dali)
+    for rows, encoded in zip(job.batches(batch_size), contents, strict=True):
+        arguments = [
+            _columns(job.parameters[rows, view], names).astype(dtype, order="C")
+            for view in range(len(job.sizes))
+            for names, dtype in VIEW_ARGUMENTS
+        ]
+        yield ([np.frombuffer(content, np.uint8) for content in encoded], *arguments)
 
 
 def _columns(parameters: npt.NDArray[np.float32], names: tuple[str, ...]) -> npt.NDArray[np.float32]:

@@ -26,11 +26,6 @@ KAGGLE_COLUMN = "PredictionString"  # LOC_val_solution.csv: a class and a box fo
 def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing]:
     """Label the splits that have no labels from a file; the others keep theirs.
 
-    Parameters
-    ----------
-    listings : mapping from split to Listing
-    file : Path
-
     Raises
     ------
     InputError

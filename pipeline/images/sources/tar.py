@@ -12,7 +12,7 @@ import logging
 import posixpath
 import tarfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -72,34 +72,29 @@ class TarSource(ArchiveSource):
         return members
 
 
-class _Member(NamedTuple):
-    """An image in a shard."""
-
-    path: str
-    class_name: str
-    shard: int
-    offset: int
-    size: int
-
-
 def _scan(location: Path, shards: tuple[Path, ...]) -> Members:
     logger.info("Indexing %d tar files of '%s'.", len(shards), location)
-    members = [member for number, shard in enumerate(shards) for member in _members(shard, number)]
-    if not members:
+    paths: list[str] = []
+    classes: list[str] = []
+    rows: list[tuple[int, int, int]] = []  # shard, offset, size
+    for number, shard in enumerate(shards):
+        images, class_of = _read_shard(shard)
+        for name, (offset, size) in images.items():
+            paths.append(f"{shard.name}/{name}")
+            classes.append(class_of.get(_key(name), ""))
+            rows.append((number, offset, size))
+    if not paths:
         raise InputError(f"The tar files of '{location}' hold no images; check the path.")
-    unlabelled = [member.path for member in members if not member.class_name]
-    if 0 < len(unlabelled) < len(members):
-        raise InputError(f"'{unlabelled[0]}' of '{location}' has no {LABEL_EXTENSION} member, others have one; add it.")
-    return Members(
-        make_listing([member.path for member in members], [member.class_name for member in members]),
-        file=np.array([member.shard for member in members], np.int32),
-        offset=np.array([member.offset for member in members], np.int64),
-        size=np.array([member.size for member in members], np.int64),
-    )
+    if any(classes) and not all(classes):
+        bare = paths[classes.index("")]
+        raise InputError(f"'{bare}' of '{location}' has no {LABEL_EXTENSION} member, others have one; add it.")
+    file, offset, size = np.array(rows, np.int64).T
+    return Members(make_listing(paths, classes), file.astype(np.int32), offset, size)
 
 
-def _members(shard: Path, number: int) -> list[_Member]:
-    images: dict[str, tuple[int, int]] = {}  # offset, size
+def _read_shard(shard: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Return offset and size of each image of a shard, and the class of each key that has one."""
+    images: dict[str, tuple[int, int]] = {}
     classes: dict[str, str] = {}
     end = 0
     try:
@@ -112,8 +107,7 @@ def _members(shard: Path, number: int) -> list[_Member]:
                         f"'{name}' in the tar file '{shard}' is not a regular file; write it again as one."
                     )
                 if name.lower().endswith(LABEL_EXTENSION):
-                    content = read_range(shard, member.offset_data, member.size)
-                    classes[_key(name)] = _class_name(content, f"{shard}/{name}")
+                    classes[_key(name)] = _read_class(shard, member)
                 elif is_image(name):
                     if name in images:
                         raise InputError(f"The tar file '{shard}' holds '{name}' twice; write it again without one.")
@@ -129,10 +123,7 @@ def _members(shard: Path, number: int) -> list[_Member]:
         whole = False
     if not whole:
         raise InputError(f"'{shard}' is cut short: it has no end mark; copy it again, or make it again.")
-    return [
-        _Member(f"{shard.name}/{name}", classes.get(_key(name), ""), number, offset, size)
-        for name, (offset, size) in images.items()
-    ]
+    return images, classes
 
 
 def _key(name: str) -> str:
@@ -140,9 +131,10 @@ def _key(name: str) -> str:
     return f"{folder}/{last.partition('.')[0]}"
 
 
-def _class_name(content: bytes, where: str) -> str:
+def _read_class(shard: Path, member: tarfile.TarInfo) -> str:
+    where = f"{shard}/{posixpath.normpath(member.name)}"
     try:
-        name = content.decode().strip()
+        name = read_range(shard, member.offset_data, member.size).decode().strip()
     except UnicodeDecodeError as error:
         raise InputError(f"The class in '{where}' is not UTF-8 text; write it again.") from error
     if not name:

@@ -1,12 +1,10 @@
-"""The card of a store: Markdown with the head that Hugging Face reads of a data set's README.md.
-
-The head's keys are those of huggingface/hub-docs, datasetcard.md.
-"""
+"""The dataset card of a store: Markdown with Hugging Face metadata (huggingface/hub-docs, datasetcard.md)."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import DatasetCardData
 
 from compress_ssl.storage.tools.markdown import facts, python, section, table
 
@@ -15,26 +13,37 @@ if TYPE_CHECKING:
 
 TAGS = ("compress-ssl", "embeddings", "image-features", "self-supervised", "knowledge-distillation", "zarr")
 
-COMPRESS = "Koohpayegani, Tejankar, Pirsiavash, CompRess: Self-Supervised Learning by Compressing Representations, NeurIPS 2020"
+COMPRESS = (
+    "Koohpayegani, Tejankar, Pirsiavash, CompRess: Self-Supervised Learning by Compressing Representations, "
+    "NeurIPS 2020"
+)
 
-SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
+SIZES = (
+    *("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M"),
+    *("100M<n<1B", "1B<n<10B", "10B<n<100B"),
+)
 """Hugging Face's categories: below 1,000 examples, then by powers of ten."""
+
+LICENCE = (
+    "Not known to the program that wrote this: the licences of the teacher's weights and of the images decide. Put yours "
+    "into the metadata, as `license: ...`."
+)
 
 
 def store_card(name: str, description: Mapping[str, Any], citations: Sequence[str] = ()) -> str:
-    """Write what a store holds, and how to read it.
+    """Return the card of a store: what it holds, and how to read it.
 
     Parameters
     ----------
     name : str
-        Of the store's folder, which lies beside the card.
+        Name of the store's folder, which is beside the card.
     description : mapping
-        As ``storage.describe`` gives it.
+        The result of ``storage.describe``.
     citations : sequence of str
-        Of the teacher.
+        The teacher's.
     """
     sections = (
-        _head(description),
+        _metadata(description),
         f"# {_title(description)}\n\n{_introduction(description)}",
         section("Teacher", facts(description.get("teacher", {}))),
         section("Images", facts(_images(description))),
@@ -48,27 +57,16 @@ def store_card(name: str, description: Mapping[str, Any], citations: Sequence[st
     return "\n\n".join(filter(None, sections)) + "\n"
 
 
-LICENCE = (
-    "Not known to the program that wrote this: the licences of the teacher's weights and of the images decide. Put yours "
-    "into the head, as `license: ...`."
-)
-
-
-def _head(description: Mapping[str, Any]) -> str:
-    lines = (
-        "---",
-        f"pretty_name: {json.dumps(_title(description))}",
-        "task_categories:",
-        "- image-feature-extraction",
-        "size_categories:",
-        f"- {_size_category(description)}",
-        "tags:",
-        *(f"- {tag}" for tag in TAGS),
-        "viewer: false",
-        "# license: the licences of the teacher's weights and of the images decide",
-        "---",
+def _metadata(description: Mapping[str, Any]) -> str:
+    count = sum(split["samples"] for split in description["splits"].values())
+    data = DatasetCardData(
+        pretty_name=_title(description),
+        task_categories=["image-feature-extraction"],
+        size_categories=[SIZES[min(len(SIZES) - 1, max(0, len(str(count)) - 3))]],
+        tags=list(TAGS),
+        viewer=False,
     )
-    return "\n".join(lines)
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _title(description: Mapping[str, Any]) -> str:
@@ -76,53 +74,33 @@ def _title(description: Mapping[str, Any]) -> str:
     return f"Embeddings of {data} by {teacher}"
 
 
-def _size_category(description: Mapping[str, Any]) -> str:
-    count = sum(split["samples"] for split in description["splits"].values())
-    return SIZES[min(len(SIZES) - 1, max(0, len(str(count)) - 3))]
-
-
 def _introduction(description: Mapping[str, Any]) -> str:
     splits = description["splits"].values()
     images, views = sum(split["samples"] for split in splits), max((len(split["views"]) for split in splits), default=0)
     state = "" if description["complete"] else " **It is not complete yet.**"
     return (
-        f"An embedding store: {images:,} images, each in up to {views} views, through a teacher network once; "
-        f"{description['bytes'] / 2**20:,.1f} MiB of float16. Each random view's augmentation parameters are kept, so that a "
-        f"student can be shown the very pixels that the teacher saw.{state}"
+        f"An embedding store: the outputs of a teacher network for {images:,} images, each in up to {views} views; "
+        f"{description['bytes'] / 2**20:,.1f} MiB of float16. The augmentation parameters of each random view are stored, so "
+        f"that a student can be trained on exactly the pixels that the teacher saw.{state}"
     )
 
 
 def _splits(splits: Mapping[str, Mapping[str, Any]]) -> str:
-    head = ("split", "images", "bad images", "classes", "views", "features", "MiB")
-    rows = [
-        (
-            name,
-            f"{split['samples']:,}",
-            split["bad_images"],
-            split["classes"],
-            len(split["views"]),
-            split["feature_dim"],
-            f"{split['bytes'] / 2**20:,.1f}",
-        )
-        for name, split in splits.items()
-    ]
-    return table(head, rows)
+    rows = []
+    for name, split in splits.items():
+        numbers = (split["bad_images"], split["classes"], len(split["views"]), split["feature_dim"])
+        rows.append((name, f"{split['samples']:,}", *numbers, f"{split['bytes'] / 2**20:,.1f}"))
+    return table(("split", "images", "bad images", "classes", "views", "features", "MiB"), rows)
 
 
 def _views(splits: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row for views that follow one another and are alike."""
+    """Return the table of views, with one row for consecutive views that are alike."""
     rows: list[list[Any]] = []
     for name, split in splits.items():
         for number, view in enumerate(split["views"]):
             policy = dict(view.get("policy") or {})
-            alike = [
-                name,
-                policy.pop("name", ""),
-                policy,
-                view.get("size"),
-                view.get("interpolation"),
-                view.get("seed"),
-            ]
+            settings = [view.get(key) for key in ("size", "interpolation", "seed")]
+            alike = [name, policy.pop("name", ""), policy, *settings]
             if rows and rows[-1][1:] == alike:
                 rows[-1][0] = f"{rows[-1][0].partition(' ')[0]} to {number}"
             else:
@@ -153,9 +131,8 @@ def _reading(name: str, description: Mapping[str, Any]) -> str:
 
 
 def _images(description: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value for name, value in description.get("data_set", {}).items() if not name.startswith("fingerprint")
-    }
+    data_set = description.get("data_set", {})
+    return {name: value for name, value in data_set.items() if not name.startswith("fingerprint")}
 
 
 def _made_with(description: Mapping[str, Any]) -> dict[str, Any]:

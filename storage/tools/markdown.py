@@ -1,4 +1,4 @@
-"""Pieces of Markdown that the cards of stores and of exported networks are made of."""
+"""Markdown elements of the cards of stores and of exported networks."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ if TYPE_CHECKING:
 
 
 def section(title: str, body: str) -> str:
-    """A section; nothing where there is nothing in it."""
+    """Return a section; an empty string if its body is empty."""
     return f"## {title}\n\n{body}" if body else ""
 
 
 def facts(values: Mapping[str, Any]) -> str:
-    """A table of names and values."""
+    """Return a table of names and values."""
     rows = [(name.replace("_", " "), value) for name, value in values.items()]
     return table(("", ""), rows) if rows else ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table."""
+    """Return a table."""
     lines = (head, ["---"] * len(head), *rows)
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
 
 
 def python(code: str) -> str:
-    """A block of Python."""
+    """Return a block of Python code."""
     return f"```python\n{code}\n```"
 
 
 def _cell(value: Any) -> str:
-    """Text that stays in its cell; tables of settings as ``name value``, without those that are off."""
+    """Return text that stays in its cell; a mapping as ``name value``, without values that are off."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items() if inner)
     text = value if isinstance(value, str) else "" if value is None else json.dumps(value)

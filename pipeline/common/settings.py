@@ -1,7 +1,7 @@
-"""What every stage's settings share. Each stage's own are in its ``settings.py``.
+"""Base classes and fields of all settings; each stage adds its own in its ``settings.py``.
 
-A setting is written once, as a field: its CLI option, recipe key, help and default derive from it.
-These modules import no torch, so that ``--help`` is quick.
+A setting is declared once, as a field: its CLI option, recipe key, help, default and role derive from it. These modules do not
+import torch, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 Role = Literal["result", "path", "runtime"]
-"""What a setting decides: the result, where something lies, or only how the stage runs."""
+"""Whether a setting changes the result, is the path of something, or changes only how a stage runs.
+
+``result``: another value makes an output out of date, and a run is not resumed with it. It covers all that can change a number, if
+only by rounding (``renderer``, ``compile``, ``memory_format``, ``batch_size``), what is left out (``on_bad_image``) and extra
+content of a result (``pictures``, ``score_every``).
+
+``path``: outputs depend on the content found there, not on the path; whatever reads it records a hash of the content.
+
+``runtime``: another value makes nothing out of date. The machine decides some of them (``device``, ``threads``); others add checks,
+logs or copies to a run without touching its network (``check_content``, ``tensorboard``, ``keep_every``, ``live_every``).
+"""
 
 
 def _option(role: Role, description: str, *, argument: bool = False, **constraints: Any) -> Any:
@@ -32,134 +42,129 @@ def _option(role: Role, description: str, *, argument: bool = False, **constrain
 
 
 result_option = partial(_option, "result")
-"""A field that changes the result: another value makes an output out of date."""
-
 path_option = partial(_option, "path")
-"""A field that says where something lies: outputs depend on the content there, not on the path."""
-
 runtime_option = partial(_option, "runtime")
-"""A field that changes only how a stage runs: another value makes nothing out of date."""
-
 
 StoreLocation = Annotated[Place, PlainValidator(location), PlainSerializer(str, when_used="json")]
-"""Where a store is: a folder, or a URL (``compress_ssl.storage.places``)."""
+"""A folder, or the URL of a bucket or web server (``compress_ssl.storage.places``)."""
 
 ContentCheck = Literal["sample", "all"]
 
 ContentCheckSetting = Annotated[
     ContentCheck,
     runtime_option(
-        "Compare the images with the store's before anything else: all names, and the content of 256 evenly "
-        "spaced images, or of all."
+        "First compare the images with those of the store: all names, and the content of 256 evenly spaced images, "
+        "or of all."
     ),
 ]
 
 LabelFile = Annotated[
     Path | None,
-    path_option("Text file with NAME CLASS a line, for splits whose images have no labels, such as a flat folder."),
+    path_option("Text file with one NAME CLASS per line, for splits without labels, such as a flat folder."),
 ]
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values never change."""
+    """Base of all settings: immutable, and unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def fields_with_role(cls, *roles: Role) -> set[str]:
-        """Names of the fields that were declared with one of these roles."""
+        """Return the names of the fields with one of these roles."""
         extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
         return {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("role") in roles}
 
     def result_record(self, *without: str) -> dict[str, Any]:
-        """JSON-ready values of the fields that change the result, except those named."""
+        """Return the JSON values of the fields that change the result, except those named."""
         return self.model_dump(mode="json", include=self.fields_with_role("result") - {*without})
 
 
 class StageSettings(Settings):
-    """What each stage that renders images and runs a network can be told about the machine."""
+    """Settings of every stage that renders images and runs a network."""
 
-    device: Annotated[Device, runtime_option("Where networks run; auto is the GPU where there is one.")] = "auto"
+    device: Annotated[Device, runtime_option("Device of the networks; auto is the GPU if there is one.")] = "auto"
     threads: Annotated[
-        int | None, runtime_option("CPU threads for decoding and for torch; all cores unless given.", ge=1)
+        int | None, runtime_option("CPU threads for decoding and for torch; all available cores unless given.", ge=1)
     ] = None
     renderer: Annotated[
         Literal["dali", "torchvision"],
-        result_option("What decodes and crops: DALI, or torchvision, the slower reference."),
+        result_option("Library that decodes and crops: DALI, or torchvision, the slower reference."),
     ] = "dali"
 
     @property
     def thread_count(self) -> int:
-        """Threads to use: those asked for, else this process's part of the cores that it may use."""
+        """Number of threads: the setting, or this rank's share of the available cores."""
         return self.threads or max(1, len(os.sched_getaffinity(0)) // torchrun_env().local_world_size)
 
 
 class OutputSettings(StageSettings):
-    """What a stage whose output is precious can be told about one that is there."""
+    """Settings of stages that never replace their output unasked."""
 
-    resume: Annotated[bool, runtime_option("Go on with what an interrupted run of the same settings left.")] = False
-    overwrite: Annotated[bool, runtime_option("Delete the output if it exists, and begin again.")] = False
+    resume: Annotated[bool, runtime_option("Continue an interrupted run of the same settings.")] = False
+    overwrite: Annotated[bool, runtime_option("Delete the output if it exists, and start again.")] = False
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if self.resume and self.overwrite:
-            raise ValueError("--resume goes on with the output, --overwrite deletes it; give one of them.")
+            raise ValueError("--resume continues the output, --overwrite deletes it; give one of them.")
         return self
 
 
 class ImageSelection(Settings):
-    """Which images of a folder to take, and what to do about bad ones."""
+    """Which images of a dataset are used, and what happens to bad ones."""
 
     limit: Annotated[
         int | None,
-        result_option("Take only this many images of each split, evenly spaced over its sorted list.", ge=1),
+        result_option("Use only this many images of each split, evenly spaced over its sorted list.", ge=1),
     ] = None
     subset: Annotated[
         Path | None,
         path_option(
-            "Take only the images this text file lists, a path a line, relative to the data set; a split "
-            "of which it lists none is taken whole."
+            "Use only the images in this text file, one path per line, relative to the dataset; a split without any is "
+            "used whole."
         ),
     ] = None
     labels: LabelFile = None
     index_folder: Annotated[
         Path | None,
-        runtime_option("Folder that keeps the index of the images; 'index' beside the output unless given."),
+        runtime_option("Folder of the index of the images, a cache; 'index' beside the output unless given."),
     ] = None
     on_bad_image: Annotated[
         Literal["stop", "skip"],
-        result_option("A file that cannot be decoded ends the run, or is recorded and left out."),
+        result_option("Stop at an image that cannot be decoded, or record it and leave it out."),
     ] = "stop"
 
 
 class ViewGeometry(Settings):
-    """Sizes of what a network sees."""
+    """Sizes of the views that a network sees."""
 
-    size: Annotated[int | None, result_option("Side of a view, in pixels; the network's own unless given.", ge=8)] = (
-        None
-    )
+    size: Annotated[
+        int | None, result_option("Side of a view, in pixels; the network's default unless given.", ge=8)
+    ] = None
     resize: Annotated[
         int | None,
         result_option(
-            "Evaluation view: short side before the centre crop, in pixels; the network's own unless given.", ge=8
+            "Short side before the centre crop of the evaluation view, in pixels; the network's default unless given.",
+            ge=8,
         ),
     ] = None
 
 
 def own_options(shared: Mapping[str, Any], options: Mapping[str, Collection[str]], name: str) -> dict[str, Any]:
-    """Of settings that several trainings share, those that do something for the one called ``name`` in ``options``."""
+    """Return the shared settings that have an effect on the training called ``name`` in ``options``."""
     foreign = {option for each in options.values() for option in each} - set(options.get(name, ()))
     return {key: value for key, value in shared.items() if key not in foreign}
 
 
 def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
-    """Say in one sentence what is wrong with the first bad setting; ``spell`` writes its name."""
+    """Return one sentence on the first bad setting; ``spell`` writes its name."""
     first = error.errors()[0]
     message = str(first["msg"]).removeprefix("Value error, ")
     message = message.replace("valid tuple", "list").replace("valid dictionary", "table")
     if not first["loc"]:
         return message
-    # Where a setting may be one of several things, pydantic puts the one it tried between the names.
+    # For a union pydantic puts the member that it tried between the names.
     setting, *inside = (part for part in first["loc"] if isinstance(part, str) and part.isidentifier())
     name = ".".join((spell(setting), *inside))
     if first["type"] == "missing":

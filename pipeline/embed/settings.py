@@ -134,7 +134,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     ] = None
     part: Annotated[
         Annotated[Part, BeforeValidator(_parse_part, json_schema_input_type=str)] | None,
-        result_option(
+        runtime_option(
             "I/N: embed only every N-th block, from the I-th on; 'store merge' joins the stores of N machines."
         ),
     ] = None

@@ -49,5 +49,10 @@ def test_a_store_is_evaluated_with_its_own_data_set(call: Call, workplace: Path)
     assert result.exit_code == 0, result.output
 
 
+def test_a_run_is_resumed_with_another_check(call: Call, workplace: Path, distill_options: tuple[str, ...]) -> None:
+    result = call("distill", "teacher.zarr", "data", "student", *distill_options, "--resume", "--check-content", "all")
+    assert result.exit_code == 0, result.output
+
+
 def _line(result: Result) -> str:
     return " ".join(result.output.split())

@@ -142,7 +142,7 @@ def test_module_is_the_command() -> None:
         (("embed", "d", "s", "--teacher", "x", "--split", "a b"), "--split: 'a b' must be NAME, NAME=FOLDER"),
         (
             ("embed", "d", "s", "--teacher", "x", "--resume", "--overwrite"),
-            "--resume goes on with the output, --overwrite deletes it; give one of them.",
+            "--resume continues the output, --overwrite deletes it; give one of them.",
         ),
         (("run", "photograph"), "There is no recipe 'photograph'. Did you mean 'photographs'? Known: photographs, "),
         (("run", "missing.toml"), "The recipe 'missing.toml' does not exist; check the path."),

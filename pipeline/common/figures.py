@@ -1,4 +1,4 @@
-"""Figures of evaluations, as files."""
+"""Writing figures to files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a figure as PNG, atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_durably(path, buffer.getbuffer())

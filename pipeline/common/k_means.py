@@ -1,4 +1,4 @@
-"""k-means on the teacher's embeddings: pseudo-labels, or anchors."""
+"""k-means by faiss: clusters to evaluate, pseudo-labels to distil, anchors."""
 
 from __future__ import annotations
 
@@ -15,25 +15,53 @@ ITERATIONS = 20
 
 
 class Clusters(NamedTuple):
-    """C clusters of N embeddings of D features."""
+    """K clusters of N embeddings of D features."""
 
     centroids: Tensor
-    """(C, D) float32."""
+    """(K, D) float32."""
     nearest: Tensor
     """(N,) int64, each embedding's cluster."""
 
 
-def k_means(embeddings: Tensor, clusters: int, seed: int, device: torch.device) -> Clusters:
-    """Cluster embeddings (N, D) by Euclidean distance, all of them, by faiss; on the GPU if faiss has been built for it."""
+def k_means(
+    embeddings: Tensor,
+    clusters: int,
+    seed: int,
+    device: torch.device,
+    *,
+    iterations: int = ITERATIONS,
+    restarts: int = 1,
+) -> Clusters:
+    """Cluster embeddings by Euclidean distance, on the GPU if faiss was built for it.
+
+    Parameters
+    ----------
+    embeddings : float32 tensor of shape (N, D)
+        All of them are used; faiss would draw 256 per cluster.
+    clusters : int
+        K, at most N.
+    seed : int
+        Draws the initial centroids.
+    iterations : int
+        Of Lloyd's algorithm.
+    restarts : int
+        Number of runs, of which the one with the smallest distances is kept (faiss's ``nredo``).
+    """
     rows = embeddings.cpu().numpy()
     clustering = faiss.Clustering(rows.shape[1], clusters)
-    clustering.niter, clustering.seed = ITERATIONS, seed % 2**31
+    clustering.niter, clustering.nredo, clustering.seed = iterations, restarts, seed % 2**31
     clustering.max_points_per_centroid = len(rows)  # no subsampling
     clustering.min_points_per_centroid = 1  # no warning
-    index = _flat_index(rows.shape[1], device)
-    clustering.train(rows, index)  # leaves the centroids in the index
-    centroids = faiss.vector_float_to_array(clustering.centroids).reshape(clusters, -1)
-    return Clusters(torch.from_numpy(centroids), torch.from_numpy(index.search(rows, 1)[1][:, 0]))
+    clustering.train(rows, _flat_index(rows.shape[1], device))
+    centroids = torch.from_numpy(faiss.vector_float_to_array(clustering.centroids).reshape(clusters, -1))
+    return Clusters(centroids, nearest_centroids(embeddings, centroids, device))
+
+
+def nearest_centroids(embeddings: Tensor, centroids: Tensor, device: torch.device) -> Tensor:
+    """Return the index (N,) int64 of the centroid (K, D) nearest to each embedding (N, D)."""
+    index = _flat_index(centroids.shape[1], device)
+    index.add(centroids.cpu().numpy())
+    return torch.from_numpy(index.search(embeddings.cpu().numpy(), 1)[1][:, 0])
 
 
 def _flat_index(dim: int, device: torch.device) -> Any:

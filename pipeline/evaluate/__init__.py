@@ -1,1 +1,1 @@
-"""Stage three: what the features are worth. One file an evaluation, each a pure function on arrays."""
+"""Stage three: evaluate the features of a network or a store; one folder per evaluation."""

@@ -1,7 +1,7 @@
-"""What is evaluated: a network, or a teacher's store; both give features to an evaluation in the same way.
+"""The network or store being evaluated: either gives every evaluation its features in the same way.
 
-A network's features are an embedding store too: they come from stage one, with the network as the teacher. A teacher's
-are in its store already, so it is scored without a forward pass, by the same code.
+The features of a network are an embedding store too, written by stage one with that network as the teacher. Those of a
+teacher are in its store already, so it is scored without a forward pass, by the same code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from compress_ssl.storage.recognise import is_meant_as_store
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     import torch
 
@@ -48,49 +48,46 @@ TrainingT = TypeVar("TrainingT", bound="LinearTraining")
 
 
 class FeatureSource:
-    """One network or store, as the settings say it is to be seen."""
+    """One network or store, seen as its settings say.
+
+    Attributes
+    ----------
+    is_store : bool
+        A store, not a network.
+    folder : Path
+        Where results, features and pictures go.
+    """
 
     def __init__(self, settings: EvaluateSettings, progress: Progress) -> None:
         self._settings, self._progress = settings, progress
         self.is_store = is_meant_as_store(settings.model)
         self.folder = _output_folder(settings, self.is_store)
-        """Where results, features and pictures go."""
         self._store: EmbeddingStore | None = None
 
     def features(self, *, labelled: bool = True) -> EmbeddingStore:
-        """A store of both splits in view 0; with ``labelled`` every image has to have a class.
+        """Return a store of both splits in view 0; with ``labelled`` every image needs a class.
 
         Raises
         ------
         InputError
-            If the model or the data cannot be used, or the splits have different classes.
+            If the model or the dataset cannot be used, or the splits have different classes.
         StoreError
-            If a teacher's store is not complete or damaged.
+            If a teacher's store is incomplete or damaged.
         """
-        return self._store_of_views("features.zarr", self._evaluation_views, POLICIES["crop-flip"], labelled=labelled)
+        return self._store_of_views("features.zarr", 0, 0, POLICIES["crop-flip"], labelled=labelled)
 
     def views(self, count: int, policy: Policy = POLICIES["crop-flip"]) -> EmbeddingStore:
-        """A store that has so many random views of the training split besides view 0 of both splits.
+        """Return a store of both splits in view 0, with ``count`` random views of the training split.
 
         Raises
         ------
         InputError
             As ``features``; also if a teacher's store has fewer views.
         """
-        return self._store_of_views("views.zarr", self._evaluation_views | {self._settings.train_split: count}, policy)
-
-    def with_views_at_hand(self, settings: TrainingT) -> TrainingT:
-        """The settings with no more random views than a teacher's store has, unless a number was asked for."""
-        if not self.is_store or "views" in settings.model_fields_set:
-            return settings
-        stored = _stored_views(open_store(settings.model)[settings.train_split], is_crops=False)
-        if not 0 < stored < settings.views:
-            return settings
-        logger.info("'%s' has %d random views; they are taken.", settings.model, stored)
-        return settings.model_copy(update={"views": stored})
+        return self._store_of_views("views.zarr", count, 0, policy)
 
     def crops(self, *, training: bool) -> EmbeddingStore:
-        """A store that has the ten fixed crops, as views 1 to 10, of the test split, and of the training split if asked.
+        """Return a store with the ten fixed crops, as views 1 to 10, of the test split, and optionally of both splits.
 
         Raises
         ------
@@ -98,8 +95,17 @@ class FeatureSource:
             As ``features``; also if a teacher's store has other views.
         """
         name = "crops.zarr" if training else "test-crops.zarr"
-        views = {self._settings.train_split: CROPS if training else 0, self._settings.test_split: CROPS}
-        return self._store_of_views(name, views, TenCrop())
+        return self._store_of_views(name, CROPS if training else 0, CROPS, TenCrop())
+
+    def limit_views(self, settings: TrainingT) -> TrainingT:
+        """Lower the default number of random views to that of a teacher's store."""
+        if not self.is_store or "views" in settings.model_fields_set:
+            return settings
+        stored = _count_views(open_store(settings.model)[settings.train_split], is_crops=False)
+        if not 0 < stored < settings.views:
+            return settings
+        logger.info("'%s' has %d random views; all of them are used.", settings.model, stored)
+        return settings.model_copy(update={"views": stored})
 
     @cached_property
     def network(self) -> Network:
@@ -108,12 +114,12 @@ class FeatureSource:
         Raises
         ------
         InputError
-            If it is a store, or cannot be read.
+            If the model is a store, or cannot be read.
         """
         if self.is_store:
             raise InputError(
-                f"'{self._settings.model}' is a store of embeddings, and this needs the network itself; give the "
-                "network that made it."
+                f"'{self._settings.model}' is a store of embeddings, and this evaluation needs the network itself; "
+                "give the network that made it."
             )
         network = load_network(self._settings.model, self._settings.seed)
         network.module.eval().to(self.device)
@@ -121,7 +127,7 @@ class FeatureSource:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a result says of the network, as a store does."""
+        """The network as described in stores and results."""
         store = self._store or (open_store(self._settings.model) if self.is_store else None)
         if store is not None:
             return dict(store.attributes["teacher"])
@@ -129,7 +135,7 @@ class FeatureSource:
 
     @property
     def data_set(self) -> dict[str, Any]:
-        """What a result says of the images, as a store does; only their name where features were not kept."""
+        """The dataset as described in stores and results; only its name if no features were stored."""
         return {"name": self.data.resolve().name} if self._store is None else dict(self._store.attributes["data_set"])
 
     @property
@@ -141,19 +147,19 @@ class FeatureSource:
         size = self._settings.size or self.network.preprocessing.size
         return size, self._settings.resize or max(self.network.preprocessing.resize, size)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        """Where to compute; torch is told the number of threads."""
+        """Device to compute on; torch's number of threads is set with it."""
         return prepare_device(self._settings.device, self._settings.thread_count)
 
-    @property
+    @cached_property
     def renderer(self) -> Renderer:
-        """What renders views, as the settings ask for."""
+        """Renderer of views."""
         return make_renderer(self._settings.renderer, self.device, self._settings.thread_count)
 
     @property
     def data(self) -> Path:
-        """The data set.
+        """The dataset.
 
         Raises
         ------
@@ -168,73 +174,11 @@ class FeatureSource:
 
     @property
     def index_folder(self) -> Path:
-        """Where what is known of the images is kept: beside the run, where its training keeps it too."""
+        """Folder of the image index: beside the run, shared with its training."""
         return self._settings.index_folder or self.folder.parent / "index"
 
-    @property
-    def _evaluation_views(self) -> dict[str, int]:
-        """Both splits, with no view besides view 0."""
-        return {self._settings.train_split: 0, self._settings.test_split: 0}
-
-    def _store_of_views(
-        self, name: str, views: dict[str, int], policy: Policy | TenCrop, *, labelled: bool = True
-    ) -> EmbeddingStore:
-        """A store of both splits that has so many views of them besides view 0."""
-        settings = self._settings
-        store = open_store(settings.model) if self.is_store else self._embed(name, views, policy, labelled=labelled)
-        self._check_same_classes(store[settings.train_split].class_names, store[settings.test_split].class_names)
-        for split, count in views.items():
-            self._check_views(store[split], count, is_crops=isinstance(policy, TenCrop))
-        if self.is_store and settings.data is not None and self._store is None:
-            self._check_images(store, views)
-        self._store = store
-        return store
-
-    def _check_images(self, store: EmbeddingStore, splits: Iterable[str]) -> None:
-        """Check that the data set given beside a store is the store's."""
-        settings = self._settings
-        for name in splits:
-            source = open_source(self.data, store[name].folder, self.index_folder)
-            check_same_images(store[name], source, settings.check_content, settings.thread_count, self._progress)
-
-    def _check_views(self, split: Split, count: int, *, is_crops: bool) -> None:
-        stored = _stored_views(split, is_crops=is_crops)
-        if stored < count:
-            what, way = (TEN_CROP, f"with --policy {TEN_CROP}") if is_crops else ("random", "with more --views")
-            raise InputError(
-                f"Split {split.name} of '{self._settings.model}' has {stored} {what} views, and {count} are asked for; embed "
-                f"{way}, or give the network itself."
-            )
-
-    def _embed(self, name: str, views: dict[str, int], policy: Policy | TenCrop, *, labelled: bool) -> EmbeddingStore:
-        """Run stage one with this network; what an earlier evaluation left is used if it is the same."""
-        settings = self._settings
-        if labelled:
-            self.check_classes()
-        shared = set(EmbedSettings.model_fields) & set(type(settings).model_fields)
-        wanted = EmbedSettings(
-            **{field: getattr(settings, field) for field in shared - {"data", "index_folder", "views", "policy"}},
-            data=self.data,
-            store=location(self.folder / name),
-            index_folder=self.index_folder,
-            teacher=settings.model,
-            split=tuple(SplitSource(name=split, folder=split, views=count) for split, count in views.items()),
-            policy=policy,
-            normalise=True,  # whatever their length, float16 holds them; all evaluations look at directions
-            resume=True,
-        )
-        with rank0_first():
-            return self._embed_anew_if_other(wanted) if is_rank0() else open_store(wanted.store)
-
-    def _embed_anew_if_other(self, wanted: EmbedSettings) -> EmbeddingStore:
-        try:
-            return embed(wanted, self._progress)
-        except StoreMismatchError:
-            logger.info("The features in '%s' are of other images or settings; they are computed again.", wanted.store)
-            return embed(wanted.model_copy(update={"resume": False, "overwrite": True}), self._progress)
-
     def check_classes(self) -> None:
-        """Find by the images' names what would end the evaluation when all features have been computed.
+        """Check from the image names alone, before any feature is computed, that both splits have the same classes.
 
         Raises
         ------
@@ -249,6 +193,58 @@ class FeatureSource:
                 check_labels(name, listing.labels)
         self._check_same_classes(train.class_names, test.class_names)
 
+    def _store_of_views(
+        self, name: str, train_views: int, test_views: int, policy: Policy | TenCrop, *, labelled: bool = True
+    ) -> EmbeddingStore:
+        """Return a store with view 0 and this many other views of each split."""
+        settings = self._settings
+        views = {settings.train_split: train_views, settings.test_split: test_views}
+        store = open_store(settings.model) if self.is_store else self._embed(name, views, policy, labelled=labelled)
+        self._check_same_classes(store[settings.train_split].class_names, store[settings.test_split].class_names)
+        for split, count in views.items():
+            self._check_views(store[split], count, is_crops=isinstance(policy, TenCrop))
+        if self.is_store and settings.data is not None and self._store is None:
+            for split in views:
+                images = open_source(settings.data, store[split].folder, self.index_folder)
+                check_same_images(store[split], images, settings.check_content, settings.thread_count, self._progress)
+        self._store = store
+        return store
+
+    def _check_views(self, split: Split, count: int, *, is_crops: bool) -> None:
+        stored = _count_views(split, is_crops=is_crops)
+        if stored < count:
+            kind, option = (TEN_CROP, f"--policy {TEN_CROP}") if is_crops else ("random", "more --views")
+            raise InputError(
+                f"Split {split.name} of '{self._settings.model}' has {stored} {kind} views, but {count} are needed; "
+                f"embed with {option}, or give the network itself."
+            )
+
+    def _embed(self, name: str, views: dict[str, int], policy: Policy | TenCrop, *, labelled: bool) -> EmbeddingStore:
+        """Run stage one with this network; features of an earlier evaluation are reused if nothing has changed."""
+        settings = self._settings
+        if labelled:
+            self.check_classes()
+        shared = set(EmbedSettings.model_fields) & set(type(settings).model_fields)
+        wanted = EmbedSettings(
+            **{field: getattr(settings, field) for field in shared - {"data", "index_folder", "views", "policy"}},
+            data=self.data,
+            store=location(self.folder / name),
+            index_folder=self.index_folder,
+            teacher=settings.model,
+            split=tuple(SplitSource(name=split, folder=split, views=count) for split, count in views.items()),
+            policy=policy,
+            normalise=True,  # whatever their length, float16 holds them; all evaluations use directions only
+            resume=True,
+        )
+        with rank0_first():
+            if not is_rank0():
+                return open_store(wanted.store)
+            try:
+                return embed(wanted, self._progress)
+            except StoreMismatchError:
+                logger.info("The features in '%s' are of other images or settings; they are recomputed.", wanted.store)
+                return embed(wanted.model_copy(update={"resume": False, "overwrite": True}), self._progress)
+
     def _check_same_classes(self, train: Sequence[str], test: Sequence[str]) -> None:
         if tuple(train) != tuple(test):
             odd = next(iter(sorted(set(train) ^ set(test))), None)
@@ -259,21 +255,21 @@ class FeatureSource:
             )
 
 
-def _stored_views(split: Split, *, is_crops: bool) -> int:
-    """How many random views, or ten-crop ones, a store has of a split besides view 0."""
+def _count_views(split: Split, *, is_crops: bool) -> int:
+    """Count the stored random views of a split, or its ten-crop ones, view 0 excluded."""
     names = [view["policy"]["name"] for view in split.views[EVALUATION_VIEW + 1 :]]
     return sum((name == TEN_CROP) is is_crops for name in names)
 
 
 def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:
-    """A run's own folder; for a store or a checkpoint one beside it."""
+    """Return the run's own folder; for a store or a checkpoint a folder beside it."""
     path = Path(settings.model) if is_store else check_reference(settings.model).path
     if settings.output is not None:
         return settings.output
     if is_store and not location(settings.model).is_local:
-        raise InputError(f"'{settings.model}' is not on this machine; say by --output where the result goes.")
+        raise InputError(f"'{settings.model}' is not on this machine; give a folder for the results with --output.")
     if path is None:
-        raise InputError(f"'{settings.model}' has no folder of its own; say by --output where the result goes.")
+        raise InputError(f"'{settings.model}' has no folder; give one for the results with --output.")
     if not path.exists():
         raise InputError(f"'{settings.model}' does not exist; give a store, {REFERENCE_FORMS}.")
     if path.name == MODEL_FILE:

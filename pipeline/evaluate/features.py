@@ -1,4 +1,4 @@
-"""What is evaluated: features with labels, in memory or streamed from a store, checked before they count.
+"""Labelled features, in memory or streamed from a store, checked before they are scored.
 
 Letters: N images, D features, R rows of a block.
 """
@@ -30,42 +30,49 @@ class Features(NamedTuple):
 
 
 class StoredFeatures:
-    """Features and labels of the N good images of a split, in one view; read when they are needed.
+    """Features and labels of the N good images of a split in one view, read on demand.
 
-    Raises ``StoreError`` where the view is not complete or damaged, ``InputError`` as the checks below.
+    Raises ``StoreError`` if the view is incomplete or damaged, ``InputError`` as the checks below.
     """
 
     def __init__(self, name: str, split: Split, view: int = EVALUATION_VIEW) -> None:
         self.name = name
-        """What the images are called in an error: training, test."""
+        """How error messages call the images: training, test."""
         self.labels = split.samples.label[split.samples.good]
         """(N,)"""
         self._split, self._view = split, view
         check_labels(name, self.labels)
 
     def blocks(self) -> Iterator[npt.NDArray[np.float16]]:
-        """Yield the features (R, D) of some rows after the other, in order."""
+        """Yield the features block by block (R, D), in order."""
         good = self._split.samples.good
         for rows, block in self._split.blocks(self._view):
             features = block[good[rows]]
-            check_numbers(self.name, features, rows.start + np.flatnonzero(good[rows]))
+            check_finite(self.name, features, rows.start + np.flatnonzero(good[rows]))
             yield features
 
     def rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float16]:
-        """Features (len(rows), D) of some of the N images."""
+        """Return the features (len(rows), D) of some of the N images."""
         stored = np.flatnonzero(self._split.samples.good)[rows]
         features = self._split.rows(self._view, stored)
-        check_numbers(self.name, features, stored)
+        check_finite(self.name, features, stored)
         return features
 
     def in_memory(self) -> Features:
-        """All of them."""
+        """Return all features and labels."""
         features = np.empty((len(self.labels), self._split.feature_dim), np.float16)
         start = 0
         for block in self.blocks():
             features[start : start + len(block)] = block
             start += len(block)
         return Features(features, self.labels)
+
+
+def l2_normalize(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """Return rows (R, D) scaled to unit length in float32; rows of zeros stay zero."""
+    single = np.array(rows, np.float32)
+    single /= np.maximum(np.linalg.norm(single, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return single
 
 
 def check_labels(name: str, labels: npt.NDArray[np.integer]) -> None:
@@ -80,36 +87,36 @@ def check_labels(name: str, labels: npt.NDArray[np.integer]) -> None:
         raise InputError(f"There is no {name} image to evaluate on.")
     if (labels < 0).any():
         raise InputError(
-            f"The {name} image in row {int(np.flatnonzero(labels < 0)[0])} has no label, and the evaluation needs one: a "
-            "folder a class, or --labels."
+            f"The {name} image in row {int(np.flatnonzero(labels < 0)[0])} has no label, and the evaluation needs one; "
+            "sort the images into one folder per class, or give --labels."
         )
 
 
 def check_classes(
     train_labels: npt.NDArray[np.integer], test_labels: npt.NDArray[np.integer], class_names: Sequence[str]
 ) -> None:
-    """Check that a classifier can learn to tell the classes of the test images.
+    """Check that a classifier of the test images' classes can be trained.
 
     Raises
     ------
     InputError
         If the training images are of one class, or a class has test images only; names it.
     """
-    learned = np.unique(train_labels)
-    if len(learned) < 2:
+    trained = np.unique(train_labels)
+    if len(trained) < 2:
         raise InputError(
-            f"All training images are of class '{class_names[learned[0]]}'; a classifier needs two classes."
+            f"All training images are of class '{class_names[trained[0]]}'; a classifier needs two classes."
         )
-    unknown = np.setdiff1d(test_labels, learned)
+    unknown = np.setdiff1d(test_labels, trained)
     if len(unknown):
         raise InputError(
-            f"Class '{class_names[unknown[0]]}' has test images but no training image; add some, or leave the class out of "
-            "the test images."
+            f"Class '{class_names[unknown[0]]}' has test images but no training image; add some, or leave the class "
+            "out of the test images."
         )
 
 
-def check_numbers(name: str, features: npt.NDArray[np.floating], rows: npt.NDArray[np.integer]) -> None:
-    """Check that features (R, D) of these rows (R,) of a store are numbers.
+def check_finite(name: str, features: npt.NDArray[np.floating], rows: npt.NDArray[np.integer]) -> None:
+    """Check that the features (R, D) of these rows (R,) of a store are finite.
 
     Raises
     ------
@@ -118,4 +125,4 @@ def check_numbers(name: str, features: npt.NDArray[np.floating], rows: npt.NDArr
     """
     broken = ~np.isfinite(features).all(axis=1)
     if broken.any():
-        raise InputError(f"The {name} features of row {int(rows[broken][0])} are not numbers; embed again.")
+        raise InputError(f"The {name} features of row {int(rows[broken][0])} are not finite; embed again.")

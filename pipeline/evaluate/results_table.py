@@ -1,4 +1,4 @@
-"""One table of everything that was evaluated."""
+"""One table of the results of several evaluations."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
 
 
 class Table(NamedTuple):
-    """Headings, and a row of cells for each network."""
+    """Column headings, and one row of cells per network."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
 
 
 def results_table(results: Iterable[Path]) -> Table:
-    """Read results into one table.
+    """Collect results in one table.
 
     Parameters
     ----------
     results : iterable of paths
-        JSON files of evaluations. Those of one network, one after the other, make one row.
+        JSON files of evaluations. Consecutive ones of one network share a row.
 
     Returns
     -------
     table : Table
-        Columns: network, architecture, then all scores in the order in which they first appear; in percent. A cell is
-        empty where a network was not scored that way.
+        Columns: network, architecture, then all scores in percent, in the order of their first appearance. A cell is
+        empty if a network has no such score.
 
     Raises
     ------
     InputError
-        If a file cannot be read, or is not such a result.
+        If a file cannot be read, or is not a result.
     """
     rows: list[tuple[tuple[str, str], dict[str, float]]] = []
     for path in results:
@@ -51,7 +51,7 @@ def results_table(results: Iterable[Path]) -> Table:
 
 
 def read_result(path: Path) -> tuple[tuple[str, str], dict[str, float]]:
-    """Name and architecture of a network, and its scores in percent, by heading.
+    """Return name and architecture of a network, and its scores in percent by column heading.
 
     Raises
     ------

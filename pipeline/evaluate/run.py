@@ -1,7 +1,6 @@
-"""The stage: run one evaluation of a network or a store, write the result beside the model.
+"""The stage: run one evaluation of a network or a store, and write the result beside the model.
 
-A result is one JSON file: what was evaluated on what, with which settings, the ``scores`` that a table shows, and all
-that the evaluation found.
+A result is one JSON file: network, dataset, settings, the ``scores`` shown in tables, and the complete result.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
-from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS, evaluation_of
+from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS, PACKAGE, evaluation_of
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.networks.network import load_network
 from compress_ssl.pipeline.training.distributed import is_rank0, world_size
@@ -28,22 +27,22 @@ if TYPE_CHECKING:
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation found, and where it is written."""
+    """The result of an evaluation, and its file."""
 
     result: Any
-    """As the evaluation's own file defines it."""
+    """Of the type that the evaluation's own module defines."""
     path: Path
 
 
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluated:
-    """Run the evaluation that these are the settings of.
+    """Run one evaluation; the type of the settings selects it.
 
     Raises
     ------
     InputError
-        If the model, the data or a setting cannot be used.
+        If the model, the dataset or a setting cannot be used.
     StoreError
-        If a store is not complete or damaged.
+        If a store is incomplete or damaged.
     RunError
         If a training fails.
     """
@@ -54,41 +53,43 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluated:
 def evaluate_with_baselines(
     settings: EvaluateSettings, baselines: Sequence[str], progress: Progress
 ) -> Iterator[Evaluated]:
-    """Run an evaluation of the model, then of its architecture as each baseline, at the same image sizes.
+    """Evaluate the model, then each baseline of its architecture at the same image sizes.
 
     Parameters
     ----------
     baselines : sequence of str
-        ``random`` (untrained), ``torchvision`` (supervised weights, where they can be had).
+        ``random`` (untrained), ``torchvision`` (supervised weights, if available).
 
     Raises
     ------
     InputError
-        As ``evaluate``; before anything is computed if a baseline has no images or no weights.
+        As ``evaluate``; before anything is computed, if a baseline has no images or no weights.
     """
     with process_group():
-        subject = FeatureSource(settings, progress)
-        models = {baseline: _baseline(baseline, subject, settings) for baseline in baselines}
-        yield _evaluate(subject, settings, progress)
-        size, resize = subject.sizes
+        source = FeatureSource(settings, progress)
+        models = {baseline: _baseline(baseline, source, settings) for baseline in baselines}
+        yield _evaluate(source, settings, progress)
+        size, resize = source.sizes
         for baseline, model in models.items():
-            place = {"output": subject.folder / f"baseline-{baseline}", "index_folder": subject.index_folder}
+            place = {"output": source.folder / f"baseline-{baseline}", "index_folder": source.index_folder}
             changed = {"model": model, "size": size, "resize": resize, **place}
             yield evaluate(settings.model_copy(update=changed), progress)
 
 
-def _baseline(kind: str, subject: FeatureSource, settings: EvaluateSettings) -> str:
-    """The network to compare with."""
+def _baseline(kind: str, source: FeatureSource, settings: EvaluateSettings) -> str:
+    """Return the reference of a baseline network, after checking that it can be loaded."""
     if settings.data is None:
-        raise InputError(f"--baseline {kind} needs the images, which a store has not; give the data set by --data.")
-    reference = f"{kind}/{subject.description['architecture']}"
-    load_network(reference)  # weights that cannot be had are missed now, not when the model has been scored
+        raise InputError(
+            f"--baseline {kind} needs the images, which a store does not have; give the dataset with --data."
+        )
+    reference = f"{kind}/{source.description['architecture']}"
+    load_network(reference)  # missing weights are an error now, not after the model has been scored
     return reference
 
 
 @process_group()
 def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path], dict[str, str]]:
-    """Run every evaluation that the model and the data allow, each with its defaults.
+    """Run every evaluation that the model and the dataset allow, each with its defaults.
 
     Parameters
     ----------
@@ -99,12 +100,12 @@ def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path]
     -------
     results : list of Path
     left_out : dict
-        Of the other evaluations, and of those that failed: name to the reason, a sentence.
+        Name of every other evaluation, failed ones included, to the reason, a sentence.
 
     Raises
     ------
     InputError
-        If none can be run; the first one's reason.
+        If none can be run, with the reason of the first.
     """
     results, reasons = [], {}
     for name, evaluation in EVALUATIONS.items():
@@ -117,20 +118,21 @@ def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path]
     return results, reasons
 
 
-def _evaluate(subject: FeatureSource, settings: EvaluateSettings, progress: Progress) -> Evaluated:
+def _evaluate(source: FeatureSource, settings: EvaluateSettings, progress: Progress) -> Evaluated:
     name = evaluation_of(settings)
     if world_size() > 1 and getattr(settings, "features", None) != "live":
         raise InputError(
-            f"evaluate {name} is the work of one process; start it without torchrun, which is for 'evaluate linear --features "
+            f"evaluate {name} runs in one process; start it without torchrun, which is for 'evaluate linear --features "
             "live'."
         )
-    module, _, function = EVALUATIONS[name].function.partition(":")
+    evaluation = EVALUATIONS[name]
     start = time.monotonic()
-    result = getattr(importlib.import_module(module), function)(settings, subject, progress)
+    run = getattr(importlib.import_module(f"{PACKAGE}.{evaluation.module}"), evaluation.function)
+    result = run(settings, source, progress)
     record = {
         "evaluation": name,
-        "network": subject.description,
-        "data_set": subject.data_set,
+        "network": source.description,
+        "data_set": source.data_set,
         "train_split": settings.train_split,
         "test_split": settings.test_split,
         "settings": settings.result_record("model"),
@@ -138,7 +140,7 @@ def _evaluate(subject: FeatureSource, settings: EvaluateSettings, progress: Prog
         "scores": result.scores(),
         "result": result.model_dump(mode="json"),
     }
-    path = subject.folder / EVALUATIONS[name].file
+    path = source.folder / evaluation.file
     if is_rank0():
         write_json_durably(path, record)
     return Evaluated(result, path)

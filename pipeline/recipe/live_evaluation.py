@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.distill.settings import DistillSettings
-from compress_ssl.pipeline.evaluate.knn.live import make_live_evaluation
+from compress_ssl.pipeline.evaluate.knn.live import LiveNearestNeighbour
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Progress
@@ -22,10 +22,10 @@ def live_evaluation(
     Raises
     ------
     InputError, StoreError
-        As ``make_live_evaluation``.
+        As ``LiveNearestNeighbour``.
     """
     store, selection = (settings.store, None) if isinstance(settings, DistillSettings) else (None, settings)
-    return make_live_evaluation(
+    return LiveNearestNeighbour(
         settings.data,
         settings.run,
         renderer=renderer,

@@ -1,4 +1,4 @@
-"""One-to-one mapping of clusters to classes.
+"""One-to-one mapping of clusters to classes, and the scores of a clustering.
 
 Letters: N training images, M test images, K clusters, C classes.
 """
@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from compress_ssl.pipeline.common.settings import Settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,7 +22,7 @@ NO_CLASS = -1
 
 
 class Clustering(NamedTuple):
-    """Which cluster each image is in."""
+    """The cluster of each image."""
 
     train: npt.NDArray[np.int64]
     """(N,)"""
@@ -27,8 +30,42 @@ class Clustering(NamedTuple):
     """(M,)"""
 
 
+class ClusteringResult(Settings):
+    """Scores of one clustering."""
+
+    seed: int
+    top1_percent: float
+    """Of the test images."""
+    train_top1_percent: float
+    nmi_percent: float
+    """Normalised mutual information of the test images' clusters and classes (arithmetic mean), times 100."""
+    ari_percent: float
+    """Adjusted Rand index of the same, times 100."""
+    empty_clusters: int
+    """Without a training image."""
+
+
+def score_clustering(
+    clustering: Clustering, train_labels: Integers, test_labels: Integers, clusters: int, seed: int
+) -> ClusteringResult:
+    """Score a clustering into K = ``clusters``, given the classes (N,) and (M,) of the images.
+
+    ``seed``, which the clustering was computed with, is only recorded.
+    """
+    classes = align_clusters(clustering.train, train_labels, clusters)
+    train, test = classes[clustering.train], classes[clustering.test]
+    return ClusteringResult(
+        seed=seed,
+        top1_percent=100 * float(np.mean(test == test_labels)),
+        train_top1_percent=100 * float(np.mean(train == train_labels)),
+        nmi_percent=100 * float(normalized_mutual_info_score(test_labels, clustering.test)),
+        ari_percent=100 * float(adjusted_rand_score(test_labels, clustering.test)),
+        empty_clusters=clusters - len(np.unique(clustering.train)),
+    )
+
+
 def align_clusters(cluster: Integers, labels: Integers, clusters: int) -> npt.NDArray[np.int64]:
-    """Map clusters to classes one to one, so that the shares of their images that are of their class sum to the most.
+    """Map clusters to classes one to one, maximising the sum of (images in common / images of the cluster).
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Pictures of a clustering: images of random clusters (the paper's figure), the confusion matrix, the clusters' sizes.
+"""Pictures of a clustering: images of random clusters (the paper's figure), the confusion matrix, the cluster sizes.
 
-Nothing is chosen by hand: clusters and images are drawn by the seed.
+Nothing is selected by hand: clusters and images are drawn from the seed.
 
 Letters: R rows (clusters), J columns (images of each), S side of a small picture in pixels, K clusters, C classes.
 """
@@ -41,37 +41,37 @@ SIDE = 96
 GAP = 4
 DOTS_PER_INCH = 100
 NAMED_CLASSES = 30
-"""With more classes than these a confusion matrix has neither names nor numbers in it."""
+"""A confusion matrix of more classes shows neither their names nor numbers."""
 
 
 def draw_pictures(
     settings: ClusterSettings,
-    subject: FeatureSource,
-    splits: tuple[Split, Split],
+    source: FeatureSource,
+    train: Split,
+    test: Split,
     clustering: Clustering,
     clusters: int,
 ) -> None:
-    """Write the pictures of a clustering of the training and test split into the subject's folder."""
-    train, test = splits
+    """Write the pictures of a clustering into the folder of the results."""
     classes = align_clusters(clustering.train, train.samples.label[train.samples.good], clusters)
     labels = test.samples.label[test.samples.good]
     table = confusion(classes[clustering.test], labels, len(test.class_names))
     sizes = np.bincount(clustering.train, minlength=clusters)
-    write_figure(draw_confusion(table, test.class_names), subject.folder / CONFUSION_FILE)
-    write_figure(draw_sizes(sizes), subject.folder / SIZES_FILE)
+    write_figure(draw_confusion(table, test.class_names), source.folder / CONFUSION_FILE)
+    write_figure(draw_sizes(sizes), source.folder / SIZES_FILE)
     if settings.data is None:
-        logger.warning("No images of the clusters were drawn: a store has none; give the data set by --data.")
+        logger.warning("No images of the clusters were drawn: a store has none; give the dataset with --data.")
         return
     chosen = choose_images(clustering.train, settings.rows, settings.columns, settings.seed)
     names = {NO_CLASS: "no class", **dict(enumerate(train.class_names))}
     titles = [f"cluster {number}, {sizes[number]} images: {names[int(classes[number])]}" for number in chosen]
-    images = _read_images(subject, train, np.concatenate(list(chosen.values())))
+    images = _read_images(source, train, np.concatenate(list(chosen.values())))
     rows = np.split(images, np.cumsum([len(images) for images in chosen.values()])[:-1])
-    write_figure(draw_images(rows, titles, settings.columns), subject.folder / IMAGES_FILE)
+    write_figure(draw_images(rows, titles, settings.columns), source.folder / IMAGES_FILE)
 
 
 def choose_images(clustering: Integers, rows: int, columns: int, seed: int) -> dict[int, npt.NDArray[np.int64]]:
-    """Draw so many clusters among those that are not empty, and so many images of each; all where there are fewer.
+    """Draw ``rows`` of the clusters that are not empty, and ``columns`` images of each; all where there are fewer.
 
     Parameters
     ----------
@@ -83,11 +83,11 @@ def choose_images(clustering: Integers, rows: int, columns: int, seed: int) -> d
 
     Returns
     -------
-    chosen : dict from cluster to rows of images
+    chosen : dict from cluster to row numbers of images
     """
     generator = np.random.Generator(np.random.Philox(key=seed))
-    there = np.unique(clustering)
-    drawn = generator.choice(there, min(rows, len(there)), replace=False)
+    filled = np.unique(clustering)
+    drawn = generator.choice(filled, min(rows, len(filled)), replace=False)
     members = {int(cluster): np.flatnonzero(clustering == cluster) for cluster in drawn}
     return {
         cluster: generator.choice(images, min(columns, len(images)), replace=False)
@@ -95,29 +95,29 @@ def choose_images(clustering: Integers, rows: int, columns: int, seed: int) -> d
     }
 
 
-def confusion(answers: Integers, labels: Integers, classes: int) -> npt.NDArray[np.float64]:
-    """Share of the images of each class, in percent, that got each answer.
+def confusion(predictions: Integers, labels: Integers, classes: int) -> npt.NDArray[np.float64]:
+    """Return the confusion matrix, in percent of the images of each class.
 
     Parameters
     ----------
-    answers, labels : int arrays of shape (M,)
-        ``NO_CLASS`` is an answer too.
+    predictions, labels : int arrays of shape (M,)
+        Predicted and true classes; a prediction may be ``NO_CLASS``.
     classes : int
         C.
 
     Returns
     -------
     table : float64 array of shape (C, C + 1)
-        The last column is of images without an answer.
+        The last column is ``NO_CLASS``.
     """
     table = np.zeros((classes, classes + 1))
-    np.add.at(table, (labels, answers), 1)  # NO_CLASS is the last column
+    np.add.at(table, (labels, predictions), 1)  # NO_CLASS, -1, is the last column
     table *= 100 / np.maximum(table.sum(axis=1, keepdims=True), 1)
     return table
 
 
 def draw_images(rows: Sequence[npt.NDArray[np.uint8]], titles: Sequence[str], columns: int) -> Figure:
-    """A row of up to J pictures (J, S, S, 3) for each of R clusters, under its title."""
+    """Draw one titled row of up to J images (J, S, S, 3) for each of R clusters."""
     step, band = SIDE + GAP, 20
     width, height = columns * step + GAP, len(rows) * (step + band) + GAP
     canvas = np.full((height, width, 3), 255, np.uint8)
@@ -135,19 +135,19 @@ def draw_images(rows: Sequence[npt.NDArray[np.uint8]], titles: Sequence[str], co
 
 
 def draw_confusion(table: npt.NDArray[np.float64], class_names: Sequence[str]) -> Figure:
-    """True classes down, answers across, each row's percent; with few classes their names and the numbers."""
-    shown, answers = table, [*class_names, "no class"]
+    """Draw a confusion matrix, true classes down; class names and numbers are shown if there are few classes."""
+    shown, predicted = table, [*class_names, "no class"]
     if not table[:, -1].any():
-        shown, answers = table[:, :-1], list(class_names)
+        shown, predicted = table[:, :-1], list(class_names)
     few = len(class_names) <= NAMED_CLASSES
-    side = 3 + 0.45 * len(class_names) if few else 16  # inches: 1,000 classes have a pixel each
+    side = 3 + 0.45 * len(class_names) if few else 16  # inches: one pixel per class up to 1,000 classes
     figure = Figure(figsize=(side + 1, side), dpi=DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     colours = ("Blues", PowerNorm(1.0, 0, 100)) if few else ("magma", PowerNorm(0.35, 0, 100))
     picture = axes.imshow(shown, cmap=colours[0], norm=colours[1])
     axes.set(xlabel="class of the cluster", ylabel="true class", title="Test images, percent of the true class")
     if few:
-        axes.set_xticks(range(len(answers)), answers, rotation=90)
+        axes.set_xticks(range(len(predicted)), predicted, rotation=90)
         axes.set_yticks(range(len(class_names)), class_names)
         for (row, column), value in np.ndenumerate(shown):
             if value > 0.5:
@@ -159,7 +159,7 @@ def draw_confusion(table: npt.NDArray[np.float64], class_names: Sequence[str]) -
 
 
 def draw_sizes(sizes: Integers) -> Figure:
-    """Histogram of the clusters' numbers of training images (K,)."""
+    """Draw a histogram of the numbers of training images (K,) of the clusters."""
     figure = Figure(figsize=(7, 4.5), dpi=DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     axes.hist(sizes, bins=min(50, max(10, len(sizes) // 4)), color="tab:blue", edgecolor="white")
@@ -175,11 +175,11 @@ def draw_sizes(sizes: Integers) -> Figure:
     return figure
 
 
-def _read_images(subject: FeatureSource, split: Split, rows: Integers) -> npt.NDArray[np.uint8]:
-    """The centre squares (len(rows), S, S, 3) of some of the split's good images."""
+def _read_images(source: FeatureSource, split: Split, rows: Integers) -> npt.NDArray[np.uint8]:
+    """Render the centre squares (len(rows), S, S, 3) of some of the split's good images."""
     samples = split.samples
     stored = np.flatnonzero(samples.good)[rows]
     parameters = evaluation_parameters(samples.image_size[stored], SIDE, SIDE)
-    source = open_source(subject.data, split.folder, subject.index_folder)
-    job = RenderJob.of(source, samples, stored, parameters=parameters[:, None], sizes=(SIDE,))
-    return np.concatenate([pixels.cpu().numpy() for (pixels,) in render(subject.renderer, job, 64)])
+    images = open_source(source.data, split.folder, source.index_folder)
+    job = RenderJob.of(images, samples, stored, parameters=parameters[:, None], sizes=(SIDE,))
+    return np.concatenate([pixels.cpu().numpy() for (pixels,) in render(source.renderer, job, 64)])

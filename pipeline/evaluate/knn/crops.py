@@ -1,7 +1,8 @@
-"""Nearest neighbours with ten crops: an image's feature is the mean of its crops' L2-normalised features.
+"""Features of ten crops for nearest-neighbour search: the mean of an image's L2-normalised crop features.
 
-A search has no probabilities to average over crops, as a classifier has, so training and test images are both described by
-the mean direction of theirs. This is our reading of "10-crop" for nearest neighbours: CompRess reports no such figure.
+A search has no probabilities to average over crops, as a classifier has, so training and test images are both
+represented by the mean direction of their crops. This is our reading of "10-crop" for nearest neighbours: CompRess
+reports no such number.
 
 Letters: N images, D features, R rows of a block.
 """
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures
+from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures, l2_normalize
 from compress_ssl.pipeline.images.policies import CROPS
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class CropMeans:
-    """Features and labels of the N good images of a split whose views 1 to 10 are the ten crops; as ``StoredFeatures``."""
+    """The interface of ``StoredFeatures`` for a split whose views 1 to 10 are the ten crops of N good images."""
 
     def __init__(self, name: str, split: Split) -> None:
         self._crops = [StoredFeatures(name, split, 1 + crop) for crop in range(CROPS)]
@@ -32,23 +33,22 @@ class CropMeans:
         """(N,)"""
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the features (R, D) of some rows after the other, in order."""
-        for parts in zip(*(crop.blocks() for crop in self._crops), strict=True):
-            yield _mean_direction(parts)
+        """Yield the features block by block (R, D), in order."""
+        for crops in zip(*(crop.blocks() for crop in self._crops), strict=True):
+            yield _mean_direction(crops)
 
     def rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-        """Features (len(rows), D) of some of the N images."""
+        """Return the features (len(rows), D) of some of the N images."""
         return _mean_direction([crop.rows(rows) for crop in self._crops])
 
     def in_memory(self) -> Features:
-        """All of them."""
+        """Return all features and labels."""
         return Features(np.concatenate(list(self.blocks())), self.labels)
 
 
 def _mean_direction(crops: Sequence[npt.NDArray[np.floating]]) -> npt.NDArray[np.float32]:
     total = np.zeros(crops[0].shape, np.float32)
     for crop in crops:
-        single = crop.astype(np.float32)
-        total += single / np.maximum(np.linalg.norm(single, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        total += l2_normalize(crop)
     total /= len(crops)
     return total

@@ -1,4 +1,4 @@
-"""Nearest neighbour and weighted k-NN of the features of view 0, found in one search of the training images."""
+"""Nearest neighbour and weighted k-NN on the features of view 0, from one search of the training images."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ logger = logging.getLogger(__name__)
 
 
 class KnnResult(Settings):
-    """What the neighbours say."""
+    """Scores by nearest neighbour and by weighted k-NN."""
 
     nearest: tuple[NearestNeighbourResult, ...]
-    """With all labels, then with each number of labels a class."""
+    """With all labels, then with each number of labels per class."""
     weighted: tuple[WeightedKnnResult, ...]
     """With each number of neighbours."""
     crops: int = 1
-    """Of each image."""
+    """Per image."""
 
     def scores(self) -> dict[str, float]:
-        """Top-1 in percent, by the heading of its column."""
+        """Return top-1 in percent by column heading."""
         everything, *few_labels = self.nearest
         scores = {
             "NN": everything.top1_percent,
@@ -55,29 +55,28 @@ class KnnResult(Settings):
         return scores if self.crops == 1 else {f"{name}, {self.crops} crops": top1 for name, top1 in scores.items()}
 
 
-def evaluate_knn(settings: KnnSettings, subject: FeatureSource, progress: Progress) -> KnnResult:
+def evaluate_knn(settings: KnnSettings, source: FeatureSource, progress: Progress) -> KnnResult:
     """Score by nearest neighbour and by the weighted vote of k neighbours.
 
     Raises
     ------
     InputError
-        If an image has no label, a feature is not a number, or there are too few training images.
+        If an image has no label, a feature is not finite, or there are too few training images.
     """
-    crops = settings.crops > 1
-    store, features = (subject.crops(training=True), CropMeans) if crops else (subject.features(), StoredFeatures)
+    store = source.features() if settings.crops == 1 else source.crops(training=True)
+    features = StoredFeatures if settings.crops == 1 else CropMeans
     train = features("training", store[settings.train_split])
     test = features("test", store[settings.test_split]).in_memory()
     counts = _neighbour_counts(settings, len(train.labels))
-    device = subject.device
     few_labels = [
         few_labels_accuracy(
-            train.rows, train.labels, test, count, draws=settings.draws, seed=settings.seed, device=device
+            train.rows, train.labels, test, count, draws=settings.draws, seed=settings.seed, device=source.device
         )
         for count in sorted(set(settings.labels_per_class))
     ]
     with progress.track("search", len(train.labels)) as advance:
-        bank = _told(train.blocks(), advance)
-        found = nearest_neighbours(bank, test.features, max([1, *counts]), devices=all_devices(device))
+        bank = _with_progress(train.blocks(), advance)
+        found = nearest_neighbours(bank, test.features, max([1, *counts]), devices=all_devices(source.device))
     return KnnResult(
         nearest=(nearest_neighbour_accuracy(found, train.labels, test.labels), *few_labels),
         weighted=tuple(
@@ -100,20 +99,20 @@ def _vote_heading(vote: WeightedKnnResult) -> str:
 
 
 def _neighbour_counts(settings: KnnSettings, train_images: int) -> list[int]:
-    """How many neighbours are to vote; too many is an error only for a user who asked for them."""
+    """Return the numbers of neighbours; too many are an error only if the user gave them."""
     counts = sorted(set(settings.neighbours))
     too_many = [count for count in counts if count > train_images]
     if too_many and "neighbours" in settings.model_fields_set:
         raise InputError(
             f"--neighbours {too_many[0]} is more than the {train_images} training images of split "
-            f"{settings.train_split}; ask for fewer."
+            f"{settings.train_split}; give fewer."
         )
     for count in too_many:
         logger.info("There are %d training images; k-NN %d is left out.", train_images, count)
     return [count for count in counts if count <= train_images]
 
 
-def _told(blocks: Iterator[Block], advance: Callable[[int], None]) -> Iterator[Block]:
+def _with_progress(blocks: Iterator[Block], advance: Callable[[int], None]) -> Iterator[Block]:
     for block in blocks:
         yield block
         advance(len(block))

@@ -1,8 +1,7 @@
-"""Nearest neighbour while a network is trained: on a bounded part of the images, kept ready between evaluations.
+"""Nearest-neighbour score of a network in training, on a limited number of images that are prepared once.
 
-A trainer gets it as a function of the network. What it scores is what ``evaluate`` scores: the evaluation view for the
-network's own size, k = 1, all labels; from features that have not been through a store's float16. It leaves the network,
-its mode and torch's random numbers as they were.
+The score equals that of ``evaluate knn``: the evaluation view at the network's own size, k = 1, all labels; but the
+features are not rounded to a store's float16. The network, its mode and torch's random state are left unchanged.
 
 Letters: N images, B batch, D features, S side in pixels.
 """
@@ -31,10 +30,9 @@ from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    import numpy.typing as npt
     from torch import Tensor, nn
 
     from compress_ssl.pipeline.common.progress import Progress
@@ -43,57 +41,37 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.networks.network import Network
     from compress_ssl.storage import Place
 
-KEPT_PIXEL_BYTES = 2**30
-"""Views that take no more than this, in bytes, are rendered once; larger ones at every evaluation."""
+CACHED_PIXEL_BYTES = 2**30
+"""Views of at most this size in total, in bytes, are rendered once; larger ones at every evaluation."""
 
 
-def make_live_evaluation(
-    data: Path,
-    output: Path,
-    *,
-    renderer: Renderer,
-    threads: int,
-    progress: Progress,
-    store: Place | None = None,
-    train_split: str = "train",
-    test_split: str = "val",
-    limit: int = 2000,
-    selection: ImageSelection | None = None,
-    batch_size: int = 128,
-    precision: Precision = "auto",
-    kept_pixel_bytes: int = KEPT_PIXEL_BYTES,
-) -> Callable[[Network], dict[str, float]]:
-    """Choose the images, and give back the function that scores a network on them.
+class LiveNearestNeighbour:
+    """Scores networks by nearest neighbour on images that are selected once.
 
     Parameters
     ----------
     data : Path
-        The data set.
+        The dataset.
     output : Path
-        The run; what is indexed is kept beside it, as by the stages, unless the selection says where.
+        The run; the image index is kept beside it, as by the stages, unless ``selection`` names a folder.
     renderer : Renderer
     threads : int
         For indexing.
     progress : Progress
     store : Place, optional
-        Store of the data set, whose splits need no indexing; a split that it does not have is a folder of the data set.
+        Store of the dataset, whose splits need no indexing; a split that it lacks is a folder of the dataset.
     train_split, test_split : str
         Splits whose labels are known, and that are scored.
     limit : int
-        At most so many images of each, evenly spaced.
+        Maximum number of images of each, evenly spaced.
     selection : ImageSelection, optional
-        Which images of a folder to take before that.
+        Images of a folder to choose from.
     batch_size : int
         Images in one forward pass.
     precision : Precision
         Of the network.
-    kept_pixel_bytes : int
-        See ``KEPT_PIXEL_BYTES``.
-
-    Returns
-    -------
-    evaluate : callable
-        Given a network, on its device: ``{"nn_top1_percent": x}``.
+    cached_pixel_bytes : int
+        See ``CACHED_PIXEL_BYTES``.
 
     Raises
     ------
@@ -103,89 +81,101 @@ def make_live_evaluation(
     StoreError
         If the store cannot be read.
     RunError
-        When called, if the network's features are not numbers.
+        When called, if the network's features are not finite.
     """
-    names = [train_split, test_split]
-    indexes = _indexes(data, output, names, store, limit, selection or ImageSelection(), threads, progress)
-    train, test = (_evenly_spaced(indexes[name], limit) for name in names)
-    check_labels(train_split, train.samples.label)
-    check_labels(test_split, test.samples.label)
-    if train.samples.class_names != test.samples.class_names:
-        raise InputError(
-            f"Splits {train_split} and {test_split} have different classes; both need the same class folders to be "
-            "scored while training."
-        )
-    kept: dict[tuple[int, int, str], list[Tensor]] = {}
 
-    def evaluate(network: Network) -> dict[str, float]:
-        worker = Embedder(network, renderer, batch_size, choose_precision(precision, renderer.device))
-        wants = network.preprocessing
-        wanted = wants.size, wants.resize, wants.interpolation
-        count = len(train.samples) + len(test.samples)
-        pixels = kept.get(wanted) or _rendered(worker, (train, test))
-        if wanted not in kept and 3 * count * wants.size**2 <= kept_pixel_bytes:
-            kept[wanted] = pixels = [batch.cpu() for batch in pixels]
+    def __init__(
+        self,
+        data: Path,
+        output: Path,
+        *,
+        renderer: Renderer,
+        threads: int,
+        progress: Progress,
+        store: Place | None = None,
+        train_split: str = "train",
+        test_split: str = "val",
+        limit: int = 2000,
+        selection: ImageSelection | None = None,
+        batch_size: int = 128,
+        precision: Precision = "auto",
+        cached_pixel_bytes: int = CACHED_PIXEL_BYTES,
+    ) -> None:
+        self._renderer, self._batch_size, self._cached_pixel_bytes = renderer, batch_size, cached_pixel_bytes
+        self._precision = choose_precision(precision, renderer.device)
+        selection = selection or ImageSelection()
+        indexes: dict[str, ImageIndex] = {}
+        splits = dict.fromkeys([train_split, test_split])
+        if store is not None:
+            opened = open_store(store)
+            for name in splits.keys() & opened.split_names:
+                source = open_source(data, opened[name].folder, selection.index_folder or output.parent / "index")
+                check_same_images(opened[name], source, "sample", threads, progress)
+                indexes[name] = ImageIndex(source, opened[name].samples)
+        missing = [name for name in splits if name not in indexes]
+        few = selection.model_copy(update={"limit": min(limit, selection.limit or limit)})
+        indexes |= index_data_set(data, missing, output, few, threads=threads, progress=progress)
+        self._train, self._test = (_evenly_spaced_good(indexes[name], limit) for name in (train_split, test_split))
+        check_labels(train_split, self._train.samples.label)
+        check_labels(test_split, self._test.samples.label)
+        if self._train.samples.class_names != self._test.samples.class_names:
+            raise InputError(
+                f"Splits {train_split} and {test_split} have different classes; both need the same class folders to be "
+                "scored while training."
+            )
+        self._cache: dict[tuple[int, int, str], list[Tensor]] = {}
+
+    def __call__(self, network: Network) -> dict[str, float]:
+        """Return ``{"nn_top1_percent": x}`` of a network that is on its device."""
+        embedder = Embedder(network, self._renderer, self._batch_size, self._precision)
         with _evaluation_mode(network.module):
-            features = np.concatenate([embed_images(worker, batch.to(renderer.device)) for batch in pixels])  # (N, D)
+            features = np.concatenate(
+                [embed_images(embedder, batch.to(self._renderer.device)) for batch in self._pixels(network)]
+            )  # (N, D)
         if not np.isfinite(features).all():
-            raise RunError("The features of the evaluation view are not numbers; lower --learning-rate.")
-        first, second = np.split(features, [len(train.samples)])
-        found = nearest_neighbours(first, second, 1, devices=[renderer.device])
-        result = nearest_neighbour_accuracy(found, train.samples.label, test.samples.label)
+            raise RunError("The features of the evaluation view are not finite; lower --learning-rate.")
+        train, test = np.split(features, [len(self._train.samples)])
+        found = nearest_neighbours(train, test, 1, devices=[self._renderer.device])
+        result = nearest_neighbour_accuracy(found, self._train.samples.label, self._test.samples.label)
         return {"nn_top1_percent": result.top1_percent}
 
-    return evaluate
+    def _pixels(self, network: Network) -> list[Tensor] | Iterator[Tensor]:
+        """Return batches (B, S, S, 3) of all images, from the cache if they fit in it."""
+        wants = network.preprocessing
+        key = wants.size, wants.resize, wants.interpolation
+        count = len(self._train.samples) + len(self._test.samples)
+        if key not in self._cache:
+            rendered = self._render(network)
+            if 3 * count * wants.size**2 > self._cached_pixel_bytes:
+                return rendered
+            self._cache[key] = [batch.cpu() for batch in rendered]
+        return self._cache[key]
+
+    def _render(self, network: Network) -> Iterator[Tensor]:
+        """Yield batches uint8 (B, S, S, 3) of the evaluation view of all images."""
+        wants = network.preprocessing
+        for index in (self._train, self._test):
+            parameters = evaluation_parameters(index.samples.image_size, wants.resize, wants.size)
+            job = RenderJob.of(
+                index.source,
+                index.samples,
+                np.arange(len(index.samples)),
+                parameters=parameters[:, None],
+                sizes=(wants.size,),
+                interpolation=wants.interpolation,
+            )
+            for (pixels,) in render(self._renderer, job, self._batch_size):
+                yield pixels
 
 
-def _indexes(
-    data: Path,
-    output: Path,
-    names: list[str],
-    store: Place | None,
-    limit: int,
-    selection: ImageSelection,
-    threads: int,
-    progress: Progress,
-) -> dict[str, ImageIndex]:
-    """Index of each split: the store's own, or that of the folder, of which no more is looked at than is needed."""
-    found = {}
-    if store is not None:
-        opened = open_store(store)
-        for name in set(names).intersection(opened.split_names):
-            source = open_source(data, opened[name].folder, selection.index_folder or output.parent / "index")
-            check_same_images(opened[name], source, "sample", threads, progress)
-            found[name] = ImageIndex(source, opened[name].samples)
-    missing = [name for name in dict.fromkeys(names) if name not in found]
-    few = selection.model_copy(update={"limit": min(limit, selection.limit or limit)})
-    return found | index_data_set(data, missing, output, few, threads=threads, progress=progress)
-
-
-def _evenly_spaced(index: ImageIndex, limit: int) -> ImageIndex:
+def _evenly_spaced_good(index: ImageIndex, limit: int) -> ImageIndex:
     rows = evenly_spaced(np.flatnonzero(index.samples.good), limit)
     return ImageIndex(index.source, index.samples.take(rows))
 
 
-def _rendered(worker: Embedder, indexes: tuple[ImageIndex, ...]) -> Iterator[Tensor]:
-    """Batches uint8 (B, S, S, 3) of the evaluation view of all images."""
-    wants = worker.network.preprocessing
-    for index in indexes:
-        samples = index.samples
-        parameters: npt.NDArray[np.float32] = evaluation_parameters(samples.image_size, wants.resize, wants.size)
-        job = RenderJob.of(
-            index.source,
-            samples,
-            np.arange(len(samples)),
-            parameters=parameters[:, None],
-            sizes=(wants.size,),
-            interpolation=wants.interpolation,
-        )
-        for (pixels,) in render(worker.renderer, job, worker.batch_size):
-            yield pixels
-
-
 @contextlib.contextmanager
 def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every layer goes back to the mode that was its own."""
+    """Set evaluation mode; on exit every layer returns to its own previous mode."""
     training = [layer for layer in module.modules() if layer.training]
     module.eval()
     try:

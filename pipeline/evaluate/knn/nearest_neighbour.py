@@ -1,8 +1,7 @@
 """Nearest neighbour: the class of the most similar training image (CompRess, section 4.1).
 
-Exact, k = 1, cosine similarity of the features of the evaluation view. With few labels only so many training images of
-each class are labelled, drawn several times. Whatever its class, a test image gets one of the training images: of a class that
-they do not have it counts as wrong.
+Exact, k = 1, cosine similarity of the features of the evaluation view. With few labels, a number of training images of
+each class is drawn as labelled, several times. A test image whose class no training image has counts as wrong.
 
 Letters: N training images, M test images.
 """
@@ -34,9 +33,9 @@ class NearestNeighbourResult(Settings):
     top1_percent: float
     """Mean over the draws."""
     labels_per_class: int | None
-    """Labelled training images of each class; all of them where it is None."""
+    """Labelled training images of each class; None where all are labelled."""
     draws: tuple[float, ...]
-    """Top-1 of each draw of labelled images; one where all are labelled."""
+    """Top-1 of each draw of labelled images; a single value where all are labelled."""
     train_images: int
     test_images: int
 
@@ -44,12 +43,12 @@ class NearestNeighbourResult(Settings):
 def nearest_neighbour_accuracy(
     found: Neighbours, train_labels: npt.NDArray[np.integer], test_labels: npt.NDArray[np.integer]
 ) -> NearestNeighbourResult:
-    """Evaluate features by their nearest neighbour among all training images.
+    """Score features by their nearest neighbour among all training images.
 
     Parameters
     ----------
     found : Neighbours
-        Of the M test images among the N training images; the first of each counts.
+        Of the M test images among the N training images; only the nearest is used.
     train_labels, test_labels : int arrays of shape (N,) and (M,)
     """
     accuracy = _top1_percent(found, train_labels, test_labels)
@@ -72,20 +71,20 @@ def few_labels_accuracy(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> NearestNeighbourResult:
-    """Evaluate features by their nearest neighbour among a few labelled training images.
+    """Score features by their nearest neighbour among a few labelled training images.
 
     Parameters
     ----------
     train_features : callable
-        Gives the features (R, D) of R rows of the training images; asked once, for those that are drawn.
+        Returns the features (R, D) of R rows of the training images; called once, for all rows drawn.
     train_labels : int array of shape (N,)
     test : Features
     labels_per_class : int
-        How many training images of each class are labelled.
+        Labelled training images of each class.
     draws : int
-        How often to draw them.
+        Number of draws.
     seed : int
-        Draws them; the same for every network, so that networks are compared on the same images.
+        Of the draws: with the same seed networks are compared on the same images.
 
     Raises
     ------
@@ -93,11 +92,11 @@ def few_labels_accuracy(
         If a class has too few training images.
     """
     drawn = [_balanced_rows(train_labels, labels_per_class, seed, draw) for draw in range(draws)]
-    wanted, place = np.unique(np.stack(drawn), return_inverse=True)
-    features = train_features(wanted)
+    rows_drawn, inverse = np.unique(np.stack(drawn), return_inverse=True)
+    features = train_features(rows_drawn)
     accuracies = []
-    for rows, places in zip(drawn, place.reshape(draws, -1), strict=True):
-        found = nearest_neighbours(features[places], test.features, 1, devices=[device])
+    for rows, positions in zip(drawn, inverse.reshape(draws, -1), strict=True):
+        found = nearest_neighbours(features[positions], test.features, 1, devices=[device])
         accuracies.append(_top1_percent(found, train_labels[rows], test.labels))
     return NearestNeighbourResult(
         top1_percent=float(np.mean(accuracies)),
@@ -115,15 +114,15 @@ def _top1_percent(
 
 
 def _balanced_rows(labels: npt.NDArray[np.integer], per_class: int, seed: int, draw: int) -> npt.NDArray[np.int64]:
-    """So many rows of each class, in order; the same for the same seed and draw."""
+    """Draw ``per_class`` rows of each class, sorted; the same for the same seed and draw."""
     generator = philox(seed, draw)
     chosen = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         if len(rows) < per_class:
             raise InputError(
-                f"Class {label} has {len(rows)} training images, fewer than the {per_class} labels a class asked for; "
-                "ask for fewer."
+                f"Class {label} has {len(rows)} training images, fewer than the {per_class} labels per class; lower "
+                "--labels-per-class."
             )
         chosen.append(generator.choice(rows, per_class, replace=False))
     return np.sort(np.concatenate(chosen))

@@ -1,8 +1,8 @@
-"""Weighted k nearest neighbours: the k most similar training images vote, the more similar the louder.
+"""Weighted k-NN: the k most similar training images vote, weighted by their similarity.
 
 Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4: neighbour i
-gives its class exp(cos_i / T); the class with the largest sum is the answer. T is 0.07 and k is 200 there; MoCo and
-DINO (k of 10 to 200) score the same way.
+votes for its class with weight exp(cos_i / T); the class with the largest sum is predicted. T is 0.07 and k is 200
+there; MoCo and DINO (k of 10 to 200) use the same rule.
 
 Letters: N training images, M test images, k neighbours, C classes, B rows of a block.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.evaluate.knn.search import Neighbours
 
 VOTES_BYTES = 2**26
-"""The votes of a block of test images, in bytes; of all of them they could be more than the features."""
+"""Maximum size of the votes of a block of test images; those of all images could exceed the features."""
 
 
 class WeightedKnnResult(Settings):
@@ -29,7 +29,7 @@ class WeightedKnnResult(Settings):
 
     top1_percent: float
     neighbours: int
-    """How many training images vote."""
+    """Training images that vote."""
     temperature: float
     train_images: int
     test_images: int
@@ -43,7 +43,7 @@ def weighted_knn_accuracy(
     neighbours: int,
     temperature: float,
 ) -> WeightedKnnResult:
-    """Evaluate features by the vote of the nearest neighbours.
+    """Score features by the weighted vote of the nearest neighbours.
 
     Parameters
     ----------
@@ -72,21 +72,21 @@ def weighted_vote(
     *,
     votes_bytes: int = VOTES_BYTES,
 ) -> npt.NDArray[np.integer]:
-    """Classes (M,) that win the vote; of equal ones the smallest.
+    """Return the classes (M,) that win the vote; the smallest of tied ones.
 
     Parameters
     ----------
     similarity : float array of shape (M, k)
-        Cosines of the neighbours, the largest first.
+        Cosines of the neighbours, largest first.
     labels : int array of shape (M, k)
         Their classes.
     temperature : float
     votes_bytes : int
-        What the votes of one block may take, in bytes.
+        Maximum size of the votes of one block, in bytes.
     """
     classes, number = np.unique(labels, return_inverse=True)
     number = number.reshape(labels.shape)
-    # In float64, and relative to the nearest one: exp(cos / T) itself overflows at a small T, and only ratios count.
+    # In float64 and relative to the nearest one: exp(cos / T) overflows at a small T, and only ratios matter.
     nearest = similarity[:, :1].astype(np.float64)
     winner = np.empty(len(labels), np.int64)
     block = max(1, votes_bytes // (8 * len(classes)))

@@ -1,4 +1,4 @@
-"""What the layers' classifiers learn from: images rendered, and taken through the network, in every epoch anew.
+"""Training batches of the layers' classifiers: images are rendered, and go through the network, in every epoch.
 
 Letters: N images, B images of a step, D features of a layer, P augmentation parameters.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.layers.features import Take
+    from compress_ssl.pipeline.evaluate.layers.features import LayersForward
     from compress_ssl.pipeline.evaluate.settings import LayersSettings
     from compress_ssl.pipeline.images.index import ImageIndex
 
@@ -37,19 +37,19 @@ class Batch(NamedTuple):
 
 
 class LayerBatches:
-    """Renders images and takes the features of their layers."""
+    """Renders images and computes the features of the network's layers."""
 
     def __init__(
-        self, settings: LayersSettings, subject: FeatureSource, take: Take, advance: Callable[[int], None]
+        self, settings: LayersSettings, source: FeatureSource, forward: LayersForward, advance: Callable[[int], None]
     ) -> None:
-        self._settings, self._take, self._advance = settings, take, advance
-        self._renderer = subject.renderer
-        self._size, self._resize = subject.sizes
-        self._interpolation = subject.network.preprocessing.interpolation
+        self._settings, self._forward, self._advance = settings, forward, advance
+        self._renderer = source.renderer
+        self._size, self._resize = source.sizes
+        self._interpolation = source.network.preprocessing.interpolation
         self._precision = choose_precision(settings.precision, self._renderer.device)
 
     def of_epoch(self, index: ImageIndex, epoch: int) -> Iterator[Batch]:
-        """Yield the images in the windows and the order of an epoch."""
+        """Yield the images with the windows and in the order of an epoch."""
         samples, seed = index.samples, self._settings.seed
         parameters = window_parameters(samples.image_size, self._resize, self._size, seed, epoch)
         return self._batches(index, epoch_order(np.flatnonzero(samples.good), seed, epoch), parameters)
@@ -78,14 +78,14 @@ class LayerBatches:
 
     def _features(self, pixels: Tensor) -> dict[str, Tensor]:
         with torch.no_grad(), autocast(pixels.device, self._precision):
-            parts = [self._take(part) for part in torch.split(pixels, self._settings.batch_size)]
+            parts = [self._forward(part) for part in torch.split(pixels, self._settings.batch_size)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def window_parameters(
     image_size: npt.NDArray[np.int32], resize: int, size: int, seed: int, epoch: int
 ) -> npt.NDArray[np.float32]:
-    """Short side to ``resize``, its centre square, of that a random window of ``size`` pixels, flipped or not.
+    """Draw random windows of ``size`` pixels, flipped or not, of the centre square resized to ``resize`` pixels.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def window_parameters(
     resize, size : int
         Pixels.
     seed, epoch : int
-        Draw the windows.
+        Of the random numbers.
 
     Returns
     -------

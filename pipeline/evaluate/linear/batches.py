@@ -1,8 +1,8 @@
-"""What a linear classifier is trained on: features of stored views, or of views rendered while it is trained.
+"""Training batches of a linear classifier: features of stored views, or of views rendered during training.
 
-Both give the same epochs: epoch e has all images once, in the order that (seed, e) decides, the last step with what is left.
-An epoch's rendered view is the one that a store of the same seed keeps as view 1 + e: a store with as many views as epochs
-trains the same classifier, to rounding.
+Both yield the same epochs: epoch e has every image once, in an order drawn from (seed, e), with a shorter last step.
+The view rendered in epoch e is the one that a store of the same seed keeps as view 1 + e: a store with as many views as
+epochs trains the same classifier, up to rounding.
 
 Letters: N images, D features, V stored views, B images of a step.
 """
@@ -44,10 +44,10 @@ FIRST_VIEW = EVALUATION_VIEW + 1
 
 @dataclass(frozen=True)
 class StoredViews:
-    """Features of N images in V stored views, of which one is held at a time."""
+    """Features of N images in V stored views, one of which is in memory at a time."""
 
     read: Callable[[int], npt.NDArray[np.floating]]
-    """Gives the features (N, D) of a view."""
+    """Returns the features (N, D) of a view."""
     count: int
     """V."""
     labels: npt.NDArray[np.integer]
@@ -61,29 +61,29 @@ class StoredViews:
         device: torch.device | str,
         advance: Callable[[int], None],
     ) -> Epochs:
-        """Yield the epochs over some of the images, from epoch ``first`` on; epoch e reads view 1 + (e mod V)."""
+        """Yield the epochs over some of the images from epoch ``first`` on; epoch e reads view 1 + (e mod V)."""
         labels = torch.from_numpy(self.labels).to(torch.int64)
-        held, features = EVALUATION_VIEW, torch.empty(0)
+        loaded, features = EVALUATION_VIEW, torch.empty(0)
         for epoch in range(first, settings.epochs):
             view = FIRST_VIEW + epoch % self.count
-            if view != held:
-                features = torch.empty(0)  # the last view goes before the next one comes
-                held, features = view, _placed(torch.from_numpy(self.read(view)), device)
+            if view != loaded:
+                features = torch.empty(0)  # free the last view before the next one is read
+                loaded, features = view, _placed(torch.from_numpy(self.read(view)), device)
             order = torch.from_numpy(epoch_order(rows, settings.seed, epoch)).to(features.device)
-            for_epoch = torch.split(order, settings.classifier_batch_size)
-            yield _gathered(features, labels.to(features.device), for_epoch, device, advance)
+            steps = torch.split(order, settings.classifier_batch_size)
+            yield _batches(features, labels.to(features.device), steps, device, advance)
 
 
 def _placed(features: Tensor, device: torch.device | str) -> Tensor:
-    """On the device, if that takes no more than half of what a GPU has free; else where they are."""
+    """Move features to the device unless they take more than half of a GPU's free memory."""
     if torch.device(device).type == "cuda":
-        kept_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        if 2 * features.nbytes > torch.cuda.mem_get_info(device)[0] + kept_by_torch:
+        cached_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        if 2 * features.nbytes > torch.cuda.mem_get_info(device)[0] + cached_by_torch:
             return features
     return features.to(device)
 
 
-def _gathered(
+def _batches(
     features: Tensor,
     labels: Tensor,
     steps: Sequence[Tensor],
@@ -97,13 +97,13 @@ def _gathered(
 
 @dataclass(frozen=True)
 class LiveViews:
-    """N images that are rendered and go through the network in every epoch, each time in a view of its own.
+    """N images that are rendered in a new random view, and go through the network, in every epoch.
 
-    Several processes do each a part of every step's images, and get the features of all.
+    Each rank computes its part of every step's images, and receives the features of all.
     """
 
     split: Split
-    """Of a store that has view 0 of the same images, at the size they are to be rendered in."""
+    """Of a store with view 0 of the same images, at the size to render."""
     source: ImageSource
     network: Network
     """On the device of the renderer, in evaluation mode."""
@@ -123,12 +123,12 @@ class LiveViews:
         device: torch.device | str,
         advance: Callable[[int], None],
     ) -> Epochs:
-        """Yield the epochs over some of the images, from epoch ``first`` on."""
+        """Yield the epochs over some of the images from epoch ``first`` on."""
         labels = torch.from_numpy(self.labels).to(device, torch.int64)
         for epoch in range(first, settings.epochs):
             order = epoch_order(rows, settings.seed, epoch)
             job = self._job(FIRST_VIEW + epoch, rank_indices(order, settings.classifier_batch_size), settings)
-            yield self._rendered(labels, order, job, settings, advance)
+            yield self._batches(labels, order, job, settings, advance)
 
     def _job(self, view: int, order: Rows, settings: LinearTraining) -> RenderJob:
         samples, evaluation = self.split.samples, self.split.views[EVALUATION_VIEW]
@@ -144,13 +144,13 @@ class LiveViews:
             interpolation=interpolation_of(evaluation),
         )
 
-    def _rendered(
+    def _batches(
         self, labels: Tensor, order: Rows, job: RenderJob, settings: LinearTraining, advance: Callable[[int], None]
     ) -> Iterator[Batch]:
         images = settings.classifier_batch_size
         rendered = render(self.renderer, job, local_batch_size(images))
         for rows in torch.split(torch.from_numpy(order).to(labels.device), images):
-            own = self._features(next(rendered, []), settings)  # of a shorter last step, a process may have none
+            own = self._features(next(rendered, []), settings)  # a rank may have no image of a shorter last step
             yield Batch(gather_ragged(own, images, len(rows)), labels[rows])
             advance(len(rows))
 

@@ -1,8 +1,7 @@
-"""Linear classifiers on frozen features, by SGD: what the linear and the low-shot evaluation train.
+"""Linear classifiers on frozen features, trained by SGD: the model of the linear and the low-shot evaluation.
 
-Several learning rates are trained at once: their classifiers lie side by side in one array, so that a step is two matrix
-products whatever their number. The gradient of the cross-entropy is written out, so nothing is kept for a backward pass,
-and no step waits for the device.
+Several learning rates are trained at once: their classifiers are stacked in one tensor, so that a step is two matrix
+products whatever their number, and each is a parameter group of the optimizer.
 
 Letters: N images, D features, C classes, G learning rates, B images of a step, K crops, R rows of a block.
 """
@@ -13,9 +12,11 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.nn.functional import normalize, pad
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize, pad
 
 from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.evaluate.linear_training import run_epochs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,24 +28,24 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.evaluate.settings import LinearTraining
 
     Blocks = Iterable[npt.NDArray[np.floating]]
-    """Features (R, D), block after block."""
+    """Features (R, D), block by block."""
 
 VARIANCE_EPSILON = 1e-5
 TOP = 5
-ROWS_AT_ONCE = 4096
+CHUNK_ROWS = 4096
 
 
 class Batch(NamedTuple):
     """Images of one step, on the device."""
 
     features: Tensor
-    """(B, D), as the network gives them."""
+    """(B, D), as the network outputs them."""
     labels: Tensor
     """(B,) int64."""
 
 
 class Standardisation(NamedTuple):
-    """Each row to unit length, then each feature to zero mean and unit variance."""
+    """Scales each row to unit length, then each feature to zero mean and unit variance."""
 
     mean: Tensor
     """(D,) float32."""
@@ -53,23 +54,23 @@ class Standardisation(NamedTuple):
 
     def __call__(self, features: Tensor) -> Tensor:
         """Standardise features (B, D)."""
-        return (_unit(features.float()) - self.mean) * self.inverse_deviation
+        return (_l2_normalize(features.float()) - self.mean) * self.inverse_deviation
 
 
 def standardisation(blocks: Blocks, device: torch.device | str = "cpu") -> Standardisation:
-    """Mean and deviation of features after L2-normalisation, summed in float64, read once.
+    """Compute mean and deviation of L2-normalised features, summed in float64, in one pass.
 
-    The variance is divided by N - 1 and gets an epsilon of 1e-5, as by ``torch.var_mean`` and ``FullBatchNorm`` in
+    The variance is divided by N - 1, and 1e-5 is added to it, as by ``torch.var_mean`` and ``FullBatchNorm`` in
     UMBCvision/CompRess, eval_linear.py at cf33bab91f94.
 
     Parameters
     ----------
     blocks : iterable of float arrays of shape (R, D)
-        Together at least two rows.
+        At least two rows in total.
     """
     count, total, squares = 0, torch.zeros(1, device=device), torch.zeros(1, device=device)
-    for part in _parts(blocks, device):
-        unit = _unit(part.double())
+    for chunk in _chunks(blocks, device):
+        unit = _l2_normalize(chunk.double())
         count, total, squares = count + len(unit), total + unit.sum(0), squares + unit.square().sum(0)
     mean = total / count
     variance = (squares - count * mean.square()).clamp(min=0) / (count - 1)
@@ -77,19 +78,20 @@ def standardisation(blocks: Blocks, device: torch.device | str = "cpu") -> Stand
 
 
 class Classifiers(NamedTuple):
-    """Linear classifiers, one for each learning rate, and what their features go through first."""
+    """Linear classifiers, one per learning rate, and the standardisation of their input."""
 
     parameters: Tensor
     """(D + 1, G, C) float32; the last row is the bias."""
     standardise: Standardisation
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits (B, G, C) of features (B, D)."""
-        return _logits(self.parameters, _with_one(self.standardise(features)))
+        """Return the logits (B, G, C) of features (B, D)."""
+        inputs = pad(self.standardise(features), (0, 1), value=1)
+        return (inputs @ self.parameters.flatten(1)).view(len(inputs), *self.parameters.shape[1:])
 
 
 class TrainingState(NamedTuple):
-    """What a training goes on from."""
+    """State that a training starts or resumes from."""
 
     epoch: int
     """Epochs done."""
@@ -100,13 +102,12 @@ class TrainingState(NamedTuple):
 
 
 def initial_state(features: int, classes: int, rates: int, settings: LinearTraining) -> TrainingState:
-    """G equal classifiers of C classes, uniform in plus or minus one over the root of D, as torch's Linear."""
+    """Return G equal classifiers of C classes, uniform in +-1 / sqrt(D) as by ``torch.nn.Linear``."""
     drawn = torch.rand(features + 1, 1, classes, generator=torch.Generator().manual_seed(settings.seed))
     parameters = ((2 * drawn - 1) / math.sqrt(features)).repeat(1, rates, 1)
     return TrainingState(0, parameters, torch.zeros_like(parameters))
 
 
-@torch.no_grad()
 def train_classifiers(
     epochs: Iterable[Iterable[Batch]],
     standardise: Standardisation,
@@ -115,49 +116,64 @@ def train_classifiers(
     settings: LinearTraining,
     keep: Callable[[TrainingState], None] = lambda state: None,
 ) -> Classifiers:
-    """Train by SGD with momentum; as in torch's, weight decay is of the bias too.
+    """Train by SGD with momentum; as always in torch, the weight decay includes the bias.
 
     Parameters
     ----------
     epochs : iterable of iterables of Batch
-        Those that are left to do.
+        Those left to do.
     standardise : Standardisation
     state : TrainingState
-        Where to begin.
+        Where to start.
     rates : sequence of float
         G learning rates.
     settings : LinearTraining
     keep : callable
-        Told the state after every epoch.
+        Called with the state after every epoch.
 
     Raises
     ------
     RunError
-        If no rate gives weights that are numbers.
+        If no rate leads to finite weights.
     """
     device = standardise.mean.device
-    parameters, momentum = state.parameters.to(device, copy=True), state.momentum.to(device, copy=True)
-    for epoch, batches in enumerate(epochs, state.epoch):
-        decay = settings.gamma ** sum(epoch >= milestone for milestone in settings.drops)
-        step_size = torch.tensor([rate * decay for rate in rates], device=device)[:, None]  # (G, 1)
-        for batch in batches:
-            inputs = _with_one(standardise(batch.features))  # (B, D + 1)
-            error = _logits(parameters, inputs).softmax(2)  # (B, G, C): probabilities, then less one for the truth
-            truth = batch.labels[:, None, None].expand(-1, len(rates), 1)
-            error.scatter_add_(2, truth, torch.full_like(truth, -1, dtype=error.dtype))
-            momentum.flatten(1).addmm_(
-                inputs.T, error.flatten(1), beta=settings.momentum, alpha=1 / len(inputs)
-            )  # (D + 1, G * C)
-            momentum.add_(parameters, alpha=settings.weight_decay)
-            parameters.addcmul_(momentum, step_size, value=-1)
-        keep(TrainingState(epoch + 1, parameters, momentum))
+    parameters = state.parameters.to(device, copy=True).requires_grad_()
+    parameters.grad = torch.zeros_like(parameters)
+    momentum = state.momentum.to(device, copy=True)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [nn.Parameter(weights)], "lr": rate}
+            for weights, rate in zip(parameters.unbind(1), rates, strict=True)
+        ],
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    for number, group in enumerate(optimizer.param_groups):  # views of the stacked tensors
+        (weights,) = group["params"]
+        weights.grad = parameters.grad[:, number]
+        optimizer.state[weights]["momentum_buffer"] = momentum[:, number]
+    classifiers = Classifiers(parameters, standardise)
+
+    def loss(batch: Batch) -> Tensor:
+        logits = classifiers.logits(batch.features).transpose(1, 2)  # (B, C, G)
+        labels = batch.labels[:, None].expand(-1, len(rates))
+        return cross_entropy(logits, labels, reduction="sum") / len(labels)
+
+    def learning_rate(initial: float, epoch: int, step: int) -> float:
+        return initial * settings.gamma ** sum(epoch >= milestone for milestone in settings.drops)
+
+    def after_epoch(epoch: int, step: int) -> None:
+        keep(TrainingState(epoch, parameters.detach(), momentum))
+
+    run_epochs(epochs, loss, optimizer, learning_rate, after_epoch, first_epoch=state.epoch)
+    parameters.requires_grad_(False)
     if not parameters.isfinite().all(2).all(0).any():
-        raise RunError("The classifier's weights are not numbers any more; lower --learning-rate.")
-    return Classifiers(parameters, standardise)
+        raise RunError("The classifier's weights are no longer finite; lower --learning-rate.")
+    return classifiers
 
 
 class Accuracy(NamedTuple):
-    """Of each of G classifiers, in percent."""
+    """Accuracy of each of G classifiers, in percent."""
 
     top1_percent: list[float]
     top5_percent: list[float]
@@ -165,23 +181,23 @@ class Accuracy(NamedTuple):
 
 @torch.no_grad()
 def accuracy(classifiers: Classifiers, crops: Sequence[Blocks], labels: npt.NDArray[np.integer]) -> Accuracy:
-    """How often the true class is the first, and among the first five.
+    """Compute top-1 and top-5 accuracy.
 
     Parameters
     ----------
     classifiers : Classifiers
     crops : sequence of iterables of float arrays of shape (R, D)
-        Features of all N images in each of K crops. Of several, an image's probabilities (softmax) are averaged over
-        them: Krizhevsky, Sutskever, Hinton 2012, section 4.1; facebookresearch/deepcluster, eval_linear.py at 1b56beceacf6.
+        Features of all N images in each of K crops. An image's probabilities (softmax) are averaged over several:
+        Krizhevsky, Sutskever, Hinton 2012, section 4.1; facebookresearch/deepcluster, eval_linear.py at 1b56beceacf6.
     labels : int array of shape (N,)
     """
     device = classifiers.parameters.device
     truth = torch.from_numpy(labels).to(device, torch.int64)
     hits = torch.zeros(2, classifiers.parameters.shape[1], dtype=torch.int64, device=device)
     start = 0
-    for parts in zip(*(_parts(blocks, device) for blocks in crops), strict=True):
-        scores = _scores(classifiers, parts)  # (R, G, C)
-        finite = scores.isfinite().all(2)  # a classifier that diverged knows nothing
+    for chunks in zip(*(_chunks(blocks, device) for blocks in crops), strict=True):
+        scores = _scores(classifiers, chunks)  # (R, G, C)
+        finite = scores.isfinite().all(2)  # a diverged classifier has no hits
         here = truth[start : start + len(scores), None, None]
         among = (scores.topk(min(TOP, scores.shape[2]), dim=2).indices == here) & finite[:, :, None]  # (R, G, 5)
         hits += torch.stack([among[:, :, 0].sum(0), among.sum((0, 2))])
@@ -191,6 +207,7 @@ def accuracy(classifiers: Classifiers, crops: Sequence[Blocks], labels: npt.NDAr
 
 
 def _scores(classifiers: Classifiers, crops: Sequence[Tensor]) -> Tensor:
+    """Return logits (R, G, C) for one crop, mean probabilities for several."""
     if len(crops) == 1:
         return classifiers.logits(crops[0])
     total = torch.zeros(1, dtype=torch.float64, device=crops[0].device)
@@ -199,20 +216,12 @@ def _scores(classifiers: Classifiers, crops: Sequence[Tensor]) -> Tensor:
     return total / len(crops)
 
 
-def _parts(blocks: Blocks, device: torch.device | str) -> Iterator[Tensor]:
-    """Blocks on the device, in parts that are small in float64 too."""
+def _chunks(blocks: Blocks, device: torch.device | str) -> Iterator[Tensor]:
+    """Yield blocks on the device, in chunks that are small in float64 too."""
     for block in blocks:
-        for part in torch.split(torch.from_numpy(block), ROWS_AT_ONCE):
-            yield part.to(device)
+        for chunk in torch.split(torch.from_numpy(block), CHUNK_ROWS):
+            yield chunk.to(device)
 
 
-def _unit(features: Tensor) -> Tensor:
+def _l2_normalize(features: Tensor) -> Tensor:
     return normalize(features, dim=1, eps=torch.finfo(torch.float32).tiny)
-
-
-def _with_one(features: Tensor) -> Tensor:
-    return pad(features, (0, 1), value=1)
-
-
-def _logits(parameters: Tensor, inputs: Tensor) -> Tensor:
-    return (inputs @ parameters.flatten(1)).view(len(inputs), *parameters.shape[1:])

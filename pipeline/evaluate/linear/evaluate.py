@@ -1,18 +1,19 @@
 """Linear: top-1 and top-5 of a linear classifier on frozen features (CompRess, section 4).
 
-The protocol is that of UMBCvision/CompRess, eval_linear.py at cf33bab91f94: features L2-normalised, then each to zero mean
-and unit variance with the statistics of the training images' view 0 (variance divided by N - 1, epsilon 1e-5); SGD 0.01,
-momentum 0.9, weight decay 1e-4 of weights and bias, batches of 256 with a shorter last one, 40 epochs, times 0.1 after 15
-and 30; RandomResizedCrop and flip in training, view 0 in testing; a network in evaluation mode. Features are float32 there.
+The protocol is that of UMBCvision/CompRess, eval_linear.py at cf33bab91f94: features L2-normalised, then each to zero
+mean and unit variance with the statistics of the training images' view 0 (variance divided by N - 1, epsilon 1e-5); SGD
+0.01, momentum 0.9, weight decay 1e-4 on weights and bias, batches of 256 with a shorter last one, 40 epochs, learning
+rate times 0.1 after 15 and 30; RandomResizedCrop and flip in training, view 0 in testing; a network in evaluation mode.
+Features are float32 there.
 
-- ``live`` is this protocol as it stands: every epoch renders its own views, on several GPUs under torchrun.
-- ``stored`` takes the views from a store, V of them one after the other, as L2-normalised float16: minutes instead of hours.
+- ``live`` is exactly this protocol: every epoch renders new views, on several GPUs under torchrun.
+- ``stored`` reads V views in turn from a store, as L2-normalised float16: minutes instead of hours.
 
-The published code also keeps the best of its 40 accuracies on the validation images; here the last epoch counts. It has one
-learning rate: with ``lr_grid`` it is chosen on held-out training images (``linear_fit.py``).
+The published code also reports the best of its 40 accuracies on the validation images; here it is the last epoch's. It
+has one learning rate; with ``lr_grid`` it is selected on held-out training images (``fit.py``).
 
-Beside it scikit-learn's LogisticRegression on the same standardised view 0 without augmentation: the minimum of the same
-loss, mean cross-entropy + weight_decay / 2 * sum of squared weights, but for the bias, which it leaves free.
+scikit-learn's LogisticRegression on the same standardised view 0 without augmentation is reported too: the minimum of
+the same loss, mean cross-entropy + weight_decay / 2 * sum of squared weights, except that its bias is not regularised.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from sklearn.linear_model import LogisticRegression
 from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
-from compress_ssl.pipeline.evaluate.kept_training import KeptTraining
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
 from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, standardisation
 from compress_ssl.pipeline.evaluate.linear.fit import fit
+from compress_ssl.pipeline.evaluate.linear_training import UnfinishedTraining
 from compress_ssl.pipeline.images.policies import CROPS
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.training.distributed import check_batch_divides, is_rank0
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.evaluate.features import Features
     from compress_ssl.pipeline.evaluate.linear.classifier import Standardisation
     from compress_ssl.pipeline.evaluate.settings import LinearSettings
-    from compress_ssl.storage import EmbeddingStore, Split
+    from compress_ssl.storage import Split
 
 REFERENCE_ITERATIONS = 1000
-KEPT_FILE = "linear-unfinished.safetensors"
+UNFINISHED_FILE = "linear-unfinished.safetensors"
 
 
 class LinearResult(Settings):
@@ -54,20 +55,20 @@ class LinearResult(Settings):
     top5_percent: float
     features: Literal["stored", "live"]
     views: int
-    """Different views of each training image that the classifier saw."""
+    """Number of different views of each training image in training."""
     crops: int
-    """Of each test image."""
+    """Per test image."""
     learning_rate: float
     held_out_top1_percent: dict[float, float]
-    """Of each rate of the grid, on the images held out of train; empty where the rate was given."""
+    """Of each rate of the grid, on held-out training images; empty without a grid."""
     logistic_regression_top1_percent: float | None
-    """scikit-learn's, on view 0; None where there are too many images."""
+    """scikit-learn's, on view 0; None if there are too many images."""
     classes: int
     train_images: int
     test_images: int
 
     def scores(self) -> dict[str, float]:
-        """Percent, by the heading of its column; no top-5 of five classes."""
+        """Return percentages by column heading; top-5 only with more than five classes."""
         heading = "Linear" if self.crops == 1 else f"Linear, {self.crops} crops"
         scores = {heading: self.top1_percent}
         if self.classes > TOP:
@@ -77,37 +78,46 @@ class LinearResult(Settings):
         return scores
 
 
-def evaluate_linear(settings: LinearSettings, subject: FeatureSource, progress: Progress) -> LinearResult:
+def evaluate_linear(settings: LinearSettings, source: FeatureSource, progress: Progress) -> LinearResult:
     """Train a linear classifier on frozen features, and score it.
 
     Raises
     ------
     InputError
-        If an image has no label, a class no training image, a store not enough views, or live features are asked of a
-        store.
+        If an image has no label, a class has no training image, or a store has too few views or is given for live
+        features.
     RunError
         If the training diverges.
     """
     live = settings.features == "live"
-    settings = settings if live else subject.with_views_at_hand(settings)
     if live:
         check_batch_divides(settings.classifier_batch_size, option="--classifier-batch-size")
-    store = subject.features() if live else subject.views(settings.views, settings.policy)
+        store = source.features()
+    else:
+        settings = source.limit_views(settings)
+        store = source.views(settings.views, settings.policy)
     split = store[settings.train_split]
     train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
     check_classes(train.labels, test.labels, split.class_names)
-    tested = _crops(settings, subject) if settings.crops == CROPS else [test]
-    standardise = standardisation(train.blocks(), subject.device)
-    views = _live_views(settings, subject, split) if live else _stored_views(settings, split)
-    kept = _kept(settings, subject, store) if live else None
-    fitted = fit(views, train.rows, standardise, len(split.class_names), settings, progress, kept)
+    tested = _crops(settings, source) if settings.crops == CROPS else [test]
+    standardise = standardisation(train.blocks(), source.device)
+    views = _live_views(settings, source, split) if live else _stored_views(settings, split)
+    unfinished = None
+    if live:
+        identity = {
+            "network": store.attributes["teacher"],
+            "data_set": store.attributes["data_set"],
+            "settings": settings.result_record("model"),
+        }
+        unfinished = UnfinishedTraining(source.folder / UNFINISHED_FILE, identity)
+    fitted = fit(views, train.rows, standardise, len(split.class_names), settings, progress, unfinished)
     top1, top5 = accuracy(fitted.classifiers, [each.blocks() for each in tested], test.labels)
     reference = None
     if len(train.labels) <= settings.reference_images:
         features = train.in_memory(), test.in_memory()
         reference = logistic_regression_accuracy(*features, standardise, settings.weight_decay)
-    if kept and is_rank0():
-        kept.remove()
+    if unfinished and is_rank0():
+        unfinished.remove()
     return LinearResult(
         top1_percent=top1[0],
         top5_percent=top5[0],
@@ -126,7 +136,7 @@ def evaluate_linear(settings: LinearSettings, subject: FeatureSource, progress: 
 def logistic_regression_accuracy(
     train: Features, test: Features, standardise: Standardisation, weight_decay: float
 ) -> float:
-    """Top-1 in percent of scikit-learn's LogisticRegression with the penalty that equals a weight decay.
+    """Return top-1 in percent of scikit-learn's LogisticRegression with the penalty that equals a weight decay.
 
     Parameters
     ----------
@@ -142,13 +152,13 @@ def logistic_regression_accuracy(
     strength = 1 / (len(inputs) * weight_decay) if weight_decay else float("inf")
     model = LogisticRegression(C=strength, max_iter=REFERENCE_ITERATIONS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # separable features: the accuracy stands long before
+        warnings.simplefilter("ignore", ConvergenceWarning)  # separable features: the accuracy is stable long before
         model.fit(inputs, train.labels)
     return 100 * float(model.score(queries, test.labels))
 
 
-def _crops(settings: LinearSettings, subject: FeatureSource) -> list[StoredFeatures]:
-    split = subject.crops(training=False)[settings.test_split]
+def _crops(settings: LinearSettings, source: FeatureSource) -> list[StoredFeatures]:
+    split = source.crops(training=False)[settings.test_split]
     return [StoredFeatures("test", split, 1 + crop) for crop in range(CROPS)]
 
 
@@ -160,23 +170,13 @@ def _stored_views(settings: LinearSettings, split: Split) -> StoredViews:
     )
 
 
-def _live_views(settings: LinearSettings, subject: FeatureSource, split: Split) -> LiveViews:
-    network = subject.network
+def _live_views(settings: LinearSettings, source: FeatureSource, split: Split) -> LiveViews:
+    network = source.network
     network.module.to(memory_format=torch.channels_last)
     return LiveViews(
         split,
-        open_source(subject.data, split.folder, subject.index_folder),
+        open_source(source.data, split.folder, source.index_folder),
         network,
-        subject.renderer,
-        choose_precision(settings.precision, subject.device),
+        source.renderer,
+        choose_precision(settings.precision, source.device),
     )
-
-
-def _kept(settings: LinearSettings, subject: FeatureSource, store: EmbeddingStore) -> KeptTraining:
-    """Beside the result, found again by network, images and settings."""
-    identity = {
-        "network": store.attributes["teacher"],
-        "data_set": store.attributes["data_set"],
-        "settings": settings.result_record("model"),
-    }
-    return KeptTraining(subject.folder / KEPT_FILE, identity)

@@ -1,15 +1,15 @@
-"""Fitting a linear classifier: with one learning rate, or with the best of several, chosen on images held out of train.
+"""Fitting a linear classifier with one learning rate, or with the best of a grid, selected on held-out training images.
 
-With a grid all rates are trained side by side on nine tenths of the training images, the one that is best on the view 0 of
-the rest wins (of equals the smallest), and the classifier is trained again with it, on all. The test images are not looked
-at. A training that is interrupted goes on from its last whole epoch if it is given a place to keep it.
+With a grid all rates are trained side by side on nine tenths of the training images; the one that is best on view 0 of
+the rest is selected (the smallest of equals), and the classifier is trained again with it on all. The test images are
+not used. An interrupted training is resumed from its last complete epoch if it has a file for its state.
 
 Letters: N training images, D features.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -31,88 +31,70 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.kept_training import KeptTraining
-    from compress_ssl.pipeline.evaluate.linear.batches import Epochs, Rows
+    from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, Rows, StoredViews
     from compress_ssl.pipeline.evaluate.linear.classifier import Standardisation
+    from compress_ssl.pipeline.evaluate.linear_training import UnfinishedTraining
     from compress_ssl.pipeline.evaluate.settings import LinearTraining
 
 HELD_OUT_SHARE = 0.1
 HELD_OUT_DRAW = 2**32
-"""Number of the draw that parts the held-out images; no epoch has it."""
-
-
-class Views(Protocol):
-    """Training images in random views: ``StoredViews`` or ``LiveViews``."""
-
-    @property
-    def labels(self) -> npt.NDArray[np.integer]:
-        """Class numbers (N,)."""
-        ...
-
-    def epochs(
-        self,
-        rows: Rows,
-        first: int,
-        settings: LinearTraining,
-        device: torch.device | str,
-        advance: Callable[[int], None],
-    ) -> Epochs:
-        """Yield the epochs over some of the images, from epoch ``first`` on."""
-        ...
+"""Number of the draw of held-out images; no epoch has it."""
 
 
 class Fitted(NamedTuple):
-    """A classifier, and how its learning rate was found."""
+    """A classifier and the choice of its learning rate."""
 
     classifiers: Classifiers
-    """One."""
+    """A single one."""
     learning_rate: float
     held_out_top1_percent: dict[float, float]
     """Of each rate of the grid."""
 
 
 def fit(
-    views: Views,
+    views: StoredViews | LiveViews,
     evaluation_view: Callable[[Rows], npt.NDArray[np.floating]],
     standardise: Standardisation,
     classes: int,
     settings: LinearTraining,
     progress: Progress,
-    kept: KeptTraining | None = None,
+    unfinished: UnfinishedTraining | None = None,
 ) -> Fitted:
-    """Train a classifier of all images.
+    """Train a classifier on all images.
 
     Parameters
     ----------
-    views : Views
+    views : StoredViews or LiveViews
+        Training images in random views.
     evaluation_view : callable
-        Gives the features (rows, D) of some of the images in view 0.
+        Returns the features (rows, D) of some of the images in view 0.
     standardise : Standardisation
-        On the device where to train.
+        On the device to train on.
     classes : int
     settings : LinearTraining
     progress : Progress
-    kept : KeptTraining, optional
-        Where the training is kept after every epoch.
+    unfinished : UnfinishedTraining, optional
+        Where the state is written after every epoch.
 
     Raises
     ------
     InputError
-        If a rate is to be chosen and a class has one image only.
+        If a rate is to be selected and a class has only one image.
     RunError
         If the training diverges.
     """
     labels = views.labels
 
     def train(title: str, rows: Rows, rates: Sequence[float]) -> Classifiers:
-        course = {"rates": list(rates), "images": len(rows)}
-        begun = broadcast_from_rank0(lambda: kept.read(course)) if kept else None
-        state = begun and TrainingState(int(begun["epoch"]), begun["parameters"], begun["momentum"])
-        state = state or initial_state(len(standardise.mean), classes, len(rates), settings)
+        part = {"rates": list(rates), "images": len(rows)}
+        stored = broadcast_from_rank0(lambda: unfinished.read(part)) if unfinished else None
+        state = initial_state(len(standardise.mean), classes, len(rates), settings)
+        if stored:
+            state = TrainingState(int(stored["epoch"]), stored["parameters"], stored["momentum"])
 
-        def keep(after: TrainingState) -> None:
-            if kept and is_rank0():
-                kept.write(course, {**after._asdict(), "epoch": torch.tensor(after.epoch)})
+        def keep(state: TrainingState) -> None:
+            if unfinished and is_rank0():
+                unfinished.write(part, {**state._asdict(), "epoch": torch.tensor(state.epoch)})
 
         with progress.track(title, settings.epochs * len(rows)) as advance:
             advance(state.epoch * len(rows))
@@ -122,28 +104,28 @@ def fit(
     rate, found = settings.learning_rate, {}
     if settings.lr_grid:
         rates = sorted(set(settings.lr_grid))
-        training, held_out = part(labels, settings.seed)
-        tried = train("choose a learning rate", training, rates)
-        top1 = accuracy(tried, [[evaluation_view(held_out)]], labels[held_out]).top1_percent
+        training, held_out = hold_out(labels, settings.seed)
+        candidates = train("choose a learning rate", training, rates)
+        top1 = accuracy(candidates, [[evaluation_view(held_out)]], labels[held_out]).top1_percent
         found = dict(zip(rates, top1, strict=True))
         rate = max(rates, key=lambda each: (found[each], -each))
     return Fitted(train("linear classifier", np.arange(len(labels)), [rate]), rate, found)
 
 
-class Parted(NamedTuple):
+class HoldOut(NamedTuple):
     """Rows of the training images."""
 
     training: Rows
     held_out: Rows
 
 
-def part(labels: npt.NDArray[np.integer], seed: int) -> Parted:
+def hold_out(labels: npt.NDArray[np.integer], seed: int) -> HoldOut:
     """Hold out a tenth of each class, at least one image; the same for the same seed.
 
     Raises
     ------
     InputError
-        If a class has one image only.
+        If a class has only one image.
     """
     generator = philox(seed, HELD_OUT_DRAW)
     held_out = np.zeros(len(labels), bool)
@@ -151,8 +133,8 @@ def part(labels: npt.NDArray[np.integer], seed: int) -> Parted:
         rows = np.flatnonzero(labels == label)
         if len(rows) < 2:
             raise InputError(
-                f"Class {label} has one training image, so none can be held out to choose a rate of --lr-grid by; give "
+                f"Class {label} has one training image, so none can be held out to select a rate of --lr-grid; give "
                 "--learning-rate."
             )
         held_out[generator.choice(rows, max(1, round(HELD_OUT_SHARE * len(rows))), replace=False)] = True
-    return Parted(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    return HoldOut(np.flatnonzero(~held_out), np.flatnonzero(held_out))

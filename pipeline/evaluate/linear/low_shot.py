@@ -1,14 +1,14 @@
 """Low-shot: a linear classifier on frozen features, trained on 1 % and 10 % of the labels (CompRess, section 4).
 
-The labelled images are drawn class-balanced, as SimCLR does (Chen et al. 2020, section 6: about 12.8 and 128 images a class
-of ImageNet): percent * N / 100 images, rounded down, as many of each class, one more of some that the seed draws where that
-does not come out even; a class with fewer images than that gives all it has. Or a file lists them, in the form of
-google-research/simclr, imagenet_subsets/1percent.txt at be133b38fb21: a file name a line, without its folder; figures of
-others are compared with on those two files.
+The labelled images are drawn class-balanced, as in SimCLR (Chen et al. 2020, section 6: about 12.8 and 128 images per
+class of ImageNet): percent * N / 100 images, rounded down, the same number per class, with one more for some classes,
+drawn from the seed, where it does not divide evenly; a class with fewer images contributes all it has. Or a file lists
+them, in the format of google-research/simclr, imagenet_subsets/1percent.txt at be133b38fb21: one file name per line,
+without its folder; published numbers are comparable on those two files.
 
-The classifier is that of ``linear.py``, trained on the labelled images only, from stored views; so are the statistics that
-standardise its features, as they are when the published eval_linear.py is given a training folder that holds the subset.
-The published code has no script for this table; nothing is fine-tuned.
+The classifier is that of ``linear/evaluate.py``, trained on stored views of the labelled images only; its features are
+standardised with the statistics of these images, as when the published eval_linear.py is given a training folder with
+the subset. The published code has no script for this table; nothing is fine-tuned.
 
 Letters: N training images, C classes.
 """
@@ -48,7 +48,7 @@ SUBSET_DRAW = 2**33
 """Number of the draw of labelled images."""
 
 ROUNDING = 1e-9
-"""Of a percentage that is a whole number of images but for floating point."""
+"""Added before rounding down: some percentages are whole numbers of images except for floating point."""
 
 
 class SubsetResult(Settings):
@@ -61,11 +61,11 @@ class SubsetResult(Settings):
     top5_percent: float
     learning_rate: float
     held_out_top1_percent: dict[float, float]
-    """Of each rate of the grid, on labelled images held out; empty where the rate was given."""
+    """Of each rate of the grid, on held-out labelled images; empty without a grid."""
 
 
 class LowShotResult(Settings):
-    """With each subset of the labels."""
+    """Results of every subset of the labels."""
 
     subsets: tuple[SubsetResult, ...]
     views: int
@@ -73,7 +73,7 @@ class LowShotResult(Settings):
     test_images: int
 
     def scores(self) -> dict[str, float]:
-        """Percent, by the heading of its column; no top-5 of five classes."""
+        """Return percentages by column heading; top-5 only with more than five classes."""
         scores = {}
         for result in self.subsets:
             scores[f"{result.subset} labels"] = result.top1_percent
@@ -82,24 +82,24 @@ class LowShotResult(Settings):
         return scores
 
 
-def evaluate_low_shot(settings: LowShotSettings, subject: FeatureSource, progress: Progress) -> LowShotResult:
+def evaluate_low_shot(settings: LowShotSettings, source: FeatureSource, progress: Progress) -> LowShotResult:
     """Train a linear classifier on each subset of the labels, and score it on all test images.
 
     Raises
     ------
     InputError
-        If an image has no label, a subset leaves a class without an image, or a list names images that are not there.
+        If an image has no label, a subset has no image of a class, or a list names missing images.
     RunError
         If a training diverges.
     """
-    settings = subject.with_views_at_hand(settings)
-    store = subject.views(settings.views, settings.policy)
+    settings = source.limit_views(settings)
+    store = source.views(settings.views, settings.policy)
     split = store[settings.train_split]
     train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
     check_classes(train.labels, test.labels, split.class_names)
     subsets = _subsets(settings, split)
     return LowShotResult(
-        subsets=tuple(_evaluate_subset(name, rows, settings, subject, split, test, progress) for name, rows in subsets),
+        subsets=tuple(_evaluate_subset(name, rows, settings, source, split, test, progress) for name, rows in subsets),
         views=settings.views,
         classes=len(split.class_names),
         test_images=len(test.labels),
@@ -107,7 +107,7 @@ def evaluate_low_shot(settings: LowShotSettings, subject: FeatureSource, progres
 
 
 def _subsets(settings: LowShotSettings, split: Split) -> list[tuple[str, Rows]]:
-    """Name and rows (of the good images) of each subset."""
+    """Return name and rows (of the good images) of each subset."""
     good = split.samples.good
     labels = split.samples.label[good]
     if not settings.image_list:
@@ -120,14 +120,16 @@ def _subsets(settings: LowShotSettings, split: Split) -> list[tuple[str, Rows]]:
 
 
 def _percentages(settings: LowShotSettings, labels: npt.NDArray[np.integer]) -> list[float]:
-    """Those asked for; of the defaults, those that leave every class a label."""
+    """Return the given percentages; of the defaults, those with a label for every class."""
     percentages = sorted(set(settings.percent))
     if "percent" in settings.model_fields_set:
         return percentages
     enough = [percent for percent in percentages if _count(labels, percent) >= len(np.unique(labels))]
     for percent in percentages:
         if enough and percent not in enough:
-            logger.info("There are %d training images; %g %% of the labels are left out.", len(labels), percent)
+            logger.info(
+                "There are %d training images; %g %% of the labels are too few and left out.", len(labels), percent
+            )
     return enough or percentages[-1:]
 
 
@@ -139,14 +141,14 @@ def _evaluate_subset(
     name: str,
     rows: Rows,
     settings: LowShotSettings,
-    subject: FeatureSource,
+    source: FeatureSource,
     split: Split,
     test: StoredFeatures,
     progress: Progress,
 ) -> SubsetResult:
     features = [StoredFeatures("training", split, view).rows(rows) for view in range(1 + settings.views)]
     views = StoredViews(features.__getitem__, settings.views, split.samples.label[split.samples.good][rows])
-    standardise = standardisation([features[0]], subject.device)
+    standardise = standardisation([features[0]], source.device)
     fitted = fit(views, features[0].__getitem__, standardise, len(split.class_names), settings, progress)
     top1, top5 = accuracy(fitted.classifiers, [test.blocks()], test.labels)
     return SubsetResult(
@@ -160,7 +162,7 @@ def _evaluate_subset(
 
 
 def balanced_subset(labels: npt.NDArray[np.integer], percent: float, seed: int) -> Rows:
-    """Rows of a share of the images, as many of each class; the same for the same seed.
+    """Draw a percentage of the images, the same number per class; the same for the same seed.
 
     Parameters
     ----------
@@ -177,8 +179,8 @@ def balanced_subset(labels: npt.NDArray[np.integer], percent: float, seed: int) 
     count = _count(labels, percent)
     if count < len(classes):
         raise InputError(
-            f"{percent:g} % of {len(labels)} training images is {count}, and there are {len(classes)} classes, so that one "
-            "would have no label; ask for a larger --percent."
+            f"{percent:g} % of {len(labels)} training images is {count}, fewer than the {len(classes)} classes; "
+            "raise --percent."
         )
     generator = philox(seed, SUBSET_DRAW)
     one_more = set(generator.permutation(classes)[: count % len(classes)].tolist())
@@ -192,21 +194,21 @@ def balanced_subset(labels: npt.NDArray[np.integer], percent: float, seed: int) 
 def listed_subset(
     file: Path, paths: Sequence[str], labels: npt.NDArray[np.integer], class_names: Sequence[str]
 ) -> Rows:
-    """Rows of the images that a file lists, by file name or by path.
+    """Return the rows of the images that a file lists, by file name or by path.
 
     Parameters
     ----------
     file : Path
-        A name a line.
+        One name per line.
     paths : sequence of str
-        Of the N images, relative to the split's folder.
+        Paths of the N images, relative to the split's folder.
     labels : int array of shape (N,)
     class_names : sequence of str
 
     Raises
     ------
     InputError
-        If the file cannot be read, an image is not there or could be several, or a class gets none.
+        If the file cannot be read, an image is missing or ambiguous, or a class has none.
     """
     known: dict[str, list[int]] = {}
     for row, path in enumerate(paths):

@@ -1,1 +1,0 @@
-"""A detector around a network: how it is built, what it is shown, what is drawn of it."""

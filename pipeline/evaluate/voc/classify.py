@@ -1,14 +1,16 @@
-"""Classification on VOC: a linear support vector machine a class on frozen features, average precision by eleven points.
+"""Classification on VOC: one linear SVM per class on frozen features, eleven-point average precision.
 
-The protocol is Goyal et al. 2019 (Scaling and Benchmarking Self-Supervised Visual Representation Learning; ``tools/svm`` of
-facebookresearch/fair_self_supervision_benchmark, 863f34e): features of the evaluation view, L2-normalised; LIBLINEAR with
-squared hinge loss, positives weighted twice; for each class the cost with the best average precision in a 3-fold cross
-validation on the training images. CompRess's figure for AlexNet is of "fc8 only" (section 4), a linear classifier on frozen
-features too. The other common protocol, ``eval_voc_classif.py`` of facebookresearch/deepcluster, learns from random crops by
-SGD; this one has no learning rate or schedule to choose, needs one forward pass, and gives the same result every time.
+The protocol is Goyal et al. 2019 (Scaling and Benchmarking Self-Supervised Visual Representation Learning;
+``tools/svm`` of facebookresearch/fair_self_supervision_benchmark, 863f34e): features of the evaluation view,
+L2-normalised; LIBLINEAR with squared hinge loss, positives weighted twice; for each class the cost with the best
+average precision in a 3-fold cross validation on the training images. CompRess's number for AlexNet is of "fc8 only"
+(section 4), a linear classifier on frozen features too. The other common protocol, ``eval_voc_classif.py`` of
+facebookresearch/deepcluster, trains on random crops by SGD; this one has no learning rate or schedule to choose, needs
+one forward pass, and is deterministic.
 
-Two things differ. The benchmark trains on images that show a class in difficult objects only, as negatives; here they are left out,
-as in its test. And it reports the area under the curve; here that stands beside the eleven points of VOC2007.
+Two things differ. The benchmark trains on images with difficult objects of a class only, as negatives; here they are
+left out, as in its test. And it reports the area under the curve; here that is reported beside VOC2007's eleven-point
+rule.
 
 Letters: N images, D features.
 """
@@ -22,19 +24,18 @@ import numpy as np
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Settings
-from compress_ssl.pipeline.evaluate.features import check_numbers
+from compress_ssl.pipeline.evaluate.features import check_finite
 from compress_ssl.pipeline.evaluate.voc.linear_svm import (
     ClassPrecision,
-    MarkedFeatures,
-    class_marks,
+    MultiLabelFeatures,
+    class_labels,
     class_precision,
-    reasons_to_leave_out,
+    unusable_classes,
 )
 from compress_ssl.pipeline.images.voc import check_voc, find_classes, read_annotations
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -56,46 +57,53 @@ class VocClassifyResult(Settings):
     mean_area_percent: float
     classes: tuple[ClassPrecision, ...]
     left_out: dict[str, str]
-    """Classes that do not count, each with the reason."""
+    """Classes that are not scored, each with the reason."""
     train_images: int
     test_images: int
 
     def scores(self) -> dict[str, float]:
-        """Mean average precision by eleven points."""
+        """Return the eleven-point mean average precision by column heading."""
         return {"VOC classification": self.mean_average_precision_percent}
 
 
 def evaluate_voc_classify(
-    settings: VocClassifySettings, subject: FeatureSource, progress: Progress
+    settings: VocClassifySettings, source: FeatureSource, progress: Progress
 ) -> VocClassifyResult:
-    """Train and score one linear classifier a class; classes with too few images are left out.
+    """Train and score one linear classifier per class; classes with too few images are left out.
 
     Raises
     ------
     InputError
-        If the data are not in VOC's layout, an annotation cannot be used, or every class has too few images.
+        If the dataset is not in VOC's layout, an annotation cannot be used, or every class has too few images.
     """
+    from joblib import Parallel, delayed  # type: ignore[import-untyped]
+
     if settings.data is None:
-        raise InputError("--data is needed: the annotations say what the images show; give the folder of JPEGImages.")
+        raise InputError(
+            "--data is needed for the annotations of the images; give the folder that contains JPEGImages."
+        )
     check_voc(settings.data)
-    store = subject.features(labelled=False)
+    store = source.features(labelled=False)
     splits = store[settings.train_split], store[settings.test_split]
     train_annotations, test_annotations = (_annotations(settings.data, split) for split in splits)
     names = find_classes([*train_annotations, *test_annotations])
-    train = MarkedFeatures(_features("training", splits[0]), class_marks(train_annotations, names))
-    test = MarkedFeatures(_features("test", splits[1]), class_marks(test_annotations, names))
-    left_out = reasons_to_leave_out(train.marks, test.marks, names)
+    train = MultiLabelFeatures(_features("training", splits[0]), class_labels(train_annotations, names))
+    test = MultiLabelFeatures(_features("test", splits[1]), class_labels(test_annotations, names))
+    left_out = unusable_classes(train.labels, test.labels, names)
     for name, reason in left_out.items():
         logger.warning("The class '%s' is left out: %s", name, reason)
     numbers = [number for number, name in enumerate(names) if name not in left_out]
     if not numbers:
         raise InputError(
-            f"None of the {len(names)} classes of '{settings.data}' can be both learnt from split {settings.train_split} and "
-            f"scored on {settings.test_split}; give splits with enough images with and without objects of a class."
+            f"None of the {len(names)} classes of '{settings.data}' has enough images both to train on in split "
+            f"{settings.train_split} and to score in {settings.test_split}; give splits with more images."
         )
+    results = []
+    tasks = [
+        delayed(class_precision)(names[number], train, test, number, settings.cost, settings.seed) for number in numbers
+    ]
     with progress.track("support vector machines", len(numbers), "classes") as advance:
-        results = []
-        for result in _classify_all(names, numbers, train, test, settings):
+        for result in Parallel(n_jobs=min(settings.thread_count, len(tasks)), return_as="generator")(tasks):
             results.append(result)
             advance(1)
     return VocClassifyResult(
@@ -108,22 +116,6 @@ def evaluate_voc_classify(
     )
 
 
-def _classify_all(
-    names: Sequence[str],
-    numbers: Sequence[int],
-    train: MarkedFeatures,
-    test: MarkedFeatures,
-    settings: VocClassifySettings,
-) -> Iterator[ClassPrecision]:
-    """The classes one after the other; computed in as many processes as there are threads."""
-    from joblib import Parallel, delayed  # type: ignore[import-untyped]
-
-    tasks = [
-        delayed(class_precision)(names[number], train, test, number, settings.cost, settings.seed) for number in numbers
-    ]
-    yield from Parallel(n_jobs=min(settings.thread_count, len(tasks)), return_as="generator")(tasks)
-
-
 def _annotations(data: Path, split: Split) -> list[Annotation]:
     good = np.flatnonzero(split.samples.good)
     paths = [split.samples.sample_path[row] for row in good]
@@ -131,9 +123,9 @@ def _annotations(data: Path, split: Split) -> list[Annotation]:
 
 
 def _features(name: str, split: Split) -> npt.NDArray[np.float64]:
-    """Features (N, D) of the good images of a split, L2-normalised as the benchmark does it."""
+    """Return the features (N, D) of the good images of a split, L2-normalised as in the benchmark."""
     good = np.flatnonzero(split.samples.good)
     features = split.rows(EVALUATION_VIEW, good).astype(np.float64)
-    check_numbers(name, features, good)
-    normalised: npt.NDArray[np.float64] = features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-5)
-    return normalised
+    check_finite(name, features, good)
+    features /= np.linalg.norm(features, axis=1, keepdims=True) + 1e-5
+    return features

@@ -1,15 +1,16 @@
 """Detection on VOC: the network becomes the backbone of a detector, all layers are fine-tuned, boxes are scored.
 
-Mean average precision by VOC2007's eleven points at an overlap of 0.5, and COCO's beside it. The schedule is that of Fast
-R-CNN (Girshick 2015, sections 2.3 and 5.2: two images a step, 64 regions of each, SGD with momentum 0.9 and weight decay 5e-4, a
-learning rate of 0.001, a tenth of it after 30,000 of 40,000 steps; horizontal flips; short side 600, long side at most 1000
-pixels). On the 5,011 training images of VOC2007 that is 12 and 16 epochs. Difficult objects are neither learnt nor scored.
+The scores are VOC2007's eleven-point mean average precision at an IoU of 0.5, and COCO's. The schedule is that of Fast
+R-CNN (Girshick 2015, sections 2.3 and 5.2: two images per step, 64 regions of each, SGD with momentum 0.9 and weight
+decay 5e-4, a learning rate of 0.001, a tenth of it after 30,000 of 40,000 steps; horizontal flips; short side 600, long
+side at most 1000 pixels). On the 5,011 training images of VOC2007 that is 12 and 16 epochs. Difficult objects are
+neither trained on nor scored.
 
-CompRess (section 4) used Fast R-CNN with regions from selective search. Here it is Faster R-CNN, which learns to propose its
-regions: figures of the two are not those of one protocol.
+CompRess (section 4) used Fast R-CNN with regions from selective search. This is Faster R-CNN, which learns to propose
+its regions: numbers of the two protocols are not comparable.
 
-The training can be stopped and killed at any moment; the same command goes on with it. A training of other settings or
-images is begun anew.
+The training can be stopped or killed at any time, and is resumed by the same command. A training with other settings or
+images starts over.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ import numpy as np
 from compress_ssl.pipeline.common.device import choose_precision, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Settings
-from compress_ssl.pipeline.evaluate.voc.average_precision import coco_average_precision, detection_average_precision
+from compress_ssl.pipeline.evaluate.voc.average_precision import (
+    coco_average_precision,
+    count_objects,
+    detection_average_precision,
+)
 from compress_ssl.pipeline.evaluate.voc.detector import build_detector
 from compress_ssl.pipeline.evaluate.voc.images import annotated_images, detect
 from compress_ssl.pipeline.evaluate.voc.pictures import draw_boxes, draw_curve
@@ -36,7 +41,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
     from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
-    from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, Objects
+    from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, GroundTruth
     from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
 
 NOTE = "Faster R-CNN; the paper's figures are of Fast R-CNN with selective search"
@@ -46,13 +51,13 @@ CURVE_FILE, BOXES_FILE = "voc-detect-curve.png", "voc-detect-boxes.png"
 
 
 class DetectedClass(Settings):
-    """What was found of one class."""
+    """Results of one class."""
 
     name: str
     average_precision_percent: float
-    """By eleven points, at an overlap of 0.5."""
+    """Eleven-point rule, at an IoU of 0.5."""
     train_objects: int
-    """That are not difficult."""
+    """Without difficult ones."""
     test_objects: int
 
 
@@ -60,11 +65,11 @@ class VocDetectResult(Settings):
     """Average precision, in percent."""
 
     mean_average_precision_percent: float
-    """Over the classes, by eleven points, at an overlap of 0.5."""
+    """Mean over the classes, eleven-point rule, at an IoU of 0.5."""
     coco_average_precision_percent: float
-    """Over the classes and the overlaps 0.5, 0.55, ..., 0.95."""
+    """Mean over the classes and the IoU thresholds 0.5, 0.55, ..., 0.95."""
     coco_at_half_percent: float
-    """COCO's at an overlap of 0.5."""
+    """COCO's at an IoU of 0.5."""
     classes: tuple[DetectedClass, ...]
     """Those with an object in the test images."""
     train_images: int
@@ -72,33 +77,33 @@ class VocDetectResult(Settings):
     note: str = NOTE
 
     def scores(self) -> dict[str, float]:
-        """Both means; the headings say what the paper used."""
+        """Return both means by column heading; the headings name the paper's detector."""
         return {
             "VOC detection (Faster R-CNN; paper: Fast R-CNN)": self.mean_average_precision_percent,
             "COCO AP (Faster R-CNN; paper: Fast R-CNN)": self.coco_average_precision_percent,
         }
 
 
-def evaluate_voc_detect(settings: VocDetectSettings, subject: FeatureSource, progress: Progress) -> VocDetectResult:
-    """Fine-tune a detector on the training images, score it on the test images, draw the curve and some boxes.
+def evaluate_voc_detect(settings: VocDetectSettings, source: FeatureSource, progress: Progress) -> VocDetectResult:
+    """Fine-tune a detector on the training images, score it on the test images, draw its curve and some boxes.
 
     Raises
     ------
     InputError
-        If the data are not in VOC's layout, an annotation or a setting cannot be used, or no detector can be built around
-        the network.
+        If the dataset is not in VOC's layout, an annotation or a setting cannot be used, or no detector can be built
+        around the network.
     RunError
         If training fails.
     Stopped
-        If a signal asked for the end.
+        If a signal requested it.
     """
-    check_voc(subject.data)
-    network = subject.network
-    train_images, test_images, names = _read_images(settings, subject, progress)
+    check_voc(source.data)
+    network = source.network
+    train_images, test_images, names = _read_images(settings, source, progress)
     device = prepare_device(settings.device, settings.thread_count, training=True)
     detector = build_detector(network, len(names), settings).to(device)
 
-    def answers() -> list[Detections]:
+    def detections() -> list[Detections]:
         return detect(
             detector,
             test_images,
@@ -109,43 +114,43 @@ def evaluate_voc_detect(settings: VocDetectSettings, subject: FeatureSource, pro
             progress=progress,
         )
 
-    def score(detections: Sequence[Detections]) -> VocDetectResult:
-        return detection_result(detections, train_images.objects, test_images.objects, names)
+    def score(found: Sequence[Detections]) -> VocDetectResult:
+        return detection_result(found, train_images.ground_truth, test_images.ground_truth, names)
 
     fine_tune(
         detector,
         train_images,
         settings,
-        subject.folder / RUN_FOLDER,
+        source.folder / RUN_FOLDER,
         inputs={
             "network": weights_sha256(network.module),
             "train": train_images.fingerprint(),
             "test": test_images.fingerprint(),
         },
-        evaluate=lambda: {"voc_ap_percent": score(answers()).mean_average_precision_percent},
+        evaluate=lambda: {"voc_ap_percent": score(detections()).mean_average_precision_percent},
         device=device,
         progress=progress,
     )
-    detections = answers()
-    draw_curve(subject.folder / RUN_FOLDER, subject.folder / CURVE_FILE, NOTE)
+    found = detections()
+    draw_curve(source.folder / RUN_FOLDER, source.folder / CURVE_FILE, NOTE)
     if settings.pictures:
-        draw_boxes(test_images, detections, names, settings.pictures, subject.folder / BOXES_FILE, NOTE)
-    return score(detections)
+        draw_boxes(test_images, found, names, settings.pictures, source.folder / BOXES_FILE, NOTE)
+    return score(found)
 
 
 def detection_result(
-    detections: Sequence[Detections], train: Sequence[Objects], test: Sequence[Objects], names: Sequence[str]
+    detections: Sequence[Detections], train: Sequence[GroundTruth], test: Sequence[GroundTruth], names: Sequence[str]
 ) -> VocDetectResult:
-    """Score detections on the test images; a class of which they have no object does not count."""
+    """Score detections on the test images; classes without an object in them are not scored."""
     classes = tuple(
         DetectedClass(
             name=name,
             average_precision_percent=100 * detection_average_precision(detections, test, label),
-            train_objects=_count(train, label),
-            test_objects=_count(test, label),
+            train_objects=count_objects(train, label),
+            test_objects=count_objects(test, label),
         )
         for label, name in enumerate(names)
-        if _count(test, label)
+        if count_objects(test, label)
     )
     coco = coco_average_precision(detections, test, len(names))
     return VocDetectResult(
@@ -159,20 +164,16 @@ def detection_result(
 
 
 def _read_images(
-    settings: VocDetectSettings, subject: FeatureSource, progress: Progress
+    settings: VocDetectSettings, source: FeatureSource, progress: Progress
 ) -> tuple[AnnotatedImages, AnnotatedImages, tuple[str, ...]]:
-    """Training and test images, and the names of their classes."""
+    """Read training and test images, and the names of their classes."""
     splits = (settings.train_split, settings.test_split)
-    selection = settings.model_copy(update={"index_folder": subject.index_folder})
+    selection = settings.model_copy(update={"index_folder": source.index_folder})
     indexes = index_data_set(
-        subject.data, splits, subject.folder, selection, threads=settings.thread_count, progress=progress
+        source.data, splits, source.folder, selection, threads=settings.thread_count, progress=progress
     )
-    (train, test), names = annotated_images(subject.data, [indexes[split] for split in splits])
+    (train, test), names = annotated_images(source.data, [indexes[split] for split in splits])
     for split, images in zip(splits, (train, test), strict=True):
-        if not any(_count(images.objects, label) for label in range(len(names))):
-            raise InputError(f"No image of split {split} has an object that is not difficult; take another split.")
+        if not any(count_objects(images.ground_truth, label) for label in range(len(names))):
+            raise InputError(f"No image of split {split} has an object that is not difficult; give another split.")
     return train, test, names
-
-
-def _count(objects: Sequence[Objects], label: int) -> int:
-    return sum(int(((each.labels == label) & ~each.difficult).sum()) for each in objects)

@@ -1,15 +1,15 @@
-"""Faster R-CNN (Ren et al. 2015) around a network; torchvision's, with the network's own layers where there are any.
+"""torchvision's Faster R-CNN (Ren et al. 2015) around a network, with the network's own layers where possible.
 
 ================  ==========================  =========  =============================
-network           layers that propose         pooled to  layers that classify a region
+network           backbone                    pooled to  head
 ================  ==========================  =========  =============================
 AlexNet           up to conv5                 6 x 6      fc6 and fc7
 ResNet            up to its third stage (C4)  14 x 14    its fourth stage, averaged
 ResNet, pyramid   all, to 256 channels each   7 x 7      two new ones of 1024 features
 ================  ==========================  =========  =============================
 
-Batch norm keeps the statistics that the network came with: there are too few images in a step to take new ones. Its
-weights are trained like all others.
+Batch norm keeps the running statistics of the network: a step has too few images for new ones. Its weights are trained
+like all others.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ PYRAMID_CHANNELS, PYRAMID_FEATURES = 256, 1024
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
-TEST_REGIONS = 300
-"""Proposed on a test image (Ren et al. 2015; py-faster-rcnn, ``TEST.RPN_POST_NMS_TOP_N``)."""
+TEST_PROPOSALS = 300
+"""Proposals per test image (Ren et al. 2015; py-faster-rcnn, ``TEST.RPN_POST_NMS_TOP_N``)."""
 
-SUPPRESSION_OVERLAP = 0.3
-"""Of two detections of a class that overlap more, the worse is dropped (py-faster-rcnn, ``TEST.NMS``)."""
+NMS_THRESHOLD = 0.3
+"""IoU threshold of non-maximum suppression (py-faster-rcnn, ``TEST.NMS``)."""
 
 
 class _Parts(NamedTuple):
-    """What a detector is made of."""
+    """Parts of a detector."""
 
     backbone: nn.Module
     pooled_side: int
-    """Regions are pooled to squares of so many places."""
+    """Side of the feature map that a region is pooled to."""
     head: nn.Module
     features: int
     """Outputs of the head."""
 
 
 def build_detector(network: Network, classes: int, settings: VocDetectSettings) -> FasterRCNN:
-    """A detector that starts from a copy of the network; its new layers are drawn from the seed.
+    """Build a detector from a copy of the network; its new layers are initialised from the seed.
 
     Parameters
     ----------
     classes : int
-        Classes of objects; the detector numbers them from 1, since 0 is the background.
+        Object classes; the detector numbers them from 1, since 0 is the background.
 
     Raises
     ------
@@ -81,13 +81,13 @@ def build_detector(network: Network, classes: int, settings: VocDetectSettings) 
             image_mean=network.preprocessing.mean,
             image_std=network.preprocessing.std,
             rpn_anchor_generator=AnchorGenerator(_anchor_sizes(settings, levels), (ASPECT_RATIOS,) * levels),
-            rpn_post_nms_top_n_test=TEST_REGIONS,
+            rpn_post_nms_top_n_test=TEST_PROPOSALS,
             box_roi_pool=MultiScaleRoIAlign(
                 [str(level) for level in range(max(1, levels - 1))], output_size=parts.pooled_side, sampling_ratio=2
             ),
             box_head=parts.head,
             box_predictor=FastRCNNPredictor(parts.features, classes + 1),
-            box_nms_thresh=SUPPRESSION_OVERLAP,
+            box_nms_thresh=NMS_THRESHOLD,
             box_batch_size_per_image=settings.regions,
         )
     for predictor in (detector.rpn.head, detector.roi_heads.box_predictor):
@@ -96,14 +96,14 @@ def build_detector(network: Network, classes: int, settings: VocDetectSettings) 
 
 
 def _in_float32(module: nn.Module, inputs: Any, outputs: Any) -> Any:
-    """What is predicted of boxes, in float32: torchvision computes boxes in the type of it, and bfloat16 has every 4th pixel."""
+    """Cast predictions to float32: torchvision computes boxes in their dtype, and bfloat16 has only every 4th pixel."""
     if isinstance(outputs, Tensor):
         return outputs.float()
     return type(outputs)(_in_float32(module, inputs, each) for each in outputs)
 
 
 def set_training(detector: FasterRCNN) -> None:
-    """Make the detector give losses; batch norm goes on as in evaluation."""
+    """Set training mode, in which the detector returns losses, but keep batch norm in evaluation mode."""
     detector.train()
     for layer in detector.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -111,7 +111,7 @@ def set_training(detector: FasterRCNN) -> None:
 
 
 def _parts(module: nn.Module, network: Network, settings: VocDetectSettings) -> _Parts:
-    """The parts that the table above names."""
+    """Return the parts listed in the table above."""
     if isinstance(module, ResNet) and settings.scales == "fpn":
         channels = [_channels(_resnet_until(module, stage)) for stage in range(len(STAGES))]
         layers = {stage: str(level) for level, stage in enumerate(STAGES)}
@@ -125,23 +125,23 @@ def _parts(module: nn.Module, network: Network, settings: VocDetectSettings) -> 
         return _Parts(_with_channels(module.features[:-1]), 6, head, network.feature_dim)
     if isinstance(module, AlexNet):
         raise InputError(
-            f"{network.architecture} has one scale, which is what --scales single takes; a pyramid needs a ResNet."
+            f"{network.architecture} has one scale only; use --scales single, since a feature pyramid needs a ResNet."
         )
     raise InputError(
-        f"A detector cannot be built around {network.architecture}; it can around AlexNet and torchvision's ResNets "
-        "(resnet18, resnet50, resnext50_32x4d, resnet50-w2, ...), -32px ones too."
+        f"A detector cannot be built around {network.architecture}; use AlexNet or one of torchvision's ResNets "
+        "(resnet18, resnet50, resnext50_32x4d, resnet50-w2, ...), also with -32px."
     )
 
 
 def _resnet_until(network: ResNet, stage: int) -> nn.Sequential:
-    """Stem and stages 0 to ``stage``."""
+    """Return stem and stages 0 to ``stage``."""
     stages = [getattr(network, name) for name in STAGES[: stage + 1]]
     return nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, *stages)
 
 
 def _with_channels(layers: nn.Sequential) -> nn.Sequential:
-    """Say of the layers how many channels they give, as torchvision wants it."""
-    layers.out_channels = _channels(layers)  # type: ignore[assignment]  # modules take tensors and modules only, says torch
+    """Set the attribute ``out_channels`` that torchvision expects of a backbone."""
+    layers.out_channels = _channels(layers)  # type: ignore[assignment]  # torch types attributes as tensors and modules
     return layers
 
 
@@ -153,12 +153,12 @@ def _channels(layers: nn.Module) -> int:
 
 
 def _anchor_sizes(settings: VocDetectSettings, levels: int) -> tuple[tuple[int, ...], ...]:
-    """Sides of the anchors of each level."""
+    """Return the sides of the anchors of each level."""
     if levels == 1:
         return (settings.anchor_sizes,)
     if len(settings.anchor_sizes) != levels:
         raise InputError(
-            f"A pyramid has {levels} levels and takes as many --anchor-sizes, from small to large; {len(settings.anchor_sizes)} "
-            "were given."
+            f"A feature pyramid has {levels} levels and needs as many --anchor-sizes, from small to large; "
+            f"{len(settings.anchor_sizes)} were given."
         )
     return tuple((size,) for size in settings.anchor_sizes)

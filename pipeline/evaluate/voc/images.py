@@ -1,4 +1,4 @@
-"""What a detector is shown: whole images of a split with their objects; and its answers on them.
+"""Input and output of a detector: whole images of a split with their ground truth, and detections on them.
 
 Letters: H, W height and width of an image in pixels, O objects of it.
 """
@@ -14,7 +14,7 @@ import xxhash
 from torch import Tensor
 
 from compress_ssl.pipeline.common.device import autocast
-from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, Objects
+from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, GroundTruth
 from compress_ssl.pipeline.images.index import decode
 from compress_ssl.pipeline.images.rendering import RenderJob, read_images
 from compress_ssl.pipeline.images.voc import find_classes, read_annotations
@@ -31,49 +31,49 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.images.index import ImageIndex
 
 
-Batch = list[tuple[Tensor, Objects]]
-"""Images, uint8 (3, H, W), with what is on them."""
+Batch = list[tuple[Tensor, GroundTruth]]
+"""Images, uint8 (3, H, W), with their ground truth."""
 
 
 @dataclass(frozen=True)
 class AnnotatedImages:
-    """The images of a split, and what is on each."""
+    """The images of a split and their ground truth."""
 
     index: ImageIndex
     rows: npt.NDArray[np.int64]
-    """Of the index: the N images that can be decoded."""
-    objects: list[Objects]
+    """Rows in the index of the N images that can be decoded."""
+    ground_truth: list[GroundTruth]
     """Of each of them."""
 
     def fingerprint(self) -> str:
-        """XXH3-128 of the images' own fingerprint and of all boxes, in hexadecimal."""
+        """Return the XXH3-128 of the images' own fingerprint and all boxes, in hexadecimal."""
         digest = xxhash.xxh3_128(self.index.fingerprint().encode())
-        for there in self.objects:
-            digest.update(np.column_stack(there).astype("<f8").tobytes())
+        for truth in self.ground_truth:
+            digest.update(np.column_stack(truth).astype("<f8").tobytes())
         return digest.hexdigest()
 
     def read(self, order: npt.NDArray[np.integer], batch_size: int, threads: int) -> Iterator[Batch]:
-        """Yield batches of images with their objects, in this order of the N images."""
+        """Yield batches of the N images in this order, with their ground truth."""
         samples, rows = self.index.samples, self.rows[order]
         no_views = np.empty((len(rows), 0, 0), np.float32)  # whole images
         job = RenderJob.of(self.index.source, samples, rows, parameters=no_views, sizes=())
-        places = iter(order)
+        numbers = iter(order)
         for contents in read_images(job, batch_size, threads):
             pixels = [torch.from_numpy(np.array(decode(content))).permute(2, 0, 1) for content in contents]
-            yield [(image, self.objects[next(places)]) for image in pixels]
+            yield [(image, self.ground_truth[next(numbers)]) for image in pixels]
 
 
 class Target(NamedTuple):
-    """What a detector is to find on an image."""
+    """Training input of a detector."""
 
     image: Tensor
     """float32 (3, H, W) in [0, 1]."""
     objects: dict[str, Tensor]
-    """``boxes`` (O, 4) from the first edge to the last, in pixels from 0; ``labels`` (O,) from 1."""
+    """``boxes`` (O, 4) in pixels from 0, from the first edge to the last; ``labels`` (O,) from 1."""
 
 
 def annotated_images(data: Path, indexes: Sequence[ImageIndex]) -> tuple[list[AnnotatedImages], tuple[str, ...]]:
-    """Read what is on the images of some splits; classes are numbered over all of them.
+    """Read the ground truth of some splits; class numbers are shared by all of them.
 
     Raises
     ------
@@ -87,24 +87,24 @@ def annotated_images(data: Path, indexes: Sequence[ImageIndex]) -> tuple[list[An
     ]
     names = find_classes(each for split in annotations for each in split)
     number = {name: label for label, name in enumerate(names)}
-    objects = [
+    ground_truth = [
         [
-            Objects(each.boxes, np.array([number[name] for name in each.classes], np.int64), each.difficult)
+            GroundTruth(each.boxes, np.array([number[name] for name in each.classes], np.int64), each.difficult)
             for each in split
         ]
         for split in annotations
     ]
-    return [AnnotatedImages(*each) for each in zip(indexes, rows, objects, strict=True)], names
+    return [AnnotatedImages(*each) for each in zip(indexes, rows, ground_truth, strict=True)], names
 
 
-def target(image: Tensor, there: Objects, *, flip: bool, device: torch.device) -> Target:
-    """What is to be found on an image or on its mirror image: all but difficult objects."""
-    boxes = torch.from_numpy(there.boxes[~there.difficult].astype(np.float32))
-    boxes[:, :2] -= 1  # the first pixel, counted from 1, begins at edge 0; the last one ends at its own number
+def make_target(image: Tensor, truth: GroundTruth, *, flip: bool, device: torch.device) -> Target:
+    """Return an image or its mirror image, and its objects without difficult ones."""
+    boxes = torch.from_numpy(truth.boxes[~truth.difficult].astype(np.float32))
+    boxes[:, :2] -= 1  # pixel 1 starts at edge 0, and pixel n ends at edge n
     if flip:
         image = image.flip(2)
         boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
-    labels = torch.from_numpy(there.labels[~there.difficult]) + 1
+    labels = torch.from_numpy(truth.labels[~truth.difficult]) + 1
     found = {"boxes": boxes.to(device), "labels": labels.to(device)}
     return Target(image.to(device).float() / 255, found)
 
@@ -119,19 +119,19 @@ def detect(
     precision: Precision,
     progress: Progress,
 ) -> list[Detections]:
-    """The detector's answers on each image, best first."""
+    """Run the detector on all images; the detections of each are sorted, best first."""
     detector.eval()
     detections = []
     with progress.track("detect", len(images.rows)) as advance, torch.inference_mode():
         for batch in images.read(np.arange(len(images.rows)), batch_size, threads):
             with autocast(device, precision):
-                answers = detector([image.to(device).float() / 255 for image, _ in batch])
-            detections += [_detections(answer) for answer in answers]
+                outputs = detector([image.to(device).float() / 255 for image, _ in batch])
+            detections += [_detections(output) for output in outputs]
             advance(len(batch))
     return detections
 
 
-def _detections(answer: dict[str, Tensor]) -> Detections:
-    boxes = answer["boxes"].double().cpu().numpy()
+def _detections(output: dict[str, Tensor]) -> Detections:
+    boxes = output["boxes"].double().cpu().numpy()
     boxes[:, :2] += 1
-    return Detections(boxes, answer["labels"].cpu().numpy() - 1, answer["scores"].double().cpu().numpy())
+    return Detections(boxes, output["labels"].cpu().numpy() - 1, output["scores"].double().cpu().numpy())

@@ -1,4 +1,4 @@
-"""One linear support vector machine a class, for images that show several classes; ``voc_classify.py`` has the protocol.
+"""One linear support vector machine per class, for images of several classes; ``classify.py`` has the protocol.
 
 Letters: N images, C classes, D features.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.images.voc import Annotation
 
 PRESENT, DIFFICULT, ABSENT = 1, 0, -1
-"""What an image shows of a class: an object of it, difficult ones only, none. The numbers are VOC's own."""
+"""Label of an image for a class: an object of it, difficult ones only, none. The numbers are VOC's own."""
 
 FOLDS = 3
 
 
 class ClassPrecision(Settings):
-    """What was found of one class."""
+    """Results of one class."""
 
     name: str
     average_precision_percent: float
@@ -36,40 +36,41 @@ class ClassPrecision(Settings):
     area_percent: float
     """Average precision as the area under the curve, scikit-learn's."""
     cost: float
-    """Of the support vector machine, chosen on the training images."""
+    """C of the support vector machine, selected on the training images."""
     train_positives: int
     test_positives: int
 
 
-class MarkedFeatures(NamedTuple):
-    """Features of N images, and what they show of C classes."""
+class MultiLabelFeatures(NamedTuple):
+    """Features of N images and their labels for C classes."""
 
     features: npt.NDArray[np.float64]
     """(N, D), L2-normalised."""
-    marks: npt.NDArray[np.int8]
+    labels: npt.NDArray[np.int8]
     """(N, C) PRESENT, DIFFICULT or ABSENT."""
 
 
-def class_marks(annotations: Sequence[Annotation], names: Sequence[str]) -> npt.NDArray[np.int8]:
-    """What each of N images shows of each of C classes: (N, C) PRESENT, DIFFICULT or ABSENT."""
-    marks = np.full((len(annotations), len(names)), ABSENT, np.int8)
+def class_labels(annotations: Sequence[Annotation], names: Sequence[str]) -> npt.NDArray[np.int8]:
+    """Return the label of each of N images for each of C classes: (N, C) PRESENT, DIFFICULT or ABSENT."""
+    labels = np.full((len(annotations), len(names)), ABSENT, np.int8)
     number = {name: position for position, name in enumerate(names)}
-    for row, annotation in zip(marks, annotations, strict=True):
+    for row, annotation in zip(labels, annotations, strict=True):
         for name, difficult in zip(annotation.classes, annotation.difficult, strict=True):
             row[number[name]] = max(row[number[name]], DIFFICULT if difficult else PRESENT)
-    return marks
+    return labels
 
 
-def reasons_to_leave_out(
-    train_marks: npt.NDArray[np.int8], test_marks: npt.NDArray[np.int8], names: Sequence[str]
+def unusable_classes(
+    train_labels: npt.NDArray[np.int8], test_labels: npt.NDArray[np.int8], names: Sequence[str]
 ) -> dict[str, str]:
-    """The classes that the marks (N, C) do not suffice to learn or to score, each with the reason, a sentence."""
+    """Return the classes that labels (N, C) are too few to train or to score, each with the reason, a sentence."""
     reasons = {}
-    for name, train, test in zip(names, train_marks.T, test_marks.T, strict=True):
+    for name, train, test in zip(names, train_labels.T, test_labels.T, strict=True):
         few = min(int((train == PRESENT).sum()), int((train == ABSENT).sum()))
         if few < FOLDS:
             reasons[name] = (
-                f"{few} training images differ from all others in it, fewer than the {FOLDS} folds of the cross validation."
+                f"Its positives or its negatives are only {few} training images, fewer than the {FOLDS} folds of the "
+                "cross validation."
             )
         elif not (test == PRESENT).any():
             reasons[name] = "No test image shows it."
@@ -78,60 +79,56 @@ def reasons_to_leave_out(
 
 def class_precision(
     name: str,
-    train: MarkedFeatures,
-    test: MarkedFeatures,
+    train: MultiLabelFeatures,
+    test: MultiLabelFeatures,
     number: int,
     costs: Sequence[float],
     seed: int,
 ) -> ClassPrecision:
-    """Choose the cost of class ``number`` by cross validation, train with it, and score the test images.
+    """Select the cost of class ``number`` by cross validation, train with it, and score the test images.
 
     Parameters
     ----------
     costs : sequence of float
-        To choose from; of equally good ones the first is taken.
+        Candidates; the first of equally good ones is selected.
     seed : int
         Of LIBLINEAR's order of the images.
     """
     from sklearn.metrics import average_precision_score
 
-    counted = train.marks[:, number] != DIFFICULT
-    features, present = train.features[counted], train.marks[counted, number] == PRESENT
-    precisions = [_validated_precision(features, present, cost, seed) for cost in costs]
+    counted = train.labels[:, number] != DIFFICULT
+    features, present = train.features[counted], train.labels[counted, number] == PRESENT
+    precisions = [_cross_validate(features, present, cost, seed) for cost in costs]
     cost = costs[int(np.argmax(precisions))]
-    scores = _train_machine(features, present, cost, seed).decision_function(test.features)
-    marks = test.marks[:, number]
-    scored = marks != DIFFICULT
-    precision = classification_average_precision(scores, marks == PRESENT, marks == DIFFICULT)
-    area = float(average_precision_score(marks[scored] == PRESENT, scores[scored]))
+    scores = _fit_svm(features, present, cost, seed).decision_function(test.features)
+    labels = test.labels[:, number]
+    scored = labels != DIFFICULT
+    precision = classification_average_precision(scores, labels == PRESENT, labels == DIFFICULT)
+    area = float(average_precision_score(labels[scored] == PRESENT, scores[scored]))
     return ClassPrecision(
         name=name,
         average_precision_percent=100 * precision,
         area_percent=100 * area,
         cost=cost,
         train_positives=int(present.sum()),
-        test_positives=int((marks == PRESENT).sum()),
+        test_positives=int((labels == PRESENT).sum()),
     )
 
 
-def _validated_precision(
-    features: npt.NDArray[np.float64], present: npt.NDArray[np.bool_], cost: float, seed: int
-) -> float:
-    """Mean over the folds of the average precision on a fold of a machine trained on the others."""
+def _cross_validate(features: npt.NDArray[np.float64], present: npt.NDArray[np.bool_], cost: float, seed: int) -> float:
+    """Return the mean average precision over the folds, each scored by a machine trained on the others."""
     from sklearn.metrics import average_precision_score
     from sklearn.model_selection import StratifiedKFold
 
     precisions = []
     for others, fold in StratifiedKFold(FOLDS).split(features, present):
-        machine = _train_machine(features[others], present[others], cost, seed)
-        precisions.append(average_precision_score(present[fold], machine.decision_function(features[fold])))
+        svm = _fit_svm(features[others], present[others], cost, seed)
+        precisions.append(average_precision_score(present[fold], svm.decision_function(features[fold])))
     return float(np.mean(precisions))
 
 
-def _train_machine(
-    features: npt.NDArray[np.float64], present: npt.NDArray[np.bool_], cost: float, seed: int
-) -> LinearSVC:
-    """A machine with the benchmark's settings. It may end before it converges, at a high cost; so does the benchmark's."""
+def _fit_svm(features: npt.NDArray[np.float64], present: npt.NDArray[np.bool_], cost: float, seed: int) -> LinearSVC:
+    """Fit LIBLINEAR with the benchmark's settings; as there, it may stop before it converges at a high cost."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 

@@ -1,4 +1,4 @@
-"""Pictures of a detector: how its training went, and boxes on some test images."""
+"""Pictures of a detector: its training curve, and boxes on some test images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
 
 DRAWN_FROM_SCORE = 0.5
-"""Detections with a lower score are not drawn."""
+"""Minimum score of drawn detections."""
 
 COLUMNS = 4
 
 
 def draw_curve(run: Path, picture: Path, note: str) -> None:
-    """Draw the losses of a run, and the average precision on the test images where it was measured on the way."""
+    """Draw the losses of a run, and its average precision on the test images where it was scored during training."""
     lines = [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
     steps = max(line["step"] for line in lines)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -60,23 +60,23 @@ def draw_boxes(
     picture: Path,
     note: str,
 ) -> None:
-    """Draw objects (dashed) and detections (solid, a colour a class) on so many images, evenly spaced over the split."""
+    """Draw objects (dotted) and detections (solid) on ``count`` evenly spaced images, coloured by class."""
     chosen = evenly_spaced(np.arange(len(images.rows)), count, endpoint=True)
     rows = -(-len(chosen) // COLUMNS)
     figure = Figure(figsize=(3.2 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
-    places = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for place in places:
-        place.set_axis_off()
+    panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for panel in panels:
+        panel.set_axis_off()
     colours = [colormaps["tab10" if len(names) <= 10 else "tab20"](label % 20) for label in range(len(names))]
     shown = (each for batch in images.read(chosen, 1, 1) for each in batch)
-    for place, row, (image, there) in zip(places, chosen, shown, strict=False):
-        place.imshow(image.permute(1, 2, 0).numpy(), interpolation="antialiased")
-        for box, label in zip(there.boxes, there.labels, strict=True):
-            _draw(place, box, colours[label], style=":")
+    for panel, row, (image, truth) in zip(panels, chosen, shown, strict=False):
+        panel.imshow(image.permute(1, 2, 0).numpy(), interpolation="antialiased")
+        for box, label in zip(truth.boxes, truth.labels, strict=True):
+            _draw(panel, box, colours[label], style=":")
         for box, label, score in zip(*detections[row], strict=True):
             if score >= DRAWN_FROM_SCORE:
-                _draw(place, box, colours[label], style="-")
-                place.text(box[0], box[1], f"{score:.2f}", color="white", backgroundcolor=colours[label], fontsize=4)
+                _draw(panel, box, colours[label], style="-")
+                panel.text(box[0], box[1], f"{score:.2f}", color="white", backgroundcolor=colours[label], fontsize=4)
     figure.legend(
         [Rectangle((0, 0), 1, 1, color=colour) for colour in colours[:20]],
         names[:20],
@@ -88,8 +88,8 @@ def draw_boxes(
     write_figure(figure, picture)
 
 
-def _draw(place: Axes, box: npt.NDArray[np.floating], colour: tuple[float, ...], style: str) -> None:
+def _draw(panel: Axes, box: npt.NDArray[np.floating], colour: tuple[float, ...], style: str) -> None:
     xmin, ymin, xmax, ymax = box
-    place.add_patch(
+    panel.add_patch(
         Rectangle((xmin - 1, ymin - 1), xmax - xmin + 1, ymax - ymin + 1, fill=False, edgecolor=colour, linestyle=style)
     )

@@ -1,4 +1,4 @@
-"""Fine-tuning a detector: the training loop of all other trainings, on whole images with their boxes."""
+"""Fine-tuning a detector, with the training loop of the other stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compress_ssl.pipeline.common.device import autocast, choose_precision
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.evaluate.voc.detector import set_training
-from compress_ssl.pipeline.evaluate.voc.images import Batch, target
+from compress_ssl.pipeline.evaluate.voc.images import Batch, make_target
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.metrics import MetricsLog
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
@@ -41,9 +41,9 @@ SHARED = {
     *("epochs", "learning_rate", "weight_decay", "milestones", "gamma", "warmup_epochs"),
     *("seed", "device", "threads", "checkpoint_minutes"),
 }
-"""Settings of detection that are settings of every training."""
+"""Settings of detection that ``TrainingSettings`` has too."""
 
-OF_THE_DETECTOR = {"scales", "min_size", "max_size", "anchor_sizes", "regions"}
+DETECTOR_SETTINGS = {"scales", "min_size", "max_size", "anchor_sizes", "regions"}
 
 
 class DetectionTask(TrainingTask[Batch]):
@@ -67,8 +67,8 @@ class DetectionTask(TrainingTask[Batch]):
         """Sum the detector's losses over randomly flipped images."""
         flips = torch.rand(len(part)) < 0.5  # the loop has seeded torch for this step
         targets = [
-            target(image, there, flip=bool(flip), device=self._device)
-            for (image, there), flip in zip(part, flips, strict=True)
+            make_target(image, truth, flip=bool(flip), device=self._device)
+            for (image, truth), flip in zip(part, flips, strict=True)
         ]
         set_training(self._detector)
         with autocast(self._device, self.settings.precision):
@@ -103,25 +103,25 @@ def fine_tune(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    """Train all layers, from the run's checkpoint if there is one of the same settings and inputs.
+    """Train all layers, resuming from the run's checkpoint if it has the same settings and inputs.
 
     Parameters
     ----------
     run : Path
         Folder for checkpoint, metrics and the detector's weights.
     inputs : mapping
-        What else decides the outcome: the network, the images.
+        What else the outcome depends on: the network, the images.
     evaluate : callable
-        Scores the detector as it stands; called before the first step and every ``score_every`` epochs.
+        Scores the current detector; called before the first step and every ``score_every`` epochs.
 
     Raises
     ------
     InputError
-        If there are fewer images than a step takes, or the run's folder holds something else.
+        If there are fewer images than in a batch, or the run's folder contains something else.
     RunError
         If training fails.
     Stopped
-        If a signal asked for the end.
+        If a signal requested it.
     """
     rows = torch.arange(len(images.rows)).numpy()
     images_per_step = settings.detector_batch_size
@@ -139,7 +139,7 @@ def fine_tune(
     task = DetectionTask(run, _training_settings(settings, precision), detector, evaluate, device, steps)
     stream = BatchStream(settings.epochs, steps, images_per_step, batches)
     with run_leases([run]):
-        _open_run(task, {**inputs, "detector": settings.model_dump(mode="json", include=OF_THE_DETECTOR)})
+        _open_run(task, {**inputs, "detector": settings.model_dump(mode="json", include=DETECTOR_SETTINGS)})
         train([task], stream, "fine-tune", progress)
 
 
@@ -159,12 +159,12 @@ def _training_settings(settings: VocDetectSettings, precision: str) -> TrainingS
 
 
 def _open_run(task: DetectionTask, inputs: Mapping[str, Any]) -> None:
-    """Go on with the run that is there if it is the same; one of other settings is replaced, as all results are."""
+    """Resume the existing run if it is the same; one with other settings is replaced, as all results are."""
     try:
         open_runs([(task.settings, task.run, inputs)])
     except InputError as error:
         if task.settings.overwrite or not (task.run / SETTINGS_FILE).is_file():
             raise
-        logger.warning("The training is begun anew, since another one is there: %s", error)
-        anew = task.settings.model_copy(update={"resume": False, "overwrite": True})
-        open_runs([(anew, task.run, inputs)])
+        logger.warning("The training starts over, since the existing one has other settings: %s", error)
+        fresh = task.settings.model_copy(update={"resume": False, "overwrite": True})
+        open_runs([(fresh, task.run, inputs)])

@@ -46,7 +46,7 @@ def test_all_runs_what_the_data_allow_and_says_why_of_the_rest(data: Path) -> No
     assert [path.name for path in results] == ["nearest-neighbour.json", "linear.json", "low-shot.json", "cluster.json"]
     assert {name: reason.partition(",")[0] for name, reason in left_out.items()} == {
         "layers": f"'{data.parent / 'teacher.zarr'}' is a store of embeddings",
-        "voc-classify": "--data is needed: the annotations say what the images show; give the folder of JPEGImages.",
+        "voc-classify": "--data is needed for the annotations of the images; give the folder that contains JPEGImages.",
         "voc-detect": f"--data is needed to compute the features of '{data.parent / 'teacher.zarr'}'; only a store has them "
         "already.",
     }
@@ -55,7 +55,7 @@ def test_all_runs_what_the_data_allow_and_says_why_of_the_rest(data: Path) -> No
 def test_an_evaluation_that_fails_leaves_the_others(data: Path) -> None:
     common = {"model": str(run_of(data, last_scale=1e30)), "data": data, **MACHINE}
     results, left_out = evaluate_all(common, Silent())
-    assert left_out["layers"].startswith("The classifier of layer conv4 is not a number any more after epoch ")
+    assert left_out["layers"].startswith("The classifier of layer conv4 is not finite after epoch ")
     assert {path.name for path in results} == {
         *("nearest-neighbour.json", "linear.json", "low-shot.json", "cluster.json"),
     }
@@ -83,7 +83,7 @@ def test_a_store_has_a_baseline_where_its_images_are_given(data: Path) -> None:
 
 @pytest.mark.parametrize(("baseline", "given", "sentence"), [
     ("torchvision", True, "There is no torchvision network 'conv4-16'"),
-    ("random", False, "--baseline random needs the images, which a store has not; give the data set by --data"),
+    ("random", False, "--baseline random needs the images, which a store does not have; give the dataset with --data"),
 ])  # fmt: skip
 def test_a_baseline_that_cannot_be_is_found_before_anything_is_scored(
     data: Path, baseline: str, given: bool, sentence: str

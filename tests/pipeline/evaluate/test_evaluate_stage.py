@@ -155,7 +155,7 @@ def test_defaults_that_are_more_than_the_images_are_left_out_and_said(
 
 def test_neighbours_asked_for_that_are_more_than_the_images_are_an_error(data: Path) -> None:
     store = store_of(data)
-    with pytest.raises(InputError, match="--neighbours 31 is more than the 30 training images of split train; ask for"):
+    with pytest.raises(InputError, match="--neighbours 31 is more than the 30 training images of split train; give"):
         score(store, neighbours=(5, 31))
     assert [vote.neighbours for vote in score(store, neighbours=(30,)).result.weighted] == [30]
     assert score(store, neighbours=()).result.weighted == ()
@@ -190,7 +190,7 @@ def test_images_without_labels_are_refused_before_anything_is_computed(data: Pat
             file.rename(data / split / f"{file.parent.name}{file.name}")
         for folder in ("apple", "pear"):
             (data / split / folder).rmdir()
-    sentence = "The training image in row 0 has no label, and the evaluation needs one: a folder a class, or --labels"
+    sentence = "The training image in row 0 has no label, and the evaluation needs one; sort the images into one folder per class, or give --labels"
     progress = Counting()
     with pytest.raises(InputError, match=sentence):
         score(run_of(data), progress, data=data)

@@ -12,16 +12,18 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 from pydantic import ValidationError
 from scipy.optimize import linear_sum_assignment
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.k_means import k_means, nearest_centroids
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, align_clusters
-from compress_ssl.pipeline.evaluate.cluster.evaluate import ClusterResult, check_memory, clustering_result, k_means
+from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, align_clusters, score_clustering
+from compress_ssl.pipeline.evaluate.cluster.evaluate import ClusterResult, check_memory
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import ClusterSettings
 from compress_ssl.storage import open_store
@@ -29,15 +31,22 @@ from compress_ssl.storage import open_store
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 
 Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 
-def blobs(seed: int, count: int, classes: int = 6, features: int = 5) -> tuple[npt.NDArray[np.float32], Integers]:
+def blobs(seed: int, count: int, classes: int = 6, features: int = 5) -> tuple[Floats, Integers]:
     """Classes of unequal size that overlap."""
     centres = np.random.default_rng(99).normal(size=(classes, features))
     generator = np.random.default_rng(seed)
     labels = generator.choice(classes, count, p=np.arange(1, classes + 1) / sum(range(1, classes + 1)))
     rows = centres[labels] + 0.6 * generator.normal(size=(count, features))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def clustered(train: Floats, test: Floats, clusters: int, *, seed: int = 1234, **given: int) -> Clustering:
+    rows, queries, cpu = torch.from_numpy(train), torch.from_numpy(test), torch.device("cpu")
+    found = k_means(rows, clusters, seed, cpu, **given)
+    return Clustering(found.nearest.numpy(), nearest_centroids(queries, found.centroids, cpu).numpy())
 
 
 def accuracy_by_sets(clustering: Clustering, train_labels: Integers, test_labels: Integers, clusters: int) -> float:
@@ -60,8 +69,8 @@ def accuracy_by_sets(clustering: Clustering, train_labels: Integers, test_labels
 @pytest.mark.parametrize("seed", [0, 1234])
 def test_accuracy_is_that_of_sets_and_an_explicit_table(clusters: int, seed: int) -> None:
     (train, train_labels), (test, test_labels) = blobs(0, 300), blobs(1, 120)
-    clustering = k_means(train, test, clusters, seed=seed)
-    result = clustering_result(clustering, train_labels, test_labels, clusters, seed)
+    clustering = clustered(train, test, clusters, seed=seed)
+    result = score_clustering(clustering, train_labels, test_labels, clusters, seed)
     assert result.top1_percent == pytest.approx(accuracy_by_sets(clustering, train_labels, test_labels, clusters))
     on_itself = Clustering(clustering.train, clustering.train)
     assert result.train_top1_percent == pytest.approx(accuracy_by_sets(on_itself, train_labels, train_labels, clusters))
@@ -92,23 +101,23 @@ def test_clusters_beyond_the_classes_have_none_and_their_images_are_wrong() -> N
     cluster = np.array([0, 0, 1, 1, 2, 2, 2, 2])
     labels = np.array([0, 0, 1, 1, 0, 0, 1, 1])
     np.testing.assert_array_equal(align_clusters(cluster, labels, 3), [0, 1, -1])
-    assert clustering_result(Clustering(cluster, cluster), labels, labels, 3, 0).top1_percent == 50
+    assert score_clustering(Clustering(cluster, cluster), labels, labels, 3, 0).top1_percent == 50
 
 
 def test_empty_clusters_and_absent_classes_are_borne() -> None:
     cluster, labels = np.array([0, 0, 3, 3, 3]), np.array([7, 7, 2, 2, 7])
-    result = clustering_result(Clustering(cluster, cluster), labels, labels, 4, 5)
+    result = score_clustering(Clustering(cluster, cluster), labels, labels, 4, 5)
     assert (result.seed, result.empty_clusters, result.top1_percent) == (5, 2, 80)
     mapped = align_clusters(cluster, labels, 4)
     assert (mapped[0], mapped[3]) == (7, 2)
     # The test images have class 1, which no training image has.
-    assert clustering_result(Clustering(cluster, cluster[:1]), labels, np.array([1]), 4, 5).top1_percent == 0
+    assert score_clustering(Clustering(cluster, cluster[:1]), labels, np.array([1]), 4, 5).top1_percent == 0
 
 
 def test_mutual_information_and_rand_index_are_those_of_the_formulas() -> None:
     test_labels = np.array([0, 0, 0, 1, 1, 1, 2, 2])
     clusters = np.array([0, 0, 1, 1, 1, 1, 2, 0])
-    result = clustering_result(Clustering(clusters, clusters), test_labels, test_labels, 3, 0)
+    result = score_clustering(Clustering(clusters, clusters), test_labels, test_labels, 3, 0)
     n = len(clusters)
 
     def entropy(values: Integers) -> float:
@@ -130,11 +139,11 @@ def test_mutual_information_and_rand_index_are_those_of_the_formulas() -> None:
 def test_perfect_clusters_score_a_hundred_and_chance_little() -> None:
     labels = np.arange(400) % 4
     perfect = Clustering((labels + 1) % 4, (labels + 1) % 4)
-    result = clustering_result(perfect, labels, labels, 4, 0)
+    result = score_clustering(perfect, labels, labels, 4, 0)
     assert (result.top1_percent, result.nmi_percent, result.ari_percent) == pytest.approx((100, 100, 100))
     generator = np.random.default_rng(0)
     chance = Clustering(generator.integers(0, 4, 400), generator.integers(0, 4, 400))
-    result = clustering_result(chance, labels, labels, 4, 0)
+    result = score_clustering(chance, labels, labels, 4, 0)
     assert result.top1_percent < 40
     assert max(result.nmi_percent, result.ari_percent) < 5
 
@@ -146,14 +155,14 @@ def test_clustering_is_lloyds_from_faiss_first_centroids() -> None:
     start.train(train, faiss.IndexFlatL2(train.shape[1]))
     centroids = faiss.vector_to_array(start.centroids).reshape(6, -1).astype(np.float64)
 
-    def nearest(rows: npt.NDArray[np.float32]) -> Integers:
+    def nearest(rows: Floats) -> Integers:
         return np.array([int(np.argmin([np.sum((row - centre) ** 2) for centre in centroids])) for row in rows])
 
     for _ in range(3):
         assigned = nearest(train)
         assert len(set(assigned)) == 6  # none is empty, which faiss would fill its own way
         centroids = np.stack([train[assigned == cluster].mean(axis=0, dtype=np.float64) for cluster in range(6)])
-    ours = k_means(train, test, 6, iterations=3, seed=7)
+    ours = clustered(train, test, 6, iterations=3, seed=7)
     np.testing.assert_array_equal(ours.train, nearest(train))
     np.testing.assert_array_equal(ours.test, nearest(test))
 
@@ -162,7 +171,7 @@ def test_every_image_counts_however_many_there_are_of_a_cluster() -> None:
     """Faiss alone takes 256 images a cluster: 512 of these, which know nothing of the few others."""
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(4000, 3)).astype(np.float32)
-    clustering = k_means(rows, rows, 2, iterations=50)
+    clustering = clustered(rows, rows, 2, iterations=50)
     centroids = np.stack([rows[clustering.train == cluster].mean(axis=0) for cluster in (0, 1)])
     again = np.argmin(((rows[:, None] - centroids) ** 2).sum(axis=2), axis=1)
     assert np.mean(again == clustering.train) > 0.995  # a fixed point of all 4,000, not of a sample
@@ -178,17 +187,17 @@ def test_restarts_keep_the_tightest_and_seeds_decide() -> None:
             for cluster in np.unique(clustering.train)
         )
 
-    once, often = k_means(train, test, 12, seed=0), k_means(train, test, 12, seed=0, restarts=20)
+    once, often = clustered(train, test, 12, seed=0), clustered(train, test, 12, seed=0, restarts=20)
     assert spread(often) < spread(once)
-    np.testing.assert_array_equal(k_means(train, test, 12, seed=0).train, once.train)
-    assert (k_means(train, test, 12, seed=4).train != once.train).any()
+    np.testing.assert_array_equal(clustered(train, test, 12, seed=0).train, once.train)
+    assert (clustered(train, test, 12, seed=4).train != once.train).any()
 
 
 def test_rows_that_are_all_the_same_are_borne() -> None:
     same = np.ones((10, 4), np.float32)
-    clustering = k_means(same, same[:3], 3)
+    clustering = clustered(same, same[:3], 3)
     labels = np.arange(10) % 3
-    result = clustering_result(clustering, labels, labels[:3], 3, 0)
+    result = score_clustering(clustering, labels, labels[:3], 3, 0)
     assert result.empty_clusters == 2
     assert 0 <= result.top1_percent <= 100
 
@@ -215,7 +224,7 @@ def test_stage_scores_normalised_features_of_view_0_by_the_mean_of_its_seeds(dat
     labels, test_labels = (store[name].samples.label.astype(np.int64) for name in ("train", "val"))
     expected = []
     for seed in (0, 1, 2):
-        clustering = k_means(train.astype(np.float32), test.astype(np.float32), 3, seed=seed, restarts=2)
+        clustering = clustered(train.astype(np.float32), test.astype(np.float32), 3, seed=seed, restarts=2)
         expected.append(accuracy_by_sets(clustering, labels, test_labels, 3))
     assert [each.top1_percent for each in result.clusterings] == pytest.approx(expected)
     assert result.top1_percent == pytest.approx(np.mean(expected))
@@ -242,11 +251,11 @@ def test_pictures_are_drawn_from_the_images_and_not_from_a_store_without_them(
         "cluster-confusion.png",
         "cluster-sizes.png",
     ]
-    assert "a store has none; give the data set by --data" in caplog.text
+    assert "a store has none; give the dataset with --data" in caplog.text
 
 
 def test_more_clusters_than_images_is_one_sentence(data: Path) -> None:
-    with pytest.raises(InputError, match=r"There are 30 training images, fewer than the 31 clusters; ask for fewer by"):
+    with pytest.raises(InputError, match=r"There are 30 training images, fewer than the 31 clusters; lower --clusters"):
         score(data, clusters=31)
     assert not (data.parent / "out" / "cluster.json").exists()
 
@@ -264,10 +273,10 @@ def test_what_it_holds_in_memory_is_said_and_refused_where_it_does_not_fit(caplo
     with caplog.at_level(logging.INFO):
         check_memory(1_331_167, 8192, 2.0**36)
     assert caplog.messages == [
-        "k-means holds all images in memory: 1,331,167 images of 8,192 features in float32, 40.6 GiB."
+        "k-means keeps all features in memory: 1,331,167 images of 8,192 features in float32, 40.6 GiB."
     ]
     with pytest.raises(
-        InputError, match=r"in float32, 40.6 GiB, and 32.0 GiB are left; take a machine with more, or fewer"
+        InputError, match=r"in float32, 40.6 GiB, and 32.0 GiB are available; use a machine with more, or fewer"
     ):
         check_memory(1_331_167, 8192, 2.0**35)
 

@@ -66,6 +66,6 @@ def test_a_network_gets_its_crops_from_stage_one(data: Path) -> None:
 
 def test_random_views_are_no_crops(data: Path) -> None:
     store = store_of(data, policy="crop-flip")
-    sentence = r"Split train of '.*' has 0 ten-crop views, and 10 are asked for; embed with --policy ten-crop"
+    sentence = r"Split train of '.*' has 0 ten-crop views, but 10 are needed; embed with --policy ten-crop"
     with pytest.raises(InputError, match=sentence):
         evaluate(KnnSettings(model=str(store.path), crops=10), Silent())

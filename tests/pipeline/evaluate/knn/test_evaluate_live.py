@@ -17,7 +17,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.evaluate.knn.live import make_live_evaluation
+from compress_ssl.pipeline.evaluate.knn.live import LiveNearestNeighbour
 from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob
 from compress_ssl.pipeline.networks.network import Network, load_network
@@ -33,7 +33,7 @@ def small_network(seed: int = 0) -> Network:
 
 def live(data: Path, **given: Any) -> Score:
     renderer = given.pop("renderer", make_renderer("torchvision", torch.device("cpu"), 1))
-    return make_live_evaluation(
+    return LiveNearestNeighbour(
         data, data.parent / "run", renderer=renderer, threads=1, progress=Silent(), **{"batch_size": 7, **given}
     )
 
@@ -142,10 +142,10 @@ class Counting:
         return self.real.geometry(job, batch_size)
 
 
-@pytest.mark.parametrize(("kept_pixel_bytes", "jobs"), [(42 * 3 * 16 * 16, 2), (42 * 3 * 16 * 16 - 1, 6)])
-def test_views_are_rendered_once_if_they_are_small(data: Path, kept_pixel_bytes: int, jobs: int) -> None:
+@pytest.mark.parametrize(("cached_pixel_bytes", "jobs"), [(42 * 3 * 16 * 16, 2), (42 * 3 * 16 * 16 - 1, 6)])
+def test_views_are_rendered_once_if_they_are_small(data: Path, cached_pixel_bytes: int, jobs: int) -> None:
     renderer = Counting()
-    score = live(data, renderer=renderer, kept_pixel_bytes=kept_pixel_bytes)
+    score = live(data, renderer=renderer, cached_pixel_bytes=cached_pixel_bytes)
     assert len({tuple(score(small_network()).items()) for _ in range(3)}) == 1
     assert renderer.jobs == jobs
 
@@ -182,6 +182,6 @@ def test_features_that_are_not_numbers_end_the_run(data: Path) -> None:
     network = small_network()
     with torch.no_grad():
         next(network.module.parameters()).fill_(torch.nan)
-    with pytest.raises(RunError, match="features of the evaluation view are not numbers; lower --learning-rate"):
+    with pytest.raises(RunError, match="features of the evaluation view are not finite; lower --learning-rate"):
         live(data)(network)
     assert network.module.training

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.evaluate.features import Features, check_labels, check_numbers
+from compress_ssl.pipeline.evaluate.features import Features, check_finite, check_labels
 from compress_ssl.pipeline.evaluate.knn.nearest_neighbour import (
     NearestNeighbourResult,
     few_labels_accuracy,
@@ -100,22 +100,22 @@ def test_all_labels_of_a_balanced_set_are_no_draw() -> None:
 
 def test_class_with_too_few_images_is_named() -> None:
     train = unbalanced(0)
-    with pytest.raises(InputError, match=r"Class 2 has 20 training images, fewer than the 21 labels a class asked for"):
+    with pytest.raises(InputError, match=r"Class 2 has 20 training images, fewer than the 21 labels per class; lower"):
         few(train, train, 21, draws=1, seed=0)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_features_that_are_not_numbers_are_named_by_their_row_in_the_store(broken: float) -> None:
     features = np.ones((3, 2), np.float16)
-    check_numbers("test", features, np.array([4, 7, 9]))
+    check_finite("test", features, np.array([4, 7, 9]))
     features[1, 1] = broken
-    with pytest.raises(InputError, match="The test features of row 7 are not numbers; embed again"):
-        check_numbers("test", features, np.array([4, 7, 9]))
+    with pytest.raises(InputError, match="The test features of row 7 are not finite; embed again"):
+        check_finite("test", features, np.array([4, 7, 9]))
 
 
 def test_image_without_label_is_named() -> None:
     with pytest.raises(
-        InputError, match="The training image in row 2 has no label, and the evaluation needs one: a folde"
+        InputError, match="The training image in row 2 has no label, and the evaluation needs one; sort"
     ):
         check_labels("training", np.array([0, 1, -1, -1], np.int32))
 

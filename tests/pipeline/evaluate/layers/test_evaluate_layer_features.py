@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.evaluate.layers.features import feature_counts, layers_of, pooled, taken_layers
+from compress_ssl.pipeline.evaluate.layers.features import feature_counts, layer_outputs, layers_of, pooled
 from compress_ssl.pipeline.networks.network import Network, load_network
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def network_of(architecture: str) -> Network:
 
 
 def taken(network: Network, size: int) -> dict[str, Tensor]:
-    with torch.no_grad(), taken_layers(network, layers_of(network)) as take:
+    with torch.no_grad(), layer_outputs(network, layers_of(network)) as take:
         return take(images(size))
 
 
@@ -136,6 +136,7 @@ def test_chosen_layers_only_in_the_networks_order() -> None:
 
 def test_architecture_without_named_layers_is_one_sentence() -> None:
     with pytest.raises(
-        InputError, match=r"layers of shufflenet_v2_x0_5 have no names here; layers can score AlexNet, ResNets, Mobile"
+        InputError,
+        match=r"layers of shufflenet_v2_x0_5 are not known; 'evaluate layers' supports AlexNet, ResNets, Mobile",
     ):
         layers_of(network_of("shufflenet_v2_x0_5"))

@@ -18,7 +18,7 @@ from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.layers.batches import Batch, window_parameters
-from compress_ssl.pipeline.evaluate.layers.evaluate import KEPT_FILE, LayersResult, accuracy, train_classifiers
+from compress_ssl.pipeline.evaluate.layers.evaluate import UNFINISHED_FILE, LayersResult, accuracy, train_classifiers
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import LayersSettings
 from compress_ssl.pipeline.images.index import index_images
@@ -103,7 +103,7 @@ def test_classifier_that_diverges_is_named_with_its_epoch() -> None:
         yield iter(batches_of(0))
         yield (Batch({**features, "late": features["late"] * torch.inf}, labels) for features, labels in batches_of(1))
 
-    with pytest.raises(RunError, match=r"The classifier of layer late is not a number any more after epoch 2; lower"):
+    with pytest.raises(RunError, match=r"The classifier of layer late is not finite after epoch 2; lower"):
         train_classifiers(epochs(), COUNTS, CLASSES, settings_of())
 
 
@@ -197,12 +197,12 @@ def test_a_training_that_was_killed_goes_on_with_its_last_whole_epoch(data: Path
     (run / "layers.json").unlink()
     with pytest.raises(KeyboardInterrupt):
         evaluate(settings, Killing(at=30 + 30 + 10))
-    kept = (run / KEPT_FILE).read_bytes()
+    kept = (run / UNFINISHED_FILE).read_bytes()
     again = Killing()
     assert evaluate(settings, again).result == whole
     assert (again.began, again.done) == (60, 3 * 30 + 12)
-    assert not (run / KEPT_FILE).exists()
-    (run / KEPT_FILE).write_bytes(kept)
+    assert not (run / UNFINISHED_FILE).exists()
+    (run / UNFINISHED_FILE).write_bytes(kept)
     other = Killing()
     evaluate(settings.model_copy(update={"seed": 1}), other)
     assert other.began == 0
@@ -218,7 +218,7 @@ def test_weights_and_momentum_of_a_kept_state_go_on_as_if_uninterrupted() -> Non
         settings_of(),
         keep=lambda state: states.append({name: tensor.clone() for name, tensor in state.items()}),
     )
-    resumed = train_classifiers(map(iter, epochs[2:]), COUNTS, CLASSES, settings_of(seed=9), begun=states[-1])
+    resumed = train_classifiers(map(iter, epochs[2:]), COUNTS, CLASSES, settings_of(seed=9), state=states[-1])
     for name, weight in whole.named_parameters():
         torch.testing.assert_close(resumed.get_parameter(name), weight, rtol=0, atol=0)
 
@@ -251,7 +251,7 @@ def test_store_is_refused_for_want_of_a_network(data: Path) -> None:
     store = data.parent / "teacher.zarr"
     given: dict[str, Any] = {"split": ("train", "val:0"), "views": 1, **MACHINE}
     embed(EmbedSettings(data=data, store=store, teacher="random/conv4-16", **given), Silent())
-    with pytest.raises(InputError, match="is a store of embeddings, and this needs the network itself"):
+    with pytest.raises(InputError, match="is a store of embeddings, and this evaluation needs the network itself"):
         score(data, store)
 
 

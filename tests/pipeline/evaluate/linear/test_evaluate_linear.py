@@ -22,7 +22,7 @@ from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
 from compress_ssl.pipeline.evaluate.linear.classifier import standardisation
-from compress_ssl.pipeline.evaluate.linear.evaluate import KEPT_FILE, LinearResult, logistic_regression_accuracy
+from compress_ssl.pipeline.evaluate.linear.evaluate import UNFINISHED_FILE, LinearResult, logistic_regression_accuracy
 from compress_ssl.pipeline.evaluate.linear.fit import fit
 from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
@@ -78,16 +78,16 @@ def test_teacher_is_scored_from_its_store_with_no_image_left(data: Path) -> None
 def views_of(model: Path, data: Path, epochs: int, **given: Any) -> tuple[StoredViews, LiveViews, LinearSettings]:
     """A store with as many views as epochs, and the same views rendered again."""
     settings = settings_of(model, data=data, epochs=epochs, views=epochs, precision="float32", batch_size=3, **given)
-    subject = FeatureSource(settings, Silent())
-    store = subject.views(epochs, settings.policy)
+    source = FeatureSource(settings, Silent())
+    store = source.views(epochs, settings.policy)
     split = store["train"]
     stored = StoredViews(
         lambda view: StoredFeatures("training", split, view).in_memory().features,
         epochs,
         split.samples.label[split.samples.good],
     )
-    source = open_source(data, "train", data.parent / "index")
-    return stored, LiveViews(split, source, subject.network, subject.renderer, "float32"), settings
+    images = open_source(data, "train", data.parent / "index")
+    return stored, LiveViews(split, images, source.network, source.renderer, "float32"), settings
 
 
 def test_live_features_are_those_of_a_store_with_as_many_views_as_epochs(data: Path) -> None:
@@ -152,18 +152,18 @@ def test_a_live_training_that_was_killed_goes_on_with_its_last_whole_epoch(data:
     killed, again = Interrupting(after=30 + 30 + 8), Interrupting()
     with pytest.raises(KeyboardInterrupt):
         score(run, killed, data=data, features="live", views=None, epochs=4)
-    assert (run / KEPT_FILE).is_file()
+    assert (run / UNFINISHED_FILE).is_file()
     assert not (run / "linear.json").exists()
-    shutil.copy(run / KEPT_FILE, data.parent / "kept")
+    shutil.copy(run / UNFINISHED_FILE, data.parent / "kept")
     resumed = score(run, again, data=data, features="live", views=None, epochs=4).result
     assert (again.resumed, again.images) == ([60], 60)
     assert resumed == whole
-    assert not (run / KEPT_FILE).exists()
-    shutil.copy(data.parent / "kept", run / KEPT_FILE)
+    assert not (run / UNFINISHED_FILE).exists()
+    shutil.copy(data.parent / "kept", run / UNFINISHED_FILE)
     other = Interrupting()
     score(run, other, data=data, features="live", views=None, epochs=4, learning_rate=0.2)
     assert (other.resumed, other.images) == ([0], 120)
-    (run / KEPT_FILE).write_bytes(b"half")
+    (run / UNFINISHED_FILE).write_bytes(b"half")
     broken = Interrupting()
     assert score(run, broken, data=data, features="live", views=None, epochs=4).result == whole
     assert broken.images == 120
@@ -208,14 +208,12 @@ def test_logistic_regression_is_left_out_of_many_images(data: Path) -> None:
 
 def test_more_views_than_a_store_has_and_live_features_of_a_store_are_refused(data: Path) -> None:
     store = store_of(data)
-    with pytest.raises(
-        InputError, match=r"Split train of '.*' has 2 random views, and 3 are asked for; embed with more"
-    ):
+    with pytest.raises(InputError, match=r"Split train of '.*' has 2 random views, but 3 are needed; embed with more"):
         score(store, views=3)
-    with pytest.raises(InputError, match="is a store of embeddings, and this needs the network itself"):
+    with pytest.raises(InputError, match="is a store of embeddings, and this evaluation needs the network itself"):
         score(store, data=data, features="live", views=None)
     with pytest.raises(
-        InputError, match=r"Split val of '.*' has 0 ten-crop views, and 10 are asked for; embed with --pol"
+        InputError, match=r"Split val of '.*' has 0 ten-crop views, but 10 are needed; embed with --pol"
     ):
         score(store, crops=10)
     assert not (data.parent / "teacher.zarr.evaluation").exists()
@@ -228,13 +226,13 @@ def test_all_views_of_a_store_are_taken_where_no_number_is_asked_for(
     store = store_of(data)
     result = score(store, views=None).result
     assert result.views == 2
-    assert "has 2 random views; they are taken" in caplog.text
+    assert "has 2 random views; all of them are used" in caplog.text
     assert result == score(store, views=2).result
 
 
 def test_ten_crops_are_no_random_views(data: Path) -> None:
     store = store_of(data, policy="ten-crop", views=10, split=("train", "val"))
-    with pytest.raises(InputError, match="has 0 random views, and 2 are asked for"):
+    with pytest.raises(InputError, match="has 0 random views, but 2 are needed"):
         score(store)
 
 
@@ -260,5 +258,5 @@ def test_a_store_without_the_split_is_named(data: Path) -> None:
 
 
 def test_views_of_live_features_are_a_contradiction() -> None:
-    with pytest.raises(ValueError, match="--views is of stored views, and --features live renders new ones"):
+    with pytest.raises(ValueError, match="--views counts stored views, but --features live renders new ones"):
         LinearSettings(model="-", features="live", views=3)

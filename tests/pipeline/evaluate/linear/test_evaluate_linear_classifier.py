@@ -21,7 +21,7 @@ from compress_ssl.pipeline.evaluate.linear.classifier import (
     standardisation,
     train_classifiers,
 )
-from compress_ssl.pipeline.evaluate.linear.fit import fit, part
+from compress_ssl.pipeline.evaluate.linear.fit import fit, hold_out
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
 from compress_ssl.pipeline.training.schedule import epoch_order
 
@@ -202,13 +202,13 @@ def test_crops_are_averaged_as_in_a_loop_over_images(sample: Sample) -> None:
 
 def test_a_tenth_of_each_class_is_held_out() -> None:
     labels = np.repeat([0, 1, 2, 3], [2, 20, 95, 4]).astype(np.int32)
-    first, again, other = part(labels, 3), part(labels, 3), part(labels, 4)
+    first, again, other = hold_out(labels, 3), hold_out(labels, 3), hold_out(labels, 4)
     assert sorted([*first.training, *first.held_out]) == list(range(len(labels)))
     assert np.bincount(labels[first.held_out]).tolist() == [1, 2, 10, 1]
     np.testing.assert_array_equal(first.held_out, again.held_out)
     assert first.held_out.tolist() != other.held_out.tolist()
     with pytest.raises(InputError, match=r"Class 1 has one training image, so none can be held out .* --lr-grid"):
-        part(np.array([0, 0, 1]), 0)
+        hold_out(np.array([0, 0, 1]), 0)
 
 
 def test_the_rate_is_the_best_on_held_out_images_and_trained_again_on_all(sample: Sample) -> None:
@@ -217,7 +217,7 @@ def test_the_rate_is_the_best_on_held_out_images_and_trained_again_on_all(sample
     views = StoredViews(sample.views.__getitem__, V, sample.labels)
     standardise = standardisation([sample.views[0]])
     fitted = fit(views, sample.views[0].__getitem__, standardise, C, settings, Silent())
-    training, held_out = part(sample.labels, settings.seed)
+    training, held_out = hold_out(sample.labels, settings.seed)
     for number, rate in enumerate(grid[:3]):
         epochs = views.epochs(training, 0, settings, "cpu", lambda images: None)
         state = initial_state(D, C, 1, settings)
@@ -235,5 +235,5 @@ def test_the_rate_is_the_best_on_held_out_images_and_trained_again_on_all(sample
 
 
 def test_a_training_that_diverges_says_so(sample: Sample) -> None:
-    with pytest.raises(RunError, match="weights are not numbers any more; lower --learning-rate"):
+    with pytest.raises(RunError, match="weights are no longer finite; lower --learning-rate"):
         trained(sample, settings_of(), 1e36)

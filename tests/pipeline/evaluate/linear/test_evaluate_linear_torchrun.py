@@ -43,4 +43,4 @@ def test_two_processes_find_what_one_finds(data: Path, in_two_processes: Any) ->
     assert any(
         "--classifier-batch-size 7 is the batch size over all ranks, and 2 processes do not" in each for each in odd
     )
-    assert any("evaluate linear is the work of one process" in each for each in stored)
+    assert any("evaluate linear runs in one process" in each for each in stored)

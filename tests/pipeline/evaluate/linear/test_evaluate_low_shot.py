@@ -53,7 +53,7 @@ def test_subsets_depend_on_the_seed_alone_and_small_classes_give_all_they_have()
 
 
 def test_a_class_that_would_get_no_label_is_refused() -> None:
-    with pytest.raises(InputError, match=r"1 % of 100 training images is 1, and there are 2 classes, .* --percent"):
+    with pytest.raises(InputError, match=r"1 % of 100 training images is 1, fewer than the 2 classes; raise --percent"):
         balanced_subset(np.repeat([0, 1], 50), 1, 0)
 
 
@@ -90,7 +90,7 @@ def test_a_grid_is_chosen_from_on_labelled_images(store: Path) -> None:
 def test_a_default_share_that_is_too_small_is_left_out_and_said(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert [each.subset for each in score(store).result.subsets] == ["10 %"]
-    assert "There are 30 training images; 1 % of the labels are left out." in caplog.text
+    assert "There are 30 training images; 1 % of the labels are too few and left out." in caplog.text
     with pytest.raises(InputError, match="1 % of 30 training images is 0"):
         score(store, percent=(1.0, 10.0))
 
@@ -130,7 +130,7 @@ def test_a_listed_subset_is_named_after_its_file(store: Path, tmp_path: Path) ->
 
 
 def test_shares_and_lists_contradict_each_other(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--image-list says which images keep their labels, and so does --percent"):
+    with pytest.raises(ValueError, match="--image-list and --percent both select the labelled images"):
         LowShotSettings(model="-", image_list=(tmp_path,), percent=(1.0,))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from compress_ssl.pipeline.evaluate.voc.average_precision import (
     Detections,
-    Objects,
+    GroundTruth,
     box_overlaps,
     classification_average_precision,
     coco_average_precision,
@@ -20,8 +20,10 @@ from compress_ssl.pipeline.evaluate.voc.average_precision import (
 Floats = npt.NDArray[np.float64]
 
 
-def objects(*boxes: tuple[float, float, float, float], label: int = 0, difficult: bool = False) -> Objects:
-    return Objects(np.array(boxes, float).reshape(-1, 4), np.full(len(boxes), label), np.full(len(boxes), difficult))
+def objects(*boxes: tuple[float, float, float, float], label: int = 0, difficult: bool = False) -> GroundTruth:
+    return GroundTruth(
+        np.array(boxes, float).reshape(-1, 4), np.full(len(boxes), label), np.full(len(boxes), difficult)
+    )
 
 
 def detections(*found: tuple[float, tuple[float, float, float, float]], label: int = 0) -> Detections:
@@ -82,7 +84,7 @@ def test_detections_by_hand() -> None:
 
 def test_difficult_objects_count_neither_found_nor_missed_nor_twice() -> None:
     hard = objects((21, 1, 30, 10), difficult=True)
-    both = [Objects(*(np.concatenate(pair) for pair in zip(objects((1, 1, 10, 10)), hard, strict=True)))]
+    both = [GroundTruth(*(np.concatenate(pair) for pair in zip(objects((1, 1, 10, 10)), hard, strict=True)))]
     box = (21, 1, 30, 10)
     found = [detections((0.9, box), (0.8, box), (0.7, (1, 1, 10, 10)))]
     assert detection_average_precision(found, both, 0) == 1
@@ -96,7 +98,7 @@ def test_other_classes_and_images_do_not_matter() -> None:
     assert detection_average_precision(found[::-1], there, 0) == 1
 
 
-def slow_average_precision(found: list[Detections], there: list[Objects], label: int, overlap: Fraction) -> float:
+def slow_average_precision(found: list[Detections], there: list[GroundTruth], label: int, overlap: Fraction) -> float:
     """The development kit's loop, box by box, in exact fractions."""
     ranked = sorted(
         ((-score, image, row) for image, each in enumerate(found) for row, score in enumerate(each.scores)
@@ -149,7 +151,7 @@ def test_random_detections_score_as_in_a_slow_implementation_in_fractions(seed: 
     there, found = [], []
     for _ in range(12):
         boxes = random_boxes(generator, int(generator.integers(0, 6)))
-        there.append(Objects(boxes, generator.integers(0, 3, len(boxes)), generator.random(len(boxes)) < 0.2))
+        there.append(GroundTruth(boxes, generator.integers(0, 3, len(boxes)), generator.random(len(boxes)) < 0.2))
         near = boxes + generator.integers(-2, 3, boxes.shape) * [1, 1, 0, 0]
         seen = np.concatenate([near, boxes[: len(boxes) // 2], random_boxes(generator, 4)])
         scores = generator.permutation(1000)[: len(seen)] / 1000 + len(found) / 1e6  # no two the same
@@ -174,7 +176,7 @@ def test_coco_by_hand() -> None:
 
 def test_coco_leaves_difficult_objects_out_and_averages_over_classes() -> None:
     hard = objects((21, 1, 30, 10), difficult=True)
-    both = Objects(*(np.concatenate(pair) for pair in zip(objects((1, 1, 10, 10)), hard, strict=True)))
+    both = GroundTruth(*(np.concatenate(pair) for pair in zip(objects((1, 1, 10, 10)), hard, strict=True)))
     found = [detections((0.9, (21, 1, 30, 10)), (0.7, (1, 1, 10, 10))), detections()]
     assert coco_average_precision(found, [both, objects()], 1).over_overlaps == pytest.approx(1.0)
     other = objects((1, 1, 10, 10), label=1)

@@ -17,10 +17,10 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import VocClassifySettings
 from compress_ssl.pipeline.evaluate.voc.linear_svm import (
-    MarkedFeatures,
-    class_marks,
+    MultiLabelFeatures,
+    class_labels,
     class_precision,
-    reasons_to_leave_out,
+    unusable_classes,
 )
 from compress_ssl.pipeline.images.voc import Annotation
 
@@ -40,19 +40,19 @@ def test_marks_are_those_of_voc() -> None:
         return Annotation(names, np.ones((len(names), 4)), np.array(difficult, bool))
 
     annotations = [annotation(), annotation(("cat", True)), annotation(("cat", True), ("dog", False), ("cat", False))]
-    assert class_marks(annotations, ["cat", "dog"]).tolist() == [[-1, -1], [0, -1], [1, 1]]
+    assert class_labels(annotations, ["cat", "dog"]).tolist() == [[-1, -1], [0, -1], [1, 1]]
 
 
 def test_classes_that_cannot_be_learnt_or_scored_are_named_with_the_reason() -> None:
     train = np.array([[1, 1, 1, -1]] * 3 + [[-1, 1, -1, 0]] * 2 + [[-1, -1, -1, -1]], np.int8)
     test = np.array([[1, 1, 0, 1], [-1, -1, -1, -1]], np.int8)
-    reasons = reasons_to_leave_out(train, test, ["kept", "on all but one", "not in test", "difficult only"])
+    reasons = unusable_classes(train, test, ["kept", "on all but one", "not in test", "difficult only"])
     assert list(reasons) == ["on all but one", "not in test", "difficult only"]
     assert reasons["on all but one"].startswith(
-        "1 training images differ from all others in it, fewer than the 3 folds"
+        "Its positives or its negatives are only 1 training images, fewer than the 3 folds"
     )
     assert reasons["not in test"] == "No test image shows it."
-    assert reasons["difficult only"].startswith("0 training images")
+    assert reasons["difficult only"].startswith("Its positives or its negatives are only 0 training images")
 
 
 def eleven_points(scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) -> float:
@@ -68,7 +68,7 @@ def test_one_class_is_what_the_benchmarks_steps_give() -> None:
     marks = generator.choice(np.array([-1, 0, 1], np.int8), (150, 1), p=[0.6, 0.1, 0.3])
     features = generator.normal(size=(150, 12)) + 0.5 * (marks != -1)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    train, test = (MarkedFeatures(features[part], marks[part]) for part in (slice(90), slice(90, None)))
+    train, test = (MultiLabelFeatures(features[part], marks[part]) for part in (slice(90), slice(90, None)))
     ours = class_precision("class", train, test, 0, COSTS, seed=0)
 
     counted = marks[:90, 0] != 0
@@ -120,14 +120,14 @@ def test_teacher_is_scored_from_its_store(voc: Path, tmp_path: Path) -> None:
     teacher = evaluate(settings_of(str(store), voc, tmp_path / "teacher"), Silent()).result
     for ours, its in zip(network.classes, teacher.classes, strict=True):
         assert its.average_precision_percent == pytest.approx(ours.average_precision_percent, abs=1)
-    with pytest.raises(InputError, match="--data is needed: the annotations say what the images show"):
+    with pytest.raises(InputError, match="--data is needed for the annotations of the images"):
         evaluate(settings_of(str(store), None, tmp_path / "teacher"), Silent())
 
 
 def test_classes_with_too_few_images_leave_nothing_to_score(voc: Path, tmp_path: Path) -> None:
     (voc / "ImageSets" / "Main" / "test.txt").write_text("000024\n")  # no object is on it
     with pytest.raises(
-        InputError, match=r"None of the 2 classes of '.*voc' can be both learnt from split trainval and"
+        InputError, match=r"None of the 2 classes of '.*voc' has enough images both to train on in split trainval and"
     ):
         evaluate(settings_of("random/conv4-16", voc, tmp_path / "out"), Silent())
 

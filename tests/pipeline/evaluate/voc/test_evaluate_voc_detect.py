@@ -18,10 +18,10 @@ from compress_ssl.pipeline.common.progress import Progress, Silent
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
-from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, Objects
+from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, GroundTruth
 from compress_ssl.pipeline.evaluate.voc.detect import detection_result
 from compress_ssl.pipeline.evaluate.voc.detector import build_detector, set_training
-from compress_ssl.pipeline.evaluate.voc.images import annotated_images, detect, target
+from compress_ssl.pipeline.evaluate.voc.images import annotated_images, detect, make_target
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 
@@ -36,11 +36,11 @@ def settings_of(data: Path, folder: Path, model: str = SMALL, **given: Any) -> V
     return VocDetectSettings(model=model, data=data, **{**values, **given})
 
 
-def losses_of(settings: VocDetectSettings, image: torch.Tensor, there: Objects) -> tuple[nn.Module, torch.Tensor]:
+def losses_of(settings: VocDetectSettings, image: torch.Tensor, there: GroundTruth) -> tuple[nn.Module, torch.Tensor]:
     """A detector and its summed losses on one image."""
     detector = build_detector(load_network(settings.model), 2, settings)
     set_training(detector)
-    shown = target(image, there, flip=False, device=torch.device("cpu"))
+    shown = make_target(image, there, flip=False, device=torch.device("cpu"))
     return detector, sum(detector([shown.image], [shown.objects]).values(), torch.zeros(()))
 
 
@@ -48,8 +48,8 @@ def losses_of(settings: VocDetectSettings, image: torch.Tensor, there: Objects) 
 def test_boxes_hold_the_objects_pixels_to_the_edge(flip: bool) -> None:
     image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     image[:, 4:10, 2:9] = 255  # rows 5 to 10 and columns 3 to 9, counted from 1
-    there = Objects(np.array([[3, 5, 9, 10.0]]), np.array([1]), np.array([False]))
-    shown = target(image, there, flip=flip, device=torch.device("cpu"))
+    there = GroundTruth(np.array([[3, 5, 9, 10.0]]), np.array([1]), np.array([False]))
+    shown = make_target(image, there, flip=flip, device=torch.device("cpu"))
     left, top, right, bottom = shown.objects["boxes"][0].int().tolist()
     assert shown.image[:, top:bottom, left:right].min() == 1
     assert shown.image.sum() == 3 * (bottom - top) * (right - left)
@@ -58,8 +58,8 @@ def test_boxes_hold_the_objects_pixels_to_the_edge(flip: bool) -> None:
 
 
 def test_difficult_objects_are_not_learnt() -> None:
-    there = Objects(np.array([[3, 5, 9, 10], [1, 1, 4, 4.0]]), np.array([1, 0]), np.array([True, False]))
-    shown = target(torch.zeros(3, 20, 30, dtype=torch.uint8), there, flip=False, device=torch.device("cpu"))
+    there = GroundTruth(np.array([[3, 5, 9, 10], [1, 1, 4, 4.0]]), np.array([1, 0]), np.array([True, False]))
+    shown = make_target(torch.zeros(3, 20, 30, dtype=torch.uint8), there, flip=False, device=torch.device("cpu"))
     assert shown.objects["boxes"].tolist() == [[0, 0, 4, 4]]
     assert shown.objects["labels"].tolist() == [1]
 
@@ -76,20 +76,20 @@ def test_detections_come_back_in_vocs_pixels_and_numbers(voc: Path, tmp_path: Pa
         def forward(self, shown: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
             return [next(answers) for _ in shown]
 
-    exact = (target(image, there, flip=False, device=torch.device("cpu")).objects
+    exact = (make_target(image, there, flip=False, device=torch.device("cpu")).objects
              for batch in images.read(np.arange(8), 3, 1) for image, there in batch)  # fmt: skip
     answers = ({**each, "scores": torch.full((len(each["labels"]),), 0.5)} for each in exact)
     found = detect(
         Oracle(), images, batch_size=3, threads=1, device=torch.device("cpu"), precision="float32", progress=Silent()
     )  # fmt: skip
-    result = detection_result(found, images.objects, images.objects, names)
+    result = detection_result(found, images.ground_truth, images.ground_truth, names)
     assert result.mean_average_precision_percent == result.coco_average_precision_percent == 100
-    count = sum(len(each.boxes) - each.difficult.sum() for each in images.objects)
+    count = sum(len(each.boxes) - each.difficult.sum() for each in images.ground_truth)
     assert sum(each.test_objects for each in result.classes) == count
 
 
 def test_class_without_an_object_in_the_test_images_does_not_count() -> None:
-    there = [Objects(np.array([[1, 1, 5, 5.0]]), np.array([0]), np.array([False]))]
+    there = [GroundTruth(np.array([[1, 1, 5, 5.0]]), np.array([0]), np.array([False]))]
     found = [Detections(np.array([[1, 1, 5, 5.0]]), np.array([0]), np.array([0.9]))]
     result = detection_result(found, there, there, ("here", "nowhere"))
     assert [each.name for each in result.classes] == ["here"]
@@ -112,7 +112,7 @@ def test_networks_become_detectors_all_of_whose_layers_learn(
 ) -> None:
     given = {"scales": scales, "anchor_sizes": (8, 12, 16, 24, 32) if scales == "fpn" else (16,)}
     settings = settings_of(voc, tmp_path, f"random/{architecture}", **given)
-    there = Objects(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
+    there = GroundTruth(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
     image = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     detector, loss = losses_of(settings, image, there)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -126,7 +126,7 @@ def test_networks_become_detectors_all_of_whose_layers_learn(
 
 
 def test_boxes_are_not_rounded_to_half_precision(voc: Path, tmp_path: Path) -> None:
-    there = Objects(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
+    there = GroundTruth(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
     given = {"min_size": 600, "max_size": 700, "anchor_sizes": (64,)}
     detector, _ = losses_of(settings_of(voc, tmp_path, **given), torch.zeros(3, 48, 64, dtype=torch.uint8), there)
     detector.eval()
@@ -140,7 +140,7 @@ def test_boxes_are_not_rounded_to_half_precision(voc: Path, tmp_path: Path) -> N
 
 
 def test_batch_norm_keeps_its_statistics(voc: Path, tmp_path: Path) -> None:
-    there = Objects(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
+    there = GroundTruth(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
     detector, _ = losses_of(settings_of(voc, tmp_path), torch.full((3, 48, 64), 200, dtype=torch.uint8), there)
     statistics = {name: buffer for name, buffer in detector.named_buffers() if name.endswith(("_mean", "_var"))}
     assert len(statistics) > 20
@@ -154,10 +154,10 @@ def test_batch_norm_keeps_its_statistics(voc: Path, tmp_path: Path) -> None:
         (
             "random/conv4-16",
             {},
-            "A detector cannot be built around conv4-16; it can around AlexNet and torchvision's Res",
+            "A detector cannot be built around conv4-16; use AlexNet or one of torchvision's Res",
         ),
-        ("random/alexnet", {"scales": "fpn"}, "alexnet has one scale, which is what --scales single takes"),
-        (SMALL, {"scales": "fpn"}, "A pyramid has 5 levels and takes as many --anchor-sizes, .*; 1 were given"),
+        ("random/alexnet", {"scales": "fpn"}, "alexnet has one scale only; use --scales single"),
+        (SMALL, {"scales": "fpn"}, "A feature pyramid has 5 levels and needs as many --anchor-sizes, .*; 1 were given"),
         (SMALL, {"detector_batch_size": 30}, "--detector-batch-size 30 is more than the 8 training images; lower it"),
     ],
 )
@@ -235,8 +235,8 @@ def test_training_of_other_settings_is_begun_anew(voc: Path, tmp_path: Path, cap
     first = (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_bytes()
     evaluate(settings_of(voc, tmp_path / "out"), Silent())
     assert (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_bytes() == first
-    assert "begun anew" not in caplog.text
+    assert "starts over" not in caplog.text
     evaluate(settings_of(voc, tmp_path / "out", regions=8), Silent())
-    assert "The training is begun anew, since another one is there" in caplog.text
+    assert "The training starts over, since the existing one has other settings" in caplog.text
     assert "inputs.detector.regions = 16, now it is 8" in caplog.text
     assert (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_bytes() != first

@@ -1,1 +1,1 @@
-"""What to read and how a view is made: the index, the policies, the renderers."""
+"""Images: sources, the index, augmentation policies, renderers, and packs."""

@@ -16,7 +16,7 @@ from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.match_stores import check_same_views, match_rows
 from compress_ssl.pipeline.distill.replay import Replay, ViewNumbers
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
-from compress_ssl.pipeline.distill.student import DistillTask, build_student, check_parts, student_size
+from compress_ssl.pipeline.distill.task import DistillTask, build_student, check_parts, student_size
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews, bytes_of_views
 from compress_ssl.pipeline.images.canaries import check_canaries
 from compress_ssl.pipeline.images.policies import POLICIES

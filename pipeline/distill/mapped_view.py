@@ -1,7 +1,7 @@
-"""A view of the teacher as a file on a local disk, mapped into memory; one file serves all processes of a machine.
+"""A view of the teacher in a memory-mapped file on a local disk, shared by all processes of a machine.
 
-The file's name tells its content (the view's commit records), so whoever wants the same view shares it. It is
-written beside its place and renamed. Whoever maps it holds a shared lock; the last one to let go deletes it.
+The file is named by its content (the view's commit records), so processes that need the same view share it. It is
+published by a rename. Each process that maps it holds a shared lock; the last one to release it deletes the file.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FOLDER_NAME = "compress-ssl-views-{user}"
 
 
 def scratch_folder(given: Path | None) -> Path:
-    """Where views are mapped: a folder of ours in the one given, or in the system's temporary folder."""
+    """Return the folder for mapped views, in the one given or in the system's temporary folder."""
     return (given or Path(tempfile.gettempdir())) / FOLDER_NAME.format(user=os.getuid())
 
 
 def sweep_views(folder: Path) -> None:
-    """Delete the views that killed processes left: those that no one holds."""
+    """Delete views that killed processes left: those without a lock."""
     for lock_path in folder.glob("*.lock"):
         try:
             lock = os.open(lock_path, os.O_RDWR)
@@ -56,28 +56,28 @@ def sweep_views(folder: Path) -> None:
 
 
 class MappedView:
-    """One view of a split, mapped. ``close`` it when it is no longer used."""
+    """One view of a split, memory-mapped; ``close`` releases it."""
 
     def __init__(self, split: Split, view: int, folder: Path) -> None:
-        """Map the view's file, after writing it if it is not there.
+        """Map the view's file, written first if it does not exist.
 
         Raises
         ------
         InputError
-            If the scratch folder has no room or cannot be written.
+            If the scratch folder is full or cannot be written.
         """
         self._path = folder / f"{_content_name(split, view)}.float16"
         self._lock_path = self._path.with_suffix(".lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self._share()
+            self._lock = self._lock_shared()
         except OSError as error:
             raise InputError(
                 f"The scratch folder '{folder}' cannot be written ({error.strerror}); give another with --scratch."
             ) from error
         try:
             if not self._path.is_file():
-                self._write_alone(split, view)
+                self._write_once(split, view)
             # Copy on write: torch wants an array it could write to.
             shape = (len(split), split.feature_dim)
             self.embeddings: Tensor = torch.from_numpy(np.memmap(self._path, np.float16, mode="c", shape=shape))
@@ -86,10 +86,10 @@ class MappedView:
             raise
 
     def close(self) -> None:
-        """Let go of the file; delete it if no one else holds it."""
+        """Release the file; delete it if no other process holds it."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._lock_stands(self._lock):
+            if self._lock_exists(self._lock):
                 self._path.unlink(missing_ok=True)
                 self._lock_path.unlink()
         except BlockingIOError:
@@ -97,32 +97,32 @@ class MappedView:
         finally:
             os.close(self._lock)
 
-    def _share(self) -> int:
-        """Open the lock's file and hold it with others; again, if its last holder deleted it meanwhile."""
+    def _lock_shared(self) -> int:
+        """Open the lock file and take a shared lock; again, if its last holder has deleted it meanwhile."""
         while True:
             lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o664)
             fcntl.flock(lock, fcntl.LOCK_SH)
-            if self._lock_stands(lock):
+            if self._lock_exists(lock):
                 return lock
             os.close(lock)
 
-    def _lock_stands(self, lock: int) -> bool:
+    def _lock_exists(self, lock: int) -> bool:
         try:
             return os.path.samestat(os.fstat(lock), self._lock_path.stat())
         except FileNotFoundError:
             return False
 
-    def _write_alone(self, split: Split, view: int) -> None:
-        """Write the file, unless another process does so first; whoever waits for it goes on when it is there."""
+    def _write_once(self, split: Split, view: int) -> None:
+        """Write the file under an exclusive lock, unless another process does so first."""
         while not self._path.is_file():
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if self._lock_stands(self._lock):
+            if self._lock_exists(self._lock):
                 if not self._path.is_file():
                     _write(split, view, self._path)
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
             else:
                 os.close(self._lock)
-                self._lock = self._share()
+                self._lock = self._lock_shared()
 
 
 def _content_name(split: Split, view: int) -> str:
@@ -131,7 +131,7 @@ def _content_name(split: Split, view: int) -> str:
 
 
 def _write(split: Split, view: int, path: Path) -> None:
-    """Write the file block by block; plain writes, since a full disk would kill a process that writes a map."""
+    """Write the file block by block; plain writes, since a full disk kills a process that writes to a map."""
     partial = path.with_suffix(".partial")
     needed = 2 * len(split) * split.feature_dim
     try:
@@ -145,8 +145,8 @@ def _write(split: Split, view: int, path: Path) -> None:
             raise
         free = shutil.disk_usage(path.parent).free
         raise DiskSpaceError(
-            f"The scratch folder '{path.parent}' is full: view {view} takes {format_bytes(needed)}, {format_bytes(free)} are "
-            "free; free some space, or give another folder with --scratch."
+            f"The scratch folder '{path.parent}' is full: view {view} takes {format_bytes(needed)}, "
+            f"{format_bytes(free)} are free; free some space, or give another folder with --scratch."
         ) from error
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""Stores of several teachers side by side: their rows matched by path, their contents and views compared.
+"""Match the stores of several teachers: rows by path, contents by hash, views by their augmentation parameters.
 
-The first store says which images there are, and how a student sees them. In another one each of these images has to be
-there, with the same content, under any row. Where views are replayed, both teachers must have seen the same crop, flip and
-colours: the stored augmentation parameters are compared, image by image. What follows from a teacher's own preprocessing may
-differ: size (the same crop, resized), interpolation, mean and deviation; so may the renderer, which the canaries watch.
+The first store decides the images and the views. Another one must have each of these images, with the same content, in
+any row. Where views are replayed, both teachers must have seen the same crop, flip and colours: the stored augmentation
+parameters are compared, image by image. What follows from a teacher's own preprocessing may differ: size (the same
+crop, resized), interpolation, mean and standard deviation; so may the renderer, which the canaries check.
 
 Letters: N rows of the first split.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def match_rows(split: Split, other: Split) -> npt.NDArray[np.int64]:
-    """Find the images of a split in another store's.
+    """Return the rows of a split's images in another store.
 
     Returns
     -------
@@ -46,14 +46,15 @@ def match_rows(split: Split, other: Split) -> npt.NDArray[np.int64]:
     if len(missing):
         raise InputError(
             f"{len(missing)} of the {len(good)} images of split {split.name} of '{split.path.parent}' are not in "
-            f"'{other.path.parent}', the first is '{split.samples.sample_path[missing[0]]}'; embed them too, or name the "
-            "store with fewer images first."
+            f"'{other.path.parent}', the first is '{split.samples.sample_path[missing[0]]}'; embed them too, or name "
+            "the store with fewer images first."
         )
     other_content = good[split.samples.content_hash[good] != other.samples.content_hash[row_of[good]]]
     if len(other_content):
         raise InputError(
-            f"{len(other_content)} images of split {split.name} had other content when '{other.path.parent}' was made than "
-            f"for '{split.path.parent}', the first is '{split.samples.sample_path[other_content[0]]}'; embed the images again."
+            f"{len(other_content)} images of split {split.name} had other content when '{other.path.parent}' was made "
+            f"than for '{split.path.parent}', the first is '{split.samples.sample_path[other_content[0]]}'; embed the "
+            "images again."
         )
     return row_of
 
@@ -66,17 +67,17 @@ def check_same_views(split: Split, other: Split, row_of: npt.NDArray[np.int64], 
     row_of : int64 array of shape (N,)
         From ``match_rows``.
     views : iterable of int
-        Numbers of the views; both splits have them, complete.
+        Views to compare; both splits have them, complete.
 
     Raises
     ------
     InputError
-        Naming the first view that differs, and how.
+        If a view differs; names the first, and how it differs.
     """
     if split.columns != other.columns:
         raise InputError(
-            f"'{other.path.parent}' describes views by other columns than '{split.path.parent}' ({', '.join(other.columns)}); "
-            "embed it again, or train with --student-view fresh."
+            f"'{other.path.parent}' describes views by other columns than '{split.path.parent}' "
+            f"({', '.join(other.columns)}); embed it again, or train with --student-view fresh."
         )
     good = np.flatnonzero(split.samples.good)
     for view in views:
@@ -89,14 +90,15 @@ def check_same_views(split: Split, other: Split, row_of: npt.NDArray[np.int64], 
             row, column = differing[0]
             raise InputError(
                 f"Both teachers must have seen the same view of an image, but view {view} of "
-                f"'{split.samples.sample_path[good[row]]}' is another in '{other.path.parent}' than in '{split.path.parent}' "
-                f"({_why(split, other, view, split.columns[column])}); embed the second from the same images with the same "
-                "--policy and --seed (and --size, where views are blurred), or train with --student-view fresh."
+                f"'{split.samples.sample_path[good[row]]}' is another in '{other.path.parent}' than in "
+                f"'{split.path.parent}' ({_difference(split, other, view, split.columns[column])}); embed the second "
+                "from the same images with the same --policy and --seed (and --size, where views are blurred), or "
+                "train with --student-view fresh."
             )
 
 
-def _why(split: Split, other: Split, view: int, column: str) -> str:
-    """The first thing by which a view of two stores differs."""
+def _difference(split: Split, other: Split, view: int, column: str) -> str:
+    """Return the first difference in how a view of two stores was made."""
     ours, theirs = split.views[view], other.views[view]
     for key in ("policy", "seed"):
         if ours[key] != theirs[key]:

@@ -1,32 +1,107 @@
-"""What ``distill`` can be told. The defaults are the paper's (Koohpayegani et al. 2020, section 4 and published code)."""
+"""Settings of ``distill``. The defaults are the paper's (Koohpayegani et al. 2020, section 4 and published code).
+
+The options of the objectives are declared in their signatures (``objectives/``); the fields for them derive from those.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_origin
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from compress_ssl.pipeline.common.settings import (
     ContentCheckSetting,
     StoreLocation,
+    own_options,
     path_option,
     result_option,
     runtime_option,
 )
-from compress_ssl.pipeline.distill.objective_options import DEFAULT_OBJECTIVE, OPTIONS, OWN_DEFAULTS, OWN_HEADS
+from compress_ssl.pipeline.distill.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
+from compress_ssl.pipeline.distill.objectives.signatures import read_signature
 from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
 from compress_ssl.pipeline.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from compress_ssl.storage import Place
 
+_SIGNATURES = {objective: read_signature(objective) for objective in OBJECTIVES}
 
-class DistillSettings(TrainingSettings):
-    """Settings of stage two."""
+DEFAULTS = {
+    objective: {name: default for name, (_, default) in signature.items() if name != "head"}
+    for objective, signature in _SIGNATURES.items()
+}
+"""By objective, its options and their defaults."""
+
+DEFAULT_HEADS = {objective: signature["head"][1] for objective, signature in _SIGNATURES.items() if "head" in signature}
+
+OPTIONS = {
+    objective: {*signature, *({"prefill"} if "bank_size" in signature else ())}
+    for objective, signature in _SIGNATURES.items()
+}
+"""By objective, the settings that apply to it; those of other objectives are refused."""
+
+
+def options_for(shared: Mapping[str, Any], objective: str | None) -> dict[str, Any]:
+    """Return the settings shared by several students that apply to an objective (the default one if None)."""
+    return own_options(shared, OPTIONS, objective or DEFAULT_OBJECTIVE)
+
+
+def _objective_fields() -> dict[str, Any]:
+    """Return annotation and default of the field of each option: those of the first objective that has it."""
+    fields: dict[str, Any] = {}
+    for signature in _SIGNATURES.values():
+        for name, (annotation, default) in signature.items():
+            if name != "head" and name not in fields:
+                assert get_origin(annotation) is Annotated, f"{name} needs a result_option in its annotation"
+                users = {objective: own[name] for objective, own in DEFAULTS.items() if name in own}
+                described = _by_objective(users, unless=default)
+                text = f"{annotation.__metadata__[0].description} ({described})."
+                fields[name] = Annotated[annotation, Field(description=text)], default
+    return fields
+
+
+def _by_objective(defaults: Mapping[str, Any], unless: Any = None) -> str:
+    """Return the objectives as a list, each with its default where that is another than ``unless``."""
+    return ", ".join(
+        objective if default == unless else f"{objective}: {default}" for objective, default in defaults.items()
+    )
+
+
+if not TYPE_CHECKING:
+    _ObjectiveSettings = create_model(
+        "ObjectiveSettings",
+        __base__=TrainingSettings,
+        objective=(
+            Annotated[
+                Literal[tuple(OBJECTIVES)],
+                result_option(
+                    "What the student learns from the teacher: its similarities to the images of one memory bank or "
+                    "two (CompRess) or of SEED's queue, its embeddings by regression (plain, with batch norm, "
+                    "SimReg's) or contrast (CRD), or clusters of them (CC)."
+                ),
+            ],
+            DEFAULT_OBJECTIVE,
+        ),
+        **_objective_fields(),
+    )
+else:
+
+    class _ObjectiveSettings(TrainingSettings):
+        objective: str = DEFAULT_OBJECTIVE
+
+        def __getattr__(self, name: str) -> Any:
+            """Return an option of the objectives."""
+
+
+class DistillSettings(_ObjectiveSettings):
+    """Settings of ``distill``, with the options of all objectives."""
 
     store: Annotated[StoreLocation, path_option("Embedding store of the teacher: a folder or a URL.", argument=True)]
-    data: Annotated[Path, path_option("Data set that the store was made from.", argument=True)]
+    data: Annotated[Path, path_option("Dataset that the store was made from.", argument=True)]
     run: Annotated[Path, path_option("Folder to write the student to.", argument=True)]
     student: Annotated[
         str,
@@ -35,20 +110,12 @@ class DistillSettings(TrainingSettings):
             "'compress-ssl models --students' lists them."
         ),
     ]
-    objective: Annotated[
-        Literal["compress-1q", "compress-2q", "reg", "reg-bn", "simreg", "seed", "crd", "cc"],
-        result_option(
-            "What is learned of the teacher: its similarities to the images of one memory bank or two "
-            "(CompRess) or of SEED's queue, its embeddings by regression (plain, with batch norm, SimReg's) or contrast "
-            "(CRD), or clusters of them (CC)."
-        ),
-    ] = DEFAULT_OBJECTIVE
     head: Annotated[
         Literal["none", "linear", "mlp", "mlp-2"] | None,
         result_option(
-            "Between the student's feature and the objective, thrown away at export: nothing, a linear layer to "
-            "the teacher's dimension, SimReg's MLP of four layers, or SEED's of two; unless given none for compress-2q, mlp for "
-            "simreg, mlp-2 for seed, linear for the others."
+            "Layers between the student's feature and the objective, dropped at export: none, one linear layer to the "
+            "teacher's dimension, SimReg's MLP of four layers, or SEED's of two; the objective's own unless given "
+            f"({_by_objective(DEFAULT_HEADS)})."
         ),
     ] = None
     also_store: Annotated[
@@ -76,92 +143,44 @@ class DistillSettings(TrainingSettings):
     ] = "replay"
     views: Annotated[
         int | None,
-        result_option("Replay only the first so many random views; all of them unless given.", ge=1),
+        result_option("Replay only this many random views; all of them unless given.", ge=1),
     ] = None
     policy: Annotated[
         PolicySetting | None,
-        result_option(f"Augmentation of fresh views: {', '.join(POLICIES)}; crop-flip unless given."),
+        result_option(f"Augmentation policy of fresh views: {', '.join(POLICIES)}; crop-flip unless given."),
     ] = None
     student_size: Annotated[
         int | None,
         result_option(
-            "Side of what the student sees, in pixels: the same crop, resized; the view's own unless given.", ge=8
+            "Side of the student's input, in pixels: the same crop, resized; the view's own unless given.", ge=8
         ),
     ] = None
-    epochs: Annotated[int, result_option("Passes over the images; epoch e sees view 1 + e mod V.", ge=1)] = 130
+    epochs: Annotated[int, result_option("Number of epochs; epoch e reads view 1 + e mod V.", ge=1)] = 130
     accumulation: Annotated[
         int,
-        result_option("Compute a step in so many parts, one after the other, for less memory.", ge=1),
+        result_option("Gradient accumulation: micro-batches per step, for less memory.", ge=1),
     ] = 1
-    learning_rate: Annotated[float, result_option("Learning rate at the start.", gt=0)] = 0.01
+    learning_rate: Annotated[float, result_option("Initial learning rate.", gt=0)] = 0.01
     schedule: Annotated[
-        Literal["step", "cosine"], result_option("Steps at the milestones, or one half cosine to zero.")
+        Literal["step", "cosine"],
+        result_option("Learning rate schedule: steps at the milestones, or half a cosine to zero."),
     ] = "step"
-    temperature: Annotated[
-        float, result_option("Divides the similarities; for seed 0.2 unless given, for crd 0.07.", gt=0)
-    ] = 0.04
-    teacher_temperature: Annotated[
-        float | None,
-        result_option("Divides the teacher's similarities; the same unless given, for seed 0.01.", gt=0),
-    ] = None
-    bank_size: Annotated[
-        int,
-        result_option(
-            "Anchor points in each memory bank; at most as many as there are images; for seed 65536 unless given.", ge=1
-        ),
-    ] = 128_000
-    bank_precision: Annotated[
-        Literal["float32", "bfloat16", "float16"],
-        result_option("Of the memory banks and the products with them; half takes half the memory."),
-    ] = "float32"
     prefill: Annotated[
         bool,
-        result_option("Fill the memory banks with embeddings of images before the first step, not with noise."),
+        result_option(
+            "Fill the memory banks with embeddings of images before the first step instead of noise "
+            f"({', '.join(objective for objective, options in OPTIONS.items() if 'prefill' in options)})."
+        ),
     ] = False
-    anchors: Annotated[
-        Literal["queue", "random", "k-means"],
-        result_option(
-            "What is in the memory bank of compress-1q: the last images seen, or the same all the time: random "
-            "images of the store, or centres of its k-means (both of view 0)."
-        ),
-    ] = "queue"
-    mask_own: Annotated[bool, result_option("Compare no image with the rows of a memory bank that are of itself.")] = (
-        False
-    )
-    centre: Annotated[
-        bool,
-        result_option("Subtract the mean of the teacher's embeddings (of view 0) from them before they are compared."),
-    ] = False
-    negatives: Annotated[int, result_option("Other images that crd contrasts an image with.", ge=1)] = 16_384
-    memory_momentum: Annotated[
-        float, result_option("By which crd moves the embeddings that it keeps of every image.", ge=0, lt=1)
-    ] = 0.5
-    negative_queue: Annotated[
-        int | None,
-        result_option(
-            "crd keeps the embeddings of the last so many images alone, and draws the negatives from them; of every "
-            "image unless given.",
-            ge=1,
-        ),
-    ] = None
-    clusters: Annotated[
-        int | None,
-        result_option(
-            "Of the teacher's embeddings, for cc; unless given 16,000, or one for 39 images if that is less.", ge=2
-        ),
-    ] = None
-    key_momentum: Annotated[
-        float, result_option("Of the key encoder's moving average; less for few steps.", ge=0, le=1)
-    ] = 0.999
     export: Annotated[
         Literal["query", "key"],
-        result_option("Encoder that becomes the student: the trained one, or its moving average (compress-2q)."),
+        result_option("Encoder to export: the trained one, or its EMA (compress-2q)."),
     ] = "query"
     teacher_memory: Annotated[
         Literal["auto", "device", "pinned", "mapped"],
         runtime_option(
-            "Where the teacher's view lies while it is in use: memory of the training device, pinned host "
-            "memory, or a memory map in the scratch folder; auto is the first that has room."
+            "Memory that holds the teacher's view in use: the training device's, pinned host memory, or a memory map "
+            "in the scratch folder; auto is the first that has room."
         ),
     ] = "auto"
     scratch: Annotated[
@@ -169,31 +188,39 @@ class DistillSettings(TrainingSettings):
         runtime_option("Folder on a fast local disk for memory maps; the system's temporary folder unless given."),
     ] = None
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **given: Any) -> None: ...
+
     @model_validator(mode="before")
     @classmethod
-    def _with_own_defaults(cls, given: Any) -> Any:
-        return {**OWN_DEFAULTS.get(given.get("objective", ""), {}), **given} if isinstance(given, dict) else given
+    def _with_defaults_of_the_objective(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        own = DEFAULTS.get(given.get("objective", DEFAULT_OBJECTIVE), {})
+        return {name: value for name, value in own.items() if value != cls.model_fields[name].default} | given
 
     @property
     def stores(self) -> tuple[Place, ...]:
-        """Of all teachers."""
+        """Stores of all teachers."""
         return self.store, *self.also_store
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Of each store in the mean of the losses; they add up to one."""
+        """Weights of the stores in the mean of the losses; they add up to one."""
         given = self.store_weights or (1.0,) * len(self.stores)
         return tuple(weight / sum(given) for weight in given)
 
     @property
-    def head_or_own(self) -> str:
-        """The head, the objective's own unless one is named."""
-        return self.head or OWN_HEADS[self.objective]
+    def head_or_default(self) -> str:
+        """The head, the objective's own unless one is given."""
+        return self.head or DEFAULT_HEADS.get(self.objective, "none")
 
     @property
-    def needs_fit(self) -> bool:
-        """Whether the objective needs the teacher's view 0 of all images before it begins."""
-        return self.centre or self.objective == "cc" or self.anchors != "queue"
+    def objective_options(self) -> dict[str, Any]:
+        """Options to build the objective with."""
+        options = {name: getattr(self, name) for name in DEFAULTS[self.objective]}
+        return {**options, "head": self.head_or_default} if self.objective in DEFAULT_HEADS else options
 
     @model_validator(mode="after")
     def _options_are_of_the_objective(self) -> Self:
@@ -209,7 +236,7 @@ class DistillSettings(TrainingSettings):
     def _every_store_has_a_weight(self) -> Self:
         if self.store_weights and len(self.store_weights) != len(self.stores):
             raise ValueError(
-                f"--store-weights names {len(self.store_weights)}, and there are {len(self.stores)} stores; give one for "
+                f"There are {len(self.store_weights)} --store-weights and {len(self.stores)} stores; give one for "
                 "STORE and one for each --also-store."
             )
         return self
@@ -218,25 +245,25 @@ class DistillSettings(TrainingSettings):
     def _options_go_together(self) -> Self:
         if self.batch_size % self.accumulation:
             raise ValueError(f"--accumulation {self.accumulation} must divide --batch-size {self.batch_size}.")
-        if self.batch_size == self.accumulation and (self.head_or_own == "mlp" or self.objective == "reg-bn"):
+        if self.batch_size == self.accumulation and (self.head_or_default == "mlp" or self.objective == "reg-bn"):
             named = "--objective reg-bn" if self.objective == "reg-bn" else "--head mlp"
             raise ValueError(
-                f"{named} has batch norm, which needs two images at once; raise --batch-size or lower --accumulation."
+                f"{named} has batch norm, which needs at least two images per micro-batch; raise --batch-size or lower "
+                "--accumulation."
             )
-        if self.export == "key" and self.objective != "compress-2q":
-            raise ValueError(f"--export key needs a key encoder, and {self.objective} has none; use compress-2q.")
+        if self.export == "key" and "key_momentum" not in OPTIONS[self.objective]:
+            users = ", ".join(name for name, options in OPTIONS.items() if "key_momentum" in options)
+            raise ValueError(f"--export key needs a key encoder, and {self.objective} has none; use {users}.")
         if self.prefill and self.anchors != "queue":
-            raise ValueError("--prefill is of a queue, and other --anchors are all there from the start; leave it out.")
+            raise ValueError(f"--prefill fills a queue, and --anchors {self.anchors} are fixed; leave it out.")
         if self.mask_own and (self.anchors == "k-means" or self.bank_size == 1):
             raise ValueError(
-                "--mask-own needs a bank of more than one image, and k-means centres are of none; leave it out."
+                "--mask-own needs a bank of several images, and k-means centroids are not images; leave it out."
             )
         if self.student_view == "replay" and self.policy is not None:
-            raise ValueError(
-                "--policy is of fresh views, and replayed ones have the store's; add --student-view fresh."
-            )
+            raise ValueError("--policy applies to fresh views, not to replayed ones; add --student-view fresh.")
         if self.student_view == "fresh" and self.views is not None:
-            raise ValueError("--views is of replayed views, and fresh ones are drawn anew; leave it out.")
+            raise ValueError("--views applies to replayed views, not to fresh ones; leave it out.")
         return self
 
 

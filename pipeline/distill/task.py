@@ -1,32 +1,29 @@
-"""One student: the network, its objective and banks, and how it is trained on the stream of replayed images."""
+"""The training task of one student: network, objective and banks, and its loss on replayed batches."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
-from compress_ssl.pipeline.distill.fill_banks import fill_banks
 from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher
-from compress_ssl.pipeline.distill.objective_options import OPTIONS
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims
-from compress_ssl.pipeline.distill.replay import Replayed
+from compress_ssl.pipeline.distill.objectives.cluster_classification import default_clusters
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
+from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, ReplayBatch
 from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-from compress_ssl.pipeline.training.distributed import (
-    check_batch_divides,
-    convert_sync_batchnorm,
-    local_batch_size,
-    world_size,
-)
+from compress_ssl.pipeline.training.distributed import broadcast_state, convert_sync_batchnorm, is_rank0
+from compress_ssl.pipeline.training.schedule import seed_step
 from compress_ssl.pipeline.training.task import TrainingTask
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -44,88 +41,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OF_MEMORY = {"bank_size": "--bank-size", "negatives": "--negatives"}
-
-CLUSTERS, IMAGES_A_CLUSTER = 16_000, 39
-"""Published of ImageNet, and the least that faiss finds enough."""
+MEMORY_OPTIONS = ("bank_size", "negatives")
+"""Options that lower the memory of a step."""
 
 
-def student_size(settings: DistillSettings, size: int) -> int:
-    """Side of what a student sees, in pixels, of views of ``size`` pixels.
-
-    Raises
-    ------
-    InputError
-        If it is to be larger than the views.
-    """
-    if settings.student_size is not None and settings.student_size > size:
-        raise InputError(
-            f"--student-size {settings.student_size} is larger than the {size} pixels of the views in "
-            f"'{settings.store}'; a student sees at most what the teacher saw."
-        )
-    return settings.student_size or size
-
-
-def check_parts(settings: DistillSettings) -> None:
-    """Check that the processes and the parts of a step divide its batch.
-
-    Raises
-    ------
-    InputError
-        If they do not, or leave an MLP head, which has batch norm, one image at a time.
-    """
-    check_batch_divides(settings.batch_size, settings.accumulation)
-    if settings.head_or_own == "mlp" and local_batch_size(settings.batch_size) == settings.accumulation:
-        raise InputError(
-            f"--head mlp has batch norm, which needs two images at once in each of the {world_size()} processes; raise "
-            "--batch-size or lower --accumulation."
-        )
-
-
-def build_student(settings: DistillSettings, split: Split, size: int) -> Network:
-    """The untrained student; its evaluation view keeps the teacher's interpolation and proportion of resize and crop."""
-    evaluation = split.views[EVALUATION_VIEW]
-    resize = round(int(evaluation["policy"]["resize"]) * size / int(evaluation["size"]))
-    backbone = build_backbone(settings.student, settings.seed)
-    preprocessing = Preprocessing(size=size, resize=resize, interpolation=interpolation_of(evaluation))
-    student = Network(settings.run.name, settings.student, *backbone, preprocessing)
-    student.check_size(size)
-    return student
-
-
-def _fitted(settings: DistillSettings, images: int) -> DistillSettings:
-    """The settings with sizes that fit the data set, with a word for each that does not.
-
-    In a bank that is larger, earlier views of an image would stand beside the newest.
-
-    Raises
-    ------
-    InputError
-        If more clusters are asked for than there are images.
-    """
-    sizes: dict[str, int] = {}
-    if settings.objective == "cc":
-        sizes["clusters"] = settings.clusters or max(2, min(CLUSTERS, images // IMAGES_A_CLUSTER))
-        if sizes["clusters"] > images:
-            raise InputError(f"--clusters {settings.clusters} is more than the {images} good images; ask for fewer.")
-        logger.info("'%s': %d clusters of %d images.", settings.run.name, sizes["clusters"], images)
-    for option in OPTIONS[settings.objective] & {"bank_size", "negative_queue"}:
-        size = getattr(settings, option)
-        if size is not None and size > images:
-            sizes[option] = images
-            logger.warning(
-                "'%s': %s %d is made as small as the data set, which has %d images.",
-                settings.run.name, f"--{option.replace('_', '-')}", size, images,
-            )  # fmt: skip
-    return settings.model_copy(update=sizes)
-
-
-def _pieces(batch: Batch, count: int) -> list[Batch]:
-    """A batch in equal parts."""
-    return [Batch(*piece) for piece in zip(*(field.chunk(count) for field in batch), strict=True)]
-
-
-class DistillTask(TrainingTask[Replayed]):
+class DistillTask(TrainingTask[ReplayBatch]):
     """Train one student by its objective, against one teacher or several.
 
     Parameters
@@ -148,9 +68,21 @@ class DistillTask(TrainingTask[Replayed]):
         score: ScoreFunction | None,
     ) -> None:
         self.run = settings.run
-        self.settings: DistillSettings = _fitted(settings, int(replay.split.samples.good.sum()))
-        self._network, self._replay, self._teachers, self._score = network, replay, teachers, score
-        self._objectives = [self._build_objective(teacher) for teacher in teachers]
+        self.settings: DistillSettings = settings
+        self._network, self._replay, self._score = network, replay, score
+        options = fit_options(settings, int(replay.split.samples.good.sum()))
+        self._objectives = [
+            build_objective(
+                settings,
+                options,
+                network.module,
+                student_dim=network.feature_dim,
+                teacher_dim=replay.teachers[teacher].feature_dim,
+                images=len(replay.split),
+            )
+            for teacher in teachers
+        ]
+        self._teachers = list(zip(self._objectives, teachers, strict=True))
         self._objective: Objective | MultiTeacher = (
             self._objectives[0] if len(teachers) == 1 else MultiTeacher(self._objectives, settings.weights)
         )
@@ -160,50 +92,51 @@ class DistillTask(TrainingTask[Replayed]):
         self.modules.train().to(device)
         if settings.memory_format == "channels_last":
             self.modules.to(memory_format=torch.channels_last)
+        key_encoders = [each.key_encoder for each in self._objectives if each.key_encoder is not None]
         if settings.compile:
-            for module in filter(None, (network.module, *(each.key_encoder for each in self._objectives))):
+            for module in (network.module, *key_encoders):
                 module.compile()
-        self._exported = network
-        if settings.export == "key":
-            (key_encoder, *_) = (each.key_encoder for each in self._objectives)  # all average the same student
-            assert key_encoder is not None
-            self._exported = replace(network, module=key_encoder)
+        # The key encoders of all teachers average the same student.
+        self._exported = replace(network, module=key_encoders[0]) if settings.export == "key" else network
 
-    def _build_objective(self, teacher: int) -> Objective:
-        torch.manual_seed(self.settings.seed)  # each as if it were the only one
-        dims = Dims(self._network.feature_dim, self._replay.teachers[teacher].feature_dim, len(self._replay.split))
-        return OBJECTIVES[self.settings.objective](self._network.module, dims, self.settings)
+    @property
+    def needs_fit(self) -> bool:
+        """Whether view 0 of all images is read before the first step."""
+        return any(objective.needs_fit for objective in self._objectives)
 
-    def batches(self, replayed: Replayed) -> list[Batch]:
-        """Return the batch that each objective sees of the replayed images."""
-        images = self._network.preprocessing.normalize(replayed.pixels[self._network.preprocessing.size])
-        if self.settings.memory_format == "contiguous":
-            images = images.contiguous()
+    def micro_batches(self, batch: ReplayBatch) -> list[tuple[Batch, ...]]:
+        """Split a batch into ``accumulation`` equal parts; of each, one batch per teacher."""
+        parts = self.settings.accumulation
+        images, rows = self._images(batch).chunk(parts), batch.rows.chunk(parts)
+        embeddings = [batch.teacher_embeddings[teacher].chunk(parts) for _, teacher in self._teachers]
         return [
-            Batch(images, objective.transform_teacher(replayed.teachers[teacher]), replayed.rows)
-            for objective, teacher in zip(self._objectives, self._teachers, strict=True)
+            tuple(Batch(images[part], each[part], rows[part]) for each in embeddings) for part in range(len(images))
         ]
 
-    def micro_batches(self, batch: Replayed) -> list[tuple[Batch, ...]]:
-        """Split each objective's batch into ``accumulation`` equal parts."""
-        pieces = (_pieces(each, self.settings.accumulation) for each in self.batches(batch))
-        return list(zip(*pieces, strict=True))
-
     def loss(self, part: tuple[Batch, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the objective's loss of one part."""
+        """Return the objective's loss of one part, and scalars to log."""
         loss: tuple[Tensor, dict[str, Tensor]] = self._objective(self._network.module, *part)
         return loss
 
     def before_training(self, epoch: int, step: int) -> None:
-        """Fit what objectives take from all embeddings, and fill their memory banks."""
-        fill_banks(self._objectives, self._teachers, self.settings, self._replay, epoch, step, self.batches)
+        """Fit objectives to all embeddings of their teacher, and fill the memory banks that checkpoints omit."""
+        is_start = (epoch, step) == (0, 0)
+        for objective, teacher in self._teachers:
+            if objective.needs_fit and is_start:
+                if is_rank0():
+                    objective.fit_teacher(AllImages(*self._replay.all_embeddings(teacher)))
+                broadcast_state(objective)
+        for objective, teacher in self._teachers:
+            self._fill_teacher_bank(objective, teacher, epoch, step)
+        if self.settings.prefill and is_start:
+            self._prefill_student_banks()
 
     def after_step(self) -> None:
-        """Enqueue the batch and update key encoders."""
+        """Enqueue the batch, and update key encoders."""
         self._objective.after_step(self._network.module)
 
     def evaluate(self) -> Mapping[str, float]:
-        """Score the student by live evaluation, if it was asked for."""
+        """Return the student's scores of live evaluation, if it was asked for."""
         return {} if self._score is None else self._score(self._exported)
 
     def save_network(self, folder: Path) -> None:
@@ -216,5 +149,86 @@ class DistillTask(TrainingTask[Replayed]):
         batch_size, parts = self.settings.batch_size, self.settings.accumulation
         finer = next((more for more in range(parts + 1, batch_size + 1) if batch_size % more == 0), None)
         hint = f"set --accumulation {finer}, which computes the step in smaller parts, or " if finer else ""
-        others = [name for option, name in OF_MEMORY.items() if option in OPTIONS[self.settings.objective]]
-        return hint + " or ".join(["lower --batch-size", *others])
+        own = [f"--{name.replace('_', '-')}" for name in MEMORY_OPTIONS if name in self.settings.objective_options]
+        return hint + " or ".join(["lower --batch-size", *own])
+
+    def _images(self, batch: ReplayBatch) -> Tensor:
+        preprocessing = self._network.preprocessing
+        images = preprocessing.normalize(batch.pixels[preprocessing.size])
+        return images.contiguous() if self.settings.memory_format == "contiguous" else images
+
+    def _fill_teacher_bank(self, objective: Objective, teacher: int, epoch: int, step: int) -> None:
+        """Enqueue what the bank held before a step: the images seen last, and before those the prefilled ones."""
+        bank, replay = objective.teacher_bank, self._replay
+        if bank is None or not objective.refill_teacher_bank:
+            return
+        size = len(bank.rows)
+        seen = (epoch * replay.steps_per_epoch + step) * replay.batch_size
+        segments = replay.before(epoch, step, size)
+        if self.settings.prefill:
+            prefilled = replay.to_prefill(size)
+            if seen < size:
+                segments = prefilled + segments
+            else:  # all of it has been overwritten, but the position counts it
+                bank.skip(sum(len(segment.rows) for segment in prefilled))
+        bank.skip(max(0, seen - size))
+        for embeddings, rows in replay.embeddings(teacher, segments):
+            bank.enqueue(objective.transform_teacher(embeddings), rows)
+
+    def _prefill_student_banks(self) -> None:
+        """Enqueue keys of the images that the teachers' banks were prefilled with."""
+        banks = [each.student_bank for each in self._objectives if each.student_bank is not None]
+        if banks:
+            seed_step(self.settings.seed, PREFILL_EPOCHS, 0)
+            for batch in self._replay.images(self._replay.to_prefill(len(banks[0].rows))):
+                for objective in self._objectives:
+                    objective.prefill_student_bank(self._images(batch))
+
+
+def build_student(settings: DistillSettings, split: Split, view_size: int) -> Network:
+    """Return the untrained student, evaluated with the teacher's interpolation and ratio of resize to crop."""
+    evaluation, size = split.views[EVALUATION_VIEW], settings.student_size or view_size
+    resize = round(int(evaluation["policy"]["resize"]) * size / int(evaluation["size"]))
+    backbone = build_backbone(settings.student, settings.seed)
+    preprocessing = Preprocessing(size=size, resize=resize, interpolation=interpolation_of(evaluation))
+    student = Network(settings.run.name, settings.student, *backbone, preprocessing)
+    student.check_size(size)
+    return student
+
+
+def build_objective(
+    settings: DistillSettings, options: Mapping[str, Any], student: nn.Module, **dims: int
+) -> Objective:
+    """Return the objective of the settings for one teacher, with these options and dimensions."""
+    module, _, class_name = OBJECTIVES[settings.objective].partition(":")
+    objective: type[Objective] = getattr(import_module(module), class_name)
+    supplied: dict[str, Any] = {**dims, "seed": settings.seed, "precision": settings.precision}
+    accepted = inspect.signature(objective).parameters
+    torch.manual_seed(settings.seed)  # for each teacher as if it were the only one
+    return objective(student, **{name: value for name, value in supplied.items() if name in accepted}, **options)
+
+
+def fit_options(settings: DistillSettings, images: int) -> dict[str, Any]:
+    """Return the objective's options, with sizes that fit the data set; changes are logged.
+
+    A larger bank would hold earlier views of an image beside the newest.
+
+    Raises
+    ------
+    InputError
+        If more clusters are asked for than there are images.
+    """
+    options = settings.objective_options
+    for name in ("bank_size", "negative_queue"):
+        if (size := options.get(name)) is not None and size > images:
+            options[name] = images
+            logger.warning(
+                "'%s': --%s %d is reduced to the size of the data set, which has %d images.",
+                settings.run.name, name.replace("_", "-"), size, images,
+            )  # fmt: skip
+    if "clusters" in options:
+        options["clusters"] = options["clusters"] or default_clusters(images)
+        if options["clusters"] > images:
+            raise InputError(f"--clusters {settings.clusters} is more than the {images} good images; lower it.")
+        logger.info("'%s': %d clusters of %d images.", settings.run.name, options["clusters"], images)
+    return options

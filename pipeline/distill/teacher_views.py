@@ -1,8 +1,8 @@
-"""A teacher's embeddings of the view that is being trained on, with the next one read ahead.
+"""A teacher's embeddings of the view in use, with the next one prefetched.
 
-A view lies in the training device's memory, in pinned host memory, or in a memory map on a local disk: in the first
-of these that has room for two views, the one in use and the next. Of several processes each has them whole, but for a
-memory map, which those of a machine share.
+A view is held in the training device's memory, in pinned host memory, or in a memory map on a local disk: in the first
+of these that has room for two views, the one in use and the next. Every rank holds them whole; a memory map is shared
+by the ranks of a machine.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,9 +21,10 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
+from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import numpy as np
     import numpy.typing as npt
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHARE_OF_MEMORY = 0.5
-"""Of what is free, views may take so much."""
+MEMORY_FRACTION = 0.5
+"""Part of the free memory that views may take."""
 
 MEMORY_NAMES = {
     "device": "the memory of the training device",
@@ -43,65 +45,81 @@ MEMORY_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class ViewSchedule:
+    """Which view of the store an epoch reads: view 1 + (e mod V), or always view 0 under fresh views."""
+
+    random_views: int
+    """V; 0 for fresh views."""
+
+    def view(self, epoch: int) -> int:
+        """Return the view of an epoch."""
+        return EVALUATION_VIEW + 1 + epoch % self.random_views if self.random_views else EVALUATION_VIEW
+
+    @property
+    def views(self) -> range:
+        """All views that are read."""
+        first = self.view(0)
+        return range(first, first + max(1, self.random_views))
+
+
 class TeacherView(NamedTuple):
-    """One view of a split: N samples, D features, P parameters."""
+    """One view of a split in memory: N samples, D features, P parameters."""
 
     number: int
     embeddings: Tensor
-    """(N, D) float16, wherever it lies."""
+    """(N, D) float16, on the device or the CPU."""
     augmentation: npt.NDArray[np.float32]
     """(N, P)"""
     mapped: MappedView | None = None
-    """The memory map it lies in, if it does."""
+    """The memory map that holds it, if one does."""
     row_of: npt.NDArray[np.int64] | None = None
-    """Row here of each row that is asked for; the same unless given."""
+    """Row of this split for each row that may be asked for; the same unless given."""
 
     def gather(self, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
-        """Embeddings (len(rows), D) of some samples on the device, float32 and L2-normalised."""
+        """Return embeddings (len(rows), D) of some rows on the device, float32 and L2-normalised."""
         here = rows if self.row_of is None else self.row_of[rows]
         chosen = self.embeddings[torch.from_numpy(here).to(self.embeddings.device)]
         return normalize(chosen.to(device).float(), dim=1)
 
 
 class TeacherViews:
-    """Gives each epoch its view, read in one go while the epoch before is in use."""
+    """One teacher's views of a split: each epoch's is read into memory while the epoch before is in use."""
 
     def __init__(
         self,
         split: Split,
-        number_of: Callable[[int], int],
+        schedule: ViewSchedule,
         settings: DistillSettings,
         device: torch.device,
         row_of: npt.NDArray[np.int64] | None = None,
         needed: int | None = None,
     ) -> None:
-        """Choose where views lie.
+        """Choose the memory that holds the views.
 
         Parameters
         ----------
-        number_of : callable
-            Number of the view that an epoch reads.
         row_of : int64 array, optional
-            Row of this split of each row that will be asked for, where those are another split's.
+            For each row that may be asked for, where those are another split's, the row of this split.
         needed : int, optional
-            Bytes that there must be room for, where views of other teachers lie beside these.
+            Bytes needed for the views of all teachers, where there are others.
 
         Raises
         ------
         InputError
-            If a memory is asked for that this machine does not have.
+            If the memory asked for does not exist on this machine.
         """
         self.feature_dim = split.feature_dim
         self._split = split
         self._row_of = row_of
-        self._number_of = number_of
+        self._schedule = schedule
         self._epochs = settings.epochs
         self._device = device
         self._scratch = scratch_folder(settings.scratch)
         self.memory = _choose_memory(settings.teacher_memory, needed or bytes_of_views(split), device)
-        where = f"{MEMORY_NAMES[self.memory]}" + (f" in '{self._scratch}'" if self.memory == "mapped" else "")
+        where = MEMORY_NAMES[self.memory] + (f" in '{self._scratch}'" if self.memory == "mapped" else "")
         logger.info(
-            "The teacher's views (%d x %d, %s each) lie in %s, two at a time.",
+            "The teacher's views (%d x %d, %s each) are held in %s, two at a time.",
             len(split), split.feature_dim, format_bytes(bytes_of_views(split, 1)), where,
         )  # fmt: skip
         if self.memory == "mapped":
@@ -111,29 +129,29 @@ class TeacherViews:
         self._waited = 0.0
 
     def view_of_epoch(self, epoch: int) -> TeacherView:
-        """Wait for the view of this epoch, and begin to read the next epoch's.
+        """Wait for the view of this epoch, and start prefetching the next epoch's.
 
         Raises
         ------
         InputError
             If the scratch folder is full.
         StoreError
-            If a view is not complete or damaged.
+            If a view is incomplete or damaged.
         """
-        begun = time.monotonic()
-        wanted = [self._number_of(later) for later in (epoch, epoch + 1) if later < self._epochs]
+        started = time.monotonic()
+        wanted = [self._schedule.view(later) for later in (epoch, epoch + 1) if later < self._epochs]
         for number in [number for number in self._views if number not in wanted]:
-            _let_go(self._views.pop(number))
+            _release(self._views.pop(number))
         for number in wanted:
             if number not in self._views:
                 self._views[number] = self._pool.submit(self._read, number)
         view = self._views[wanted[0]].result()
-        self._waited += time.monotonic() - begun
+        self._waited += time.monotonic() - started
         return view
 
     @contextlib.contextmanager
     def reading(self, number: int) -> Iterator[TeacherView]:
-        """A view, whichever epoch it belongs to; let go of afterwards unless an epoch holds it."""
+        """Yield any view; it is released afterwards unless an epoch holds it."""
         if number in self._views:
             yield self._views[number].result()
             return
@@ -145,15 +163,15 @@ class TeacherViews:
                 view.mapped.close()
 
     def waited(self) -> float:
-        """Seconds waited for views since the last call."""
+        """Return the seconds waited for views since the last call."""
         waited, self._waited = self._waited, 0.0
         return waited
 
     def close(self) -> None:
-        """Let go of all views."""
+        """Release all views."""
         self._pool.shutdown(cancel_futures=True)
         for future in self._views.values():
-            _let_go(future)
+            _release(future)
         self._views.clear()
 
     def _read(self, number: int) -> TeacherView:
@@ -173,11 +191,11 @@ class TeacherViews:
 
 
 def bytes_of_views(split: Split, count: int = 2) -> int:
-    """Bytes of so many views of a split: the one in use, and the next."""
+    """Return the bytes of so many views of a split: the one in use and the next."""
     return count * 2 * len(split) * split.feature_dim
 
 
-def _let_go(future: Future[TeacherView]) -> None:
+def _release(future: Future[TeacherView]) -> None:
     if future.cancelled() or future.exception() is not None:
         return
     if (mapped := future.result().mapped) is not None:
@@ -190,10 +208,10 @@ def _choose_memory(asked: str, needed: int, device: torch.device) -> str:
     if asked != "auto":
         return asked
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what an earlier stage has given back to torch is free
+        torch.cuda.empty_cache()  # memory that an earlier stage left in torch's cache is free
         free, _ = torch.cuda.mem_get_info(device)
-        if needed <= SHARE_OF_MEMORY * free:
+        if needed <= MEMORY_FRACTION * free:
             return "device"
-    if needed * torchrun_env().local_world_size <= SHARE_OF_MEMORY * available_memory():
+    if needed * torchrun_env().local_world_size <= MEMORY_FRACTION * available_memory():
         return "pinned" if device.type == "cuda" else "device"
     return "mapped"

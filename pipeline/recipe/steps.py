@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
-from compress_ssl.pipeline.distill.objective_options import options_for
+from compress_ssl.pipeline.distill.settings import options_for
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
 from compress_ssl.pipeline.pretrain.settings import options_for as method_options
 from compress_ssl.pipeline.recipe.file import PREVIOUS, RESERVED, STAGES, UNFINISHED, check_tables, validated, where_of

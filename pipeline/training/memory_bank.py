@@ -59,7 +59,7 @@ class MemoryBank(nn.Module):
         products: Tensor = _HalfProducts.apply(queries, self.rows)
         return products
 
-    def own_rows(self, images: Tensor) -> Tensor | None:
+    def own_entries(self, images: Tensor) -> Tensor | None:
         """Which rows are of each image, (B, K) bool for images (B,); None where that is not noted."""
         return None if self.images is None else images[:, None] == self.images
 

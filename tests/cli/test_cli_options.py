@@ -135,7 +135,7 @@ def test_module_is_the_command() -> None:
         (("embed", "data", "s", "--teachr", "x"), "No such option '--teachr'. Did you mean"),
         (("embed", "data", "s"), "Missing option '--teacher'."),
         (("distill", "s", "data"), "Missing argument 'RUN'."),
-        (("distill", "s", "d", "r", "--student", "x", "--objective", "fitnets"), "'compress-1q', 'compress-2q', 'reg'"),
+        (("distill", "s", "d", "r", "--student", "x", "--objective", "fitnets"), "'compress-2q', 'compress-1q', 'reg'"),
         (("embed", "d", "s", "--teacher", "x", "--views", "0"), "--views: input should be greater than or equal to 1"),
         (("embed", "d", "s", "--teacher", "x", "--views", "many"), "'many' is not a valid integer"),
         (("embed", "d", "s", "--teacher", "x", "--policy", "moco"), "Did you mean 'moco-v2'? Known: moco-v2, crop"),

@@ -1,33 +1,24 @@
-"""What a student is asked to match: one file an objective, all of one signature.
+"""Registry of the objectives. No torch here: settings and ``--help`` read it.
 
-An objective is a module made from (student, dims, settings). Called with the student and a batch it gives the loss and
-scalars to log; ``after_step`` runs after the optimiser. Its own trainable parts, the student's head among them, are its
-parameters; they are thrown away at export.
+An objective is a module, called with the student and a batch for the loss; it works on plain tensors, without settings
+or stores (see ``objective.py``). To add one, write its file and add a line here: its options, with their help, bounds
+and defaults, are the keyword parameters of its constructor.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Final
 
-from compress_ssl.pipeline.distill.objectives.cluster_classification import ClusterClassification
-from compress_ssl.pipeline.distill.objectives.compress_1q import CompRess1q
-from compress_ssl.pipeline.distill.objectives.compress_2q import CompRess2q
-from compress_ssl.pipeline.distill.objectives.crd import CRD
-from compress_ssl.pipeline.distill.objectives.regression import Regression
-from compress_ssl.pipeline.distill.objectives.regression_bn import RegressionBN
-from compress_ssl.pipeline.distill.objectives.seed import SEED
-from compress_ssl.pipeline.distill.objectives.simreg import SimReg
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.distill.objectives.objective import Objective
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    "compress-2q": CompRess2q,
-    "compress-1q": CompRess1q,
-    "reg": Regression,
-    "reg-bn": RegressionBN,
-    "simreg": SimReg,
-    "seed": SEED,
-    "crd": CRD,
-    "cc": ClusterClassification,
+OBJECTIVES: dict[str, str] = {
+    "compress-2q": "compress_ssl.pipeline.distill.objectives.compress_2q:CompRess2q",
+    "compress-1q": "compress_ssl.pipeline.distill.objectives.compress_1q:CompRess1q",
+    "reg": "compress_ssl.pipeline.distill.objectives.regression:Regression",
+    "reg-bn": "compress_ssl.pipeline.distill.objectives.regression_bn:RegressionBN",
+    "simreg": "compress_ssl.pipeline.distill.objectives.simreg:SimReg",
+    "seed": "compress_ssl.pipeline.distill.objectives.seed:SEED",
+    "crd": "compress_ssl.pipeline.distill.objectives.crd:CRD",
+    "cc": "compress_ssl.pipeline.distill.objectives.cluster_classification:ClusterClassification",
 }
+"""By name, ``module:Class``. The default of an option that several have is that of the first one here."""
+
+DEFAULT_OBJECTIVE: Final = "compress-2q"

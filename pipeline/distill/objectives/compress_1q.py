@@ -1,17 +1,15 @@
-"""CompRess-1q: one memory bank, the teacher's (Koohpayegani et al. 2020, section 3, equation 4).
-
-Its anchors may also be fixed: the teacher's embeddings of random images, or centres of their k-means.
-"""
+"""CompRess-1q: one memory bank, the teacher's (Koohpayegani et al. 2020, section 3, equation 4)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.k_means import k_means
+from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
 from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
 from compress_ssl.pipeline.training.schedule import epoch_order
@@ -19,21 +17,61 @@ from compress_ssl.pipeline.training.schedule import epoch_order
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
-    from compress_ssl.pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.objectives import options
+    from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
 
-ANCHORS = 2**33
-"""Number of the order in which images become fixed anchors: no epoch has it."""
+ANCHOR_EPOCH = 2**33
+"""Epoch number of the order in which fixed anchors are drawn; no training reaches it."""
 
 
 class CompRess1q(WithTeacherBank):
-    """The student, projected into the teacher's space, has the teacher's similarities to the teacher's bank."""
+    """Match the teacher's similarities to its bank by those of the student, projected into the teacher's space.
 
-    in_teachers_space = True
+    The anchors may also be fixed by ``fit_teacher``: the teacher's embeddings of random images, or centroids of their
+    k-means.
 
-    def __init__(self, student: nn.Module, dims: Dims, settings: DistillSettings) -> None:
-        super().__init__(student, dims, settings)
-        self.anchors, self.seed = settings.anchors, settings.seed
+    Examples
+    --------
+    >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
+    >>> teacher_embeddings = normalize(torch.randn(8, 32))
+    >>> objective = CompRess1q(student, teacher_dim=32, bank_size=64)
+    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+    >>> for _ in range(3):
+    ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    """
+
+    in_teacher_space = True
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        teacher_dim: int,
+        student_dim: int | None = None,
+        seed: int = 0,
+        precision: options.Precision = "float32",
+        head: options.HeadName = "linear",
+        temperature: options.Temperature = 0.04,
+        teacher_temperature: options.TeacherTemperature = None,
+        bank_size: options.BankSize = 128_000,
+        bank_precision: options.BankPrecision = "float32",
+        mask_own: options.MaskOwn = False,
+        centre: options.Centre = False,
+        anchors: Annotated[
+            Literal["queue", "random", "k-means"],
+            result_option(
+                "Content of the memory bank: a queue of the last images, or fixed anchors, random images of the store "
+                "or centroids of its k-means, both of view 0"
+            ),
+        ] = "queue",
+    ) -> None:
+        super().__init__(student, teacher_dim, student_dim, head, precision)
+        self.temperature, self.teacher_temperature = temperature, teacher_temperature
+        self.add_teacher_bank(
+            teacher_dim, bank_size, bank_precision, mask_own=mask_own, centre=centre, fixed=anchors != "queue"
+        )
+        self.anchors, self.seed = anchors, seed
 
     @torch.no_grad()
     def fit_teacher(self, everything: AllImages) -> None:
@@ -41,7 +79,7 @@ class CompRess1q(WithTeacherBank):
         super().fit_teacher(everything)
         device, size = self.teacher_bank.rows.device, len(self.teacher_bank.rows)
         if self.anchors == "random":
-            chosen = epoch_order(np.arange(len(everything.rows)), self.seed, ANCHORS)[:size]
+            chosen = epoch_order(np.arange(len(everything.rows)), self.seed, ANCHOR_EPOCH)[:size]
             embeddings, rows = (each[chosen].to(device) for each in everything)
             self.teacher_bank.enqueue(self.transform_teacher(embeddings), rows)
         elif self.anchors == "k-means":
@@ -49,21 +87,15 @@ class CompRess1q(WithTeacherBank):
             centroids = k_means(embeddings, size, self.seed, device).centroids
             self.teacher_bank.enqueue(normalize(centroids.to(device), dim=1))
 
-    def after_step(self, student: nn.Module) -> None:
-        """Let the batch, of all processes, enter the bank, unless its anchors are fixed."""
-        if self.anchors == "queue":
-            super().after_step(student)
-        self._entering.clear()
-
-    def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Divergence of the two distributions over the teacher's bank."""
-        bank = self.teacher_bank
-        queries = normalize(self.projected(student, batch.images), dim=1)
-        self.stage_for_bank(batch)
+    def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the divergence of the two distributions over the teacher's bank."""
+        queries = normalize(self.projection(features), dim=1)
+        teacher = self.transform_teacher(batch.teacher_embeddings)
+        self.stage_for_bank(teacher, batch)
         return similarity_divergence(
-            bank.similarities(batch.teacher),
-            bank.similarities(queries),
+            self.teacher_bank.similarities(teacher),
+            self.teacher_bank.similarities(queries),
             self.temperature,
             self.teacher_temperature,
-            bank.own_rows(batch.rows),
+            self.own_entries(batch),
         )

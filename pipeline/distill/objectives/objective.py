@@ -1,4 +1,19 @@
-"""The signature that all objectives share."""
+"""Base class of the objectives. They need no settings, stores or files: they train on tensors.
+
+>>> import torch
+>>> from torch.nn.functional import normalize
+>>> from compress_ssl.pipeline.distill.objectives.compress_2q import CompRess2q
+>>> from compress_ssl.pipeline.distill.objectives.objective import Batch
+>>> student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 16))
+>>> objective = CompRess2q(student, teacher_dim=32, bank_size=64, temperature=0.04)
+>>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+>>> images, teacher_embeddings = torch.randn(8, 3, 8, 8), normalize(torch.randn(8, 32))
+>>> for _ in range(3):
+...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+
+Letters: B batch, F the student's feature dimension, D the teacher's, N rows of a split.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +29,31 @@ from compress_ssl.pipeline.networks.heads import build_head
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compress_ssl.pipeline.distill.settings import DistillSettings
+    from compress_ssl.pipeline.distill.objectives import options
     from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 
-class Dims(NamedTuple):
-    """Sizes that follow from the student and the store."""
-
-    student: int
-    """F, of the student's feature."""
-    teacher: int
-    """D, of the teacher's embedding."""
-    images: int
-    """N, rows of the store's split."""
-
-
 class Batch(NamedTuple):
-    """What an objective sees of a step. B images, D the teacher's dimension, S side in pixels."""
+    """Images, and the teacher's embeddings of the same views."""
 
     images: Tensor
-    """(B, 3, S, S) float32, normalised for the student."""
-    teacher: Tensor
-    """(B, D) float32, L2-normalised; the teacher's embeddings of the same views, constant."""
-    rows: Tensor
-    """(B,) int64 rows of the store's split."""
+    """(B, 3, S, S) float32, normalised for the student; whatever the student takes."""
+    teacher_embeddings: Tensor
+    """(B, D) float32, L2-normalised, without gradient."""
+    rows: Tensor | None = None
+    """(B,) int64, each image's row in the split; only objectives that keep something per image need them."""
+
+    def require_rows(self) -> Tensor:
+        """Return the rows.
+
+        Raises
+        ------
+        InputError
+            If there are none.
+        """
+        if self.rows is None:
+            raise InputError("This objective keeps something per image; pass Batch.rows, the row of each image.")
+        return self.rows
 
 
 class AllImages(NamedTuple):
@@ -46,61 +62,126 @@ class AllImages(NamedTuple):
     embeddings: Tensor
     """(n, D) float32, L2-normalised."""
     rows: Tensor
-    """(n,) int64 rows of the store's split."""
+    """(n,) int64 rows of the split."""
 
 
 class Objective(nn.Module, ABC):
-    """A loss that turns a student into the teacher's likeness."""
+    """A loss between the student's features and the teacher's embeddings, with its own trainable parts.
 
-    in_teachers_space: ClassVar[bool] = False
-    """Whether what the head gives is compared with the teacher's embeddings themselves."""
+    Its parameters, the head among them, are trained with the student and dropped at export. Its state is in buffers,
+    and so in the checkpoint. A subclass takes keyword parameters: ``teacher_dim``, ``student_dim``, ``precision``, and
+    if it needs them ``images`` (N) and ``seed``, which the pipeline supplies; ``head``, if it has one; and its options,
+    annotated with ``result_option``, from which settings and ``--help`` derive.
+
+    Parameters
+    ----------
+    student : nn.Module
+        Maps images to features (B, F).
+    teacher_dim : int
+        D.
+    student_dim : int, optional
+        F; unless given, read off the student's last layer that has a width.
+    head : str
+        Layers between feature and comparison, by name (``networks.heads``).
+    precision : str
+        Of the student's forward pass (autocast); the loss is computed in float32.
+
+    Raises
+    ------
+    InputError
+        If the student's dimension cannot be inferred, or the comparison needs the teacher's dimension and the head does
+        not map to it.
+    """
+
+    in_teacher_space: ClassVar[bool] = False
+    """Whether projected features are compared with the teacher's embeddings directly, and so need dimension D."""
+    needs_fit: bool = False
+    """Whether ``fit_teacher`` has to be called before the first step."""
+    refill_teacher_bank: bool = True
+    """Whether the teacher's bank holds the last images: it is then rebuilt from the store, not checkpointed."""
     projection: nn.Module
-    """The head: from the student's feature to what is compared, of ``projected_dim`` numbers."""
+    """The head: maps features (B, F) to (B, ``projected_dim``)."""
     teacher_bank: MemoryBank | None
-    """The teacher's embeddings of the last images seen; not in the checkpoint, since the store has them."""
+    """The teacher's embeddings of earlier images."""
     student_bank: MemoryBank | None
     """The key encoder's embeddings of those images."""
     key_encoder: nn.Module | None
-    """The student's moving average, where there is one."""
+    """EMA of the student."""
 
-    def __init__(self, student: nn.Module, dims: Dims, settings: DistillSettings) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher_dim: int,
+        student_dim: int | None = None,
+        head: options.HeadName = "none",
+        precision: options.Precision = "float32",
+    ) -> None:
         super().__init__()
         self.teacher_bank = self.student_bank = self.key_encoder = None
-        self.precision = settings.precision
-        self.projection, self.projected_dim = build_head(settings.head_or_own, dims.student, dims.teacher)
-        if self.in_teachers_space and self.projected_dim != dims.teacher:
+        self.precision = precision
+        self.student_dim = student_dim or infer_feature_dim(student)
+        self.projection, self.projected_dim = build_head(head, self.student_dim, teacher_dim)
+        if self.in_teacher_space and self.projected_dim != teacher_dim:
             raise InputError(
-                f"--head none leaves '{settings.student}' its {dims.student} features, which cannot be compared with the "
-                f"teacher's {dims.teacher} in {settings.objective}; use --head linear or mlp, or --objective compress-2q."
+                f"Head '{head}' keeps the student's {self.projected_dim} features, which {type(self).__name__} cannot "
+                f"compare with the teacher's {teacher_dim}; use head linear or mlp, or the objective compress-2q."
             )
 
-    @abstractmethod
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (a scalar) and scalars to log; of one part of a step's batch."""
+        """Return the loss (a scalar) of a batch or micro-batch, and scalars to log."""
+        return self.compute_loss(self.encode(student, batch.images), batch)
+
+    @abstractmethod
+    def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of the student's features (B, F), and scalars to log."""
 
     def after_step(self, student: nn.Module) -> None:
-        """Do what follows the optimiser's step."""
+        """Update banks and key encoder; called after each step of the optimizer."""
         del student
 
-    def transform_teacher(self, embeddings: Tensor) -> Tensor:
-        """What stands for the teacher's embeddings (B, D) wherever they are compared."""
-        return embeddings
-
     def fit_teacher(self, everything: AllImages) -> None:
-        """Take what it needs from all images before the first step, where ``settings.needs_fit``."""
+        """Fit what depends on all of the teacher's embeddings; called before the first step where ``needs_fit``."""
         del everything
 
-    def prefill(self, batch: Batch) -> None:
-        """Let a batch enter the student's bank before the first step."""
-        del batch
+    def transform_teacher(self, embeddings: Tensor) -> Tensor:
+        """Transform teacher embeddings (B, D) before they are compared or enqueued."""
+        return embeddings
+
+    def prefill_student_bank(self, images: Tensor) -> None:
+        """Enqueue keys of some images before the first step."""
+        del images
 
     def encode(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Features (B, F) of normalised images, float32; the network runs in the precision of the settings."""
+        """Return float32 features (B, F) of images; the network runs in ``precision``.
+
+        Raises
+        ------
+        InputError
+            If they have another dimension.
+        """
         with autocast(images.device, self.precision):
             features: Tensor = network(images)
+        if features.shape[1:] != (self.student_dim,):
+            raise InputError(
+                f"The student returns {tuple(features.shape[1:])} features per image, and ({self.student_dim},) were "
+                f"expected; pass student_dim={features.shape[-1]}, and pool them to one vector per image."
+            )
         return features.float()
 
-    def projected(self, student: nn.Module, images: Tensor) -> Tensor:
-        """What the head gives, (B, ``projected_dim``), of normalised images."""
-        projected: Tensor = self.projection(self.encode(student, images))
-        return projected
+
+def infer_feature_dim(network: nn.Module) -> int:
+    """Return timm's ``num_features``, or the width of the last layer that has one.
+
+    Raises
+    ------
+    InputError
+        If no layer has a width.
+    """
+    if isinstance(dim := getattr(network, "num_features", None), int):
+        return dim
+    names = ("out_features", "num_features", "out_channels", "num_channels", "normalized_shape")
+    for layer in reversed(list(network.modules())):
+        for name in names:
+            if (width := getattr(layer, name, None)) is not None:
+                return int(width[-1] if isinstance(width, tuple) else width)
+    raise InputError(f"The feature dimension of a {type(network).__name__} cannot be inferred; pass student_dim.")

@@ -1,4 +1,4 @@
-"""SEED: the teacher's similarities to its queue, with the image's own embedding put in front of it as one more anchor.
+"""SEED: the teacher's similarities to its queue, with the image's own embedding prepended as one more anchor.
 
 Fang et al. 2021, section 3.2; published code jacobswan1/SEED, seed/builder.py at 81ff9332e9d8. The
 teacher's temperature is 0.01 and the student's 0.2, the queue has 65,536 rows, as in the paper (its code's default for
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
 from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
@@ -19,28 +19,60 @@ from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeach
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from compress_ssl.pipeline.distill.objectives import options
     from compress_ssl.pipeline.distill.objectives.objective import Batch
 
 
 class SEED(WithTeacherBank):
-    """The projected student has the teacher's similarities to the teacher's embedding of the same view and to its queue."""
+    """Match the teacher's similarities to its own embedding of the view and to its queue.
 
-    in_teachers_space = True
+    Examples
+    --------
+    >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
+    >>> teacher_embeddings = normalize(torch.randn(8, 32))
+    >>> objective = SEED(student, teacher_dim=32, bank_size=64)
+    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+    >>> for _ in range(3):
+    ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    """
 
-    def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Divergence of the two distributions over the embedding of the view and the queue."""
-        queries = normalize(self.projected(student, batch.images), dim=1)
-        self.stage_for_bank(batch)
-        own = self.teacher_bank.own_rows(batch.rows)
+    in_teacher_space = True
+
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        teacher_dim: int,
+        student_dim: int | None = None,
+        precision: options.Precision = "float32",
+        head: options.HeadName = "mlp-2",
+        temperature: options.Temperature = 0.2,
+        teacher_temperature: options.TeacherTemperature = 0.01,
+        bank_size: options.BankSize = 65_536,
+        bank_precision: options.BankPrecision = "float32",
+        mask_own: options.MaskOwn = False,
+        centre: options.Centre = False,
+    ) -> None:
+        super().__init__(student, teacher_dim, student_dim, head, precision)
+        self.temperature, self.teacher_temperature = temperature, teacher_temperature
+        self.add_teacher_bank(teacher_dim, bank_size, bank_precision, mask_own=mask_own, centre=centre)
+
+    def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the divergence of the two distributions over the view's embedding and the queue."""
+        queries = normalize(self.projection(features), dim=1)
+        teacher = self.transform_teacher(batch.teacher_embeddings)
+        self.stage_for_bank(teacher, batch)
+        own = self.own_entries(batch)
         return similarity_divergence(
-            self._similarities(batch.teacher, batch.teacher),
-            self._similarities(queries, batch.teacher),
+            self._similarities(teacher, teacher),
+            self._similarities(queries, teacher),
             self.temperature,
             self.teacher_temperature,
-            None if own is None else torch.nn.functional.pad(own, (1, 0)),
+            None if own is None else pad(own, (1, 0)),
         )
 
     def _similarities(self, queries: Tensor, teacher: Tensor) -> Tensor:
-        """To the teacher's embedding of the view first, then to the queue: (B, 1 + K)."""
-        in_front = (queries * teacher).sum(dim=1, keepdim=True)
-        return torch.cat([in_front, self.teacher_bank.similarities(queries)], dim=1)
+        """Return similarities to the teacher's embedding of the view, then to the queue: (B, 1 + K)."""
+        own_view = (queries * teacher).sum(dim=1, keepdim=True)
+        return torch.cat([own_view, self.teacher_bank.similarities(queries)], dim=1)

@@ -1,4 +1,4 @@
-"""The heart of CompRess: the divergence between two distributions of similarities over anchor points."""
+"""The loss of CompRess: the divergence between two distributions of similarities over anchor points."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ def similarity_divergence(
     student_similarities: Tensor,
     temperature: float,
     teacher_temperature: float | None = None,
-    left_out: Tensor | None = None,
+    masked: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """KL(teacher || student) of the softmaxes over K anchors, averaged over the batch.
+    """Return KL(teacher || student) of the softmaxes over K anchors, averaged over the batch.
 
     Parameters
     ----------
     teacher_similarities, student_similarities : float tensors of shape (B, K)
         Cosine similarities of each image with the anchors.
     temperature : float
-        Divides the similarities.
+        Of the softmax.
     teacher_temperature : float, optional
-        Divides the teacher's instead, which have the same unless given.
-    left_out : bool tensor of shape (B, K), optional
-        Anchors that an image is not compared with; each image keeps one at least.
+        Of the teacher's softmax; the same unless given.
+    masked : bool tensor of shape (B, K), optional
+        Anchors masked for an image; at least one stays for each.
 
     Returns
     -------
     loss : scalar
         CompRess (Koohpayegani et al. 2020), equations 1 to 3.
     diagnostics : dict
-        ``teacher_perplexity``: the exponential of the teacher's entropy, averaged: how many anchors count.
+        ``teacher_perplexity``: the exponential of the teacher's entropy, averaged: the effective number of anchors.
     """
-    left_out = torch.zeros((), dtype=torch.bool, device=teacher_similarities.device) if left_out is None else left_out
+    masked = torch.zeros((), dtype=torch.bool, device=teacher_similarities.device) if masked is None else masked
     teacher, student = (
-        torch.log_softmax((similarities / divisor).masked_fill(left_out, -torch.inf), dim=1).masked_fill(left_out, 0)
+        torch.log_softmax((similarities / divisor).masked_fill(masked, -torch.inf), dim=1).masked_fill(masked, 0)
         for similarities, divisor in (
             (teacher_similarities, teacher_temperature or temperature),
             (student_similarities, temperature),
         )
     )
-    probability = teacher.exp().masked_fill(left_out, 0)
+    probability = teacher.exp().masked_fill(masked, 0)
     loss = (probability * (teacher - student)).sum(dim=1).mean()
     perplexity = (-(probability * teacher).sum(dim=1)).exp().mean()
     return loss, {"teacher_perplexity": perplexity}

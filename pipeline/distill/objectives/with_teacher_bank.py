@@ -1,4 +1,4 @@
-"""What objectives with a bank of the teacher's embeddings have in common."""
+"""Base class of the objectives with a memory bank of the teacher's embeddings."""
 
 from __future__ import annotations
 
@@ -8,40 +8,46 @@ import torch
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import TORCH_DTYPES
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims, Objective
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
 from compress_ssl.pipeline.training.distributed import gather_rows
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from compress_ssl.pipeline.distill.settings import DistillSettings
-
 
 class WithTeacherBank(Objective):
-    """An objective whose anchors are the teacher's embeddings of the last images.
+    """An objective whose anchors are the teacher's embeddings of earlier images.
 
-    Queries meet the bank as it stood before the batch; then the batch enters.
+    Queries are compared with the bank as it was before the batch, which is enqueued after the step.
     """
 
     teacher_bank: MemoryBank
     teacher_mean: Tensor | None
 
-    def __init__(self, student: nn.Module, dims: Dims, settings: DistillSettings) -> None:
-        super().__init__(student, dims, settings)
+    def add_teacher_bank(
+        self, teacher_dim: int, size: int, precision: str, *, mask_own: bool, centre: bool, fixed: bool = False
+    ) -> None:
+        """Add the bank, and the teacher's mean if it is subtracted.
+
+        Parameters
+        ----------
+        mask_own : bool
+            Mask the entries of the query's own image; needs ``Batch.rows``.
+        centre : bool
+            Subtract the mean that ``fit_teacher`` takes from all embeddings.
+        fixed : bool
+            The bank is filled by ``fit_teacher``, then stays, and is checkpointed.
+        """
+        self.needs_fit, self.refill_teacher_bank = centre or fixed, not fixed
         self.teacher_bank = MemoryBank(
-            settings.bank_size,
-            dims.teacher,
-            TORCH_DTYPES[settings.bank_precision],
-            in_checkpoint=settings.anchors != "queue",  # a queue is made again from the store
-            notes_images=settings.mask_own,
+            size, teacher_dim, TORCH_DTYPES[precision], in_checkpoint=fixed, notes_images=mask_own
         )
-        self.register_buffer("teacher_mean", torch.zeros(dims.teacher) if settings.centre else None)
-        self.temperature, self.teacher_temperature = settings.temperature, settings.teacher_temperature
-        self._entering: list[tuple[Tensor, Tensor]] = []
+        self.register_buffer("teacher_mean", torch.zeros(teacher_dim) if centre else None)
+        self._staged: list[tuple[Tensor, Tensor | None]] = []
 
     def transform_teacher(self, embeddings: Tensor) -> Tensor:
-        """The embeddings, or their directions from the teacher's mean where it is subtracted."""
+        """Return the embeddings, centred and normalised again if asked for."""
         return embeddings if self.teacher_mean is None else normalize(embeddings - self.teacher_mean, dim=1)
 
     @torch.no_grad()
@@ -51,12 +57,18 @@ class WithTeacherBank(Objective):
             self.teacher_mean.copy_(everything.embeddings.mean(dim=0, dtype=torch.float64))
 
     def after_step(self, student: nn.Module) -> None:
-        """Let the batch, of all processes, enter the bank."""
+        """Enqueue the staged batch of all ranks."""
         del student
-        embeddings, rows = (gather_rows(torch.cat(parts)) for parts in zip(*self._entering, strict=True))
-        self.teacher_bank.enqueue(embeddings, rows)
-        self._entering.clear()
+        if self.refill_teacher_bank:
+            embeddings, rows = zip(*self._staged, strict=True)
+            images = gather_rows(torch.cat(rows)) if self.teacher_bank.images is not None else None
+            self.teacher_bank.enqueue(gather_rows(torch.cat(embeddings)), images)
+        self._staged.clear()
 
-    def stage_for_bank(self, batch: Batch) -> None:
-        """Note a part of a batch that enters the bank after the step."""
-        self._entering.append((batch.teacher, batch.rows))
+    def stage_for_bank(self, teacher: Tensor, batch: Batch) -> None:
+        """Stage transformed teacher embeddings (B, D) of a batch or micro-batch for enqueueing after the step."""
+        self._staged.append((teacher, batch.rows))
+
+    def own_entries(self, batch: Batch) -> Tensor | None:
+        """Return which of the K entries of the bank are of each image itself, (B, K) bool; None if not masked."""
+        return None if self.teacher_bank.images is None else self.teacher_bank.own_entries(batch.require_rows())

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
-from compress_ssl.pipeline.distill.objective_options import options_for
+from compress_ssl.pipeline.distill.settings import options_for
 from compress_ssl.pipeline.recipe.file import DECIDED, STAGES, SWEEP, Recipe, where_of
 
 if TYPE_CHECKING:

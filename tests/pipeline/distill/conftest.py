@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.distill.objective_options import options_for
 from compress_ssl.pipeline.distill.run import distill_together
-from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.settings import DistillSettings, options_for
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation

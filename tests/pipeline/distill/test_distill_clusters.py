@@ -15,9 +15,9 @@ from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.k_means import k_means
-from compress_ssl.pipeline.distill.objectives import OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.networks.architectures import build_backbone
 
 Students = Callable[..., DistillSettings]
@@ -39,13 +39,15 @@ def test_loss_and_its_gradient_are_the_textbooks(student: Students) -> None:
     settings = student(objective="cc", clusters=5)
     module, feature_dim = build_backbone("conv4-16", 0)
     torch.manual_seed(0)
-    objective: Any = OBJECTIVES["cc"](module, Dims(feature_dim, 24, 60), settings)
+    objective: Any = build_objective(
+        settings, settings.objective_options, module, student_dim=feature_dim, teacher_dim=24, images=60
+    )
     good = torch.arange(0, 60, 2)
     embeddings = normalize(torch.randn(30, 24), dim=1)
     objective.fit_teacher(AllImages(embeddings, good))
     assert (objective.clusters[1::2] == -1).all()
     seen: list[Tensor] = []
-    objective.projection.register_forward_hook(lambda _, __, features: seen.append(features))
+    module.register_forward_hook(lambda _, __, features: seen.append(features))
     batch = Batch(torch.randn(8, 3, 16, 16), embeddings[:8], good[:8])
     loss, _ = objective(module.train(), batch)
     (gradient,) = torch.autograd.grad(loss, seen[0])

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress_ssl.pipeline.distill.objectives import OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims
+from compress_ssl.pipeline.distill.objectives.objective import Batch
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.networks.architectures import build_backbone
 
 Students = Callable[..., DistillSettings]
@@ -77,12 +77,14 @@ def test_losses_gradients_and_memories_are_the_textbooks(student: Students, give
     settings = student(objective="crd", negatives=K, **given)
     module, feature_dim = build_backbone("conv4-16", 0)
     torch.manual_seed(0)
-    objective: Any = OBJECTIVES["crd"](module, Dims(feature_dim, D, N), settings)
+    objective: Any = build_objective(
+        settings, settings.objective_options, module, student_dim=feature_dim, teacher_dim=D, images=N
+    )
     loop = Loop(objective, settings)
     bound = 1 / math.sqrt(128 / 3)
     assert 0.99 * bound < objective.student_memory.rows.abs().max() <= bound
     seen: list[Tensor] = []
-    objective.projection.register_forward_hook(lambda _, __, features: seen.append(features))
+    module.register_forward_hook(lambda _, __, features: seen.append(features))
     for step in range(3):
         rows = torch.randperm(N)[:8]
         batch = Batch(torch.randn(8, 3, 16, 16), unit(torch.randn(8, D)), rows)
@@ -93,7 +95,7 @@ def test_losses_gradients_and_memories_are_the_textbooks(student: Students, give
         (gradient,) = torch.autograd.grad(loss, seen[-1])
         objective.after_step(module)
         features = seen[-1].detach().double().requires_grad_()
-        expected = loop.loss([features, batch.teacher.double()], rows.tolist(), drawn.tolist())
+        expected = loop.loss([features, batch.teacher_embeddings.double()], rows.tolist(), drawn.tolist())
         (expected_gradient,) = torch.autograd.grad(expected, features)
         loop.keep(rows.tolist())
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -62,7 +62,7 @@ def test_no_head_where_dimensions_differ_is_refused_for_one_bank_before_anything
     trained: Trained, tmp_path: Path
 ) -> None:
     expected = (
-        r"--head none leaves 'conv4-16' its 16 features, .* the teacher's 32 in compress-1q; use --head linear or mlp"
+        r"Head 'none' keeps the student's 16 features, which CompRess1q .* the teacher's 32; use head linear or mlp"
     )
     with pytest.raises(InputError, match=expected):
         trained(objective="compress-1q", head="none")

@@ -14,11 +14,10 @@ from torch import Tensor
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher
-from compress_ssl.pipeline.distill.objective_options import options_for
-from compress_ssl.pipeline.distill.objectives import OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
 from compress_ssl.pipeline.distill.run import distill, distill_together
-from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.settings import DistillSettings, options_for
+from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.export.card import model_card
 from compress_ssl.pipeline.export.origin import read_origin
 from compress_ssl.pipeline.networks.architectures import build_backbone
@@ -80,9 +79,11 @@ def test_loss_and_gradients_are_the_weighted_mean_of_those_of_each_teacher_alone
 
     def made(network: torch.nn.Module, feature_dim: int, number: int) -> tuple[Any, Batch]:
         torch.manual_seed(number)
-        objective: Any = OBJECTIVES[settings.objective](network, Dims(feature_dim, dims[number], 100), settings)
+        objective: Any = build_objective(
+            settings, settings.objective_options, network, student_dim=feature_dim, teacher_dim=dims[number], images=100
+        )
         objective.fit_teacher(AllImages(stored[number], torch.arange(100)))
-        return objective.train(), Batch(images, objective.transform_teacher(stored[number][rows]), rows)
+        return objective.train(), Batch(images, stored[number][rows], rows)
 
     def built() -> tuple[torch.nn.Module, int]:
         network, feature_dim = build_backbone("conv4-16", 0)
@@ -197,8 +198,8 @@ def test_auto_asks_for_room_for_the_views_of_all_teachers(
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        ((1.0,), "--store-weights names 1, and there are 2 stores; give one for STORE and one for each --also-store"),
-        ((1.0, 2.0, 3.0), "--store-weights names 3, and there are 2 stores"),
+        ((1.0,), "There are 1 --store-weights and 2 stores; give one for STORE and one for each --also-store"),
+        ((1.0, 2.0, 3.0), "There are 3 --store-weights and 2 stores"),
         ((1.0, 0.0), "greater than 0"),
         ((1.0, float("inf")), "finite"),
     ],

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import functional as F
 
-from compress_ssl.pipeline.distill.objectives import OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims
+from compress_ssl.pipeline.distill.objectives.objective import Batch
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.networks.architectures import build_backbone
 
 Students = Callable[..., DistillSettings]
@@ -134,7 +134,9 @@ def begin(settings: DistillSettings, teacher_dim: int) -> tuple[torch.nn.Module,
     """Our student and objective, and the loop with copies of their first weights."""
     module, feature_dim = build_backbone("conv4-16", settings.seed)
     torch.manual_seed(settings.seed)
-    objective = OBJECTIVES[settings.objective](module, Dims(feature_dim, teacher_dim, 100), settings)
+    objective = build_objective(
+        settings, settings.objective_options, module, student_dim=feature_dim, teacher_dim=teacher_dim, images=100
+    )
     loop = Loop(
         settings,
         doubles(module),

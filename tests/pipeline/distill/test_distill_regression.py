@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress_ssl.pipeline.distill.objectives import OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.objective import Batch, Dims, Objective
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.networks.architectures import build_backbone
 
 Students = Callable[..., DistillSettings]
@@ -21,7 +21,9 @@ def made(settings: DistillSettings) -> tuple[nn.Module, Objective, Batch]:
     """A student, its objective and a batch of 12 images."""
     module, feature_dim = build_backbone("conv4-16", settings.seed)
     torch.manual_seed(settings.seed)
-    objective = OBJECTIVES[settings.objective](module, Dims(feature_dim, D, 100), settings)
+    objective = build_objective(
+        settings, settings.objective_options, module, student_dim=feature_dim, teacher_dim=D, images=100
+    )
     teacher = torch.randn(12, D).relu() + 0.1
     return (
         module.train(),
@@ -59,7 +61,7 @@ def test_loss_and_its_gradient_are_the_textbooks(student: Students, name: str, h
     loss, _ = objective(module, batch)
     (gradient,) = torch.autograd.grad(loss, seen[0])
     projected = seen[0].detach().double().requires_grad_()
-    expected = textbook(name, projected, batch.teacher.double())
+    expected = textbook(name, projected, batch.teacher_embeddings.double())
     (expected_gradient,) = torch.autograd.grad(expected, projected)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(

@@ -12,9 +12,9 @@ import torch
 import zarr
 from torch import Tensor, nn
 
-from compress_ssl.pipeline.distill.objectives import OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Dims
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.networks.architectures import build_backbone
 
 Students = Callable[..., DistillSettings]
@@ -32,7 +32,9 @@ def made(settings: DistillSettings) -> tuple[nn.Module, Any, Batch]:
     """A student, its objective with a bank of images 0 to 29, and a batch of images 6 to 11."""
     module, feature_dim = build_backbone("conv4-16", settings.seed)
     torch.manual_seed(settings.seed)
-    objective: Any = OBJECTIVES[settings.objective](module, Dims(feature_dim, D, 100), settings)
+    objective: Any = build_objective(
+        settings, settings.objective_options, module, student_dim=feature_dim, teacher_dim=D, images=100
+    )
     objective.teacher_bank.enqueue(unit(torch.randn(30, D)), torch.arange(30))
     return (
         module.train(),
@@ -49,7 +51,7 @@ def softmax(logits: list[Tensor]) -> list[Tensor]:
 def textbook(settings: DistillSettings, queries: Tensor, bank: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """SEED's cross-entropy or CompRess-1q's over the anchors, the teacher's entropy, and its perplexity."""
     cross, entropy, perplexity = [], [], []
-    for query, own, row in zip(queries, batch.teacher.double(), batch.rows, strict=True):
+    for query, own, row in zip(queries, batch.teacher_embeddings.double(), batch.rows, strict=True):
         anchors = [anchor for number, anchor in enumerate(bank) if not (settings.mask_own and number == row)]
         if settings.objective == "seed":
             anchors = [own, *anchors]
@@ -104,7 +106,7 @@ def test_batch_enters_the_queue_after_the_step(student: Students) -> None:
         objective(module, Batch(*part))
     assert torch.equal(objective.teacher_bank.rows, before)
     objective.after_step(module)
-    assert torch.equal(objective.teacher_bank.rows, torch.cat([batch.teacher, before[6:]]))
+    assert torch.equal(objective.teacher_bank.rows, torch.cat([batch.teacher_embeddings, before[6:]]))
     assert objective.teacher_bank.images.tolist() == [*range(6, 12), *range(6, 30)]
 
 

@@ -17,10 +17,9 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill import teacher_views
 from compress_ssl.pipeline.distill.mapped_view import MappedView, scratch_folder
-from compress_ssl.pipeline.distill.replay import ViewNumbers
 from compress_ssl.pipeline.distill.run import distill
 from compress_ssl.pipeline.distill.settings import DistillSettings
-from compress_ssl.pipeline.distill.teacher_views import TeacherViews
+from compress_ssl.pipeline.distill.teacher_views import TeacherViews, ViewSchedule
 from compress_ssl.storage import Split, open_store
 from compress_ssl.storage.errors import DiskSpaceError, StoreError
 
@@ -41,7 +40,7 @@ def make_bank(split: Split, student: Students, tmp_path: Path) -> Iterator[Calla
 
     def make(**given: Any) -> TeacherViews:
         settings = student(**{"scratch": tmp_path, **given})
-        banks.append(TeacherViews(split, ViewNumbers(2), settings, CPU))
+        banks.append(TeacherViews(split, ViewSchedule(2), settings, CPU))
         return banks[-1]
 
     yield make

@@ -20,10 +20,10 @@ from torchvision.transforms import functional as F
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.distill.replay import Replay, Replayed, ViewNumbers
+from compress_ssl.pipeline.distill.replay import Replay, ReplayBatch
 from compress_ssl.pipeline.distill.run import distill
 from compress_ssl.pipeline.distill.settings import DistillSettings
-from compress_ssl.pipeline.distill.teacher_views import TeacherViews
+from compress_ssl.pipeline.distill.teacher_views import TeacherViews, ViewSchedule
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.run import evaluate
@@ -47,7 +47,7 @@ def replay(data: Path, store: Path, student: Students) -> Iterator[MakeReplay]:
 
     def make(policy: Policy | None = None, sizes: tuple[int, ...] = (16,), seed: int = 0, of: Path = store) -> Replay:
         split = open_store(of)["train"]
-        numbers = ViewNumbers(0 if policy else 2)
+        numbers = ViewSchedule(0 if policy else 2)
         banks.append(TeacherViews(split, numbers, student(), torch.device("cpu")))
         renderer = make_renderer("dali", torch.device("cpu"), 1)
         source = open_source(data, "train", data.parent / "index")
@@ -58,7 +58,7 @@ def replay(data: Path, store: Path, student: Students) -> Iterator[MakeReplay]:
         bank.close()
 
 
-def epoch_of(replay: Replay, epoch: int) -> list[Replayed]:
+def epoch_of(replay: Replay, epoch: int) -> list[ReplayBatch]:
     return list(replay.batches(epoch, 0))
 
 
@@ -74,7 +74,7 @@ def test_epochs_read_the_views_in_turn_and_see_every_crop_of_the_store(
         for batch in batches:
             rows = batch.rows.tolist()
             stored = torch.from_numpy(group["embeddings"][view][rows]).float()
-            torch.testing.assert_close(batch.teachers[0], stored / stored.norm(dim=1, keepdim=True))
+            torch.testing.assert_close(batch.teacher_embeddings[0], stored / stored.norm(dim=1, keepdim=True))
             for place, row in enumerate(rows):
                 value = dict(zip(columns, group["augmentation"][view, row].tolist(), strict=True))
                 box = [int(value[name]) for name in ("crop_top", "crop_left", "crop_height", "crop_width")]
@@ -162,7 +162,7 @@ def test_teacher_of_fresh_views_is_that_of_view_0(replay: MakeReplay, store: Pat
     for epoch in (0, 1, 2):
         for batch in epoch_of(fresh, epoch):
             stored = torch.from_numpy(view_0[batch.rows.tolist()]).float()
-            torch.testing.assert_close(batch.teachers[0], stored / stored.norm(dim=1, keepdim=True))
+            torch.testing.assert_close(batch.teacher_embeddings[0], stored / stored.norm(dim=1, keepdim=True))
 
 
 def test_images_before_a_step_are_those_that_were_seen(replay: MakeReplay) -> None:
@@ -183,7 +183,7 @@ def test_banks_are_filled_with_whole_batches_of_different_images(replay: MakeRep
         assert [stretch.view for stretch in stretches] == [1, 2, 1][: len(expected)]
         assert all(len(set(stretch.rows.tolist())) == len(stretch.rows) for stretch in stretches)
         for images, (embeddings, rows) in zip(made.images(stretches), made.embeddings(0, stretches), strict=True):
-            torch.testing.assert_close(images.teachers[0], embeddings, rtol=0, atol=0)
+            torch.testing.assert_close(images.teacher_embeddings[0], embeddings, rtol=0, atol=0)
             assert torch.equal(images.rows, rows)
 
 
@@ -211,8 +211,8 @@ def test_store_without_random_views_is_enough_for_fresh_ones(trained: Trained, s
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"policy": "crop-flip"}, "--policy is of fresh views, .* add --student-view fresh"),
-        ({"student_view": "fresh", "views": 1}, "--views is of replayed views, .* leave it out"),
+        ({"policy": "crop-flip"}, "--policy applies to fresh views, .* add --student-view fresh"),
+        ({"student_view": "fresh", "views": 1}, "--views applies to replayed views, .* leave it out"),
         ({"accumulation": 3}, "--accumulation 3 must divide --batch-size 8"),
         ({"export": "key", "objective": "compress-1q"}, "--export key needs a key encoder, .* use compress-2q"),
         (
@@ -230,7 +230,7 @@ def test_store_without_random_views_is_enough_for_fresh_ones(trained: Trained, s
         ({"objective": "seed", "anchors": "random"}, "--anchors does nothing for seed; .* or use compress-1q"),
         (
             {"objective": "compress-1q", "anchors": "random", "prefill": True},
-            "--prefill is of a queue, .* leave it out",
+            "--prefill fills a queue, .* leave it out",
         ),
         ({"objective": "compress-1q", "anchors": "k-means", "mask_own": True}, "--mask-own needs .* leave it out"),
         ({"seed": 2**64}, "less than 18446744073709551616"),

@@ -127,7 +127,7 @@ def test_share_of_images_that_meet_an_own_key_is_as_said(share: float) -> None:
     met: list[bool] = []
     for epoch in range(5):
         for rows in torch.from_numpy(epoch_order(images, 0, epoch)).split(batch):
-            own = queue.own_rows(rows)
+            own = queue.own_entries(rows)
             assert own is not None
             met += own.any(dim=1).tolist() if epoch else []
             queue.enqueue(torch.zeros(batch, 1), rows)

@@ -161,7 +161,7 @@ def test_student_of_several_stores_needs_the_step_that_makes_one_of_them(write: 
     [
         ("batch_size = 8", 'also_store = "their.zarr"', "In student 'small': also_store"),
         ("batch_size = 8", "also_store = 5", "In student 'small': also_store"),
-        ("batch_size = 8", 'also_store = ["b.zarr"]\nstore_weights = [1]', "names 1, and there are 2 stores"),
+        ("batch_size = 8", 'also_store = ["b.zarr"]\nstore_weights = [1]', "There are 1 --store-weights and 2 stores"),
         (
             'data = "images"',
             'date = "images"',

@@ -1,0 +1,180 @@
+"""Open and check everything that students are trained from, before anything is built or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.match_stores import check_same_views, match_rows
+from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
+from compress_ssl.pipeline.distill.teacher_views import ViewSchedule
+from compress_ssl.pipeline.images.canaries import check_canaries
+from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.same_images import check_same_images
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.training.distributed import (
+    check_batch_divides,
+    local_batch_size,
+    rank0_first,
+    world_size,
+)
+from compress_ssl.pipeline.training.run_folder import check_run_folder
+from compress_ssl.storage import open_store
+from compress_ssl.storage.errors import StoreIncompleteError
+from compress_ssl.storage.schema import EVALUATION_VIEW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+    import torch
+
+    from compress_ssl.pipeline.common.progress import Progress
+    from compress_ssl.pipeline.images.rendering import Renderer
+    from compress_ssl.pipeline.images.sources.source import ImageSource
+    from compress_ssl.storage import EmbeddingStore, Place, Split
+
+
+@dataclass(frozen=True)
+class DistillInputs:
+    """Stores, images and renderer of students that are trained on one stream of images; T teachers."""
+
+    stores: dict[Place, EmbeddingStore]
+    """T, by place; the first decides the images and the views."""
+    splits: list[Split]
+    """T."""
+    row_of: list[npt.NDArray[Any] | None]
+    """T; row of each split for each row of the first; None if the same."""
+    schedule: ViewSchedule
+    source: ImageSource
+    renderer: Renderer
+
+    @property
+    def view_size(self) -> int:
+        """Side of the views, in pixels."""
+        return int(self.splits[0].views[self.schedule.view(0)]["size"])
+
+    def teachers(self, student: DistillSettings) -> list[int]:
+        """Return the numbers of a student's teachers, in the order of its stores."""
+        return [list(self.stores).index(place) for place in student.stores]
+
+    def record(self, student: DistillSettings) -> dict[str, Any]:
+        """Return the description of a student's inputs for ``settings.json``."""
+        first, *further = (
+            {
+                "teacher": store.attributes["teacher"],
+                "data_set": store.attributes["data_set"],
+                "views": store[student.split].views,
+            }
+            for store in map(self.stores.__getitem__, student.stores)
+        )
+        return {**first, "further_teachers": further} if further else first
+
+
+def open_inputs(students: Sequence[DistillSettings], device: torch.device, progress: Progress) -> DistillInputs:
+    """Open stores and images, and check that these students can be trained from them.
+
+    Raises
+    ------
+    InputError
+        If stores, images and settings do not fit together.
+    StoreError
+        If a store is missing, incomplete, damaged, or of other images.
+    """
+    shared = students[0]
+    stores = {place: open_store(place) for student in students for place in student.stores}
+    splits = [store[shared.split] for store in stores.values()]
+    first, *further = splits
+    is_fresh = shared.student_view == "fresh"
+    schedule = ViewSchedule(0 if is_fresh else _random_views(first, shared.views))
+    for split in splits:
+        check_complete(split, schedule.views)
+    good = int(first.samples.good.sum())
+    if good < shared.batch_size:
+        raise InputError(
+            f"--batch-size {shared.batch_size} is more than the {good} good images of split {first.name}; lower it."
+        )
+    view_size = int(first.views[schedule.view(0)]["size"])
+    for student in students:
+        if student.student_size is not None and student.student_size > view_size:
+            raise InputError(
+                f"--student-size {student.student_size} is larger than the {view_size} pixels of the views in "
+                f"'{student.store}'; lower it, or embed larger views."
+            )
+    with rank0_first():
+        source = open_source(shared.data, first.folder, shared.run.parent / "index")
+    check_same_images(first, source, shared.check_content, shared.thread_count, progress)
+    row_of = [match_rows(first, other) for other in further]
+    renderer = make_renderer(shared.renderer, device, shared.thread_count)
+    if not is_fresh:
+        opened = list(stores.values())
+        check_canaries(opened[0], first.name, source, renderer, shared.batch_size)
+        for store, other, rows in zip(opened[1:], further, row_of, strict=True):
+            check_same_views(first, other, rows, schedule.views)
+            check_canaries(store, first.name, source, renderer, shared.batch_size, set(rows.tolist()))
+    return DistillInputs(stores, splits, [None, *row_of], schedule, source, renderer)
+
+
+def check_students(students: Sequence[DistillSettings]) -> None:
+    """Check that students can share one stream of images, and that their folders are free or may be used.
+
+    Raises
+    ------
+    InputError
+        If their shared settings or batch sizes do not fit, or a folder is taken.
+    """
+    first = students[0]
+    for number, student in enumerate(students):
+        if any(student.run == earlier.run for earlier in students[:number]):
+            raise InputError(f"'{student.run}' is the folder of two students; give each its own.")
+        for field in SHARED_IN_ONE_PASS:
+            if getattr(student, field) != getattr(first, field):
+                raise InputError(
+                    f"'{first.run}' and '{student.run}' cannot be trained on one stream of images: their {field} "
+                    "differ; train them one after the other."
+                )
+    for student in students:
+        check_batch_divides(student.batch_size, student.accumulation)
+        if student.head_or_default == "mlp" and local_batch_size(student.batch_size) == student.accumulation:
+            raise InputError(
+                "--head mlp has batch norm, which needs at least two images per micro-batch on each of the "
+                f"{world_size()} ranks; raise --batch-size or lower --accumulation."
+            )
+        check_run_folder(student, student.run)
+
+
+def check_complete(split: Split, views: Iterable[int]) -> None:
+    """Check that a split has these views, complete.
+
+    Raises
+    ------
+    InputError
+        If the store was made with fewer views.
+    StoreIncompleteError
+        If a view is not complete.
+    """
+    needed = set(views)
+    if max(needed) >= len(split.views):
+        raise InputError(
+            f"{max(needed)} random views are replayed, but '{split.path.parent}' has {len(split.views) - 1}; embed "
+            "it with as many --views, train on fewer with --views, or with --student-view fresh."
+        )
+    if missing := sorted(needed.difference(split.complete_views)):
+        raise StoreIncompleteError(
+            f"View {missing[0]} of split {split.name} of '{split.path.parent}' is not complete; finish it with "
+            "'compress-ssl embed --resume', or train on fewer with --views."
+        )
+
+
+def _random_views(split: Split, limit: int | None) -> int:
+    """Return the number of random views to use: ``limit``, or all that the store has."""
+    available = len(split.views) - 1 - EVALUATION_VIEW
+    if available == 0:
+        raise InputError(
+            f"Split {split.name} of '{split.path.parent}' has the evaluation view alone; a student needs random views: "
+            "embed with --views, or train with --student-view fresh."
+        )
+    if limit is not None and limit > available:
+        raise InputError(f"--views {limit} was asked for, but '{split.path.parent}' has {available} random views.")
+    return limit or available

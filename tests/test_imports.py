@@ -1,6 +1,7 @@
 """The plan of the code: who may import whom, read from the source; and what ``--help`` must not import."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -141,3 +142,18 @@ def test_help_loads_no_heavy_library() -> None:
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.count("Usage:") == len(commands)
     assert answer.stdout.splitlines()[-1] == "[]"
+
+
+def test_only_zarrs_public_modules_are_imported() -> None:
+    """``zarr.core`` and modules with an underscore change without notice."""
+    for module, names in IMPORTS.items():
+        private = {name for name in names if re.match(r"zarr\.(core\b|(.*\.)?_)", name)}
+        assert not private, f"{module} imports {sorted(private)}"
+
+
+def test_only_the_places_of_stores_ask_for_their_class() -> None:
+    """Elsewhere whatever depends on the kind of a place is a method of ``Place``."""
+    for module, path in MODULES.items():
+        if not module.startswith("compress_ssl.storage.places."):
+            found = re.findall(r"isinstance\([^()]*\b(?:RemotePath|LocalPath)\b.*", path.read_text(encoding="utf-8"))
+            assert not found, f"{module}: {found[0]}"

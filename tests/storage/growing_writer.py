@@ -15,7 +15,7 @@ from compress_ssl.storage import Samples, Status, open_store
 from compress_ssl.storage.tools.growth import SplitGrowth, grow_store, is_growing, resume_growth
 from compress_ssl.storage.writer import StoreWriter, exclusive_writer
 
-MOMENTS = (*range(1, 34, 2), *range(34, 500, 25))
+MOMENTS = (*range(1, 27, 5), *range(27, 35), *range(36, 500, 25))
 """Renames to be killed at; the growth counts from the 28th on. All, over a hundred, were tried once."""
 
 VIEW = {"policy": {"name": "some", "strength": 0.9}, "seed": 7, "size": 8}

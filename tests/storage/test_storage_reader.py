@@ -52,22 +52,24 @@ def test_augmentation_is_what_was_written(complete: Path, parameters: Callable[.
     np.testing.assert_array_equal(split.augmentation(2), parameters(2, slice(0, 22)))
 
 
-@pytest.mark.parametrize("rows", [[0], [21, 3, 3, 0], [], list(range(22))])
-def test_rows_come_in_the_order_asked_for(complete: Path, values: Callable[..., Array], rows: list[int]) -> None:
-    expected = values(1, slice(0, 22))[np.array(rows, int)]
-    np.testing.assert_array_equal(open_store(complete)["train"].rows(1, rows), expected)
+def test_rows_come_in_the_order_asked_for(complete: Path, values: Callable[..., Array]) -> None:
+    split = open_store(complete)["train"]
+    for rows in ([0], [21, 3, 3, 0], [], list(range(22))):
+        np.testing.assert_array_equal(split.rows(1, rows), values(1, slice(0, 22))[np.array(rows, int)])
 
 
-@pytest.mark.parametrize(("rows", "wrong"), [([22], 22), ([0, -1], -1), (np.array([5, 400]), 400)])
-def test_row_that_is_not_there_is_named(complete: Path, rows: Any, wrong: int) -> None:
-    with pytest.raises(StoreError, match=rf"has no row {wrong}; it has rows 0 to 21"):
-        open_store(complete)["train"].rows(0, rows)
+def test_row_that_is_not_there_is_named(complete: Path) -> None:
+    split = open_store(complete)["train"]
+    for rows, wrong in (([22], 22), ([0, -1], -1), (np.array([5, 400]), 400)):
+        with pytest.raises(StoreError, match=rf"has no row {wrong}; it has rows 0 to 21"):
+            split.rows(0, rows)
 
 
-@pytest.mark.parametrize("rows", [[True, False], [0.5], [[0, 1]], 3])
-def test_what_is_no_list_of_rows_is_refused(complete: Path, rows: Any) -> None:
-    with pytest.raises(StoreError, match="rows must be a list of row numbers"):
-        open_store(complete)["train"].rows(0, rows)
+def test_what_is_no_list_of_rows_is_refused(complete: Path) -> None:
+    split, no_rows = open_store(complete)["train"], ([True, False], [0.5], [[0, 1]], 3)
+    for rows in no_rows:
+        with pytest.raises(StoreError, match="rows must be a list of row numbers"):
+            split.rows(0, rows)  # type: ignore[arg-type]
 
 
 def test_samples_are_what_was_written(complete: Path, samples: Callable[..., Samples]) -> None:
@@ -133,11 +135,11 @@ def test_zarr_array_is_not_a_store(tmp_path: Path) -> None:
         open_store(tmp_path / "array.zarr")
 
 
-@pytest.mark.parametrize("version", [0, 2, None])
-def test_unknown_version_is_refused(complete: Path, version: int | None) -> None:
-    edit(complete / "zarr.json", lambda content: content["attributes"].update(version=version))
-    with pytest.raises(StoreVersionError, match=rf"has format version {version}, but this release reads version 1"):
-        open_store(complete)
+def test_unknown_version_is_refused(complete: Path) -> None:
+    for version in (0, 2, None):
+        edit(complete / "zarr.json", lambda content, version=version: content["attributes"].update(version=version))
+        with pytest.raises(StoreVersionError, match=rf"has format version {version}, but this release reads version 1"):
+            open_store(complete)
 
 
 def cut_short(path: Path) -> None:
@@ -154,12 +156,15 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["", "train/", "train/embeddings/", "train/status/"])
-def test_damaged_metadata_are_named(complete: Path, name: str, damage: str) -> None:
-    DAMAGE[damage](complete / f"{name}zarr.json")
-    with pytest.raises(StoreDamagedError, match=rf"^'[^\n]*store\.zarr/{name.rstrip('/')}[^\n]*embed again\.$"):
-        open_store(complete)
+def test_damaged_metadata_are_named(complete: Path, name: str) -> None:
+    metadata = complete / f"{name}zarr.json"
+    content = metadata.read_bytes()
+    for damage in DAMAGE.values():
+        damage(metadata)
+        with pytest.raises(StoreDamagedError, match=rf"^'[^\n]*store\.zarr/{name.rstrip('/')}[^\n]*embed again\.$"):
+            open_store(complete)
+        metadata.write_bytes(content)
 
 
 @pytest.mark.parametrize("key", ["folder", "views", "class_names", "block_rows"])

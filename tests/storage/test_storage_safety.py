@@ -1,8 +1,9 @@
 """Stores made by an enemy: each test edits the bytes of a real one; it is refused before code, memory or files are got."""
 
+import contextlib
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreDamagedError, StoreError, StoreUnsafeError
 from compress_ssl.storage.places.names import check_inside, check_split_names
 from compress_ssl.storage.tools.verify import verify_store
+from compress_ssl.storage.writer import create_store
 
 ROWS = 10**14
 SIDE = 2**40
@@ -23,6 +25,15 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+@contextlib.contextmanager
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Iterator[None]:
+    """Metadata that is changed while the block runs."""
+    content = path.read_bytes()
+    edit(path, change)
+    yield
+    path.write_bytes(content)
 
 
 def set_to(*keys: str | int) -> Callable[[Any], Callable[[dict[str, Any]], None]]:
@@ -76,12 +87,12 @@ CODECS = {
 }
 
 
-@pytest.mark.parametrize("codecs", CODECS)
 @pytest.mark.parametrize("array", ["embeddings", "sample_path"])
-def test_store_with_other_codecs_than_ours_is_not_opened(complete: Path, array: str, codecs: str) -> None:
-    edit(complete / "train" / array / "zarr.json", set_to("codecs")(CODECS[codecs]))
-    with pytest.raises(StoreUnsafeError, match=rf"train/{array}/zarr\.json' has (codecs|byte order) .* not opened"):
-        open_store(complete)
+def test_store_with_other_codecs_than_ours_is_not_opened(complete: Path, array: str) -> None:
+    refused = pytest.raises(StoreUnsafeError, match=rf"train/{array}/zarr\.json' has (codecs|byte order) .* not opened")
+    for codecs in CODECS.values():
+        with edited(complete / "train" / array / "zarr.json", set_to("codecs")(codecs)), refused:
+            open_store(complete)
 
 
 LAYOUTS = {
@@ -102,12 +113,11 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_array_of_another_layout_is_not_opened(complete: Path, layout: str) -> None:
-    keys, value, found = LAYOUTS[layout]
-    edit(complete / "train/label/zarr.json", set_to(*keys)(value))
-    with pytest.raises(StoreError, match=rf"train/label/zarr\.json' has {found}"):
-        open_store(complete)
+def test_array_of_another_layout_is_not_opened(complete: Path) -> None:
+    for keys, value, found in LAYOUTS.values():
+        refused = pytest.raises(StoreError, match=rf"train/label/zarr\.json' has {found}")
+        with edited(complete / "train/label/zarr.json", set_to(*keys)(value)), refused:
+            open_store(complete)
 
 
 def test_what_was_consolidated_in_a_split_is_not_looked_at(complete: Path) -> None:
@@ -170,25 +180,20 @@ def test_texts_that_claim_to_be_two_billion_take_no_memory(complete: Path, memor
     assert memory() < 2**28
 
 
-@pytest.mark.parametrize("value", [0, -3, 2.5, True, "5", None, [5]])
-def test_rows_of_a_block_are_a_number(complete: Path, value: object) -> None:
-    edit(complete / "train/zarr.json", set_to("attributes", "block_rows")(value))
-    with pytest.raises(StoreError, match=r"train/zarr\.json' cannot be read \(block_rows is"):
-        open_store(complete)
+ATTRIBUTES = {
+    "rows of a block": (("block_rows",), (0, -3, 2.5, True, "5", None, [5]), r"\(block_rows is"),
+    "size of a view": (("views", 2, "size"), (0, -1, 2**20, 10**15, 1.5, "224", None, [8]), r"\(view 2 has the size"),
+    "views": (("views",), ("abc", 5, None, [5], [["a"]]), ""),
+}
 
 
-@pytest.mark.parametrize("size", [0, -1, 2**20, 10**15, 1.5, "224", None, [8]])
-def test_views_are_of_a_size_that_can_be_rendered(complete: Path, size: object) -> None:
-    edit(complete / "train/zarr.json", set_to("attributes", "views", 2, "size")(size))
-    with pytest.raises(StoreDamagedError, match=r"train/zarr\.json' cannot be read \(view 2 has the size"):
-        open_store(complete)
-
-
-@pytest.mark.parametrize("views", ["abc", 5, None, [5], [["a"]]])
-def test_views_are_tables(complete: Path, views: object) -> None:
-    edit(complete / "train/zarr.json", set_to("attributes", "views")(views))
-    with pytest.raises(StoreDamagedError, match=r"train/zarr\.json' cannot be read"):
-        open_store(complete)
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_attribute_that_is_no_number_or_table_is_refused(complete: Path, attribute: str) -> None:
+    keys, values, reason = ATTRIBUTES[attribute]
+    refused = pytest.raises(StoreDamagedError, match=rf"train/zarr\.json' cannot be read {reason}")
+    for value in values:
+        with edited(complete / "train/zarr.json", set_to("attributes", *keys)(value)), refused:
+            open_store(complete)
 
 
 def test_brackets_without_end_are_an_error(complete: Path) -> None:
@@ -211,34 +216,31 @@ OUTSIDE = [
 INSIDE = ["a..b.jpg", "...", "a/..b/c.jpg", "a b/ä.jpg", "a:b.jpg", "c\\d.jpg", "", "a\nb/c.jpg"]
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_path_that_leaves_the_data_set_is_refused(
-    tmp_path: Path, plan: Callable[..., Any], fill: Callable[[Path], None], name: str
-) -> None:
-    from compress_ssl.storage.writer import create_store
-
-    paths = [f"{number}.jpg" for number in range(21)] + [name]
-    create_store(tmp_path / "s.zarr", {}, {"train": plan(paths=paths)})
-    with pytest.raises(StoreUnsafeError, match=r"train/sample_path' names .* leads out of the data set"):
-        _ = open_store(tmp_path / "s.zarr")["train"].samples
+def test_path_that_leaves_the_data_set_is_refused(tmp_path: Path, plan: Callable[..., Any]) -> None:
+    paths = [f"{number}.jpg" for number in range(21)]
+    plans = {f"train{number}": plan(paths=[*paths, name]) for number, name in enumerate(OUTSIDE)}
+    create_store(tmp_path / "s.zarr", {}, plans)
+    for split in open_store(tmp_path / "s.zarr").splits:
+        with pytest.raises(StoreUnsafeError, match=rf"{split.name}/sample_path' names .* leads out of the data set"):
+            _ = split.samples
 
 
 def test_odd_names_that_stay_inside_are_let_pass() -> None:
     check_inside("it", INSIDE)
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_folder_that_leaves_the_data_set_is_refused(complete: Path, name: str) -> None:
-    edit(complete / "val/zarr.json", set_to("attributes", "folder")(name))
-    with pytest.raises(StoreUnsafeError, match=r"val/zarr\.json' names .* leads out of the data set"):
-        open_store(complete)
+def test_folder_that_leaves_the_data_set_is_refused(complete: Path) -> None:
+    refused = pytest.raises(StoreUnsafeError, match=r"val/zarr\.json' names .* leads out of the data set")
+    for name in OUTSIDE:
+        with edited(complete / "val/zarr.json", set_to("attributes", "folder")(name)), refused:
+            open_store(complete)
 
 
-@pytest.mark.parametrize("name", [*OUTSIDE, "a/b", "a\\b", ".", "", 5, None])
-def test_split_that_is_no_folder_of_the_store_is_refused(complete: Path, name: object) -> None:
-    edit(complete / "zarr.json", set_to("attributes", "splits")([name]))
-    with pytest.raises(StoreUnsafeError, match=r"zarr\.json' names a split .* no folder of the store"):
-        open_store(complete)
+def test_split_that_is_no_folder_of_the_store_is_refused(complete: Path) -> None:
+    refused = pytest.raises(StoreUnsafeError, match=r"zarr\.json' names a split .* no folder of the store")
+    for name in [*OUTSIDE, "a/b", "a\\b", ".", "", 5, None]:
+        with edited(complete / "zarr.json", set_to("attributes", "splits")([name])), refused:
+            open_store(complete)
 
 
 def test_usual_split_names_are_let_pass() -> None:

@@ -28,18 +28,18 @@ ON_DISK = {
 }
 
 
-@pytest.mark.parametrize("name", ON_DISK)
-def test_array_is_laid_out_as_the_format_says(empty: Path, name: str) -> None:
-    metadata = json.loads((empty / "train" / name / "zarr.json").read_text())
-    chunks = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    found = tuple(metadata[key] for key in ("dimension_names", "shape", "data_type", "fill_value"))
-    assert (found[0], found[1], chunks, *found[2:]) == ON_DISK[name]
+def test_arrays_are_laid_out_as_the_format_says(made: Path) -> None:
+    for name, layout in ON_DISK.items():
+        metadata = json.loads((made / "empty.zarr/train" / name / "zarr.json").read_text())
+        chunks = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        found = tuple(metadata[key] for key in ("dimension_names", "shape", "data_type", "fill_value"))
+        assert (found[0], found[1], chunks, *found[2:]) == layout, name
 
 
-@pytest.mark.parametrize("name", ON_DISK)
-def test_array_is_not_compressed_and_ends_in_a_checksum(empty: Path, name: str) -> None:
-    codecs = json.loads((empty / "train" / name / "zarr.json").read_text())["codecs"]
-    assert [codec["name"] for codec in codecs] == ["vlen-utf8" if name == "sample_path" else "bytes", "crc32c"]
+def test_arrays_are_not_compressed_and_end_in_a_checksum(made: Path) -> None:
+    for name in ON_DISK:
+        codecs = json.loads((made / "empty.zarr/train" / name / "zarr.json").read_text())["codecs"]
+        assert [codec["name"] for codec in codecs] == ["vlen-utf8" if name == "sample_path" else "bytes", "crc32c"]
 
 
 def test_chunk_is_the_raw_rows_then_four_bytes_of_checksum(complete: Path, values: Callable[..., Array]) -> None:
@@ -83,15 +83,15 @@ def test_a_feature_wider_than_a_chunk_still_gets_a_row() -> None:
     assert default_block_rows(1_000, 2**24) == 1
 
 
-@pytest.mark.parametrize(("value", "shown"), [(70000.0, "70000"), (np.inf, "inf"), (-np.inf, "-inf"), (np.nan, "nan")])
 def test_value_that_float16_cannot_hold_is_refused_by_row_path_and_view(
-    empty: Path, values: Callable[..., Array], parameters: Callable[..., Array], files: Files, value: float, shown: str
+    empty: Path, values: Callable[..., Array], parameters: Callable[..., Array], files: Files
 ) -> None:
-    before = files(empty)
-    embeddings = values(1, slice(10, 15))
-    embeddings[2, 3] = value
-    with pytest.raises(NotRepresentableError, match=rf"'a/12\.jpg' \(split train, row 12, view 1\) holds {shown},"):
-        StoreWriter(empty).write_block("train", 2, 1, embeddings, parameters(1, slice(10, 15)))
+    before, writer = files(empty), StoreWriter(empty)
+    for value, shown in ((70000.0, "70000"), (np.inf, "inf"), (-np.inf, "-inf"), (np.nan, "nan")):
+        embeddings = values(1, slice(10, 15))
+        embeddings[2, 3] = value
+        with pytest.raises(NotRepresentableError, match=rf"'a/12\.jpg' \(split train, row 12, view 1\) holds {shown},"):
+            writer.write_block("train", 2, 1, embeddings, parameters(1, slice(10, 15)))
     assert files(empty) == before
 
 
@@ -129,21 +129,24 @@ def test_row_of_a_bad_image_is_kept_as_nan(
     np.testing.assert_array_equal(content, values(0, slice(5, 10)))
 
 
-@pytest.mark.parametrize(("block", "view"), [(5, 0), (-1, 0), (0, 3), (0, -1)])
 def test_block_that_is_not_there_is_refused(
-    empty: Path, values: Callable[..., Array], parameters: Callable[..., Array], block: int, view: int
+    empty: Path, values: Callable[..., Array], parameters: Callable[..., Array]
 ) -> None:
-    with pytest.raises(StoreError, match=f"has no view {view}, block {block}"):
-        StoreWriter(empty).write_block("train", block, view, values(0, slice(0, 5)), parameters(0, slice(0, 5)))
+    writer = StoreWriter(empty)
+    for block, view in ((5, 0), (-1, 0), (0, 3), (0, -1)):
+        with pytest.raises(StoreError, match=f"has no view {view}, block {block}"):
+            writer.write_block("train", block, view, values(0, slice(0, 5)), parameters(0, slice(0, 5)))
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (4, 4), (5, 1), (5, 8)])
 def test_embeddings_of_another_shape_are_never_stretched(
-    empty: Path, parameters: Callable[..., Array], files: Files, shape: tuple[int, int]
+    empty: Path, parameters: Callable[..., Array], files: Files
 ) -> None:
-    before = files(empty)
-    with pytest.raises(StoreError, match=r"takes embeddings of shape \(5, 4\) and parameters of shape \(5, 2\), got"):
-        StoreWriter(empty).write_block("train", 0, 0, np.ones(shape), parameters(0, slice(0, 5)))
+    before, writer = files(empty), StoreWriter(empty)
+    for shape in ((1, 4), (4, 4), (5, 1), (5, 8)):
+        with pytest.raises(
+            StoreError, match=r"takes embeddings of shape \(5, 4\) and parameters of shape \(5, 2\), got"
+        ):
+            writer.write_block("train", 0, 0, np.ones(shape), parameters(0, slice(0, 5)))
     assert files(empty) == before
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress_ssl.storage import RemotePath, SplitPlan, StoreError, location, open_store
+from compress_ssl.storage import LocalPath, RemotePath, SplitPlan, StoreError, location, open_store
 from compress_ssl.storage.errors import (
     StoreBusyError,
     StoreDamagedError,
@@ -22,11 +22,13 @@ from compress_ssl.storage.errors import (
 )
 from compress_ssl.storage.places.connection import without_secrets
 from compress_ssl.storage.places.credentials import S3Credentials, s3_credentials
+from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.publish import check_place, is_there
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 from compress_ssl.storage.zarr_stores import CheckedStore, PlaceStore
 from tests.servers import SECRET, Server, free_port
+from tests.storage.conftest import ATTRIBUTES as MADE_WITH
 
 Fill = Callable[[Any], None]
 ATTRIBUTES = {"teacher": {"name": "random", "feature_dim": 4}}
@@ -45,9 +47,11 @@ def remote(bucket: str) -> RemotePath:
 
 
 @pytest.fixture
-def finished(remote: RemotePath, plan: Callable[..., SplitPlan], fill: Fill) -> RemotePath:
-    create_store(remote, ATTRIBUTES, {"train": plan(), "val": plan(6, 1)})
-    fill(remote)
+def finished(remote: RemotePath, made: Path) -> RemotePath:
+    """The finished store, uploaded: it has the objects of one that was written there, as a test below shows."""
+    folder = LocalPath(made / "complete.zarr")
+    keys = [file.relative_to(folder).as_posix() for file in folder.files()]
+    list(map_threads(lambda key: (remote / key).write_bytes((folder / key).read_bytes()), keys))
     return remote
 
 
@@ -112,12 +116,12 @@ def test_objects_are_found_by_patterns_as_files_are(tmp_path: Path, bucket: str,
 
 
 def test_store_on_s3_has_the_objects_of_one_on_a_disk(
-    tmp_path: Path, finished: RemotePath, plan: Callable[..., SplitPlan], fill: Fill, files: Callable[..., Any]
+    made: Path, remote: RemotePath, plan: Callable[..., SplitPlan], fill: Fill, files: Callable[..., Any]
 ) -> None:
-    create_store(tmp_path / "store.zarr", ATTRIBUTES, {"train": plan(), "val": plan(6, 1)})
-    fill(tmp_path / "store.zarr")
-    assert objects(finished) == files(tmp_path / "store.zarr")
-    assert [path.name for path in finished.parent.iterdir()] == ["store.zarr"]
+    create_store(remote, MADE_WITH, {"train": plan(), "val": plan(6, 1)})
+    fill(remote)
+    assert objects(remote) == files(made / "complete.zarr")
+    assert [path.name for path in remote.parent.iterdir()] == ["store.zarr"]
 
 
 def test_store_on_s3_is_read_and_verified(finished: RemotePath, values: Callable[..., np.ndarray[Any, Any]]) -> None:

@@ -47,13 +47,10 @@ class DistillInputs:
     row_of: list[npt.NDArray[Any] | None]
     """T; row of each split for each row of the first; None if the same."""
     schedule: ViewSchedule
+    view_size: int
+    """Side of the views, in pixels."""
     source: ImageSource
     renderer: Renderer
-
-    @property
-    def view_size(self) -> int:
-        """Side of the views, in pixels."""
-        return int(self.splits[0].views[self.schedule.view(0)]["size"])
 
     def teachers(self, student: DistillSettings) -> list[int]:
         """Return the numbers of a student's teachers, in the order of its stores."""
@@ -113,7 +110,7 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
         for store, other, rows in zip(opened[1:], further, row_of, strict=True):
             check_same_views(first, other, rows, schedule.views)
             check_canaries(store, first.name, source, renderer, shared.batch_size, set(rows.tolist()))
-    return DistillInputs(stores, splits, [None, *row_of], schedule, source, renderer)
+    return DistillInputs(stores, splits, [None, *row_of], schedule, view_size, source, renderer)
 
 
 def check_students(students: Sequence[DistillSettings]) -> None:
@@ -145,15 +142,7 @@ def check_students(students: Sequence[DistillSettings]) -> None:
 
 
 def check_complete(split: Split, views: Iterable[int]) -> None:
-    """Check that a split has these views, complete.
-
-    Raises
-    ------
-    InputError
-        If the store was made with fewer views.
-    StoreIncompleteError
-        If a view is not complete.
-    """
+    """Check that a split has these views, complete; raise InputError or StoreIncompleteError."""
     needed = set(views)
     if max(needed) >= len(split.views):
         raise InputError(

@@ -101,7 +101,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
 
     @property
     def needs_fit(self) -> bool:
-        """Whether view 0 of all images is read before the first step."""
+        """True if view 0 of all images is read before the first step."""
         return any(objective.needs_fit for objective in self._objectives)
 
     def micro_batches(self, batch: ReplayBatch) -> list[tuple[Batch, ...]]:

@@ -1,4 +1,4 @@
-"""Heads between a student's feature and what an objective compares: trained with the student, thrown away at export.
+"""Heads between a student's feature and an objective: trained with the student, dropped at export.
 
 Letters: B batch, F the student's feature dimension, D the teacher's.
 """
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class Head(NamedTuple):
-    """A network of features (B, F), and the dimension of what it gives."""
+    """A module that maps features (B, F), and its output dimension."""
 
     module: nn.Module
     dim: int
 
 
 def build_head(name: str, feature_dim: int, teacher_dim: int) -> Head:
-    """Build the head ``none``, which gives the feature itself, or one of ``HEADS``, which give D numbers."""
+    """Build the head ``none``, the identity, or one of ``HEADS``, which map to D dimensions."""
     if name == "none":
         return Head(nn.Identity(), feature_dim)
     return Head(HEADS[name](feature_dim, teacher_dim), teacher_dim)
 
 
 def simreg_mlp(feature_dim: int, teacher_dim: int) -> nn.Sequential:
-    """Four linear layers, to 2 F, F, 2 F and D; batch norm and ReLU follow the first and the third.
+    """Build four linear layers, to 2 F, F, 2 F and D; batch norm and ReLU follow the first and the third.
 
     SimReg (Navaneet et al. 2021, section 3): its projection and prediction heads, one after the other. Layers as in
     UCDvision/simreg, mlp_arch.py, commit 8f9c8e5; widths as in its simreg.py, commit 43fb804.
@@ -43,7 +43,7 @@ def simreg_mlp(feature_dim: int, teacher_dim: int) -> nn.Sequential:
 
 
 def seed_mlp(feature_dim: int, teacher_dim: int) -> nn.Sequential:
-    """Two linear layers, to F and D, with ReLU between.
+    """Build two linear layers, to F and D, with ReLU between.
 
     SEED (Fang et al. 2021, section 3.2), after MoCo-v2; layers as in jacobswan1/SEED, seed/builder.py, commit 81ff933.
     """

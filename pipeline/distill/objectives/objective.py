@@ -1,17 +1,5 @@
 """Base class of the objectives. They need no settings, stores or files: they train on tensors.
 
->>> import torch
->>> from torch.nn.functional import normalize
->>> from compress_ssl.pipeline.distill.objectives.compress_2q import CompRess2q
->>> from compress_ssl.pipeline.distill.objectives.objective import Batch
->>> student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 16))
->>> objective = CompRess2q(student, teacher_dim=32, bank_size=64, temperature=0.04)
->>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
->>> images, teacher_embeddings = torch.randn(8, 3, 8, 8), normalize(torch.randn(8, 32))
->>> for _ in range(3):
-...     loss, logged = objective(student, Batch(images, teacher_embeddings))
-...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
-
 Letters: B batch, F the student's feature dimension, D the teacher's, N rows of a split.
 """
 
@@ -44,13 +32,7 @@ class Batch(NamedTuple):
     """(B,) int64, each image's row in the split; only objectives that keep something per image need them."""
 
     def require_rows(self) -> Tensor:
-        """Return the rows.
-
-        Raises
-        ------
-        InputError
-            If there are none.
-        """
+        """Return the rows; raise InputError if there are none."""
         if self.rows is None:
             raise InputError("This objective keeps something per image; pass Batch.rows, the row of each image.")
         return self.rows
@@ -94,11 +76,11 @@ class Objective(nn.Module, ABC):
     """
 
     in_teacher_space: ClassVar[bool] = False
-    """Whether projected features are compared with the teacher's embeddings directly, and so need dimension D."""
+    """True if projected features are compared with the teacher's embeddings directly, and so need dimension D."""
     needs_fit: bool = False
-    """Whether ``fit_teacher`` has to be called before the first step."""
+    """True if ``fit_teacher`` has to be called before the first step."""
     refill_teacher_bank: bool = True
-    """Whether the teacher's bank holds the last images: it is then rebuilt from the store, not checkpointed."""
+    """True if the teacher's bank holds the last images: it is then rebuilt from the store, not checkpointed."""
     projection: nn.Module
     """The head: maps features (B, F) to (B, ``projected_dim``)."""
     teacher_bank: MemoryBank | None
@@ -152,13 +134,7 @@ class Objective(nn.Module, ABC):
         del images
 
     def encode(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Return float32 features (B, F) of images; the network runs in ``precision``.
-
-        Raises
-        ------
-        InputError
-            If they have another dimension.
-        """
+        """Return float32 features (B, F) of images, run in ``precision``; raise InputError if their shape differs."""
         with autocast(images.device, self.precision):
             features: Tensor = network(images)
         if features.shape[1:] != (self.student_dim,):
@@ -170,13 +146,7 @@ class Objective(nn.Module, ABC):
 
 
 def infer_feature_dim(network: nn.Module) -> int:
-    """Return timm's ``num_features``, or the width of the last layer that has one.
-
-    Raises
-    ------
-    InputError
-        If no layer has a width.
-    """
+    """Return timm's ``num_features``, or the width of the last layer that has one; raise InputError if none has."""
     if isinstance(dim := getattr(network, "num_features", None), int):
         return dim
     names = ("out_features", "num_features", "out_channels", "num_channels", "normalized_shape")

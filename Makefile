@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Environment of the tests' S3 server, whose dependencies conflict with ours.
 MOTO := .venv-moto
 
-.PHONY: quickstart test check servers clean
+.PHONY: quickstart test check map servers clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/compress-ssl quickstart
@@ -18,6 +18,10 @@ check: $(VENV)/installed-dev servers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist loadfile
+
+# The folders, their purpose, and what each may import.
+map: $(VENV)/installed-dev
+	@$(BIN)/python -c "from tests.test_imports import code_map; print(code_map(), end='')"
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

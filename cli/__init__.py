@@ -1,1 +1,1 @@
-"""compress-ssl on the command line."""
+"""The command line: one file per command, which parses, calls a stage and prints."""

@@ -1,4 +1,4 @@
-"""The stages: embed, distill, evaluate (and pretrain), and the recipe that chains them."""
+"""The stages, the recipe that runs them, and the libraries that they share."""
 
 import os
 

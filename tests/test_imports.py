@@ -46,6 +46,51 @@ NOT_FOR = {
 OLD_NAMES = {"cli", "pipeline", "storage"}
 
 
+def purpose(folder: Path) -> str:
+    """Return the first line of a package's docstring."""
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    assert docstring, f"{folder}/__init__.py has no docstring"
+    return docstring.splitlines()[0].replace("``", "")
+
+
+def floors() -> list[list[str]]:
+    """Return the folders by floor, lowest first: a folder imports from floors below its own only."""
+    sorter = TopologicalSorter(MAY_IMPORT)
+    sorter.prepare()
+    found = []
+    while sorter.is_active():
+        found.append(sorted(sorter.get_ready()))
+        sorter.done(*found[-1])
+    return found
+
+
+def imports_in_words(folder: str) -> str:
+    """Return what a folder may import, with a word for all libraries and one for all stages."""
+    left, words = set(MAY_IMPORT[folder]), []
+    for name, group in (("libraries", LIBRARIES), ("stages", STAGES)):
+        if group <= left:
+            words.append(name)
+            left -= group
+    return ", ".join((*words, *sorted(name.removeprefix("pipeline/") for name in left))) or "nothing"
+
+
+def code_map() -> str:
+    """Return the folders from the highest floor to the lowest: purpose, and in brackets what each may import.
+
+    Print it by ``make map``; README's section "The code" holds it.
+    """
+    lines = []
+    for number, folders in reversed(list(enumerate(floors(), 1))):
+        for name in folders:
+            lines.append(f"{number}  {name + '/':<20} {purpose(ROOT / name)} [{imports_in_words(name)}]")
+            below = sorted(path.parent for path in (ROOT / name).rglob("__init__.py") if path.parent != ROOT / name)
+            lines += [f"{'':<5}{path.relative_to(ROOT / name).as_posix() + '/':<18} {purpose(path)}" for path in below]
+    groups = (("libraries", LIBRARIES), ("stages", STAGES))
+    for word, group in groups:
+        lines.append(f"{word}: {', '.join(sorted(name.removeprefix('pipeline/') for name in group))}")
+    return "\n".join(lines) + "\n"
+
+
 def product_files() -> list[Path]:
     return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -54,8 +99,7 @@ def module_name(path: Path) -> str:
     return "compress_ssl." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-FILES = product_files()
-MODULES = {module_name(path): path for path in FILES}
+MODULES = {module_name(path): path for path in product_files()}
 
 
 def folder_of(module: str) -> str:
@@ -98,6 +142,12 @@ def test_folders_have_no_import_cycle() -> None:
     assert list(TopologicalSorter(MAY_IMPORT).static_order())
 
 
+def test_readme_has_the_map_of_the_code() -> None:
+    """After a change of the plan or of a package's docstring: ``make map``, and copy what it prints."""
+    section = (ROOT / "README.md").read_text().split("\n## The code\n")[1]
+    assert section.split("```\n")[1] == code_map()
+
+
 def test_modules_have_no_import_cycle() -> None:
     """Type-only imports count, and so do a package's own imports."""
     try:
@@ -108,15 +158,17 @@ def test_modules_have_no_import_cycle() -> None:
 
 @pytest.mark.parametrize("folder", NOT_FOR)
 def test_folder_imports_no_library_that_is_not_for_it(folder: str) -> None:
-    for path in (ROOT / folder).rglob("*.py"):
-        wrong = {name.split(".")[0] for name in imported(path)} & NOT_FOR[folder]
-        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+    for module, names in IMPORTS.items():
+        if module.split(".")[1] == folder:
+            wrong = {name.split(".")[0] for name in names} & NOT_FOR[folder]
+            assert not wrong, f"{module} imports {sorted(wrong)}"
 
 
 def test_nothing_is_imported_under_an_old_name() -> None:
-    for path in [*FILES, *(ROOT / "tests").rglob("*.py")]:
-        wrong = {name for name in imported(path) if name.split(".")[0] in OLD_NAMES}
-        assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}; write compress_ssl.{min(wrong)}"
+    of_tests = {str(path): imported(path) for path in (ROOT / "tests").rglob("*.py")}
+    for module, names in {**IMPORTS, **of_tests}.items():
+        wrong = {name for name in names if name.split(".")[0] in OLD_NAMES}
+        assert not wrong, f"{module} imports {sorted(wrong)}; write compress_ssl.{min(wrong)}"
 
 
 def test_settings_recipes_and_commands_load_no_heavy_library() -> None:

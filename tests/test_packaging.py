@@ -144,7 +144,7 @@ def test_a_users_own_modules_of_our_folders_names_break_nothing(tmp_path: Path) 
     )
     for words, said in (
         (["-c", program], "compress_ssl.storage.reader"),
-        (["-m", "compress_ssl", "models", "--students", "--json"], "resnet18"),
+        (["-m", "compress_ssl", "store", "list"], "There is no embedding store below '.'."),
     ):
         ended = subprocess.run(
             [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False

@@ -1,1 +1,1 @@
-"""The commands of ``compress-ssl store``, one a file."""
+"""The commands of ``compress-ssl store``, one file per command."""

@@ -1,0 +1,1 @@
+"""Settings, errors, progress, device and the other modules that all stages share."""

@@ -1,1 +1,1 @@
-"""Work on a dask.distributed cluster: ``cluster.py`` connects a client, ``tasks.py`` runs tasks with retries."""
+"""Work on a dask.distributed cluster: client, tasks and retries."""

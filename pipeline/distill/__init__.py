@@ -1,1 +1,1 @@
-"""Stage two: students that learn the teacher's similarities from the store."""
+"""Stage two: train students on the stored embeddings of a teacher."""

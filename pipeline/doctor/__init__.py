@@ -1,0 +1,1 @@
+"""What this machine has, and whether the stages work on it."""

@@ -1,1 +1,1 @@
-"""Stage one: every image once through the teacher, in every view, into an embedding store."""
+"""Stage one: run every view of every image through the teacher, once."""

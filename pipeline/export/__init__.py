@@ -1,1 +1,1 @@
-"""Stage ``export``: a network's weights, model card and ONNX file for others."""
+"""Export of a network for others: weights, model card, ONNX."""

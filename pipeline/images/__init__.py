@@ -1,1 +1,1 @@
-"""Images: sources, the index, augmentation policies, renderers, and packs."""
+"""Images: sources, index, augmentation policies, renderers, packs."""

@@ -1,1 +1,1 @@
-"""Teachers and students: what they are built of, what they want to see, where their weights come from."""
+"""Architectures, teachers and students, their preprocessing and their weights."""

@@ -1,1 +1,1 @@
-"""Train a network from scratch: a self-supervised teacher where none is published, and the baselines of the results."""
+"""Train a network from scratch: SimCLR, MoCo v2 or supervised."""

@@ -1,0 +1,1 @@
+"""All stages from one TOML file, each run only if it is out of date."""

@@ -1,1 +1,1 @@
-"""The training loop, shared by distillation, pre-training and the fine-tuning of detectors."""
+"""Training loop, schedule, EMA, metrics and checkpoints of all trainings."""

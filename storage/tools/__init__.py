@@ -1,0 +1,1 @@
+"""Operations on whole stores: copy, merge, verify, cards, HDF5, growth."""

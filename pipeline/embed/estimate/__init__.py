@@ -1,1 +1,1 @@
-"""Estimate of what embedding a data set will take: a formula and a short timed run."""
+"""Estimate of what embedding a dataset costs: a formula and a short timed run."""

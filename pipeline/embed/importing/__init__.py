@@ -1,1 +1,1 @@
-"""Embeddings that other programs made, into a store that students can be trained from."""
+"""Import of embeddings from other programs into a store."""

@@ -1,1 +1,1 @@
-"""Checks of a store: its bytes on a Dask cluster, and a sample of its images embedded again."""
+"""Checks of a store: its bytes, and a sample of its images embedded again."""

@@ -1,0 +1,1 @@
+"""Cluster alignment: k-means, clusters mapped to classes."""

@@ -1,0 +1,1 @@
+"""Nearest neighbour and weighted k-NN, also live during a training."""

@@ -1,0 +1,1 @@
+"""Classification and detection on Pascal VOC, or on datasets in its layout."""

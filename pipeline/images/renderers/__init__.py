@@ -1,1 +1,1 @@
-"""The renderers, behind one protocol (``rendering.Renderer``); a test compares their pixels."""
+"""Renderers behind one protocol: DALI, and torchvision as the reference."""

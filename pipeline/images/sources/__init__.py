@@ -1,1 +1,1 @@
-"""Sources of images: one protocol (``source.ImageSource``), one file per kind; ``open_source.py`` chooses the kind."""
+"""Sources of images behind one protocol, one file per kind."""

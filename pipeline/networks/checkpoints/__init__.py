@@ -1,1 +1,1 @@
-"""Weights that others wrote: read a file safely, see how it is laid out, find the backbone in it."""
+"""Published checkpoints: safe reading, their layouts, the backbone in them."""

@@ -1,1 +1,1 @@
-"""Sweeps: a recipe with lists of values, each combination an ordinary run, all results in one table."""
+"""Sweeps: all combinations of lists of values, and one table of their results."""

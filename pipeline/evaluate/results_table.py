@@ -20,18 +20,10 @@ class Table(NamedTuple):
 
 
 def results_table(results: Iterable[Path]) -> Table:
-    """Collect results in one table.
+    """Collect results, JSON files of evaluations, in one table; consecutive ones of one network share a row.
 
-    Parameters
-    ----------
-    results : iterable of paths
-        JSON files of evaluations. Consecutive ones of one network share a row.
-
-    Returns
-    -------
-    table : Table
-        Columns: network, architecture, then all scores in percent, in the order of their first appearance. A cell is
-        empty if a network has no such score.
+    Its columns are network, architecture, then all scores in percent, in the order of their first appearance. A cell is
+    empty if a network has no such score.
 
     Raises
     ------

@@ -55,10 +55,7 @@ def evaluate_with_baselines(
 ) -> Iterator[Evaluated]:
     """Evaluate the model, then each baseline of its architecture at the same image sizes.
 
-    Parameters
-    ----------
-    baselines : sequence of str
-        ``random`` (untrained), ``torchvision`` (supervised weights, if available).
+    Baselines are ``random`` (untrained) and ``torchvision`` (supervised weights, if available).
 
     Raises
     ------
@@ -89,12 +86,7 @@ def _baseline(kind: str, source: FeatureSource, settings: EvaluateSettings) -> s
 
 @process_group()
 def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path], dict[str, str]]:
-    """Run every evaluation that the model and the dataset allow, each with its defaults.
-
-    Parameters
-    ----------
-    common : dict
-        Fields of ``EvaluateSettings``.
+    """Run every evaluation that the model and the dataset allow, with the given fields of ``EvaluateSettings``.
 
     Returns
     -------

@@ -71,45 +71,22 @@ def draw_pictures(
 
 
 def choose_images(clustering: Integers, rows: int, columns: int, seed: int) -> dict[int, npt.NDArray[np.int64]]:
-    """Draw ``rows`` of the clusters that are not empty, and ``columns`` images of each; all where there are fewer.
+    """Draw clusters (``rows`` of those not empty) and images of each (``columns``), fewer where there are fewer.
 
-    Parameters
-    ----------
-    clustering : int array of shape (N,)
-        Cluster of each image.
-    rows, columns : int
-        Clusters, and images of each.
-    seed : int
-
-    Returns
-    -------
-    chosen : dict from cluster to row numbers of images
+    Takes the cluster (N,) of each image; returns the images' row numbers by cluster.
     """
     generator = np.random.Generator(np.random.Philox(key=seed))
     filled = np.unique(clustering)
     drawn = generator.choice(filled, min(rows, len(filled)), replace=False)
-    members = {int(cluster): np.flatnonzero(clustering == cluster) for cluster in drawn}
-    return {
-        cluster: generator.choice(images, min(columns, len(images)), replace=False)
-        for cluster, images in members.items()
-    }
+    chosen = {}
+    for cluster in drawn:
+        images = np.flatnonzero(clustering == cluster)
+        chosen[int(cluster)] = generator.choice(images, min(columns, len(images)), replace=False)
+    return chosen
 
 
 def confusion(predictions: Integers, labels: Integers, classes: int) -> npt.NDArray[np.float64]:
-    """Return the confusion matrix, in percent of the images of each class.
-
-    Parameters
-    ----------
-    predictions, labels : int arrays of shape (M,)
-        Predicted and true classes; a prediction may be ``NO_CLASS``.
-    classes : int
-        C.
-
-    Returns
-    -------
-    table : float64 array of shape (C, C + 1)
-        The last column is ``NO_CLASS``.
-    """
+    """Return the confusion matrix (C, C + 1), in percent of each class; the last column is ``NO_CLASS``."""
     table = np.zeros((classes, classes + 1))
     np.add.at(table, (labels, predictions), 1)  # NO_CLASS, -1, is the last column
     table *= 100 / np.maximum(table.sum(axis=1, keepdims=True), 1)

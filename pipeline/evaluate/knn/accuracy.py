@@ -1,9 +1,14 @@
-"""Nearest neighbour: the class of the most similar training image (CompRess, section 4.1).
+"""Accuracy of nearest neighbours (CompRess, section 4.1) and of weighted k-NN.
 
-Exact, k = 1, cosine similarity of the features of the evaluation view. With few labels, a number of training images of
-each class is drawn as labelled, several times. A test image whose class no training image has counts as wrong.
+Nearest neighbour: exact, k = 1, cosine similarity of the features of the evaluation view. With few labels, a number of
+training images of each class is drawn as labelled, several times. A test image whose class no training image has counts
+as wrong.
 
-Letters: N training images, M test images.
+Weighted k-NN: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4:
+neighbour i votes for its class with weight exp(cos_i / T); the class with the largest sum is predicted. T is 0.07 and k
+is 200 there; MoCo and DINO (k of 10 to 200) use the same rule.
+
+Letters: N training images, M test images, D features, k neighbours, C classes, B rows of a block.
 """
 
 from __future__ import annotations
@@ -26,9 +31,15 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.evaluate.features import Features
     from compress_ssl.pipeline.evaluate.knn.search import Neighbours
 
+    Integers = npt.NDArray[np.integer]
+    """Class numbers; the labels of the training images are (N,), those of the test images (M,)."""
+
+VOTES_BYTES = 2**26
+"""Maximum size of the votes of a block of test images; those of all images could exceed the features."""
+
 
 class NearestNeighbourResult(Settings):
-    """Top-1 accuracy, in percent."""
+    """Top-1 accuracy of nearest neighbours, in percent."""
 
     top1_percent: float
     """Mean over the draws."""
@@ -40,18 +51,22 @@ class NearestNeighbourResult(Settings):
     test_images: int
 
 
-def nearest_neighbour_accuracy(
-    found: Neighbours, train_labels: npt.NDArray[np.integer], test_labels: npt.NDArray[np.integer]
-) -> NearestNeighbourResult:
-    """Score features by their nearest neighbour among all training images.
+class WeightedKnnResult(Settings):
+    """Top-1 accuracy of weighted k-NN, in percent."""
 
-    Parameters
-    ----------
-    found : Neighbours
-        Of the M test images among the N training images; only the nearest is used.
-    train_labels, test_labels : int arrays of shape (N,) and (M,)
-    """
-    accuracy = _top1_percent(found, train_labels, test_labels)
+    top1_percent: float
+    neighbours: int
+    """Training images that vote."""
+    temperature: float
+    train_images: int
+    test_images: int
+
+
+def nearest_neighbour_accuracy(
+    found: Neighbours, train_labels: Integers, test_labels: Integers
+) -> NearestNeighbourResult:
+    """Score the nearest neighbours, found among all N training images, of the M test images."""
+    accuracy = _top1_percent(train_labels[found.row[:, 0]], test_labels)
     return NearestNeighbourResult(
         top1_percent=accuracy,
         labels_per_class=None,
@@ -63,7 +78,7 @@ def nearest_neighbour_accuracy(
 
 def few_labels_accuracy(
     train_features: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.floating]],
-    train_labels: npt.NDArray[np.integer],
+    train_labels: Integers,
     test: Features,
     labels_per_class: int,
     *,
@@ -71,14 +86,12 @@ def few_labels_accuracy(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> NearestNeighbourResult:
-    """Score features by their nearest neighbour among a few labelled training images.
+    """Search for nearest neighbours among a few labelled training images, and score them.
 
     Parameters
     ----------
     train_features : callable
         Returns the features (R, D) of R rows of the training images; called once, for all rows drawn.
-    train_labels : int array of shape (N,)
-    test : Features
     labels_per_class : int
         Labelled training images of each class.
     draws : int
@@ -97,7 +110,7 @@ def few_labels_accuracy(
     accuracies = []
     for rows, positions in zip(drawn, inverse.reshape(draws, -1), strict=True):
         found = nearest_neighbours(features[positions], test.features, 1, devices=[device])
-        accuracies.append(_top1_percent(found, train_labels[rows], test.labels))
+        accuracies.append(_top1_percent(train_labels[rows][found.row[:, 0]], test.labels))
     return NearestNeighbourResult(
         top1_percent=float(np.mean(accuracies)),
         labels_per_class=labels_per_class,
@@ -107,16 +120,60 @@ def few_labels_accuracy(
     )
 
 
-def _top1_percent(
-    found: Neighbours, train_labels: npt.NDArray[np.integer], test_labels: npt.NDArray[np.integer]
-) -> float:
-    return 100 * int(np.count_nonzero(train_labels[found.row[:, 0]] == test_labels)) / len(test_labels)
+def weighted_knn_accuracy(
+    found: Neighbours, train_labels: Integers, test_labels: Integers, *, neighbours: int, temperature: float
+) -> WeightedKnnResult:
+    """Score the weighted vote of the first ``neighbours`` of those found for each test image."""
+    predicted = weighted_vote(found.similarity[:, :neighbours], train_labels[found.row[:, :neighbours]], temperature)
+    return WeightedKnnResult(
+        top1_percent=_top1_percent(predicted, test_labels),
+        neighbours=neighbours,
+        temperature=temperature,
+        train_images=len(train_labels),
+        test_images=len(test_labels),
+    )
 
 
-def _balanced_rows(labels: npt.NDArray[np.integer], per_class: int, seed: int, draw: int) -> npt.NDArray[np.int64]:
+def weighted_vote(
+    similarity: npt.NDArray[np.floating], labels: Integers, temperature: float, *, votes_bytes: int = VOTES_BYTES
+) -> Integers:
+    """Return the classes (M,) that win the vote; the smallest of tied ones.
+
+    Parameters
+    ----------
+    similarity : float array of shape (M, k)
+        Cosines of the neighbours, largest first.
+    labels : int array of shape (M, k)
+        Their classes.
+    temperature : float
+    votes_bytes : int
+        Maximum size of the votes of one block, in bytes.
+    """
+    classes, number = np.unique(labels, return_inverse=True)
+    number = number.reshape(labels.shape)
+    # In float64 and relative to the nearest one: exp(cos / T) overflows at a small T, and only ratios matter.
+    nearest = similarity[:, :1].astype(np.float64)
+    winner = np.empty(len(labels), np.int64)
+    block = max(1, votes_bytes // (8 * len(classes)))
+    for start in range(0, len(labels), block):
+        here = slice(start, start + block)
+        weight = np.exp((similarity[here] - nearest[here]) / temperature)  # (B, k)
+        query = np.arange(len(weight))[:, None]
+        cell = (query * len(classes) + number[here]).ravel()
+        votes = np.bincount(cell, weight.ravel(), len(weight) * len(classes)).reshape(-1, len(classes))
+        winner[here] = votes.argmax(axis=1)
+    predicted: Integers = classes[winner]
+    return predicted
+
+
+def _top1_percent(predicted: Integers, labels: Integers) -> float:
+    return 100 * int(np.count_nonzero(predicted == labels)) / len(labels)
+
+
+def _balanced_rows(labels: Integers, per_class: int, seed: int, draw: int) -> npt.NDArray[np.int64]:
     """Draw ``per_class`` rows of each class, sorted; the same for the same seed and draw."""
     generator = philox(seed, draw)
-    chosen = []
+    drawn = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         if len(rows) < per_class:
@@ -124,5 +181,5 @@ def _balanced_rows(labels: npt.NDArray[np.integer], per_class: int, seed: int, d
                 f"Class {label} has {len(rows)} training images, fewer than the {per_class} labels per class; lower "
                 "--labels-per-class."
             )
-        chosen.append(generator.choice(rows, per_class, replace=False))
-    return np.sort(np.concatenate(chosen))
+        drawn.append(generator.choice(rows, per_class, replace=False))
+    return np.sort(np.concatenate(drawn))

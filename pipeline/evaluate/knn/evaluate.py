@@ -9,14 +9,15 @@ from compress_ssl.pipeline.common.device import all_devices
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.features import StoredFeatures
-from compress_ssl.pipeline.evaluate.knn.crops import CropMeans
-from compress_ssl.pipeline.evaluate.knn.nearest_neighbour import (
+from compress_ssl.pipeline.evaluate.knn.accuracy import (
     NearestNeighbourResult,
+    WeightedKnnResult,
     few_labels_accuracy,
     nearest_neighbour_accuracy,
+    weighted_knn_accuracy,
 )
+from compress_ssl.pipeline.evaluate.knn.crops import CropMeans
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
-from compress_ssl.pipeline.evaluate.knn.weighted_knn import WeightedKnnResult, weighted_knn_accuracy
 from compress_ssl.pipeline.evaluate.settings import DEFAULT_VOTE_TEMPERATURE
 
 if TYPE_CHECKING:
@@ -47,11 +48,13 @@ class KnnResult(Settings):
     def scores(self) -> dict[str, float]:
         """Return top-1 in percent by column heading."""
         everything, *few_labels = self.nearest
-        scores = {
-            "NN": everything.top1_percent,
-            **{_vote_heading(vote): vote.top1_percent for vote in self.weighted},
-            **{f"NN, {_labels(result.labels_per_class)} a class": result.top1_percent for result in few_labels},
-        }
+        scores = {"NN": everything.top1_percent}
+        for vote in self.weighted:
+            is_default = vote.temperature == DEFAULT_VOTE_TEMPERATURE
+            scores[f"k-NN {vote.neighbours}" + ("" if is_default else f", T {vote.temperature:g}")] = vote.top1_percent
+        for result in few_labels:
+            labels = "1 label" if result.labels_per_class == 1 else f"{result.labels_per_class} labels"
+            scores[f"NN, {labels} a class"] = result.top1_percent
         return scores if self.crops == 1 else {f"{name}, {self.crops} crops": top1 for name, top1 in scores.items()}
 
 
@@ -89,26 +92,17 @@ def evaluate_knn(settings: KnnSettings, source: FeatureSource, progress: Progres
     )
 
 
-def _labels(count: int | None) -> str:
-    return "1 label" if count == 1 else f"{count} labels"
-
-
-def _vote_heading(vote: WeightedKnnResult) -> str:
-    usual = vote.temperature == DEFAULT_VOTE_TEMPERATURE
-    return f"k-NN {vote.neighbours}" + ("" if usual else f", T {vote.temperature:g}")
-
-
 def _neighbour_counts(settings: KnnSettings, train_images: int) -> list[int]:
     """Return the numbers of neighbours; too many are an error only if the user gave them."""
     counts = sorted(set(settings.neighbours))
-    too_many = [count for count in counts if count > train_images]
-    if too_many and "neighbours" in settings.model_fields_set:
-        raise InputError(
-            f"--neighbours {too_many[0]} is more than the {train_images} training images of split "
-            f"{settings.train_split}; give fewer."
-        )
-    for count in too_many:
-        logger.info("There are %d training images; k-NN %d is left out.", train_images, count)
+    for count in counts:
+        if count > train_images and "neighbours" in settings.model_fields_set:
+            raise InputError(
+                f"--neighbours {count} is more than the {train_images} training images of split "
+                f"{settings.train_split}; give fewer."
+            )
+        if count > train_images:
+            logger.info("There are %d training images; k-NN %d is left out.", train_images, count)
     return [count for count in counts if count <= train_images]
 
 

@@ -19,7 +19,7 @@ from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.embed.block import Embedder, embed_images
 from compress_ssl.pipeline.evaluate.features import check_labels
-from compress_ssl.pipeline.evaluate.knn.nearest_neighbour import nearest_neighbour_accuracy
+from compress_ssl.pipeline.evaluate.knn.accuracy import nearest_neighbour_accuracy
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
@@ -54,10 +54,6 @@ class LiveNearestNeighbour:
         The dataset.
     output : Path
         The run; the image index is kept beside it, as by the stages, unless ``selection`` names a folder.
-    renderer : Renderer
-    threads : int
-        For indexing.
-    progress : Progress
     store : Place, optional
         Store of the dataset, whose splits need no indexing; a split that it lacks is a folder of the dataset.
     train_split, test_split : str
@@ -68,8 +64,6 @@ class LiveNearestNeighbour:
         Images of a folder to choose from.
     batch_size : int
         Images in one forward pass.
-    precision : Precision
-        Of the network.
     cached_pixel_bytes : int
         See ``CACHED_PIXEL_BYTES``.
 

@@ -87,18 +87,7 @@ def window_parameters(
 ) -> npt.NDArray[np.float32]:
     """Draw random windows of ``size`` pixels, flipped or not, of the centre square resized to ``resize`` pixels.
 
-    Parameters
-    ----------
-    image_size : int32 array of shape (N, 2)
-        Height and width in pixels.
-    resize, size : int
-        Pixels.
-    seed, epoch : int
-        Of the random numbers.
-
-    Returns
-    -------
-    parameters : float32 array of shape (N, P)
+    ``image_size`` (N, 2) has height and width in pixels; the parameters are (N, P).
     """
     draws = uniform_draws(seed, epoch, 0, len(image_size))
     parameters = evaluation_parameters(image_size, resize, resize)

@@ -68,11 +68,7 @@ LAYERS: dict[str, dict[str, str]] = {
 def layers_of(network: Network, chosen: Sequence[str] = ()) -> dict[str, str]:
     """Return names and modules of a network's layers, in order.
 
-    Parameters
-    ----------
-    network : Network
-    chosen : sequence of str
-        Return only these; all by default.
+    Only those ``chosen`` are returned, if any are.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
     from torch import Tensor
@@ -62,7 +62,6 @@ class StoredViews:
         advance: Callable[[int], None],
     ) -> Epochs:
         """Yield the epochs over some of the images from epoch ``first`` on; epoch e reads view 1 + (e mod V)."""
-        labels = torch.from_numpy(self.labels).to(torch.int64)
         loaded, features = EVALUATION_VIEW, torch.empty(0)
         for epoch in range(first, settings.epochs):
             view = FIRST_VIEW + epoch % self.count
@@ -70,8 +69,20 @@ class StoredViews:
                 features = torch.empty(0)  # free the last view before the next one is read
                 loaded, features = view, _placed(torch.from_numpy(self.read(view)), device)
             order = torch.from_numpy(epoch_order(rows, settings.seed, epoch)).to(features.device)
-            steps = torch.split(order, settings.classifier_batch_size)
-            yield _batches(features, labels.to(features.device), steps, device, advance)
+            yield self._batches(features, order, settings.classifier_batch_size, device, advance)
+
+    def _batches(
+        self,
+        features: Tensor,
+        order: Tensor,
+        batch_size: int,
+        device: torch.device | str,
+        advance: Callable[[int], None],
+    ) -> Iterator[Batch]:
+        labels = torch.from_numpy(self.labels).to(features.device, torch.int64)
+        for rows in torch.split(order, batch_size):
+            yield Batch(features[rows].to(device), labels[rows].to(device))
+            advance(len(rows))
 
 
 def _placed(features: Tensor, device: torch.device | str) -> Tensor:
@@ -81,18 +92,6 @@ def _placed(features: Tensor, device: torch.device | str) -> Tensor:
         if 2 * features.nbytes > torch.cuda.mem_get_info(device)[0] + cached_by_torch:
             return features
     return features.to(device)
-
-
-def _batches(
-    features: Tensor,
-    labels: Tensor,
-    steps: Sequence[Tensor],
-    device: torch.device | str,
-    advance: Callable[[int], None],
-) -> Iterator[Batch]:
-    for rows in steps:
-        yield Batch(features[rows].to(device), labels[rows].to(device))
-        advance(len(rows))
 
 
 @dataclass(frozen=True)
@@ -126,16 +125,17 @@ class LiveViews:
         """Yield the epochs over some of the images from epoch ``first`` on."""
         labels = torch.from_numpy(self.labels).to(device, torch.int64)
         for epoch in range(first, settings.epochs):
-            order = epoch_order(rows, settings.seed, epoch)
-            job = self._job(FIRST_VIEW + epoch, rank_indices(order, settings.classifier_batch_size), settings)
-            yield self._batches(labels, order, job, settings, advance)
+            yield self._batches(epoch_order(rows, settings.seed, epoch), FIRST_VIEW + epoch, labels, settings, advance)
 
-    def _job(self, view: int, order: Rows, settings: LinearTraining) -> RenderJob:
+    def _batches(
+        self, order: Rows, view: int, labels: Tensor, settings: LinearTraining, advance: Callable[[int], None]
+    ) -> Iterator[Batch]:
+        batch_size = settings.classifier_batch_size
         samples, evaluation = self.split.samples, self.split.views[EVALUATION_VIEW]
-        stored = np.flatnonzero(samples.good)[order]
+        stored = np.flatnonzero(samples.good)[rank_indices(order, batch_size)]
         size = int(evaluation["size"])
         parameters = fresh_parameters(settings.policy, size, settings.seed, view, samples.image_size)[stored]
-        return RenderJob.of(
+        job = RenderJob.of(
             self.source,
             samples,
             stored,
@@ -143,15 +143,10 @@ class LiveViews:
             sizes=(size,),
             interpolation=interpolation_of(evaluation),
         )
-
-    def _batches(
-        self, labels: Tensor, order: Rows, job: RenderJob, settings: LinearTraining, advance: Callable[[int], None]
-    ) -> Iterator[Batch]:
-        images = settings.classifier_batch_size
-        rendered = render(self.renderer, job, local_batch_size(images))
-        for rows in torch.split(torch.from_numpy(order).to(labels.device), images):
-            own = self._features(next(rendered, []), settings)  # a rank may have no image of a shorter last step
-            yield Batch(gather_ragged(own, images, len(rows)), labels[rows])
+        rendered = render(self.renderer, job, local_batch_size(batch_size))
+        for rows in torch.split(torch.from_numpy(order).to(labels.device), batch_size):
+            features = self._features(next(rendered, []), settings)  # a rank may have no image of a shorter last step
+            yield Batch(gather_ragged(features, batch_size, len(rows)), labels[rows])
             advance(len(rows))
 
     def _features(self, views: list[Tensor], settings: LinearTraining) -> Tensor:

@@ -19,7 +19,7 @@ from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.evaluate.linear_training import run_epochs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -90,31 +90,20 @@ class Classifiers(NamedTuple):
         return (inputs @ self.parameters.flatten(1)).view(len(inputs), *self.parameters.shape[1:])
 
 
-class TrainingState(NamedTuple):
-    """State that a training starts or resumes from."""
-
-    epoch: int
-    """Epochs done."""
-    parameters: Tensor
-    """(D + 1, G, C)"""
-    momentum: Tensor
-    """(D + 1, G, C)"""
-
-
-def initial_state(features: int, classes: int, rates: int, settings: LinearTraining) -> TrainingState:
-    """Return G equal classifiers of C classes, uniform in +-1 / sqrt(D) as by ``torch.nn.Linear``."""
+def initial_state(features: int, classes: int, rates: int, settings: LinearTraining) -> dict[str, Tensor]:
+    """Return the state of G equal classifiers of C classes, uniform in +-1 / sqrt(D) as by ``torch.nn.Linear``."""
     drawn = torch.rand(features + 1, 1, classes, generator=torch.Generator().manual_seed(settings.seed))
     parameters = ((2 * drawn - 1) / math.sqrt(features)).repeat(1, rates, 1)
-    return TrainingState(0, parameters, torch.zeros_like(parameters))
+    return {"epoch": torch.tensor(0), "parameters": parameters, "momentum": torch.zeros_like(parameters)}
 
 
 def train_classifiers(
     epochs: Iterable[Iterable[Batch]],
     standardise: Standardisation,
-    state: TrainingState,
+    state: Mapping[str, Tensor],
     rates: Sequence[float],
     settings: LinearTraining,
-    keep: Callable[[TrainingState], None] = lambda state: None,
+    keep: Callable[[dict[str, Tensor]], None] = lambda state: None,
 ) -> Classifiers:
     """Train by SGD with momentum; as always in torch, the weight decay includes the bias.
 
@@ -122,12 +111,10 @@ def train_classifiers(
     ----------
     epochs : iterable of iterables of Batch
         Those left to do.
-    standardise : Standardisation
-    state : TrainingState
-        Where to start.
+    state : mapping
+        To start or resume from: ``epoch``, the number done; ``parameters`` and ``momentum`` (D + 1, G, C).
     rates : sequence of float
         G learning rates.
-    settings : LinearTraining
     keep : callable
         Called with the state after every epoch.
 
@@ -137,9 +124,9 @@ def train_classifiers(
         If no rate leads to finite weights.
     """
     device = standardise.mean.device
-    parameters = state.parameters.to(device, copy=True).requires_grad_()
+    parameters = state["parameters"].to(device, copy=True).requires_grad_()
     parameters.grad = torch.zeros_like(parameters)
-    momentum = state.momentum.to(device, copy=True)
+    momentum = state["momentum"].to(device, copy=True)
     optimizer = torch.optim.SGD(
         [
             {"params": [nn.Parameter(weights)], "lr": rate}
@@ -163,9 +150,9 @@ def train_classifiers(
         return initial * settings.gamma ** sum(epoch >= milestone for milestone in settings.drops)
 
     def after_epoch(epoch: int, step: int) -> None:
-        keep(TrainingState(epoch, parameters.detach(), momentum))
+        keep({"epoch": torch.tensor(epoch), "parameters": parameters.detach(), "momentum": momentum})
 
-    run_epochs(epochs, loss, optimizer, learning_rate, after_epoch, first_epoch=state.epoch)
+    run_epochs(epochs, loss, optimizer, learning_rate, after_epoch, first_epoch=int(state["epoch"]))
     parameters.requires_grad_(False)
     if not parameters.isfinite().all(2).all(0).any():
         raise RunError("The classifier's weights are no longer finite; lower --learning-rate.")
@@ -185,7 +172,6 @@ def accuracy(classifiers: Classifiers, crops: Sequence[Blocks], labels: npt.NDAr
 
     Parameters
     ----------
-    classifiers : Classifiers
     crops : sequence of iterables of float arrays of shape (R, D)
         Features of all N images in each of K crops. An image's probabilities (softmax) are averaged over several:
         Krizhevsky, Sutskever, Hinton 2012, section 4.1; facebookresearch/deepcluster, eval_linear.py at 1b56beceacf6.

@@ -99,17 +99,24 @@ def evaluate_linear(settings: LinearSettings, source: FeatureSource, progress: P
     split = store[settings.train_split]
     train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
     check_classes(train.labels, test.labels, split.class_names)
-    tested = _crops(settings, source) if settings.crops == CROPS else [test]
+    tested = [test]
+    if settings.crops == CROPS:
+        crops = source.crops(training=False)[settings.test_split]
+        tested = [StoredFeatures("test", crops, 1 + crop) for crop in range(CROPS)]
     standardise = standardisation(train.blocks(), source.device)
-    views = _live_views(settings, source, split) if live else _stored_views(settings, split)
     unfinished = None
     if live:
+        views: LiveViews | StoredViews = _live_views(settings, source, split)
         identity = {
             "network": store.attributes["teacher"],
             "data_set": store.attributes["data_set"],
             "settings": settings.result_record("model"),
         }
         unfinished = UnfinishedTraining(source.folder / UNFINISHED_FILE, identity)
+    else:
+        views = StoredViews(
+            lambda view: StoredFeatures("training", split, view).in_memory().features, settings.views, train.labels
+        )
     fitted = fit(views, train.rows, standardise, len(split.class_names), settings, progress, unfinished)
     top1, top5 = accuracy(fitted.classifiers, [each.blocks() for each in tested], test.labels)
     reference = None
@@ -138,12 +145,7 @@ def logistic_regression_accuracy(
 ) -> float:
     """Return top-1 in percent of scikit-learn's LogisticRegression with the penalty that equals a weight decay.
 
-    Parameters
-    ----------
-    train, test : Features
-    standardise : Standardisation
-    weight_decay : float
-        Half of it times the squared weights is added to the mean loss.
+    Half of ``weight_decay`` times the squared weights is added to the mean loss.
     """
     device = standardise.mean.device
     inputs, queries = (
@@ -155,19 +157,6 @@ def logistic_regression_accuracy(
         warnings.simplefilter("ignore", ConvergenceWarning)  # separable features: the accuracy is stable long before
         model.fit(inputs, train.labels)
     return 100 * float(model.score(queries, test.labels))
-
-
-def _crops(settings: LinearSettings, source: FeatureSource) -> list[StoredFeatures]:
-    split = source.crops(training=False)[settings.test_split]
-    return [StoredFeatures("test", split, 1 + crop) for crop in range(CROPS)]
-
-
-def _stored_views(settings: LinearSettings, split: Split) -> StoredViews:
-    return StoredViews(
-        lambda view: StoredFeatures("training", split, view).in_memory().features,
-        settings.views,
-        split.samples.label[split.samples.good],
-    )
 
 
 def _live_views(settings: LinearSettings, source: FeatureSource, split: Split) -> LiveViews:

@@ -12,13 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.rng import philox
 from compress_ssl.pipeline.evaluate.linear.classifier import (
     Classifiers,
-    TrainingState,
     accuracy,
     initial_state,
     train_classifiers,
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
+    from torch import Tensor
 
     from compress_ssl.pipeline.common.progress import Progress
     from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, Rows, StoredViews
@@ -65,14 +64,11 @@ def fit(
     Parameters
     ----------
     views : StoredViews or LiveViews
-        Training images in random views.
+        Of the training images.
     evaluation_view : callable
         Returns the features (rows, D) of some of the images in view 0.
     standardise : Standardisation
         On the device to train on.
-    classes : int
-    settings : LinearTraining
-    progress : Progress
     unfinished : UnfinishedTraining, optional
         Where the state is written after every epoch.
 
@@ -88,17 +84,15 @@ def fit(
     def train(title: str, rows: Rows, rates: Sequence[float]) -> Classifiers:
         part = {"rates": list(rates), "images": len(rows)}
         stored = broadcast_from_rank0(lambda: unfinished.read(part)) if unfinished else None
-        state = initial_state(len(standardise.mean), classes, len(rates), settings)
-        if stored:
-            state = TrainingState(int(stored["epoch"]), stored["parameters"], stored["momentum"])
+        state = stored or initial_state(len(standardise.mean), classes, len(rates), settings)
 
-        def keep(state: TrainingState) -> None:
+        def keep(state: dict[str, Tensor]) -> None:
             if unfinished and is_rank0():
-                unfinished.write(part, {**state._asdict(), "epoch": torch.tensor(state.epoch)})
+                unfinished.write(part, state)
 
         with progress.track(title, settings.epochs * len(rows)) as advance:
-            advance(state.epoch * len(rows))
-            epochs = views.epochs(rows, state.epoch, settings, standardise.mean.device, advance)
+            advance(int(state["epoch"]) * len(rows))
+            epochs = views.epochs(rows, int(state["epoch"]), settings, standardise.mean.device, advance)
             return train_classifiers(epochs, standardise, state, rates, settings, keep)
 
     rate, found = settings.learning_rate, {}
@@ -112,15 +106,8 @@ def fit(
     return Fitted(train("linear classifier", np.arange(len(labels)), [rate]), rate, found)
 
 
-class HoldOut(NamedTuple):
-    """Rows of the training images."""
-
-    training: Rows
-    held_out: Rows
-
-
-def hold_out(labels: npt.NDArray[np.integer], seed: int) -> HoldOut:
-    """Hold out a tenth of each class, at least one image; the same for the same seed.
+def hold_out(labels: npt.NDArray[np.integer], seed: int) -> tuple[Rows, Rows]:
+    """Return the rows to train on, and a held-out tenth of each class, at least one image; the same for the same seed.
 
     Raises
     ------
@@ -137,4 +124,4 @@ def hold_out(labels: npt.NDArray[np.integer], seed: int) -> HoldOut:
                 "--learning-rate."
             )
         held_out[generator.choice(rows, max(1, round(HELD_OUT_SHARE * len(rows))), replace=False)] = True
-    return HoldOut(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

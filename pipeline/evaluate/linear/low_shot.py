@@ -97,78 +97,54 @@ def evaluate_low_shot(settings: LowShotSettings, source: FeatureSource, progress
     split = store[settings.train_split]
     train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
     check_classes(train.labels, test.labels, split.class_names)
-    subsets = _subsets(settings, split)
+    results = []
+    for name, rows in _subsets(settings, split, train.labels):
+        features = [StoredFeatures("training", split, view).rows(rows) for view in range(1 + settings.views)]
+        views = StoredViews(features.__getitem__, settings.views, train.labels[rows])
+        standardise = standardisation([features[0]], source.device)
+        fitted = fit(views, features[0].__getitem__, standardise, len(split.class_names), settings, progress)
+        top1, top5 = accuracy(fitted.classifiers, [test.blocks()], test.labels)
+        results.append(
+            SubsetResult(
+                subset=name,
+                train_images=len(rows),
+                top1_percent=top1[0],
+                top5_percent=top5[0],
+                learning_rate=fitted.learning_rate,
+                held_out_top1_percent=fitted.held_out_top1_percent,
+            )
+        )
     return LowShotResult(
-        subsets=tuple(_evaluate_subset(name, rows, settings, source, split, test, progress) for name, rows in subsets),
+        subsets=tuple(results),
         views=settings.views,
         classes=len(split.class_names),
         test_images=len(test.labels),
     )
 
 
-def _subsets(settings: LowShotSettings, split: Split) -> list[tuple[str, Rows]]:
-    """Return name and rows (of the good images) of each subset."""
-    good = split.samples.good
-    labels = split.samples.label[good]
-    if not settings.image_list:
-        return [
-            (f"{percent:g} %", balanced_subset(labels, percent, settings.seed))
-            for percent in _percentages(settings, labels)
-        ]
-    paths = [path for path, is_good in zip(split.samples.sample_path, good, strict=True) if is_good]
-    return [(file.stem, listed_subset(file, paths, labels, split.class_names)) for file in settings.image_list]
-
-
-def _percentages(settings: LowShotSettings, labels: npt.NDArray[np.integer]) -> list[float]:
-    """Return the given percentages; of the defaults, those with a label for every class."""
+def _subsets(settings: LowShotSettings, split: Split, labels: npt.NDArray[np.integer]) -> list[tuple[str, Rows]]:
+    """Return name and rows (of the good images) of each subset; default percentages too small are left out."""
+    if settings.image_list:
+        paths = split.samples.take(np.flatnonzero(split.samples.good)).sample_path
+        return [(file.stem, listed_subset(file, paths, labels, split.class_names)) for file in settings.image_list]
     percentages = sorted(set(settings.percent))
-    if "percent" in settings.model_fields_set:
-        return percentages
-    enough = [percent for percent in percentages if _count(labels, percent) >= len(np.unique(labels))]
-    for percent in percentages:
-        if enough and percent not in enough:
-            logger.info(
-                "There are %d training images; %g %% of the labels are too few and left out.", len(labels), percent
-            )
-    return enough or percentages[-1:]
+    if "percent" not in settings.model_fields_set:
+        enough = [percent for percent in percentages if _count(labels, percent) >= len(np.unique(labels))]
+        for percent in percentages if enough else ():
+            if percent not in enough:
+                logger.info(
+                    "There are %d training images; %g %% of the labels are too few and left out.", len(labels), percent
+                )
+        percentages = enough or percentages[-1:]
+    return [(f"{percent:g} %", balanced_subset(labels, percent, settings.seed)) for percent in percentages]
 
 
 def _count(labels: npt.NDArray[np.integer], percent: float) -> int:
     return math.floor(percent * len(labels) / 100 + ROUNDING)
 
 
-def _evaluate_subset(
-    name: str,
-    rows: Rows,
-    settings: LowShotSettings,
-    source: FeatureSource,
-    split: Split,
-    test: StoredFeatures,
-    progress: Progress,
-) -> SubsetResult:
-    features = [StoredFeatures("training", split, view).rows(rows) for view in range(1 + settings.views)]
-    views = StoredViews(features.__getitem__, settings.views, split.samples.label[split.samples.good][rows])
-    standardise = standardisation([features[0]], source.device)
-    fitted = fit(views, features[0].__getitem__, standardise, len(split.class_names), settings, progress)
-    top1, top5 = accuracy(fitted.classifiers, [test.blocks()], test.labels)
-    return SubsetResult(
-        subset=name,
-        train_images=len(rows),
-        top1_percent=top1[0],
-        top5_percent=top5[0],
-        learning_rate=fitted.learning_rate,
-        held_out_top1_percent=fitted.held_out_top1_percent,
-    )
-
-
 def balanced_subset(labels: npt.NDArray[np.integer], percent: float, seed: int) -> Rows:
-    """Draw a percentage of the images, the same number per class; the same for the same seed.
-
-    Parameters
-    ----------
-    labels : int array of shape (N,)
-    percent : float
-    seed : int
+    """Draw a percentage of the images, given their labels (N,); the same number per class, the same for the same seed.
 
     Raises
     ------
@@ -203,7 +179,6 @@ def listed_subset(
     paths : sequence of str
         Paths of the N images, relative to the split's folder.
     labels : int array of shape (N,)
-    class_names : sequence of str
 
     Raises
     ------

@@ -61,12 +61,7 @@ class CocoAveragePrecision(NamedTuple):
 def eleven_point_average_precision(hits: npt.NDArray[np.bool_], positives: int) -> float:
     """Return the mean, over recalls 0, 0.1, ..., 1, of the best precision at this or a higher recall, in [0, 1].
 
-    Parameters
-    ----------
-    hits : bool array
-        Correctness of each prediction, best first.
-    positives : int
-        Number of positives; without any the result is NaN.
+    ``hits`` has the correctness of each prediction, best first. Without positives the result is NaN.
     """
     if positives == 0:
         return math.nan
@@ -81,13 +76,8 @@ def classification_average_precision(
 ) -> float:
     """Return VOC2007's average precision of one class over N images, in [0, 1]; ties are ranked in the images' order.
 
-    Parameters
-    ----------
-    scores : float array of shape (N,)
-    present : bool array of shape (N,)
-        Images that show the class.
-    difficult : bool array of shape (N,)
-        Images with difficult objects of the class only; they are left out.
+    ``present`` (N,) marks images of the class, ``difficult`` (N,) those with difficult objects of it only, which are
+    left out.
     """
     scores, present = scores[~difficult], present[~difficult]
     return eleven_point_average_precision(present[np.argsort(-scores, kind="stable")], int(present.sum()))

@@ -59,10 +59,7 @@ class _Parts(NamedTuple):
 def build_detector(network: Network, classes: int, settings: VocDetectSettings) -> FasterRCNN:
     """Build a detector from a copy of the network; its new layers are initialised from the seed.
 
-    Parameters
-    ----------
-    classes : int
-        Object classes; the detector numbers them from 1, since 0 is the background.
+    The detector numbers the object classes from 1, since 0 is the background.
 
     Raises
     ------

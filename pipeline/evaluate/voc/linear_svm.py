@@ -9,6 +9,10 @@ import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import average_precision_score
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import LinearSVC
 
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.voc.average_precision import classification_average_precision
@@ -17,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
-    from sklearn.svm import LinearSVC
 
     from compress_ssl.pipeline.images.voc import Annotation
 
@@ -87,15 +90,8 @@ def class_precision(
 ) -> ClassPrecision:
     """Select the cost of class ``number`` by cross validation, train with it, and score the test images.
 
-    Parameters
-    ----------
-    costs : sequence of float
-        Candidates; the first of equally good ones is selected.
-    seed : int
-        Of LIBLINEAR's order of the images.
+    The first of equally good costs is selected; ``seed`` is LIBLINEAR's, for its order of the images.
     """
-    from sklearn.metrics import average_precision_score
-
     counted = train.labels[:, number] != DIFFICULT
     features, present = train.features[counted], train.labels[counted, number] == PRESENT
     precisions = [_cross_validate(features, present, cost, seed) for cost in costs]
@@ -117,9 +113,6 @@ def class_precision(
 
 def _cross_validate(features: npt.NDArray[np.float64], present: npt.NDArray[np.bool_], cost: float, seed: int) -> float:
     """Return the mean average precision over the folds, each scored by a machine trained on the others."""
-    from sklearn.metrics import average_precision_score
-    from sklearn.model_selection import StratifiedKFold
-
     precisions = []
     for others, fold in StratifiedKFold(FOLDS).split(features, present):
         svm = _fit_svm(features[others], present[others], cost, seed)
@@ -129,9 +122,6 @@ def _cross_validate(features: npt.NDArray[np.float64], present: npt.NDArray[np.b
 
 def _fit_svm(features: npt.NDArray[np.float64], present: npt.NDArray[np.bool_], cost: float, seed: int) -> LinearSVC:
     """Fit LIBLINEAR with the benchmark's settings; as there, it may stop before it converges at a high cost."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.svm import LinearSVC
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return LinearSVC(

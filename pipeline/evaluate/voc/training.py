@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import nn
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 DETECTOR_FILE = "detector.safetensors"
 
-SHARED = {
+SHARED_SETTINGS = {
     *("epochs", "learning_rate", "weight_decay", "milestones", "gamma", "warmup_epochs"),
     *("seed", "device", "threads", "checkpoint_minutes"),
 }
@@ -123,39 +124,33 @@ def fine_tune(
     Stopped
         If a signal requested it.
     """
-    rows = torch.arange(len(images.rows)).numpy()
+    rows = np.arange(len(images.rows))
     images_per_step = settings.detector_batch_size
     steps = len(rows) // images_per_step
     if steps == 0:
         raise InputError(
             f"--detector-batch-size {images_per_step} is more than the {len(rows)} training images; lower it."
         )
-    precision = choose_precision(settings.precision, device)
-
-    def batches(epoch: int, first_step: int) -> Iterator[Batch]:
-        order = epoch_order(rows, settings.seed, epoch)[first_step * images_per_step : steps * images_per_step]
-        yield from images.read(order, images_per_step, settings.thread_count)
-
-    task = DetectionTask(run, _training_settings(settings, precision), detector, evaluate, device, steps)
-    stream = BatchStream(settings.epochs, steps, images_per_step, batches)
-    with run_leases([run]):
-        _open_run(task, {**inputs, "detector": settings.model_dump(mode="json", include=DETECTOR_SETTINGS)})
-        train([task], stream, "fine-tune", progress)
-
-
-def _training_settings(settings: VocDetectSettings, precision: str) -> TrainingSettings:
-    shared = {name: getattr(settings, name) for name in SHARED}
-    return TrainingSettings.model_validate(
+    task_settings = TrainingSettings.model_validate(
         {
-            **shared,
-            "batch_size": settings.detector_batch_size,
+            **settings.model_dump(include=SHARED_SETTINGS),
+            "batch_size": images_per_step,
             "schedule": "step",
-            "precision": precision,
+            "precision": choose_precision(settings.precision, device),
             "live_every": settings.score_every,
             "resume": not settings.overwrite,
             "overwrite": settings.overwrite,
         }
     )
+
+    def batches(epoch: int, first_step: int) -> Iterator[Batch]:
+        order = epoch_order(rows, settings.seed, epoch)[first_step * images_per_step : steps * images_per_step]
+        yield from images.read(order, images_per_step, settings.thread_count)
+
+    task = DetectionTask(run, task_settings, detector, evaluate, device, steps)
+    with run_leases([run]):
+        _open_run(task, {**inputs, "detector": settings.model_dump(mode="json", include=DETECTOR_SETTINGS)})
+        train([task], BatchStream(settings.epochs, steps, images_per_step, batches), "fine-tune", progress)
 
 
 def _open_run(task: DetectionTask, inputs: Mapping[str, Any]) -> None:
@@ -166,5 +161,4 @@ def _open_run(task: DetectionTask, inputs: Mapping[str, Any]) -> None:
         if task.settings.overwrite or not (task.run / SETTINGS_FILE).is_file():
             raise
         logger.warning("The training starts over, since the existing one has other settings: %s", error)
-        fresh = task.settings.model_copy(update={"resume": False, "overwrite": True})
-        open_runs([(fresh, task.run, inputs)])
+        open_runs([(task.settings.model_copy(update={"resume": False, "overwrite": True}), task.run, inputs)])

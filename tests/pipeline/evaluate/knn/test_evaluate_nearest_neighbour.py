@@ -5,7 +5,7 @@ import pytest
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.evaluate.features import Features, check_finite, check_labels
-from compress_ssl.pipeline.evaluate.knn.nearest_neighbour import (
+from compress_ssl.pipeline.evaluate.knn.accuracy import (
     NearestNeighbourResult,
     few_labels_accuracy,
     nearest_neighbour_accuracy,

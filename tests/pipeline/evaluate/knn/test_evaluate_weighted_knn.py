@@ -9,9 +9,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from compress_ssl.pipeline.evaluate.features import Features
-from compress_ssl.pipeline.evaluate.knn.nearest_neighbour import nearest_neighbour_accuracy
+from compress_ssl.pipeline.evaluate.knn.accuracy import nearest_neighbour_accuracy, weighted_knn_accuracy, weighted_vote
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
-from compress_ssl.pipeline.evaluate.knn.weighted_knn import weighted_knn_accuracy, weighted_vote
 
 
 def clusters(count: int, classes: int, seed: int, spread: float = 1.5) -> Features:

@@ -66,7 +66,7 @@ def trained_in_float64(sample: Sample, settings: LinearSettings, rate: float) ->
     """The layer, loss, optimiser and schedule of torch, on the same batches."""
     views, labels = standardised_in_float64(sample), torch.from_numpy(sample.labels).long()
     linear = torch.nn.Linear(D, C).double()
-    initial = initial_state(D, C, 1, settings).parameters[:, 0].double()
+    initial = initial_state(D, C, 1, settings)["parameters"][:, 0].double()
     linear.load_state_dict({"weight": initial[:D].T, "bias": initial[D]})
     optimizer = torch.optim.SGD(linear.parameters(), rate, momentum=0.9, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(settings.drops), gamma=0.1)
@@ -104,14 +104,14 @@ def test_rates_trained_together_do_not_know_of_each_other(sample: Sample) -> Non
 
 
 def test_initial_weights_are_spread_as_those_of_torch() -> None:
-    state = initial_state(400, 900, 2, settings_of())
+    parameters = initial_state(400, 900, 2, settings_of())["parameters"]
     torch.manual_seed(0)
     theirs = torch.nn.Linear(400, 900).requires_grad_(False)
-    assert torch.equal(state.parameters[:, 0], state.parameters[:, 1])
-    for ours, weights in ((state.parameters[:400], theirs.weight), (state.parameters[400:], theirs.bias)):
+    assert torch.equal(parameters[:, 0], parameters[:, 1])
+    for ours, weights in ((parameters[:400], theirs.weight), (parameters[400:], theirs.bias)):
         assert ours.abs().max() <= 1 / math.sqrt(400)
         assert abs(float(ours.std() / weights.std()) - 1) < 0.1
-    assert not torch.equal(state.parameters, initial_state(400, 900, 2, settings_of(seed=6)).parameters)
+    assert not torch.equal(parameters, initial_state(400, 900, 2, settings_of(seed=6))["parameters"])
 
 
 def test_published_milestones_and_those_of_other_lengths() -> None:
@@ -202,11 +202,11 @@ def test_crops_are_averaged_as_in_a_loop_over_images(sample: Sample) -> None:
 
 def test_a_tenth_of_each_class_is_held_out() -> None:
     labels = np.repeat([0, 1, 2, 3], [2, 20, 95, 4]).astype(np.int32)
-    first, again, other = hold_out(labels, 3), hold_out(labels, 3), hold_out(labels, 4)
-    assert sorted([*first.training, *first.held_out]) == list(range(len(labels)))
-    assert np.bincount(labels[first.held_out]).tolist() == [1, 2, 10, 1]
-    np.testing.assert_array_equal(first.held_out, again.held_out)
-    assert first.held_out.tolist() != other.held_out.tolist()
+    (training, first), (_, again), (_, other) = hold_out(labels, 3), hold_out(labels, 3), hold_out(labels, 4)
+    assert sorted([*training, *first]) == list(range(len(labels)))
+    assert np.bincount(labels[first]).tolist() == [1, 2, 10, 1]
+    np.testing.assert_array_equal(first, again)
+    assert first.tolist() != other.tolist()
     with pytest.raises(InputError, match=r"Class 1 has one training image, so none can be held out .* --lr-grid"):
         hold_out(np.array([0, 0, 1]), 0)
 

@@ -1,4 +1,6 @@
-"""Registry of the objectives. No torch here: settings and ``--help`` read it.
+"""Objectives: losses between student and teacher, one file each, usable without the pipeline; here is their registry.
+
+No torch here: settings and ``--help`` read it.
 
 An objective is a module, called with the student and a batch for the loss; it works on plain tensors, without settings
 or stores (see ``objective.py``). To add one, write its file and add a line here: its options, with their help, bounds

@@ -1,9 +1,9 @@
 """Networks by name, without their classifier: images (B, 3, S, S) in, features (B, F) out.
 
-``NAME`` is torchvision's name for it, ``timm/NAME`` is timm's. ``NAME-32px`` is the same network for small images, with
-torchvision's own parameter names. ``resnet50-wN`` has N times the channels, ``-tf-same`` pools as TensorFlow does.
-``resnet18-narrow-32px`` has half its channels and a first convolution of stride 2: a teacher that a CPU can train.
-``conv4-W`` is the four-layer network of few-shot learning, W channels wide.
+``NAME`` is torchvision's, ``timm/NAME`` timm's. ``NAME-32px`` is torchvision's network adapted to small images, with
+the same parameter names. ``resnet50-wN`` has N times the channels; ``-tf-same`` pads its max-pool as TensorFlow does.
+``resnet18-narrow-32px`` has half the channels and a first convolution of stride 2: a teacher that a CPU can train.
+``conv4-W`` is the four-layer network of few-shot learning with W channels.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ OURS: dict[str, Callable[[], Backbone]] = {
     "resnet50-w4-tf-same": partial(wide_resnet50, 4, tf_same=True),
 }
 
-# torchvision classifiers that do not end in one linear layer on one feature.
 WITHOUT_LINEAR_HEAD = ("googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1")
+"""torchvision's classifiers that do not end in one linear layer on one feature vector."""
 
 
 def architecture_names() -> list[str]:
-    """Every name that ``build_backbone`` takes, but for timm's."""
+    """Return every name that ``build_backbone`` takes, except timm's."""
     names = [name for name in models.list_models(module=models) if name not in WITHOUT_LINEAR_HEAD]
     return sorted([*names, *(f"{name}{SMALL_IMAGES}" for name in names if small_image_stem(name)), *OURS])
 
 
 def check_architecture(name: str) -> None:
-    """Check that there is an architecture of this name.
+    """Check that an architecture exists.
 
     Raises
     ------
     InputError
-        If there is none; names the nearest.
+        If it does not; names the nearest.
     """
     if name.startswith(TIMM):
         model = name.removeprefix(TIMM)
@@ -70,7 +70,7 @@ def check_architecture(name: str) -> None:
 
 
 def build_backbone(name: str, seed: int = 0) -> Backbone:
-    """Build a network with weights drawn from ``seed``.
+    """Return a network with the initial weights of a seed; torch's global generator is left unchanged.
 
     Raises
     ------
@@ -84,23 +84,17 @@ def build_backbone(name: str, seed: int = 0) -> Backbone:
             return OURS[name]()
         if name.startswith(TIMM):
             return timm_backbone(name.removeprefix(TIMM))
-        return _torchvision_backbone(name)
-
-
-def _torchvision_backbone(name: str) -> Backbone:
-    base = name.removesuffix(SMALL_IMAGES)
-    network = models.get_model(base, weights=None)
-    if name != base:
-        stem = small_image_stem(base)
-        assert stem is not None
-        stem(network)
-    return without_head(network)
+        base = name.removesuffix(SMALL_IMAGES)
+        network = models.get_model(base, weights=None)
+        if name != base and (adapt := small_image_stem(base)):
+            adapt(network)
+        return without_head(network)
 
 
 def default_preprocessing(architecture: str) -> Preprocessing:
-    """What an architecture wants to see where nothing else is said.
+    """Return the preprocessing of an architecture whose weights have no other.
 
-    timm's networks say it themselves; all others see images as ImageNet's are seen, those for small images at 32 pixels.
+    timm lists it for its networks; all others have ImageNet's, those for small images at 32 pixels.
     """
     if architecture.startswith(TIMM):
         return timm_preprocessing(architecture.removeprefix(TIMM))

@@ -9,25 +9,24 @@ from torchvision.ops import StochasticDepth
 
 
 class Backbone(NamedTuple):
-    """A network that gives features, and how many."""
+    """A network that returns features, and their dimension."""
 
     module: nn.Module
     feature_dim: int
 
 
 def without_head(network: nn.Module) -> Backbone:
-    """Take a torchvision classifier's last linear layer away, and silence its dropout."""
+    """Replace the last linear layer of a torchvision classifier by the identity, and disable dropout."""
     name, head = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
-    parent, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, nn.Identity())
+    network.set_submodule(name, nn.Identity())
     disable_dropout(network)
     return Backbone(network, head.in_features)
 
 
 def disable_dropout(network: nn.Module) -> None:
-    """Make training see what evaluation sees: no dropout, no stochastic depth.
+    """Set the rates of dropout and stochastic depth to 0.
 
-    Students are trained without (CompRess, published code), and a key encoder runs in training mode.
+    The published code of CompRess trains students without them, and a key encoder runs in training mode.
     """
     for layer in network.modules():
         if isinstance(layer, (nn.Dropout, StochasticDepth)):

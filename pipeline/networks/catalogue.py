@@ -1,4 +1,4 @@
-"""What ``compress-ssl models`` tells of networks, found without weights: they are built on torch's meta device."""
+"""Features, parameters and operations of networks, for ``compress-ssl models``; built on torch's meta device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from compress_ssl.pipeline.networks.architectures import (
     build_backbone,
     default_preprocessing,
 )
-from compress_ssl.pipeline.networks.backbone import Backbone
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.pretrained import check_torchvision, torchvision_preprocessing
 from compress_ssl.pipeline.networks.reference import parse_reference
@@ -38,12 +37,12 @@ class Description:
     feature_dim: int
     parameters: int
     flops: int
-    """Of one image of its own size: convolutions and matrix products, two for each multiply-add."""
+    """Per image at the network's own size: convolutions and matrix products, two per multiply-add."""
     preprocessing: Preprocessing
     note: str
-    """A teacher's citation, a student's word of explanation."""
+    """Citation of a teacher, remark on a student."""
     weights: str | None
-    """Where a teacher's published file is found."""
+    """Source of a teacher's published file."""
 
 
 def describe_teacher(name: str) -> Description:
@@ -53,13 +52,13 @@ def describe_teacher(name: str) -> Description:
 
 
 def describe_student(name: str) -> Description:
-    """Describe a student of ``STUDENTS``; all of them see ImageNet's mean and deviation."""
-    wants = default_preprocessing(name)
-    return _describe(name, name, Preprocessing(size=wants.size, resize=wants.resize), STUDENTS[name])
+    """Describe a student of ``STUDENTS``; students are trained with ImageNet's mean and standard deviation."""
+    default = default_preprocessing(name)
+    return _describe(name, name, Preprocessing(size=default.size, resize=default.resize), STUDENTS[name])
 
 
 def describe_network(name: str) -> Description:
-    """Describe a teacher, an architecture as it wants to see images, or ``torchvision/NAME`` as its weights do.
+    """Describe a teacher, an architecture with its default preprocessing, or ``torchvision/NAME`` with its weights'.
 
     Raises
     ------
@@ -81,21 +80,19 @@ def describe_network(name: str) -> Description:
 def _describe(
     name: str, architecture: str, preprocessing: Preprocessing, note: str = "", weights: str | None = None
 ) -> Description:
-    module, feature_dim = _without_weights(architecture)
-    return Description(
-        name=name,
-        architecture=architecture,
-        feature_dim=feature_dim,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        flops=count_flops(module, preprocessing.size),
-        preprocessing=preprocessing,
-        note=note,
-        weights=weights,
-    )
+    try:
+        with torch.device("meta"):
+            module, feature_dim = build_backbone(architecture)
+    except NotImplementedError:  # RegNet reads values of tensors in its constructor
+        module, feature_dim = build_backbone(architecture)
+        module.to("meta")
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    flops = count_flops(module, preprocessing.size)
+    return Description(name, architecture, feature_dim, parameters, flops, preprocessing, note, weights)
 
 
 def count_flops(network: nn.Module, size: int) -> int:
-    """Count what one image of ``size`` pixels costs: convolutions and matrix products, two for each multiply-add.
+    """Count the operations of one image of ``size`` pixels: convolutions and matrix products, two per multiply-add.
 
     Parameters
     ----------
@@ -110,28 +107,17 @@ def count_flops(network: nn.Module, size: int) -> int:
 
 
 def matching_names(pattern: str) -> list[str]:
-    """Names that fit a pattern with ``*`` and ``?``; a name without them is its own only one.
+    """Return the names that match a pattern with ``*`` and ``?``; a name without them is returned as it is.
 
     Raises
     ------
     InputError
-        If no name fits.
+        If no name matches.
     """
     if not {"*", "?"} & set(pattern):
         return [pattern]
-    known = (
-        [f"{TIMM}{name}" for name in timm_names()] if pattern.startswith(TIMM) else [*TEACHERS, *architecture_names()]
-    )
-    names = fnmatch.filter(known, pattern)
+    timm = [f"{TIMM}{name}" for name in timm_names()] if pattern.startswith(TIMM) else []
+    names = fnmatch.filter(timm or [*TEACHERS, *architecture_names()], pattern)
     if not names:
-        raise InputError(f"No network's name fits '{pattern}'; those of timm begin with {TIMM}.")
+        raise InputError(f"No name of a network matches '{pattern}'; the names of timm start with {TIMM}.")
     return names
-
-
-def _without_weights(architecture: str) -> Backbone:
-    try:
-        with torch.device("meta"):
-            return build_backbone(architecture)
-    except NotImplementedError:  # RegNet reads numbers off tensors while it is built
-        module, feature_dim = build_backbone(architecture)
-        return Backbone(module.to("meta"), feature_dim)

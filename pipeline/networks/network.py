@@ -1,4 +1,4 @@
-"""A network ready to use, found by a reference: a run, a checkpoint of any origin, published weights, or none at all."""
+"""Networks with their preprocessing, loaded by reference: a run, a checkpoint file, published weights, or untrained."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.networks.reference import Reference
 
 HEADER = "compress_ssl"
-"""Where a network of ours says what it is, in its file's metadata."""
+"""Key of the metadata of ``model.safetensors`` that holds architecture and preprocessing."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network that gives features, with what it wants to see."""
+    """A network that returns features, with its preprocessing."""
 
     name: str
-    """What it is called in tables and stores; never a path of this machine."""
+    """Its name in tables and stores; never a path of this machine."""
     architecture: str
     module: nn.Module
     feature_dim: int
     preprocessing: Preprocessing
     checkpoint: LoadedCheckpoint | None = None
-    """What was taken from a file that another program wrote."""
+    """The file of another program that the weights come from."""
 
     def features(self, images: Tensor) -> Tensor:
-        """Features (B, F) of uint8 images (B, S, S, 3)."""
+        """Return the features (B, F) of uint8 images (B, S, S, 3)."""
         features: Tensor = self.module(self.preprocessing.normalize(images))
         return features
 
     def check_size(self, size: int) -> None:
-        """Check that the network takes images of this size, in pixels.
+        """Check that the network accepts images of this size, in pixels.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Network:
         self.module.train(mode)
 
     def identity(self) -> dict[str, Any]:
-        """What decides its output: architecture, weights, preprocessing."""
+        """Return all that determines the features: architecture, hash of the weights, preprocessing."""
         return {
             "architecture": self.architecture,
             "weights_sha256": weights_sha256(self.module),
@@ -96,16 +96,16 @@ class Network:
 
 
 def load_network(reference: str, seed: int = 0) -> Network:
-    """Find a network.
+    """Load a network.
 
     Parameters
     ----------
     reference : str
-        ``random/NAME`` for an untrained network; ``torchvision/NAME`` or ``timm/NAME`` for published weights; a run's folder
-        or its ``model.safetensors``; a checkpoint of another program as ``NAME:PATH`` (NAME: a teacher or an architecture),
-        or only its path where the file says what it holds.
+        ``random/NAME`` for an untrained network; ``torchvision/NAME`` or ``timm/NAME`` for published weights; a run's
+        folder or its ``model.safetensors``; a checkpoint of another program as ``NAME:PATH`` (NAME: a teacher or an
+        architecture), or its path alone if the file identifies its network.
     seed : int
-        Draws the weights of ``random/NAME``: the initialisation of a student trained with this seed.
+        Of the weights of ``random/NAME``: the initialization of a student trained with this seed.
 
     Raises
     ------
@@ -115,8 +115,8 @@ def load_network(reference: str, seed: int = 0) -> Network:
     kind, name, path = check_reference(reference)
     if path is not None:
         if not path.exists():
-            raise _not_there(reference)
-        return _network_of_file(name, path)
+            raise _not_found(reference)
+        return _load_file(name, path)
     assert name is not None
     if kind == "random":
         return Network(f"{name}, untrained", name, *build_backbone(name, seed), default_preprocessing(name))
@@ -125,9 +125,9 @@ def load_network(reference: str, seed: int = 0) -> Network:
 
 
 def check_reference(reference: str) -> Reference:
-    """Check the names of a reference, and that the file of ``NAME:PATH`` is there; nothing is read.
+    """Check the names of a reference, and that the file of ``NAME:PATH`` exists, without reading anything.
 
-    A path alone is not looked for: the step before may be going to make it.
+    A path alone need not exist: an earlier step of a recipe may be about to write it.
 
     Raises
     ------
@@ -144,44 +144,44 @@ def check_reference(reference: str) -> Reference:
     elif name not in TEACHERS and name not in architecture_names():
         raise unknown_name("teacher or architecture", name, [*TEACHERS, *architecture_names()], listed_by=LISTED_BY)
     if path is not None and not path.exists():
-        fetch = f"fetch it from {TEACHERS[name].weights}" if name in TEACHERS else "check the path"
-        raise InputError(f"'{path}', which is to hold the weights of {name}, does not exist; {fetch}.")
+        advice = f"download it from {TEACHERS[name].weights}" if name in TEACHERS else "check the path"
+        raise InputError(f"The file '{path}' with the weights of {name} does not exist; {advice}.")
     return parsed
 
 
-def _not_there(reference: str) -> InputError:
+def _not_found(reference: str) -> InputError:
     if reference in TEACHERS:
         return InputError(
-            f"'{reference}' says nothing of where its weights are; fetch {TEACHERS[reference].weights} and write "
+            f"The teacher '{reference}' needs a file of weights; download {TEACHERS[reference].weights} and give "
             f"{reference}:PATH."
         )
     if reference in architecture_names():
         return InputError(
-            f"'{reference}' says nothing of its weights; write torchvision/{reference} for trained ones, "
+            f"The architecture '{reference}' needs weights; give torchvision/{reference} for trained ones, "
             f"random/{reference} for untrained ones, or the path of a run."
         )
     return InputError(f"The network '{reference}' is not {REFERENCE_FORMS}; check the path.")
 
 
-def _network_of_file(name: str | None, path: Path) -> Network:
+def _load_file(name: str | None, path: Path) -> Network:
     file = path / MODEL_FILE if path.is_dir() else path
     if path.is_dir() and not file.is_file():
-        raise InputError(f"'{path}' holds no {MODEL_FILE}; it is not a finished run (go on with it by --resume).")
-    opened = read_checkpoint_file(file)
-    if name is None and HEADER in opened.metadata:
-        return _our_network(opened)
-    return _foreign_network(name, opened)
+        raise InputError(f"'{path}' holds no {MODEL_FILE}; it is not a finished run (use --resume to finish it).")
+    checkpoint = read_checkpoint_file(file)
+    if name is None and HEADER in checkpoint.metadata:
+        return _load_own_format(checkpoint)
+    return _load_foreign_format(name, checkpoint)
 
 
-def _our_network(file: CheckpointFile) -> Network:
+def _load_own_format(file: CheckpointFile) -> Network:
     try:
         header = json.loads(file.metadata[HEADER])
-        architecture, wants = header["architecture"], header["preprocessing"]
-        preprocessing = Preprocessing(**{**wants, "mean": tuple(wants["mean"]), "std": tuple(wants["std"])})
+        architecture, values = header["architecture"], header["preprocessing"]
+        preprocessing = Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"'{file.path}' was not written by this release of compress-ssl: its header does not name the architecture and "
-            "what it wants to see; give a model.safetensors of a run."
+            f"The header of '{file.path}' does not name architecture and preprocessing as this release writes them; "
+            "give the model.safetensors of a run."
         ) from error
     try:
         backbone = build_backbone(architecture)
@@ -196,48 +196,45 @@ def _our_network(file: CheckpointFile) -> Network:
     return Network(_name_of(file.path), architecture, *backbone, preprocessing)
 
 
-def _foreign_network(name: str | None, file: CheckpointFile) -> Network:
+def _load_foreign_format(name: str | None, file: CheckpointFile) -> Network:
     weights = find_weights(file)
-    tells = LAYOUTS[weights.layout].preprocessing
-    if name is None:
-        name = _name_told(file, weights)
+    name = name or _identify(file, weights)
     teacher = TEACHERS.get(name)
     if teacher is None:
-        architecture, preprocessing = name, tells or default_preprocessing(name)
-    else:
-        architecture, preprocessing = teacher.architecture, teacher.preprocessing
-        _check_method(name, file, weights.layout)
-    backbone, loaded = load_weights(file, weights, architecture)
-    return Network(name if teacher else _name_of(file.path), architecture, *backbone, preprocessing, loaded)
-
-
-def _name_told(file: CheckpointFile, weights: Weights) -> str:
-    """The teacher or architecture of a file that was given without a name, if its keys tell."""
-    fitting = architecture_of(weights.backbone)
-    if fitting is None:
+        preprocessing = LAYOUTS[weights.layout].preprocessing or default_preprocessing(name)
+        backbone, loaded = load_weights(file, weights, name)
+        return Network(_name_of(file.path), name, *backbone, preprocessing, loaded)
+    of_layout = [other for other in TEACHERS if weights.layout in TEACHERS[other].layouts]
+    if LAYOUTS[weights.layout].preprocessing is not None and of_layout and name not in of_layout:
         raise InputError(
-            f"'{file.path}' (layout {weights.layout}) holds no network that is known by its shapes (its keys are "
-            f"{', '.join(list(weights.backbone)[:3])}, ...); give NAME:PATH with its architecture to see what differs."
+            f"'{file.path}' has the layout of {', '.join(of_layout)}, not of {name}; give one of these names."
         )
-    alike = [name for name, teacher in TEACHERS.items() if teacher.architecture == fitting]
+    backbone, loaded = load_weights(file, weights, teacher.architecture)
+    return Network(name, teacher.architecture, *backbone, teacher.preprocessing, loaded)
+
+
+def _identify(file: CheckpointFile, weights: Weights) -> str:
+    """Return the teacher or architecture of a file that was given without a name, by its keys and shapes."""
+    architecture = architecture_of(weights.backbone)
+    if architecture is None:
+        raise InputError(
+            f"'{file.path}' (layout {weights.layout}) matches no architecture that is recognised by its shapes (its "
+            f"keys are {', '.join(list(weights.backbone)[:3])}, ...); give NAME:PATH with its architecture to see what "
+            "differs."
+        )
+    alike = [name for name, teacher in TEACHERS.items() if teacher.architecture == architecture]
     if LAYOUTS[weights.layout].preprocessing is None:
         raise InputError(
-            f"'{file.path}' holds a {fitting}, but does not say how it was trained and so what it wants to see; give "
-            f"NAME:PATH, NAME one of {', '.join([*alike, fitting])} ({fitting}: as torchvision or timm normalise)."
+            f"'{file.path}' holds a {architecture}, but its layout does not identify the method and so the "
+            f"preprocessing; give NAME:PATH, NAME one of {', '.join([*alike, architecture])} ({architecture}: "
+            "normalized as by torchvision or timm)."
         )
-    told = [name for name in alike if weights.layout in TEACHERS[name].layouts]
-    return told[0] if len(told) == 1 else fitting
-
-
-def _check_method(name: str, file: CheckpointFile, layout: str) -> None:
-    """Check that a file is not laid out as another method's are; layouts of any method are taken for each."""
-    of = [teacher for teacher in TEACHERS if layout in TEACHERS[teacher].layouts]
-    if LAYOUTS[layout].preprocessing is not None and of and name not in of:
-        raise InputError(f"'{file.path}' has the layout of {', '.join(of)}, not of {name}; give one of these names.")
+    of_layout = [name for name in alike if weights.layout in TEACHERS[name].layouts]
+    return of_layout[0] if len(of_layout) == 1 else architecture
 
 
 def save_network(path: Path, network: Network) -> None:
-    """Write a network's weights as safetensors; a torchvision architecture loads into plain torchvision."""
+    """Write a network's weights as safetensors; those of a torchvision architecture load into torchvision's."""
     # Copied: a few of timm's networks (CoaT) have one tensor under several names, which safetensors refuses.
     state = network.module.state_dict()
     tensors = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
@@ -251,7 +248,7 @@ def save_network(path: Path, network: Network) -> None:
 
 
 def _name_of(file: Path) -> str:
-    """A network is called by its run's folder, an earlier state of it by both, any other by its file."""
+    """Return a run's folder for its network, RUN/best or RUN/epoch-N for earlier ones, else the name of the file."""
     if file.name != MODEL_FILE:
         return file.name.partition(".")[0]
     run = file.parent.resolve()
@@ -260,7 +257,7 @@ def _name_of(file: Path) -> str:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers: names, types, shapes and bytes."""
+    """Return the SHA-256 of all parameters and buffers: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for key, tensor in sorted(module.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

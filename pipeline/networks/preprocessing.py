@@ -1,4 +1,4 @@
-"""What a network wants its images to look like."""
+"""Preprocessing of the images of a network."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Normalisation and evaluation sizes; the defaults are ImageNet's."""
+    """Normalization and evaluation sizes; the defaults are those of ImageNet."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of each channel, for values in [0, 1]."""
+    """Per channel, for values in [0, 1]."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     size: int = 224
-    """Side of the image the network sees, in pixels."""
+    """Side of the network's input, in pixels."""
     resize: int = 256
     """Short side before the centre crop of the evaluation view, in pixels."""
     interpolation: Interpolation = "bilinear"
     """Of every resize; always antialiased."""
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn uint8 (B, S, S, 3) into float32 (B, 3, S, S) in channels_last memory, normalised."""
+        """Convert uint8 images (B, S, S, 3) to normalized float32 (B, 3, S, S) in channels_last memory format."""
         mean = 255 * torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = 255 * torch.tensor(self.std, device=images.device).view(3, 1, 1)
         return (images.permute(0, 3, 1, 2).float() - mean) / std

@@ -1,4 +1,4 @@
-"""Published weights by name, from torchvision's servers or the Hugging Face hub, or the caches of both."""
+"""Published weights by name, from torchvision's servers or the Hugging Face hub, or from their caches."""
 
 from __future__ import annotations
 
@@ -28,46 +28,46 @@ def check_torchvision(name: str) -> None:
 
 
 def torchvision_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
-    """A network with torchvision's default weights, and what they were evaluated with.
+    """Return a network with torchvision's default weights, and their preprocessing.
 
     Raises
     ------
     InputError
-        If the weights cannot be had, or are damaged.
+        If the weights cannot be downloaded, or are damaged.
     """
     check_torchvision(name)
     weights = models.get_model_weights(name).DEFAULT
     try:
-        # First as tensors only: torchvision itself would unpickle whatever lies at this place.
+        # Tensors only, before torchvision itself unpickles whatever file has this name.
         weights.get_state_dict(check_hash=True, weights_only=True)
         module = models.get_model(name, weights=weights)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"The weights of torchvision/{name} cannot be had ({str(error).splitlines()[0]}); fetch {weights.url} into "
-            f"'{torch.hub.get_dir()}/checkpoints', in place of what may be there."
+            f"The weights of torchvision/{name} cannot be loaded ({str(error).splitlines()[0]}); download "
+            f"{weights.url} to '{torch.hub.get_dir()}/checkpoints', replacing any file of that name."
         ) from error
     return without_head(module), torchvision_preprocessing(name)
 
 
 def torchvision_preprocessing(name: str) -> Preprocessing:
-    """What torchvision's default weights of a network were evaluated with."""
-    wants = models.get_model_weights(name).DEFAULT.transforms()
+    """Return the preprocessing that torchvision's default weights were evaluated with."""
+    transforms = models.get_model_weights(name).DEFAULT.transforms()
     return Preprocessing(
-        tuple(wants.mean),
-        tuple(wants.std),
-        wants.crop_size[0],
-        wants.resize_size[0],
-        "bicubic" if wants.interpolation.value == "bicubic" else "bilinear",
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        transforms.crop_size[0],
+        transforms.resize_size[0],
+        "bicubic" if transforms.interpolation.value == "bicubic" else "bilinear",
     )
 
 
 def timm_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
-    """A network ``timm/NAME`` with the weights that timm names for it, and what they were evaluated with.
+    """Return a network ``timm/NAME`` with the weights that timm lists for it, and their preprocessing.
 
     Raises
     ------
     InputError
-        If there is no such network, it has no published weights, or they cannot be had.
+        If there is no such network, it has no published weights, or they cannot be downloaded.
     """
     import timm
     from safetensors import SafetensorError
@@ -82,7 +82,7 @@ def timm_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         source = f"https://huggingface.co/{published.hf_hub_id}" if published.hf_hub_id else published.url
         raise InputError(
-            f"The weights of {name} cannot be had ({str(error).splitlines()[0]}); fetch the model.safetensors of {source} "
-            f"and give {name}:PATH, or HF_HOME the folder of a cache that has it."
+            f"The weights of {name} cannot be loaded ({str(error).splitlines()[0]}); download the model.safetensors of "
+            f"{source} and give {name}:PATH, or set HF_HOME to a cache that has it."
         ) from error
     return backbone, timm_preprocessing(model)

@@ -1,4 +1,4 @@
-"""Networks for small images: four of a kind of their own, and how torchvision's are fitted to 32 pixels."""
+"""Networks for small images: conv4, a narrow ResNet-18, and torchvision's networks adapted to 32 pixels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def conv4(width: int) -> Backbone:
-    """Four times convolution, batch norm, ReLU and pooling, then the mean (Vinyals et al. 2016, Matching Networks).
+    """Return four blocks of convolution, batch norm, ReLU and max-pool, then the mean.
 
-    The ReLU comes after the pooling, which gives the same and is nearly twice as quick on a CPU.
+    The network of Matching Networks (Vinyals et al. 2016). The ReLU follows the pooling, which computes the same and is
+    nearly twice as fast on a CPU.
     """
     layers: list[nn.Module] = []
     for inputs in (3, width, width, width):
@@ -31,7 +32,7 @@ def conv4(width: int) -> Backbone:
 
 
 class NarrowResNet18(ResNet):  # type: ignore[misc]  # torchvision comes without types
-    """ResNet-18 with half the channels behind its first convolution."""
+    """ResNet-18 with half the channels after its first convolution."""
 
     def __init__(self) -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2])
@@ -42,7 +43,7 @@ class NarrowResNet18(ResNet):  # type: ignore[misc]  # torchvision comes without
 
 
 def narrow_resnet() -> Backbone:
-    """ResNet-18 with 32 to 256 channels for 32-pixel images: 38 million multiply-adds an image instead of 555."""
+    """Return a ResNet-18 with 32 to 256 channels for 32-pixel images: 38 million multiply-adds per image, not 555."""
     network = NarrowResNet18()
     _small_resnet_stem(network, stride=2)
     network.fc = nn.Identity()
@@ -50,28 +51,28 @@ def narrow_resnet() -> Backbone:
 
 
 def small_image_stem(name: str) -> Callable[[nn.Module], None] | None:
-    """How to fit a network of torchvision to 32-pixel images, if that is known."""
+    """Return the function that adapts a network of torchvision to 32-pixel images; None for most networks."""
     if re.match(r"(resnet|resnext|wide_resnet)\d+", name):
         return _small_resnet_stem
     return {"mobilenet_v2": _small_mobilenet_stem, "alexnet": _small_alexnet_stem}.get(name)
 
 
 def _small_resnet_stem(network: nn.Module, stride: int = 1) -> None:
-    """Give a ResNet a 3x3 first convolution, of stride 1 by itself, and no max-pool (He et al. 2016, section 4.2)."""
+    """Replace a ResNet's stem by a 3x3 convolution without max-pool (He et al. 2016, section 4.2)."""
     network.conv1 = nn.Conv2d(3, 64, 3, stride, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
 
 
 def _small_mobilenet_stem(network: nn.Module) -> None:
-    """Give MobileNet-V2 a first convolution of stride 1; its weights keep their shape."""
+    """Set the stride of MobileNet-V2's first convolution to 1; its weights keep their shape."""
     network.get_submodule("features.0.0").stride = (1, 1)  # type: ignore[assignment]
 
 
 def _small_alexnet_stem(network: nn.Module) -> None:
-    """Give AlexNet a 3x3 first convolution of stride 1, and no third max-pool: 7 x 7 places are left of 32 pixels.
+    """Replace AlexNet's first convolution by 3x3 with stride 1 and drop its third max-pool.
 
-    Only ``features.0.weight`` differs in shape from torchvision's.
+    32 pixels give 7 x 7 positions. Only ``features.0.weight`` differs in shape from torchvision's.
     """
     features = network.get_submodule("features")
     assert isinstance(features, nn.Sequential)

@@ -1,4 +1,4 @@
-"""Students to begin with; any architecture can be one."""
+"""Recommended students; any architecture can be one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ STUDENTS: dict[str, str] = {
     "resnet34": "between the paper's two ResNets",
     "resnet50": "the paper's for SimCLR's ResNet-50x4",
     "mobilenet_v2": "the paper's",
-    "mobilenet_v3_small": "fewest operations of all at 224 pixels",
+    "mobilenet_v3_small": "fewest operations at 224 pixels",
     "mobilenet_v3_large": "a quarter fewer operations than MobileNet-V2",
     "efficientnet_b0": "the smallest EfficientNet",
     "timm/vit_tiny_patch16_224": "ViT-Ti/16",
@@ -18,4 +18,4 @@ STUDENTS: dict[str, str] = {
     "mobilenet_v2-32px": "first convolution of stride 1",
     "resnet18-narrow-32px": "half the channels, first convolution of stride 2: trains on a CPU",
 }
-"""Recommended students, by architecture, with a word on each."""
+"""Remarks by architecture."""

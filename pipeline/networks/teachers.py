@@ -1,7 +1,7 @@
-"""Published self-supervised teachers: what they are built of, what they want to see, where their files are found.
+"""Published self-supervised teachers: architecture, preprocessing, and the source of their files.
 
-A teacher's feature is the pooled output of its backbone; its dimension follows from the architecture. Its projection head is
-left out, as in every published evaluation of it.
+A teacher's feature is the pooled output of its backbone; its dimension follows from the architecture. The projection
+head is dropped, as in every published evaluation.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A published network; its weights are a file that the user has."""
+    """A published network; the user downloads the file of its weights."""
 
     architecture: str
     preprocessing: Preprocessing
     citation: str
     weights: str
-    """Where the published file is found."""
+    """Source of the published file."""
     layouts: tuple[str, ...]
-    """How published files of it are laid out; files that other programs wrote may be laid out in other ways."""
+    """Layouts of the published files; those of other programs may have other layouts."""
 
 
 def _simclr(width: int, tf_same: bool = False) -> Teacher:
-    """SimCLR's ResNet-50, ``width`` times as wide.
+    """Return SimCLR's ResNet-50, ``width`` times as wide.
 
-    Both published conversions to PyTorch pad the max-pool by one pixel on each side. Weights that were converted to
-    reproduce TensorFlow's features take ``-tf-same``.
+    Both published conversions to PyTorch pad the max-pool by one pixel on each side. Weights converted to reproduce
+    TensorFlow's features take ``-tf-same``.
     """
     flat = width == 4 and not tf_same
     return Teacher(
@@ -52,10 +52,10 @@ def _moco(version: int, citation: str, file: str) -> Teacher:
 
 
 def _swav(width: int, file: str) -> Teacher:
-    """SwAV's ResNet-50, ``width`` times as wide.
+    """Return SwAV's ResNet-50, ``width`` times as wide.
 
-    Its own code divides the red channel by 0.228 (src/multicropdataset.py, commit 04b8f43), CompRess by ImageNet's 0.229
-    (cache_feats.py, commit 6bd816a): half a percent apart. The paper's figures are with the latter, and so is this.
+    SwAV's code divides the red channel by 0.228 (src/multicropdataset.py, commit 04b8f43), CompRess by ImageNet's 0.229
+    (cache_feats.py, commit 6bd816a): half a percent apart. The numbers of CompRess are with the latter, which is used.
     """
     return Teacher(
         f"resnet50{'' if width == 1 else f'-w{width}'}",

@@ -1,6 +1,6 @@
-"""Networks of timm, without their classifier: pooled features, timm's own parameter names.
+"""Networks of timm without their classifier: pooled features, timm's parameter names.
 
-A name may carry the tag of published weights, as in ``vit_small_patch14_dinov2.lvd142m``: it decides preprocessing.
+A name may carry the tag of published weights, as in ``vit_small_patch14_dinov2.lvd142m``, which decides preprocessing.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import nn
-
-
-# Encoders of multimodal models, which give many vectors an image.
 UNPOOLED = "_enc"
+"""Suffix of the encoders of multimodal models, which return many vectors per image."""
 
 
 @functools.cache
 def timm_names() -> Sequence[str]:
-    """All names of timm's image encoders, without and with a tag."""
+    """Return all names of timm's image encoders, without and with a tag."""
     import timm
 
     names = {*timm.list_models(), *timm.list_models(include_tags=True)}
@@ -32,18 +29,25 @@ def timm_names() -> Sequence[str]:
 
 
 def timm_backbone(name: str, pretrained: bool = False) -> Backbone:
-    """Build a network of timm.
+    """Return a network of timm.
 
-    A transformer keeps the position embedding of its own image size, and interpolates it to that of the images where timm can
-    (ViT, DeiT, EVA and DINOv3, Swin); others take images of one size only, which ``Network.check_size`` finds.
+    A transformer keeps the position embedding of its own image size and interpolates it to other sizes if timm can
+    (ViT, DeiT, EVA and DINOv3, Swin); the others take images of one size only, as ``Network.check_size`` checks.
 
     Parameters
     ----------
     pretrained : bool
-        Read the published weights, from the hub or its cache.
+        Load the published weights, from the hub or its cache.
     """
+    from timm.layers.drop import DropPath
+
     network = _create(name, num_classes=0, pretrained=pretrained)
-    _silence_dropout(network)
+    disable_dropout(network)
+    for layer in network.modules():
+        if isinstance(layer, DropPath):
+            layer.drop_prob = 0.0
+        if isinstance(getattr(layer, "drop_rate", None), float):
+            layer.drop_rate = 0.0
     return Backbone(network, network.head_hidden_size)
 
 
@@ -55,39 +59,28 @@ def _create(name: str, **options: Any) -> Any:
         return timm.create_model(name, **options)
     try:
         network = timm.create_model(name, dynamic_img_size=True, **options)
-    except TypeError:  # it has no such option
+    except TypeError:  # the network has no such option
         return timm.create_model(name, **options)
     patches: Any = network.patch_embed
-    if patches.img_size[0] % patches.patch_size[0]:  # SigLIP cuts 384 pixels into patches of 14, and leaves the rest
+    if patches.img_size[0] % patches.patch_size[0]:  # SigLIP crops 384 pixels to patches of 14
         patches.strict_img_size = True
     return network
 
 
 def timm_preprocessing(name: str) -> Preprocessing:
-    """What the published weights of a network were evaluated with.
+    """Return the preprocessing that the published weights of a network were evaluated with.
 
-    The short side is resized to size / crop_pct as in timm's ``transforms_imagenet_eval``; networks that were evaluated on
-    images squashed to a square (``crop_mode``) get the same sizes and keep the proportions.
+    The short side is resized to size / crop_pct as in timm's ``transforms_imagenet_eval``. Networks that were evaluated
+    on images squashed to a square (``crop_mode``) have the same sizes, with the aspect ratio kept.
     """
     import timm
 
-    wants = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
-    size = int(wants.input_size[-1])
+    config = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    size = int(config.input_size[-1])
     return Preprocessing(
-        mean=(wants.mean[0], wants.mean[1], wants.mean[2]),
-        std=(wants.std[0], wants.std[1], wants.std[2]),
+        mean=(config.mean[0], config.mean[1], config.mean[2]),
+        std=(config.std[0], config.std[1], config.std[2]),
         size=size,
-        resize=math.floor(size / wants.crop_pct),
-        interpolation="bilinear" if wants.interpolation == "bilinear" else "bicubic",
+        resize=math.floor(size / config.crop_pct),
+        interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
     )
-
-
-def _silence_dropout(network: nn.Module) -> None:
-    from timm.layers.drop import DropPath
-
-    disable_dropout(network)
-    for layer in network.modules():
-        if isinstance(layer, DropPath):
-            layer.drop_prob = 0.0
-        if isinstance(getattr(layer, "drop_rate", None), float):
-            layer.drop_rate = 0.0  # type: ignore[assignment]

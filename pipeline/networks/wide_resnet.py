@@ -1,13 +1,13 @@
-"""ResNet-50 with every channel count times N, as SimCLR's and SwAV's teachers are; torchvision's parameter names.
+"""ResNet-50 with all channel counts times N, as the teachers of SimCLR and SwAV; with torchvision's parameter names.
 
-torchvision's own ``wide_resnet50_2`` is another network: it widens only the middle of each block.
+torchvision's ``wide_resnet50_2`` is another network: it widens only the middle of each block.
 
-The max-pool pads one pixel on each side, as the published PyTorch conversions of SimCLR's weights do. SimCLR itself pads it
-by TensorFlow's SAME rule: at an even size one pixel after and none before, which moves every window by a pixel.
-Its strided convolutions are padded alike on both sides, as PyTorch's are (google-research/simclr, resnet.py:
-``conv2d_fixed_padding`` and ``max_pooling2d(padding='SAME')``, commit 383d414; tf2/resnet.py has the same, commit be265c2). So
-``-tf-same`` is for weights that were converted and are to give TensorFlow's features; with weights trained or
-published for padding 1 it is wrong. Both have the same parameters: a file does not tell which it wants.
+The max-pool pads one pixel on each side, as the published PyTorch conversions of SimCLR's weights do. SimCLR itself
+pads it by TensorFlow's SAME rule: at an even size one pixel after and none before, which shifts every window. Its
+strided convolutions are padded equally on both sides, as PyTorch's are (google-research/simclr, resnet.py:
+``conv2d_fixed_padding`` and ``max_pooling2d(padding='SAME')``, commit 383d414; the same in tf2/resnet.py, commit
+be265c2). ``-tf-same`` is therefore for converted weights that are to give TensorFlow's features; it is wrong for
+weights trained or published for padding 1. Both have the same parameters, so a file does not identify its padding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from compress_ssl.pipeline.networks.backbone import Backbone
 
 
 class WideResNet50(ResNet):  # type: ignore[misc]  # torchvision comes without types
-    """ResNet-50 without classifier, ``width`` times as wide, its first convolution too."""
+    """ResNet-50 without classifier, ``width`` times as wide, including its first convolution."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -41,7 +41,7 @@ class WideResNet50(ResNet):  # type: ignore[misc]  # torchvision comes without t
 
 
 class SameMaxPool2d(nn.Module):
-    """Max-pooling padded by TensorFlow's SAME rule: of n pixels, stride s, come ceil(n / s), an odd padding after."""
+    """Max-pooling padded by TensorFlow's SAME rule: ceil(n / s) outputs of n pixels, an odd pixel after them."""
 
     def __init__(self, kernel_size: int, stride: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class SameMaxPool2d(nn.Module):
 
 
 def wide_resnet50(width: int, tf_same: bool = False) -> Backbone:
-    """ResNet-50, ``width`` times as wide; ``tf_same`` pads its max-pool as TensorFlow does."""
+    """Return a ResNet-50 ``width`` times as wide; ``tf_same`` pads its max-pool as TensorFlow does."""
     network = WideResNet50(width)
     if tf_same:
         network.maxpool = SameMaxPool2d(3, 2)

@@ -65,7 +65,7 @@ def test_pattern_stands_for_the_names_that_fit(call: Call) -> None:
             "timm/vit_smal_patch16_224",
             "There is no timm network 'vit_smal_patch16_224'. Did you mean 'vit_small_patch16_224'",
         ),
-        ("dinov2*", "No network's name fits 'dinov2*'"),
+        ("dinov2*", "No name of a network matches 'dinov2*'"),
         ("moco-v2-resnet5O", "Did you mean 'moco-v2-resnet50'?"),
         ("torchvision/resnet51", "There is no torchvision network 'resnet51'. Did you mean 'resnet50'?"),
     ],

@@ -1,9 +1,9 @@
-"""Read a checkpoint file of any origin, and run nothing that is in it.
+"""Read a checkpoint file of any origin without running its code.
 
-Three formats, told apart by their first bytes: safetensors, torch's zip archive, and torch's format before version 1.6
-(pickles one after the other). The latter two go through torch's weights-only unpickler, which makes nothing but tensors
-and plain containers. Published files hold more: ``argparse.Namespace``, Lightning's objects, numpy's numbers. For the names
-of such classes the unpickler is given inert placeholders; the classes themselves are never looked up or imported.
+Three formats, recognised by their first bytes: safetensors, torch's zip archive, and torch's format before version 1.6
+(a sequence of pickles). The latter two go through torch's weights-only unpickler, which makes only tensors and plain
+containers. Published files hold more: ``argparse.Namespace``, Lightning's objects, numpy's numbers. The unpickler gets
+inert placeholders for such classes; the classes themselves are never looked up or imported.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The magic number of torch's old format, as a pickle."""
+"""The magic number of torch's legacy format, as a pickle."""
 
 LEGACY_PICKLES = 4
-"""Magic number, version, facts of the machine, and then the checkpoint."""
+"""Magic number, version, system information, checkpoint."""
 
 GET_AGAIN = "download, copy or train it again"
 
 RUNS_CODE = ("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib")
-"""Modules that nobody needs to hold weights. A file that names one is refused, whatever it would have done."""
+"""Modules that no weights need; a file that names one is refused."""
 RUNS_CODE_BUILTINS = ("eval", "exec", "compile", "open", "__import__")
 
 
 class Placeholder(list[Any]):
-    """Stands for any class: takes what it is given and forgets it, except list items (``deque``)."""
+    """Replaces any class; discards its state except list items (``deque``)."""
 
-    __hash__ = object.__hash__  # type: ignore[assignment]  # it may stand for a key of a dict
+    __hash__ = object.__hash__  # type: ignore[assignment]  # it may be a key of a dict
 
     def __new__(cls, *arguments: Any) -> Self:
         return super().__new__(cls)
@@ -57,14 +57,14 @@ class Placeholder(list[Any]):
 
 
 class PlaceholderOfDict:
-    """Stands for a class of dicts, whose items are kept: the unpickler sets items of plain ones only."""
+    """Replaces a subclass of dict by a plain one, because the unpickler sets items of plain dicts only."""
 
     def __new__(cls, *arguments: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         return OrderedDict()
 
 
 class CheckpointFile(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
     path: Path
     sha256: str
@@ -76,20 +76,20 @@ class CheckpointFile(NamedTuple):
 
 
 def read_checkpoint_file(path: Path, *, mapped: bool = False) -> CheckpointFile:
-    """Read a file.
+    """Read a checkpoint file.
 
     Parameters
     ----------
     mapped : bool
-        Leave the tensors of a zip archive on the disk until they are used: for one that is larger than the memory.
+        Memory-map the tensors of a zip archive, for one that is larger than memory.
 
     Raises
     ------
     InputError
-        If it is no checkpoint, is not whole, or would run code.
+        If it is not a checkpoint, is truncated, or would run code.
     """
     if not path.is_file():
-        raise InputError(f"'{path}' is {'a folder' if path.is_dir() else 'not there'}; give the path of a checkpoint.")
+        raise InputError(f"'{path}' {'is a folder' if path.is_dir() else 'does not exist'}; give a checkpoint file.")
     with path.open("rb") as file:
         start = file.read(1024)
         file.seek(0)
@@ -98,18 +98,18 @@ def read_checkpoint_file(path: Path, *, mapped: bool = False) -> CheckpointFile:
         return CheckpointFile(path, sha256, _read_torch(path, start.startswith(ZIP_MAGIC), mapped), {})
     if start[8:9] == b"{":
         return CheckpointFile(path, sha256, *_read_safetensors(path))
-    raise InputError(f"'{path}' is no checkpoint but {_what_starts(start)}; {GET_AGAIN}.")
+    raise InputError(f"'{path}' is not a checkpoint but {_describe_start(start)}; {GET_AGAIN}.")
 
 
-def _what_starts(start: bytes) -> str:
+def _describe_start(start: bytes) -> str:
     if not start:
         return "an empty file"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "a web page, as a site answers that wants a login or a confirmation"
+        return "a web page, such as a login or confirmation page"
     if start.startswith(b"version https://git-lfs"):
-        return "the pointer of a file that is kept by Git LFS"
+        return "a Git LFS pointer"
     if start.startswith(b"\x80"):
-        return "a pickle that torch did not write"
+        return "a pickle not written by torch"
     return f"a file that starts with {start[:16]!r}"
 
 
@@ -118,19 +118,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         with safe_open(path, framework="pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"'{path}' is not a whole safetensors file ({error}); {GET_AGAIN}.") from error
+        raise InputError(f"'{path}' is a damaged safetensors file ({error}); {GET_AGAIN}.") from error
 
 
 def _read_torch(path: Path, is_zip: bool, mapped: bool) -> Any:
-    """Read a file of ``torch.save``; whatever damaged or hostile bytes make of the unpickler becomes one sentence."""
+    """Read a file of ``torch.save``; any error of the unpickler on damaged or hostile bytes becomes one sentence."""
     try:
-        names = _named_in_zip(path) if is_zip else _named_in_legacy(path)
+        names = _globals_in_zip(path) if is_zip else _globals_in_legacy(path)
     except Exception as error:
-        raise _not_whole(path, error) from error
+        raise _damaged(path, error) from error
     if forbidden := sorted(filter(_runs_code, names)):
-        raise InputError(
-            f"'{path}' asks to run {forbidden[0]} when it is read: it was refused and nothing was run; delete it."
-        )
+        raise InputError(f"'{path}' would run {forbidden[0]} when read; it was refused and nothing was run: delete it.")
     placeholders: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (PlaceholderOfDict if name.lower().endswith("dict") else Placeholder, name) for name in names
     ]
@@ -138,13 +136,13 @@ def _read_torch(path: Path, is_zip: bool, mapped: bool) -> Any:
         with torch.serialization.safe_globals(placeholders), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
     except Exception as error:
-        raise _not_whole(path, error) from error
+        raise _damaged(path, error) from error
 
 
-def _not_whole(path: Path, error: Exception) -> InputError:
+def _damaged(path: Path, error: Exception) -> InputError:
     reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0] or type(error).__name__
     return InputError(
-        f"'{path}' is not whole, or holds what is no tensor nor a plain container ({reason.rstrip('. ')}); "
+        f"'{path}' is damaged, or holds objects other than tensors and plain containers ({reason.rstrip('. ')}); "
         f"{GET_AGAIN}, or save its state dict as safetensors."
     )
 
@@ -154,21 +152,21 @@ def _runs_code(name: str) -> bool:
     return module in RUNS_CODE or (module == "builtins" and function in RUNS_CODE_BUILTINS)
 
 
-def _named_in_zip(path: Path) -> set[str]:
+def _globals_in_zip(path: Path) -> set[str]:
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError(f"it has {len(pickles)} files data.pkl where torch.save writes one")
-        return _named_in_pickle(io.BytesIO(archive.read(pickles[0])))
+        return _globals_in_pickle(io.BytesIO(archive.read(pickles[0])))
 
 
-def _named_in_legacy(path: Path) -> set[str]:
+def _globals_in_legacy(path: Path) -> set[str]:
     with path.open("rb") as file:
-        return set().union(*(_named_in_pickle(file) for _ in range(LEGACY_PICKLES)))
+        return set().union(*(_globals_in_pickle(file) for _ in range(LEGACY_PICKLES)))
 
 
-def _named_in_pickle(file: BinaryIO | io.BytesIO) -> set[str]:
-    """Full names of the classes and functions that a pickle asks for, also by their names in Python 3."""
+def _globals_in_pickle(file: BinaryIO | io.BytesIO) -> set[str]:
+    """Return the full names of a pickle's GLOBAL opcodes, together with their names in Python 3."""
     names = {tuple(str(what).split(" ", 1)) for opcode, what, _ in pickletools.genops(file) if opcode.name == "GLOBAL"}
     now = {NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)) for module, name in names}
     return {f"{module}.{name}" for module, name in names | now}

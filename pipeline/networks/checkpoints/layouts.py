@@ -1,7 +1,8 @@
-"""How the projects that publish weights lay out their checkpoints; which of them wrote a file is seen in its keys.
+"""Checkpoint layouts of the projects that publish weights, recognised by their keys.
 
-A file's weights are found (``CONTAINERS``), what compiling and parallel training put into the keys is taken out (``COMPILED``,
-``PARALLEL``), and the first layout of ``LAYOUTS`` whose marks are all there says which keys are the backbone's.
+``find_weights`` takes the state dict out of its container (``CONTAINERS``), removes what torch.compile and parallel
+training add to the keys (``COMPILED``, ``PARALLEL``), and selects the backbone's keys by the first layout of
+``LAYOUTS`` whose marks are all found.
 """
 
 from __future__ import annotations
@@ -20,41 +21,41 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
 
 CONTAINERS = ("state_dict", "model", "teacher", "student", "network", "model_state_dict")
-"""Where weights lie in a file, where they are not all of it. DINO's teacher is what its authors evaluate."""
+"""Keys of the state dict in a file that holds more. DINO's authors evaluate its teacher."""
 
 COMPILED = "_orig_mod."
-"""What ``torch.compile`` puts behind the name of whatever it has compiled, be it all or a part."""
+"""Inserted by ``torch.compile`` after the name of any compiled module."""
 
 PARALLEL = "module."
-"""What (Distributed)DataParallel puts before every key."""
+"""Prefix of (Distributed)DataParallel."""
 
 IMAGENET = Preprocessing()
 UNIT_RANGE = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-"""Images in [0, 1], as SimCLR takes them (design of the paper; CompRess, cache_feats.py, commit 6bd816a)."""
+"""Images in [0, 1], for SimCLR (as in its paper; CompRess, cache_feats.py, commit 6bd816a)."""
 IMAGENET_BICUBIC = Preprocessing(interpolation="bicubic")
 """As DINO evaluates (facebookresearch/dino, eval_linear.py, commit 04c0ad9)."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One project's way to name the parts of its networks."""
+    """One project's names for the parts of its networks."""
 
     source: str
-    """Repository, file and commit whose saving or loading code was read."""
+    """Repository, file and commit of the saving or loading code."""
     marks: tuple[str, ...] = ()
-    """Regular expressions; a file is laid out so if each fits the beginning of some key."""
+    """Regular expressions, each of which must match the start of some key."""
     container: str = ""
-    """Regular expression of the container the weights must be in, and ``module.`` if every key must have had it."""
+    """Regular expression of the required container, followed by ``module.`` if all keys must have that prefix."""
     prefix: str = ""
-    """Beginning of the backbone's keys; all others are left out."""
+    """Prefix of the backbone's keys; all other keys are dropped."""
     names: dict[str, str] = field(default_factory=dict)
-    """Beginnings of the backbone's keys that have other names, to the architecture's own."""
+    """Prefixes of the backbone's keys to those of the architecture, where they differ."""
     preprocessing: Preprocessing | None = None
-    """What the networks want to see; unknown where any method may be inside."""
+    """Of the project's networks; None for a layout that several methods share."""
 
 
 def _flat_resnet50() -> dict[str, str]:
-    """Convolutions and batch norms of a ResNet-50 in the order TensorFlow made them: a block's shortcut comes first."""
+    """Return the names of a ResNet-50's layers numbered in TensorFlow's order, a block's shortcut first."""
     order = [("conv1", "bn1")]
     for layer, blocks in enumerate((3, 4, 6, 3), start=1):
         for block in range(blocks):
@@ -91,7 +92,7 @@ LAYOUTS: dict[str, Layout] = {
         preprocessing=IMAGENET,
     ),
     "moco": Layout(
-        source="facebookresearch/moco, main_lincls.py, commit 010242b: without the head that tells version 1 from 2",
+        source="facebookresearch/moco, main_lincls.py, commit 010242b: no head, which tells version 1 from 2",
         marks=(r"encoder_q\.",),
         prefix="encoder_q.",
         preprocessing=IMAGENET,
@@ -108,7 +109,8 @@ LAYOUTS: dict[str, Layout] = {
         preprocessing=IMAGENET,
     ),
     "dino": Layout(
-        source="facebookresearch/dino, load_pretrained_weights in utils.py, commit 144f705; main_dino.py, commit 04c0ad9",
+        source="facebookresearch/dino, load_pretrained_weights in utils.py, commit 144f705; "
+        "main_dino.py, commit 04c0ad9",
         marks=(r"backbone\.", r"head\."),
         container="teacher|student",
         prefix="backbone.",
@@ -121,24 +123,28 @@ LAYOUTS: dict[str, Layout] = {
         preprocessing=IMAGENET,
     ),
     "solo-learn": Layout(
-        source="vturrisi/solo-learn, main_linear.py and solo/methods/base.py, commit 008f64f (later: backbone for encoder)",
+        source="vturrisi/solo-learn, main_linear.py and solo/methods/base.py, commit 008f64f "
+        "(later: backbone for encoder)",
         marks=(r"backbone\.", r"classifier\."),
         prefix="backbone.",
     ),
     "lightly": Layout(
-        source="lightly-ai/lightly, examples/pytorch_lightning/moco.py, commit 0e4125d: the children of a ResNet in a row",
+        source="lightly-ai/lightly, examples/pytorch_lightning/moco.py, commit 0e4125d: "
+        "the children of a ResNet in a row",
         marks=(r"backbone\.0\.weight", r"backbone\.7\.0\."),
         prefix="backbone.",
         names={"0.": "conv1.", "1.": "bn1.", **{f"{layer + 3}.": f"layer{layer}." for layer in (1, 2, 3, 4)}},
     ),
     "barlow-twins": Layout(
-        source="facebookresearch/barlowtwins, main.py, commit 046eec3 (whole checkpoint; the backbone alone is 'plain')",
+        source="facebookresearch/barlowtwins, main.py, commit 046eec3 "
+        "(whole checkpoint; the backbone alone is 'plain')",
         marks=(r"backbone\.", r"projector\.", r"bn\.running_mean"),
         prefix="backbone.",
         preprocessing=IMAGENET,
     ),
     "vicreg": Layout(
-        source="facebookresearch/vicreg, evaluate.py, commit 7c44ca0; main_vicreg.py, commit 08c8c0c (whole checkpoint)",
+        source="facebookresearch/vicreg, evaluate.py, commit 7c44ca0; main_vicreg.py, commit 08c8c0c "
+        "(whole checkpoint)",
         marks=(r"backbone\.", r"projector\.0\.bias"),
         prefix="backbone.",
         preprocessing=IMAGENET,
@@ -155,7 +161,8 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "model": Layout(source="Lightning modules that keep a network as self.model", marks=(r"model\.",), prefix="model."),
     "moco-v3-momentum": Layout(
-        source="facebookresearch/moco-v3, moco/builder.py, commit 0c5d00a: a file without the encoder that is evaluated",
+        source="facebookresearch/moco-v3, moco/builder.py, commit 0c5d00a: "
+        "a file without the encoder that is evaluated",
         marks=(r"momentum_encoder\.",),
         prefix="momentum_encoder.",
         preprocessing=IMAGENET,
@@ -168,25 +175,26 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "plain": Layout(
         source="the architecture's own keys: torchvision, timm; tonylins/simclr-converter, convert.py, commit 59bee34; "
-        "facebookresearch/barlowtwins, hubconf.py, commit 046eec3; facebookresearch/vicreg, hubconf.py, commit 060db99; "
+        "facebookresearch/barlowtwins, hubconf.py, commit 046eec3; "
+        "facebookresearch/vicreg, hubconf.py, commit 060db99; "
         "facebookresearch/dino, hubconf.py, commit 144f705"
     ),
 }
-"""First come those with marks of their own; ``plain`` fits everything."""
+"""In order of precedence; ``plain`` matches every file."""
 
 
 class Weights(NamedTuple):
-    """A file's weights, as its layout explains them."""
+    """The weights of a file, by its layout."""
 
     layout: str
     backbone: dict[str, Tensor]
-    """By the architecture's own keys; also a head that lies among them."""
+    """By the architecture's keys; may include a head."""
     others: tuple[str, ...]
-    """Keys of the file that are not the backbone's: heads, momentum encoders, queues."""
+    """Keys of the file outside the backbone: heads, momentum encoders, queues."""
 
 
 def find_weights(file: CheckpointFile) -> Weights:
-    """Find a file's weights, and see how they are laid out.
+    """Find the weights of a file and its layout.
 
     Raises
     ------
@@ -198,7 +206,7 @@ def find_weights(file: CheckpointFile) -> Weights:
     if all(key.startswith(PARALLEL) for key in tensors):
         tensors = {key.removeprefix(PARALLEL): value for key, value in tensors.items()}
         container = f"{container} {PARALLEL}".strip()
-    name = next(name for name, layout in LAYOUTS.items() if _is_laid_out(layout, container, tensors))
+    name = next(name for name, layout in LAYOUTS.items() if _matches(layout, container, tensors))
     prefix, names = LAYOUTS[name].prefix, LAYOUTS[name].names
     backbone = {
         _renamed(key.removeprefix(prefix), names): value for key, value in tensors.items() if key.startswith(prefix)
@@ -216,7 +224,7 @@ def _container(file: CheckpointFile) -> tuple[str, Mapping[Any, Any]]:
     keys = [str(key) for key in file.content][:5] if isinstance(file.content, Mapping) else []
     raise InputError(
         f"'{file.path}' holds no weights{f' under its keys {keys}' if keys else ''}; give a file with a state dict "
-        f"(by itself or as one of {', '.join(CONTAINERS)})."
+        f"(at the top level or under one of {', '.join(CONTAINERS)})."
     )
 
 
@@ -224,7 +232,7 @@ def _has_tensors(content: Any) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values())
 
 
-def _is_laid_out(layout: Layout, container: str, keys: Mapping[str, Tensor]) -> bool:
+def _matches(layout: Layout, container: str, keys: Mapping[str, Tensor]) -> bool:
     if layout.container and not re.match(layout.container, container):
         return False
     return all(any(re.match(mark, key) for key in keys) for mark in layout.marks)

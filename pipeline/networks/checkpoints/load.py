@@ -1,4 +1,4 @@
-"""Put a file's weights into a network: every weight of the backbone must be there, what is left out is said."""
+"""Load the weights of a checkpoint file: every weight of the backbone must be there; dropped keys are logged."""
 
 from __future__ import annotations
 
@@ -26,53 +26,54 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.networks.checkpoints.layouts import Weights
 
 COUNTER = ".num_batches_tracked"
-"""How many batches a batch norm has seen: decides no output, and is missing in files of old releases."""
+"""Batch norm's counter of batches: affects no output, and is missing in files of old releases."""
 
 KNOWN_BY_SHAPE = (
-    "resnet50", "resnet18", "resnet50-w2", "resnet50-w4", "resnet50-w5", "mobilenet_v2", "alexnet", "resnet34", "resnet101",
-    "resnet152", "efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "vit_b_16", "resnet18-32px", "resnet34-32px",
-    "resnet50-32px", "timm/vit_tiny_patch16_224", "timm/vit_small_patch16_224", "timm/vit_small_patch8_224",
-    "timm/vit_small_patch14_dinov2", "timm/vit_base_patch16_224", "timm/vit_base_patch8_224", "timm/vit_base_patch14_dinov2",
-)  # fmt: skip
-"""Architectures that a file is recognised as, likely ones first; of those with equal weights only one is here."""
+    *("resnet50", "resnet18", "resnet50-w2", "resnet50-w4", "resnet50-w5", "mobilenet_v2", "alexnet", "resnet34"),
+    *("resnet101", "resnet152", "efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "vit_b_16"),
+    *("resnet18-32px", "resnet34-32px", "resnet50-32px", "timm/vit_tiny_patch16_224", "timm/vit_small_patch16_224"),
+    *("timm/vit_small_patch8_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch16_224"),
+    *("timm/vit_base_patch8_224", "timm/vit_base_patch14_dinov2"),
+)
+"""Architectures that a file is recognised as, likely ones first; of those with equal shapes only one is listed."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """What was taken from a file."""
+    """A record of loading a file."""
 
     path: Path
     file_sha256: str
     layout: str
     used: int
-    """Tensors that the network has now."""
+    """Number of tensors loaded."""
     left_out: tuple[str, ...]
-    """Keys of tensors that it has not: heads, momentum encoders, queues."""
+    """Keys of the other tensors: heads, momentum encoders, queues."""
     missing: tuple[str, ...]
-    """Keys that the file lacks; only counters of batches, which decide nothing."""
+    """Keys that the file lacks: only batch norm's counters, which affect no output."""
 
     def identity(self) -> dict[str, str]:
-        """What of it stays the same wherever the file lies."""
+        """Return the part of the record that does not depend on the file's path."""
         return {"file_sha256": self.file_sha256, "layout": self.layout}
 
     def __str__(self) -> str:
-        """One line for the log."""
+        """Return one line for the log."""
         return (
-            f"read {self.used} tensors of '{self.path}' (layout {self.layout}, SHA-256 {self.file_sha256[:16]}); left out: "
-            f"{_by_part(self.left_out)}; missing: {_by_part(self.missing)}"
+            f"loaded {self.used} tensors of '{self.path}' (layout {self.layout}, SHA-256 {self.file_sha256[:16]}); "
+            f"left out: {_by_part(self.left_out)}; missing: {_by_part(self.missing)}"
         )
 
 
 def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> tuple[Backbone, LoadedCheckpoint]:
-    """Build a network and give it a file's weights.
+    """Return a network with the weights of a file.
 
     Raises
     ------
     InputError
-        If a weight of the backbone is missing or has another shape, or the file has more of the backbone than there is, or
-        its weights are not plain numbers.
+        If a weight of the backbone is missing or has another shape, the file has unexpected keys in the backbone, or
+        its tensors are not dense.
     """
     backbone = build_backbone(architecture)
     if wrong := mismatches(backbone.module, weights.backbone):
@@ -83,8 +84,8 @@ def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> t
         backbone.module.load_state_dict(used, strict=False)
     except RuntimeError as error:
         raise InputError(
-            f"'{file.path}' holds weights that are no plain numbers (quantised, sparse, or without values); save its state "
-            "dict as safetensors."
+            f"'{file.path}' holds weights that are not dense tensors (quantised, sparse, or on the meta device); save "
+            "its state dict as safetensors."
         ) from error
     head = tuple(LAYOUTS[weights.layout].prefix + key for key in weights.backbone if key not in wanted)
     missing = tuple(key for key in wanted if key not in used)
@@ -94,9 +95,9 @@ def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> t
 
 
 def mismatches(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """What keeps weights from fitting a network, each with its key; nothing if they fit.
+    """Return what keeps weights from fitting a network, one text per key; empty if they fit.
 
-    Weights beside the network's parts (heads) and in the place of its classifier are no mismatch.
+    Keys outside the network's top-level modules (heads) and in the place of its classifier are ignored.
     """
     wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
     found = []
@@ -108,7 +109,7 @@ def mismatches(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     parts = {key.partition(".")[0] for key in wanted}
     classifier = _classifier(module)
     found += [
-        f"{key} is too much"
+        f"{key} is unexpected"
         for key in weights
         if key not in wanted and key.partition(".")[0] in parts and not key.startswith(classifier)
     ]
@@ -116,19 +117,18 @@ def mismatches(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def architecture_of(weights: Mapping[str, Tensor]) -> str | None:
-    """The first of ``KNOWN_BY_SHAPE`` that has the keys and shapes of these weights."""
-    return next((name for name in KNOWN_BY_SHAPE if not mismatches(_shapes_of(name), weights)), None)
+    """Return the first of ``KNOWN_BY_SHAPE`` with the keys and shapes of these weights."""
+    return next((name for name in KNOWN_BY_SHAPE if not mismatches(_on_meta(name), weights)), None)
 
 
 @functools.cache
-def _shapes_of(architecture: str) -> nn.Module:
-    """A network without memory for its weights."""
+def _on_meta(architecture: str) -> nn.Module:
     with torch.device("meta"):
         return build_backbone(architecture).module
 
 
 def _classifier(module: nn.Module) -> tuple[str, ...]:
-    """Where a network's classifier was: what stands there now does nothing, and nothing comes after it."""
+    """Return the prefix of a network's removed classifier: its last module that is an identity."""
     idle = [name for name, layer in module.named_modules() if isinstance(layer, nn.Identity)]
     return tuple(f"{name}." for name in idle[-1:])
 
@@ -148,7 +148,7 @@ def _does_not_fit(file: CheckpointFile, weights: Weights, architecture: str, wro
 
 
 def _by_part(keys: tuple[str, ...]) -> str:
-    """Name the parts that keys belong to, each with how many: ``encoder_k (318), queue (1)``."""
+    """Count keys by module, as in ``encoder_k (318), queue (1)``."""
     prefixes = sorted((layout.prefix for layout in LAYOUTS.values()), key=len, reverse=True)
     counts: Counter[str] = Counter()
     for key in keys:

@@ -81,5 +81,7 @@ def test_pattern_is_answered_with_the_names_that_fit() -> None:
     assert matching_names("simclr*w4") == ["simclr-resnet50-w4"]
     assert "timm/vit_small_patch14_dinov2.lvd142m" in matching_names("timm/*small*dinov2*")
     assert matching_names("whatever") == ["whatever"]
-    with pytest.raises(InputError, match=r"No network's name fits 'dinov2\*'; those of timm begin with timm/."):
+    with pytest.raises(
+        InputError, match=r"No name of a network matches 'dinov2\*'; the names of timm start with timm/."
+    ):
         matching_names("dinov2*")

@@ -105,7 +105,7 @@ def test_a_file_s_code_does_not_run(
     Path("MARK").unlink()
     file = write({"state_dict": {"w": torch.ones(2), "x": payload}}, tmp_path / "evil.pth", is_zip)
     with pytest.raises(
-        InputError, match=r"evil.pth' (asks to run |is not whole, or holds what is no tensor)"
+        InputError, match=r"evil.pth' (would run |is damaged, or holds objects other than tensors)"
     ) as caught:
         read_checkpoint_file(file)
     assert not Path("MARK").exists()
@@ -127,9 +127,7 @@ def test_python_2_names_of_functions_are_refused_too(tmp_path: Path) -> None:
     """Protocol 2 writes ``__builtin__ eval``; so do files from Python 2."""
     file = write({"w": Calls(eval, "1")}, tmp_path / "old.pth", is_zip=False)
     assert b"c__builtin__\neval\n" in file.read_bytes()
-    with pytest.raises(
-        InputError, match=r"old.pth' asks to run \S*builtin\S*.eval when it is read: it was refused and"
-    ):
+    with pytest.raises(InputError, match=r"old.pth' would run \S*builtin\S*.eval when read; it was refused and"):
         read_checkpoint_file(file)
 
 
@@ -141,7 +139,7 @@ def test_truncated_torch_file_is_one_sentence(share: float, is_zip: bool, tmp_pa
     )
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=r"moco.pth' is not whole, or .*; download, copy or train it again") as caught:
+    with pytest.raises(InputError, match=r"moco.pth' is damaged, or .*; download, copy or train it again") as caught:
         read_checkpoint_file(file)
     assert "\n" not in str(caught.value)
 
@@ -152,42 +150,42 @@ def test_truncated_torch_file_is_one_sentence(share: float, is_zip: bool, tmp_pa
     [
         (
             b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title>",
-            "a web page, as a site answers",
+            "a web page, such as a login",
         ),
         (b"\n<HTML>403</HTML>", "a web page"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
-            "the pointer of a file that is kept by Git LFS",
+            "a Git LFS pointer",
         ),
         (b"", "an empty file"),
         (b"\x93NUMPY\x01\x00", "a file that starts with b'"),
-        (pickle.dumps({"w": 1}), "a pickle that torch did not write"),
+        (pickle.dumps({"w": 1}), "a pickle not written by torch"),
     ],
 )
 def test_what_is_no_checkpoint_is_said_to_be_so(content: bytes, what: str, name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(
-        InputError, match=rf"{name}' is no checkpoint but {what}.*; download, copy or train it again\.$"
+        InputError, match=rf"{name}' is not a checkpoint but {what}.*; download, copy or train it again\.$"
     ):
         read_checkpoint_file(tmp_path / name)
 
 
 def test_folder_and_missing_file_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"' is a folder; give the path of a checkpoint"):
+    with pytest.raises(InputError, match=r"' is a folder; give a checkpoint file"):
         read_checkpoint_file(tmp_path)
-    with pytest.raises(InputError, match=r"x.pth' is not there; give the path of a checkpoint"):
+    with pytest.raises(InputError, match=r"x.pth' does not exist; give a checkpoint file"):
         read_checkpoint_file(tmp_path / "x.pth")
 
 
 def test_zip_of_another_program_is_one_sentence(tmp_path: Path) -> None:
     np.savez(tmp_path / "arrays.pth.npz", a=np.ones(3))
-    with pytest.raises(InputError, match=r"arrays.pth.npz' is not whole, or .*it has 0 files data.pkl"):
+    with pytest.raises(InputError, match=r"arrays.pth.npz' is damaged, or .*it has 0 files data.pkl"):
         read_checkpoint_file(tmp_path / "arrays.pth.npz")
 
 
 def test_safetensors_header_that_promises_too_much_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 2**40) + b"{" + b" " * 100)
-    with pytest.raises(InputError, match=r"a.safetensors' is not a whole safetensors file"):
+    with pytest.raises(InputError, match=r"a.safetensors' is a damaged safetensors file"):
         read_checkpoint_file(tmp_path / "a.safetensors")
 
 

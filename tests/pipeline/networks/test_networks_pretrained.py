@@ -1,4 +1,4 @@
-"""Published weights by name: what they want to see comes with them, and where they cannot be had a sentence says what to do."""
+"""Published weights by name: their preprocessing comes with them; if they cannot be loaded a sentence says what to do."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def test_timm_s_weights_come_with_what_they_want_to_see(hub_cache: Path) -> None
 def test_timm_s_weights_that_cannot_be_had_are_one_sentence(hub_cache: Path) -> None:
     with pytest.raises(
         InputError,
-        match=r"The weights of timm/resnet18.a1_in1k cannot be had \(.*\); fetch the model.safetensors of "
+        match=r"The weights of timm/resnet18.a1_in1k cannot be loaded \(.*\); download the model.safetensors of "
         r"https://huggingface.co/timm/resnet18.a1_in1k and give timm/resnet18.a1_in1k:PATH",
     ) as caught:
         load_network("timm/resnet18.a1_in1k")
@@ -61,7 +61,9 @@ def test_truncated_weights_of_timm_are_one_sentence(hub_cache: Path) -> None:
     file = cached(hub_cache, "resnet18.a1_in1k")
     save_file(timm.create_model("resnet18").state_dict(), file)
     file.write_bytes(file.read_bytes()[:10_000])
-    with pytest.raises(InputError, match=r"The weights of timm/resnet18.a1_in1k cannot be had \(.*\); fetch the model"):
+    with pytest.raises(
+        InputError, match=r"The weights of timm/resnet18.a1_in1k cannot be loaded \(.*\); download the model"
+    ):
         load_network("timm/resnet18.a1_in1k")
 
 

@@ -258,7 +258,7 @@ BAD = {
         pth(lambda ours: (published(ours)[0], torch.zeros(3, dtype=torch.int64))),
         "holds labels of shape",
     ),
-    "code": (pth(lambda ours: Bomb()), "asks to run builtins.exec when it is read: it was refused"),
+    "code": (pth(lambda ours: Bomb()), "would run builtins.exec when read; it was refused"),
     "objects": (npy(np.array([["a"]], dtype=object)), "cannot be read"),
     "whole numbers": (npy(np.ones((24, 3), np.int32)), r"holds int32 of shape \(24, 3\); embeddings are floating"),
     "a vector": (npy(np.ones(24)), r"holds float64 of shape \(24,\)"),
@@ -266,7 +266,7 @@ BAD = {
     "pickling codec": (zarr_with_pickles, "was written with pickle, which is not read from other programs"),
     "two matrices": (two_matrices, r"holds several matrices \(one, two\); choose one with --array"),
     "link": (link_out, "holds no matrix of numbers"),
-    "zip": (archive, "is not whole, or holds what is no tensor"),
+    "zip": (archive, "is damaged, or holds objects other than tensors"),
     "text": (text, "is neither a file of torch.save, nor .npy, HDF5 or zarr"),
     "nothing": (lambda folder, ours: folder / "none.npy", "is not there; give the file"),
 }

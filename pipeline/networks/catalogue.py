@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,15 +81,19 @@ def describe_network(name: str) -> Description:
 def _describe(
     name: str, architecture: str, preprocessing: Preprocessing, note: str = "", weights: str | None = None
 ) -> Description:
+    numbers = _feature_dim_parameters_flops(architecture, preprocessing.size)
+    return Description(name, architecture, *numbers, preprocessing, note, weights)
+
+
+@functools.cache
+def _feature_dim_parameters_flops(architecture: str, size: int) -> tuple[int, int, int]:
     try:
         with torch.device("meta"):
             module, feature_dim = build_backbone(architecture)
     except NotImplementedError:  # RegNet reads values of tensors in its constructor
         module, feature_dim = build_backbone(architecture)
         module.to("meta")
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    flops = count_flops(module, preprocessing.size)
-    return Description(name, architecture, feature_dim, parameters, flops, preprocessing, note, weights)
+    return feature_dim, sum(parameter.numel() for parameter in module.parameters()), count_flops(module, size)
 
 
 def count_flops(network: nn.Module, size: int) -> int:

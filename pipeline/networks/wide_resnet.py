@@ -3,8 +3,8 @@
 torchvision's ``wide_resnet50_2`` is another network: it widens only the middle of each block.
 
 The max-pool pads one pixel on each side, as the published PyTorch conversions of SimCLR's weights do. SimCLR itself
-pads it by TensorFlow's SAME rule: at an even size one pixel after and none before, which shifts every window. Its
-strided convolutions are padded equally on both sides, as PyTorch's are (google-research/simclr, resnet.py:
+pads it by TensorFlow's SAME rule: at an even size one pixel after and none before, which shifts every window by a
+pixel. Its strided convolutions are padded equally on both sides, as PyTorch's are (google-research/simclr, resnet.py:
 ``conv2d_fixed_padding`` and ``max_pooling2d(padding='SAME')``, commit 383d414; the same in tf2/resnet.py, commit
 be265c2). ``-tf-same`` is therefore for converted weights that are to give TensorFlow's features; it is wrong for
 weights trained or published for padding 1. Both have the same parameters, so a file does not identify its padding.

@@ -220,14 +220,14 @@ def test_import_leaves_what_is_there(exported: Path, complete: Path, files: File
 def test_export_reads_a_block_at_a_time(
     tmp_path: Path, samples: Callable[..., Samples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 24 blocks of 64 KiB, less than half are in memory at once."""
+    """Of 24 blocks of 128 KiB, less than half are in memory at once."""
     import tracemalloc
 
-    plan = SplitPlan(samples(24 * 64), "images", [{"size": 8}], ("row", "column"), 512, 64)
+    plan = SplitPlan(samples(24 * 64), "images", [{"size": 8}], ("row", "column"), 1024, 64)
     create_store(tmp_path / "big.zarr", {}, {"train": plan})
     writer = StoreWriter(tmp_path / "big.zarr")
     for block in range(24):
-        writer.write_block("train", block, 0, np.ones((64, 512)), np.zeros((64, 2), np.float32))
+        writer.write_block("train", block, 0, np.ones((64, 1024)), np.zeros((64, 2), np.float32))
     writer.finish()
     store = open_store(tmp_path / "big.zarr")
     assert len(store["train"].samples) == 24 * 64
@@ -236,8 +236,8 @@ def test_export_reads_a_block_at_a_time(
     import_hdf5(tmp_path / "big.h5", tmp_path / "again.zarr", ignore)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (tmp_path / "big.h5").stat().st_size > 24 * 64 * 512 * 2
-    assert peak < 24 * 64 * 512 * 2 / 2
+    assert (tmp_path / "big.h5").stat().st_size > 24 * 64 * 1024 * 2
+    assert peak < 24 * 64 * 1024 * 2 / 2
 
 
 def test_store_in_a_bucket_is_exported_and_imported_as_one_on_a_disk(

@@ -1,7 +1,7 @@
 """The embedding store: a zarr v3 group that any zarr reader opens (docs/store-format.md).
 
-Reading is in ``reader``, writing in ``writer``, the layout in ``schema``; ``places`` holds where a store can be, ``tools``
-what is done with whole stores.
+Reading is in ``reader``, writing in ``writer``, the layout in ``schema``; ``places`` holds where a store can be,
+``tools`` what is done with whole stores.
 """
 
 import importlib

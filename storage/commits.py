@@ -1,13 +1,13 @@
 """Commit records: the proof that a block's bytes are on the disk, and what they were.
 
-A *unit* is what is committed block by block: a view (``"0"``, ``"1"``, ...) or the per-sample arrays (``"samples"``). Each
-finished block of a unit has a record of its own, so writers share nothing:
+A *unit* is what is committed block by block: a view (``"0"``, ``"1"``, ...) or the per-sample arrays (``"samples"``).
+Each finished block of a unit has a record of its own, so writers share nothing:
 
     train/embeddings/commits/3/17.json   view 3, block 17: size and XXH3-64 of every part
     train/embeddings/commits/3.json      view 3, all blocks: written once the view is complete
 
-They are inside the ``embeddings`` array's own prefix because zarr never lists an array's inside: in any other place they
-make zarr and xarray warn of objects they do not know.
+They are inside the ``embeddings`` array's own prefix because zarr never lists an array's inside: in any other place
+they make zarr and xarray warn of objects they do not know.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def fold_records(split: Place, unit: str) -> None:
 
 
 def check_sizes(split: Place, records: Mapping[int, Record]) -> None:
-    """Check that every committed file is there with its size. Nothing is asked of a server: chunks are checked when fetched.
+    """Check that every committed file on a disk is there with its size; those of a server are checked when fetched.
 
     Raises
     ------

@@ -1,7 +1,8 @@
 """Errors about a store. Every message names the store, what is wrong and what to do.
 
-A ``StoreError`` is wrong use or a bad store (exit code 2), but for ``StoreFailedError``, a failure of a server or a disk
-(exit code 1). A disk that is full or read-only while files are written raises ``OSError`` with ``errno`` and ``filename``.
+A ``StoreError`` is wrong use or a bad store (exit code 2), but for ``StoreFailedError``, a failure of a server or a
+disk (exit code 1). A disk that is full or read-only while files are written raises ``OSError`` with ``errno`` and
+``filename``.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ class Split:
         self._check_layout(attributes.get(schema.ROOM, {}))
 
     def _check_layout(self, room: dict[str, int]) -> None:
-        """Check that arrays are as large as the attributes claim, or larger up to the room of a growth in preparation."""
+        """Check that arrays have the sizes in the attributes, or larger ones up to the room of a growth."""
         row = (self.feature_dim, len(self.columns), self.block_rows)
         described = schema.layout(len(self), len(self.views), *row)
         largest = schema.layout(room.get("samples", len(self)), room.get("views", len(self.views)), *row)
@@ -278,7 +278,7 @@ class Split:
         return self._read_view("augmentation", view, slice(len(self)))
 
     def block(self, view: int, block: int) -> dict[str, npt.NDArray[Any]]:
-        """Return embeddings (R, D) and augmentation parameters (R, P) of one committed block of R rows, by array name."""
+        """Return embeddings (R, D) and augmentation parameters (R, P) of a committed block of R rows, by array name."""
         return {name: self._read(name, (view, self.block_slice(block))) for name in schema.VIEW_ARRAYS}
 
     def _read_view(self, name: str, view: int, rows: slice | npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -288,7 +288,8 @@ class Split:
     def _check_complete(self, view: int) -> None:
         if not 0 <= view < len(self.views):
             raise StoreError(
-                f"Split {self.name} of '{self.path.parent}' has no view {view}; it has views 0 to {len(self.views) - 1}."
+                f"Split {self.name} of '{self.path.parent}' has no view {view}; it has views 0 to "
+                f"{len(self.views) - 1}."
             )
         records = self.committed(str(view))
         if len(records) < self.block_count:

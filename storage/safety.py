@@ -1,8 +1,8 @@
 """Checks that make a store safe to open: it may come from anybody, so its metadata is checked before it is acted on.
 
-No code runs: an array is opened only if its type, codecs and layout are those that a store is written with. No memory is
-taken on a header's word: what is committed must have the size that the header claims, and is on the disk with that size
-(``compress_ssl.storage.commits``). No file outside is read: ``compress_ssl.storage.places.names``.
+No code runs: an array is opened only if its type, codecs and layout are those that a store is written with. No memory
+is taken on a header's word: what is committed must have the size that the header claims, and is on the disk with that
+size (``compress_ssl.storage.commits``). No file outside is read: ``compress_ssl.storage.places.names``.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise StoreUnsafeError(
-                f"'{path}/zarr.json' has {what} {found!r}, which no embedding store has; it was not opened: get the store "
-                "from whoever made it, or embed again."
+                f"'{path}/zarr.json' has {what} {found!r}, which no embedding store has; it was not opened: get the "
+                "store from whoever made it, or embed again."
             )
     return metadata
 
@@ -127,6 +127,6 @@ def check_text_count(path: Place, content: bytes, count: int) -> None:
     claimed = int.from_bytes(content[: schema.COUNT_BYTES], "little")
     if claimed != count:
         raise StoreUnsafeError(
-            f"'{path}' claims to hold {claimed:,} texts instead of {count:,}; get the store from whoever made it, or embed "
-            "again."
+            f"'{path}' claims to hold {claimed:,} texts instead of {count:,}; get the store from whoever made it, or "
+            "embed again."
         )

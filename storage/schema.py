@@ -34,7 +34,7 @@ ROOM = "room"
 """Attribute of a split while a growth is prepared: the views and samples that its arrays may have already."""
 
 GROWING = "growing"
-"""Attribute of a root until a growth is finished: the attributes that its splits will have (storage/tools/growth.py)."""
+"""Attribute of a root until a growth is finished: the attributes its splits will have (storage/tools/growth.py)."""
 
 SAMPLES_UNIT = "samples"
 """The unit of the per-sample arrays. A unit is what is committed block by block; the others are the views."""

@@ -244,8 +244,8 @@ def as_float16(
         held = f"holds {outside[0]:g}" if len(outside) else f"holds nothing larger than {largest[first]:g}"
         raise NotRepresentableError(
             f"The embedding of '{source.samples.sample_path[row]}' (split {source.name}, row {row}, view {view}) "
-            f"{held}, which float16 cannot; check the network's weights (did its training diverge?) and its preprocessing, "
-            "run it with --precision float32, or keep directions alone with --normalise."
+            f"{held}, which float16 cannot; check the network's weights (did its training diverge?) and its "
+            "preprocessing, run it with --precision float32, or keep directions alone with --normalise."
         )
     return half
 

@@ -1,10 +1,10 @@
 """A local cache of the chunks of remote stores: a student's second epoch reads nothing from the network.
 
-A chunk is a file in the cache folder, named after its place and its commit record, so that a chunk of a replaced store is
-never taken for one of the new store. It is checked against its commit record whenever it is read; a file that is wrong for
-whatever reason is fetched again. Above the bound the files that were not used for longest are deleted. Any number of
-processes share the folder: files appear whole, by renaming, and one that is deleted while it is read stays readable until
-it is closed.
+A chunk is a file in the cache folder, named after its place and its commit record, so that a chunk of a replaced
+store is never taken for one of the new store. It is checked against its commit record whenever it is read; a file
+that is wrong for whatever reason is fetched again. Above the bound the files that were not used for longest are
+deleted. Any number of processes share the folder: files appear whole, by renaming, and one that is deleted while it
+is read stays readable until it is closed.
 """
 
 from __future__ import annotations

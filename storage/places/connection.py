@@ -1,8 +1,8 @@
 """Clients of object stores and web servers: their credentials, and their failures as one sentence.
 
-Credentials and endpoints come from where each service's own tools look: ``AWS_*`` (``AWS_ENDPOINT_URL`` for other servers
-than Amazon's) and the profiles in ``~/.aws``, ``GOOGLE_*``, ``~/.netrc``. They stay in the client: nothing of ours prints or
-writes them.
+Credentials and endpoints come from where each service's own tools look: ``AWS_*`` (``AWS_ENDPOINT_URL`` for other
+servers than Amazon's) and the profiles in ``~/.aws``, ``GOOGLE_*``, ``~/.netrc``. They stay in the client: nothing of
+ours prints or writes them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RETRY_SECONDS = "COMPRESS_SSL_RETRY_SECONDS"
 """Environment variable: for how long a failing request is retried; three minutes unless set."""
 
 Version: TypeAlias = "UpdateVersion"
-"""Distinguishes an object from those that had its name before and will have it later: its ETag, its generation, or both."""
+"""Distinguishes an object from earlier and later ones of its name: its ETag, its generation, or both."""
 
 
 class ObjectStat(NamedTuple):

@@ -103,7 +103,7 @@ def _from_boto3(endpoint: str, region: str, *, has_keys: bool) -> S3Credentials:
             credentials = boto.get_credentials()
             if credentials is None:
                 raise StoreRefusedError(NO_KEYS)
-            credentials.get_frozen_credentials()  # fails here, not in the client, whose message would not name the cause
+            credentials.get_frozen_credentials()  # fails here: the client's message would not name the cause
             provider = Boto3CredentialProvider(boto)
     except ProfileNotFound:
         files = ", ".join(os.environ.get(name) or file for name, file in PROFILE_FILES.items())

@@ -14,7 +14,7 @@ ROOT = "zarr.json"
 """Name of the file that makes a folder a store: deleted first, written last."""
 
 LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|\0")
-"""Names that lead out of their folder (absolute ones, drives, ``..``), or hold NUL, which ends a name for the system."""
+"""Names that lead out of their folder (absolute ones, drives, ``..``), or hold NUL, which ends a C string."""
 
 SUSPICIOUS = ("..", "\0", "\\", ":", "\n/")
 """Every such name has one of these, if names are joined by newlines."""

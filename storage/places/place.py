@@ -100,7 +100,7 @@ class Place(Protocol):
         """Give a folder to build a store in; if the block succeeds, it replaces what is here at once."""
 
     def assembled(self) -> AbstractContextManager[Self]:
-        """Give a place to copy a store to, with what an interrupted copy left; there is no store here until the block ends."""
+        """Give a place to copy a store to, with what an interrupted copy left; a store once the block ends."""
 
     def is_half_created(self) -> bool:
         """Return True if the creation of a store here was interrupted, and what there is of it may be deleted."""
@@ -145,8 +145,8 @@ def location(place: PlaceLike) -> Place:
     parts = urlsplit(text)
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise StoreError(
-            f"'{shown}' was given with a password, a signature or other settings, which would end up in records; leave them "
-            "out: they are taken from the environment, ~/.aws, GOOGLE_APPLICATION_CREDENTIALS or ~/.netrc."
+            f"'{shown}' was given with a password, a signature or other settings, which would end up in records; leave "
+            "them out: they are taken from the environment, ~/.aws, GOOGLE_APPLICATION_CREDENTIALS or ~/.netrc."
         )
     key = re.sub("/+", "/", parts.path).strip("/")
     if not parts.netloc or ".." in key.split("/"):

@@ -1,11 +1,11 @@
 """``RemotePath``: an object, or a folder of objects, behind a URL, as a place of a store.
 
-``s3://`` and ``gs://`` are read and written. ``https://`` and ``http://`` are only read and cannot be listed: a web server
-shows only what is asked for by name.
+``s3://`` and ``gs://`` are read and written. ``https://`` and ``http://`` are only read and cannot be listed: a web
+server shows only what is asked for by name.
 
 An object store cannot rename. A store is replaced thus: the object ``NAME.creating`` is put beside it, the old root's
-``zarr.json`` is deleted first, the new one is written last. Without it there is no store, and the object beside it records
-that what is there may be deleted.
+``zarr.json`` is deleted first, the new one is written last. Without it there is no store, and the object beside it
+records that what is there may be deleted.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ SIZES = (
 """Hugging Face's categories: below 1,000 examples, then by powers of ten."""
 
 LICENCE = (
-    "Not known to the program that wrote this: the licences of the teacher's weights and of the images decide. Put yours "
-    "into the metadata, as `license: ...`."
+    "Not known to the program that wrote this: the licences of the teacher's weights and of the images decide. Put "
+    "yours into the metadata, as `license: ...`."
 )
 
 
@@ -80,8 +80,8 @@ def _introduction(description: Mapping[str, Any]) -> str:
     state = "" if description["complete"] else " **It is not complete yet.**"
     return (
         f"An embedding store: the outputs of a teacher network for {images:,} images, each in up to {views} views; "
-        f"{description['bytes'] / 2**20:,.1f} MiB of float16. The augmentation parameters of each random view are stored, so "
-        f"that a student can be trained on exactly the pixels that the teacher saw.{state}"
+        f"{description['bytes'] / 2**20:,.1f} MiB of float16. The augmentation parameters of each random view are "
+        f"stored, so that a student can be trained on exactly the pixels that the teacher saw.{state}"
     )
 
 
@@ -124,8 +124,8 @@ def _reading(name: str, description: Mapping[str, Any]) -> str:
         f'{split}["sample_path"].values, {split}["label"].values'
     )
     return (
-        f"The store is the folder `{name}` beside this card, a zarr v3 group (format `{description.get('format')}`, version "
-        f"{description.get('version')}). With compress-ssl:\n\n{python(ours)}\n\n"
+        f"The store is the folder `{name}` beside this card, a zarr v3 group (format `{description.get('format')}`, "
+        f"version {description.get('version')}). With compress-ssl:\n\n{python(ours)}\n\n"
         f"With xarray alone:\n\n{python(theirs)}"
     )
 

@@ -1,7 +1,7 @@
 """Copying a store from any place to any place: resumed where it was interrupted, every part checked by its record.
 
-The records and the root's ``zarr.json`` are written last, so that a partial copy looks like no store: on a disk it grows in
-``NAME.copying`` beside its place, on an object store as a store that is being created (``Place.assembled``).
+The records and the root's ``zarr.json`` are written last, so that a partial copy looks like no store: on a disk it
+grows in ``NAME.copying`` beside its place, on an object store as a store that is being created (``Place.assembled``).
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _is_copy(plan: CopyPlan, target: Place) -> bool:
 
 
 def _attributes(place: Place, plan: CopyPlan) -> list[Any]:
-    """Return the attributes of a store and its splits, without the consolidated metadata, which come with the last view."""
+    """Return the attributes of a store and its splits, without consolidated metadata, which come with the last view."""
     files = [place / ROOT, *(place / f"{name}/zarr.json" for name in plan.source.split_names)]
     return [json.loads(file.read_bytes())["attributes"] if file.is_file() else None for file in files]
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def describe(store: EmbeddingStore) -> dict[str, Any]:
     """Return the attributes (without pictures), size, progress and writer of a store, and the same for each split.
 
-    ``bytes`` counts the embeddings of all views; ``stored_bytes`` and ``objects`` count what is committed so far, without
-    metadata and records.
+    ``bytes`` counts the embeddings of all views; ``stored_bytes`` and ``objects`` count what is committed so far,
+    without metadata and records.
     """
     attributes = {name: value for name, value in store.attributes.items() if name != "canaries"}
     splits = {split.name: _describe_split(split) for split in store.splits}

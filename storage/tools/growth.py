@@ -4,8 +4,8 @@ New samples start with a new block. The rest of the last old block is padding (s
 their last row anyway, so that no committed part is written again. A process killed at any moment leaves a store that
 opens:
 
-1. Room is made: a split's attribute ``room`` records how large its arrays may be, the arrays are resized, the new samples
-   are written and recorded. None of it counts yet.
+1. Room is made: a split's attribute ``room`` records how large its arrays may be, the arrays are resized, the new
+   samples are written and recorded. None of it counts yet.
 2. One write to the root records what it will have grown to (``growing``). From here on the next call completes it.
 3. Each split gets its new attributes. Now it lacks blocks, like a store that is being written.
 4. Once none is lacking, ``StoreWriter.finish`` deletes ``growing``.
@@ -89,8 +89,8 @@ def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Sam
     if gone:
         shown = "'" + "', '".join(gone[:3]) + ("', ..." if len(gone) > 3 else "'")
         raise StoreMismatchError(
-            f"{len(gone)} of the {len(paths)} images of split {split_name} are missing from the data ({shown}); put them back, "
-            "or make another store."
+            f"{len(gone)} of the {len(paths)} images of split {split_name} are missing from the data ({shown}); put "
+            "them back, or make another store."
         )
     rows = np.array([position[path] for path in paths], np.int64)
     class_names = (*found.class_names, *(name for name in wanted.class_names if name not in found.class_names))
@@ -105,8 +105,8 @@ def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Sam
         changed = np.flatnonzero(differs)
         if len(changed):
             raise StoreMismatchError(
-                f"'{paths[changed[0]]}' of split {split_name} has another {what} now than in the store ({len(changed)} of "
-                f"{len(paths)} images have); give the images it was made from, or make another store."
+                f"'{paths[changed[0]]}' of split {split_name} has another {what} now than in the store ({len(changed)} "
+                f"of {len(paths)} images have); give the images it was made from, or make another store."
             )
     new = np.delete(np.arange(len(wanted)), rows)
     if not len(new):

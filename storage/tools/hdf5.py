@@ -4,10 +4,10 @@
     /train          a split: its attributes, and its arrays by their names, one chunk per block
     /commits/train  the split's commit records, one dataset per unit: the text of its manifest, as bytes
 
-Strings and integers are plain HDF5 attributes; all others are JSON strings, and the attribute ``json`` names those. The
-last attribute, ``commit``, is the XXH3-128 of all attributes and records, and the records have the hash of every block as
-it is in a store: truncation and changes are noticed on import, if HDF5's own checksums (of its structure, and Fletcher-32
-of every chunk) have not noticed them before.
+Strings and integers are plain HDF5 attributes; all others are JSON strings, and the attribute ``json`` names those.
+The last attribute, ``commit``, is the XXH3-128 of all attributes and records, and the records have the hash of every
+block as it is in a store: truncation and changes are noticed on import, if HDF5's own checksums (of its structure,
+and Fletcher-32 of every chunk) have not noticed them before.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ def _check_space(file: LocalPath, needed: int) -> None:
     free = file.free_bytes()
     if free is not None and needed > free:
         raise DiskSpaceError(
-            f"'{file}' needs {needed / 2**30:,.2f} GiB, '{file.parent}' has {free / 2**30:,.2f} GiB left; free some space, or "
-            "give another path."
+            f"'{file}' needs {needed / 2**30:,.2f} GiB, '{file.parent}' has {free / 2**30:,.2f} GiB left; free some "
+            "space, or give another path."
         )
 
 

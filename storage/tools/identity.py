@@ -65,6 +65,6 @@ def check_same_samples(split_name: str, found: Samples, wanted: Samples) -> None
         )
     if found.class_names != wanted.class_names or (found.label != wanted.label).any():
         raise StoreMismatchError(
-            f"The store was made with other labels: those of split {split_name} differ from the data's; give the labels "
-            "it was made with, another store, or --overwrite."
+            f"The store was made with other labels: those of split {split_name} differ from the data's; give the "
+            "labels it was made with, another store, or --overwrite."
         )

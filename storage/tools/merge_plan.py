@@ -86,8 +86,8 @@ def _check_agree(one: EmbeddingStore | Split, other: EmbeddingStore | Split, *fa
         values = [each.get(key) for each in facts]
         if values[0] != values[1]:
             raise StoreMismatchError(
-                f"'{one.path}' and '{other.path}' are not parts of one store: their {key} is {values[0]!r} and {values[1]!r}; "
-                "merge stores that were embedded with the same settings."
+                f"'{one.path}' and '{other.path}' are not parts of one store: their {key} is {values[0]!r} and "
+                f"{values[1]!r}; merge stores that were embedded with the same settings."
             )
 
 
@@ -111,8 +111,8 @@ def _add_blocks(found: dict[ViewBlock, tuple[Place, Record]], split: Split) -> N
             before, known = found.setdefault(place, (split.path, record))
             if known != record:
                 raise StoreMismatchError(
-                    f"{place} is not the same in '{before}' and in '{split.path}'; leave one of the two out, or embed one "
-                    "again."
+                    f"{place} is not the same in '{before}' and in '{split.path}'; leave one of the two out, or embed "
+                    "one again."
                 )
 
 
@@ -123,8 +123,8 @@ def _attributes(stores: Sequence[EmbeddingStore], splits: Mapping[str, Split]) -
         for key in ("rendering", "computed_with"):
             if store.attributes.get(key) != first.get(key):
                 logger.warning(
-                    "'%s' and '%s' were made on different machines (%s differs): the embeddings agree with those of one run "
-                    "up to rounding only.",
+                    "'%s' and '%s' were made on different machines (%s differs): the embeddings agree with those of "
+                    "one run up to rounding only.",
                     stores[0].path,
                     store.path,
                     key,

@@ -2,8 +2,8 @@
 
 python -m tests.reliability.damage --count 100 [--seed 0]
 
-Every fault befalls a random part of a random array or record, every other one of a store that is not finished, whose records
-are files of their own. Then every row is read in every way there is, and compared with what was written.
+Every fault befalls a random part of a random array or record, every other one of a store that is not finished, whose
+records are files of their own. Then every row is read in every way there is, and compared with what was written.
 """
 
 import argparse

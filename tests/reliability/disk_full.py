@@ -2,8 +2,8 @@
 
 python -m tests.reliability.disk_full --count 20 [--seed 0]      (as root: it mounts a small tmpfs)
 
-Another program takes all that is left of the disk. The run has to end with one sentence; all rows are read and compared with
-those of a store that was made undisturbed. Then the space is given back, and the run is gone on with.
+Another program takes all that is left of the disk. The run has to end with one sentence; all rows are read and
+compared with those of a store that was made undisturbed. Then the space is given back, and the run is gone on with.
 """
 
 import argparse

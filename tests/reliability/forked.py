@@ -1,4 +1,4 @@
-"""The command line in processes that are forked from this one, which has imported everything: real ones, and at once there.
+"""The command line in processes forked from this one, which has imported everything: real ones that start at once.
 
 Nothing here may be read through zarr, whose threads no fork has: what has to be is asked of a forked process.
 """
@@ -27,7 +27,8 @@ from tests.reliability.truth import Truth, truth_of
 
 Answer = TypeVar("Answer")
 WORDS = (
-    "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", "2", "--split", "train", "--block-rows", "2",
+    "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", "2", "--split", "train",
+    "--block-rows", "2",
     "--batch-size", "8", "--policy", "moco-v2", "--threads", "1",
 )  # fmt: skip
 

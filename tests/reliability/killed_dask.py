@@ -2,9 +2,10 @@
 
 python -m tests.reliability.killed_dask --workers 20 --schedulers 5 [--seed 0]
 
-Two workers meet a scheduler by TCP. A worker that has begun a block is killed up to a second later; its nanny starts it
-again, and the run goes on. Without its scheduler a run ends with a sentence, and is gone on with under a new one. After every
-kill all rows are read and compared with those of a store that one process made, and no record may be gone.
+Two workers meet a scheduler by TCP. A worker that has begun a block is killed up to a second later; its nanny starts
+it again, and the run goes on. Without its scheduler a run ends with a sentence, and is gone on with under a new one.
+After every kill all rows are read and compared with those of a store that one process made, and no record may be
+gone.
 """
 
 import argparse
@@ -31,7 +32,8 @@ IMAGES, SECONDS_A_BLOCK = 240, 0.4
 TINY = {"teacher": "random/conv4-16", "size": 16, "resize": 20, "views": 2, "batch_size": 8, "threads": 1}
 SETTINGS = {**TINY, "split": ("train",), "block_rows": 1}
 WORDS = (
-    "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", "2", "--batch-size", "8", "--threads", "1",
+    "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", "2", "--batch-size", "8",
+    "--threads", "1",
     "--split", "train", "--block-rows", "1", "--resume",
 )  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""SIGKILL of ``embed`` at random moments: what is read of the store after each, and whether ``--resume`` makes it whole.
+"""SIGKILL of ``embed`` at random moments: what is read of the store after each, and whether ``--resume`` completes it.
 
 python -m tests.reliability.killed_embed --count 100 [--seed 0]
 
-A run is killed, gone on with, and killed again, until one ends before its moment; then a new store is begun. After every
-kill all rows are read and compared with those of a store that was made undisturbed, and no record may be gone.
+A run is killed, gone on with, and killed again, until one ends before its moment; then a new store is begun. After
+every kill all rows are read and compared with those of a store that was made undisturbed, and no record may be gone.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A program: copy a store and grow the copy by views and samples, killed at its n-th rename; for more and more n until it lives.
+"""A program: copy a store and grow the copy, killed at its n-th rename; for larger and larger n until it survives.
 
 Copies are ``FOLDER/n.zarr``. Prints how many were killed. Its processes are forked before zarr starts its threads.
 """

@@ -68,8 +68,9 @@ def test_store_that_is_not_finished_stays_writable(empty: Path) -> None:
 )
 def test_owner_cannot_change_a_file_but_can_replace_and_delete_it(finished: Path, program: str, answer: str) -> None:
     imports = (
-        "import shutil\nfrom pathlib import Path\nfrom storage import open_store\n"
-        "from compress_ssl.storage.places.durable import write_durably\nfrom compress_ssl.storage.writer import StoreWriter, create_store\n"
+        "import shutil\nfrom pathlib import Path\nfrom compress_ssl.storage import open_store\n"
+        "from compress_ssl.storage.places.durable import write_durably\n"
+        "from compress_ssl.storage.writer import StoreWriter, create_store\n"
     )
     command = [*AS_OWNER, sys.executable, "-c", imports + program]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

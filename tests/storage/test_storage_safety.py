@@ -1,4 +1,4 @@
-"""Stores made by an enemy: each test edits the bytes of a real one; it is refused before code, memory or files are got."""
+"""Malicious stores: each test edits the bytes of a real one, which is refused before it gets code, memory or files."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Stores at URLs: the same objects as on a disk, never half a store, and every failure one sentence without a secret."""
+"""Stores at URLs: the objects of one on a disk, never half a store, and every failure one sentence without a secret."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Growing a store by views and samples: what was there stays, to the byte, and no kill leaves a store that cannot be opened."""
+"""Growing a store by views and samples: what was there keeps its bytes; a killed growth leaves a store that opens."""
 
 import json
 import shutil

@@ -77,7 +77,7 @@ def test_every_third_block_of_three_machines_makes_the_bytes_of_one_run(
 def test_views_and_splits_made_apart_make_the_bytes_of_one_run(
     write: Write, tmp_path: Path, files: Files, plan: Callable[..., SplitPlan]
 ) -> None:
-    """Machine one was planned with two views, machine two with three and did the third, machine three did the other split."""
+    """Machine one was planned with two views, two with three and made the third, three made the other split."""
     one = write("one.zarr", attributes=only(ATTRIBUTES, "train", 22), splits=["train"], train=plan(views=2))
     two = write("two.zarr", lambda block, view: view == 2, only(ATTRIBUTES, "train", 22), ["train"])
     three = write("three.zarr", attributes=only(ATTRIBUTES, "val", 6), splits=["val"])

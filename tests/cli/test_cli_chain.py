@@ -126,59 +126,58 @@ def test_models_that_are_named_are_evaluated_alone(call: Call, here: Path) -> No
     assert [step["step"] for step in answer["steps"]] == ["embed", "knn random/conv4-16", "knn embed"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_stage_has_the_options_of_its_command_but_for_what_the_chain_decides(call: Call, stage: str) -> None:
-    model, own = STAGES[stage]
-    group = main.get_command(click.Context(main), "chain")
-    assert isinstance(group, click.Group)
-    given = {parameter.name: parameter for parameter in group.commands[stage].params}
-    arguments = {name for name, field in model.model_fields.items() if field.json_schema_extra["argument"]} - {"store"}
-    missing = {"store"} if stage == "embed" else set()
-    assert given.keys() == model.model_fields.keys() - arguments - missing - set(FROM_THE_CHAIN) | own
-    alone = main.get_command(click.Context(main), stage)
-    assert alone is not None
-    for other in alone.params:
-        if other.name in given and other.name != "store":
-            assert given[other.name].opts == [option_name(str(other.name))]
-            assert given[other.name].type.name == other.type.name
-    assert call("chain", stage, "--help").stdout.startswith(f"Usage: compress-ssl chain {stage} [OPTIONS]")
+def test_stage_has_the_options_of_its_command_but_for_what_the_chain_decides(call: Call) -> None:
+    for stage, (model, own) in STAGES.items():
+        group = main.get_command(click.Context(main), "chain")
+        assert isinstance(group, click.Group)
+        given = {parameter.name: parameter for parameter in group.commands[stage].params}
+        arguments = {name for name, field in model.model_fields.items() if field.json_schema_extra["argument"]} - {
+            "store"
+        }
+        missing = {"store"} if stage == "embed" else set()
+        assert given.keys() == model.model_fields.keys() - arguments - missing - set(FROM_THE_CHAIN) | own
+        alone = main.get_command(click.Context(main), stage)
+        assert alone is not None
+        for other in alone.params:
+            if other.name in given and other.name != "store":
+                assert given[other.name].opts == [option_name(str(other.name))]
+                assert given[other.name].type.name == other.type.name
+        assert call("chain", stage, "--help").stdout.startswith(f"Usage: compress-ssl chain {stage} [OPTIONS]")
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ("chain --data data embed --teacher random/conv4-16", "Missing option '--folder', before the first stage."),
-        ("chain embed --teacher random/conv4-16", "Missing option '--data', before the first stage."),
-        ("chain --data data --folder out", "Missing command."),
-        ("chain --data data --folder out embd", "There is no command 'embd'. Did you mean 'embed'?"),
-        ("chain --data data --folder out embed photographs", "There is no command 'photographs'."),
-        ("chain --data data --folder out embed --veiws 3", "No such option '--veiws'. Did you mean '--views'?"),
-        (
-            "chain --data data --folder out embed --views 0",
-            "--views: input should be greater than or equal to 1, got 0.",
-        ),
-        ("chain --data data --folder out --threads 0 embed", "--threads: input should be greater than or equal to 1"),
-        (
-            "chain --data data --folder out pretrain --arch conv4-16 --dry-run",
-            "--dry-run is for the whole chain; give it before the first stage.",
-        ),
-        ("chain --data data --folder out evaluate --model embd", "There is no model 'embd'."),
-        ("chain --data data --folder out pretrain", "Missing option '--arch'."),
-        ("chain --data data --folder out distill --student conv4-16", "'distill' has no store; put 'embed' before it"),
-        ("chain --data data --folder out embed", "'embed' has no teacher; give it --teacher, or put 'pretrain'"),
-        ("chain --data gone --folder out embed --teacher random/conv4-16", "The dataset 'gone' does not exist"),
-        (
-            "chain --data data --folder out pretrain --arch conv4-17",
-            "There is no architecture 'conv4-17'. Did you mean",
-        ),
-        ("chain --data data --folder out pretrain --arch conv4-16 --name a/b", "needs a name that can be a folder's"),
-    ],
-)
-def test_wrong_chain_is_answered_with_a_sentence_and_exit_code_2(
-    call: Call, here: Path, words: str, sentence: str
-) -> None:
-    result = call(*words.split())
-    assert result.exit_code == 2
-    assert sentence in " ".join(result.stderr.split())
-    assert result.stdout == ""
-    assert [path.name for path in here.iterdir()] == ["data"]
+WRONG_CHAINS = [
+    ("chain --data data embed --teacher random/conv4-16", "Missing option '--folder', before the first stage."),
+    ("chain embed --teacher random/conv4-16", "Missing option '--data', before the first stage."),
+    ("chain --data data --folder out", "Missing command."),
+    ("chain --data data --folder out embd", "There is no command 'embd'. Did you mean 'embed'?"),
+    ("chain --data data --folder out embed photographs", "There is no command 'photographs'."),
+    ("chain --data data --folder out embed --veiws 3", "No such option '--veiws'. Did you mean '--views'?"),
+    (
+        "chain --data data --folder out embed --views 0",
+        "--views: input should be greater than or equal to 1, got 0.",
+    ),
+    ("chain --data data --folder out --threads 0 embed", "--threads: input should be greater than or equal to 1"),
+    (
+        "chain --data data --folder out pretrain --arch conv4-16 --dry-run",
+        "--dry-run is for the whole chain; give it before the first stage.",
+    ),
+    ("chain --data data --folder out evaluate --model embd", "There is no model 'embd'."),
+    ("chain --data data --folder out pretrain", "Missing option '--arch'."),
+    ("chain --data data --folder out distill --student conv4-16", "'distill' has no store; put 'embed' before it"),
+    ("chain --data data --folder out embed", "'embed' has no teacher; give it --teacher, or put 'pretrain'"),
+    ("chain --data gone --folder out embed --teacher random/conv4-16", "The dataset 'gone' does not exist"),
+    (
+        "chain --data data --folder out pretrain --arch conv4-17",
+        "There is no architecture 'conv4-17'. Did you mean",
+    ),
+    ("chain --data data --folder out pretrain --arch conv4-16 --name a/b", "needs a name that can be a folder's"),
+]
+
+
+def test_wrong_chain_is_answered_with_a_sentence_and_exit_code_2(call: Call, here: Path) -> None:
+    for words, sentence in WRONG_CHAINS:
+        result = call(*words.split())
+        assert result.exit_code == 2
+        assert sentence in " ".join(result.stderr.split())
+        assert result.stdout == ""
+        assert [path.name for path in here.iterdir()] == ["data"]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from click.testing import Result
 
 ROOT = Path(__file__).parents[2]
@@ -29,20 +28,20 @@ def completions(line: str) -> list[str]:
     return [each.partition(",")[2] for each in answer.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("compress-ssl di", ["distill"]),
-        ("compress-ssl store ver", ["verify"]),
-        ("compress-ssl distill --obj", ["--objective"]),
-        ("compress-ssl distill --objective c", ["compress-1q", "compress-2q", "crd", "cc"]),
-        ("compress-ssl chain embed --views 2 dis", ["distill"]),
-        ("compress-ssl run image", ["imagenet", "image"]),  # the last one says: or a file
-        ("compress-ssl completion ", ["bash", "zsh", "fish"]),
-    ],
-)
-def test_word_is_completed(line: str, expected: list[str]) -> None:
-    assert completions(line) == expected
+COMPLETIONS = [
+    ("compress-ssl di", ["distill"]),
+    ("compress-ssl store ver", ["verify"]),
+    ("compress-ssl distill --obj", ["--objective"]),
+    ("compress-ssl distill --objective c", ["compress-2q", "compress-1q", "crd", "cc"]),
+    ("compress-ssl chain embed --views 2 dis", ["distill"]),
+    ("compress-ssl run image", ["imagenet", "image"]),  # the last one says: or a file
+    ("compress-ssl completion ", ["bash", "zsh", "fish"]),
+]
+
+
+def test_word_is_completed() -> None:
+    for line, expected in COMPLETIONS:
+        assert completions(line) == expected
 
 
 def test_completion_is_quick() -> None:
@@ -54,13 +53,12 @@ def test_completion_is_quick() -> None:
     assert min(seconds() for _ in range(3)) < 1
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_script_is_one_that_the_shell_reads(call: Callable[..., Result], shell: str) -> None:
-    script = call("completion", shell).stdout
-    assert "_COMPRESS_SSL_COMPLETE" in script
-    if shutil.which(shell) is None:
-        return
-    subprocess.run([shell, "-n"], input=script, text=True, check=True)
+def test_script_is_one_that_the_shell_reads(call: Callable[..., Result]) -> None:
+    for shell in ["bash", "zsh", "fish"]:
+        script = call("completion", shell).stdout
+        assert "_COMPRESS_SSL_COMPLETE" in script
+        if shutil.which(shell) is not None:
+            subprocess.run([shell, "-n"], input=script, text=True, check=True)
 
 
 def test_bash_knows_the_command_once_it_has_read_the_script(call: Callable[..., Result]) -> None:

@@ -1,16 +1,27 @@
 """``models`` prints a line a network, whole names, and the same as JSON."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
 from click.testing import Result
 
+from compress_ssl.pipeline.networks import catalogue
 from compress_ssl.pipeline.networks.students import STUDENTS
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 
 Call = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def described_once() -> Iterator[None]:
+    """The calls of this module share the descriptions of teachers and students."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("describe_teacher", "describe_student"):
+            patch.setattr(catalogue, name, cache(getattr(catalogue, name)))
+        yield
 
 
 def printed(call: Call, *words: str) -> str:
@@ -35,11 +46,11 @@ def test_everything_is_listed_in_order_with_whole_names(call: Call) -> None:
     assert student.split()[1:5] == ["1280", "2.2", "0.60", "224"]
 
 
-@pytest.mark.parametrize(("option", "names"), [("teachers", TEACHERS), ("students", STUDENTS)])
-def test_one_kind_is_listed_as_json(call: Call, option: str, names: dict[str, Any]) -> None:
-    answer = as_json(call, f"--{option}")
-    assert list(answer) == [option]
-    assert [network["name"] for network in answer[option]] == list(names)
+def test_one_kind_is_listed_as_json(call: Call) -> None:
+    for option, names in [("teachers", TEACHERS), ("students", STUDENTS)]:
+        answer = as_json(call, f"--{option}")
+        assert list(answer) == [option]
+        assert [network["name"] for network in answer[option]] == list(names)
 
 
 def test_any_network_is_described(call: Call) -> None:
@@ -57,24 +68,24 @@ def test_pattern_stands_for_the_names_that_fit(call: Call) -> None:
     assert list(answer) == ["students", "networks"]
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("mobilenet-v2", "There is no network 'mobilenet-v2'. Did you mean 'mobilenet_v2'?"),
-        (
-            "timm/vit_smal_patch16_224",
-            "There is no timm network 'vit_smal_patch16_224'. Did you mean 'vit_small_patch16_224'",
-        ),
-        ("dinov2*", "No name of a network matches 'dinov2*'"),
-        ("moco-v2-resnet5O", "Did you mean 'moco-v2-resnet50'?"),
-        ("torchvision/resnet51", "There is no torchvision network 'resnet51'. Did you mean 'resnet50'?"),
-    ],
-)
-def test_unknown_name_is_one_sentence(call: Call, name: str, sentence: str) -> None:
-    result = call("models", name)
-    assert result.exit_code == 2
-    assert sentence in result.stderr
-    assert result.stdout == ""
+UNKNOWN = [
+    ("mobilenet-v2", "There is no network 'mobilenet-v2'. Did you mean 'mobilenet_v2'?"),
+    (
+        "timm/vit_smal_patch16_224",
+        "There is no timm network 'vit_smal_patch16_224'. Did you mean 'vit_small_patch16_224'",
+    ),
+    ("dinov2*", "No name of a network matches 'dinov2*'"),
+    ("moco-v2-resnet5O", "Did you mean 'moco-v2-resnet50'?"),
+    ("torchvision/resnet51", "There is no torchvision network 'resnet51'. Did you mean 'resnet50'?"),
+]
+
+
+def test_unknown_name_is_one_sentence(call: Call) -> None:
+    for name, sentence in UNKNOWN:
+        result = call("models", name)
+        assert result.exit_code == 2
+        assert sentence in result.stderr
+        assert result.stdout == ""
 
 
 def test_references_of_stage_one_are_described_too(call: Call) -> None:

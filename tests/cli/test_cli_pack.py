@@ -102,47 +102,41 @@ def test_a_flat_split_is_evaluated_with_a_label_file(call: Call, workplace: Path
     assert succeed(call(*options, "--labels", "labels.txt")).stdout == expected
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ("pack nowhere new.h5", "The dataset 'nowhere' does not exist; give the folder or the pack that holds train."),
-        ("pack data data.h5", "'data.h5' exists already; use --overwrite to replace it, or another path."),
-        ("pack data new.h5 --split test", "The dataset 'data' has no folder 'test'"),
-        ("pack data new.h5 --split val --split val", "--split: a split is named twice; name each once."),
-        ("pack data new.h5 --split val/apple --split val", "--split: 'val/apple' is in 'val'; pack one of them."),
-        ("pack data new.h5 --split . --split val", "'.' is the whole dataset; pack it alone"),
-        (
-            "pack data new.h5 --labels labels.txt",
-            "'labels.txt' is for images without labels, but train, val have labels",
-        ),
-        ("pack notes.txt new.h5", "'notes.txt' is neither a folder nor a pack; make a pack with"),
-        (
-            "embed cut.h5 new EMBED",
-            "The pack 'cut.h5' is cut short or damaged; copy it again, or pack the images again.",
-        ),
-        ("embed data.h5 new EMBED --split test", "The pack 'data.h5' has no split 'test'; it has train, val."),
-        (
-            "embed data.h5 new EMBED --subset subset.txt",
-            "'a/9.png', one of the images asked for, is not an image in 'da",
-        ),
-        ("embed tars new EMBED --split val", "'tars/val-000000.tar' is not an uncompressed tar file; copy it again"),
-        ("embed lists new EMBED --split val", "Line 1 of 'lists/val.txt', '/a.png', leads out of the list's folder"),
-        ("embed lists new EMBED --split few", "The image 'lists/gone.png' cannot be read (No such file or directory)"),
-        ("distill teacher.zarr cut.h5 new DISTILL", "The pack 'cut.h5' is cut short"),
-        (
-            "distill teacher.zarr other.h5 new DISTILL",
-            "row 0 of split train, 'apple/00.png', is not in 'other.h5/train'",
-        ),
-        ("evaluate student --data cut.h5", "The pack 'cut.h5' is cut short"),
-    ],
-)
+UNUSABLE = [
+    ("pack nowhere new.h5", "The dataset 'nowhere' does not exist; give the folder or the pack that holds train."),
+    ("pack data data.h5", "'data.h5' exists already; use --overwrite to replace it, or another path."),
+    ("pack data new.h5 --split test", "The dataset 'data' has no folder 'test'"),
+    ("pack data new.h5 --split val --split val", "--split: a split is named twice; name each once."),
+    ("pack data new.h5 --split val/apple --split val", "--split: 'val/apple' is in 'val'; pack one of them."),
+    ("pack data new.h5 --split . --split val", "'.' is the whole dataset; pack it alone"),
+    (
+        "pack data new.h5 --labels labels.txt",
+        "'labels.txt' is for images without labels, but train, val have labels",
+    ),
+    ("pack notes.txt new.h5", "'notes.txt' is neither a folder nor a pack; make a pack with"),
+    (
+        "embed cut.h5 new EMBED",
+        "The pack 'cut.h5' is cut short or damaged; copy it again, or pack the images again.",
+    ),
+    ("embed data.h5 new EMBED --split test", "The pack 'data.h5' has no split 'test'; it has train, val."),
+    (
+        "embed data.h5 new EMBED --subset subset.txt",
+        "'a/9.png', one of the images asked for, is not an image in 'da",
+    ),
+    ("embed tars new EMBED --split val", "'tars/val-000000.tar' is not an uncompressed tar file; copy it again"),
+    ("embed lists new EMBED --split val", "Line 1 of 'lists/val.txt', '/a.png', leads out of the list's folder"),
+    ("embed lists new EMBED --split few", "The image 'lists/gone.png' cannot be read (No such file or directory)"),
+    ("distill teacher.zarr cut.h5 new DISTILL", "The pack 'cut.h5' is cut short"),
+    (
+        "distill teacher.zarr other.h5 new DISTILL",
+        "row 0 of split train, 'apple/00.png', is not in 'other.h5/train'",
+    ),
+    ("evaluate student --data cut.h5", "The pack 'cut.h5' is cut short"),
+]
+
+
 def test_a_data_set_that_cannot_be_used_is_named_and_nothing_is_written(
-    call: Call,
-    packed: Path,
-    words: str,
-    sentence: str,
-    embed_options: tuple[str, ...],
-    distill_options: tuple[str, ...],
+    call: Call, packed: Path, embed_options: tuple[str, ...], distill_options: tuple[str, ...]
 ) -> None:
     whole = (packed / "data.h5").read_bytes()
     (packed / "cut.h5").write_bytes(whole[: len(whole) // 2])
@@ -157,14 +151,17 @@ def test_a_data_set_that_cannot_be_used_is_named_and_nothing_is_written(
     shutil.copytree(packed / "data" / "val" / "apple", packed / "others" / "train" / "x")
     succeed(call("pack", "others", "other.h5", "--split", "train"))
     before = {path: path.read_bytes() for path in packed.rglob("*") if path.is_file()}
-    options = {"EMBED": embed_options[:-4], "DISTILL": distill_options}
-    result = call(*(part for word in words.split() for part in options.get(word, (word,))))
-    assert result.exit_code == 2, result.output
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("Error: ")
-    assert sentence in last
-    after = {path: path.read_bytes() for path in packed.rglob("*") if path.is_file() and path.parent.name != "index"}
-    assert after == {path: content for path, content in before.items() if path.parent.name != "index"}
+    for words, sentence in UNUSABLE:
+        options = {"EMBED": embed_options[:-4], "DISTILL": distill_options}
+        result = call(*(part for word in words.split() for part in options.get(word, (word,))))
+        assert result.exit_code == 2, result.output
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("Error: ")
+        assert sentence in last
+        after = {
+            path: path.read_bytes() for path in packed.rglob("*") if path.is_file() and path.parent.name != "index"
+        }
+        assert after == {path: content for path, content in before.items() if path.parent.name != "index"}
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import zarr
 from click.testing import Result
 
@@ -61,7 +60,8 @@ def test_list_has_a_line_for_every_store(call: Call, workplace: Path) -> None:
 
 def test_card_is_printed_or_written_once(call: Call, workplace: Path) -> None:
     card = call("store", "card", "teacher.zarr").output
-    assert card.startswith('---\npretty_name: "Embeddings of data by conv4-16, untrained"\n')
+    assert card.startswith("---\n")
+    assert "\npretty_name: Embeddings of data by conv4-16, untrained\n" in card.split("---\n")[1]
     assert call("store", "card", "teacher.zarr", "--output", "README.md").exit_code == 0
     assert (workplace / "README.md").read_text() == card
     again = call("store", "card", "teacher.zarr", "--output", "README.md")
@@ -106,26 +106,24 @@ def test_a_row_that_was_swapped_before_it_was_committed_fails(call: Call, workpl
     assert "not well" in result.output
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (("--teacher", "random/conv4-16"), "--teacher and --data go together"),
-        (("--data", "data"), "--teacher and --data go together"),
-        (
-            ("--teacher", "random/conv4-32", "--data", "data"),
-            "The teacher has 32 features, 'teacher.zarr/train' has 16",
-        ),
-        (("--teacher", "random/conv4-16", "--data", "nowhere"), "The dataset 'nowhere' does not exist"),
-        (("--sample", "0"), "greater than or equal to 1"),
-    ],
-)
-def test_what_cannot_be_embedded_again_is_said(
-    call: Call, workplace: Path, words: tuple[str, ...], sentence: str
-) -> None:
+UNUSABLE = [
+    (("--teacher", "random/conv4-16"), "--teacher and --data go together"),
+    (("--data", "data"), "--teacher and --data go together"),
+    (
+        ("--teacher", "random/conv4-32", "--data", "data"),
+        "The teacher has 32 features, 'teacher.zarr/train' has 16",
+    ),
+    (("--teacher", "random/conv4-16", "--data", "nowhere"), "The dataset 'nowhere' does not exist"),
+    (("--sample", "0"), "greater than or equal to 1"),
+]
+
+
+def test_what_cannot_be_embedded_again_is_said(call: Call, workplace: Path) -> None:
     assert workplace.is_dir()
-    result = call("store", "verify", "teacher.zarr", *words)
-    assert result.exit_code == 2
-    assert sentence in " ".join(result.output.split())
+    for words, sentence in UNUSABLE:
+        result = call("store", "verify", "teacher.zarr", *words)
+        assert result.exit_code == 2
+        assert sentence in " ".join(result.output.split())
 
 
 def test_a_sample_of_blocks_is_read(call: Call, workplace: Path) -> None:

@@ -94,9 +94,8 @@ EMBED: tuple[str, dict[str, Any]] = ("embed", {"teacher": "random/conv4-8"})
 STUDENT: tuple[str, dict[str, Any]] = ("distill", {"student": "conv4-16"})
 
 
-@pytest.mark.parametrize(
-    ("stages", "sentence"),
-    [
+def test_stage_without_an_input_or_in_the_wrong_place_is_named() -> None:
+    for stages, sentence in [
         ([("embed", {})], "'embed' has no teacher; give it --teacher, or put 'pretrain' before it."),
         ([STUDENT], "'distill' has no store; put 'embed' before it, or give it --store."),
         ([STUDENT, EMBED], "'distill' has no store; put 'embed' before it, or give it --store."),
@@ -105,9 +104,7 @@ STUDENT: tuple[str, dict[str, Any]] = ("distill", {"student": "conv4-16"})
         ([EMBED, ("evaluate", {}), STUDENT], "'distill' comes after 'evaluate', which ends a chain; put it before."),
         ([EMBED, STUDENT, STUDENT], "There are two steps named 'conv4-16-compress-2q'; give each its own name."),
         ([EMBED, ("evaluate", {"models": ("embd",)})], "There is no model 'embd'. Did you mean 'embed'?"),
-    ],
-)
-def test_stage_without_an_input_or_in_the_wrong_place_is_named(stages: Stages, sentence: str) -> None:
-    with pytest.raises(InputError) as error:
-        names(stages)
-    assert sentence in str(error.value)
+    ]:
+        with pytest.raises(InputError) as error:
+            names(stages)
+        assert sentence in str(error.value)

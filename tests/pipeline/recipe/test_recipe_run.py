@@ -100,9 +100,8 @@ def test_student_of_another_stream_goes_alone_and_does_not_part_those_around_it(
     assert together[2:4] == [["small", "other"], ["between"]]
 
 
-@pytest.mark.parametrize(
-    ("setting", "apart"),
-    [
+def test_students_go_apart_only_if_they_see_other_images(tmp_path: Path) -> None:
+    for setting, apart in [
         ("epochs = 2", True),
         ("batch_size = 4", True),
         ("seed = 1", True),
@@ -112,12 +111,10 @@ def test_student_of_another_stream_goes_alone_and_does_not_part_those_around_it(
         ("learning_rate = 0.1", False),
         ('objective = "compress-1q"', False),
         ("bank_size = 8", False),
-    ],
-)
-def test_students_go_apart_only_if_they_see_other_images(tmp_path: Path, setting: str, apart: bool) -> None:
-    together = names_of(RECIPE.replace('name = "other"', f'name = "other"\n{setting}'), tmp_path)
-    assert (["small", "other"] not in together) == apart
-    assert (setting.split(" ")[0] in SHARED_IN_ONE_PASS) == apart
+    ]:
+        together = names_of(RECIPE.replace('name = "other"', f'name = "other"\n{setting}'), tmp_path)
+        assert (["small", "other"] not in together) == apart
+        assert (setting.split(" ")[0] in SHARED_IN_ONE_PASS) == apart
 
 
 def test_killed_pass_goes_on_with_each_student_and_takes_a_new_one_along(work: Path) -> None:
@@ -191,9 +188,9 @@ def test_output_of_someone_else_is_not_touched(tmp_path: Path) -> None:
     assert stamps(tmp_path / "out").keys() == {"big/thesis.tex"}
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "sentence"),
-    [
+def test_mistake_in_a_late_step_is_found_before_the_first(tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    for old, new, sentence in [
         (
             'student = "conv4-32"',
             'student = "conv4-33"',
@@ -201,14 +198,11 @@ def test_output_of_someone_else_is_not_touched(tmp_path: Path) -> None:
         ),
         ('arch = "conv4-16"', 'arch = "resnet81"', "There is no architecture 'resnet81'. Did you mean 'resnet18'?"),
         ("views = 2", 'views = 2\nsplit = ["train", "test"]', "images' has no folder 'test' (nor test.txt, test.tar, "),
-    ],
-)
-def test_mistake_in_a_late_step_is_found_before_the_first(tmp_path: Path, old: str, new: str, sentence: str) -> None:
-    write_images(tmp_path / "images")
-    with pytest.raises(InputError) as error:
-        run(tmp_path, RECIPE.replace(old, new))
-    assert sentence in str(error.value)
-    assert not (tmp_path / "out").exists()
+    ]:
+        with pytest.raises(InputError) as error:
+            run(tmp_path, RECIPE.replace(old, new))
+        assert sentence in str(error.value)
+        assert not (tmp_path / "out").exists()
 
 
 def test_missing_data_set_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The steps of a recipe, in order: which stage each runs, with what settings, and which earlier ones it needs."""
+"""The steps of a recipe, in order: the stage each runs, its settings, and the earlier steps it needs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
-from compress_ssl.pipeline.distill.settings import options_for
+from compress_ssl.pipeline.distill.settings import options_for as objective_options
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
 from compress_ssl.pipeline.pretrain.settings import options_for as method_options
-from compress_ssl.pipeline.recipe.file import PREVIOUS, RESERVED, STAGES, UNFINISHED, check_tables, validated, where_of
+from compress_ssl.pipeline.recipe.file import (
+    PREVIOUS,
+    RESERVED,
+    STAGES,
+    UNFINISHED,
+    check_tables,
+    validated,
+    where_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from compress_ssl.pipeline.common.settings import StageSettings
     from compress_ssl.pipeline.recipe.file import Recipe
+
+    Table = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,13 +38,13 @@ class Step:
     name: str
     settings: StageSettings
     output: Path
-    """What the step makes; a later step finds it here."""
+    """File or folder that the step writes, where later steps find it."""
     needs: tuple[str, ...] = ()
-    """Names of the earlier steps that it uses."""
+    """Names of the earlier steps whose output it uses."""
 
 
 def plan_steps(recipe: Recipe) -> list[Step]:
-    """Turn a recipe into its steps, in order.
+    """Return the steps of a recipe, in order.
 
     Raises
     ------
@@ -43,77 +53,25 @@ def plan_steps(recipe: Recipe) -> list[Step]:
     """
     check_tables(recipe)
     steps: dict[str, Step] = {}
-
-    def add(
-        stage: str,
-        name: str,
-        output: Path,
-        given: Mapping[str, Any],
-        made: Mapping[str, Any],
-        needs: tuple[str, ...],
-        evaluation: str | None = None,
-    ) -> None:
-        if name in steps:
-            raise InputError(f"There are two steps named '{name}'; give each its own name.")
-        if other := next((step for step in steps.values() if step.output == output), None):
-            raise InputError(f"Steps '{other.name}' and '{name}' would both write '{output}'; rename one of them.")
-        model = STAGES[stage] if evaluation is None else EVALUATIONS[evaluation].settings
-        shared = {"index_folder": recipe.folder / "index", **recipe.settings}
-        # Of an evaluation only what all have: "epochs" is of trainings, not of a protocol.
-        shared = {key: value for key, value in shared.items() if key in STAGES[stage].model_fields}
-        if stage == "distill":
-            shared = options_for(shared, {**shared, **given}.get("objective"))
-        elif stage == "pretrain":
-            shared = method_options(shared, {**shared, **given}.get("method"))
-        values = {**shared, "data": recipe.data, **given, **made}
-        settings = validated(model, values, where_of(stage, evaluation or name))
-        steps[name] = Step(stage, name, settings, output, needs)
-
     for table in recipe.pretrain:
-        name, given = _named("pretrain", table)
-        run = recipe.folder / name
-        add("pretrain", name, run, given, {"run": run}, ())
-
-    store = recipe.folder / "embeddings.zarr"
-    teacher: dict[str, Any] = {}
+        _add(steps, _pretraining(recipe, table))
     if recipe.embed is not None:
-        needs: tuple[str, ...] = ()
-        if "teacher" in recipe.embed:
-            teacher["teacher"], needs = _network("teacher", recipe.embed["teacher"], steps)
-        add("embed", "embed", store, recipe.embed, {"store": store, **teacher}, needs)
-
+        _add(steps, _embedding(recipe, recipe.embed, steps))
     for table in recipe.student:
-        name, given = _named("student", table)
-        run = recipe.folder / name
-        shared = options_for(recipe.distill, {**recipe.distill, **given}.get("objective"))
-        given = {**({"store": store} if "embed" in steps else {}), **shared, **given}
-        if "store" not in given:
-            raise InputError(f"Student '{name}' has no store; add an [embed] table, or store = PATH under [distill].")
-        further = given.get("also_store")
-        stores = (given["store"], *(further if isinstance(further, list | tuple) else ()))
-        embedded = "embed" in steps and str(store) in map(str, stores)
-        add("distill", name, run, given, {"run": run}, ("embed",) if embedded else ())
-
+        _add(steps, _distillation(recipe, table))
     for reference in recipe.evaluate.models:
-        folder = recipe.folder / "evaluation" / re.sub(r"[/:]", "-", reference)
         for evaluation, table in recipe.evaluate.tables.items():
-            model, needs = _network("model", reference, steps)
-            if needs == ("embed",) and EVALUATIONS[evaluation].needs_network:
-                model, needs = teacher["teacher"], steps["embed"].needs
-            result = folder / EVALUATIONS[evaluation].file
-            given = {**recipe.evaluate.shared, **table}
-            made = {"model": model, "output": folder}
-            add("evaluate", f"{evaluation} {reference}", result, given, made, needs, evaluation)
+            _add(steps, _evaluation(recipe, evaluation, table, reference, steps))
     return list(steps.values())
 
 
 def select_steps(steps: list[Step], *, first: str | None = None, only: tuple[str, ...] = ()) -> list[Step]:
-    """Keep the steps from ``first`` on, and of them those named in ``only``; both take a step or a stage.
+    """Return the steps from ``first`` on, and of them those named in ``only``; both are names of steps or stages.
 
     Raises
     ------
     InputError
-        If a name fits no step.
+        If a name matches no step.
     """
     for name in (*only, *([first] if first else [])):
         if not any(name in (step.name, step.stage) for step in steps):
@@ -127,18 +85,87 @@ def select_steps(steps: list[Step], *, first: str | None = None, only: tuple[str
     return kept
 
 
-def _named(kind: str, table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    given = dict(table)
-    name = given.pop("name", None)
+def _add(steps: dict[str, Step], step: Step) -> None:
+    if step.name in steps:
+        raise InputError(f"There are two steps named '{step.name}'; give each its own name.")
+    if other := next((other for other in steps.values() if other.output == step.output), None):
+        raise InputError(
+            f"Steps '{other.name}' and '{step.name}' would both write '{step.output}'; rename one of them."
+        )
+    steps[step.name] = step
+
+
+def _pretraining(recipe: Recipe, table: Table) -> Step:
+    name = _name("pretrain", table)
+    output = recipe.folder / name
+    shared = method_options(recipe.settings, {**recipe.settings, **table}.get("method"))
+    return Step("pretrain", name, _settings(recipe, "pretrain", shared, table, {"run": output}), output)
+
+
+def _embedding(recipe: Recipe, table: Table, steps: Mapping[str, Step]) -> Step:
+    store = _store(recipe)
+    teacher, needs = _network("teacher", table["teacher"], steps) if "teacher" in table else (None, ())
+    made = {"store": store} | ({"teacher": teacher} if "teacher" in table else {})
+    return Step("embed", "embed", _settings(recipe, "embed", recipe.settings, table, made), store, needs)
+
+
+def _distillation(recipe: Recipe, table: Table) -> Step:
+    name = _name("student", table)
+    output, store = recipe.folder / name, _store(recipe)
+    given = {**({} if recipe.embed is None else {"store": store}), **recipe.distill, **table}
+    if "store" not in given:
+        raise InputError(f"Student '{name}' has no store; add an [embed] table, or store = PATH under [distill].")
+    shared = objective_options(
+        {**recipe.settings, **{key: given[key] for key in given if key not in table}},
+        {**recipe.settings, **given}.get("objective"),
+    )
+    further = given.get("also_store")
+    stores = (given["store"], *(further if isinstance(further, list | tuple) else ()))
+    needs = ("embed",) if recipe.embed is not None and str(store) in map(str, stores) else ()
+    return Step("distill", name, _settings(recipe, "distill", shared, table, {"run": output}), output, needs)
+
+
+def _evaluation(recipe: Recipe, evaluation: str, table: Table, reference: str, steps: Mapping[str, Step]) -> Step:
+    found = EVALUATIONS[evaluation]
+    model, needs = _network("model", reference, steps)
+    if needs == ("embed",) and found.needs_network:
+        embed = steps["embed"]
+        model, needs = embed.settings.model_dump()["teacher"], embed.needs
+    folder = recipe.folder / "evaluation" / re.sub(r"[/:]", "-", reference)
+    given, made = {**recipe.evaluate.shared, **table}, {"model": model, "output": folder}
+    settings = _settings(recipe, "evaluate", recipe.settings, given, made, evaluation)
+    return Step("evaluate", f"{evaluation} {reference}", settings, folder / found.file, needs)
+
+
+def _settings(
+    recipe: Recipe, stage: str, shared: Table, table: Table, made: Table, evaluation: str | None = None
+) -> StageSettings:
+    """Return the settings of a step: what the recipe decides over its table, over what several steps share."""
+    model = STAGES[stage] if evaluation is None else EVALUATIONS[evaluation].settings
+    # Of an evaluation, only the fields that all have: "epochs" of [settings] is meant for trainings, not for a protocol.
+    shared = {key: value for key, value in shared.items() if key in STAGES[stage].model_fields}
+    if "index_folder" in STAGES[stage].model_fields:
+        shared = {"index_folder": recipe.folder / "index", **shared}
+    given = {key: value for key, value in table.items() if key != "name"}
+    where = where_of(stage, evaluation or table.get("name"))
+    return validated(model, {**shared, "data": recipe.data, **given, **made}, where)
+
+
+def _store(recipe: Recipe) -> Path:
+    return recipe.folder / "embeddings.zarr"
+
+
+def _name(kind: str, table: Table) -> str:
+    name = table.get("name")
     if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
         raise InputError(f"Each [[{kind}]] of a recipe needs a name that can be a folder's; got {name!r}.")
     if name in RESERVED or name.endswith((PREVIOUS, UNFINISHED)):
         raise InputError(f"A [[{kind}]] cannot be named '{name}', which the recipe itself uses; rename it.")
-    return name, given
+    return name
 
 
 def _network(what: str, reference: Any, steps: Mapping[str, Step]) -> tuple[Any, tuple[str, ...]]:
-    """What a stage is to be told of a network, and the steps that make it."""
+    """Return how a stage is given a network, and the names of the steps that make it."""
     if reference in steps:
         return str(steps[reference].output), (reference,)
     if not isinstance(reference, str) or "/" in reference or ":" in reference or Path(reference).exists():

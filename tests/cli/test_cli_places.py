@@ -43,7 +43,10 @@ def test_store_on_s3_is_made_looked_at_trained_from_and_scored(
     assert json.loads((workplace / "on-s3/settings.json").read_bytes())["store"] == store
 
     asked = call("evaluate", store)
-    assert (asked.exit_code, "is not on this machine; say by --output" in asked.output) == (2, True)
+    assert (asked.exit_code, "is not on this machine; give a folder for the results with --output" in asked.output) == (
+        2,
+        True,
+    )
     scored = call("evaluate", store, "--output", "scores", "--json")
     assert scored.exit_code == 0, scored.output
     (remote,) = json.loads(scored.stdout)

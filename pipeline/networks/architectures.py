@@ -54,13 +54,7 @@ def architecture_names() -> list[str]:
 
 
 def check_architecture(name: str) -> None:
-    """Check that an architecture exists.
-
-    Raises
-    ------
-    InputError
-        If it does not; names the nearest.
-    """
+    """Raise ``InputError``, naming the nearest, if there is no architecture of this name."""
     if name.startswith(TIMM):
         model = name.removeprefix(TIMM)
         if model not in timm_names():

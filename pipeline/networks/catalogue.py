@@ -112,13 +112,7 @@ def count_flops(network: nn.Module, size: int) -> int:
 
 
 def matching_names(pattern: str) -> list[str]:
-    """Return the names that match a pattern with ``*`` and ``?``; a name without them is returned as it is.
-
-    Raises
-    ------
-    InputError
-        If no name matches.
-    """
+    """Return the names that match a pattern with ``*`` and ``?``, or a name as it is; ``InputError`` if none."""
     if not {"*", "?"} & set(pattern):
         return [pattern]
     timm = [f"{TIMM}{name}" for name in timm_names()] if pattern.startswith(TIMM) else []

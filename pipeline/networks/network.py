@@ -62,13 +62,7 @@ class Network:
         return features
 
     def check_size(self, size: int) -> None:
-        """Check that the network accepts images of this size, in pixels.
-
-        Raises
-        ------
-        InputError
-            If it does not.
-        """
+        """Raise ``InputError`` if the network does not accept images of this size, in pixels."""
         mode = self.module.training
         device = next(self.module.parameters()).device
         try:

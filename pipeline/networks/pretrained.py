@@ -15,13 +15,7 @@ from compress_ssl.pipeline.networks.timm_models import timm_backbone, timm_prepr
 
 
 def check_torchvision(name: str) -> None:
-    """Check that torchvision has weights of this name.
-
-    Raises
-    ------
-    InputError
-        If it has none; names the nearest.
-    """
+    """Raise ``InputError``, naming the nearest, if torchvision has no weights of this name."""
     known = sorted(set(architecture_names()) & set(models.list_models(module=models)))
     if name not in known:
         raise unknown_name("torchvision network", name, known, listed_by=LISTED_BY)

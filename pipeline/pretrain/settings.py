@@ -15,7 +15,7 @@ from compress_ssl.pipeline.common.settings import (
     result_option,
 )
 from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
-from compress_ssl.pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.training.settings import Epochs, LearningRate, Schedule, TrainingSettings, WeightDecay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,13 +53,10 @@ class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
         PolicySetting,
         result_option(f"Augmentation of the views: {', '.join(POLICIES)}; the default of supervised is crop-flip."),
     ] = POLICIES["moco-v2"]
-    epochs: Annotated[int, result_option("Passes over the images.", ge=1)] = 200
-    learning_rate: Annotated[float, result_option("Initial learning rate.", gt=0)] = 0.06
-    weight_decay: Annotated[float, result_option("Weight decay of the optimizer.", ge=0)] = 5e-4
-    schedule: Annotated[
-        Literal["step", "cosine"],
-        result_option("Learning rate schedule: decay at the milestones, or half a cosine to zero."),
-    ] = "cosine"
+    epochs: Epochs = 200
+    learning_rate: LearningRate = 0.06
+    weight_decay: WeightDecay = 5e-4
+    schedule: Schedule = "cosine"
     temperature: Annotated[float, result_option("Temperature of the softmax (simclr, moco-v2).", gt=0)] = 0.2
     projection_dim: Annotated[
         int, result_option("Output dimension of the projection head, dropped after training (simclr, moco-v2).", ge=2)

@@ -25,13 +25,7 @@ def save_checkpoint(run: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:
-    """Read ``checkpoint.pt`` onto a device; return None if there is no checkpoint yet.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
-    """
+    """Read ``checkpoint.pt`` onto a device; None if there is none yet, ``InputError`` if it cannot be read."""
     path = run / CHECKPOINT_FILE
     if not path.exists():
         return None

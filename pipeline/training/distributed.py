@@ -48,13 +48,7 @@ def is_rank0() -> bool:
 
 
 def check_batch_divides(batch_size: int, micro_batches: int = 1, option: str = "--batch-size") -> None:
-    """Check that a global batch splits into equal micro-batches on all ranks.
-
-    Raises
-    ------
-    InputError
-        If it does not; names a batch size that does.
-    """
+    """Raise ``InputError``, naming one that fits, if a batch size is not a multiple of ranks x micro-batches."""
     divisor = world_size() * micro_batches
     if world_size() > 1 and batch_size % divisor:
         of = f"{world_size()} processes" + (f" times --accumulation {micro_batches}" if micro_batches > 1 else "")
@@ -186,13 +180,7 @@ def no_sync(loss: Loss, *, accumulate: bool) -> contextlib.AbstractContextManage
 
 
 def check_gradients(modules: nn.Module) -> None:
-    """Check that every trained parameter has a gradient, which DDP needs.
-
-    Raises
-    ------
-    InputError
-        Naming the first that has none.
-    """
+    """Raise ``InputError``, naming it, if a trained parameter has no gradient, which DDP needs."""
     if world_size() == 1:
         return
     for name, weight in modules.named_parameters():
@@ -201,13 +189,7 @@ def check_gradients(modules: nn.Module) -> None:
 
 
 def convert_sync_batchnorm(modules: nn.Module, device: torch.device) -> None:
-    """Convert batch norm to SyncBatchNorm in place, with the statistics of the global batch.
-
-    Raises
-    ------
-    InputError
-        On CPUs, which torch's SyncBatchNorm does not support.
-    """
+    """Convert batch norm to SyncBatchNorm in place; raise ``InputError`` on CPUs, which torch does not support."""
     if world_size() == 1:
         return
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""The memory bank (queue): the K embeddings that queries are compared with, first in, first out."""
+"""Memory bank (queue) of the last K embeddings, first in, first out, that queries are compared with."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class MemoryBank(nn.Module):
-    """K rows of D features, filled with noise at first (MoCo, He et al. 2020, published code)."""
+    """A queue of K embeddings of dimension D, initialized with noise (MoCo, He et al. 2020, published code)."""
 
     rows: Tensor
     position: Tensor
     images: Tensor | None
-    """(K,) int64: which image each row is of, -1 for none; where the bank was told to note it."""
+    """(K,) int64: the image of each row, -1 for none; None if the bank does not track images."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class MemoryBank(nn.Module):
         dtype: torch.dtype = torch.float32,
         *,
         in_checkpoint: bool = True,
-        notes_images: bool = False,
+        track_images: bool = False,
     ) -> None:
         """Draw K rows uniformly in plus or minus 1 / sqrt(D / 3), from torch's generator.
 
@@ -37,22 +37,22 @@ class MemoryBank(nn.Module):
         dtype : torch.dtype
             Half precision halves the memory; similarities are then exact to about 2^-9 (bfloat16) or 2^-12 (float16).
         in_checkpoint : bool
-            False for a bank that can be made again from a store.
-        notes_images : bool
-            Note which image each row is of, so that an image's own rows can be left out.
+            False for a bank that can be refilled from a store.
+        track_images : bool
+            Track the image of each row, so that a query's own entries can be masked.
         """
         super().__init__()
         bound = (dim / 3) ** -0.5
         noise = torch.empty(size, dim).uniform_(-bound, bound)
         self.register_buffer("rows", noise.to(dtype), persistent=in_checkpoint)
         self.register_buffer("position", torch.zeros((), dtype=torch.int64), persistent=in_checkpoint)
-        images = torch.full((size,), -1) if notes_images else None
+        images = torch.full((size,), -1) if track_images else None
         self.register_buffer("images", images, persistent=in_checkpoint)
 
     def similarities(self, queries: Tensor) -> Tensor:
-        """Dot products (B, K) of queries (B, D) with all rows, as the bank stands now; float32.
+        """Return the dot products (B, K) of queries (B, D) with all rows, in float32.
 
-        Enqueue only after the backward pass: it needs the rows that the queries met.
+        Enqueue only after the backward pass, which needs these rows.
         """
         if self.rows.dtype == torch.float32:
             return queries @ self.rows.T
@@ -60,12 +60,12 @@ class MemoryBank(nn.Module):
         return products
 
     def own_entries(self, images: Tensor) -> Tensor | None:
-        """Which rows are of each image, (B, K) bool for images (B,); None where that is not noted."""
+        """Return the mask (B, K) of the rows of each of B images; None if the bank does not track images."""
         return None if self.images is None else images[:, None] == self.images
 
     @torch.no_grad()
     def enqueue(self, embeddings: Tensor, images: Tensor | None = None) -> None:
-        """Put a batch (B, D), of images (B,), in place of the oldest rows, wrapping round at the end."""
+        """Replace the oldest rows by a batch (B, D) of images (B,), wrapping around at the end."""
         size = len(self.rows)
         newest = embeddings[-size:]
         first = self.position + len(embeddings) - len(newest)
@@ -78,12 +78,12 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def skip(self, count: int) -> None:
-        """Leave the rows as they are where ``count`` embeddings would have gone."""
+        """Advance by ``count`` rows without writing them."""
         self.position.copy_((self.position + count) % len(self.rows))
 
 
 class _HalfProducts(torch.autograd.Function):
-    """Products in half precision, both ways. A gradient over many rows is too small for float16: it is scaled first."""
+    """Matrix products in half precision, forward and backward; gradients are scaled, as float16 would underflow."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, queries: Tensor, rows: Tensor) -> Tensor:

@@ -88,13 +88,7 @@ class MetricsLog:
             self._board.close()
 
     def write_means(self, epoch: int, step: int, **others: float) -> None:
-        """Log the means since the last line, the images per second, and other values.
-
-        Raises
-        ------
-        RunError
-            If a mean is not finite.
-        """
+        """Log the means since the last line, the pace and other values; ``RunError`` if a mean is not finite."""
         values = {name: float(total) / self._additions for name, total in all_reduce_mean(self._sums).items()}
         if not all(map(math.isfinite, values.values())):
             raise RunError(

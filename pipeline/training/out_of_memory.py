@@ -22,13 +22,7 @@ class OutOfMemory(RunError):
 
 @contextlib.contextmanager
 def explain_out_of_memory(sentence: str) -> Iterator[None]:
-    """Replace an out-of-memory error inside the block by a sentence on what was being done and what to change.
-
-    Raises
-    ------
-    OutOfMemory
-        With the sentence.
-    """
+    """Raise ``OutOfMemory`` with a sentence on what to change in place of torch's errors inside the block."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError

@@ -50,13 +50,7 @@ def _is_empty(run: Path) -> bool:
 
 @contextlib.contextmanager
 def run_leases(runs: Sequence[Path]) -> Iterator[None]:
-    """Hold the writer's lease of each run inside the block.
-
-    Raises
-    ------
-    StoreBusyError
-        If another process holds one.
-    """
+    """Hold the writer's lease of each run inside the block; raise ``StoreBusyError`` if another process holds one."""
     with contextlib.ExitStack() as held:
         for run in runs if is_rank0() else ():
             held.enter_context(writer_lease(run))

@@ -6,20 +6,25 @@ from typing import Annotated, Literal
 
 from compress_ssl.pipeline.common.settings import OutputSettings, result_option, runtime_option
 
+Epochs = Annotated[int, result_option("Passes over the images.", ge=1)]
+LearningRate = Annotated[float, result_option("Initial learning rate.", gt=0)]
+WeightDecay = Annotated[float, result_option("Weight decay of the optimizer.", ge=0)]
+Schedule = Annotated[
+    Literal["step", "cosine"],
+    result_option("Learning rate schedule: decay at the milestones, or half a cosine to zero."),
+]
+
 
 class TrainingSettings(OutputSettings):
     """Optimizer, learning rate schedule, precision, checkpoints and live evaluation."""
 
-    epochs: Annotated[int, result_option("Passes over the images.", ge=1)]
+    epochs: Epochs
     batch_size: Annotated[int, result_option("Images per step, over all ranks.", ge=2)] = 256
     optimizer: Annotated[Literal["sgd", "adamw"], result_option("SGD with momentum, or AdamW.")] = "sgd"
-    learning_rate: Annotated[float, result_option("Initial learning rate.", gt=0)]
+    learning_rate: LearningRate
     momentum: Annotated[float, result_option("Momentum of SGD.", ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, result_option("Weight decay of the optimizer.", ge=0)] = 1e-4
-    schedule: Annotated[
-        Literal["step", "cosine"],
-        result_option("Learning rate schedule: decay at the milestones, or half a cosine to zero."),
-    ]
+    weight_decay: WeightDecay = 1e-4
+    schedule: Schedule
     milestones: Annotated[
         tuple[int, ...],
         result_option("Epochs at which the step schedule multiplies the learning rate by gamma. Repeatable."),

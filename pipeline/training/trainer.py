@@ -107,13 +107,7 @@ class Trainer(Generic[BatchT]):
         return state
 
     def train_step(self, batch: BatchT) -> None:
-        """Take one step of the optimizer.
-
-        Raises
-        ------
-        RunError
-            If memory runs out, or a logged loss is not finite.
-        """
+        """Take one step of the optimizer; raise ``RunError`` if memory runs out or a logged loss is not finite."""
         settings, (epoch, step) = self.task.settings, self.position
         seed_step(settings.seed, epoch, step)
         lr = learning_rate(settings, epoch, step, self._steps_per_epoch)
@@ -157,13 +151,7 @@ class Trainer(Generic[BatchT]):
         self.save()
 
     def save(self) -> None:
-        """Write the checkpoint.
-
-        Raises
-        ------
-        RunError
-            If a weight is not finite; the last checkpoint stays.
-        """
+        """Write the checkpoint; raise ``RunError`` and keep the last one if a weight is not finite."""
         self._check_finite()
         self._save_checkpoint(self.task.run)
 

@@ -41,7 +41,7 @@ class WithTeacherBank(Objective):
         """
         self.needs_fit, self.refill_teacher_bank = centre or fixed, not fixed
         self.teacher_bank = MemoryBank(
-            size, teacher_dim, TORCH_DTYPES[precision], in_checkpoint=fixed, notes_images=mask_own
+            size, teacher_dim, TORCH_DTYPES[precision], in_checkpoint=fixed, track_images=mask_own
         )
         self.register_buffer("teacher_mean", torch.zeros(teacher_dim) if centre else None)
         self._staged: list[tuple[Tensor, Tensor | None]] = []

@@ -194,13 +194,7 @@ class Weights(NamedTuple):
 
 
 def find_weights(file: CheckpointFile) -> Weights:
-    """Find the weights of a file and its layout.
-
-    Raises
-    ------
-    InputError
-        If it holds no weights.
-    """
+    """Find the weights of a file and its layout; raise ``InputError`` if it holds none."""
     container, found = _container(file)
     tensors = {str(key).replace(COMPILED, ""): value for key, value in found.items() if isinstance(value, Tensor)}
     if all(key.startswith(PARALLEL) for key in tensors):

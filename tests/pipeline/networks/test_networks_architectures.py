@@ -127,22 +127,22 @@ def test_networks_for_small_images_see_all_of_them(name: str, dim: int) -> None:
     assert tuple(sizes[0]) == (expected, expected)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "resnet18", "resnet50", "mobilenet_v2"])
-def test_networks_for_small_images_have_torchvisions_names_and_shapes_but_for_the_first_layer(name: str) -> None:
-    with torch.device("meta"):
-        theirs = without_head(models.get_model(name, weights=None)).module.state_dict()
-    ours = build_backbone(f"{name}-32px").module.state_dict()
-    assert list(ours) == list(theirs)
-    different = [key for key, value in ours.items() if value.shape != theirs[key].shape]
-    assert different == {"alexnet": ["features.0.weight"], "mobilenet_v2": []}.get(name, ["conv1.weight"])
+def test_networks_for_small_images_have_torchvisions_names_and_shapes_but_for_the_first_layer() -> None:
+    for name in ["alexnet", "resnet18", "resnet50", "mobilenet_v2"]:
+        with torch.device("meta"):
+            theirs = without_head(models.get_model(name, weights=None)).module.state_dict()
+        ours = build_backbone(f"{name}-32px").module.state_dict()
+        assert list(ours) == list(theirs)
+        different = [key for key, value in ours.items() if value.shape != theirs[key].shape]
+        assert different == {"alexnet": ["features.0.weight"], "mobilenet_v2": []}.get(name, ["conv1.weight"])
 
 
-@pytest.mark.parametrize("width", CONV4_WIDTHS)
-@pytest.mark.parametrize("size", [8, 15, 16, 84])
-def test_conv4_takes_images_of_any_size(width: int, size: int) -> None:
-    backbone = build_backbone(f"conv4-{width}")
-    assert backbone.module(images(size)).shape == (2, width)
-    assert backbone.feature_dim == width
+def test_conv4_takes_images_of_any_size() -> None:
+    for size in [8, 15, 16, 84]:
+        for width in CONV4_WIDTHS:
+            backbone = build_backbone(f"conv4-{width}")
+            assert backbone.module(images(size)).shape == (2, width)
+            assert backbone.feature_dim == width
 
 
 @pytest.mark.parametrize("name", ["resnet18-32px", "conv4-16", "mobilenet_v2"])
@@ -158,15 +158,17 @@ def test_weights_are_those_of_the_seed_and_nothing_else_is_drawn(name: str) -> N
     assert not any(torch.equal(first[key], other[key]) for key in drawn)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "meant"),
-    [("resnet81", "resnet18"), ("resnet-18", "resnet18"), ("mobilenetv2", "mobilenet_v2"), ("conv4-48", "conv4-")],
-)
-def test_unknown_architecture_is_answered_with_the_nearest(wrong: str, meant: str) -> None:
-    with pytest.raises(InputError, match=f"There is no architecture '{wrong}'. Did you mean '{meant}") as caught:
-        build_backbone(wrong)
-    assert str(caught.value).endswith("All are listed by: compress-ssl models '*PART-OF-NAME*'")
-    assert len(str(caught.value)) < 300
+def test_unknown_architecture_is_answered_with_the_nearest() -> None:
+    for wrong, meant in [
+        ("resnet81", "resnet18"),
+        ("resnet-18", "resnet18"),
+        ("mobilenetv2", "mobilenet_v2"),
+        ("conv4-48", "conv4-"),
+    ]:
+        with pytest.raises(InputError, match=f"There is no architecture '{wrong}'. Did you mean '{meant}") as caught:
+            build_backbone(wrong)
+        assert str(caught.value).endswith("All are listed by: compress-ssl models '*PART-OF-NAME*'")
+        assert len(str(caught.value)) < 300
 
 
 def test_architecture_wants_what_its_images_are() -> None:
@@ -174,6 +176,6 @@ def test_architecture_wants_what_its_images_are() -> None:
     assert default_preprocessing("resnet18-32px") == Preprocessing(size=32, resize=32)
 
 
-@pytest.mark.parametrize("name", WITHOUT_LINEAR_HEAD)
-def test_networks_whose_features_are_not_one_vector_are_not_offered(name: str) -> None:
-    assert name not in architecture_names()
+def test_networks_whose_features_are_not_one_vector_are_not_offered() -> None:
+    for name in WITHOUT_LINEAR_HEAD:
+        assert name not in architecture_names()

@@ -26,54 +26,59 @@ def test_convolution_and_linear_layer_are_counted_as_by_hand() -> None:
     assert count_flops(network, 8) == 2 * (4 * 4 * 8 * 75 + 128 * 10)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["alexnet", "resnet18", "resnet34", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
-     "efficientnet_b0", "regnet_y_400mf", "vit_b_16", "swin_t"],
-)  # fmt: skip
-def test_counts_are_torchvisions_without_the_classifier(name: str) -> None:
+def test_counts_are_torchvisions_without_the_classifier() -> None:
     """With the classifier, torchvision publishes 10^9 multiply-adds and parameters."""
-    ours, weights = describe_network(name), models.get_model_weights(name).DEFAULT
-    assert ours.parameters == weights.meta["num_params"] - 1000 * (ours.feature_dim + 1)
-    theirs = 2e9 * weights.meta["_ops"] - 2 * 1000 * ours.feature_dim
-    assert ours.flops == pytest.approx(theirs, rel=0.01)
+    for name in [
+        "alexnet",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "mobilenet_v3_large",
+        "efficientnet_b0",
+        "regnet_y_400mf",
+        "vit_b_16",
+        "swin_t",
+    ]:
+        ours, weights = describe_network(name), models.get_model_weights(name).DEFAULT
+        assert ours.parameters == weights.meta["num_params"] - 1000 * (ours.feature_dim + 1)
+        theirs = 2e9 * weights.meta["_ops"] - 2 * 1000 * ours.feature_dim
+        assert ours.flops == pytest.approx(theirs, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("name", "gflops", "digits"),
-    [
+def test_operations_are_the_published_ones() -> None:
+    for name, gflops, digits in [
         ("resnet50", 8.2, 1),  # 4.1 x 10^9 multiply-adds (He et al. 2016 counts 3.8 without its last version's strides)
         ("alexnet", 1.4, 1),
         ("mobilenet_v2", 0.6, 1),  # 300 x 10^6 (Sandler et al. 2018, table 4)
         ("timm/vit_small_patch16_224", 9.2, 1),  # 4.6 x 10^9 (Touvron et al. 2021, DeiT-S)
         ("timm/vit_tiny_patch16_224", 2.5, 1),  # 1.25 x 10^9 (DeiT-Ti)
-    ],
-)
-def test_operations_are_the_published_ones(name: str, gflops: float, digits: int) -> None:
-    assert round(describe_network(name).flops / 1e9, digits) == gflops
+    ]:
+        assert round(describe_network(name).flops / 1e9, digits) == gflops
 
 
-@pytest.mark.parametrize("name", STUDENTS)
-def test_every_student_is_described(name: str) -> None:
-    student = describe_student(name)
-    with torch.device("meta"):
-        built = build_backbone(name)
-    assert student.feature_dim == built.feature_dim
-    assert student.parameters == sum(parameter.numel() for parameter in built.module.parameters())
-    assert student.flops > 1e7
-    assert student.preprocessing.size == (32 if name.endswith("-32px") else 224)
-    assert (student.preprocessing.mean, student.preprocessing.std) == (Preprocessing().mean, Preprocessing().std)
-    assert student.note
+def test_every_student_is_described() -> None:
+    for name in STUDENTS:
+        student = describe_student(name)
+        with torch.device("meta"):
+            built = build_backbone(name)
+        assert student.feature_dim == built.feature_dim
+        assert student.parameters == sum(parameter.numel() for parameter in built.module.parameters())
+        assert student.flops > 1e7
+        assert student.preprocessing.size == (32 if name.endswith("-32px") else 224)
+        assert (student.preprocessing.mean, student.preprocessing.std) == (Preprocessing().mean, Preprocessing().std)
+        assert student.note
 
 
-@pytest.mark.parametrize("name", TEACHERS)
-def test_every_teacher_is_described(name: str) -> None:
-    teacher = describe_teacher(name)
-    width = int(name.partition("-w")[2][:1] or 1)
-    assert teacher.feature_dim == 2048 * width
-    assert teacher.preprocessing == TEACHERS[name].preprocessing
-    assert (teacher.note, teacher.weights) == (TEACHERS[name].citation, TEACHERS[name].weights)
-    assert describe_network(name) == teacher
+def test_every_teacher_is_described() -> None:
+    for name in TEACHERS:
+        teacher = describe_teacher(name)
+        width = int(name.partition("-w")[2][:1] or 1)
+        assert teacher.feature_dim == 2048 * width
+        assert teacher.preprocessing == TEACHERS[name].preprocessing
+        assert (teacher.note, teacher.weights) == (TEACHERS[name].citation, TEACHERS[name].weights)
+        assert describe_network(name) == teacher
 
 
 def test_pattern_is_answered_with_the_names_that_fit() -> None:

@@ -123,28 +123,24 @@ def test_identity_tells_shapes_and_names_apart() -> None:
     assert len({weights_sha256(module) for module in (flat, square, other, whole)}) == 4
 
 
-@pytest.mark.parametrize(
-    ("size", "what"),
-    [
+def test_truncated_file_is_one_sentence(tmp_path: Path) -> None:
+    for size, what in [
         (0, "is not a checkpoint but an empty file"),
         (7, "is not a checkpoint but a file that starts with b'"),
         (100, "is a damaged safetensors file ("),
         (5000, "is a damaged safetensors file ("),
         (-1, "is a damaged safetensors file ("),
-    ],
-)
-def test_truncated_file_is_one_sentence(size: int, what: str, tmp_path: Path) -> None:
-    file = saved(load_network("random/conv4-16"), tmp_path / "run") / MODEL_FILE
-    file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(
-        InputError, match=f"run/model.safetensors' {re.escape(what)}.*; download, copy or train it again"
-    ):
-        load_network(str(tmp_path / "run"))
+    ]:
+        file = saved(load_network("random/conv4-16"), tmp_path / "run") / MODEL_FILE
+        file.write_bytes(file.read_bytes()[:size])
+        with pytest.raises(
+            InputError, match=f"run/model.safetensors' {re.escape(what)}.*; download, copy or train it again"
+        ):
+            load_network(str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize(
-    ("header", "sentence"),
-    [
+def test_header_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    for header, sentence in [
         ("[]", "does not name architecture and preprocessing"),
         ('{"architecture": "conv4-16"}', "does not name architecture and preprocessing"),
         ('{"architecture": "conv4-16", "preprocessing": {"mean": 1, "std": 1}}', "does not name architecture and"),
@@ -156,24 +152,21 @@ def test_truncated_file_is_one_sentence(size: int, what: str, tmp_path: Path) ->
         ("ARCHITECTURE conv5-16", "holds a 'conv5-16', which this release does not know; upgrade compress-ssl"),
         ("ARCHITECTURE conv4-32", "does not fit conv4-32: size mismatch for "),
         ("ARCHITECTURE resnet18", "does not fit resnet18: "),
-    ],
-)
-def test_header_that_does_not_fit_is_one_sentence(header: str, sentence: str, tmp_path: Path) -> None:
-    file = saved(load_network("random/conv4-16"), tmp_path / "run") / MODEL_FILE
-    with safe_open(file, "pt") as opened:
-        ours = json.loads(opened.metadata()["compress_ssl"])
-    if header.startswith("ARCHITECTURE"):
-        header = json.dumps({**ours, "architecture": header.split()[1]})
-    save_file(load_file(file), file, {"compress_ssl": header})
-    with pytest.raises(InputError, match=r"model\.safetensors' ") as caught:
-        load_network(str(tmp_path / "run"))
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
+    ]:
+        file = saved(load_network("random/conv4-16"), tmp_path / "run") / MODEL_FILE
+        with safe_open(file, "pt") as opened:
+            ours = json.loads(opened.metadata()["compress_ssl"])
+        if header.startswith("ARCHITECTURE"):
+            header = json.dumps({**ours, "architecture": header.split()[1]})
+        save_file(load_file(file), file, {"compress_ssl": header})
+        with pytest.raises(InputError, match=r"model\.safetensors' ") as caught:
+            load_network(str(tmp_path / "run"))
+        assert sentence in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("reference", "sentence"),
-    [
+def test_reference_that_leads_nowhere_is_one_sentence() -> None:
+    for reference, sentence in [
         (
             "nowhere/run",
             "'nowhere/run' is not a run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/",
@@ -204,12 +197,10 @@ def test_header_that_does_not_fit_is_one_sentence(header: str, sentence: str, tm
             "swav-resnet50",
             "needs a file of weights; download https://dl.fbaipublicfiles.com/deepcluster/swav_8",
         ),
-    ],
-)
-def test_reference_that_leads_nowhere_is_one_sentence(reference: str, sentence: str) -> None:
-    with pytest.raises(InputError) as caught:
-        load_network(reference)
-    assert sentence in str(caught.value)
+    ]:
+        with pytest.raises(InputError) as caught:
+            load_network(reference)
+        assert sentence in str(caught.value)
 
 
 def test_run_that_is_not_finished_is_said_to_be_so(tmp_path: Path) -> None:

@@ -100,14 +100,14 @@ def test_other_file_formats_hold_the_same(
         assert_same_outputs(load_network(f"resnet18:{tmp_path / file}"), theirs, "resnet18")
 
 
-@pytest.mark.parametrize("before", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model._orig_mod."])
 def test_a_network_that_was_compiled_is_read_wherever_torch_noted_it(
-    before: str, tmp_path: Path, published_network: GetNetwork
+    tmp_path: Path, published_network: GetNetwork
 ) -> None:
-    theirs = published_network("resnet18")
-    file = tmp_path / "compiled.ckpt"
-    torch.save({"state_dict": {f"{before}{key}": value for key, value in theirs.state_dict().items()}}, file)
-    assert_same_outputs(load_network(f"resnet18:{file}"), theirs, "resnet18")
+    for before in ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model._orig_mod."]:
+        theirs = published_network("resnet18")
+        file = tmp_path / "compiled.ckpt"
+        torch.save({"state_dict": {f"{before}{key}": value for key, value in theirs.state_dict().items()}}, file)
+        assert_same_outputs(load_network(f"resnet18:{file}"), theirs, "resnet18")
 
 
 def test_flat_numbers_follow_the_published_forward_pass(writers: Writers, published_network: GetNetwork) -> None:
@@ -136,42 +136,58 @@ def test_flat_numbers_follow_the_published_forward_pass(writers: Writers, publis
     torch.testing.assert_close(x.mean((2, 3)), features(theirs, "resnet50", inputs), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_cites_what_was_read(layout: str) -> None:
-    source = LAYOUTS[layout].source
-    assert re.search(r"[\w-]+/[\w-]+, .*\.py.*commit [0-9a-f]{7}", source) or layout == "model"
+def test_every_layout_cites_what_was_read() -> None:
+    for layout in LAYOUTS:
+        source = LAYOUTS[layout].source
+        assert re.search(r"[\w-]+/[\w-]+, .*\.py.*commit [0-9a-f]{7}", source) or layout == "model"
 
 
-@pytest.mark.parametrize("name", [
-    "alexnet", "vgg11_bn", "resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5",
-    "shufflenet_v2_x0_5", "efficientnet_b0", "convnext_tiny", "swin_t", "vit_b_16",
-])  # fmt: skip
-def test_plain_weights_of_torchvision_are_seen_as_such(name: str) -> None:
+def test_plain_weights_of_torchvision_are_seen_as_such() -> None:
     """No key of an architecture is another project's mark; its classifier is left out, and nothing else is."""
-    with torch.device("meta"):
-        whole, module = models.get_model(name, weights=None), build_backbone(name).module
-    weights = find_weights(state_as_file(whole.state_dict()))
-    assert weights.layout == "plain"
-    assert mismatches(module, weights.backbone) == []
-    assert mismatches(module, {key: weights.backbone[key] for key in module.state_dict()}) == []
+    for name in [
+        "alexnet",
+        "vgg11_bn",
+        "resnet18",
+        "resnext50_32x4d",
+        "densenet121",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "mnasnet0_5",
+        "shufflenet_v2_x0_5",
+        "efficientnet_b0",
+        "convnext_tiny",
+        "swin_t",
+        "vit_b_16",
+    ]:
+        with torch.device("meta"):
+            whole, module = models.get_model(name, weights=None), build_backbone(name).module
+        weights = find_weights(state_as_file(whole.state_dict()))
+        assert weights.layout == "plain"
+        assert mismatches(module, weights.backbone) == []
+        assert mismatches(module, {key: weights.backbone[key] for key in module.state_dict()}) == []
 
 
-@pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224", "timm/resnet18", "timm/convnext_atto", "timm/swin_tiny_patch4_window7_224"])  # fmt: skip
-def test_plain_weights_of_timm_are_seen_as_such(name: str) -> None:
-    import timm
+def test_plain_weights_of_timm_are_seen_as_such() -> None:
+    for name in [
+        "timm/vit_tiny_patch16_224",
+        "timm/resnet18",
+        "timm/convnext_atto",
+        "timm/swin_tiny_patch4_window7_224",
+    ]:
+        import timm
 
-    with torch.device("meta"):
-        whole, module = timm.create_model(name.removeprefix("timm/")), build_backbone(name).module
-    weights = find_weights(state_as_file(whole.state_dict()))
-    assert weights.layout == "plain"
-    assert mismatches(module, weights.backbone) == []
+        with torch.device("meta"):
+            whole, module = timm.create_model(name.removeprefix("timm/")), build_backbone(name).module
+        weights = find_weights(state_as_file(whole.state_dict()))
+        assert weights.layout == "plain"
+        assert mismatches(module, weights.backbone) == []
 
 
-@pytest.mark.parametrize("name", KNOWN_BY_SHAPE)
-def test_an_architecture_is_known_by_its_shapes(name: str) -> None:
-    with torch.device("meta"):
-        state = build_backbone(name).module.state_dict()
-    assert architecture_of(state) == name
+def test_an_architecture_is_known_by_its_shapes() -> None:
+    for name in KNOWN_BY_SHAPE:
+        with torch.device("meta"):
+            state = build_backbone(name).module.state_dict()
+        assert architecture_of(state) == name
 
 
 def saved(content: Any, folder: Path, name: str = "lab.pth") -> Path:
@@ -231,21 +247,21 @@ def test_a_supervised_head_is_left_out_and_said(tmp_path: Path, published_networ
         assert f"left out: {parts};" in str(network.checkpoint)
 
 
-@pytest.mark.parametrize("content", [
-    {"linear.weight": torch.ones(1000, 2048), "linear.bias": torch.ones(1000)},
-    {"state_dict": {"module.linear.weight": torch.ones(1000, 2048), "module.linear.bias": torch.ones(1000)}},
-])  # fmt: skip
-def test_a_head_without_its_network_is_an_error(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"lab.pth' holds a head without its network \(linear.weight, linear.bias\); give"
-    ):
-        load_network(f"swav-resnet50:{saved(content, tmp_path)}")
+def test_a_head_without_its_network_is_an_error(tmp_path: Path) -> None:
+    for content in [
+        {"linear.weight": torch.ones(1000, 2048), "linear.bias": torch.ones(1000)},
+        {"state_dict": {"module.linear.weight": torch.ones(1000, 2048), "module.linear.bias": torch.ones(1000)}},
+    ]:
+        with pytest.raises(
+            InputError, match=r"lab.pth' holds a head without its network \(linear.weight, linear.bias\); give"
+        ):
+            load_network(f"swav-resnet50:{saved(content, tmp_path)}")
 
 
-@pytest.mark.parametrize("content", [{"epoch": 3, "optimizer": {}}, [torch.ones(3)], torch.ones(3), {"state_dict": {}}])
-def test_a_file_without_weights_is_one_sentence(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"lab.pth' holds no weights.*; give a file with a state dict"):
-        load_network(f"resnet18:{saved(content, tmp_path)}")
+def test_a_file_without_weights_is_one_sentence(tmp_path: Path) -> None:
+    for content in [{"epoch": 3, "optimizer": {}}, [torch.ones(3)], torch.ones(3), {"state_dict": {}}]:
+        with pytest.raises(InputError, match=r"lab.pth' holds no weights.*; give a file with a state dict"):
+            load_network(f"resnet18:{saved(content, tmp_path)}")
 
 
 @pytest.mark.parametrize(

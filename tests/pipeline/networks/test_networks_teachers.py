@@ -1,5 +1,6 @@
-"""Published teachers: each in each layout it is published in builds, loads, and sees images as its authors showed them."""
+"""Published teachers: each in each layout it is published in builds, loads and normalizes images as its authors do."""
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -57,9 +58,17 @@ def eight_images(photographs: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(Image.open(file).convert("RGB").resize((64, 64))) for file in files]))
 
 
+@functools.cache
 def without_memory(architecture: str) -> tuple[nn.Module, int]:
     with torch.device("meta"):
         return build_backbone(architecture)
+
+
+@functools.cache
+def with_weights(architecture: str, theirs: nn.Module) -> nn.Module:
+    module = build_backbone(architecture).module.eval()
+    module.load_state_dict(theirs.state_dict(), strict=False)
+    return module
 
 
 def assert_different_features(features: torch.Tensor, dim: int) -> None:
@@ -81,22 +90,21 @@ def test_a_published_file_gives_the_network_s_features(
     with torch.no_grad():
         features = network.features(eight_images)
     assert_different_features(features, dim)
-    expected = build_backbone(TEACHERS[name].architecture).module.eval()
-    expected.load_state_dict(theirs.state_dict(), strict=False)
+    expected = with_weights(TEACHERS[name].architecture, theirs)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (wants.mean, wants.std))
     inputs = (eight_images.permute(0, 3, 1, 2).double() / 255 - mean) / std
     with torch.no_grad():
         torch.testing.assert_close(features, expected(inputs.float()), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "layout"), PUBLISHED)
-def test_every_teacher_fits_every_layout_it_is_published_in(name: str, layout: str, writers: Writers) -> None:
-    module, dim = without_memory(TEACHERS[name].architecture)
-    content = writers[layout](module)
-    weights = find_weights(CheckpointFile(Path("published.pth"), "0" * 64, content, {}))
-    assert weights.layout == layout
-    assert mismatches(module, weights.backbone) == []
-    assert (dim, TEACHERS[name].preprocessing) == EXPECTED[name]
+def test_every_teacher_fits_every_layout_it_is_published_in(writers: Writers) -> None:
+    for name, layout in PUBLISHED:
+        module, dim = without_memory(TEACHERS[name].architecture)
+        content = writers[layout](module)
+        weights = find_weights(CheckpointFile(Path("published.pth"), "0" * 64, content, {}))
+        assert weights.layout == layout
+        assert mismatches(module, weights.backbone) == []
+        assert (dim, TEACHERS[name].preprocessing) == EXPECTED[name]
 
 
 def small_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -143,10 +151,10 @@ def test_every_layout_of_one_method_belongs_to_a_teacher_or_to_students() -> Non
     assert told - of_teachers == {"compress", "compress-alexnet"}
 
 
-@pytest.mark.parametrize("name", TEACHERS)
-@pytest.mark.parametrize("layout", ["plain", "lightly", "solo-learn", "backbone", "encoder", "model"])
-def test_every_teacher_is_read_as_other_programs_write_it(name: str, layout: str, writers: Writers) -> None:
-    module, _ = without_memory(TEACHERS[name].architecture)
-    weights = find_weights(CheckpointFile(Path("retrained.ckpt"), "0" * 64, writers[layout](module), {}))
-    assert weights.layout == layout
-    assert mismatches(module, weights.backbone) == []
+def test_every_teacher_s_architecture_is_read_as_other_programs_write_it(writers: Writers) -> None:
+    for architecture in {teacher.architecture for teacher in TEACHERS.values()}:
+        module, _ = without_memory(architecture)
+        for layout in ("plain", "lightly", "solo-learn", "backbone", "encoder", "model"):
+            weights = find_weights(CheckpointFile(Path("retrained.ckpt"), "0" * 64, writers[layout](module), {}))
+            assert weights.layout == layout
+            assert mismatches(module, weights.backbone) == []

@@ -116,22 +116,27 @@ def test_there_is_no_dropout_in_training(name: str) -> None:
         torch.testing.assert_close(module(pictures(size)), module(pictures(size)), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["vit_small_patch14_dinov2.lvd142m", "vit_small_patch16_dinov3.lvd1689m", "vit_base_patch16_clip_224.openai",
-     "vit_base_patch16_siglip_224.webli", "vit_tiny_patch16_224", "resnet50.a1_in1k", "resnet18.tv_in1k",
-     "mobilenetv2_100.ra_in1k", "inception_v3.tv_in1k"],
-)  # fmt: skip
-def test_preprocessing_is_that_of_timms_evaluation(name: str) -> None:
-    config = resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
-    resize, crop, _, normalise = create_transform(**config, is_training=False).transforms
-    wants = default_preprocessing(f"timm/{name}")
-    assert isinstance(resize, transforms.Resize)
-    assert isinstance(crop, transforms.CenterCrop)
-    assert (wants.resize, wants.size) == (resize.size, crop.size[0])
-    assert wants.interpolation == resize.interpolation.value
-    assert wants.mean == pytest.approx(tuple(normalise.mean.tolist()))
-    assert wants.std == pytest.approx(tuple(normalise.std.tolist()))
+def test_preprocessing_is_that_of_timms_evaluation() -> None:
+    for name in [
+        "vit_small_patch14_dinov2.lvd142m",
+        "vit_small_patch16_dinov3.lvd1689m",
+        "vit_base_patch16_clip_224.openai",
+        "vit_base_patch16_siglip_224.webli",
+        "vit_tiny_patch16_224",
+        "resnet50.a1_in1k",
+        "resnet18.tv_in1k",
+        "mobilenetv2_100.ra_in1k",
+        "inception_v3.tv_in1k",
+    ]:
+        config = resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+        resize, crop, _, normalise = create_transform(**config, is_training=False).transforms
+        wants = default_preprocessing(f"timm/{name}")
+        assert isinstance(resize, transforms.Resize)
+        assert isinstance(crop, transforms.CenterCrop)
+        assert (wants.resize, wants.size) == (resize.size, crop.size[0])
+        assert wants.interpolation == resize.interpolation.value
+        assert wants.mean == pytest.approx(tuple(normalise.mean.tolist()))
+        assert wants.std == pytest.approx(tuple(normalise.std.tolist()))
 
 
 def test_weights_are_those_of_the_seed() -> None:
@@ -140,25 +145,22 @@ def test_weights_are_those_of_the_seed() -> None:
     assert not torch.equal(first["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
 
 
-@pytest.mark.parametrize(
-    ("wrong", "meant"),
-    [
+def test_misspelt_name_is_answered_with_the_nearest_and_not_with_a_thousand() -> None:
+    for wrong, meant in [
         ("vit_small_patch14_dinov2.lvd143m", "vit_small_patch14_dinov2.lvd142m"),
         ("vit_small_patch16_dinov4", "vit_small_patch16_dinov3"),
         ("efficentnet_b0", "efficientnet_b0"),
         ("ResNet50", "resnet50"),
-    ],
-)
-def test_misspelt_name_is_answered_with_the_nearest_and_not_with_a_thousand(wrong: str, meant: str) -> None:
-    with pytest.raises(
-        InputError, match=re.escape(f"There is no timm network '{wrong}'. Did you mean '{meant}'?")
-    ) as caught:
-        check_architecture(f"timm/{wrong}")
-    assert len(str(caught.value)) < 400
-    assert str(caught.value).endswith("All are listed by: compress-ssl models 'timm/*PART-OF-NAME*'")
+    ]:
+        with pytest.raises(
+            InputError, match=re.escape(f"There is no timm network '{wrong}'. Did you mean '{meant}'?")
+        ) as caught:
+            check_architecture(f"timm/{wrong}")
+        assert len(str(caught.value)) < 400
+        assert str(caught.value).endswith("All are listed by: compress-ssl models 'timm/*PART-OF-NAME*'")
 
 
-@pytest.mark.parametrize("name", ["timm/gemma4_vit_167m_enc", "timm/", "timm/hf-hub:timm/resnet50"])
-def test_networks_whose_features_are_not_one_vector_and_other_places_are_not_offered(name: str) -> None:
-    with pytest.raises(InputError, match="There is no timm network"):
-        build_backbone(name)
+def test_networks_whose_features_are_not_one_vector_and_other_places_are_not_offered() -> None:
+    for name in ["timm/gemma4_vit_167m_enc", "timm/", "timm/hf-hub:timm/resnet50"]:
+        with pytest.raises(InputError, match="There is no timm network"):
+            build_backbone(name)

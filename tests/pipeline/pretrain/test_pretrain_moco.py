@@ -45,21 +45,21 @@ def dot(left: Any, right: Any) -> float:
     return sum(x * y for x, y in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
-@pytest.mark.parametrize(("count", "keys", "dim"), [(1, 1, 3), (5, 7, 4), (16, 3, 2)])
-def test_loss_is_equation_1(count: int, keys: int, dim: int, temperature: float) -> None:
-    generator = np.random.default_rng(0)
-    queries, own, queue = (
-        [unit(row) for row in generator.normal(size=(rows, dim)).tolist()] for rows in (count, count, keys)
-    )
-    expected = 0.0
-    for query, key in zip(queries, own, strict=True):
-        logits = [dot(query, key) / temperature, *(dot(query, other) / temperature for other in queue)]
-        expected -= math.log(math.exp(logits[0]) / sum(map(math.exp, logits))) / count
-    q, k, bank = (torch.tensor(rows, dtype=torch.float64) for rows in (queries, own, queue))
-    assert info_nce_loss(q, k, q @ bank.T, temperature).item() == pytest.approx(expected, rel=1e-10)
-    single = info_nce_loss(q.float(), k.float(), (q @ bank.T).float(), temperature)
-    assert single.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+def test_loss_is_equation_1() -> None:
+    for count, keys, dim in [(1, 1, 3), (5, 7, 4), (16, 3, 2)]:
+        for temperature in [0.07, 0.2, 1.0]:
+            generator = np.random.default_rng(0)
+            queries, own, queue = (
+                [unit(row) for row in generator.normal(size=(rows, dim)).tolist()] for rows in (count, count, keys)
+            )
+            expected = 0.0
+            for query, key in zip(queries, own, strict=True):
+                logits = [dot(query, key) / temperature, *(dot(query, other) / temperature for other in queue)]
+                expected -= math.log(math.exp(logits[0]) / sum(map(math.exp, logits))) / count
+            q, k, bank = (torch.tensor(rows, dtype=torch.float64) for rows in (queries, own, queue))
+            assert info_nce_loss(q, k, q @ bank.T, temperature).item() == pytest.approx(expected, rel=1e-10)
+            single = info_nce_loss(q.float(), k.float(), (q @ bank.T).float(), temperature)
+            assert single.item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def method_of(network: nn.Module, feature_dim: int, images: int, **given: Any) -> MoCoV2:
@@ -123,7 +123,7 @@ def test_queue_is_at_most_as_long_as_there_are_images(caplog: pytest.LogCaptureF
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
 def test_share_of_images_that_meet_an_own_key_is_as_said(share: float) -> None:
     images, batch = np.arange(4000), 20
-    queue = MemoryBank(int(share * len(images)), 1, notes_images=True)
+    queue = MemoryBank(int(share * len(images)), 1, track_images=True)
     met: list[bool] = []
     for epoch in range(5):
         for rows in torch.from_numpy(epoch_order(images, 0, epoch)).split(batch):
@@ -177,12 +177,12 @@ def test_interrupted_in_an_epoch_it_ends_as_if_nothing_had_happened(
     assert weights_sha256(load_network(str(stopped.run)).module) == weights_sha256(load_network(str(whole.run)).module)
 
 
-@pytest.mark.parametrize("method", ["simclr", "supervised"])
-@pytest.mark.parametrize(("name", "value"), [("queue_size", 65_536), ("key_momentum", 0.999)])
-def test_options_of_moco_are_refused_elsewhere(tmp_path: Path, method: str, name: str, value: float) -> None:
-    fits = {"arch": "conv4-16", "data": tmp_path, "run": tmp_path / "run", name: value}
-    with pytest.raises(
-        ValidationError, match=f"--{name.replace('_', '-')} does nothing for --method {method}; .* moco-v2"
-    ):
-        PretrainSettings(method=method, **fits)
-    assert getattr(PretrainSettings(method="moco-v2", **fits), name) == value
+def test_options_of_moco_are_refused_elsewhere(tmp_path: Path) -> None:
+    for name, value in [("queue_size", 65_536), ("key_momentum", 0.999)]:
+        for method in ["simclr", "supervised"]:
+            fits = {"arch": "conv4-16", "data": tmp_path, "run": tmp_path / "run", name: value}
+            with pytest.raises(
+                ValidationError, match=f"--{name.replace('_', '-')} does nothing for --method {method}; .* moco-v2"
+            ):
+                PretrainSettings(method=method, **fits)
+            assert getattr(PretrainSettings(method="moco-v2", **fits), name) == value

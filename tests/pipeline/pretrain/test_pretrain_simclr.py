@@ -35,30 +35,30 @@ def algorithm_1(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64],
     return sum(loss(2 * k, 2 * k + 1) + loss(2 * k + 1, 2 * k) for k in range(n)) / (2 * n)
 
 
-@pytest.mark.parametrize("temperature", [0.05, 0.2, 1.0])
-@pytest.mark.parametrize(("count", "dim"), [(1, 4), (2, 3), (5, 8), (16, 2)])
-def test_loss_is_that_of_the_papers_algorithm(count: int, dim: int, temperature: float) -> None:
-    first, second = projections(count, dim)
-    ours = nt_xent_loss(first, second, temperature)
-    assert ours.item() == pytest.approx(algorithm_1(first.numpy(), second.numpy(), temperature), abs=1e-10)
-    single = nt_xent_loss(first.float(), second.float(), temperature)
-    assert single.item() == pytest.approx(ours.item(), rel=1e-5, abs=1e-5)
+def test_loss_is_that_of_the_papers_algorithm() -> None:
+    for count, dim in [(1, 4), (2, 3), (5, 8), (16, 2)]:
+        for temperature in [0.05, 0.2, 1.0]:
+            first, second = projections(count, dim)
+            ours = nt_xent_loss(first, second, temperature)
+            assert ours.item() == pytest.approx(algorithm_1(first.numpy(), second.numpy(), temperature), abs=1e-10)
+            single = nt_xent_loss(first.float(), second.float(), temperature)
+            assert single.item() == pytest.approx(ours.item(), rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.07, 0.5])
-@pytest.mark.parametrize("count", [2, 7])
-def test_closed_forms(count: int, temperature: float) -> None:
-    # Two views are the same and all images orthogonal: one similarity of 1 against 2B - 2 of 0.
-    apart = torch.eye(count, 9, dtype=torch.float64)
-    expected = math.log(1 + (2 * count - 2) * math.exp(-1 / temperature))
-    assert nt_xent_loss(apart, apart, temperature).item() == pytest.approx(expected, rel=1e-12)
-    # Everything is the same: one right answer among 2B - 1 alike.
-    same = torch.ones(count, 9, dtype=torch.float64)
-    assert nt_xent_loss(same, same, temperature).item() == pytest.approx(math.log(2 * count - 1), rel=1e-12)
-    # Two images, and views that are opposite: -1 against two of 0.
-    two = torch.eye(2, 9, dtype=torch.float64)
-    opposite = math.log(math.exp(-1 / temperature) + 2) + 1 / temperature
-    assert nt_xent_loss(two, -two, temperature).item() == pytest.approx(opposite, rel=1e-12)
+def test_closed_forms() -> None:
+    for count in [2, 7]:
+        for temperature in [0.07, 0.5]:
+            # Two views are the same and all images orthogonal: one similarity of 1 against 2B - 2 of 0.
+            apart = torch.eye(count, 9, dtype=torch.float64)
+            expected = math.log(1 + (2 * count - 2) * math.exp(-1 / temperature))
+            assert nt_xent_loss(apart, apart, temperature).item() == pytest.approx(expected, rel=1e-12)
+            # Everything is the same: one right answer among 2B - 1 alike.
+            same = torch.ones(count, 9, dtype=torch.float64)
+            assert nt_xent_loss(same, same, temperature).item() == pytest.approx(math.log(2 * count - 1), rel=1e-12)
+            # Two images, and views that are opposite: -1 against two of 0.
+            two = torch.eye(2, 9, dtype=torch.float64)
+            opposite = math.log(math.exp(-1 / temperature) + 2) + 1 / temperature
+            assert nt_xent_loss(two, -two, temperature).item() == pytest.approx(opposite, rel=1e-12)
 
 
 def test_length_order_and_which_view_is_first_do_not_matter() -> None:

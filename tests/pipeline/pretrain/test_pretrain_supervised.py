@@ -117,14 +117,15 @@ def test_single_class_is_one_sentence(colours: Path) -> None:
         pretrain(settings_of(colours, batch_size=4), Silent())
 
 
-@pytest.mark.parametrize(("name", "value"), [("temperature", 0.2), ("projection_dim", 128)])
-def test_options_of_simclr_are_refused(tmp_path: Path, name: str, value: float) -> None:
-    option = f"--{name.replace('_', '-')}"
-    with pytest.raises(
-        ValidationError, match=f"{option} does nothing for --method supervised; leave it out, or take simclr, moco-v2"
-    ):
-        settings_of(tmp_path, **{name: value})
-    assert getattr(settings_of(tmp_path, method="simclr", **{name: value}), name) == value
+def test_options_of_simclr_are_refused(tmp_path: Path) -> None:
+    for name, value in [("temperature", 0.2), ("projection_dim", 128)]:
+        option = f"--{name.replace('_', '-')}"
+        with pytest.raises(
+            ValidationError,
+            match=f"{option} does nothing for --method supervised; leave it out, or take simclr, moco-v2",
+        ):
+            settings_of(tmp_path, **{name: value})
+        assert getattr(settings_of(tmp_path, method="simclr", **{name: value}), name) == value
 
 
 def test_policy_is_that_of_the_method_unless_given(tmp_path: Path) -> None:

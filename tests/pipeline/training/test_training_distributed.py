@@ -52,20 +52,15 @@ def test_one_process_has_the_whole_batch() -> None:
     check_batch_divides(7, micro_batches=3)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "micro_batches", "sentence"),
-    [
+def test_batch_that_the_processes_do_not_divide_is_refused(be_process: Callable[[int, int], None]) -> None:
+    for batch_size, micro_batches, sentence in [
         (256, 1, "--batch-size 256 is the batch size over all ranks, and 3 processes do not divide it; take 255"),
         (256, 2, "and 3 processes times --accumulation 2 do not divide it; take 252"),
         (2, 1, "take 3 or another multiple"),
-    ],
-)
-def test_batch_that_the_processes_do_not_divide_is_refused(
-    be_process: Callable[[int, int], None], batch_size: int, micro_batches: int, sentence: str
-) -> None:
-    be_process(0, 3)
-    with pytest.raises(InputError, match=sentence):
-        check_batch_divides(batch_size, micro_batches)
+    ]:
+        be_process(0, 3)
+        with pytest.raises(InputError, match=sentence):
+            check_batch_divides(batch_size, micro_batches)
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:

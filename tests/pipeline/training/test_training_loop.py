@@ -80,17 +80,14 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path, parts: int) -> Non
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
+def test_full_memory_is_a_sentence() -> None:
+    for error in [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
-    ],
-)
-def test_full_memory_is_a_sentence(error: Exception) -> None:
-    with pytest.raises(RunError, match=r"^take less\.$"), explain_out_of_memory("take less."):
-        raise error
+    ]:
+        with pytest.raises(RunError, match=r"^take less\.$"), explain_out_of_memory("take less."):
+            raise error
 
 
 def test_other_faults_keep_their_own_words() -> None:

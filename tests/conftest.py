@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,14 +60,14 @@ def blood_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked / "BCCD"
 
 
-@pytest.fixture
-def voc(tmp_path: Path) -> Path:
-    """Small images in VOC's layout: 24 in ``trainval``, 8 in ``test``; grey, with red and blue squares.
+@pytest.fixture(scope="session")
+def voc_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small images in VOC's layout, not to be changed: 24 in ``trainval``, 8 in ``test``; grey, with red and blue squares.
 
     Every fourth has no object, the others have one or two; the second of two is difficult in every other image.
     """
     generator = np.random.default_rng(0)
-    data = tmp_path / "voc"
+    data = tmp_path_factory.mktemp("voc-images") / "voc"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (data / folder).mkdir(parents=True)
     for split, numbers in (("trainval", range(24)), ("test", range(24, 32))):
@@ -80,6 +81,12 @@ def voc(tmp_path: Path) -> Path:
             Image.fromarray(pixels).save(data / "JPEGImages" / f"{name}.jpg", quality=95)
             (data / "Annotations" / f"{name}.xml").write_text(_annotation(name, objects))
     return data
+
+
+@pytest.fixture
+def voc(voc_images: Path, tmp_path: Path) -> Path:
+    """A copy of ``voc_images`` for one test."""
+    return Path(shutil.copytree(voc_images, tmp_path / "voc"))
 
 
 Square = tuple[str, tuple[int, int, int, int], bool]

@@ -10,20 +10,11 @@ import pytest
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
-from compress_ssl.pipeline.embed.run import embed
-from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.run import evaluate, evaluate_all, evaluate_with_baselines
 from compress_ssl.pipeline.evaluate.settings import KnnSettings
 from compress_ssl.pipeline.networks.network import load_network, save_network
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
-
-
-def store_of(data: Path) -> Path:
-    store = data.parent / "teacher.zarr"
-    given = {"split": ("train", "val:0"), "views": 1, **MACHINE}
-    embed(EmbedSettings(data=data, store=store, teacher="random/conv4-16", **given), Silent())
-    return store
 
 
 def run_of(data: Path, last_scale: float = 1.0) -> Path:
@@ -41,19 +32,18 @@ def with_baselines(model: Path, baselines: Sequence[str], **given: Any) -> list[
     return [each.path for each in evaluate_with_baselines(settings, baselines, Silent())]
 
 
-def test_all_runs_what_the_data_allow_and_says_why_of_the_rest(data: Path) -> None:
-    results, left_out = evaluate_all({"model": str(store_of(data)), **MACHINE}, Silent())
+def test_all_runs_what_the_data_allow_and_says_why_of_the_rest(teacher: Path) -> None:
+    results, left_out = evaluate_all({"model": str(teacher), **MACHINE}, Silent())
     assert [path.name for path in results] == ["nearest-neighbour.json", "linear.json", "low-shot.json", "cluster.json"]
     assert {name: reason.partition(",")[0] for name, reason in left_out.items()} == {
-        "layers": f"'{data.parent / 'teacher.zarr'}' is a store of embeddings",
+        "layers": f"'{teacher}' is a store of embeddings",
         "voc-classify": "--data is needed for the annotations of the images; give the folder that contains JPEGImages.",
-        "voc-detect": f"--data is needed to compute the features of '{data.parent / 'teacher.zarr'}'; only a store has them "
-        "already.",
+        "voc-detect": f"--data is needed to compute the features of '{teacher}'; only a store has them already.",
     }
 
 
 def test_an_evaluation_that_fails_leaves_the_others(data: Path) -> None:
-    common = {"model": str(run_of(data, last_scale=1e30)), "data": data, **MACHINE}
+    common = {"model": str(run_of(data, last_scale=1e30)), "data": data, "limit": 20, **MACHINE}
     results, left_out = evaluate_all(common, Silent())
     assert left_out["layers"].startswith("The classifier of layer conv4 is not finite after epoch ")
     assert {path.name for path in results} == {
@@ -68,15 +58,15 @@ def test_what_no_evaluation_can_use_is_an_error(data: Path) -> None:
 
 def test_an_untrained_baseline_is_the_same_architecture_at_the_same_sizes(data: Path) -> None:
     run = run_of(data, last_scale=0.5)
-    own, baseline = (json.loads(path.read_bytes()) for path in with_baselines(run, ["random"], data=data))
+    own, baseline = (json.loads(path.read_bytes()) for path in with_baselines(run, ["random"], data=data, limit=20))
     assert (own["network"]["name"], baseline["network"]["name"]) == ("run", "conv4-16, untrained")
     assert baseline["network"]["weights_sha256"] == load_network("random/conv4-16").identity()["weights_sha256"]
-    alone = KnnSettings(model="random/conv4-16", data=data, output=data.parent / "alone", **MACHINE)
+    alone = KnnSettings(model="random/conv4-16", data=data, output=data.parent / "alone", limit=20, **MACHINE)
     assert baseline["scores"] == evaluate(alone, Silent()).result.scores()
 
 
-def test_a_store_has_a_baseline_where_its_images_are_given(data: Path) -> None:
-    paths = with_baselines(store_of(data), ["random"], data=data)
+def test_a_store_has_a_baseline_where_its_images_are_given(data: Path, teacher: Path) -> None:
+    paths = with_baselines(teacher, ["random"], data=data)
     own, baseline = (json.loads(path.read_bytes()) for path in paths)
     assert own["scores"] == baseline["scores"]  # its teacher is the untrained network
 
@@ -86,9 +76,8 @@ def test_a_store_has_a_baseline_where_its_images_are_given(data: Path) -> None:
     ("random", False, "--baseline random needs the images, which a store does not have; give the dataset with --data"),
 ])  # fmt: skip
 def test_a_baseline_that_cannot_be_is_found_before_anything_is_scored(
-    data: Path, baseline: str, given: bool, sentence: str
+    data: Path, teacher: Path, baseline: str, given: bool, sentence: str
 ) -> None:
-    store = store_of(data)
     with pytest.raises(InputError, match=sentence):
-        with_baselines(store, [baseline], **({"data": data} if given else {}))
+        with_baselines(teacher, [baseline], **({"data": data} if given else {}))
     assert not list(data.parent.rglob("nearest-neighbour.json"))

@@ -69,18 +69,17 @@ def scored_by_hand(store: Path) -> float:
     return 100 * right / len(queries)
 
 
-def test_teacher_is_scored_from_its_store_with_no_image_left(data: Path) -> None:
-    store = store_of(data)
+def test_teacher_is_scored_from_its_store_with_no_image_left(data: Path, teacher: Path) -> None:
     shutil.rmtree(data)
     shutil.rmtree(data.parent / "index")
-    evaluation = score(store, neighbours=(5,), labels_per_class=(2,), draws=3, size=None, resize=None)
-    assert evaluation.result.nearest[0].top1_percent == pytest.approx(scored_by_hand(store))
+    evaluation = score(teacher, neighbours=(5,), labels_per_class=(2,), draws=3, size=None, resize=None)
+    assert evaluation.result.nearest[0].top1_percent == pytest.approx(scored_by_hand(teacher))
     assert evaluation.path == data.parent / "teacher.zarr.evaluation" / "nearest-neighbour.json"
     assert sorted(path.name for path in data.parent.iterdir()) == ["teacher.zarr", "teacher.zarr.evaluation"]
 
 
-def test_result_file_says_all_that_was_scored(data: Path) -> None:
-    evaluation = score(store_of(data), neighbours=(20, 5), labels_per_class=(2, 7), draws=3, knn_temperature=0.1)
+def test_result_file_says_all_that_was_scored(teacher: Path) -> None:
+    evaluation = score(teacher, neighbours=(20, 5), labels_per_class=(2, 7), draws=3, knn_temperature=0.1)
     record = json.loads(evaluation.path.read_text())
     nearest, weighted = record["result"]["nearest"], record["result"]["weighted"]
     assert [result["labels_per_class"] for result in nearest] == [None, 2, 7]
@@ -102,11 +101,11 @@ def test_result_file_says_all_that_was_scored(data: Path) -> None:
     assert record["seconds"] >= 0
 
 
-def test_student_has_the_score_of_the_same_network_as_a_teacher(data: Path) -> None:
-    teacher = score(store_of(data), neighbours=(5, 20))
+def test_student_has_the_score_of_the_same_network_as_a_teacher(data: Path, teacher: Path) -> None:
+    expected = score(teacher, neighbours=(5, 20)).result
     student = score(run_of(data), data=data, neighbours=(5, 20))
-    assert student.result.nearest == teacher.result.nearest
-    assert student.result.weighted == teacher.result.weighted
+    assert student.result.nearest == expected.nearest
+    assert student.result.weighted == expected.weighted
     assert student.path == data.parent / "student" / "nearest-neighbour.json"
 
 
@@ -124,11 +123,11 @@ def test_features_of_a_student_are_a_store_that_is_computed_once(data: Path) -> 
 
 def test_changed_weights_are_computed_again(data: Path) -> None:
     run, progress = run_of(data, seed=0), Counting()
-    score(run, progress, data=data)
+    score(run, progress, data=data, limit=10)
     old = open_store(run / "features.zarr")["val"].view(0)
     run_of(data, seed=1)
-    score(run, progress, data=data)
-    assert progress.views == 2 * 42
+    score(run, progress, data=data, limit=10)
+    assert progress.views == 2 * 20
     new = open_store(run / "features.zarr")["val"].view(0)
     assert (old != new).any(axis=1).all()
 
@@ -145,20 +144,19 @@ def test_changed_images_are_computed_again(data: Path) -> None:
 
 
 def test_defaults_that_are_more_than_the_images_are_left_out_and_said(
-    data: Path, caplog: pytest.LogCaptureFixture
+    teacher: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    evaluation = score(store_of(data))
+    evaluation = score(teacher)
     assert [vote.neighbours for vote in evaluation.result.weighted] == [20]
     assert "There are 30 training images; k-NN 200 is left out." in caplog.text
 
 
-def test_neighbours_asked_for_that_are_more_than_the_images_are_an_error(data: Path) -> None:
-    store = store_of(data)
+def test_neighbours_asked_for_that_are_more_than_the_images_are_an_error(teacher: Path) -> None:
     with pytest.raises(InputError, match="--neighbours 31 is more than the 30 training images of split train; give"):
-        score(store, neighbours=(5, 31))
-    assert [vote.neighbours for vote in score(store, neighbours=(30,)).result.weighted] == [30]
-    assert score(store, neighbours=()).result.weighted == ()
+        score(teacher, neighbours=(5, 31))
+    assert [vote.neighbours for vote in score(teacher, neighbours=(30,)).result.weighted] == [30]
+    assert score(teacher, neighbours=()).result.weighted == ()
 
 
 def test_broken_feature_in_a_store_is_named(data: Path) -> None:

@@ -20,8 +20,6 @@ from scipy.optimize import linear_sum_assignment
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.k_means import k_means, nearest_centroids
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.embed.run import embed
-from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, align_clusters, score_clustering
 from compress_ssl.pipeline.evaluate.cluster.evaluate import ClusterResult, check_memory
 from compress_ssl.pipeline.evaluate.run import evaluate
@@ -233,7 +231,7 @@ def test_stage_scores_normalised_features_of_view_0_by_the_mean_of_its_seeds(dat
 
 
 def test_pictures_are_drawn_from_the_images_and_not_from_a_store_without_them(
-    data: Path, caplog: pytest.LogCaptureFixture
+    data: Path, teacher: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     score(data, pictures=True, rows=2, columns=4)
     pictures = sorted((data.parent / "out").glob("*.png"))
@@ -242,11 +240,8 @@ def test_pictures_are_drawn_from_the_images_and_not_from_a_store_without_them(
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape[1] == 4 * 100 + 4
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000  # noise of the images
-    store = data.parent / "teacher.zarr"
-    given: dict[str, Any] = {"split": ("train", "val:0"), "views": 1, **MACHINE}
-    embed(EmbedSettings(data=data, store=store, teacher="random/conv4-16", **given), Silent())
     shutil.rmtree(data)
-    score(data, data=None, model=str(store), output=data.parent / "of-store", pictures=True)
+    score(data, data=None, model=str(teacher), output=data.parent / "of-store", pictures=True)
     assert sorted(path.name for path in (data.parent / "of-store").glob("*.png")) == [
         "cluster-confusion.png",
         "cluster-sizes.png",

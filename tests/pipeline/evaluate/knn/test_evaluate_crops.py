@@ -21,10 +21,11 @@ from compress_ssl.storage import EmbeddingStore, open_store
 MACHINE: dict[str, Any] = {"size": 16, "resize": 20, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 
 
-def store_of(data: Path, **given: Any) -> EmbeddingStore:
-    settings = {"policy": "ten-crop", "views": 10, "split": ("train", "val"), "block_rows": 7, **MACHINE, **given}
-    place = data.parent / "teacher.zarr"
-    return embed(EmbedSettings(data=data, store=place, teacher="random/conv4-16", **settings), Silent())
+@pytest.fixture(scope="module")
+def store(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> EmbeddingStore:
+    place = tmp_path_factory.mktemp("crops") / "teacher.zarr"
+    given: dict[str, Any] = {"policy": "ten-crop", "views": 10, "split": ("train", "val"), "block_rows": 7, **MACHINE}
+    return embed(EmbedSettings(data=embedded / "data", store=place, teacher="random/conv4-16", **given), Silent())
 
 
 def mean_directions(store: EmbeddingStore, split: str) -> npt.NDArray[np.float64]:
@@ -40,8 +41,7 @@ def scored_by_hand(store: EmbeddingStore) -> float:
     return 100 * float(np.mean(store["train"].samples.label[nearest] == store["val"].samples.label))
 
 
-def test_an_image_is_the_mean_direction_of_its_crops(data: Path) -> None:
-    store = store_of(data)
+def test_an_image_is_the_mean_direction_of_its_crops(store: EmbeddingStore) -> None:
     means, expected = CropMeans("training", store["train"]), mean_directions(store, "train")
     np.testing.assert_allclose(np.concatenate(list(means.blocks())), expected, atol=1e-6)
     np.testing.assert_allclose(means.in_memory().features, expected, atol=1e-6)
@@ -49,8 +49,7 @@ def test_an_image_is_the_mean_direction_of_its_crops(data: Path) -> None:
     np.testing.assert_array_equal(means.labels, store["train"].samples.label)
 
 
-def test_a_store_of_ten_crops_is_scored_without_images(data: Path) -> None:
-    store = store_of(data)
+def test_a_store_of_ten_crops_is_scored_without_images(store: EmbeddingStore) -> None:
     result = evaluate(KnnSettings(model=str(store.path), crops=10, neighbours=(5,)), Silent()).result
     assert result.nearest[0].top1_percent == pytest.approx(scored_by_hand(store))
     assert list(result.scores()) == ["NN, 10 crops", "k-NN 5, 10 crops"]
@@ -60,12 +59,13 @@ def test_a_network_gets_its_crops_from_stage_one(data: Path) -> None:
     run = data.parent / "student"
     run.mkdir()
     save_network(run / MODEL_FILE, load_network("random/conv4-16"))
-    result = evaluate(KnnSettings(model=str(run), data=data, crops=10, neighbours=(), **MACHINE), Silent()).result
+    result = evaluate(
+        KnnSettings(model=str(run), data=data, crops=10, neighbours=(), limit=10, **MACHINE), Silent()
+    ).result
     assert result.nearest[0].top1_percent == pytest.approx(scored_by_hand(open_store(run / "crops.zarr")))
 
 
-def test_random_views_are_no_crops(data: Path) -> None:
-    store = store_of(data, policy="crop-flip")
+def test_random_views_are_no_crops(teacher: Path) -> None:
     sentence = r"Split train of '.*' has 0 ten-crop views, but 10 are needed; embed with --policy ten-crop"
     with pytest.raises(InputError, match=sentence):
-        evaluate(KnnSettings(model=str(store.path), crops=10), Silent())
+        evaluate(KnnSettings(model=str(teacher), crops=10), Silent())

@@ -71,18 +71,12 @@ def test_images_are_evenly_spaced_and_no_more_than_asked_for(data: Path) -> None
     assert live(data, limit=6)(network) == {"nn_top1_percent": expected}
 
 
-def test_splits_of_a_store_are_taken_without_looking_at_the_files(data: Path) -> None:
-    store = data.parent / "teacher.zarr"
-    embed(
-        EmbedSettings(data=data, store=store, teacher="random/conv4-16", split=("train", "val:0"), views=1, size=8,
-                      resize=8, device="cpu", threads=1, renderer="torchvision"),
-        Silent(),
-    )  # fmt: skip
+def test_splits_of_a_store_are_taken_without_looking_at_the_files(data: Path, teacher: Path) -> None:
     network = small_network()
     shutil.rmtree(data.parent / "index")
-    assert live(data, store=store, limit=6)(network) == live(data, limit=6)(network)
+    assert live(data, store=teacher, limit=6)(network) == live(data, limit=6)(network)
     shutil.rmtree(data.parent / "index")
-    live(data, store=store, limit=6)
+    live(data, store=teacher, limit=6)
     assert not (data.parent / "index").exists()
 
 
@@ -90,7 +84,7 @@ def test_split_that_the_store_lacks_is_a_folder_of_the_data_set(data: Path) -> N
     store = data.parent / "teacher.zarr"
     embed(
         EmbedSettings(data=data, store=store, teacher="random/conv4-16", split=("train",), views=1, size=8, resize=8,
-                      device="cpu", threads=1, renderer="torchvision"),
+                      block_rows=30, device="cpu", threads=1, renderer="torchvision"),
         Silent(),
     )  # fmt: skip
     assert live(data, store=store)(small_network()) == live(data)(small_network())

@@ -15,8 +15,6 @@ import torch
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
-from compress_ssl.pipeline.embed.run import embed
-from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.layers.batches import Batch, window_parameters
 from compress_ssl.pipeline.evaluate.layers.evaluate import UNFINISHED_FILE, LayersResult, accuracy, train_classifiers
 from compress_ssl.pipeline.evaluate.run import evaluate
@@ -247,12 +245,9 @@ def test_another_data_set_is_scored_like_the_networks_own(data: Path) -> None:
     assert (score(other, run).train_images, score(other, run).test_images) == (36, 18)
 
 
-def test_store_is_refused_for_want_of_a_network(data: Path) -> None:
-    store = data.parent / "teacher.zarr"
-    given: dict[str, Any] = {"split": ("train", "val:0"), "views": 1, **MACHINE}
-    embed(EmbedSettings(data=data, store=store, teacher="random/conv4-16", **given), Silent())
+def test_store_is_refused_for_want_of_a_network(data: Path, teacher: Path) -> None:
     with pytest.raises(InputError, match="is a store of embeddings, and this evaluation needs the network itself"):
-        score(data, store)
+        score(data, teacher)
 
 
 def test_image_without_a_label_and_a_single_class_are_refused(data: Path) -> None:

@@ -23,14 +23,6 @@ from compress_ssl.storage import open_store
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 
 
-@pytest.fixture
-def store(data: Path) -> Path:
-    place = data.parent / "teacher.zarr"
-    given = {"split": ("train", "val:0"), "views": 2, "block_rows": 30, **MACHINE}
-    embed(EmbedSettings(data=data, store=place, teacher="random/conv4-16", **given), Silent())
-    return place
-
-
 def score(model: Path, **given: Any) -> Evaluated:
     quick = {"device": "cpu", "threads": 1, "epochs": 3, "views": 2, "classifier_batch_size": 4, "learning_rate": 0.1}
     return evaluate(LowShotSettings(model=str(model), **{**quick, **given}), Silent())
@@ -57,9 +49,9 @@ def test_a_class_that_would_get_no_label_is_refused() -> None:
         balanced_subset(np.repeat([0, 1], 50), 1, 0)
 
 
-def test_only_the_labelled_images_are_learned_from(store: Path) -> None:
-    result = score(store, percent=(20.0,), seed=4).result
-    split, test = (open_store(store)[name] for name in ("train", "val"))
+def test_only_the_labelled_images_are_learned_from(teacher: Path) -> None:
+    result = score(teacher, percent=(20.0,), seed=4).result
+    split, test = (open_store(teacher)[name] for name in ("train", "val"))
     rows = balanced_subset(split.samples.label, 20, 4)
     assert len(rows) == 6
     settings = LowShotSettings(model="-", epochs=3, views=2, classifier_batch_size=4, seed=4)
@@ -73,26 +65,28 @@ def test_only_the_labelled_images_are_learned_from(store: Path) -> None:
     assert [result.subsets[0].top1_percent] == expected.top1_percent
 
 
-def test_each_share_is_scored_and_written(data: Path, store: Path) -> None:
+def test_each_share_is_scored_and_written(data: Path, teacher: Path) -> None:
     shutil.rmtree(data)
-    evaluated = score(store, percent=(50.0, 10.0), lr_grid=())
+    evaluated = score(teacher, percent=(50.0, 10.0), lr_grid=())
     record = json.loads(evaluated.path.read_text())
     assert list(record["scores"]) == ["10 % labels", "50 % labels"]
     assert [each["train_images"] for each in record["result"]["subsets"]] == [3, 15]
 
 
-def test_a_grid_is_chosen_from_on_labelled_images(store: Path) -> None:
-    (subset,) = score(store, percent=(40.0,), lr_grid=(0.5, 0.001)).result.subsets
+def test_a_grid_is_chosen_from_on_labelled_images(teacher: Path) -> None:
+    (subset,) = score(teacher, percent=(40.0,), lr_grid=(0.5, 0.001)).result.subsets
     assert set(subset.held_out_top1_percent) == {0.5, 0.001}
     assert subset.learning_rate in (0.5, 0.001)
 
 
-def test_a_default_share_that_is_too_small_is_left_out_and_said(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_default_share_that_is_too_small_is_left_out_and_said(
+    teacher: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
-    assert [each.subset for each in score(store).result.subsets] == ["10 %"]
+    assert [each.subset for each in score(teacher).result.subsets] == ["10 %"]
     assert "There are 30 training images; 1 % of the labels are too few and left out." in caplog.text
     with pytest.raises(InputError, match="1 % of 30 training images is 0"):
-        score(store, percent=(1.0, 10.0))
+        score(teacher, percent=(1.0, 10.0))
 
 
 def listed(tmp_path: Path, *lines: str) -> Path:
@@ -123,9 +117,9 @@ def test_a_list_is_told_which_line_is_wrong(tmp_path: Path) -> None:
         listed_subset(listed(tmp_path, "1.JPEG"), twice, np.array([0, 1]), names)
 
 
-def test_a_listed_subset_is_named_after_its_file(store: Path, tmp_path: Path) -> None:
+def test_a_listed_subset_is_named_after_its_file(teacher: Path, tmp_path: Path) -> None:
     file = listed(tmp_path, "apple/00.png", "apple/03.png", "pear/05.png")
-    (subset,) = score(store, image_list=(file,)).result.subsets
+    (subset,) = score(teacher, image_list=(file,)).result.subsets
     assert (subset.subset, subset.train_images) == ("1percent", 3)
 
 
@@ -137,7 +131,7 @@ def test_shares_and_lists_contradict_each_other(tmp_path: Path) -> None:
 def test_bad_images_do_not_shift_the_rows(data: Path) -> None:
     (data / "train" / "apple" / "00.png").write_bytes(b"nothing")
     place = data.parent / "holes.zarr"
-    given = {"split": ("train", "val:0"), "views": 2, "on_bad_image": "skip", **MACHINE}
+    given = {"split": ("train", "val:0"), "views": 2, "on_bad_image": "skip", "block_rows": 30, **MACHINE}
     embed(EmbedSettings(data=data, store=place, teacher="random/conv4-16", **given), Silent())
     file = listed(data.parent, "apple/01.png", "pear/00.png")
     (subset,) = score(place, image_list=(file,)).result.subsets

@@ -1,6 +1,7 @@
 """Detection on VOC: what a detector is shown and what comes back, which networks it takes, and the stage on small images."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.progress import Progress, Silent
-from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
+from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
 from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, GroundTruth
@@ -30,7 +30,7 @@ SMALL = "random/resnet18-narrow-32px"
 
 def settings_of(data: Path, folder: Path, model: str = SMALL, **given: Any) -> VocDetectSettings:
     values: dict[str, Any] = {
-        "output": folder, "device": "cpu", "threads": 1, "min_size": 32, "max_size": 48, "anchor_sizes": (16,),
+        "output": folder, "device": "cpu", "threads": 1, "min_size": 16, "max_size": 24, "anchor_sizes": (8,),
         "regions": 16, "epochs": 1, "detector_batch_size": 4, "pictures": 3, "limit": 8,
     }  # fmt: skip
     return VocDetectSettings(model=model, data=data, **{**values, **given})
@@ -110,7 +110,9 @@ def test_class_without_an_object_in_the_test_images_does_not_count() -> None:
 def test_networks_become_detectors_all_of_whose_layers_learn(
     architecture: str, scales: str, voc: Path, tmp_path: Path
 ) -> None:
-    given = {"scales": scales, "anchor_sizes": (8, 12, 16, 24, 32) if scales == "fpn" else (16,)}
+    given: dict[str, Any] = {"scales": scales, "anchor_sizes": (8, 12, 16, 24, 32) if scales == "fpn" else (16,)}
+    if not architecture.endswith("-32px"):
+        given |= {"min_size": 32, "max_size": 48}
     settings = settings_of(voc, tmp_path, f"random/{architecture}", **given)
     there = GroundTruth(np.array([[10, 10, 30, 30.0]]), np.array([1]), np.array([False]))
     image = torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -175,32 +177,45 @@ def test_split_without_objects_is_one_sentence(voc: Path, tmp_path: Path) -> Non
         evaluate(settings_of(voc, tmp_path / "out"), Silent())
 
 
-def test_stage_leaves_result_curve_boxes_and_detector(voc: Path, tmp_path: Path) -> None:
-    settings = settings_of(voc, tmp_path / "out", epochs=2, score_every=1)
-    before = weights_sha256(FeatureSource(settings, Silent()).network.module)
-    written = json.loads(evaluate(settings, Silent()).path.read_bytes())
+TWO_EPOCHS: dict[str, Any] = {"epochs": 2, "score_every": 1, "limit": 4, "detector_batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def trained(voc_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a detection of two epochs; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained") / "out"
+    evaluate(settings_of(voc_images, folder, **TWO_EPOCHS), Silent())
+    return folder
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "voc-detect.json").read_bytes())["result"]
+    return result
+
+
+def test_stage_leaves_result_curve_boxes_and_detector(trained: Path) -> None:
+    written = json.loads((trained / "voc-detect.json").read_bytes())
     assert written["result"]["note"] == "Faster R-CNN; the paper's figures are of Fast R-CNN with selective search"
     assert all("paper: Fast R-CNN" in heading for heading in written["scores"])
-    assert written["network"]["weights_sha256"] == before
+    start = load_network(SMALL).module
+    assert written["network"]["weights_sha256"] == weights_sha256(start)
     for picture in ("voc-detect-curve.png", "voc-detect-boxes.png"):
-        with Image.open(tmp_path / "out" / picture) as opened:
+        with Image.open(trained / picture) as opened:
             assert min(opened.size) > 200
-    lines = [json.loads(line) for line in (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (trained / "voc-detect" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines if "voc_ap_percent" in line] == [(0, 0), (0, 2), (1, 2)]
-    final = written["result"]["mean_average_precision_percent"]
-    assert lines[-1]["voc_ap_percent"] == pytest.approx(final)
-    weights = load_file(tmp_path / "out" / "voc-detect" / "detector.safetensors")
-    start = load_network(SMALL).module.state_dict()
-    assert weights["backbone.0.weight"].shape == start["conv1.weight"].shape
-    assert not torch.equal(weights["backbone.0.weight"], start["conv1.weight"])
+    assert lines[-1]["voc_ap_percent"] == pytest.approx(written["result"]["mean_average_precision_percent"])
+    weights = load_file(trained / "voc-detect" / "detector.safetensors")
+    assert weights["backbone.0.weight"].shape == start.state_dict()["conv1.weight"].shape
+    assert not torch.equal(weights["backbone.0.weight"], start.state_dict()["conv1.weight"])
 
 
 class Killed(Exception):
-    """What a process that is killed leaves undone."""
+    """Stands for the end of a process that is killed."""
 
 
 class KillsItself(Silent):
-    """Progress that ends everything when so many images have been learnt from."""
+    """Progress that ends everything after training on this many images."""
 
     def __init__(self, after: int) -> None:
         self._left = after
@@ -216,27 +231,28 @@ class KillsItself(Silent):
         yield advance
 
 
-def test_killed_training_goes_on_and_ends_in_the_same_weights(voc: Path, tmp_path: Path) -> None:
-    def run(name: str, progress: Progress) -> Path:
-        evaluate(settings_of(voc, tmp_path / name, epochs=2, checkpoint_minutes=1e-9), progress)
-        return tmp_path / name / "voc-detect" / "detector.safetensors"
-
-    whole = run("whole", Silent())
-    for images in (5, 9):  # in the first epoch; in the second
+def test_killed_training_is_resumed_and_ends_in_the_same_weights(trained: Path, voc: Path, tmp_path: Path) -> None:
+    given = {**TWO_EPOCHS, "score_every": None, "checkpoint_minutes": 1e-9, "pictures": 0}
+    settings = settings_of(voc, tmp_path / "killed", **given)
+    for images in (3, 5):  # in the first epoch; in the second
         with pytest.raises(Killed):
-            run("killed", KillsItself(images))
-    assert run("killed", Silent()).read_bytes() == whole.read_bytes()
-    results = [json.loads((tmp_path / name / "voc-detect.json").read_bytes())["result"] for name in ("whole", "killed")]
-    assert results[0] == results[1]
+            evaluate(settings, KillsItself(images))
+    evaluate(settings, Silent())
+    killed, whole = (folder / "voc-detect" / "detector.safetensors" for folder in (tmp_path / "killed", trained))
+    assert killed.read_bytes() == whole.read_bytes()
+    assert result_of(tmp_path / "killed") == result_of(trained)
 
 
-def test_training_of_other_settings_is_begun_anew(voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    evaluate(settings_of(voc, tmp_path / "out"), Silent())
-    first = (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_bytes()
-    evaluate(settings_of(voc, tmp_path / "out"), Silent())
-    assert (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_bytes() == first
+def test_training_of_other_settings_starts_over(
+    trained: Path, voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = Path(shutil.copytree(trained, tmp_path / "out"))
+    metrics = out / "voc-detect" / "metrics.jsonl"
+    first = metrics.read_bytes()
+    evaluate(settings_of(voc, out, pictures=0, **TWO_EPOCHS), Silent())
+    assert metrics.read_bytes() == first
     assert "starts over" not in caplog.text
-    evaluate(settings_of(voc, tmp_path / "out", regions=8), Silent())
+    evaluate(settings_of(voc, out, pictures=0, regions=8, **TWO_EPOCHS), Silent())
     assert "The training starts over, since the existing one has other settings" in caplog.text
     assert "inputs.detector.regions = 16, now it is 8" in caplog.text
-    assert (tmp_path / "out" / "voc-detect" / "metrics.jsonl").read_bytes() != first
+    assert metrics.read_bytes() != first

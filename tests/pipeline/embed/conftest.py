@@ -28,6 +28,9 @@ TINY = {
 """Few blocks: each costs some files that are written durably."""
 
 
+FORKED = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
+
+
 def write_images(root: Path, train: int = 36, val: int = 8) -> Path:
     """Images of blurred noise, 24 x 20 pixels, half of them JPEG, in two classes a split."""
     generator = np.random.default_rng(0)
@@ -99,10 +102,11 @@ class DaskProcesses:
         )
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
-        preload = str(Path(__file__).with_name("noted_blocks.py"))
+        """Start a worker, or with ``--nworkers`` several, under nannies that fork them from one imported process."""
+        here = Path(__file__).parent
         return self._start(
             "worker", self.address, "--host", "127.0.0.1", "--nthreads", "2", "--memory-limit", "0", "--no-dashboard",
-            "--preload", preload, *options,
+            "--preload", str(here / "noted_blocks.py"), "--preload-nanny", str(here / "imported_once.py"), *options,
         )  # fmt: skip
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
@@ -112,13 +116,26 @@ class DaskProcesses:
             process = subprocess.Popen(
                 [dask, *words],
                 cwd=self.notes,
-                env=os.environ | one_thread | {"NOTES": str(self.notes)} | self.environment,
+                env=os.environ | one_thread | FORKED | {"NOTES": str(self.notes)} | self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self.processes.append(process)
         return process
+
+    def wait(self, workers: int) -> None:
+        """Wait until every scheduler that was started listens, and this many workers have registered."""
+        deadline = time.monotonic() + 120
+        schedulers = len(list(self.notes.glob("scheduler-*.log")))
+        while (
+            self._logged("scheduler", "Scheduler at") < schedulers or self._logged("worker", "Registered to") < workers
+        ):
+            assert time.monotonic() < deadline, "no worker came for two minutes; see the logs beside the notes"
+            time.sleep(0.1)
+
+    def _logged(self, kind: str, words: str) -> int:
+        return sum(log.read_text().count(words) for log in self.notes.glob(f"{kind}-*.log"))
 
     def blocks(self) -> list[tuple[int, str, int]]:
         """Process, split and number of each block begun, oldest first."""

@@ -1,7 +1,7 @@
 """Preloaded into Dask workers under test: notes the blocks that they begin, in $NOTES/blocks.
 
 They can be told to take longer over each ($NOTES/seconds), to fail (once for each line of $NOTES/failures), and to die when
-they are looked at ($NOTES/fatal, once).
+they are inspected ($NOTES/fatal-*, once for each file).
 """
 
 import contextlib
@@ -34,9 +34,10 @@ def noted_embed_block(embedder: Embedder, split: Split, source: ImageSource, beg
 
 
 def fatal_prepare_device(*given: Any) -> Any:
-    with contextlib.suppress(FileNotFoundError):
-        (NOTES / "fatal").unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+    for order in NOTES.glob("fatal-*"):
+        with contextlib.suppress(FileNotFoundError):
+            order.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
     return device.prepare_device(*given)
 
 

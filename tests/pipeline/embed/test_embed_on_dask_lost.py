@@ -21,10 +21,10 @@ from compress_ssl.storage.tools.verify import verify_store
 
 Embedded = Callable[..., EmbeddingStore]
 ROOT = Path(__file__).parents[3]
-SETTINGS = {"split": ("train",), "block_rows": 1}
+SETTINGS = {"split": ("train",), "block_rows": 2}
 WORDS = (
     "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", "2", "--batch-size", "5", "--threads", "1",
-    "--split", "train", "--block-rows", "1",
+    "--split", "train", "--block-rows", "2",
 )  # fmt: skip
 
 
@@ -73,6 +73,7 @@ def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_wor
     with dask_processes(tmp_path / "notes") as cluster:
         scheduler = cluster.start_scheduler()
         cluster.start_worker()
+        cluster.wait(1)
         (cluster.notes / "seconds").write_text("0.3")
         with command(data, place, *WORDS, "--scheduler", cluster.address) as process:
             cluster.next_block(6)
@@ -90,6 +91,7 @@ def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_wor
         (cluster.notes / "seconds").unlink()
         monkeypatch.setattr(opening, "NO_WORKER_SECONDS", 0.5)
         cluster.start_scheduler()
+        cluster.wait(0)
         late = threading.Thread(
             target=lambda: (_until(lambda: "waiting for one" in caplog.text), cluster.start_worker())
         )
@@ -99,18 +101,6 @@ def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_wor
     assert f"No worker is connected to {cluster.address}; waiting for one." in caplog.text
     assert kept == {path: chunks(place)[path] for path in kept}
     assert files(place) == files(Path(str(embedded(data, tmp_path / "one.zarr", **SETTINGS).path)))
-
-
-def test_a_worker_that_dies_while_it_is_looked_at_is_not_waited_for(
-    data: Path, tmp_path: Path, embedded: Embedded, dask_processes: Callable[..., Any]
-) -> None:
-    with dask_processes(tmp_path / "notes") as cluster:
-        cluster.start_scheduler()
-        (cluster.notes / "fatal").touch()
-        cluster.start_worker()
-        store = embedded(data, tmp_path / "store.zarr", **SETTINGS, scheduler=cluster.address)
-        assert not (cluster.notes / "fatal").exists()
-    assert verify_store(store).ok
 
 
 def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -130,14 +120,22 @@ def living(group: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "to_all", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 75)], ids=["Ctrl-C", "SIGTERM"]
+    ("number", "workers", "to_all", "code"),
+    [(signal.SIGINT, "2", True, 130), (signal.SIGTERM, "1", False, 75)],
+    ids=["Ctrl-C", "SIGTERM"],
 )
 def test_stopped_by_a_signal_it_keeps_the_finished_blocks_and_leaves_no_process(
-    images: Callable[..., Path], tmp_path: Path, embedded: Embedded, number: signal.Signals, to_all: bool, code: int
+    images: Callable[..., Path],
+    tmp_path: Path,
+    embedded: Embedded,
+    number: signal.Signals,
+    workers: str,
+    to_all: bool,
+    code: int,
 ) -> None:
     """A terminal sends Ctrl-C to all processes of the command."""
-    data, place = images(tmp_path / "data", train=300), tmp_path / "store.zarr"
-    with command(data, place, *WORDS, "--workers", "2") as process:
+    data, place = images(tmp_path / "data", train=120), tmp_path / "store.zarr"
+    with command(data, place, *WORDS, "--workers", workers) as process:
         _until(lambda: len(committed(place)) > 5)
         (os.killpg if to_all else os.kill)(process.pid, number)
         _, said = process.communicate(timeout=60)
@@ -147,7 +145,7 @@ def test_stopped_by_a_signal_it_keeps_the_finished_blocks_and_leaves_no_process(
     assert "Traceback" not in said
     assert not place.with_name("store.zarr.lease").exists()
     kept = chunks(place)
-    assert 5 < len(kept) < 900
+    assert 5 < len(kept) < 60 * 3
     store = embedded(data, place, **SETTINGS, resume=True)
     assert kept == {path: chunks(place)[path] for path in kept}
     assert verify_store(store).ok
@@ -156,13 +154,14 @@ def test_stopped_by_a_signal_it_keeps_the_finished_blocks_and_leaves_no_process(
 def test_with_the_store_on_s3_a_stopped_worker_and_a_killed_one_do_no_harm(
     data: Path, tmp_path: Path, embedded: Embedded, bucket: str, dask_processes: Callable[..., Any]
 ) -> None:
-    """Two workers that meet by TCP: one is stopped and wakes up when all is over, the other is killed and starts again."""
+    """One worker is stopped and wakes up after the run, the other is killed and starts again."""
     place = location(f"{bucket}/store.zarr")
     assert isinstance(place, RemotePath)
-    with dask_processes(tmp_path / "notes", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="15 s") as cluster:
+    with dask_processes(tmp_path / "notes", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="10 s") as cluster:
         cluster.start_scheduler()
         sleeper = cluster.start_worker("--no-nanny")
         cluster.start_worker()
+        cluster.wait(2)
         (cluster.notes / "seconds").write_text("0.3")
 
         def stop_and_kill() -> None:
@@ -180,7 +179,7 @@ def test_with_the_store_on_s3_a_stopped_worker_and_a_killed_one_do_no_harm(
         written = {path.key: path.stat().version for path in place.files()}
         sleeper.send_signal(signal.SIGCONT)
         time.sleep(3)
-    # It may have slept between a block and its record. What it adds then is what others have recorded of the same block.
+    # It may have slept between a block and its record. Then it adds what others have recorded of the same block.
     late = {path.key: path for path in place.files() if "/commits/" in path.key and path.key not in written}
     for path in late.values():
         manifest = json.loads((path.parent.parent / f"{path.parent.name}.json").read_bytes())

@@ -1,4 +1,4 @@
-"""``compress-ssl chain``: stages one after the other, without a file."""
+"""``compress-ssl chain``: several stages in one command, without a file."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FROM_THE_CHAIN = ("data", "run", "output", "resume", "overwrite", "index_folder", "part", "add_views", "add_images")
-"""Settings that a chain's folder and its record of what was done decide, as a recipe's do; its store is made whole."""
+"""Settings that the chain decides by its folder and its records, as a recipe does."""
 
 Stage = tuple[str, dict[str, Any]]
 
 
 class StageCommand(click.Command):
-    """A stage of a chain; knows which options are the chain's own."""
+    """Command of one stage, which recognizes misplaced options of the chain."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Answer an option of the chain that comes too late with where it goes."""
+        """Parse the options; for an option of the chain, name its place in the error."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -52,18 +52,17 @@ class StageCommand(click.Command):
         "  evaluate --labels-per-class 10",
     ),
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Data set with a sub-folder a split.  [required]")
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset with one sub-folder per split.  [required]")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to.  [required]")
 @settings_options(StageSettings)
 @run_options
 def command(**given: Any) -> None:
-    """Run stages one after the other.
+    """Run several stages in one command.
 
-    Each stage takes what the one before it made: a teacher is the network pre-trained before it, a student learns
-    from the store, and all of it is evaluated. It is a recipe without a file: what is up to date is not run again,
-    and what was interrupted goes on. Options given before the first stage are for all of them.
+    The output of each stage is the input of the next: the teacher is the network pre-trained before it, students learn
+    from the store, and the store and all students are evaluated. A chain is a recipe without a file: stages that are up
+    to date are skipped, interrupted ones are resumed. Options before the first stage apply to all stages.
     """
-    del given  # the stages are parsed first; then `carry_out` gets it all
 
 
 @command.result_callback()
@@ -76,7 +75,7 @@ def carry_out(
     as_json: bool,
     **shared: Any,
 ) -> None:
-    """Run the recipe that the chain amounts to."""
+    """Run the recipe that is equivalent to the chain."""
     # Not `required`, so that a stage's --help needs neither.
     if data is None or folder is None:
         raise click.UsageError(f"Missing option '--{'folder' if data else 'data'}', before the first stage.")
@@ -89,11 +88,11 @@ def carry_out(
 
 
 def _name_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return click.option("--name", help=f"What it is called; its folder has this name.  [default: {default}]")
+    return click.option("--name", help=f"Name of the network and of its folder.  [default: {default}]")
 
 
 def _stage(name: str, model: type[Settings], given: dict[str, Any]) -> Stage:
-    """What was given to a stage, checked as its own command does; what the chain decides is not known yet."""
+    """Check the options of a stage as its own command does, except those that the chain decides later."""
     table = only_given(given)
     to_come = {field: "." for field, info in model.model_fields.items() if info.is_required()}
     make_settings(model, {**to_come, **{key: table[key] for key in table if key in model.model_fields}})
@@ -104,7 +103,7 @@ def _stage(name: str, model: type[Settings], given: dict[str, Any]) -> Stage:
 @settings_options(PretrainSettings, without=FROM_THE_CHAIN)
 @_name_option("its architecture")
 def pretrain(**given: Any) -> Stage:
-    """Train a network on images without labels."""
+    """Train a network from scratch."""
     return _stage("pretrain", PretrainSettings, given)
 
 
@@ -113,7 +112,7 @@ def pretrain(**given: Any) -> Stage:
 def embed(**given: Any) -> Stage:
     """Run images through a teacher once.
 
-    The teacher is the network pre-trained before it, unless --teacher names another.
+    The teacher is the network pre-trained earlier in the chain, unless --teacher names another.
     """
     return _stage("embed", EmbedSettings, given)
 
@@ -124,7 +123,7 @@ def embed(**given: Any) -> Stage:
 def distill(**given: Any) -> Stage:
     """Train a student from the store.
 
-    The store is the one embedded before it, unless --store names another.
+    The store is the one embedded earlier in the chain, unless --store names another.
     """
     return _stage("distill", DistillSettings, given)
 
@@ -134,16 +133,16 @@ def distill(**given: Any) -> Stage:
     "--model",
     "models",
     multiple=True,
-    help="A name in this chain ('embed' is its store), or what the command of this name takes. Repeatable.  "
+    help="A name in this chain ('embed' is its store), or any MODEL that evaluate accepts. Repeatable.  "
     "[default: the store and all students]",
 )
 @click.option(
     "--also",
     multiple=True,
     type=click.Choice([name for name in EVALUATIONS if name != DEFAULT_EVALUATION]),
-    help="Another evaluation, with its defaults; a recipe can set its own. Repeatable.",
+    help="Another evaluation, with its default settings. Repeatable.",
 )
 @settings_options(EVALUATIONS[DEFAULT_EVALUATION].settings, without=(*FROM_THE_CHAIN, "model"))
 def evaluate(**given: Any) -> Stage:
-    """Score the store and all students: nearest neighbour, and what else is asked for."""
+    """Score the store and all students, by nearest neighbour and by each --also."""
     return _stage("evaluate", EVALUATIONS[DEFAULT_EVALUATION].settings, given)

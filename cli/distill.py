@@ -20,7 +20,7 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 def command(as_json: bool, **given: Any) -> None:
     """Train a student from a store of embeddings.
 
-    It learns from the embeddings in STORE, sees the images of DATA, and is written to the folder RUN.
+    The student sees the images of DATA and learns from their embeddings in STORE. It is written to the folder RUN.
     """
     settings = make_settings(DistillSettings, given)
     from compress_ssl.cli.progress import TerminalProgress

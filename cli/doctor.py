@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Show what this machine has, and try the stages on it.
+    """Examine this machine, and try every stage on it.
 
-    Takes about ten seconds, writes to a temporary folder, and ends with exit code 1 if anything failed.
+    Takes about ten seconds and writes only to a temporary folder. The exit code is 1 if a check failed.
     """
     from compress_ssl.pipeline.doctor.run import examine
 
@@ -29,7 +29,7 @@ def command(as_json: bool) -> None:
             _show(check)
     failed = [check.name for check in checks if not check.ok]
     result = {"ok": not failed, "checks": [asdict(check) for check in checks]}
-    last = f"Failed: {', '.join(failed)}." if failed else "All is well."
+    last = f"Failed: {', '.join(failed)}." if failed else "All checks passed."
     print_result(result, as_json, lambda: click.echo(last))
     if failed:
         raise click.exceptions.Exit(1)

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Foretell bytes, files, time and device-hours, as 'compress-ssl estimate', and stop.",
+    help="Only estimate bytes, files, time and device-hours, as 'compress-ssl estimate'.",
 )
 @json_option
 def command(dry_run: bool, as_json: bool, **given: Any) -> None:
-    """Run images through a teacher once, and keep the embeddings.
+    """Run images through a teacher once, and store the embeddings.
 
-    The images are those of DATA; the embeddings of all their views go to STORE. A complete store becomes larger with
-    --add-views and --add-images: what it has stays, what is new is computed.
+    The embeddings of all views of the images of DATA are written to STORE. --add-views and --add-images extend a
+    complete store: existing embeddings are kept, new ones are added.
     """
     settings = make_settings(EmbedSettings, given)
     if dry_run:

@@ -1,4 +1,4 @@
-"""``compress-ssl estimate``: what ``embed`` with the same words will take."""
+"""``compress-ssl estimate``: the cost of ``embed`` with the same options."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 @settings_options(EmbedSettings)
 @json_option
 def command(as_json: bool, **given: Any) -> None:
-    """Foretell bytes, files, time and device-hours of embedding.
+    """Estimate bytes, files, time and device-hours of embedding.
 
-    Takes what embed takes, and writes nothing but the index of the images. A few blocks are embedded and written beside
-    STORE, and removed.
+    Accepts the options of embed, and writes only the index of the images: a few blocks are embedded and written beside
+    STORE for timing, then removed.
     """
     print_estimate(make_settings(EmbedSettings, given), as_json)
 
 
 def print_estimate(settings: EmbedSettings, as_json: bool) -> None:
-    """Make the estimate and print it."""
+    """Estimate the cost of embedding and print it."""
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.pipeline.embed.estimate.run import estimate
 
@@ -42,19 +42,19 @@ def print_estimate(settings: EmbedSettings, as_json: bool) -> None:
 def _lines(found: Estimate) -> list[str]:
     from compress_ssl.pipeline.common.memory import format_bytes
 
-    left = "not known at a URL" if found.disk_left is None else format_bytes(found.disk_left)
+    left = "unknown for a URL" if found.disk_left is None else format_bytes(found.disk_left)
     verdict = {True: "", False: ": it does not fit", None: ""}[found.fits]
     shared = f" in {found.workers} processes" if found.workers > 1 else ""
     pays = found.pays_off_after_epochs
     lines = {
-        "images": f"{found.images:,}, {found.views:,} views, {found.views_to_do:,} of them to do",
-        "store": f"{format_bytes(found.bytes)} in {found.files:,} files, {format_bytes(found.bytes_to_write)} of them to write",
-        "disk left": f"{left}{verdict}",
+        "images": f"{found.images:,} with {found.views:,} views, {found.views_to_do:,} of them to embed",
+        "store": f"{format_bytes(found.bytes)} in {found.files:,} files; {format_bytes(found.bytes_to_write)} to write",
+        "disk free": f"{left}{verdict}",
         "time": f"{_duration(found.seconds)}{shared} on {found.device} (from {found.warm_up_images:,} images)",
         "work": f"{found.device_hours:.3g} {found.device_hours_are_of}-hours",
-        "one epoch": f"{_duration(found.live_teacher_seconds_an_epoch)} of a live teacher's forward passes, or "
-        f"{_duration(found.reading_seconds_an_epoch)} of reading a view",
-        "pays off": "never: a live teacher is as quick as the disk" if pays is None else f"from epoch {pays} on",
+        "one epoch": f"{_duration(found.live_teacher_seconds_an_epoch)} of forward passes with a live teacher, or "
+        f"{_duration(found.reading_seconds_an_epoch)} to read a view from the store",
+        "pays off": "never: a live teacher is as fast as the disk" if pays is None else f"from epoch {pays} on",
     }
     return [f"{name:<10} {text}" for name, text in lines.items()]
 

@@ -1,4 +1,4 @@
-"""``compress-ssl evaluate``: a command for each evaluation."""
+"""``compress-ssl evaluate``: one command per evaluation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUMMARIES = {
     "low-shot": "Linear classifier on 1 % and 10 % of the labels.",
     "cluster": "Cluster alignment: k-means, clusters mapped to classes.",
     "layers": "Linear classifier on every layer.",
-    "voc-classify": "Classification of VOC, or of images in its layout.",
+    "voc-classify": "Classification on VOC, or on images in its layout.",
     "voc-detect": "Detection on VOC, or on images in its layout.",
 }
 
@@ -45,20 +45,20 @@ baseline_option = click.option(
     "baselines",
     multiple=True,
     type=click.Choice(["random", "torchvision"]),
-    help="Score the same architecture too, untrained or with torchvision's supervised weights. Repeatable.",
+    help="Also score the same architecture, untrained or with torchvision's supervised weights. Repeatable.",
 )
 
 
 class Evaluations(NearestGroup):
-    """The evaluations; MODEL alone is nearest neighbour, --all is all of them."""
+    """Group of all evaluations: MODEL alone is nearest neighbour, --all runs all of them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the name of the evaluation in front where it was not given."""
+        """Insert the name of the evaluation if it is missing."""
         wants_help = bool(args) and args[0] in ctx.help_option_names
         return super().parse_args(ctx, args if wants_help else self.named(args))
 
     def named(self, words: list[str]) -> list[str]:
-        """Words that begin with the name of an evaluation, or with what is meant to be one."""
+        """Return arguments that start with the name of an evaluation, or with a misspelled one."""
         if "--all" in words:
             return [EVERYTHING, *(word for word in words if word != "--all")]
         if not words or difflib.get_close_matches(words[0], list(self.commands), n=1, cutoff=0.75):
@@ -79,8 +79,8 @@ class Evaluations(NearestGroup):
 def command() -> None:
     """Score a network's features.
 
-    MODEL is a store (of a teacher), a run's folder, a checkpoint, torchvision/NAME, timm/NAME or random/NAME. Without the
-    name of an evaluation it is scored by nearest neighbour.
+    MODEL is a store (for its teacher), a run's folder, a checkpoint, torchvision/NAME, timm/NAME or random/NAME. The
+    default evaluation is nearest neighbour (knn).
     """
 
 
@@ -105,7 +105,7 @@ for _name, _evaluation in EVALUATIONS.items():
 @settings_options(EvaluateSettings)
 @json_option
 def everything(as_json: bool, **given: Any) -> None:
-    """All that the model and the data allow, each with its defaults."""
+    """Run every evaluation that MODEL and data allow, with its defaults."""
     make_settings(EvaluateSettings, given)
     from compress_ssl.cli.options import only_given
     from compress_ssl.cli.progress import TerminalProgress
@@ -113,7 +113,7 @@ def everything(as_json: bool, **given: Any) -> None:
 
     results, left_out = evaluate_all(only_given(given), TerminalProgress())
     for name, reason in left_out.items():
-        say(f"Left out: {name}. {reason}")
+        say(f"Skipped {name}: {reason}")
     _show(results, as_json)
 
 

@@ -22,10 +22,10 @@ from compress_ssl.pipeline.export.settings import ExportSettings
 @settings_options(ExportSettings)
 @json_option
 def command(as_json: bool, **given: Any) -> None:
-    """Write a network for others: weights, model card, ONNX.
+    """Export a network for others: weights, model card, ONNX.
 
-    OUT gets model.safetensors with torchvision's or timm's own keys, README.md with all that is known of the network and
-    the lines that load it, model.onnx, and export.json with their hashes. OUT can be given wherever a network is asked for.
+    Writes to OUT: model.safetensors with the keys of torchvision or timm, a model card README.md with the code that
+    loads it, model.onnx, and export.json with hashes. Every command that takes a network accepts OUT.
     """
     settings = make_settings(ExportSettings, given)
     from compress_ssl.pipeline.common.memory import format_bytes
@@ -39,7 +39,8 @@ def command(as_json: bool, **given: Any) -> None:
             click.echo(f"{file['path']}: {format_bytes(file['bytes'])}, SHA-256 {file['sha256']}")
         if exported["onnx"] is not None:
             click.echo(
-                f"ONNX differs from PyTorch by at most {exported['onnx']['relative_difference']:.1e} of the largest feature "
+                f"ONNX differs from PyTorch by at most {exported['onnx']['relative_difference']:.1e} of the largest "
+                "feature "
                 f"({exported['onnx']['images']} photographs)."
             )
 

@@ -1,4 +1,4 @@
-"""Groups of commands that answer an unknown name with the known ones, nearest first."""
+"""Groups of commands whose errors suggest the nearest known name."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import click
 
 
 class NearestGroup(click.Group):
-    """A group that lists its commands in the order they were given, and knows what was meant."""
+    """Group in the order of definition, which suggests commands for an unknown name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all commands."""
-        del ctx
+        """Return the names of all commands."""
         return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Answer an unknown command with the known ones, nearest first."""
+        """Find a command; the error for an unknown one lists the known ones, nearest first."""
         from compress_ssl.pipeline.common.errors import unknown_name
 
         known = self.list_commands(ctx)
@@ -28,22 +27,20 @@ class NearestGroup(click.Group):
 
 
 class LazyGroup(NearestGroup):
-    """A group whose commands live in modules of a package, imported when they are called.
+    """Group whose commands are modules of a package, imported when they are called.
 
-    A module whose name would be Python's ends in an underscore, which its command has not: ``import_``, ``list_``.
+    A trailing underscore of a module's name is not part of the command: ``import_``, ``list_``.
     """
 
     package = "compress_ssl.cli"
     modules: tuple[str, ...] = ()
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the commands."""
-        del ctx
+        """Return the names of all commands."""
         return [module.removesuffix("_") for module in self.modules]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
-        del ctx
+        """Import and return a command."""
         for module in self.modules:
             if cmd_name == module.removesuffix("_"):
                 command: click.Command = importlib.import_module(f"{self.package}.{module}").command
@@ -52,7 +49,7 @@ class LazyGroup(NearestGroup):
 
 
 def example(*lines: str) -> str:
-    """Epilogue of a command's help: examples, not wrapped; a line that begins with a space goes on with the last."""
+    """Return the epilog of a command's help: examples, not wrapped; an indented line continues the one before."""
     return "\n".join(
         (
             "\b",

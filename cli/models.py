@@ -30,15 +30,15 @@ NORMALISATIONS = {
     ),
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--teachers", is_flag=True, help="Teachers whose published files can be read.")
-@click.option("--students", is_flag=True, help="Recommended students.")
+@click.option("--teachers", is_flag=True, help="List teachers whose published weights can be read.")
+@click.option("--students", is_flag=True, help="List recommended students.")
 @json_option
 def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: bool) -> None:
     """List teachers and students, or describe any network.
 
-    NAME is a teacher's name, an architecture, torchvision/NAME or timm/NAME; * and ? stand for parts of one. Operations are
-    convolutions and matrix products of one image at the network's own size, two for each multiply-add. Classifiers are
-    left out. Teachers but for torchvision's and timm's take their weights from a file: NAME:PATH.
+    NAME is a teacher, an architecture, torchvision/NAME or timm/NAME; * and ? are wildcards. FLOPs count convolutions
+    and matrix products for one image at the default size, two per multiply-add, without the classifier. Weights of
+    teachers that are not from torchvision or timm are read from a file: NAME:PATH.
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.pipeline.networks import catalogue
@@ -68,7 +68,7 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
 
 
 def _lines(title: str, descriptions: list[Description]) -> list[str]:
-    """A line each, however wide: a name that is cut short is none."""
+    """Return one line per network; names are never cut."""
     width = max(len(each.name) for each in descriptions)
     heading = f"{title:<{width}}  features  M parameters    GFLOP  pixels  preprocessing"
     return [
@@ -82,5 +82,5 @@ def _lines(title: str, descriptions: list[Description]) -> list[str]:
 
 
 def _preprocessing(wants: Preprocessing) -> str:
-    normalisation = NORMALISATIONS.get((wants.mean, wants.std), "its own mean")
+    normalisation = NORMALISATIONS.get((wants.mean, wants.std), "other mean")
     return f"{normalisation}, {wants.interpolation} to {wants.resize}"

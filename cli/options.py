@@ -1,4 +1,4 @@
-"""click parameters made from the fields of a stage's settings: name, type, help and default are the field's."""
+"""Click parameters from the fields of settings, which define name, type, help and default."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 def settings_options(
     model: type[Settings], *, without: Collection[str] = (), optional: Collection[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command an argument or an option for every field of a settings model.
+    """Return a decorator that adds an argument or option for every field of a settings model.
 
     Parameters
     ----------
     without : collection of str
-        Fields that the command gets from elsewhere.
+        Fields without a parameter.
     optional : collection of str
-        Required fields, arguments among them, to make options that need not be given.
+        Required fields or arguments to turn into optional options.
     """
     fields = {name: field for name, field in model.model_fields.items() if name not in without}
     arguments = [name for name, field in fields.items() if _is_argument(field) and name not in optional]
@@ -46,12 +46,12 @@ def settings_options(
 
 
 def make_settings(model: type[SettingsT], given: dict[str, Any]) -> SettingsT:
-    """Build the settings from what was given on the command line; what was not given keeps its default.
+    """Return settings from parameters; those that were not given keep their defaults.
 
     Raises
     ------
     click.UsageError
-        If a value is not allowed; names the option.
+        If a value is not valid; names the option.
     """
     arguments = {name for name, field in model.model_fields.items() if _is_argument(field)}
     try:
@@ -63,12 +63,12 @@ def make_settings(model: type[SettingsT], given: dict[str, Any]) -> SettingsT:
 
 
 def only_given(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Drop what was not given on the command line."""
+    """Return the parameters that were given on the command line."""
     return {name: value for name, value in parameters.items() if value is not None and value != ()}
 
 
 def option_name(field: str) -> str:
-    """``batch_size`` is ``--batch-size``."""
+    """Return the option of a field: ``batch_size`` is ``--batch-size``."""
     return f"--{field.replace('_', '-')}"
 
 
@@ -94,10 +94,10 @@ def _option(name: str, field: FieldInfo, *, required: bool) -> Callable[[Callabl
 
 
 def _click_type(annotation: Any) -> click.ParamType[Any]:
-    """The click type of a field's annotation; what click has no type for is text, and pydantic reads it."""
+    """Return the click type of an annotation; a string that pydantic parses if click has no such type."""
     if get_origin(annotation) in (Union, types.UnionType):
         members = [member for member in get_args(annotation) if member is not type(None)]
-        if Path in members and len(members) > 1:  # a path or a URL, of which a path would lose a slash
+        if Path in members and len(members) > 1:  # a path or a URL, where Path would drop a slash
             return click.Path()
         annotation = members[0] if len(members) == 1 else str
     if get_origin(annotation) in (tuple, Annotated):

@@ -1,4 +1,4 @@
-"""Where a command's words go: its result to standard output, for people or as JSON; all else to standard error."""
+"""Output of commands: the result to standard output, as text or JSON; everything else to standard error."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else on standard output."
+    "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output, and nothing else."
 )
 
 
 def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
-    """Print a command's result: one JSON value where that was asked for, else what ``show`` prints; once for all processes."""
+    """Print a command's result on rank 0: one JSON value, or the output of ``show``."""
     if torchrun_env().rank > 0:
         return
     if as_json:
@@ -28,13 +28,13 @@ def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
 
 
 def say(line: str) -> None:
-    """Say on standard error what is going on, unless the user wants quiet."""
+    """Print a message on standard error, unless --quiet was given."""
     if not is_quiet():
         click.echo(line, err=True)
 
 
 def is_quiet() -> bool:
-    """Whether ``compress-ssl --quiet`` was called, or another process speaks for this one."""
+    """Return True if ``--quiet`` was given, or this is not rank 0."""
     if torchrun_env().rank > 0:
         return True
     context = click.get_current_context(silent=True)

@@ -16,10 +16,10 @@ from compress_ssl.pipeline.images.pack_settings import PackSettings
 @settings_options(PackSettings)
 @json_option
 def command(as_json: bool, **given: Any) -> None:
-    """Pack a data set into one HDF5 file, quick to copy and to read.
+    """Pack a dataset into one HDF5 file, fast to copy and to read.
 
-    The encoded images of DATA go to FILE as they are, with their names and labels. Afterwards FILE can be DATA
-    everywhere, and a store that was made from the folder fits it.
+    The encoded images of DATA are written to FILE unchanged, with names and labels. Every command accepts FILE as DATA,
+    with stores made from the folder too.
     """
     settings = make_settings(PackSettings, given)
     from compress_ssl.cli.progress import TerminalProgress

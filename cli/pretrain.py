@@ -18,10 +18,10 @@ from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 @settings_options(PretrainSettings)
 @json_option
 def command(as_json: bool, **given: Any) -> None:
-    """Train a network from nothing, by SimCLR, MoCo v2 or on labels.
+    """Train a network from scratch: SimCLR, MoCo v2 or supervised.
 
-    It sees the images of DATA and is written to the folder RUN. For a teacher where none can be had, and for
-    students trained from scratch; --method supervised makes the supervised rows of a table.
+    The network is trained on the images of DATA and written to the folder RUN: a teacher if none is published, or a
+    baseline for students.
     """
     settings = make_settings(PretrainSettings, given)
     from compress_ssl.cli.progress import TerminalProgress

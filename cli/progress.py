@@ -1,4 +1,4 @@
-"""Progress on a terminal as a bar with rate and time left, elsewhere as one line a minute."""
+"""Progress: a bar with rate and remaining time on a terminal, one line per minute elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class TerminalProgress:
-    """Shows the progress of stages on standard error, unless the user wants quiet."""
+    """Reporter of progress on standard error, silent with --quiet."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -30,7 +30,7 @@ class TerminalProgress:
 
     @contextlib.contextmanager
     def track(self, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-        """Show one piece of work; the value given back is called with each amount done."""
+        """Report a piece of work of ``total`` units; yield a function to call with each amount done."""
         show = _nothing if is_quiet() else _bar if self._console.is_terminal else _lines
         with show(self._console, title, total, unit) as advance:
             yield advance
@@ -71,7 +71,7 @@ def _lines(console: Console, title: str, total: int, unit: str) -> Iterator[Call
     first: tuple[float, int] | None = None
 
     def say() -> None:
-        # From the first report on: with a resumed run that one tells what was done before.
+        # Since the first report, which in a resumed run includes what was done before.
         since, before = first or (begun, 0)
         rate = (done - before) / max(time.monotonic() - since, 1e-9)
         left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""

@@ -16,15 +16,15 @@ from compress_ssl.cli.steps import run_steps
     type=click.Path(path_type=Path),
     default=Path("runs/quickstart"),
     show_default=True,
-    help="Where to write.",
+    help="Folder to write to.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws whatever is random.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness.")
 @json_option
 def command(folder: Path, seed: int, as_json: bool) -> None:
-    """See it all in a few minutes, on scanned digits.
+    """Run all stages in a few minutes, on scanned digits.
 
-    A teacher, its embeddings, two students, a table. The images are scikit-learn's digits. Interrupted, the same
-    command goes on; finished, it prints the table again.
+    Trains a teacher, stores its embeddings, trains two students and prints a table of results, on scikit-learn's
+    digits. The same command resumes an interrupted run, or prints the table of a finished one.
     """
     from compress_ssl.pipeline.recipe.file import read_recipe
     from compress_ssl.pipeline.recipe.quickstart import write_digits
@@ -34,4 +34,4 @@ def command(folder: Path, seed: int, as_json: bool) -> None:
     recipe = read_recipe("quickstart", folder=folder, data=folder / "digits", settings={"seed": seed})
     title = "Nearest-neighbour accuracy on 500 digits, percent"
     run_steps(recipe, plan_steps(recipe), as_json=as_json, title=title)
-    say(f"Everything is in {folder}; the recipe is pipeline/recipes/quickstart.toml.")
+    say(f"Everything is in {folder}; the recipe is pipeline/recipe/recipes/quickstart.toml.")

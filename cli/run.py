@@ -18,26 +18,25 @@ if TYPE_CHECKING:
 
 HELP = f"""Run all stages from one file.
 
-RECIPE is a TOML file, or the name of one that comes with the package: {", ".join(recipe_names())}.
+RECIPE is a TOML file, or the name of a recipe in the package: {", ".join(recipe_names())}.
 
-A step whose settings and inputs have not changed is not run again; one that was interrupted goes on. An output that is
-made anew is first moved to NAME.previous (NAME.unfinished if it was interrupted).
+A step is skipped if its settings and inputs have not changed, and resumed if it was interrupted. An output that is
+replaced is first moved to NAME.previous (NAME.unfinished if it was interrupted).
 """
 
 
 def _recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """What a shell offers for RECIPE: names of recipes, and files."""
-    del ctx, param
+    """Return a shell's completions of RECIPE: names of recipes, and files."""
     names = [CompletionItem(name) for name in recipe_names() if name.startswith(incomplete)]
     return [*names, CompletionItem(incomplete, type="file")]
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the recipe, ``--data``, ``--folder`` and ``--from``."""
+    """Add RECIPE, ``--data``, ``--folder`` and ``--from`` to a command."""
     for option in (
-        click.option("--from", "first", metavar="STEP", help="Begin at this step or stage."),
+        click.option("--from", "first", metavar="STEP", help="Start at this step or stage."),
         click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's."),
-        click.option("--data", type=click.Path(path_type=Path), help="Data set to use instead of the recipe's."),
+        click.option("--data", type=click.Path(path_type=Path), help="Dataset to use instead of the recipe's."),
         click.argument("recipe", shell_complete=_recipes),
     ):
         command = option(command)

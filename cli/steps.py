@@ -1,4 +1,4 @@
-"""Running a recipe's steps and telling of it; what ``run``, ``chain`` and ``quickstart`` share."""
+"""Running a recipe's steps and printing the results; shared by ``run``, ``chain``, ``quickstart`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--force``, ``--dry-run`` and ``--json``."""
+    """Add ``--force``, ``--dry-run`` and ``--json`` to a command."""
     for option in (
         json_option,
-        click.option("--dry-run", is_flag=True, help="Say what would be done and why, and do nothing."),
+        click.option("--dry-run", is_flag=True, help="Print what would be run and why, and stop."),
         click.option("--force", is_flag=True, help="Run the steps again even if they are up to date."),
     ):
         command = option(command)
@@ -38,7 +38,7 @@ def run_steps(
     as_json: bool = False,
     title: str | None = None,
 ) -> None:
-    """Say what will be done, do it, and print the table of all results.
+    """Run the steps that are out of date, and print the table of all results.
 
     Parameters
     ----------
@@ -75,13 +75,13 @@ def run_steps(
 
 
 def foresee(plan: Plan, as_json: bool) -> None:
-    """Say what would be done about each step, and why."""
+    """Print the expected action for each step, and the reason."""
     foreseen = [_record(decision) for decision in plan.decisions]
     print_result({"steps": foreseen}, as_json, lambda: click.echo("\n".join(map(sentence, plan.decisions))))
 
 
 def summary(decisions: Sequence[Decision]) -> str:
-    """One line: which steps will be run, and how many are up to date."""
+    """Return one line: the steps to run, and the number of steps up to date."""
     todo = [_named(decision.step) for decision in decisions if decision.action != "skip"]
     skipped = len(decisions) - len(todo)
     up_to_date = f"{skipped} of {len(decisions)} steps up to date"
@@ -91,8 +91,8 @@ def summary(decisions: Sequence[Decision]) -> str:
 
 
 def sentence(decision: Decision) -> str:
-    """What is done about a step, and why."""
-    verb = {"skip": "skip", "resume": "go on with", "run": "run"}[decision.action]
+    """Return the action for a step, and the reason."""
+    verb = {"skip": "skip", "resume": "resume", "run": "run"}[decision.action]
     return f"{verb} {_named(decision.step)}: {decision.why}"
 
 

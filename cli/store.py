@@ -1,4 +1,4 @@
-"""``compress-ssl store``: looking at embedding stores, and moving them. Each command has a file in ``cli/stores``."""
+"""``compress-ssl store``: inspect, check and move stores. Each command is a file in ``cli/stores``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from compress_ssl.cli.groups import LazyGroup
 
 
 class StoreCommands(LazyGroup):
-    """The commands, in the order of their help."""
+    """Commands, in the order of the help."""
 
     package = "compress_ssl.cli.stores"
     modules = ("info", "list_", "card", "verify", "copy", "merge", "export", "import_")
@@ -16,4 +16,4 @@ class StoreCommands(LazyGroup):
 
 @click.group("store", cls=StoreCommands)
 def command() -> None:
-    """Look at an embedding store, check it, move it."""
+    """Inspect, check, copy and merge embedding stores."""

@@ -16,14 +16,14 @@ from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
 if TYPE_CHECKING:
     from pathlib import Path
 
-HELP = """Run a recipe with lists of values, in all combinations.
+HELP = """Run all combinations of the lists of values in a recipe.
 
-Each combination is an ordinary run. RECIPE is a TOML file, or the name of one that comes with the package. Lists are in a
-'sweep' table of [distill], of a [[student]] or of a [[pretrain]]. Students that see the same images are trained
-together. A combination that fails is recorded, and the others go on; the same command tries it again, and goes on where
-it was stopped.
+Each combination is an ordinary run. RECIPE is a TOML file, or the name of a recipe in the package. Lists are in a
+'sweep' table of [distill], of a [[student]] or of a [[pretrain]]. Students that see the same batches are trained
+together. If a combination fails, the failure is recorded and the others still run; the same command retries it, and
+resumes a sweep that was stopped.
 
-FOLDER/sweep then has results.csv, results.json, and a figure for each field.
+Results are written to FOLDER/sweep: results.csv, results.json, and one figure per field.
 """
 
 
@@ -40,7 +40,7 @@ FOLDER/sweep then has results.csv, results.json, and a figure for each field.
     type=click.IntRange(min=1),
     default=16,
     show_default=True,
-    help="Students trained on one stream of images, at most; fewer take less memory.",
+    help="Most students to train in one pass over the images; fewer need less memory.",
 )
 @run_options
 def command(
@@ -74,7 +74,7 @@ def command(
     )
     steps, unmet = without_unmet(expanded, chosen)
     if unmet:
-        say(f"Left out, since what they need is not finished: {', '.join(step.name for step in unmet)}.")
+        say(f"Skipped, since a step that they need is not finished: {', '.join(step.name for step in unmet)}.")
     plan = plan_run(expanded, steps, force=force)
     if dry_run:
         foresee(plan, as_json)

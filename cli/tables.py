@@ -22,8 +22,8 @@ UNLIMITED = 10_000
 def print_table(table: Table, title: str | None = None) -> None:
     """Print a table of results to standard output: words to the left, numbers to the right.
 
-    One that is wider than the terminal has a network a column instead of a row, if that fits; else it is printed in parts, some
-    columns at a time.
+    One that is wider than the terminal has a network a column instead of a row, if that fits; else it is printed in
+    parts, some columns at a time.
     """
     from rich.console import Console
 

@@ -7,8 +7,8 @@ The Python API::
     embed(EmbedSettings(data="photographs", store="teacher.zarr", teacher="torchvision/resnet50"), Silent())
     embeddings = open_store("teacher.zarr")["train"].view(0)
 
-Each stage is a function of its settings and of a progress reporter; objectives are modules that train on tensors. A name is imported
-when it is first used, so that ``import compress_ssl`` does not load torch.
+Each stage is a function of its settings and of a progress reporter; objectives are modules that train on tensors. A
+name is imported when it is first used, so that ``import compress_ssl`` does not load torch.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""How a command names a store: a folder, or a URL (text, since a path would lose a slash of ``s3://``)."""
+"""The argument STORE: a folder or a URL, as text, since Path would drop a slash of ``s3://``."""
 
 from __future__ import annotations
 

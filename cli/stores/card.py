@@ -16,13 +16,14 @@ from compress_ssl.cli.stores.argument import store_argument
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write; standard output unless given. One that is there is not written over.",
+    help="File to write; standard output unless given. An existing file is never replaced.",
 )
 @json_option
 def command(store: str, output: Path | None, as_json: bool) -> None:
-    """Write a store's card, a README.md for people.
+    """Write the dataset card of a store, a README.md.
 
-    It has the YAML head of a Hugging Face data set card. It belongs beside the store, into the top folder of the repository: in the store zarr would warn of it.
+    The card has the YAML header of a Hugging Face dataset card. Put it beside the store, into the top folder of the
+    repository: zarr warns of other files inside a store.
     """
     from compress_ssl.pipeline.networks.teachers import TEACHERS
     from compress_ssl.storage import describe, open_store

@@ -13,10 +13,10 @@ from compress_ssl.cli.output import json_option, print_result
 @click.argument("target", type=click.Path())
 @json_option
 def command(source: str, target: str, as_json: bool) -> None:
-    """Copy a store from one place to another, and check every part.
+    """Copy a store, and compare every part with its checksum.
 
-    Each is a folder, s3://BUCKET/NAME or gs://BUCKET/NAME; SOURCE may be an https:// URL. The same command goes on with a
-    copy that was broken off, and mends one that is damaged.
+    SOURCE and TARGET are folders, s3://BUCKET/NAME or gs://BUCKET/NAME; SOURCE may also be an https:// URL. The same
+    command resumes an interrupted copy, and repairs a damaged one.
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.storage import location

@@ -19,7 +19,7 @@ from compress_ssl.cli.stores.argument import store_argument
 def command(store: str, file: Path, overwrite: bool, as_json: bool) -> None:
     """Write a complete store as one HDF5 file.
 
-    Arrays and attributes keep their names; 'store import' makes the same store of it again, to the byte.
+    Arrays and attributes keep their names; 'store import' restores the same store from it, byte for byte.
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.storage import open_store

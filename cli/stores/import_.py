@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 @settings_options(ImportSettings, without=("files", "store"), optional=("data", "teacher"))
 @json_option
 def command(files: tuple[str, ...], store: str, as_json: bool, **given: Any) -> None:
-    """Make a store of an exported file, or of others' embeddings.
+    """Create a store from an exported file, or from embeddings of another program.
 
-    A file that 'store export' wrote needs no options: STORE is the store that was exported, to the byte. Embeddings of another program are a row an image, as
-    [SPLIT[:FOLDER]=]FILE: the published code's cached features (torch.save), .npy, HDF5 or zarr. --data has the images, and
-    --teacher says whose embeddings they are; students learn from them with --student-view fresh.
+    A file from 'store export' needs no options: STORE becomes the exported store, byte for byte. Embeddings of another
+    program have one row per image and are given as [SPLIT[:FOLDER]=]FILE: cached features of the published code
+    (torch.save), .npy, HDF5 or zarr. --data is the dataset of the images, --teacher the name of the network; students
+    learn from such a store with --student-view fresh.
     """
     exported = _exported_file(files)
     imported = _import_exported(exported, store, given) if exported else _import_embeddings(files, store, given)
@@ -54,7 +55,7 @@ def _exported_file(files: tuple[str, ...]) -> Path | None:
 def _import_exported(file: Path, store: str, given: dict[str, Any]) -> EmbeddingStore:
     unused = [option_name(name) for name in only_given(given) if name != "overwrite"]
     if unused:
-        raise click.UsageError(f"'{file}' is an exported store, which says all of itself; leave {unused[0]} out.")
+        raise click.UsageError(f"'{file}' is an exported store, which has all settings; leave {unused[0]} out.")
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.storage import location, open_store
     from compress_ssl.storage.tools.hdf5_import import import_hdf5

@@ -15,10 +15,7 @@ from compress_ssl.cli.stores.argument import store_argument
 @store_argument
 @json_option
 def command(store: str, as_json: bool) -> None:
-    """Say what a store holds.
-
-    Of which teacher and images it is, how large, and how complete.
-    """
+    """Describe a store: teacher, images, size and completeness."""
     from compress_ssl.storage import describe, open_store
 
     description = describe(open_store(store))
@@ -34,10 +31,10 @@ def _lines(store: str, description: dict[str, Any]) -> list[str]:
     state = "complete" if description["complete"] else "not complete"
     lines = {
         "store": f"{store}: format version {description['version']}, {state}",
-        "size": f"{description['bytes'] / 2**20:,.1f} MiB of embeddings; stored up to now: "
+        "size": f"{description['bytes'] / 2**20:,.1f} MiB of embeddings; stored so far: "
         f"{description['stored_bytes'] / 2**20:,.1f} MiB in {description['objects']:,} objects",
         "teacher": _teacher(teacher),
-        "precision": f"against float32: KL {precision['kl_mean_nats']:.2g} nats in the mean" if precision else "",
+        "precision": f"against float32: KL {precision['kl_mean_nats']:.2g} nats on average" if precision else "",
         "data set": f"{data['name']}, {data['images']:,} images" if {"name", "images"} <= data.keys() else "",
         "rendered": f"by {rendering['renderer']} on {rendering['device_kind']}" if rendering else "",
         "versions": versions,
@@ -58,11 +55,11 @@ def _teacher(teacher: dict[str, Any]) -> str:
 
 
 def writer_sentence(writer: dict[str, Any] | None) -> str:
-    """Who writes the store now; empty if nobody does."""
+    """Return the process that writes the store now; empty if there is none."""
     if writer is None:
         return ""
     seconds = max(0, time.time() - writer["heartbeat"])
-    return f"process {writer['process']} on {writer['machine'].split()[0]}, last sign of life {seconds:.0f} s ago"
+    return f"process {writer['process']} on {writer['machine'].split()[0]}, last heartbeat {seconds:.0f} s ago"
 
 
 def _split_line(name: str, split: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(root: str, as_json: bool) -> None:
     """List every store below a folder or in a bucket.
 
-    One a line; a damaged one is listed as such. ROOT is the current folder unless given.
+    One store per line; damaged ones are marked. ROOT is the current folder unless given.
     """
     from compress_ssl.storage import location
     from compress_ssl.storage.tools.catalogue import catalogue

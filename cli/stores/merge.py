@@ -13,11 +13,11 @@ from compress_ssl.cli.output import json_option, print_result
 @click.argument("target", type=click.Path())
 @json_option
 def command(stores: tuple[str, ...], target: str, as_json: bool) -> None:
-    """Join stores that were embedded apart into TARGET.
+    """Merge stores that were embedded separately into TARGET.
 
-    They are of the same settings, and each has some of the blocks ('embed --part 1/2'), of the views or of the splits. The result has the bytes of one run
-    over all of it; what none of them has is said, and 'embed --resume' does it. The same command goes on with a merge that
-    was broken off.
+    The stores have the same settings, and each has some of the blocks ('embed --part 1/2'), views or splits. The result
+    is byte for byte that of a single run; missing blocks are listed, and 'embed --resume' computes them. The same
+    command resumes an interrupted merge.
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.storage import location, open_store

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def command(store: str, as_json: bool, **given: Any) -> None:
     """Compare the committed bytes of a store with their checksums.
 
-    With --teacher a sample of images is rendered and embedded again; a cosine below 0.999 fails.
+    With --teacher, a sample of images is also rendered and embedded again; a cosine below 0.999 is an error.
     """
     settings = make_settings(VerifySettings, given)
     from compress_ssl.cli.progress import TerminalProgress
@@ -64,7 +64,7 @@ def _lines(result: Verification, agreements: list[Agreement]) -> list[str]:
         *result.missing,
         f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: {verdict}",
         *(
-            f"{each.split}: {each.images} images embedded again, cosine {each.cosine_mean:.6f} in the mean, "
+            f"{each.split}: {each.images} images embedded again, cosine {each.cosine_mean:.6f} on average, "
             f"{each.cosine_least:.6f} at least ({each.least}): {'all well' if each.ok else 'not well'}"
             for each in agreements
         ),

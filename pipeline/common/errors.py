@@ -1,4 +1,4 @@
-"""The ways a stage ends before its end. Each message is one sentence: what, where, what to do."""
+"""Exceptions that end a stage early. Each message is one sentence: what, where, what to do."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used: a path, a name, a file, a setting (exit code 2)."""
+    """A path, name, file or setting from the user cannot be used (exit code 2)."""
 
 
 class RunError(RuntimeError):
-    """A run that began well has failed: the loss is not a number, a renderer died (exit code 1)."""
+    """A run failed after it had started: the loss is not a number, a worker process died (exit code 1)."""
 
 
 class SomeTrainingsFailed(RunError):
-    """Some of the trainings that were done together have failed; the others are finished."""
+    """Some of the trainings that ran together have failed; the others are finished."""
 
     def __init__(self, reasons: Mapping[Path, str]) -> None:
         super().__init__(" ".join(reasons.values()))
         self.reasons = dict(reasons)
-        """A sentence for each that failed, by the run's folder."""
+        """Why each of them failed, by the folder of its run."""
 
 
 class Stopped(RuntimeError):
-    """A signal asked a run to end; it is saved, and the same command goes on with it (exit code 75, or 130)."""
+    """A signal ended a run after a checkpoint; the same command resumes it (exit code 75, or 130 after Ctrl-C)."""
 
     def __init__(self, message: str, signal: signal.Signals) -> None:
         super().__init__(message)
@@ -38,11 +38,11 @@ class Stopped(RuntimeError):
 
 
 class ReportedByAnotherRank(RuntimeError):
-    """The end of one of several processes for a reason (its cause) that another of them tells."""
+    """Raised by a rank when another rank failed and reports the error, which is the cause of this one."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGUSR1 came where there is nothing to save: what is committed stays (exit code 75)."""
+    """SIGTERM or SIGUSR1 outside a training: whatever is committed stays (exit code 75)."""
 
 
 def missing_extra(purpose: str, package: str, *, extra: str) -> str | None:
@@ -66,9 +66,9 @@ def require_extra(purpose: str, *packages: str, extra: str) -> None:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str], where: str = "", listed_by: str = "") -> InputError:
-    """An error that answers an unknown name with the known ones, nearest first; ``where`` ends its first sentence.
+    """Return an error that lists the known names, nearest first; ``where`` ends its first sentence.
 
-    Where there are too many to print, ``listed_by`` is the command that lists them, and only the nearest are named.
+    If there are too many to print, ``listed_by`` is the command that lists them, and only the nearest are named.
     """
     names = sorted(known)
     nearest = difflib.get_close_matches(name, names, n=5 if listed_by else 3, cutoff=0.4)

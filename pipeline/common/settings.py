@@ -1,7 +1,7 @@
 """Base classes and fields of all settings; each stage adds its own in its ``settings.py``.
 
-A setting is declared once, as a field: its CLI option, recipe key, help, default and role derive from it. These modules do not
-import torch, so that ``--help`` is quick.
+A setting is declared once, as a field: its CLI option, recipe key, help, default and role derive from it. These modules
+do not import torch, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Role = Literal["result", "path", "runtime"]
 """Whether a setting changes the result, is the path of something, or changes only how a stage runs.
 
-``result``: another value makes an output out of date, and a run is not resumed with it. It covers all that can change a number, if
-only by rounding (``renderer``, ``compile``, ``memory_format``, ``batch_size``), what is left out (``on_bad_image``) and extra
-content of a result (``pictures``, ``score_every``).
+``result``: another value makes an output out of date, and a run is not resumed with it. It covers all that can change a
+number, if only by rounding (``renderer``, ``compile``, ``memory_format``, ``batch_size``), what is left out
+(``on_bad_image``) and extra content of a result (``pictures``, ``score_every``).
 
 ``path``: outputs depend on the content found there, not on the path; whatever reads it records a hash of the content.
 
-``runtime``: another value makes nothing out of date. The machine decides some of them (``device``, ``threads``); others add checks,
-logs or copies to a run without touching its network (``check_content``, ``tensorboard``, ``keep_every``, ``live_every``).
+``runtime``: another value makes nothing out of date. The machine decides some of them (``device``, ``threads``); others
+add checks, logs or copies to a run without touching its network (``check_content``, ``tensorboard``, ``keep_every``,
+``live_every``).
 """
 
 

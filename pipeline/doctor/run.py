@@ -1,4 +1,4 @@
-"""What a machine has, what a stage would use of it, and whether the stages work here."""
+"""Examine the machine, the defaults of the stages on it, and whether the stages work."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ GIB = 2**30
 
 
 class Finding(NamedTuple):
-    """What one check found."""
+    """Result of one check."""
 
     detail: str
     facts: Mapping[str, Any] = {}
-    """The same for a program: numbers with their unit in the name."""
+    """The same as JSON values; numbers have their unit in the name."""
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the examination."""
+    """Name and outcome of one check."""
 
     name: str
     ok: bool
     detail: str
-    """What was found, or why it failed."""
+    """Finding, or reason of the failure."""
     seconds: float
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
 def examine() -> Iterator[Check]:
-    """Examine the machine, then try rendering, embed, distill and evaluate on a few small images; takes about ten seconds.
+    """Check the machine, then rendering, embed, distill and evaluate on a few small images; takes about ten seconds.
 
     Yields
     ------
     check : Check
-        As soon as it is made. A failure ends nothing but what needs it.
+        As soon as it is done. After a failure only the checks that need it are skipped.
     """
     from compress_ssl.pipeline.doctor.self_test import STEPS
 
@@ -113,7 +113,7 @@ def _gpus() -> Finding:
 
 
 def driver_version(text: str) -> str | None:
-    """Version of NVIDIA's driver in what its kernel module says of itself."""
+    """Return the version of NVIDIA's driver from the text of ``/proc/driver/nvidia/version``."""
     match = re.search(r"\s(\d+\.\d+[.\d]*)\s", text)
     return match[1] if match else None
 
@@ -150,8 +150,8 @@ def _uses() -> Finding:
         "faiss": "gpu" if on_gpu else "cpu",
     }
     return Finding(
-        f"device {facts['device']}, {facts['precision']}, rendering by {facts['renderer']}, {facts['threads']} threads, "
-        f"faiss on the {'GPU' if on_gpu else 'processor'}",
+        f"device {facts['device']}, {facts['precision']}, rendering by {facts['renderer']}, "
+        f"{facts['threads']} threads, faiss on the {'GPU' if on_gpu else 'processor'}",
         facts,
     )
 

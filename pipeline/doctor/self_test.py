@@ -1,4 +1,4 @@
-"""Every stage once, on a few small images: what ``doctor`` tries. Each step says what it found, or raises why not."""
+"""Self-test of ``doctor``: every stage once, on a few small images. Each step returns its finding, or raises."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SIZE = 32
 """Side of all views, in pixels."""
 IMAGES = {"train": 24, "val": 8}
 ALLOWED_DIFFERENCE = 2.0
-"""Levels of 255, mean over all pixels, by which the two renderers may differ: a wrong crop differs by tens."""
+"""Tolerated mean difference of the two renderers, in levels of 255; a wrong crop differs by tens."""
 
 
 def write_images(folder: Path) -> str:
-    """Write JPEGs of two classes: waves, upright and lying."""
+    """Write JPEGs of two classes: vertical and horizontal waves."""
     import numpy as np
     from PIL import Image
 
@@ -40,13 +40,13 @@ def write_images(folder: Path) -> str:
 
 
 def compare_renderers(folder: Path) -> str:
-    """Render random crops by DALI and by torchvision."""
+    """Render random crops with DALI and with torchvision, and compare them."""
     job = _random_crops(folder)
     difference = float(abs(_rendered(job, "dali") - _rendered(job, "torchvision")).mean())
     if difference > ALLOWED_DIFFERENCE:
         raise RuntimeError(
-            f"DALI and torchvision differ by {difference:.1f} levels of 255 on average, more than {ALLOWED_DIFFERENCE}; "
-            "use --renderer torchvision"
+            f"DALI and torchvision differ by {difference:.1f} levels of 255 on average, more than "
+            f"{ALLOWED_DIFFERENCE}; use --renderer torchvision"
         )
     return f"DALI and torchvision differ by {difference:.2f} levels of 255 on average"
 

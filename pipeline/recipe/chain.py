@@ -1,7 +1,7 @@
-"""A chain of stages as a recipe: each stage's output is the next one's input.
+"""Turn a chain of stages into a recipe: the output of each stage is the input of the next.
 
-What a recipe says by names follows here from the order: a teacher is the network pre-trained last, students learn from
-the chain's store, and what is evaluated is the store and all students.
+The order replaces a recipe's names: the teacher is the last pre-trained network, students learn from the chain's store,
+and the store and all students are evaluated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def chain_recipe(
     folder: Path, data: Path, stages: Sequence[tuple[str, Table]], settings: Table | None = None
 ) -> Recipe:
-    """Turn a chain into the recipe that says the same.
+    """Return the recipe that is equivalent to a chain.
 
     Parameters
     ----------
@@ -32,12 +32,12 @@ def chain_recipe(
     stages : sequence of (str, mapping)
         Stage and settings, in the order of the chain; names, teachers, stores and models may be missing.
     settings : mapping, optional
-        What all stages share.
+        Shared by all stages.
 
     Raises
     ------
     InputError
-        If a stage has nothing before it to take its input from, or comes where no recipe could have it.
+        If no earlier stage provides a stage's input, or a stage is at a place where a recipe has none.
     """
     networks: list[dict[str, Any]] = []
     students: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def chain_recipe(
 
 
 def _evaluations(models: tuple[str, ...], table: Table) -> Evaluations:
-    """Nearest neighbour as it is told, and others at their defaults with what all evaluations share."""
+    """Return nearest neighbour with its options, and the others with the shared options and their own defaults."""
     given = {"models": models, **table}
     also = given.pop("also", ())
     own = {key: given.pop(key) for key in list(given) if key not in {"models", *EvaluateSettings.model_fields}}
@@ -93,7 +93,7 @@ def _default_objective() -> str:
 
 
 def _models(networks: Sequence[Table], embedding: Table | None, students: Sequence[Table]) -> tuple[str, ...]:
-    """The stores and all students; the pre-trained networks where there is neither."""
+    """Return the stores and all students, or the pre-trained networks if there is neither."""
     stores = ["embed"] if embedding is not None else []
     stores += dict.fromkeys(str(student["store"]) for student in students if "store" in student)
     return (*stores, *(student["name"] for student in students)) or tuple(network["name"] for network in networks)

@@ -1,19 +1,18 @@
-"""A recipe: all stages in one TOML file, run in order, each only if its settings or inputs have changed.
+"""Recipes: all stages in one TOML file, run in order, each only if its settings or inputs have changed.
 
-    folder = "runs/mine"                 where everything is written
-    data = "photographs"                 data set with a sub-folder a split
-    [settings]                           what all stages share that have such a setting
-    [[pretrain]]  name = "teacher" ...   a network trained without labels; any number of them
-    [embed]       teacher = "teacher"    the store; a teacher is a name in this recipe, or what `embed` takes
-    [distill]                            what all students share, whose objectives have such a setting
+    folder = "runs/mine"                 folder of all outputs
+    data = "photographs"                 dataset with one sub-folder per split
+    [settings]                           shared by all stages that have such a setting
+    [[pretrain]]  name = "teacher" ...   a network trained from scratch; any number of them
+    [embed]       teacher = "teacher"    the store; a teacher is a name in this recipe, or any that `embed` accepts
+    [distill]                            shared by all students whose objectives have such a setting
     [[student]]   name = "small" ...     a student; any number of them
     [evaluate]    models = [...]         names in this recipe ("embed" is the store, or its teacher where an
-                                         evaluation needs the network), or what `evaluate` takes
+                                         evaluation needs the network), or any that `evaluate` accepts
     [evaluate.linear] ...                an evaluation of each of them; any number, nearest neighbour (knn) if none
 
-Lists of values to try, in a ``sweep`` table of [distill], [[student]] or [[pretrain]], are ``sweep/expand.py``'s.
-
-Keys are the fields of the stages' settings. ``runner.py`` runs the steps that come out of it.
+Keys are the fields of the stages' settings. ``steps.py`` turns a recipe into steps, ``run.py`` runs them.
+``sweep/expand.py`` expands lists of values in a ``sweep`` table of [distill], [[student]] or [[pretrain]].
 """
 
 from __future__ import annotations
@@ -46,25 +45,23 @@ STAGES: dict[str, type[StageSettings]] = {
     "distill": DistillSettings,
     "evaluate": EvaluateSettings,
 }
-"""What a stage can be told; an evaluation has settings of its own besides."""
-
+"""Settings of each stage; an evaluation adds its own."""
 
 SWEEP = "sweep"
-"""Key of a table with lists of values, which ``sweep/expand.py`` replaces by a table for each combination."""
+"""Key of a table of lists, which ``sweep/expand.py`` replaces by one table per combination."""
 
 PREVIOUS, UNFINISHED = ".previous", ".unfinished"
-"""What an output that is made anew is called from then on."""
+"""Suffixes of a replaced output: finished, and interrupted."""
 
 DECIDED = {"data", "run", "output", "resume", "overwrite", "part", "add_views", "add_images"}
-"""Settings that follow from the recipe's folder, its data and what was done before; no table may have them. Its store is
-made whole."""
+"""Settings that the recipe decides by its folder, its data and its records; no table may have them."""
 
 RESERVED = {*STAGES, "embeddings.zarr", "evaluation", "index", "steps", SWEEP}
-"""Names in a recipe's folder, and on the command line, that no step may have."""
+"""Names that no step may have: they are used in the recipe's folder or on the command line."""
 
 
 class Evaluations(Settings):
-    """The table [evaluate]: what to evaluate, the settings of all evaluations, and a table for each of them."""
+    """The table [evaluate]: models, settings shared by all evaluations, and one table per evaluation."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -72,18 +69,18 @@ class Evaluations(Settings):
 
     @property
     def shared(self) -> dict[str, Any]:
-        """Settings of all evaluations."""
+        """Settings shared by all evaluations."""
         return {key: value for key, value in (self.model_extra or {}).items() if key not in EVALUATIONS}
 
     @property
     def tables(self) -> dict[str, dict[str, Any]]:
-        """The evaluations asked for, each with its own settings."""
+        """Settings of each requested evaluation, by its name."""
         extra = self.model_extra or {}
         return {name: extra[name] for name in EVALUATIONS if name in extra} or {DEFAULT_EVALUATION: {}}
 
 
 class Recipe(Settings):
-    """A recipe as it is written; see the module's docstring."""
+    """Content of a recipe file; see the module's docstring."""
 
     folder: Path
     data: Path
@@ -96,24 +93,24 @@ class Recipe(Settings):
 
 
 def recipe_names() -> list[str]:
-    """Recipes that come with the package."""
+    """Return the names of the recipes in the package."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
 def read_recipe(source: str, **overrides: Any) -> Recipe:
-    """Read a recipe from a file, or one that comes with the package by its name.
+    """Read a recipe from a file, or one of the package by its name.
 
     Parameters
     ----------
     source : str
         Path of a TOML file, or a name from ``recipe_names``.
     overrides
-        Values of ``folder`` and ``data`` to take instead; ``settings`` are merged into the recipe's.
+        Replacements for ``folder`` and ``data``; ``settings`` are merged into those of the recipe.
 
     Raises
     ------
     InputError
-        If there is no such recipe, or it is not TOML, or has a key that is not known.
+        If there is no such recipe, it is not TOML, or a key is unknown.
     """
     path = _find(source)
     try:
@@ -127,7 +124,7 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
 
 
 def _find(source: str) -> Path:
-    """The file of a recipe: of one that comes with the package, or the path itself."""
+    """Return the file of a recipe, given by its name in the package or by its path."""
     if source in recipe_names():
         return RECIPES / f"{source}.toml"
     path = Path(source)
@@ -141,7 +138,7 @@ def _find(source: str) -> Path:
 
 
 def check_tables(recipe: Recipe) -> None:
-    """Check the keys of all tables, also of those that no step comes from."""
+    """Check the keys of all tables, including those that lead to no step."""
     if any(SWEEP in table for table in (recipe.distill, *recipe.pretrain, *recipe.student)):
         raise InputError(
             "This recipe has lists of values to try; run it with 'compress-ssl sweep', which tries them all."
@@ -175,7 +172,7 @@ def _offered(settings: type[EvaluateSettings]) -> set[str]:
 
 
 def where_of(stage: str, name: Any) -> str:
-    """What a sentence calls the table that a step comes from."""
+    """Return how an error message names the table of a step."""
     if stage == "embed":
         return "[embed]"
     if stage == "evaluate":

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def live_evaluation(
     settings: DistillSettings | PretrainSettings, renderer: Renderer, progress: Progress
 ) -> ScoreFunction:
-    """Nearest neighbour on a bounded part of the training split and of ``live_split``.
+    """Return the nearest-neighbour evaluation of a training, on part of its split and of ``live_split``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The quickstart's images: scikit-learn's digits, 1,797 real scans of 8x8 pixels that come inside its wheel."""
+"""Images of the quickstart: scikit-learn's digits, 1,797 real scans of 8x8 pixels, part of its wheel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VALIDATION_IMAGES = 500
 
 
 def write_digits(folder: Path) -> None:
-    """Write the digits as an ImageFolder of PNGs, ``train/`` and ``val/``; nothing to do if it is there."""
+    """Write the digits as PNGs, ``train/CLASS/`` and ``val/CLASS/``, unless the folder exists."""
     from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

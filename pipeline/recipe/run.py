@@ -1,7 +1,4 @@
-"""Running a recipe's steps: each only if its settings or inputs have changed, or it was interrupted.
-
-``up_to_date.py`` decides about one step; here the steps are planned and carried out.
-"""
+"""Run the steps of a recipe that are out of date or were interrupted; ``up_to_date.py`` decides about each."""
 
 from __future__ import annotations
 
@@ -38,33 +35,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps to consider, and what is foreseen for each."""
+    """Selected steps, and the expected action for each."""
 
     recipe: Recipe
     steps: tuple[Step, ...]
-    """Those to consider; the recipe's other steps are taken as they are."""
+    """Selected steps; the other steps of the recipe are not run."""
     force: bool
     images: Mapping[ImageFolder, str]
-    """Fingerprints of the images when the plan was made; changes since then are seen by the next run."""
+    """Fingerprints of the images when the plan was made; the next run notices later changes."""
     decisions: tuple[Decision, ...]
-    """One a step. A step that uses one made anew is foreseen to be run; if that one comes out the same, it is not."""
+    """One per step. A step that needs one that will run is expected to run; it is skipped if that output is the same."""
 
 
 def plan_run(recipe: Recipe, steps: Sequence[Step], *, force: bool = False) -> Plan:
-    """Find what is out of date, and the mistakes that would otherwise end a step hours from now. Writes nothing.
+    """Decide which steps are out of date, and check early whatever would end a late step. Writes nothing.
 
     Parameters
     ----------
     recipe : Recipe
     steps : sequence of Step
-        Those to consider.
+        The selected ones.
     force : bool
-        Run them all again.
+        Run all of them again.
 
     Raises
     ------
     InputError
-        If the data, a name, or what a step needs is not there, or the place of an output is taken.
+        If the data, a name or the output of a needed step does not exist, or an output's place is taken.
     """
     all_steps = {step.name: step for step in plan_steps(recipe)}
     _check_before_the_first_step(steps, recipe)
@@ -78,7 +75,7 @@ def plan_run(recipe: Recipe, steps: Sequence[Step], *, force: bool = False) -> P
         decision = decide(step, all_steps, recipe, images, force=force)
         changing = next((name for name in step.needs if name in made), None)
         if decision.action != "run" and changing:
-            decision = replace(decision, action="run", why=f"'{changing}' will be made anew")
+            decision = replace(decision, action="run", why=f"'{changing}' will be run")
         decisions.append(decision)
         if decision.action != "skip":
             made.add(step.name)
@@ -86,7 +83,7 @@ def plan_run(recipe: Recipe, steps: Sequence[Step], *, force: bool = False) -> P
 
 
 def without_unmet(recipe: Recipe, steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
-    """Part steps in those that can be run, and those that need one which is neither among them nor finished."""
+    """Split steps into those that can run, and those that need a step which is neither selected nor finished."""
     all_steps = {step.name: step for step in plan_steps(recipe)}
     able: dict[str, Step] = {}
     unmet: list[Step] = []
@@ -108,17 +105,17 @@ def run_recipe(
 ) -> None:
     """Run the steps that are out of date.
 
-    An output that is made anew is first moved to ``NAME.previous``, or ``NAME.unfinished`` if it was interrupted.
+    An output that is replaced is first moved to ``NAME.previous``, or ``NAME.unfinished`` if it was interrupted.
 
     Parameters
     ----------
     announce : callable
-        Told of every decision before it is carried out.
+        Called with every decision before it is carried out.
     together : int, optional
-        At most so many students on one stream of images; all that can be unless given.
+        Most students to train in one pass over the images; no limit unless given.
     failed : callable, optional
-        Told of a step that fails, and why; it is recorded, and all go on that do not need it. Unless given, the first
-        failure is raised.
+        Called with a step that fails and the reason; the failure is recorded, and steps that do not need its output
+        still run. Unless given, the first failure is raised.
 
     Raises
     ------
@@ -146,10 +143,10 @@ def run_recipe(
 
 
 def passes(steps: Sequence[Step], most: int | None = None) -> list[list[Step]]:
-    """Group the steps that are carried out in one call, in order.
+    """Group the steps that run in one call, in order.
 
-    Students that follow one another and agree on all that decides which images they see, and when, go together, at most
-    so many; every other step goes alone.
+    Consecutive students that agree on ``SHARED_IN_ONE_PASS``, and so see the same batches, are trained together, at
+    most ``most`` of them; every other step runs alone.
     """
     groups: list[list[Step]] = []
     students: dict[tuple[Any, ...], list[Step]] = {}
@@ -167,9 +164,9 @@ def passes(steps: Sequence[Step], most: int | None = None) -> list[list[Step]]:
 
 
 def evaluation_results(recipe: Recipe) -> tuple[list[Path], list[str]]:
-    """Result files of all finished evaluations of a recipe, in its order; names of those that are out of date.
+    """Return the result files of a recipe's finished evaluations, in order, and the names of those out of date.
 
-    An evaluation is out of date, and its result left out, when what it scored has been made anew since.
+    An evaluation is out of date, and left out of the files, if the network or store that it scored has changed since.
     """
     steps = {step.name: step for step in plan_steps(recipe)}
     finished = [step for step in steps.values() if step.stage == "evaluate" and is_finished(recipe, step)]
@@ -178,7 +175,7 @@ def evaluation_results(recipe: Recipe) -> tuple[list[Path], list[str]]:
 
 
 def _carry_out(decisions: Sequence[Decision], recipe: Recipe, progress: Progress) -> None:
-    """Run steps of one stage; of several trainings those that are finished are recorded also where others fail."""
+    """Run steps of one stage; trainings that finish are recorded even if others fail."""
     for decision in decisions:
         _make_room(decision, recipe)
     for decision in decisions:
@@ -199,7 +196,7 @@ def _carry_out(decisions: Sequence[Decision], recipe: Recipe, progress: Progress
 def _carry_out_what_can_be(
     decisions: Sequence[Decision], recipe: Recipe, progress: Progress
 ) -> list[tuple[Decision, str]]:
-    """Run steps of one stage; those that fail, and why. What keeps several from beginning is found by one after the other."""
+    """Run steps of one stage, one by one if they cannot start together; return those that fail, with the reason."""
     try:
         _carry_out(decisions, recipe, progress)
     except SomeTrainingsFailed as error:
@@ -218,7 +215,7 @@ def _settings(decision: Decision) -> Any:
 
 
 def _make_room(decision: Decision, recipe: Recipe) -> None:
-    """Move what a step left earlier aside."""
+    """Move the previous output of a step aside."""
     output, before = decision.step.output, read_record(recipe, decision.step.name)
     if decision.action != "run" or before is None or not output.exists():
         return
@@ -229,7 +226,7 @@ def _make_room(decision: Decision, recipe: Recipe) -> None:
 
 
 def _run_stage(stage: str, settings: list[Any], progress: Progress) -> None:
-    """Run steps of one stage: several students together, any other stage one."""
+    """Run several students together, or one step of any other stage."""
     if stage == "distill":
         from compress_ssl.pipeline.distill.run import distill_together
         from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
@@ -271,5 +268,5 @@ def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
             open_source(*folder)
         if step.output.exists() and step.stage != "evaluate" and read_record(recipe, step.name) is None:
             raise InputError(
-                f"'{step.output}' is there, but was not made by this recipe; move it away, or give another folder."
+                f"'{step.output}' exists, but was not made by this recipe; move it away, or give another folder."
             )

@@ -142,7 +142,7 @@ def _settings(
 ) -> StageSettings:
     """Return the settings of a step: what the recipe decides over its table, over what several steps share."""
     model = STAGES[stage] if evaluation is None else EVALUATIONS[evaluation].settings
-    # Of an evaluation, only the fields that all have: "epochs" of [settings] is meant for trainings, not for a protocol.
+    # An evaluation takes only fields that all have: "epochs" of [settings] is for trainings, not for a protocol.
     shared = {key: value for key, value in shared.items() if key in STAGES[stage].model_fields}
     if "index_folder" in STAGES[stage].model_fields:
         shared = {"index_folder": recipe.folder / "index", **shared}

@@ -1,8 +1,8 @@
-"""Whether a step is up to date: what it is made from now, compared with the record of its last run.
+"""Decide whether a step is up to date: compare its settings and inputs with the record of its last run.
 
-The records lie beside the outputs (``folder/steps/NAME.json``). Each holds the step's settings, the content of the
-stores and networks it used, the names, sizes and times of the images it read. A step is up to date while they are
-the same and its output is there. Where things lie does not count: a folder may be moved.
+Records are stored beside the outputs (``folder/steps/NAME.json``). Each holds the settings of the step, a hash of the
+stores and networks it used, and of the names, sizes and times of the images it read. A step is up to date while they
+are the same and its output exists. Paths do not count: a folder may be moved.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ class ImageFolder(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done about a step, and why."""
+    """Action for a step, and the reason."""
 
     step: Step
     action: str
     """``skip``, ``resume`` or ``run``."""
     why: str
     record: dict[str, Any]
-    """What the step is made from now."""
+    """Current settings and inputs of the step."""
 
 
 def decide(
     step: Step, steps: Mapping[str, Step], recipe: Recipe, images: Mapping[ImageFolder, str], *, force: bool
 ) -> Decision:
-    """Compare what a step is made from with the record of its last run.
+    """Compare the settings and inputs of a step with the record of its last run.
 
     Parameters
     ----------
     steps : mapping
         All steps of the recipe, by name.
     images : mapping
-        What ``image_fingerprints`` found.
+        As returned by ``image_fingerprints``.
     force : bool
         Run it again even if it is up to date.
     """
@@ -99,7 +99,7 @@ def _record_path(recipe: Recipe, name: str) -> Path:
 
 
 def read_record(recipe: Recipe, name: str) -> dict[str, Any] | None:
-    """What a step was last made from; None if it was never run."""
+    """Return the settings and inputs of a step's last run; None if it was never run."""
     try:
         record: dict[str, Any] = json.loads(_record_path(recipe, name).read_bytes())
     except (OSError, ValueError):
@@ -108,22 +108,22 @@ def read_record(recipe: Recipe, name: str) -> dict[str, Any] | None:
 
 
 def write_record(recipe: Recipe, name: str, record: Mapping[str, Any], *, finished: bool) -> None:
-    """Keep what a step is made from."""
+    """Record the settings and inputs of a step."""
     write_json_durably(_record_path(recipe, name), {**record, "finished": finished})
 
 
 def is_finished(recipe: Recipe, step: Step) -> bool:
-    """Whether a step's output is there and whole."""
+    """Return True if a step has finished and its output exists."""
     return bool((read_record(recipe, step.name) or {}).get("finished")) and result_file(step).is_file()
 
 
 def used_what_is_there(step: Step, steps: Mapping[str, Step], recipe: Recipe) -> bool:
-    """Whether a step's last run used the stores and networks that are there now."""
+    """Return True if a step's last run used the current stores and networks."""
     return (read_record(recipe, step.name) or {}).get("inputs") == _inputs(step, steps)
 
 
 def result_file(step: Step) -> Path:
-    """The file that a finished step leaves."""
+    """Return the file whose existence shows that a step has written its output."""
     if step.stage == "embed":
         return step.output / "zarr.json"
     if step.stage == "evaluate":
@@ -134,12 +134,12 @@ def result_file(step: Step) -> Path:
 
 
 def _places(step: Step) -> set[str]:
-    """Settings that only say where the output of an earlier step lies."""
+    """Return the settings that are only the path of an earlier step's output."""
     return {"teacher", "model"} if step.needs else set()
 
 
 def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
-    """Content of what the step uses besides images: outputs of other steps, stores and networks given by a path."""
+    """Hash a step's inputs besides images: outputs of earlier steps, and stores and networks given by path."""
     used: dict[str, PlaceLike] = {name: steps[name].output for name in step.needs}
     if not step.needs:
         for key in ("teacher", "model"):
@@ -160,7 +160,7 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
 
 
 def _content(place: PlaceLike) -> str | None:
-    """Hash of a network's file, or of a store's metadata and commit records (they hold the hash of every part)."""
+    """Hash a network's file, or a store's metadata and commit records, which hold the hash of every part."""
     from compress_ssl.pipeline.common.run_files import MODEL_FILE
 
     if not location(place).is_local:
@@ -183,9 +183,9 @@ def _content(place: PlaceLike) -> str | None:
 
 
 def image_folders(step: Step) -> list[ImageFolder]:
-    """Folders of data sets whose images decide what comes out.
+    """Return the dataset folders whose images a step's output depends on.
 
-    A student's are checked one by one against its store. A store that is evaluated is not made from them again.
+    None for a student, whose images are compared with its store, nor for the evaluation of a store.
     """
     settings: Any = step.settings
     match step.stage:
@@ -201,9 +201,9 @@ def image_folders(step: Step) -> list[ImageFolder]:
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Mapping[str, Any]) -> str | None:
-    """Say the first thing that has changed; None if nothing has.
+    """Describe the first change since the last run; None if there is none.
 
-    A setting that there was not yet when the record was written is no change at its default: ``chosen`` are the others.
+    A setting that is newer than the record has not changed if it has its default; ``chosen`` are those that do not.
     """
     old, new = before.get("settings", {}), now["settings"]
     for key in sorted({*old, *new}):
@@ -219,7 +219,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Mappi
 
 
 def _fingerprint(recipe: Recipe, folder: ImageFolder) -> str:
-    """Hash of the names, sizes and times of all files that a split's images come from, except the recipe's own."""
+    """Hash names, sizes and times of the files of a split's images, except those that the recipe wrote."""
     digest = xxhash.xxh3_128()
     own = recipe.folder.resolve()
     inside = own.is_relative_to(folder.data.resolve())

@@ -1,13 +1,13 @@
-"""From a recipe with lists of values to an ordinary one, with a table for each of their combinations.
+"""Expand a recipe with lists of values into one with a table for each combination.
 
     [distill.sweep]                                    # every student
     seed = [0, 1, 2]
     [[student]]
     name = "2q"
-    sweep = { temperature = [0.02, 0.04] }             # this one besides; becomes 2q,temperature=0.02,seed=0 and so on
+    sweep = { temperature = [0.02, 0.04] }             # and for this one; 2q,temperature=0.02,seed=0 and so on
 
-Lists are of the fields of a student or of a network trained without a teacher. What a student's own table says, a value or
-a list, counts before the shared lists; a shared list does not concern students whose objective has no such option.
+Lists are for the fields of a student or of a network trained without a teacher. A value or list in a student's own
+table overrides a shared list; a shared list is ignored for students whose objective has no such option.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ if TYPE_CHECKING:
 
 SEED = "seed"
 LONGEST, LONGEST_NAME = 40, 180
-"""Characters of a value in a cell's name (of a longer one, and of a table, the name has a hash), and of the whole name."""
+"""Most characters of a value in a cell's name, beyond which a hash replaces it, and of the whole name."""
 
 
 class Cell(NamedTuple):
-    """One combination of a table's values."""
+    """One combination of the values of a table."""
 
     name: str
-    """Of the step, and of its folder."""
+    """Name of the step and of its folder."""
     table: str
     """Name of the table in the recipe."""
     values: dict[str, Any]
-    """Its value of each swept field; empty for a table that is not swept."""
+    """Value of each swept field; empty for a table without a sweep."""
 
 
 def expand(recipe: Recipe) -> tuple[Recipe, list[Cell]]:
-    """Make a table of each combination.
+    """Replace each table with lists by one table per combination.
 
     Parameters
     ----------
     recipe : Recipe
-        As it is written, with its lists.
+        With its lists.
 
     Returns
     -------
     recipe : Recipe
-        Without lists, for ``plan_steps``. A swept table's name in ``evaluate.models`` stands for all its cells.
+        Without lists, for ``plan_steps``. The name of a swept table in ``evaluate.models`` is replaced by its cells.
     cells : list of Cell
-        In the order of the tables; those that are not swept are one cell each.
+        In the order of the tables; a table without a sweep is one cell.
 
     Raises
     ------
     InputError
-        If a list is empty, of an unknown field, of one that the table fixes, or of what a recipe has but once.
+        If a list is empty, its field is unknown or has a value too, or a recipe can have only one value of it.
     """
     _check_swept_once(recipe)
     fixed, shared = _parted("[distill]", "distill", recipe.distill)
@@ -86,21 +86,21 @@ def _check_swept_once(recipe: Recipe) -> None:
     for where, table in (("settings", recipe.settings), ("embed", recipe.embed or {})):
         if SWEEP in table:
             raise InputError(
-                f"[{where}.{SWEEP}] cannot be: a recipe has one store. Lists go below [distill.{SWEEP}], or into a [[student]] "
-                'or [[pretrain]]; stores are compared by store = ["A", "B"] there.'
+                f"[{where}.{SWEEP}] cannot be: a recipe has one store. Lists go below [distill.{SWEEP}], or into a "
+                '[[student]] or [[pretrain]]; stores are compared by store = ["A", "B"] there.'
             )
     teacher = (recipe.embed or {}).get("teacher")
     if any(SWEEP in table and table.get("name") == teacher for table in recipe.pretrain):
         raise InputError(
-            f"The teacher '{teacher}' cannot be swept: a recipe has one store. Make a store of each teacher, and compare them by "
-            f'store = ["A", "B"] below [distill.{SWEEP}].'
+            f"The teacher '{teacher}' cannot be swept: a recipe has one store. Make a store of each teacher, and "
+            f'compare them by store = ["A", "B"] below [distill.{SWEEP}].'
         )
 
 
 def _cells(
     stage: str, table: Mapping[str, Any], defaults: Mapping[str, Any], shared: Mapping[str, list[Any]]
 ) -> list[tuple[Cell, dict[str, Any]]]:
-    """The combinations of one table, each with the table that it becomes."""
+    """Return the cells of one table, each with its table in the expanded recipe."""
     name = str(table.get("name", "?"))
     fixed, own = _parted(where_of(stage, name), stage, table)
     found: dict[str, tuple[Cell, dict[str, Any]]] = {}
@@ -122,14 +122,14 @@ def _cells(
 
 
 def _combinations(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every combination; the seed varies fastest, so that those which differ in it alone follow one another."""
+    """Yield every combination; the seed varies fastest, so that cells that differ in it alone are consecutive."""
     keys = sorted(lists, key=lambda key: key == SEED)
     for values in itertools.product(*(lists[key] for key in keys)):
         yield dict(zip(keys, values, strict=True))
 
 
 def _parted(where: str, stage: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """What a table fixes, and its lists, checked."""
+    """Return the values and the lists of a table, checked."""
     fixed = {key: value for key, value in table.items() if key != SWEEP}
     lists = table.get(SWEEP, {})
     if not isinstance(lists, dict):
@@ -150,7 +150,7 @@ def _parted(where: str, stage: str, table: Mapping[str, Any]) -> tuple[dict[str,
 
 
 def _text(value: Any) -> str:
-    """A value in the name of a folder."""
+    """Return a value as part of a folder's name."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, dict | list) or len(text) > LONGEST:
         return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True, default=str).encode())[:8]

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.recipe.sweep.results import Group
 
 WIDTH, HEIGHT, PER_ROW = 4.2, 3.4, 3
-"""Of a panel, in inches, and panels beside one another."""
+"""Size of a panel in inches, and panels per row."""
 
 
 class Point(NamedTuple):
-    """A group's score at its value of the field; percent."""
+    """Score of a group at its value of the field, in percent."""
 
     value: Any
     mean: float
@@ -35,9 +35,9 @@ class Point(NamedTuple):
 
 
 def draw_figures(groups: Sequence[Group], folder: Path) -> list[Path]:
-    """Write ``FIELD.png`` for every swept field, except the seed, with two values that were scored.
+    """Write ``FIELD.png`` for every swept field except the seed, if two of its values have scores; return the paths.
 
-    A panel a score. Networks that differ in nothing but the field make a line, or points where its values are not numbers.
+    One panel per score. Networks that differ only in the field form a line, or points if its values are not numbers.
     """
     fields = dict.fromkeys(key for group in groups for key in group.values if key != SEED)
     written = []
@@ -72,7 +72,7 @@ def _figure(field: str, swept: Sequence[Group]) -> Figure:
 
 
 def _lines(field: str, heading: str, swept: Iterable[Group]) -> dict[str, list[Point]]:
-    """By the name of what stays the same: points in the order of the field's values."""
+    """Return the points of each line, by the name of the other settings."""
     lines: dict[str, list[Point]] = {}
     for group in swept:
         if heading in group.scores:

@@ -1,4 +1,4 @@
-"""What came of a sweep: a row for each network that was to be scored, and the mean over seeds of those that differ in nothing else."""
+"""Results of a sweep: one row per network, and the mean over seeds of networks that differ in nothing else."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Row(NamedTuple):
     status: str
     """``finished``, ``failed``, or ``not run``."""
     reason: str
-    """Why it failed; empty if it did not."""
+    """Reason of a failure; empty otherwise."""
     seconds: float | None
-    """That its training took on the clock, with all that were trained together with it; None if it was not trained here."""
+    """Wall-clock time of its training, shared with those trained together; None if it was not trained here."""
     together: int | None
-    """Networks that were trained together."""
+    """Number of networks trained in the same pass."""
     scores: dict[str, float]
     """Percent, by heading."""
 
 
 class Group(NamedTuple):
-    """Networks that differ in their seed alone."""
+    """Networks that differ only in their seed."""
 
     table: str
     values: dict[str, Any]
@@ -46,17 +46,17 @@ class Group(NamedTuple):
     finished: int
     failed: int
     scores: dict[str, tuple[float, float | None, int]]
-    """By heading: mean, standard deviation (None of one), and number of the networks scored."""
+    """By heading: mean, standard deviation (None for one network), and number of scored networks."""
 
     @property
     def name(self) -> str:
-        """The table, and what was swept besides the seed."""
+        """Name of the table, with the swept values except the seed."""
         table = "embed (the teacher)" if self.table == "embed" else self.table
         return ", ".join((table, *(f"{key} {value}" for key, value in self.values.items())))
 
 
 def sweep_rows(recipe: Recipe, cells: Iterable[Cell]) -> list[Row]:
-    """Read what is there of an expanded recipe's networks: those of ``evaluate.models``, then those that are only trained."""
+    """Return the rows of an expanded recipe: ``evaluate.models`` first, then networks that are only trained."""
     steps = {step.name: step for step in plan_steps(recipe)}
     known = {cell.name: cell for cell in cells}
     networks = dict.fromkeys((*recipe.evaluate.models, *known))
@@ -64,7 +64,7 @@ def sweep_rows(recipe: Recipe, cells: Iterable[Cell]) -> list[Row]:
 
 
 def group_rows(rows: Iterable[Row]) -> list[Group]:
-    """Put the rows together that differ in their seed alone, in order of appearance."""
+    """Group the rows that differ only in their seed, in order of appearance."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(
@@ -74,7 +74,7 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
 
 
 def sweep_table(groups: Sequence[Group]) -> Table:
-    """Mean ± standard deviation in percent; a group that lacks some says so. Those that are not to be scored are left out."""
+    """Return a table of mean ± standard deviation in percent; groups that need no scores are left out."""
     headings = _headings(group.scores for group in groups)
     rows = [
         (group.name, _networks(group), *(_cell(group.scores.get(heading)) for heading in headings))
@@ -85,7 +85,7 @@ def sweep_table(groups: Sequence[Group]) -> Table:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line a network; scores are percent."""
+    """Return one CSV line per network; scores are in percent."""
     fields = list(dict.fromkeys(key for row in rows for key in row.cell.values))
     headings = _headings(row.scores for row in rows)
     written = io.StringIO()
@@ -101,7 +101,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_record(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:
-    """The rows and the groups, for JSON."""
+    """Return the rows and groups as JSON values."""
     statistic = ("mean", "standard_deviation", "networks")
     networks = [row._asdict() for row in rows]
     return {

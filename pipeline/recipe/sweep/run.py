@@ -1,4 +1,4 @@
-"""A sweep: all cells of a recipe as ordinary runs, and what came of them in files."""
+"""Run the cells of a sweep as ordinary steps, and write their results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """What there is after a sweep."""
+    """Results of a sweep, and the files that hold them."""
 
     rows: list[Row]
     groups: list[Group]
@@ -38,23 +38,23 @@ def run_sweep(
     *,
     together: int,
 ) -> Outcome:
-    """Run what is out of date, cell by cell that can fail, and write the results of all there is.
+    """Run the steps that are out of date, continue after failures, and write the results of all cells.
 
     Parameters
     ----------
     plan : Plan
         Of the expanded recipe.
     cells : sequence of Cell
-        As ``expand`` gave them.
+        As returned by ``expand``.
     announce, failed
         As for ``run_recipe``.
     together : int
-        Students on one stream of images, at most.
+        Most students to train in one pass over the images.
 
     Raises
     ------
     Stopped
-        If a signal asked for the end. The results of what is done are written then too.
+        If a signal ends it; the results so far are written.
     """
     try:
         run_recipe(plan, progress, announce, together=together, failed=failed)

@@ -174,7 +174,7 @@ def test_place_of_a_late_step_that_is_taken_is_found_before_the_first(tmp_path: 
     write_images(tmp_path / "images")
     (tmp_path / "out" / "other").mkdir(parents=True)
     for dry_run in (True, False):
-        with pytest.raises(InputError, match=r"other' is there, but was not made by this recipe; move it away"):
+        with pytest.raises(InputError, match=r"other' exists, but was not made by this recipe; move it away"):
             run(tmp_path, dry_run=dry_run)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["other"]
 
@@ -183,7 +183,7 @@ def test_output_of_someone_else_is_not_touched(tmp_path: Path) -> None:
     write_images(tmp_path / "images")
     (tmp_path / "out" / "big").mkdir(parents=True)
     (tmp_path / "out" / "big" / "thesis.tex").write_text("all of it")
-    with pytest.raises(InputError, match=r"big' is there, but was not made by this recipe; move it away"):
+    with pytest.raises(InputError, match=r"big' exists, but was not made by this recipe; move it away"):
         run(tmp_path)
     assert stamps(tmp_path / "out").keys() == {"big/thesis.tex"}
 

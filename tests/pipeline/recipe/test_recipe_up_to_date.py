@@ -93,8 +93,8 @@ def test_dry_run_says_the_same_and_writes_nothing(work: Path) -> None:
     before = stamps(work / "out")
     decisions = run(work, RESEEDED, dry_run=True)
     assert actions(decisions) == dict.fromkeys(STEPS[1:], "run")
-    assert decisions["small"][1] == "'embed' will be made anew"
-    assert decisions["knn small"][1] == "'small' will be made anew"
+    assert decisions["small"][1] == "'embed' will be run"
+    assert decisions["knn small"][1] == "'small' will be run"
     assert stamps(work / "out") == before
 
 

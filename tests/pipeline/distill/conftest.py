@@ -24,8 +24,8 @@ from compress_ssl.storage import open_store
 from compress_ssl.storage.schema import SplitPlan
 from compress_ssl.storage.writer import StoreWriter, create_store
 
-TINY = {"student": "conv4-16", "epochs": 3, "batch_size": 8, "bank_size": 20, "key_momentum": 0.9, "learning_rate": 0.05,
-        "threads": 1, "device": "cpu"}  # fmt: skip
+TINY = {"student": "conv4-16", "epochs": 3, "batch_size": 8, "bank_size": 20, "key_momentum": 0.9,
+        "learning_rate": 0.05, "threads": 1, "device": "cpu"}  # fmt: skip
 TIMES = {"images_per_second", "teacher_wait_seconds"}
 
 Students = Callable[..., DistillSettings]
@@ -102,7 +102,7 @@ def other(embedded: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def rearranged(tmp_path: Path) -> Callable[[str, Path, Sequence[int]], Path]:
-    """Make a store of some rows of another's ``train``, in that order, with their embeddings and augmentation parameters."""
+    """Make a store of some rows of another's ``train``, in that order, with embeddings and augmentation parameters."""
 
     def make(name: str, store: Path, rows: Sequence[int]) -> Path:
         opened = open_store(store)

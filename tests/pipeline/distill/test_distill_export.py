@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,28 +27,19 @@ ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]
 
-PLAIN_TORCHVISION = """
-import sys, torch, torchvision
-from safetensors.torch import load_file
-network = torchvision.models.resnet18()
-missing, unexpected = network.load_state_dict(load_file(sys.argv[1]), strict=False)
-assert sorted(missing) == ["fc.bias", "fc.weight"] and not unexpected, (missing, unexpected)
-assert not [name for name in sys.modules if name.startswith("compress_ssl")]
-network.fc = torch.nn.Identity()
-print(network.eval()(torch.ones(1, 3, 16, 16)).double().sum().item())
-"""
-
 
 def test_exported_weights_load_into_plain_torchvision(trained: Trained, tmp_path: Path) -> None:
     trained(student="resnet18", epochs=1)
     model = tmp_path / "student" / "model.safetensors"
-    answer = subprocess.run(
-        [sys.executable, "-c", PLAIN_TORCHVISION, model], cwd=tmp_path, capture_output=True, text=True, check=True,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-    )  # fmt: skip
-    ours = load_network(str(model)).module.eval()
+    network = torchvision.models.resnet18()
+    missing, unexpected = network.load_state_dict(load_file(model), strict=False)
+    assert (sorted(missing), unexpected) == (["fc.bias", "fc.weight"], [])
+    network.fc = torch.nn.Identity()
+    images = torch.ones(1, 3, 16, 16)
     with torch.no_grad():
-        assert float(answer.stdout) == pytest.approx(ours(torch.ones(1, 3, 16, 16)).double().sum().item(), rel=1e-4)
+        torch.testing.assert_close(
+            network.eval()(images), load_network(str(model)).module.eval()(images), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_key_or_query_encoder_is_exported_as_asked(trained: Trained, assert_same: Any, tmp_path: Path) -> None:
@@ -186,14 +178,14 @@ from compress_ssl.pipeline.distill import run
 from compress_ssl.pipeline.images.renderers import dali
 import torchvision.models, torch._dynamo
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 4_000_000_000, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + 2_000_000_000, resource.RLIM_INFINITY))
 main(sys.argv[1:], prog_name="compress-ssl")
 """
 
 
 def test_step_that_memory_does_not_hold_is_a_sentence_with_what_to_set(store: Path, data: Path, tmp_path: Path) -> None:
     words = ["distill", store, data, tmp_path / "run", "--student", "conv4-16", "--batch-size", "24", "--objective",
-             "crd", "--negatives", "9000000", "--threads", "1", "--device", "cpu"]  # fmt: skip
+             "crd", "--negatives", "5000000", "--threads", "1", "--device", "cpu"]  # fmt: skip
     answer = subprocess.run(
         [sys.executable, "-c", LITTLE_MEMORY, *map(str, words)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100, check=False,
@@ -201,7 +193,7 @@ def test_step_that_memory_does_not_hold_is_a_sentence_with_what_to_set(store: Pa
     assert answer.returncode == 1, answer.stderr
     last = answer.stderr.splitlines()[-1]
     assert last == (
-        f"Error: The memory was full for '{tmp_path / 'run'}' at --batch-size 24; set --accumulation 2, which computes the "
-        "step in smaller parts, or lower --batch-size or --negatives. The last checkpoint is kept."
+        f"Error: The memory was full for '{tmp_path / 'run'}' at --batch-size 24; set --accumulation 2, which computes "
+        "the step in smaller parts, or lower --batch-size or --negatives. The last checkpoint is kept."
     )
     assert "Traceback" not in answer.stderr

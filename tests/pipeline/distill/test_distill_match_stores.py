@@ -69,8 +69,10 @@ def test_images_that_another_store_lacks_are_counted_and_the_first_is_named(
 ) -> None:
     smaller = rearranged("smaller.zarr", other, [*range(3), *range(5, 29)])
     with pytest.raises(
-        InputError, match=r"2 of the 29 images of split train of '.*teacher\.zarr' are not in '.*smaller\.zarr', the first is 'apple/003\.jpg'; embed"
-    ):  # fmt: skip
+        InputError,
+        match=r"2 of the 29 images of split train of '.*teacher\.zarr' are not in '.*smaller\.zarr', "
+        r"the first is 'apple/003\.jpg'; embed",
+    ):
         trained(also_store=(smaller,))
     assert not (tmp_path / "student").exists()
 
@@ -79,8 +81,10 @@ def test_image_that_was_another_one_is_named(trained: Trained, embedded: Embed, 
     shutil.copytree(data, tmp_path / "changed")
     shutil.copy(data / "train/apple/000.png", tmp_path / "changed/train/apple/002.png")
     with pytest.raises(
-        InputError, match=r"1 images of split train had other content when '.*other\.zarr' was made than for '.*teacher\.zarr', the first is 'apple/002\.png'"
-    ):  # fmt: skip
+        InputError,
+        match=r"1 images of split train had other content when '.*other\.zarr' was made than for '.*teacher\.zarr', "
+        r"the first is 'apple/002\.png'",
+    ):
         trained(also_store=(embedded(data=tmp_path / "changed"),))
     assert not (tmp_path / "student").exists()
 
@@ -97,10 +101,22 @@ def test_teachers_may_have_seen_a_view_at_their_own_size_and_interpolation(
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"seed": 6}, r"its seed is 6, and was 5\); embed the second from the same images with the same --policy and --seed"),
+        (
+            {"seed": 6},
+            r"its seed is 6, and was 5\); embed the second from the same images with the same --policy and --seed",
+        ),
         ({"policy": "moco-v2"}, r"its policy is \{.*\}, and was \{"),
-        ({"views": 1}, r"2 random views are replayed, but '.*other\.zarr' has 1; embed it with as many --views, train on fewer with"),
-        ({"split": ("train:0", "val:0")}, r"2 random views are replayed, but '.*other\.zarr' has 0; .*--student-view fresh"),
+        (
+            {"views": 1},
+            (
+                r"2 random views are replayed, but '.*other\.zarr' has 1; "
+                r"embed it with as many --views, train on fewer with"
+            ),
+        ),
+        (
+            {"split": ("train:0", "val:0")},
+            r"2 random views are replayed, but '.*other\.zarr' has 0; .*--student-view fresh",
+        ),
         ({"split": ("val:1",)}, r"'.*other\.zarr' has no split 'train'"),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher
 from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
 from compress_ssl.pipeline.distill.run import distill, distill_together
-from compress_ssl.pipeline.distill.settings import DistillSettings, options_for
+from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.export.card import model_card
 from compress_ssl.pipeline.export.origin import read_origin
@@ -37,12 +37,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "seed": {"objective": "seed"},
     "crd": {"objective": "crd", "negatives": 40},
     "cc": {"objective": "cc", "clusters": 4},
-}
-TWO_PROCESSES = {
-    "student": "timm/test_efficientnet_ln",
-    "learning_rate": 0.01,
-    "head": "linear",
-    "store_weights": (1, 2),
 }
 
 
@@ -195,20 +189,15 @@ def test_auto_asks_for_room_for_the_views_of_all_teachers(
     assert [name in text for text in caplog.messages if "two at a time" in text] == [True, True]
 
 
-@pytest.mark.parametrize(
-    ("weights", "sentence"),
-    [
+def test_weights_are_positive_and_one_for_each_store(student: Students, other: Path) -> None:
+    for weights, sentence in (
         ((1.0,), "There are 1 --store-weights and 2 stores; give one for STORE and one for each --also-store"),
         ((1.0, 2.0, 3.0), "There are 3 --store-weights and 2 stores"),
         ((1.0, 0.0), "greater than 0"),
         ((1.0, float("inf")), "finite"),
-    ],
-)
-def test_weights_are_positive_and_one_for_each_store(
-    student: Students, other: Path, weights: tuple[float, ...], sentence: str
-) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        student(also_store=(other,), store_weights=weights)
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            student(also_store=(other,), store_weights=weights)
 
 
 def test_weights_add_up_to_one(student: Students, other: Path) -> None:
@@ -231,28 +220,3 @@ def test_run_names_all_teachers_and_so_does_its_card(trained: Trained, student: 
     assert "the teachers `conv4-32, untrained` (a conv4-32) and `conv4-16, untrained` (a conv4-16) by" in card
     assert card.count("## Teacher\n") == 2
     assert "| store weights | [3.0, 1.0] |" in card
-
-
-def test_two_processes_end_with_the_weights_banks_and_metrics_of_one(
-    data: Path, store: Path, other: Path, tiny: dict[str, Any], tmp_path: Path, in_two_processes: Any, metrics: Any
-) -> None:
-    def students(where: str) -> list[DistillSettings]:
-        kinds = {"two-banks": {"prefill": True}, "one-bank": {"objective": "compress-1q"}}
-        return [
-            DistillSettings(
-                store=store, also_store=(other,), data=data, run=tmp_path / where / name,
-                **{**options_for(tiny, kind.get("objective")), **TWO_PROCESSES, **kind},
-            )
-            for name, kind in kinds.items()
-        ]  # fmt: skip
-
-    first, second = in_two_processes([("distill", students("two"))])
-    assert first == second
-    distill_together(students("one"), Silent(), live_evaluation)
-    for one, two in zip(students("one"), students("two"), strict=True):
-        ours, theirs = (torch.load(each.run / "checkpoint.pt")["modules"] for each in (two, one))
-        assert ours.keys() == theirs.keys()
-        for name, value in ours.items():
-            torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
-        lines = zip(metrics(two.run), metrics(one.run), strict=True)
-        assert all(mine == pytest.approx(other, rel=1e-4) for mine, other in lines)

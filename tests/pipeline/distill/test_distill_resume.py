@@ -213,8 +213,8 @@ def test_another_teacher_in_the_store_is_named(
 ) -> None:
     killed_after(5, [student()])
     other = tmp_path / "other.zarr"
-    embed(EmbedSettings(data=data, store=other, teacher="random/conv4-32", seed=6, size=16, resize=18, views=2, threads=1,
-                        block_rows=4), Silent())  # fmt: skip
+    embed(EmbedSettings(data=data, store=other, teacher="random/conv4-32", seed=6, size=16, resize=18, views=2,
+                        threads=1, block_rows=4), Silent())  # fmt: skip
     with pytest.raises(InputError, match=r"was started with inputs\.teacher\.weights_sha256 = '"):
         trained(resume=True, store=other)
 

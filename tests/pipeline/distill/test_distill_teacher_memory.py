@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,10 @@ def test_memory_makes_no_difference_to_what_is_learned(trained: Trained, assert_
 
 @pytest.mark.parametrize("memory", ["device", "mapped"])
 def test_view_is_that_of_the_store_normalised_and_the_next_is_read_ahead(
-    make_bank: Callable[..., TeacherViews], split: Split, memory: str
+    make_bank: Callable[..., TeacherViews], split: Split, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    blocks, read = split.blocks, list[int]()
+    monkeypatch.setattr(split, "blocks", lambda number: (read.append(number), blocks(number))[1])
     bank = make_bank(teacher_memory=memory)
     for epoch, number in enumerate((1, 2, 1)):
         view = bank.view_of_epoch(epoch)
@@ -72,9 +75,13 @@ def test_view_is_that_of_the_store_normalised_and_the_next_is_read_ahead(
         rows = np.array([28, 0, 3, 3])
         wanted = torch.from_numpy(split.view(number)[rows]).float()
         torch.testing.assert_close(view.gather(rows, CPU), wanted / wanted.norm(dim=1, keepdim=True))
-        assert set(bank._views) == ({1, 2} if epoch < 2 else {1})
-        for ahead in bank._views.values():
-            ahead.result(timeout=30)
+        until = time.monotonic() + 30
+        while len(read) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        assert read == [1, 2]  # the view of the last epoch was held since the first
+    with bank.reading(2), bank.reading(1):
+        assert read == [1, 2, 2]  # no epoch needed view 2 any more
     assert bank.waited() > 0
     assert bank.waited() == 0
 

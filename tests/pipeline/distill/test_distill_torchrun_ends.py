@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
 
 LONG: dict[str, Any] = {
-    "student": "timm/test_efficientnet_ln", "epochs": 20, "checkpoint_minutes": 1e-9, "bank_size": 61, "learning_rate": 0.01,
+    "student": "timm/test_efficientnet_ln", "epochs": 20, "checkpoint_minutes": 1e-9, "bank_size": 61,
+    "learning_rate": 0.01,
 }  # fmt: skip
 
 
@@ -145,7 +146,8 @@ def test_stopped_by_torchrun_it_goes_on_in_one_process_and_again_in_two(
     distill(whole, Silent())
     settings = student(**LONG)
     torchrun = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl", *words(settings)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl",
+         *words(settings)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     until = time.monotonic() + 100

@@ -153,7 +153,8 @@ def test_fresh_views_are_new_every_epoch_the_same_every_time_and_not_the_stores(
         assert torch.equal(second[row], second_again[row])
         different = (first[row], second[row], store_first[row], store_second[row])
         assert len({pixels.numpy().tobytes() for pixels in different}) == 4
-    other_seed = {int(row): b.pixels[16][n] for b in epoch_of(replay(POLICIES["crop-flip"], seed=1), 0) for n, row in enumerate(b.rows)}  # fmt: skip
+    another = epoch_of(replay(POLICIES["crop-flip"], seed=1), 0)
+    other_seed = {int(row): batch.pixels[16][place] for batch in another for place, row in enumerate(batch.rows)}
     assert not any(torch.equal(first[row], other_seed[row]) for row in first.keys() & other_seed.keys())
 
 
@@ -208,9 +209,8 @@ def test_store_without_random_views_is_enough_for_fresh_ones(trained: Trained, s
         trained("replayed", store=alone)
 
 
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
+def test_options_that_do_not_go_together_are_refused(student: Students) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"policy": "crop-flip"}, "--policy applies to fresh views, .* add --student-view fresh"),
         ({"student_view": "fresh", "views": 1}, "--views applies to replayed views, .* leave it out"),
         ({"accumulation": 3}, "--accumulation 3 must divide --batch-size 8"),
@@ -234,11 +234,10 @@ def test_store_without_random_views_is_enough_for_fresh_ones(trained: Trained, s
         ),
         ({"objective": "compress-1q", "anchors": "k-means", "mask_own": True}, "--mask-own needs .* leave it out"),
         ({"seed": 2**64}, "less than 18446744073709551616"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(student: Students, given: Any, sentence: str) -> None:
-    with pytest.raises(ValidationError, match=sentence):
-        student(**given)
+    ]
+    for given, sentence in cases:
+        with pytest.raises(ValidationError, match=sentence):
+            student(**given)
 
 
 def test_more_views_than_the_store_has_or_has_finished_are_refused(

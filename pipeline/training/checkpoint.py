@@ -33,7 +33,8 @@ def load_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"The checkpoint '{path}' cannot be read ({first_line(error)}); restore it, or start again with --overwrite."
+            f"The checkpoint '{path}' cannot be read ({first_line(error)}); restore it, or start again with "
+            "--overwrite."
         ) from error
     return state
 

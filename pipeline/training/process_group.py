@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 TIMEOUT = timedelta(hours=1)
-"""A rank ends when another does not answer for so long. A rank that died is noticed at once by its closed connection."""
+"""How long a rank waits for another. A rank that died is noticed at once, by its closed connection."""
 
 _group_numbers = itertools.count()
 

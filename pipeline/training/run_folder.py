@@ -125,8 +125,8 @@ def _check_same_record(run: Path, record: Mapping[str, Any], settings: TrainingS
         if name not in free and before.get(name) != value:
             setting, was, now = _innermost_difference(name, before.get(name), value)
             raise InputError(
-                f"'{run}' was started with {setting} = {was!r}, now it is {now!r}; resume with the same settings, start "
-                "again with --overwrite, or give another folder."
+                f"'{run}' was started with {setting} = {was!r}, now it is {now!r}; resume with the same settings, "
+                "start again with --overwrite, or give another folder."
             )
 
 

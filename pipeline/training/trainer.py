@@ -46,7 +46,8 @@ def _explain_mismatch(run: Path) -> Iterator[None]:
         yield
     except (KeyError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"The checkpoint in '{run}' does not fit these networks ({first_line(error)}); start again with --overwrite."
+            f"The checkpoint in '{run}' does not fit these networks ({first_line(error)}); start again with "
+            "--overwrite."
         ) from error
 
 

@@ -111,7 +111,7 @@ def test_a_network_that_was_compiled_is_read_wherever_torch_noted_it(
 
 
 def test_flat_numbers_follow_the_published_forward_pass(writers: Writers, published_network: GetNetwork) -> None:
-    """Run the flat weights in the order of CompRess's models/resnet50x4.py: in each stage's first block, the shortcut first."""
+    """Run the flat weights in the order of CompRess's models/resnet50x4.py: a stage starts with the shortcut."""
     theirs = published_network("resnet50")
     state = writers["simclr-flat"](theirs)["state_dict"]
     numbers = iter(range(53))
@@ -266,8 +266,8 @@ def test_a_file_without_weights_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("layout", "name"),
-    [("moco-v1", "moco-v1-resnet50"), ("moco-v2", "moco-v2-resnet50"), ("moco-v3", "moco-v3-resnet50"), ("swav", "swav-resnet50"),
-     ("dino", "dino-resnet50"), ("barlow-twins", "barlow-twins-resnet50"), ("vicreg", "vicreg-resnet50"),
+    [("moco-v1", "moco-v1-resnet50"), ("moco-v2", "moco-v2-resnet50"), ("moco-v3", "moco-v3-resnet50"),
+     ("swav", "swav-resnet50"), ("dino", "dino-resnet50"), ("barlow-twins", "barlow-twins-resnet50"), ("vicreg", "vicreg-resnet50"),
      ("simclr-flat", "simclr-resnet50")],
 )  # fmt: skip
 def test_a_file_that_says_what_it_is_needs_no_name(
@@ -315,7 +315,8 @@ def test_a_file_that_does_not_say_how_it_was_trained_asks_for_a_name(
         load_network(str(saved(published_network("resnet18").state_dict(), tmp_path)))
     with pytest.raises(
         InputError,
-        match=r"\(layout plain\) matches no architecture that is recognised by its shapes \(its keys are a.weight, \.\.\.\)",
+        match=r"\(layout plain\) matches no architecture that is recognised by its shapes "
+        r"\(its keys are a.weight, \.\.\.\)",
     ):
         load_network(str(saved({"a.weight": torch.ones(2, 2, 2, 2)}, tmp_path)))
 

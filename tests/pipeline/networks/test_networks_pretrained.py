@@ -1,4 +1,4 @@
-"""Published weights by name: their preprocessing comes with them; if they cannot be loaded a sentence says what to do."""
+"""Published weights by name: they come with their preprocessing, or a sentence names what to do."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ QUICK = [
     ("levit_128s", 384, 224),
 ]
 
-# Teachers, on the meta device: their features at the size of their own images and at one that is a multiple of their patches.
+# Teachers, on the meta device: name, features, their own image size, and another multiple of their patch size.
 TEACHERS = [
     ("vit_small_patch14_dinov2.lvd142m", 384, 518, 224),
     ("vit_base_patch14_reg4_dinov2.lvd142m", 768, 518, 98),

@@ -13,7 +13,8 @@ from compress_ssl.pipeline.training.distributed import check_batch_divides, loca
 from compress_ssl.pipeline.training.schedule import epoch_order
 
 ENVIRONMENT = {
-    "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "1",
+    "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "node1", "MASTER_PORT": "1",
 }  # fmt: skip
 
 

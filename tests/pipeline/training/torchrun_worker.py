@@ -1,7 +1,7 @@
 """What each process of a torchrun does for a test: the works of a JSON file, one after the other.
 
-Usage: torchrun ... torchrun_worker.py FILE. A work is [stage, settings, ...]; FILE.RANK.json gets, of every work, what it ended
-with: hashes of the state (weights, buffers, banks) of everything that was trained, or the sentence of an error.
+Usage: torchrun ... torchrun_worker.py FILE. A work is [stage, settings, ...]; FILE.RANK.json gets the result of each:
+hashes of the state (weights, buffers, banks) of everything that was trained, or the sentence of an error.
 """
 
 import json

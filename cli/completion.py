@@ -20,7 +20,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
-    """Print the script that lets a shell complete commands and options."""
+    """Print the completion script of a shell."""
     from click.shell_completion import get_completion_class
 
     completion = get_completion_class(shell)

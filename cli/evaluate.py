@@ -105,7 +105,7 @@ for _name, _evaluation in EVALUATIONS.items():
 @settings_options(EvaluateSettings)
 @json_option
 def everything(as_json: bool, **given: Any) -> None:
-    """Run every evaluation that MODEL and data allow, with its defaults."""
+    """Run every evaluation that MODEL and data allow."""
     make_settings(EvaluateSettings, given)
     from compress_ssl.cli.options import only_given
     from compress_ssl.cli.progress import TerminalProgress

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @settings_options(ImportSettings, without=("files", "store"), optional=("data", "teacher"))
 @json_option
 def command(files: tuple[str, ...], store: str, as_json: bool, **given: Any) -> None:
-    """Create a store from an exported file, or from embeddings of another program.
+    """Import an exported store, or embeddings of another program.
 
     A file from 'store export' needs no options: STORE becomes the exported store, byte for byte. Embeddings of another
     program have one row per image and are given as [SPLIT[:FOLDER]=]FILE: cached features of the published code

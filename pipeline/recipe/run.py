@@ -44,7 +44,7 @@ class Plan:
     images: Mapping[ImageFolder, str]
     """Fingerprints of the images when the plan was made; the next run notices later changes."""
     decisions: tuple[Decision, ...]
-    """One per step. A step that needs one that will run is expected to run; it is skipped if that output is the same."""
+    """One per step. A step that needs one that will run is expected to run; it is skipped if that output stays."""
 
 
 def plan_run(recipe: Recipe, steps: Sequence[Step], *, force: bool = False) -> Plan:

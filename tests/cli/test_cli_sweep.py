@@ -165,7 +165,10 @@ def test_steps_whose_needs_are_not_there_are_left_out_with_a_word(work: Path, ca
     result = call("sweep", "recipe.toml", "--only", "evaluate")
     assert result.exit_code == 0, result.output
     assert "1 of 2" not in result.stdout
-    assert f"Skipped, since a step that they need is not finished: knn {DIVERGING[0]}, knn {DIVERGING[1]}." in result.stderr
+    assert (
+        f"Skipped, since a step that they need is not finished: knn {DIVERGING[0]}, knn {DIVERGING[1]}."
+        in result.stderr
+    )
 
 
 def test_from_takes_a_table_and_what_is_not_run_is_said(work: Path, call: Call) -> None:

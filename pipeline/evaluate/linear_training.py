@@ -29,6 +29,7 @@ def run_epochs(
     after_epoch: Callable[[int, int], None],
     first_epoch: int = 0,
     first_step: int = 0,
+    zero_grad: Callable[[], object] | None = None,
 ) -> None:
     """Take one optimizer step per batch.
 
@@ -44,14 +45,16 @@ def run_epochs(
         Returns the learning rate of a group, given its initial one, the epoch and the step.
     after_epoch : callable
         Called with the numbers of epochs and steps done.
+    zero_grad : callable, optional
+        Replaces the optimizer's, where gradients are views of one tensor.
     """
     initial = [group["lr"] for group in optimizer.param_groups]
-    step = first_step
+    step, zero_grad = first_step, zero_grad or optimizer.zero_grad
     for epoch, batches in enumerate(epochs, first_epoch):
         for batch in batches:
             for group, rate in zip(optimizer.param_groups, initial, strict=True):
                 group["lr"] = learning_rate(rate, epoch, step)
-            optimizer.zero_grad(set_to_none=False)  # a gradient may be a view of a larger tensor
+            zero_grad()
             loss(batch).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             step += 1

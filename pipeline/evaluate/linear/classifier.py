@@ -125,7 +125,7 @@ def train_classifiers(
     """
     device = standardise.mean.device
     parameters = state["parameters"].to(device, copy=True).requires_grad_()
-    parameters.grad = torch.zeros_like(parameters)
+    gradient = parameters.grad = torch.zeros_like(parameters)
     momentum = state["momentum"].to(device, copy=True)
     optimizer = torch.optim.SGD(
         [
@@ -137,7 +137,7 @@ def train_classifiers(
     )
     for number, group in enumerate(optimizer.param_groups):  # views of the stacked tensors
         (weights,) = group["params"]
-        weights.grad = parameters.grad[:, number]
+        weights.grad = gradient[:, number]
         optimizer.state[weights]["momentum_buffer"] = momentum[:, number]
     classifiers = Classifiers(parameters, standardise)
 
@@ -152,7 +152,8 @@ def train_classifiers(
     def after_epoch(epoch: int, step: int) -> None:
         keep({"epoch": torch.tensor(epoch), "parameters": parameters.detach(), "momentum": momentum})
 
-    run_epochs(epochs, loss, optimizer, learning_rate, after_epoch, first_epoch=int(state["epoch"]))
+    first = int(state["epoch"])
+    run_epochs(epochs, loss, optimizer, learning_rate, after_epoch, first, zero_grad=gradient.zero_)
     parameters.requires_grad_(False)
     if not parameters.isfinite().all(2).all(0).any():
         raise RunError("The classifier's weights are no longer finite; lower --learning-rate.")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.storage import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -29,10 +30,6 @@ def command(*words: str | Path) -> list[str]:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def run_process(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), env=environment(), capture_output=True, text=True, timeout=100, check=False)
 
 
 @pytest.fixture
@@ -106,36 +103,45 @@ def test_embed_on_a_disk_that_others_fill_ends_with_a_sentence_and_goes_on(
 
 
 @pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_interrupted_embed_says_how_it_goes_on_and_does(
-    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path, sent: signal.Signals, exit_code: int
+def test_interrupted_embed_keeps_its_blocks_and_is_resumed(
+    call: Call,
+    made: Path,
+    embed_options: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: signal.Signals,
+    exit_code: int,
 ) -> None:
+    """The signal comes when progress is reported after the first committed block."""
     store = tmp_path / "store.zarr"
-    words = ("embed", made / "data", store, *embed_options, "--views", "40", "--block-rows", "1")
-    process = subprocess.Popen(
-        command(*words), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    until = time.monotonic() + 60
-    while not list(store.glob("train/embeddings/commits/*/*.json")):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == exit_code
-    assert errors.splitlines()[-1] == "Stopped. Run the same command with --resume to continue."
-    assert "Traceback" not in errors
+    words = ("embed", made / "data", store, *embed_options, "--views", "4", "--block-rows", "2")
+
+    @contextlib.contextmanager
+    def track(self: TerminalProgress, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        def advance(amount: int) -> None:
+            if list(store.glob("train/embeddings/commits/*/*.json")):
+                signal.raise_signal(sent)
+
+        yield advance
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TerminalProgress, "track", track)
+        ended = call(*words)
+    assert ended.exit_code == exit_code, ended.output
+    assert ended.stderr.splitlines()[-1] == "Stopped. Run the same command with --resume to continue."
+    assert "Traceback" not in ended.stderr
     before = open_store(store)["train"]
-    assert 0 < sum(before.committed_blocks(view) for view in range(41)) < 41 * before.block_count
+    assert 0 < sum(before.committed_blocks(view) for view in range(5)) < 5 * before.block_count
     assert not store.with_name("store.zarr.lease").exists()
     assert call(*words, "--resume").exit_code == 0
     assert call("store", "verify", store).exit_code == 0
 
 
 def test_progress_elsewhere_than_on_a_terminal_is_lines(
-    made: Path, embed_options: tuple[str, ...], tmp_path: Path
+    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    answer = run_process("embed", made / "data", tmp_path / "store.zarr", *embed_options)
-    assert answer.returncode == 0
+    answer = call("embed", made / "data", tmp_path / "store.zarr", *embed_options)
+    assert answer.exit_code == 0, answer.output
     index_train, index_val, embedded = answer.stderr.splitlines()
     assert re.fullmatch(r"index train: 24 images in \d+\.\d s", index_train)
     assert re.fullmatch(r"index val: 8 images in \d+\.\d s", index_val)

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 )
 @settings_options(EmbedSettings)
 @click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Only estimate bytes, files, time and device-hours, as 'compress-ssl estimate'.",
+    "--dry-run", is_flag=True, help="Only estimate bytes, files, time and device-hours, as 'compress-ssl estimate'."
 )
 @json_option
 def command(dry_run: bool, as_json: bool, **given: Any) -> None:

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SUCCESS, FAILED, WRONG_USE = 0, 1, 2
-RESUMABLE = 75
-"""EX_TEMPFAIL of sysexits.h: a batch system can put the same job back into its queue."""
-INTERRUPTED = 130
-"""128 plus the number of SIGINT, as shells have it."""
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: a batch system can put the same job back into its queue
+INTERRUPTED = 130  # 128 plus the number of SIGINT, as shells have it
 
 BAD_PATH = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTEMPTY),
@@ -31,8 +29,7 @@ class Ending(NamedTuple):
     """One way in which a command ends early."""
 
     exit_code: int
-    cause: str
-    """As docs/exit-codes.md names it."""
+    cause: str  # as docs/exit-codes.md names it
     is_cause: Callable[[BaseException], bool]
     sentence: str = "{error}"
     """May use the error's message, its ``{file}`` and ``{reason}``, and ``{resume}``: how to continue."""
@@ -131,16 +128,14 @@ ENDINGS = (
         _names_a_file,
         "'{file}': {reason}; check the disk. {resume}",
     ),
-)
-"""By the first row whose ``is_cause`` holds; any other error is a fault of the program, and keeps its traceback."""
+)  # by the first row whose ``is_cause`` holds; any other error is a fault of the program, and keeps its traceback
 
 OTHER_ENDINGS = (
     (SUCCESS, "success"),
     (WRONG_USE, "an unknown command or option, a missing argument, a value of the wrong type"),
     (FAILED, "`doctor` or `store verify` found something wrong; some combinations of a `sweep` failed"),
     (FAILED, "a fault of the program, with a traceback"),
-)
-"""Ways to end that no error leads to, or any other."""
+)  # ways to end that no error leads to, or any other
 
 
 def ending_of(error: BaseException) -> Ending | None:

@@ -15,8 +15,7 @@ from compress_ssl.pipeline.common.torchrun import torchrun_env
 if TYPE_CHECKING:
     from types import FrameType
 
-FOR_TORCHRUN = ("pretrain", "distill", "evaluate")
-"""Commands that torchrun may start in several processes."""
+FOR_TORCHRUN = ("pretrain", "distill", "evaluate")  # commands that torchrun may start in several processes
 
 
 class Commands(LazyGroup):

@@ -24,12 +24,9 @@ def settings_options(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds an argument or option for every field of a settings model.
 
-    Parameters
-    ----------
-    without : collection of str
-        Fields without a parameter.
-    optional : collection of str
-        Required fields or arguments to turn into optional options.
+    Args:
+        without (collection of str): Fields without a parameter.
+        optional (collection of str): Required fields or arguments to turn into optional options.
     """
     fields = {name: field for name, field in model.model_fields.items() if name not in without}
     arguments = [name for name, field in fields.items() if _is_argument(field) and name not in optional]
@@ -48,10 +45,8 @@ def settings_options(
 def make_settings(model: type[SettingsT], given: dict[str, Any]) -> SettingsT:
     """Return settings from parameters; those that were not given keep their defaults.
 
-    Raises
-    ------
-    click.UsageError
-        If a value is not valid; names the option.
+    Raises:
+        click.UsageError: If a value is not valid; names the option.
     """
     arguments = {name for name, field in model.model_fields.items() if _is_argument(field)}
     try:

@@ -40,10 +40,8 @@ def run_steps(
 ) -> None:
     """Run the steps that are out of date, and print the table of all results.
 
-    Parameters
-    ----------
-    title : str, optional
-        Of the table.
+    Args:
+        title: Of the table.
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.cli.tables import print_table

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     Lines = Sequence[Sequence[str]]
 
 NUMBER = r"[\d.]+( ± [\d.]+)?"
-UNLIMITED = 10_000
-"""Characters of a line."""
+UNLIMITED = 10_000  # characters of a line
 
 
 def print_table(table: Table, title: str | None = None) -> None:

@@ -24,8 +24,7 @@ LOADED_WHEN_USED = {
     "describe": "compress_ssl.storage.tools.description",
     **dict.fromkeys(("EmbeddingStore", "Split", "open_store"), "compress_ssl.storage.reader"),
     **dict.fromkeys(("Samples", "SplitPlan", "Status"), "compress_ssl.storage.schema"),
-}
-"""Names whose modules need numpy and zarr, which settings and help do without."""
+}  # names whose modules need numpy and zarr, which settings and help do without
 
 
 def __getattr__(name: str) -> Any:

@@ -10,23 +10,18 @@ They are inside the ``embeddings`` array's own prefix because zarr never lists a
 they make zarr and xarray warn of objects they do not know.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import xxhash
 
 from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.durable import json_bytes
 from compress_ssl.storage.places.parallel import map_threads
+from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.schema import Part, Record, unit_keys
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from compress_ssl.storage.places.place import Place
 
 
 def _folder(split: Place) -> Place:
@@ -75,10 +70,8 @@ def is_committed(split: Place, unit: str, block: int) -> bool:
 def read_records(split: Place, unit: str) -> dict[int, Record]:
     """Return all records of a unit, by block; empty if nothing is committed.
 
-    Raises
-    ------
-    StoreDamagedError
-        If a record cannot be read or does not name the objects of its block.
+    Raises:
+        StoreDamagedError: If a record cannot be read or does not name the objects of its block.
     """
     return parse_records(split, unit, record_files(split, unit))
 
@@ -130,10 +123,8 @@ def fold_records(split: Place, unit: str) -> None:
 def check_sizes(split: Place, records: Mapping[int, Record]) -> None:
     """Check that every committed file on a disk is there with its size; those of a server are checked when fetched.
 
-    Raises
-    ------
-    StoreDamagedError
-        Naming the first file that is missing or has another size.
+    Raises:
+        StoreDamagedError: Naming the first file that is missing or has another size.
     """
     if not split.is_local:
         return

@@ -1,19 +1,13 @@
 """Publishing a finished store atomically: there is never half a store to be opened (``Place.replaced``)."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from compress_ssl.storage.errors import StoreExistsError
+from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.place import PlaceLike, location
 from compress_ssl.storage.recognise import is_store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from compress_ssl.storage.places.local import LocalPath
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +29,9 @@ def new_store(place: PlaceLike) -> Iterator[LocalPath]:
 def check_place(place: PlaceLike, *, overwrite: bool, instead: str = RESUME_OR_OVERWRITE) -> None:
     """Check that a new store may be written at ``place``; ``instead`` is the advice if a store is there.
 
-    Raises
-    ------
-    StoreExistsError
-        If something is there: a store that may not be overwritten, or what is not a store.
-    StoreError
-        If it is a place that can only be read.
+    Raises:
+        StoreExistsError: If something is there: a store that may not be overwritten, or what is not a store.
+        StoreError: If it is a place that can only be read.
     """
     target = location(place)
     target.check_writable()

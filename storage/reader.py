@@ -5,10 +5,12 @@ Letters: V views, N samples, D features, P augmentation parameters.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 
 from compress_ssl.storage import schema
@@ -22,43 +24,29 @@ from compress_ssl.storage.errors import (
     StoreVersionError,
 )
 from compress_ssl.storage.places.names import check_inside, check_split_names
-from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.recognise import has_zarr_metadata, is_store
 from compress_ssl.storage.safety import check_committed_sizes, check_views
 from compress_ssl.storage.zarr_stores import CheckedStore
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import numpy.typing as npt
-
-    from compress_ssl.storage.places.place import Place
 
 
 def open_store(path: PlaceLike) -> EmbeddingStore:
     """Open an embedding store for reading.
 
-    Parameters
-    ----------
-    path : str, Path or Place
-        A folder, or a URL: ``s3://``, ``gs://``, ``https://``. The chunks of a remote store are kept in a local cache.
+    Args:
+        path (str, Path or Place): A folder, or a URL: ``s3://``, ``gs://``, ``https://``. The chunks of a remote store
+            are kept in a local cache.
 
-    Raises
-    ------
-    StoreUnreachableError
-        If its server cannot be reached, or refuses.
-    StoreNotFoundError
-        If there is no store at ``path``.
-    StoreVersionError
-        If its format is not the one this release reads.
-    StoreDamagedError
-        If its metadata cannot be read or contradict each other.
+    Raises:
+        StoreUnreachableError: If its server cannot be reached, or refuses.
+        StoreNotFoundError: If there is no store at ``path``.
+        StoreVersionError: If its format is not the one this release reads.
+        StoreDamagedError: If its metadata cannot be read or contradict each other.
 
-    Examples
-    --------
-    >>> train = open_store("teacher.zarr")["train"]  # doctest: +SKIP
-    >>> train.view(3).shape                          # doctest: +SKIP
-    (1281167, 2048)
+    Example:
+        >>> train = open_store("teacher.zarr")["train"]  # doctest: +SKIP
+        >>> train.view(3).shape                          # doctest: +SKIP
+        (1281167, 2048)
     """
     place = location(path)
     if not has_zarr_metadata(place):
@@ -143,8 +131,7 @@ def _open_split(path: Place, store: CheckedStore) -> Split:
         raise _damaged(path, f"cannot be read ({error})") from error
 
 
-BLOCKS_AT_ONCE = 16
-"""Chunks that zarr reads side by side: about 256 MiB."""
+BLOCKS_AT_ONCE = 16  # chunks that zarr reads side by side: about 256 MiB
 
 
 class Split:
@@ -156,8 +143,7 @@ class Split:
         self._store = store
         self.attributes: dict[str, Any] = dict(group.attrs)
         attributes = self.attributes
-        self.folder: str = attributes["folder"]
-        """The split's folder, relative to the data set's root."""
+        self.folder: str = attributes["folder"]  # the split's folder, relative to the data set's root
         check_inside(f"'{path}/zarr.json'", [self.folder])
         self.views: list[dict[str, Any]] = attributes["views"]
         """Policy, seed and size of each view; view 0 is the evaluation view."""
@@ -229,19 +215,14 @@ class Split:
     def view(self, view: int) -> npt.NDArray[np.float16]:
         """Return the embeddings of all samples in one view, by one sequential read.
 
-        Returns
-        -------
-        embeddings : float16 array of shape (N, D)
-            The teacher's output before any normalisation; NaN in the rows of bad images.
+        Returns:
+            embeddings (float16 array of shape (N, D)): The teacher's output before any normalisation; NaN in the rows
+                of bad images.
 
-        Raises
-        ------
-        StoreError
-            If there is no such view.
-        StoreIncompleteError
-            If some of its blocks are not committed.
-        StoreDamagedError
-            If a committed part is missing, has another size, or does not match its checksum.
+        Raises:
+            StoreError: If there is no such view.
+            StoreIncompleteError: If some of its blocks are not committed.
+            StoreDamagedError: If a committed part is missing, has another size, or does not match its checksum.
         """
         return self._read_view("embeddings", view, slice(len(self)))
 
@@ -256,10 +237,8 @@ class Split:
     def rows(self, view: int, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float16]:
         """Return the embeddings (len(rows), D) of some samples; reads every block they are in.
 
-        Raises
-        ------
-        StoreError
-            As ``view``, and if ``rows`` are not numbers from 0 to N - 1.
+        Raises:
+            StoreError: As ``view``, and if ``rows`` are not numbers from 0 to N - 1.
         """
         wanted = np.asarray(rows)
         if wanted.ndim == 1 and not len(wanted):

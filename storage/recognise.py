@@ -1,7 +1,5 @@
 """Recognising an embedding store, without opening it."""
 
-from __future__ import annotations
-
 import json
 
 from compress_ssl.storage.errors import StoreError

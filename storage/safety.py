@@ -5,43 +5,31 @@ is taken on a header's word: what is committed must have the size that the heade
 size (``compress_ssl.storage.commits``). No file outside is read: ``compress_ssl.storage.places.names``.
 """
 
-from __future__ import annotations
-
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from compress_ssl.storage import schema
 from compress_ssl.storage.errors import StoreUnsafeError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from compress_ssl.storage.places.place import Place
+from compress_ssl.storage.places.place import Place
 
 SIZE_LIMIT = 2**48
 """Of rows, views, features: more than any store can have, and products of two still fit numpy's sizes."""
 
-MAX_PIXELS = 2**14
-"""Of a view's side: it decides the memory for a batch of views."""
+MAX_PIXELS = 2**14  # of a view's side: it decides the memory for a batch of views
 
 
 def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
     """Return the metadata in an array's ``zarr.json``, if it is one that a store has.
 
-    Parameters
-    ----------
-    path : Place
-        The array.
-    content : bytes
-        Its ``zarr.json``.
+    Args:
+        path: The array.
+        content: Its ``zarr.json``.
 
-    Raises
-    ------
-    StoreUnsafeError
-        If its type, codecs, layout or sizes are others.
-    ValueError, KeyError, TypeError, AttributeError
-        If it is not an array's.
+    Raises:
+        StoreUnsafeError: If its type, codecs, layout or sizes are others.
+        ValueError, KeyError, TypeError, AttributeError: If it is not an array's.
     """
     metadata: dict[str, Any] = json.loads(content)
     spec = schema.ARRAYS[path.name]
@@ -79,10 +67,8 @@ def _sizes(found: Sequence[Any], count: int, least: int) -> list[int] | None:
 def check_views(views: Any) -> None:
     """Check that views are described by tables, and have a size that can be rendered, if any.
 
-    Raises
-    ------
-    ValueError
-        Naming the first that is not.
+    Raises:
+        ValueError: Naming the first that is not.
     """
     for number, view in enumerate(views):
         size = view.get("size", 1)
@@ -93,16 +79,12 @@ def check_views(views: Any) -> None:
 def check_committed_sizes(split: Place, chunks: Mapping[str, schema.Shape], records: Iterable[schema.Record]) -> None:
     """Check that what is committed is as large as the arrays' headers claim, so that reading takes no more memory.
 
-    Parameters
-    ----------
-    split : Place
-    chunks : mapping from array name to chunk shape
-    records : iterable of Record
+    Args:
+        chunks (mapping from array name to chunk shape)
+        records (iterable of Record)
 
-    Raises
-    ------
-    StoreUnsafeError
-        Naming the first part that is not.
+    Raises:
+        StoreUnsafeError: Naming the first part that is not.
     """
     for record in records:
         for key, part in record.items():
@@ -119,10 +101,8 @@ def check_committed_sizes(split: Place, chunks: Mapping[str, schema.Shape], reco
 def check_text_count(path: Place, content: bytes, count: int) -> None:
     """Check that a chunk of texts claims as many as a block has: zarr's decoder takes memory for what it claims.
 
-    Raises
-    ------
-    StoreUnsafeError
-        If it claims another number.
+    Raises:
+        StoreUnsafeError: If it claims another number.
     """
     claimed = int.from_bytes(content[: schema.COUNT_BYTES], "little")
     if claimed != count:

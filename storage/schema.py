@@ -16,17 +16,13 @@ import numpy.typing as npt
 FORMAT_NAME = "compress-ssl-embeddings"
 FORMAT_VERSION = 1
 
-CHUNK_BYTES = 16 * 2**20
-"""Size of one view of one block that reads fastest (docs/store-format.md)."""
+CHUNK_BYTES = 16 * 2**20  # size of one view of one block that reads fastest (docs/store-format.md)
 
-MIN_BLOCKS = 32
-"""Small data sets get smaller blocks, so that a run can be resumed and shared by workers."""
+MIN_BLOCKS = 32  # small data sets get smaller blocks, so that a run can be resumed and shared by workers
 
-CHECKSUM_BYTES = 4
-"""At the end of each chunk."""
+CHECKSUM_BYTES = 4  # at the end of each chunk
 
-COUNT_BYTES = 4
-"""At the beginning of a chunk of texts: their number."""
+COUNT_BYTES = 4  # at the beginning of a chunk of texts: their number
 
 EVALUATION_VIEW = 0
 
@@ -47,8 +43,7 @@ class Part(TypedDict):
     xxh3_64: str
 
 
-Record = dict[str, Part]
-"""The parts of one block, by key relative to the split."""
+Record = dict[str, Part]  # the parts of one block, by key relative to the split
 
 
 class Status(IntEnum):
@@ -86,18 +81,12 @@ ARRAYS = VIEW_ARRAYS | SAMPLE_ARRAYS
 class Samples:
     """The images of a split, in store order."""
 
-    sample_path: list[str]
-    """N paths relative to the split's folder, ``/`` between parts."""
-    label: npt.NDArray[np.int32]
-    """(N,) class numbers; -1 where there is none."""
-    image_size: npt.NDArray[np.int32]
-    """(N, 2) height and width in pixels."""
-    content_hash: npt.NDArray[np.uint64]
-    """(N,) XXH3-64 of each file's bytes."""
-    status: npt.NDArray[np.uint8]
-    """(N,) a ``Status`` for each sample."""
-    class_names: tuple[str, ...] = ()
-    """Name of each class number; empty if there are no labels."""
+    sample_path: list[str]  # N paths relative to the split's folder, ``/`` between parts
+    label: npt.NDArray[np.int32]  # (N,) class numbers; -1 where there is none
+    image_size: npt.NDArray[np.int32]  # (N, 2) height and width in pixels
+    content_hash: npt.NDArray[np.uint64]  # (N,) XXH3-64 of each file's bytes
+    status: npt.NDArray[np.uint8]  # (N,) a ``Status`` for each sample
+    class_names: tuple[str, ...] = ()  # name of each class number; empty if there are no labels
 
     def __len__(self) -> int:
         return len(self.sample_path)
@@ -124,12 +113,9 @@ class SplitPlan:
     """Everything needed to create a split."""
 
     samples: Samples
-    folder: str
-    """The split's folder, relative to the data set's root."""
-    views: list[dict[str, Any]]
-    """Policy, seed and size of each view; view 0 is the evaluation view."""
-    columns: tuple[str, ...]
-    """Names of the P augmentation parameters."""
+    folder: str  # the split's folder, relative to the data set's root
+    views: list[dict[str, Any]]  # Policy, seed and size of each view; view 0 is the evaluation view
+    columns: tuple[str, ...]  # names of the P augmentation parameters
     feature_dim: int
     block_rows: int
 

@@ -1,35 +1,26 @@
 """Creating a store and writing its blocks. Many processes may write at once: no two blocks share an object."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
 
 from compress_ssl.storage import schema
 from compress_ssl.storage.commits import commit_block, fold_records, is_committed, read_records, write_manifest
 from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError, StoreError
-from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.places.local import LocalPath
+from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import check_place, new_store
-from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.reader import Split, open_store
 from compress_ssl.storage.recognise import is_store
 from compress_ssl.storage.zarr_stores import PlaceStore
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    import numpy.typing as npt
-
-    from compress_ssl.storage.places.local import LocalPath
-    from compress_ssl.storage.places.place import Place
-    from compress_ssl.storage.reader import Split
-
-SMALLEST_NORMAL = 2.0**-14
-"""Smallest number that float16 holds in full precision."""
+SMALLEST_NORMAL = 2.0**-14  # smallest number that float16 holds in full precision
 
 
 def create_store(
@@ -39,19 +30,14 @@ def create_store(
 
     There is never half a store (``compress_ssl.storage.publish``).
 
-    Parameters
-    ----------
-    path : str, Path or Place
-    attributes : mapping
-        What the embeddings were made from (teacher, data set, renderer, versions): attributes of the root.
-    splits : mapping of split name to SplitPlan
-    overwrite : bool
-        Delete the embedding store at ``path`` once the new one is ready; nothing else is ever deleted.
+    Args:
+        path (str, Path or Place)
+        attributes: What the embeddings were made from (teacher, data set, renderer, versions): attributes of the root.
+        splits (mapping of split name to SplitPlan)
+        overwrite: Delete the embedding store at ``path`` once the new one is ready; nothing else is ever deleted.
 
-    Raises
-    ------
-    StoreExistsError
-        If ``path`` exists, and either ``overwrite`` is false or it is not an embedding store.
+    Raises:
+        StoreExistsError: If ``path`` exists, and either ``overwrite`` is false or it is not an embedding store.
     """
     check_place(path, overwrite=overwrite)
     header = {"format": schema.FORMAT_NAME, "version": schema.FORMAT_VERSION, "splits": sorted(splits)}
@@ -132,20 +118,15 @@ class StoreWriter:
     ) -> None:
         """Write one view of one block, then its commit record. A committed block is left as it is.
 
-        Parameters
-        ----------
-        embeddings : float array of shape (rows of the block, D)
-            The rows of bad images are stored as NaN.
-        augmentation : float32 array of shape (rows of the block, P)
+        Args:
+            embeddings (float array of shape (rows of the block, D)): The rows of bad images are stored as NaN.
+            augmentation (float32 array of shape (rows of the block, P))
 
-        Raises
-        ------
-        NotRepresentableError
-            If a good row cannot be represented as float16 (``as_float16``); names the row. Nothing is written.
-        StoreError
-            If there is no such view or block, or an array does not have the block's shape.
-        StoreBusyError
-            If another writer has put a new store here since this one was opened.
+        Raises:
+            NotRepresentableError: If a good row cannot be represented as float16 (``as_float16``); names the row.
+                Nothing is written.
+            StoreError: If there is no such view or block, or an array does not have the block's shape.
+            StoreBusyError: If another writer has put a new store here since this one was opened.
         """
         source = self.store[split]
         _check_block(source, block, view, embeddings.shape, augmentation.shape)
@@ -224,11 +205,9 @@ def as_float16(
 ) -> npt.NDArray[np.float16]:
     """Convert the embeddings of these rows to float16; the rows of bad images become NaN.
 
-    Raises
-    ------
-    NotRepresentableError
-        If a good row has a value that is not finite as float16, or is not zero but has no value that float16 holds in
-        full precision; names the first such row.
+    Raises:
+        NotRepresentableError: If a good row has a value that is not finite as float16, or is not zero but has no value
+            that float16 holds in full precision; names the first such row.
     """
     with np.errstate(over="ignore"):
         half = embeddings.astype(np.float16)

@@ -4,28 +4,20 @@ zarr alone reads a missing chunk as fill values, and a chunk in another's place 
 right). Here each chunk is compared with its commit record, and the metadata of arrays with the format.
 """
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING, Self
+import builtins
+from collections.abc import AsyncIterator, Collection, Iterable
+from typing import Self
 
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store
+from zarr.abc.buffer import Buffer, BufferPrototype
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import StoreDamagedError, StoreError
 from compress_ssl.storage.places.cache import ChunkCache, fetch
+from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.safety import array_metadata, check_text_count
-from compress_ssl.storage.schema import ARRAYS, SAMPLES_UNIT, VIEW_ARRAYS
-
-if TYPE_CHECKING:
-    import builtins
-    from collections.abc import AsyncIterator, Collection, Iterable
-
-    from zarr.abc.buffer import Buffer, BufferPrototype
-    from zarr.abc.store import ByteRequest
-
-    from compress_ssl.storage.places.place import Place
-    from compress_ssl.storage.schema import Part, Record
+from compress_ssl.storage.schema import ARRAYS, SAMPLES_UNIT, VIEW_ARRAYS, Part, Record
 
 
 class PlaceStore(Store):

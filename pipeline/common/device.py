@@ -1,18 +1,13 @@
 """Device, precision and threads of a stage, and the library versions that it records."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
-from typing import TYPE_CHECKING
 
 import torch
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import Device, Precision
 from compress_ssl.pipeline.common.torchrun import torchrun_env
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.common.settings import Device, Precision
 
 LIBRARIES = ("compress-ssl", "torch", "torchvision", "nvidia-dali-cuda130", "zarr", "numpy", "pillow")
 
@@ -27,10 +22,8 @@ def prepare_device(device: Device, threads: int, *, training: bool = False) -> t
     and makes a resumed run end in the same weights; on a GPU it takes the fastest algorithms. Under torchrun each
     process takes the GPU of its local rank.
 
-    Raises
-    ------
-    InputError
-        If a GPU is asked for and torch sees none, or there are fewer GPUs than processes on this machine.
+    Raises:
+        InputError: If a GPU is asked for and torch sees none, or there are fewer GPUs than processes on this machine.
     """
     torch.set_num_threads(threads)
     available = torch.cuda.is_available()

@@ -25,8 +25,7 @@ class SomeTrainingsFailed(RunError):
 
     def __init__(self, reasons: Mapping[Path, str]) -> None:
         super().__init__(" ".join(reasons.values()))
-        self.reasons = dict(reasons)
-        """Why each of them failed, by the folder of its run."""
+        self.reasons = dict(reasons)  # why each of them failed, by the folder of its run
 
 
 class Stopped(RuntimeError):
@@ -55,10 +54,8 @@ def missing_extra(purpose: str, package: str, *, extra: str) -> str | None:
 def require_extra(purpose: str, *packages: str, extra: str) -> None:
     """Check that the packages of an extra are installed.
 
-    Raises
-    ------
-    InputError
-        If one is missing; names the extra.
+    Raises:
+        InputError: If one is missing; names the extra.
     """
     for package in packages:
         if sentence := missing_extra(purpose, package, extra=extra):

@@ -1,26 +1,19 @@
 """k-means by faiss: clusters to evaluate, pseudo-labels to distil, anchors."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-ITERATIONS = 20
-"""Of Lloyd's algorithm, as in UMBCvision/CompRess, kmeans.py at f6d5a1ff4064."""
+ITERATIONS = 20  # of Lloyd's algorithm, as in UMBCvision/CompRess, kmeans.py at f6d5a1ff4064
 
 
 class Clusters(NamedTuple):
     """K clusters of N embeddings of D features."""
 
-    centroids: Tensor
-    """(K, D) float32."""
-    nearest: Tensor
-    """(N,) int64, each embedding's cluster."""
+    centroids: Tensor  # (K, D) float32
+    nearest: Tensor  # (N,) int64, each embedding's cluster
 
 
 def k_means(
@@ -34,18 +27,12 @@ def k_means(
 ) -> Clusters:
     """Cluster embeddings by Euclidean distance, on the GPU if faiss was built for it.
 
-    Parameters
-    ----------
-    embeddings : float32 tensor of shape (N, D)
-        All of them are used; faiss would draw 256 per cluster.
-    clusters : int
-        K, at most N.
-    seed : int
-        Draws the initial centroids.
-    iterations : int
-        Of Lloyd's algorithm.
-    restarts : int
-        Number of runs, of which the one with the smallest distances is kept (faiss's ``nredo``).
+    Args:
+        embeddings (float32 tensor of shape (N, D)): All of them are used; faiss would draw 256 per cluster.
+        clusters: K, at most N.
+        seed: Draws the initial centroids.
+        iterations: Of Lloyd's algorithm.
+        restarts: Number of runs, of which the one with the smallest distances is kept (faiss's ``nredo``).
     """
     rows = embeddings.cpu().numpy()
     clustering = faiss.Clustering(rows.shape[1], clusters)

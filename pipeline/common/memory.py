@@ -1,7 +1,5 @@
 """Host memory that is left, and sizes in bytes as people read them."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

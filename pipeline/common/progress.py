@@ -1,12 +1,8 @@
 """Progress-reporting protocol of the stages; the command line draws the bars."""
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 
 class Progress(Protocol):

@@ -1,7 +1,5 @@
 """Counter-based random numbers: each draw depends only on the seed and its own number."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

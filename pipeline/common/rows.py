@@ -1,13 +1,7 @@
 """Choose some of many rows."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+import numpy.typing as npt
 
 
 def evenly_spaced(rows: npt.NDArray[np.int64], count: int, *, endpoint: bool = False) -> npt.NDArray[np.int64]:

@@ -116,8 +116,7 @@ class ImageSelection(Settings):
     """Which images of a dataset are used, and what happens to bad ones."""
 
     limit: Annotated[
-        int | None,
-        result_option("Use only this many images of each split, evenly spaced over its sorted list.", ge=1),
+        int | None, result_option("Use only this many images of each split, evenly spaced over its sorted list.", ge=1)
     ] = None
     subset: Annotated[
         Path | None,

@@ -14,21 +14,17 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 class TorchrunEnv(NamedTuple):
     """A process's place among those of one run, as torch names it."""
 
-    rank: int = 0
-    """Rank 0 writes files and logs."""
+    rank: int = 0  # rank 0 writes files and logs
     world_size: int = 1
-    local_rank: int = 0
-    """Rank on this machine, and index of the process's GPU."""
+    local_rank: int = 0  # rank on this machine, and index of the process's GPU
     local_world_size: int = 1
 
 
 def torchrun_env() -> TorchrunEnv:
     """Read rank and world size from the environment; rank 0 of 1 where none is set.
 
-    Raises
-    ------
-    InputError
-        If there are several processes, and one of the variables that they need is missing.
+    Raises:
+        InputError: If there are several processes, and one of the variables that they need is missing.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in os.environ:
         return TorchrunEnv()

@@ -2,31 +2,25 @@
 
 # mypy: untyped-calls-exclude="distributed"
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import logging
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm.core import CommClosedError
 
 from compress_ssl.pipeline.common.errors import InputError, RunError, missing_extra
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from compress_ssl.pipeline.dask.settings import DaskSettings
+from compress_ssl.pipeline.dask.settings import DaskSettings
 
 PACKAGE = "compress-ssl"
-THREADS_PER_WORKER = 2
-"""Concurrent tasks of a local worker: one computes while the other writes its results."""
+THREADS_PER_WORKER = 2  # concurrent tasks of a local worker: one computes while the other writes its results
 CONNECT_SECONDS = 10
 NO_WORKER_SECONDS = 60.0
 """After so long without a worker a local cluster is given up; for a remote one a warning is logged, and waiting goes on."""
@@ -46,18 +40,13 @@ logger = logging.getLogger(__name__)
 def open_client(settings: DaskSettings, *, gpus: bool = False) -> Iterator[Client]:
     """Connect a client to the cluster of the settings, and wait for its first worker.
 
-    Parameters
-    ----------
-    gpus : bool
-        Give each local worker a GPU of its own, if the machine has any.
+    Args:
+        gpus: Give each local worker a GPU of its own, if the machine has any.
 
-    Raises
-    ------
-    InputError
-        If no scheduler answers at the address, the cluster has another release of this package, or there are fewer
-        GPUs than workers.
-    RunError
-        If the local workers do not start, or the scheduler is lost inside the ``with`` block.
+    Raises:
+        InputError: If no scheduler answers at the address, the cluster has another release of this package, or there
+            are fewer GPUs than workers.
+        RunError: If the local workers do not start, or the scheduler is lost inside the ``with`` block.
     """
     logging.getLogger("distributed").setLevel(logging.WARNING)
     with dask.config.set(CONFIG), contextlib.ExitStack() as stack:
@@ -94,10 +83,8 @@ def open_client(settings: DaskSettings, *, gpus: bool = False) -> Iterator[Clien
 def wait_for_worker(client: Client) -> None:
     """Block until the cluster has a worker; log a warning now and then.
 
-    Raises
-    ------
-    RunError
-        If the workers of a local cluster do not come back.
+    Raises:
+        RunError: If the workers of a local cluster do not come back.
     """
     since = time.monotonic()
     while not client.nthreads():

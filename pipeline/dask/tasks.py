@@ -2,30 +2,23 @@
 
 # mypy: untyped-calls-exclude="distributed"
 
-from __future__ import annotations
-
 import itertools
 import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import distributed
-from distributed import KilledWorker
+from distributed import Client, Future, KilledWorker
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.dask.cluster import wait_for_worker
 from compress_ssl.storage.errors import StoreError, StoreUnreachableError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
-
-    from distributed import Client, Future
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-IN_FLIGHT = 2
-"""Tasks per worker."""
+IN_FLIGHT = 2  # tasks per worker
 GPU_RESOURCE = {"GPU": 0.5}
 """Resource that a task takes of a worker with a GPU: two share it, and take turns, one computing while one writes."""
 MAX_ATTEMPTS = 3
@@ -40,14 +33,10 @@ def run_tasks(
 ) -> Iterator[tuple[Task, Result]]:
     """Yield each task with its result, in order of completion. Tasks are taken from the iterable as workers get free.
 
-    Raises
-    ------
-    concurrent.futures.CancelledError
-        If the scheduler is lost.
-    RunError
-        If a task kills its worker again and again.
-    Exception
-        The error of a task: at once if only the user can mend it, otherwise after ``MAX_ATTEMPTS`` failures.
+    Raises:
+        concurrent.futures.CancelledError: If the scheduler is lost.
+        RunError: If a task kills its worker again and again.
+        Exception: The error of a task: at once if only the user can mend it, otherwise after ``MAX_ATTEMPTS`` failures.
     """
     waiting = iter(tasks)
     has_gpu = any("GPU" in worker["resources"] for worker in client.scheduler_info()["workers"].values())

@@ -1,54 +1,39 @@
 """Open and check everything that students are trained from, before anything is built or written."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy.typing as npt
+import torch
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.distill.match_stores import check_same_views, match_rows
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
 from compress_ssl.pipeline.distill.teacher_views import ViewSchedule
 from compress_ssl.pipeline.images.canaries import check_canaries
 from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.training.distributed import (
-    check_batch_divides,
-    local_batch_size,
-    rank0_first,
-    world_size,
-)
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.training.distributed import check_batch_divides, local_batch_size, rank0_first, world_size
 from compress_ssl.pipeline.training.run_folder import check_run_folder
-from compress_ssl.storage import open_store
+from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
 from compress_ssl.storage.errors import StoreIncompleteError
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import numpy.typing as npt
-    import torch
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.storage import EmbeddingStore, Place, Split
 
 
 @dataclass(frozen=True)
 class DistillInputs:
     """Stores, images and renderer of students that are trained on one stream of images; T teachers."""
 
-    stores: dict[Place, EmbeddingStore]
-    """T, by place; the first decides the images and the views."""
-    splits: list[Split]
-    """T."""
-    row_of: list[npt.NDArray[Any] | None]
-    """T; row of each split for each row of the first; None if the same."""
+    stores: dict[Place, EmbeddingStore]  # T, by place; the first decides the images and the views
+    splits: list[Split]  # T
+    row_of: list[npt.NDArray[Any] | None]  # T; row of each split for each row of the first; None if the same
     schedule: ViewSchedule
-    view_size: int
-    """Side of the views, in pixels."""
+    view_size: int  # side of the views, in pixels
     source: ImageSource
     renderer: Renderer
 
@@ -72,12 +57,9 @@ class DistillInputs:
 def open_inputs(students: Sequence[DistillSettings], device: torch.device, progress: Progress) -> DistillInputs:
     """Open stores and images, and check that these students can be trained from them.
 
-    Raises
-    ------
-    InputError
-        If stores, images and settings do not fit together.
-    StoreError
-        If a store is missing, incomplete, damaged, or of other images.
+    Raises:
+        InputError: If stores, images and settings do not fit together.
+        StoreError: If a store is missing, incomplete, damaged, or of other images.
     """
     shared = students[0]
     stores = {place: open_store(place) for student in students for place in student.stores}
@@ -116,10 +98,8 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
 def check_students(students: Sequence[DistillSettings]) -> None:
     """Check that students can share one stream of images, and that their folders are free or may be used.
 
-    Raises
-    ------
-    InputError
-        If their shared settings or batch sizes do not fit, or a folder is taken.
+    Raises:
+        InputError: If their shared settings or batch sizes do not fit, or a folder is taken.
     """
     first = students[0]
     for number, student in enumerate(students):

@@ -4,8 +4,6 @@ The file is named by its content (the view's commit records), so processes that 
 published by a rename. Each process that maps it holds a shared lock; the last one to release it deletes the file.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
@@ -13,21 +11,17 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import xxhash
+from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.memory import format_bytes
+from compress_ssl.storage import Split
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import DiskSpaceError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.storage import Split
 
 FOLDER_NAME = "compress-ssl-views-{user}"
 
@@ -61,10 +55,8 @@ class MappedView:
     def __init__(self, split: Split, view: int, folder: Path) -> None:
         """Map the view's file, written first if it does not exist.
 
-        Raises
-        ------
-        InputError
-            If the scratch folder is full or cannot be written.
+        Raises:
+            InputError: If the scratch folder is full or cannot be written.
         """
         self._path = folder / f"{_content_name(split, view)}.float16"
         self._lock_path = self._path.with_suffix(".lock")

@@ -8,35 +8,25 @@ crop, resized), interpolation, mean and standard deviation; so may the renderer,
 Letters: N rows of the first split.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.policies import resized_parameters
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import numpy.typing as npt
-
-    from compress_ssl.storage import Split
+from compress_ssl.storage import Split
 
 
 def match_rows(split: Split, other: Split) -> npt.NDArray[np.int64]:
     """Return the rows of a split's images in another store.
 
-    Returns
-    -------
-    row_of : int64 array of shape (N,)
-        For each good row of ``split`` the row of ``other`` that has its path; -1 for those that are not good.
+    Returns:
+        row_of (int64 array of shape (N,)): For each good row of ``split`` the row of ``other`` that has its path; -1
+            for those that are not good.
 
-    Raises
-    ------
-    InputError
-        If images are missing, not good, or have another content; names the first.
+    Raises:
+        InputError: If images are missing, not good, or have another content; names the first.
     """
     there = {path: row for row, path in enumerate(other.samples.sample_path) if other.samples.good[row]}
     good = np.flatnonzero(split.samples.good)
@@ -62,17 +52,12 @@ def match_rows(split: Split, other: Split) -> npt.NDArray[np.int64]:
 def check_same_views(split: Split, other: Split, row_of: npt.NDArray[np.int64], views: Iterable[int]) -> None:
     """Check that two teachers saw the same views of the images of a split.
 
-    Parameters
-    ----------
-    row_of : int64 array of shape (N,)
-        From ``match_rows``.
-    views : iterable of int
-        Views to compare; both splits have them, complete.
+    Args:
+        row_of (int64 array of shape (N,)): From ``match_rows``.
+        views: Views to compare; both splits have them, complete.
 
-    Raises
-    ------
-    InputError
-        If a view differs; names the first, and how it differs.
+    Raises:
+        InputError: If a view differs; names the first, and how it differs.
     """
     if split.columns != other.columns:
         raise InputError(

@@ -4,18 +4,12 @@ Each teacher has an objective of its own, with its banks, head and clusters. The
 objectives get its features; the key encoder of CompRess-2q runs once per teacher.
 """
 
-from __future__ import annotations
+from collections.abc import Sequence
+from typing import Any
 
-from typing import TYPE_CHECKING, Any
+from torch import Tensor, nn
 
-from torch import nn
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
-    from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
 
 
 class MultiTeacher(nn.Module):
@@ -29,10 +23,8 @@ class MultiTeacher(nn.Module):
     def forward(self, student: nn.Module, *batches: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted mean, and each objective's loss and scalars to log, numbered from 1.
 
-        Parameters
-        ----------
-        batches : Batch
-            One per teacher, of the same images.
+        Args:
+            batches: One per teacher, of the same images.
         """
         features: Tensor = self.of_each[0].encode(student, batches[0].images)
         mean = features.new_zeros(())

@@ -5,48 +5,35 @@ A replayed view is rendered again from its stored augmentation parameters.
 Letters: N samples, B batch, D the teacher's dimension, S side in pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from compress_ssl.pipeline.images.policies import fresh_parameters, resized_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.distill.teacher_views import TeacherView, TeacherViews, ViewSchedule
+from compress_ssl.pipeline.images.policies import Policy, fresh_parameters, resized_parameters
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.training.distributed import local_batch_size, rank_indices
 from compress_ssl.pipeline.training.schedule import epoch_order
+from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from compress_ssl.pipeline.distill.teacher_views import TeacherView, TeacherViews, ViewSchedule
-    from compress_ssl.pipeline.images.policies import Policy
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.storage import Split
-
-FRESH_VIEWS = 2**32
-"""View number of the first epoch's fresh views: no view of a store has it."""
-PREFILL_EPOCHS = 2**32
-"""Epoch number of the first order in which images prefill the banks: no training reaches it."""
+FRESH_VIEWS = 2**32  # view number of the first epoch's fresh views: no view of a store has it
+PREFILL_EPOCHS = 2**32  # epoch number of the first order in which images prefill the banks: no training reaches it
 
 
 class ReplayBatch(NamedTuple):
     """A batch of images as the students see them, with the teachers' embeddings."""
 
-    pixels: dict[int, Tensor]
-    """uint8 (B, S, S, 3), by side S."""
-    teacher_embeddings: tuple[Tensor, ...]
-    """(B, D) float32 of each teacher, L2-normalised."""
-    rows: Tensor
-    """(B,) int64 rows of the split."""
+    pixels: dict[int, Tensor]  # uint8 (B, S, S, 3), by side S
+    teacher_embeddings: tuple[Tensor, ...]  # (B, D) float32 of each teacher, L2-normalised
+    rows: Tensor  # (B,) int64 rows of the split
 
 
 class ViewSegment(NamedTuple):
@@ -60,20 +47,15 @@ class ViewSegment(NamedTuple):
 class Replay:
     """The images of a split in each epoch's order and view; a pure function of its fields."""
 
-    split: Split
-    """Of the first teacher's store, which decides the images and the views."""
+    split: Split  # of the first teacher's store, which decides the images and the views
     source: ImageSource
     renderer: Renderer
-    teachers: tuple[TeacherViews, ...]
-    """Indexed by the rows of ``split``."""
-    sizes: tuple[int, ...]
-    """Sides to render, one per input size of the students."""
-    batch_size: int
-    """Over all ranks."""
+    teachers: tuple[TeacherViews, ...]  # indexed by the rows of ``split``
+    sizes: tuple[int, ...]  # sides to render, one per input size of the students
+    batch_size: int  # over all ranks
     seed: int
     schedule: ViewSchedule
-    policy: Policy | None
-    """Of fresh views; None to replay the store's."""
+    policy: Policy | None  # of fresh views; None to replay the store's
 
     @property
     def steps_per_epoch(self) -> int:

@@ -5,33 +5,26 @@ rendered again from the stored parameters. Students that agree on what they see 
 student may learn from several teachers at once; its first store then decides what it sees.
 """
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 from compress_ssl.pipeline.common.device import prepare_device
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.inputs import check_complete, check_students, open_inputs
 from compress_ssl.pipeline.distill.replay import Replay
+from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.task import DistillTask, build_student
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews, bytes_of_views
 from compress_ssl.pipeline.images.policies import POLICIES
-from compress_ssl.pipeline.training.live import make_score_function
+from compress_ssl.pipeline.training.live import LiveEvaluation, make_score_function
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.task import BatchStream
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.distill.settings import DistillSettings
-    from compress_ssl.pipeline.training.live import LiveEvaluation
 
 
 def distill(student: DistillSettings, progress: Progress, live: LiveEvaluation | None = None) -> Path:
@@ -48,28 +41,18 @@ def distill_together(
 
     Under torchrun all ranks call it, and share every batch.
 
-    Parameters
-    ----------
-    students : sequence of DistillSettings
-        They agree on ``SHARED_IN_ONE_PASS``.
-    live : callable, optional
-        Makes the live evaluation of students that ask for one.
+    Args:
+        students (sequence of DistillSettings): They agree on ``SHARED_IN_ONE_PASS``.
+        live: Makes the live evaluation of students that ask for one.
 
-    Returns
-    -------
-    models : list of Path
-        The students' ``model.safetensors``.
+    Returns:
+        models (list of Path): The students' ``model.safetensors``.
 
-    Raises
-    ------
-    InputError
-        If the data, a student or a setting cannot be used, or a run's folder is taken.
-    StoreError
-        If a store is missing, incomplete, damaged, or of other images.
-    RunError
-        If training fails: the loss is not finite, a renderer fails, memory is full.
-    Stopped
-        If a signal stopped it.
+    Raises:
+        InputError: If the data, a student or a setting cannot be used, or a run's folder is taken.
+        StoreError: If a store is missing, incomplete, damaged, or of other images.
+        RunError: If training fails: the loss is not finite, a renderer fails, memory is full.
+        Stopped: If a signal stopped it.
     """
     check_students(students)
     shared = students[0]

@@ -33,16 +33,14 @@ _SIGNATURES = {objective: read_signature(objective) for objective in OBJECTIVES}
 DEFAULTS = {
     objective: {name: default for name, (_, default) in signature.items() if name != "head"}
     for objective, signature in _SIGNATURES.items()
-}
-"""By objective, its options and their defaults."""
+}  # by objective, its options and their defaults
 
 DEFAULT_HEADS = {objective: signature["head"][1] for objective, signature in _SIGNATURES.items() if "head" in signature}
 
 OPTIONS = {
     objective: {*signature, *({"prefill"} if "bank_size" in signature else ())}
     for objective, signature in _SIGNATURES.items()
-}
-"""By objective, the settings that apply to it; those of other objectives are refused."""
+}  # by objective, the settings that apply to it; those of other objectives are refused
 
 
 def options_for(shared: Mapping[str, Any], objective: str | None) -> dict[str, Any]:
@@ -142,8 +140,7 @@ class DistillSettings(_ObjectiveSettings):
         ),
     ] = "replay"
     views: Annotated[
-        int | None,
-        result_option("Replay only this many random views; all of them unless given.", ge=1),
+        int | None, result_option("Replay only this many random views; all of them unless given.", ge=1)
     ] = None
     policy: Annotated[
         PolicySetting | None,
@@ -157,8 +154,7 @@ class DistillSettings(_ObjectiveSettings):
     ] = None
     epochs: Annotated[int, result_option("Number of epochs; epoch e reads view 1 + e mod V.", ge=1)] = 130
     accumulation: Annotated[
-        int,
-        result_option("Gradient accumulation: micro-batches per step, for less memory.", ge=1),
+        int, result_option("Gradient accumulation: micro-batches per step, for less memory.", ge=1)
     ] = 1
     learning_rate: Annotated[float, result_option("Initial learning rate.", gt=0)] = 0.01
     schedule: Annotated[
@@ -173,8 +169,7 @@ class DistillSettings(_ObjectiveSettings):
         ),
     ] = False
     export: Annotated[
-        Literal["query", "key"],
-        result_option("Encoder to export: the trained one, or its EMA (compress-2q)."),
+        Literal["query", "key"], result_option("Encoder to export: the trained one, or its EMA (compress-2q).")
     ] = "query"
     teacher_memory: Annotated[
         Literal["auto", "device", "pinned", "mapped"],
@@ -283,5 +278,4 @@ SHARED_IN_ONE_PASS = (
     "teacher_memory",
     "scratch",
     "check_content",
-)
-"""What students must have in common to be trained on one stream of images. Further teachers may differ."""
+)  # what students must have in common to be trained on one stream of images. Further teachers may differ.

@@ -1,61 +1,47 @@
 """The training task of one student: network, objective and banks, and its loss on replayed batches."""
 
-from __future__ import annotations
-
 import inspect
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.cluster_classification import default_clusters
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
-from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, ReplayBatch
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
+from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, Replay, ReplayBatch
+from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.training.distributed import broadcast_state, convert_sync_batchnorm, is_rank0
+from compress_ssl.pipeline.training.live import ScoreFunction
 from compress_ssl.pipeline.training.schedule import seed_step
 from compress_ssl.pipeline.training.task import TrainingTask
+from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from compress_ssl.pipeline.distill.objectives.objective import Objective
-    from compress_ssl.pipeline.distill.replay import Replay
-    from compress_ssl.pipeline.distill.settings import DistillSettings
-    from compress_ssl.pipeline.training.live import ScoreFunction
-    from compress_ssl.storage import Split
 
 logger = logging.getLogger(__name__)
 
-MEMORY_OPTIONS = ("bank_size", "negatives")
-"""Options that lower the memory of a step."""
+MEMORY_OPTIONS = ("bank_size", "negatives")  # options that lower the memory of a step
 
 
 class DistillTask(TrainingTask[ReplayBatch]):
     """Train one student by its objective, against one teacher or several.
 
-    Parameters
-    ----------
-    network : Network
-        The untrained student; it is moved to ``device``.
-    teachers : sequence of int
-        Numbers of the replay's teachers that are the student's, in the order of ``settings.stores``.
-    score : callable, optional
-        Live evaluation.
+    Args:
+        network: The untrained student; it is moved to ``device``.
+        teachers: Numbers of the replay's teachers that are the student's, in the order of ``settings.stores``.
+        score: Live evaluation.
     """
 
     def __init__(
@@ -213,10 +199,8 @@ def fit_options(settings: DistillSettings, images: int) -> dict[str, Any]:
 
     A larger bank would hold earlier views of an image beside the newest.
 
-    Raises
-    ------
-    InputError
-        If more clusters are asked for than there are images.
+    Raises:
+        InputError: If more clusters are asked for than there are images.
     """
     options = settings.objective_options
     for name in ("bank_size", "negative_queue"):

@@ -5,52 +5,40 @@ of these that has room for two views, the one in use and the next. Every rank ho
 by the ranks of a machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from compress_ssl.pipeline.distill.settings import DistillSettings
-    from compress_ssl.storage import Split
 
 logger = logging.getLogger(__name__)
 
-MEMORY_FRACTION = 0.5
-"""Part of the free memory that views may take."""
+MEMORY_FRACTION = 0.5  # part of the free memory that views may take
 
-MEMORY_NAMES = {
-    "device": "the memory of the training device",
-    "pinned": "pinned host memory",
-    "mapped": "a memory map",
-}
+MEMORY_NAMES = {"device": "the memory of the training device", "pinned": "pinned host memory", "mapped": "a memory map"}
 
 
 @dataclass(frozen=True)
 class ViewSchedule:
     """Which view of the store an epoch reads: view 1 + (e mod V), or always view 0 under fresh views."""
 
-    random_views: int
-    """V; 0 for fresh views."""
+    random_views: int  # V; 0 for fresh views
 
     def view(self, epoch: int) -> int:
         """Return the view of an epoch."""
@@ -67,12 +55,9 @@ class TeacherView(NamedTuple):
     """One view of a split in memory: N samples, D features, P parameters."""
 
     number: int
-    embeddings: Tensor
-    """(N, D) float16, on the device or the CPU."""
-    augmentation: npt.NDArray[np.float32]
-    """(N, P)"""
-    mapped: MappedView | None = None
-    """The memory map that holds it, if one does."""
+    embeddings: Tensor  # (N, D) float16, on the device or the CPU
+    augmentation: npt.NDArray[np.float32]  # (N, P)
+    mapped: MappedView | None = None  # the memory map that holds it, if one does
     row_of: npt.NDArray[np.int64] | None = None
     """Row of this split for each row that may be asked for; the same unless given."""
 
@@ -97,17 +82,13 @@ class TeacherViews:
     ) -> None:
         """Choose the memory that holds the views.
 
-        Parameters
-        ----------
-        row_of : int64 array, optional
-            For each row that may be asked for, where those are another split's, the row of this split.
-        needed : int, optional
-            Bytes needed for the views of all teachers, where there are others.
+        Args:
+            row_of (int64 array): For each row that may be asked for, where those are another split's, the row of this
+                split.
+            needed: Bytes needed for the views of all teachers, where there are others.
 
-        Raises
-        ------
-        InputError
-            If the memory asked for does not exist on this machine.
+        Raises:
+            InputError: If the memory asked for does not exist on this machine.
         """
         self.feature_dim = split.feature_dim
         self._split = split
@@ -131,12 +112,9 @@ class TeacherViews:
     def view_of_epoch(self, epoch: int) -> TeacherView:
         """Wait for the view of this epoch, and start prefetching the next epoch's.
 
-        Raises
-        ------
-        InputError
-            If the scratch folder is full.
-        StoreError
-            If a view is incomplete or damaged.
+        Raises:
+            InputError: If the scratch folder is full.
+            StoreError: If a view is incomplete or damaged.
         """
         started = time.monotonic()
         wanted = [self._schedule.view(later) for later in (epoch, epoch + 1) if later < self._epochs]

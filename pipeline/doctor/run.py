@@ -1,7 +1,5 @@
 """Examine the machine, the defaults of the stages on it, and whether the stages work."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import os
@@ -10,14 +8,12 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from compress_ssl.pipeline.common.settings import StageSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 DISTRIBUTION = "compress-ssl"
 GIB = 2**30
@@ -27,8 +23,7 @@ class Finding(NamedTuple):
     """Result of one check."""
 
     detail: str
-    facts: Mapping[str, Any] = {}
-    """The same as JSON values; numbers have their unit in the name."""
+    facts: Mapping[str, Any] = {}  # the same as JSON values; numbers have their unit in the name
     warnings: tuple[str, ...] = ()
 
 
@@ -38,8 +33,7 @@ class Check:
 
     name: str
     ok: bool
-    detail: str
-    """Finding, or reason of the failure."""
+    detail: str  # Finding, or reason of the failure
     seconds: float
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -48,10 +42,8 @@ class Check:
 def examine() -> Iterator[Check]:
     """Check the machine, then rendering, embed, distill and evaluate on a few small images; takes about ten seconds.
 
-    Yields
-    ------
-    check : Check
-        As soon as it is done. After a failure only the checks that need it are skipped.
+    Yields:
+        check (Check): As soon as it is done. After a failure only the checks that need it are skipped.
     """
     from compress_ssl.pipeline.doctor.self_test import STEPS
 

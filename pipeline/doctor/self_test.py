@@ -1,23 +1,16 @@
 """Self-test of ``doctor``: every stage once, on a few small images. Each step returns its finding, or raises."""
 
-from __future__ import annotations
+from collections.abc import Callable
+from pathlib import Path
 
-from typing import TYPE_CHECKING
+import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.images.rendering import RenderJob
 from compress_ssl.storage import location
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    import numpy as np
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.images.rendering import RenderJob
-
-SIZE = 32
-"""Side of all views, in pixels."""
+SIZE = 32  # side of all views, in pixels
 IMAGES = {"train": 24, "val": 8}
 ALLOWED_DIFFERENCE = 2.0
 """Tolerated mean difference of the two renderers, in levels of 255; a wrong crop differs by tens."""

@@ -5,33 +5,25 @@ A block is the unit that any process can compute: it needs the open store, the i
 Letters: R rows of the block, V views asked for, P parameters, D features, B batch, S side in pixels.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import autocast, choose_precision, prepare_device
+from compress_ssl.pipeline.common.settings import Precision, StageSettings
 from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.renderers.make import make_renderer
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
-from compress_ssl.pipeline.networks.network import load_network
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.networks.network import Network, load_network
+from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import Precision, StageSettings
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.pipeline.networks.network import Network
-    from compress_ssl.storage import EmbeddingStore, Split
-    from compress_ssl.storage.writer import StoreWriter
+from compress_ssl.storage.writer import StoreWriter
 
 
 class Block(NamedTuple):
@@ -49,10 +41,8 @@ class Block(NamedTuple):
 class EmbeddedView(NamedTuple):
     """One view of one block, as it is written."""
 
-    embeddings: npt.NDArray[np.float32]
-    """(R, D); NaN in the rows of bad images."""
-    augmentation: npt.NDArray[np.float32]
-    """(R, P)"""
+    embeddings: npt.NDArray[np.float32]  # (R, D); NaN in the rows of bad images
+    augmentation: npt.NDArray[np.float32]  # (R, P)
 
 
 class Embedder(NamedTuple):
@@ -62,8 +52,7 @@ class Embedder(NamedTuple):
     renderer: Renderer
     batch_size: int
     precision: Precision
-    normalise: bool = False
-    """True if embeddings are L2-normalised."""
+    normalise: bool = False  # true if embeddings are L2-normalised
 
 
 class ComputeInfo(NamedTuple):
@@ -79,10 +68,8 @@ def load_embedder(
 ) -> Embedder:
     """Load a network onto the device of the settings, and their renderer.
 
-    Raises
-    ------
-    InputError
-        If there is no such network or device.
+    Raises:
+        InputError: If there is no such network or device.
     """
     device = prepare_device(settings.device, settings.thread_count)
     network = load_network(teacher, seed)
@@ -107,22 +94,14 @@ def embed_block(
 ) -> dict[int, EmbeddedView]:
     """Compute the embeddings of one block.
 
-    Parameters
-    ----------
-    embedder : Embedder
-    split : Split
-        Its samples and the descriptions of its views.
-    source : ImageSource
-        The split's images.
-    block : Block
-    advance : callable
-        Called after each batch with the number of views done.
-    on_pixels : callable, optional
-        Called with (split, view, row in the split, uint8 pixels (S, S, 3)) of every view rendered.
+    Args:
+        split: Its samples and the descriptions of its views.
+        source: The split's images.
+        advance: Called after each batch with the number of views done.
+        on_pixels: Called with (split, view, row in the split, uint8 pixels (S, S, 3)) of every view rendered.
 
-    Returns
-    -------
-    views : dict from view number to EmbeddedView
+    Returns:
+        views (dict from view number to EmbeddedView).
     """
     rows, samples = split.block_slice(block.number), split.samples
     image_size = samples.image_size[rows]

@@ -1,17 +1,13 @@
 """Executor protocol: what computes blocks, this process (``in_process.py``) or Dask workers (``on_dask.py``)."""
 
-from __future__ import annotations
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.block import Block, ComputeInfo
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.pipeline.networks.network import Network
-    from compress_ssl.storage.writer import StoreWriter
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.embed.block import Block, ComputeInfo
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.storage.writer import StoreWriter
 
 Answer = TypeVar("Answer")
 
@@ -19,11 +15,9 @@ Answer = TypeVar("Answer")
 class Executor(Protocol):
     """One or several processes, each with an ``Embedder``, that run the same ``embed_block``."""
 
-    network: Network
-    """For its preprocessing and identity."""
+    network: Network  # for its preprocessing and identity
     compute: ComputeInfo
-    progress: Progress
-    """To pass to functions that are called."""
+    progress: Progress  # to pass to functions that are called
 
     def call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
         """Return ``function(embedder, *arguments)``, computed by one of the processes."""
@@ -38,10 +32,8 @@ class Executor(Protocol):
     ) -> None:
         """Compute blocks and write them; all are committed on return.
 
-        Parameters
-        ----------
-        sources : mapping from split name to ImageSource
-        advance : callable
-            Called with the number of views done since its last call.
+        Args:
+            sources (mapping from split name to ImageSource)
+            advance: Called with the number of views done since its last call.
         """
         ...

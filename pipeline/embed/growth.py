@@ -1,38 +1,28 @@
 """``--add-views`` and ``--add-images``: check an existing store, then add views and images to it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.embed.block import Embedder
 from compress_ssl.pipeline.embed.checks.canaries import canaries_of, check_all_canaries
-from compress_ssl.pipeline.embed.plan import OLD_DEFAULTS, check_teacher_and_renderer
-from compress_ssl.pipeline.embed.settings import SplitSource
+from compress_ssl.pipeline.embed.executor import Executor
+from compress_ssl.pipeline.embed.plan import OLD_DEFAULTS, EmbedPlan, check_teacher_and_renderer
+from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.images.policies import TEN_CROP, Policy
-from compress_ssl.storage import open_store
+from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
 from compress_ssl.storage.errors import StoreIncompleteError, StoreMismatchError
 from compress_ssl.storage.schema import EVALUATION_VIEW
 from compress_ssl.storage.tools.growth import SplitGrowth, grow_store, is_growing, resume_growth, samples_to_append
 from compress_ssl.storage.tools.identity import check_same
 
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.embed.block import Embedder
-    from compress_ssl.pipeline.embed.executor import Executor
-    from compress_ssl.pipeline.embed.plan import EmbedPlan
-    from compress_ssl.pipeline.embed.settings import EmbedSettings
-    from compress_ssl.storage import EmbeddingStore, Place, Split
-
 
 def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSettings:
     """Return the settings with those that were not given taken from a store: its splits, views, teacher's precision.
 
-    Raises
-    ------
-    InputError
-        If random views are to be added to a store of the ten crops, and no policy is given.
-    StoreError
-        If the store lacks a split that was given.
+    Raises:
+        InputError: If random views are to be added to a store of the ten crops, and no policy is given.
+        StoreError: If the store lacks a split that was given.
     """
     given = settings.model_fields_set
     names = [source.name for source in settings.split] if "split" in given else store.split_names
@@ -67,14 +57,11 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
 def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
     """Add views and images to a complete store, or resume that. Call under the writer's lease.
 
-    Raises
-    ------
-    StoreMismatchError
-        If the store was made by another teacher, of other images or with another seed; names the difference.
-    StoreIncompleteError
-        If the store is not complete, or is growing and ``resume`` is not set.
-    InputError
-        If there is nothing to add, or the canaries have other pixels now.
+    Raises:
+        StoreMismatchError: If the store was made by another teacher, of other images or with another seed; names the
+            difference.
+        StoreIncompleteError: If the store is not complete, or is growing and ``resume`` is not set.
+        InputError: If there is nothing to add, or the canaries have other pixels now.
     """
     place = settings.store
     resuming = is_growing(open_store(place).attributes)

@@ -1,24 +1,17 @@
 """Executor of this process: it writes each block while it computes the next."""
 
-from __future__ import annotations
-
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from compress_ssl.pipeline.common.device import device_kind
-from compress_ssl.pipeline.embed.block import ComputeInfo, embed_block, load_embedder, write_views
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.embed.block import Block, ComputeInfo, embed_block, load_embedder, write_views
 from compress_ssl.pipeline.embed.checks.canaries import log_pixel_hashes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from concurrent.futures import Future
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.block import Block
-    from compress_ssl.pipeline.embed.settings import EmbedSettings
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.storage.writer import StoreWriter
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.storage.writer import StoreWriter
 
 Answer = TypeVar("Answer")
 

@@ -13,45 +13,39 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from distributed import Client, Future
 
 from compress_ssl.pipeline.common.device import choose_precision, device_kind, library_versions, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.progress import Progress, Silent
+from compress_ssl.pipeline.common.settings import Device
 from compress_ssl.pipeline.dask.cluster import open_client
 from compress_ssl.pipeline.dask.tasks import run_tasks
 from compress_ssl.pipeline.embed.block import (
     Block,
     ComputeInfo,
+    Embedder,
     embed_block,
     good_images,
     load_embedder,
     write_views,
 )
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 from compress_ssl.storage.commits import is_committed
 from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreNotFoundError
 from compress_ssl.storage.writer import StoreWriter
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from distributed import Client, Future
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.common.settings import Device
-    from compress_ssl.pipeline.embed.block import Embedder
-    from compress_ssl.pipeline.embed.settings import EmbedSettings
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-
 Answer = TypeVar("Answer")
 
-COMPUTE_LOCK = threading.Lock()
-"""Held by the task of a worker that computes; its other task may write meanwhile."""
+COMPUTE_LOCK = threading.Lock()  # held by the task of a worker that computes; its other task may write meanwhile
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +55,7 @@ class RunInfo:
     """What a worker needs to load the embedder of a run; sent with every task."""
 
     id: str
-    settings: EmbedSettings = field(compare=False)
-    """Resolved: device, precision and threads are set."""
+    settings: EmbedSettings = field(compare=False)  # Resolved: device, precision and threads are set
     device_kind: str = field(compare=False)
     weights_sha256: str = field(compare=False)
     versions: dict[str, str] = field(compare=False)
@@ -73,8 +66,7 @@ class Target:
     """The store that a run's blocks are written to, and the images that they are made of."""
 
     run: RunInfo
-    generation: object = field(compare=False)
-    """Distinguishes the client's store from another that has replaced it."""
+    generation: object = field(compare=False)  # distinguishes the client's store from another that has replaced it
     sources: Mapping[str, ImageSource] = field(compare=False)
 
 
@@ -91,10 +83,8 @@ class WorkerInfo(NamedTuple):
 def open_dask_executor(settings: EmbedSettings) -> Iterator[DaskExecutor]:
     """Connect to the cluster of the settings and inspect its workers.
 
-    Raises
-    ------
-    InputError
-        If the cluster cannot be used, or some of its workers have a GPU and others have none.
+    Raises:
+        InputError: If the cluster cannot be used, or some of its workers have a GPU and others have none.
     """
     with open_client(settings, gpus=settings.device != "cpu") as client:
         workers = inspect_workers(client, settings.device)
@@ -194,10 +184,8 @@ def _write_block(target: Target, block: Block) -> None:
 def embedder_of(run: RunInfo) -> Embedder:
     """Load a run's embedder, once per worker.
 
-    Raises
-    ------
-    InputError
-        If the worker has other library versions or other weights than the client.
+    Raises:
+        InputError: If the worker has other library versions or other weights than the client.
     """
     logging.getLogger("compress_ssl").setLevel(logging.INFO)  # forwarded to the client
     for library, wanted in run.versions.items():
@@ -222,12 +210,9 @@ def embedder_of(run: RunInfo) -> Embedder:
 def writer_of(target: Target) -> StoreWriter:
     """Open a run's store for writing, once per worker.
 
-    Raises
-    ------
-    InputError
-        If the worker does not see the store.
-    StoreBusyError
-        If it is not the client's store.
+    Raises:
+        InputError: If the worker does not see the store.
+        StoreBusyError: If it is not the client's store.
     """
     place = target.run.settings.store
     try:

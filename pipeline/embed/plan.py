@@ -1,32 +1,26 @@
 """Planning an embedding run: which images, which views, which blocks, which attributes the store gets."""
 
-from __future__ import annotations
-
 import logging
 import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.embed.block import Block
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.common.settings import Interpolation
+from compress_ssl.pipeline.embed.block import Block, ComputeInfo
+from compress_ssl.pipeline.embed.settings import EmbedSettings, Part, SplitSource
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
+from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import COLUMNS, TenCrop
-from compress_ssl.storage import SplitPlan, Status
+from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.storage import EmbeddingStore, Samples, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.common.settings import Interpolation
-    from compress_ssl.pipeline.embed.block import ComputeInfo
-    from compress_ssl.pipeline.embed.settings import EmbedSettings, Part, SplitSource
-    from compress_ssl.pipeline.images.index import ImageIndex
-    from compress_ssl.pipeline.networks.network import Network
-    from compress_ssl.storage import EmbeddingStore, Samples
-    from compress_ssl.storage.writer import StoreWriter
+from compress_ssl.storage.writer import StoreWriter
 
 OLD_DEFAULTS = {"interpolation": "bilinear"}
 """Interpolation of teachers and views in stores that do not record it: there was no choice."""
@@ -38,8 +32,7 @@ logger = logging.getLogger(__name__)
 class EmbedPlan:
     """A store before its first block."""
 
-    attributes: dict[str, Any]
-    """Of the store's root group: how it is made."""
+    attributes: dict[str, Any]  # of the store's root group: how it is made
     indexes: dict[str, ImageIndex]
     splits: dict[str, SplitPlan]
 
@@ -47,10 +40,8 @@ class EmbedPlan:
 def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeInfo, progress: Progress) -> EmbedPlan:
     """Index the images and lay out the store.
 
-    Raises
-    ------
-    InputError
-        If the images or the settings cannot be used.
+    Raises:
+        InputError: If the images or the settings cannot be used.
     """
     size = settings.size or network.preprocessing.size
     resize = settings.resize or max(network.preprocessing.resize, size)
@@ -117,10 +108,8 @@ def missing_blocks(writer: StoreWriter, part: Part | None = None) -> list[Block]
 def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
     """Check that an existing store is the one this plan would make.
 
-    Raises
-    ------
-    StoreMismatchError
-        Naming the first setting or image that differs.
+    Raises:
+        StoreMismatchError: Naming the first setting or image that differs.
     """
     check_same(store.path, {"splits": store.split_names}, {"splits": sorted(plan.splits)})
     for name, split in plan.splits.items():
@@ -138,10 +127,8 @@ def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
 def check_teacher_and_renderer(store: EmbeddingStore, plan: EmbedPlan) -> None:
     """Check that a store was made by the plan's teacher and renderer; warn if by another kind of device.
 
-    Raises
-    ------
-    StoreMismatchError
-        Naming the first difference.
+    Raises:
+        StoreMismatchError: Naming the first difference.
     """
     for key, ignored in (("teacher", "name"), ("rendering", "device_kind")):
         wanted = {name: value for name, value in plan.attributes[key].items() if name != ignored}

@@ -1,50 +1,37 @@
 """Stage one: plan the store, check or create it, embed the blocks that are missing, finish it."""
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.embed.block import good_images
 from compress_ssl.pipeline.embed.checks.canaries import check_all_canaries, pixel_hash_file, plan_canaries
 from compress_ssl.pipeline.embed.checks.disk_space import check_blocks_fit, check_new_store_fits
 from compress_ssl.pipeline.embed.checks.precision import measure_precision
+from compress_ssl.pipeline.embed.executor import Executor
 from compress_ssl.pipeline.embed.growth import grow, settings_of_store
 from compress_ssl.pipeline.embed.in_process import InProcess
-from compress_ssl.pipeline.embed.plan import check_resumable, missing_blocks, plan_embedding
+from compress_ssl.pipeline.embed.plan import EmbedPlan, check_resumable, missing_blocks, plan_embedding
+from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.reference import parse_reference
-from compress_ssl.storage import open_store
+from compress_ssl.storage import EmbeddingStore, open_store
 from compress_ssl.storage.publish import check_place, is_there
 from compress_ssl.storage.tools.growth import is_growing
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.executor import Executor
-    from compress_ssl.pipeline.embed.plan import EmbedPlan
-    from compress_ssl.pipeline.embed.settings import EmbedSettings
-    from compress_ssl.storage import EmbeddingStore
 
 
 def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
     """Write an embedding store, finish one, or make one larger.
 
-    Returns
-    -------
-    store : EmbeddingStore
-        Open for reading; complete, unless only a part of it was asked for.
+    Returns:
+        store (EmbeddingStore): Open for reading; complete, unless only a part of it was asked for.
 
-    Raises
-    ------
-    InputError
-        If the data, the teacher, the cluster or a setting cannot be used.
-    StoreError
-        If the store exists (and neither resume nor overwrite is set), is busy, was made from something else, or does not
-        fit on the disk.
-    RunError
-        If rendering fails, or the cluster is lost.
+    Raises:
+        InputError: If the data, the teacher, the cluster or a setting cannot be used.
+        StoreError: If the store exists (and neither resume nor overwrite is set), is busy, was made from something
+            else, or does not fit on the disk.
+        RunError: If rendering fails, or the cluster is lost.
     """
     settings = _with_absolute_paths(settings) if settings.scheduler else settings
     resuming = settings.resume and is_there(settings.store)
@@ -78,10 +65,8 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
 def open_executor(settings: EmbedSettings, progress: Progress) -> Iterator[Executor]:
     """Open the executor of the settings: this process, or a Dask cluster.
 
-    Raises
-    ------
-    InputError
-        If the network, the device or the cluster cannot be used.
+    Raises:
+        InputError: If the network, the device or the cluster cannot be used.
     """
     if settings.uses_dask:
         from compress_ssl.pipeline.embed.on_dask import open_dask_executor

@@ -29,8 +29,7 @@ class SplitSource(Settings):
 
     name: str
     folder: str
-    views: int | None = None
-    """Random views besides view 0; None takes the setting ``views``."""
+    views: int | None = None  # random views besides view 0; None takes the setting ``views``
 
     @field_validator("folder")
     @classmethod
@@ -94,8 +93,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         path_option("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.", argument=True),
     ]
     teacher: Annotated[
-        str,
-        result_option("A run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME."),
+        str, result_option("A run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME.")
     ]
     split: Annotated[
         tuple[Split, ...],
@@ -129,8 +127,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         ),
     ] = False
     block_rows: Annotated[
-        int | None,
-        result_option("Images per block, the unit of resuming; about 16 MiB per view unless given.", ge=1),
+        int | None, result_option("Images per block, the unit of resuming; about 16 MiB per view unless given.", ge=1)
     ] = None
     part: Annotated[
         Annotated[Part, BeforeValidator(_parse_part, json_schema_input_type=str)] | None,
@@ -147,8 +144,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         ),
     ] = None
     add_images: Annotated[
-        bool,
-        result_option("Append the images that are new in the data set to a complete store, in all its views."),
+        bool, result_option("Append the images that are new in the data set to a complete store, in all its views.")
     ] = False
     pixel_hashes: Annotated[
         int, runtime_option("Log hashes of about this many rendered views to STORE.pixel-hashes.jsonl.", ge=0)

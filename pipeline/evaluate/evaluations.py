@@ -22,12 +22,9 @@ class Evaluation(NamedTuple):
     """One evaluation."""
 
     settings: type[EvaluateSettings]
-    module: str
-    """Module in ``PACKAGE`` that holds ``function``."""
-    function: str
-    """Takes (settings, source, progress), returns a result with a method ``scores()``."""
-    file: str
-    """File of the result, beside the model."""
+    module: str  # module in ``PACKAGE`` that holds ``function``
+    function: str  # takes (settings, source, progress), returns a result with a method ``scores()``
+    file: str  # file of the result, beside the model
     needs_network: bool = False
     """A recipe cannot run it from a store: it uses other images, or layers inside the network."""
 
@@ -46,8 +43,7 @@ EVALUATIONS = {
     ),
 }
 
-DEFAULT_EVALUATION = "knn"
-"""Quick, and without options that have to be chosen."""
+DEFAULT_EVALUATION = "knn"  # Quick, and without options that have to be chosen
 
 
 def evaluation_of(settings: EvaluateSettings) -> str:

@@ -4,43 +4,35 @@ The features of a network are an embedding store too, written by stage one with 
 teacher are in its store already, so it is scored without a forward pass, by the same code.
 """
 
-from __future__ import annotations
-
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import torch
 
 from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.evaluate.features import check_labels
+from compress_ssl.pipeline.evaluate.settings import EvaluateSettings, LinearTraining
 from compress_ssl.pipeline.images.data_set import list_data_set
-from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, TenCrop
+from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, Policy, TenCrop
 from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.networks.network import check_reference, load_network
+from compress_ssl.pipeline.networks.network import Network, check_reference, load_network
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
-from compress_ssl.storage import location, open_store
+from compress_ssl.storage import EmbeddingStore, Split, location, open_store
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.recognise import is_meant_as_store
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.settings import EvaluateSettings, LinearTraining
-    from compress_ssl.pipeline.images.policies import Policy
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.networks.network import Network
-    from compress_ssl.storage import EmbeddingStore, Split
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +42,9 @@ TrainingT = TypeVar("TrainingT", bound="LinearTraining")
 class FeatureSource:
     """One network or store, seen as its settings say.
 
-    Attributes
-    ----------
-    is_store : bool
-        A store, not a network.
-    folder : Path
-        Where results, features and pictures go.
+    Attributes:
+        is_store: A store, not a network.
+        folder: Where results, features and pictures go.
     """
 
     def __init__(self, settings: EvaluateSettings, progress: Progress) -> None:
@@ -67,32 +56,25 @@ class FeatureSource:
     def features(self, *, labelled: bool = True) -> EmbeddingStore:
         """Return a store of both splits in view 0; with ``labelled`` every image needs a class.
 
-        Raises
-        ------
-        InputError
-            If the model or the dataset cannot be used, or the splits have different classes.
-        StoreError
-            If a teacher's store is incomplete or damaged.
+        Raises:
+            InputError: If the model or the dataset cannot be used, or the splits have different classes.
+            StoreError: If a teacher's store is incomplete or damaged.
         """
         return self._store_of_views("features.zarr", 0, 0, POLICIES["crop-flip"], labelled=labelled)
 
     def views(self, count: int, policy: Policy = POLICIES["crop-flip"]) -> EmbeddingStore:
         """Return a store of both splits in view 0, with ``count`` random views of the training split.
 
-        Raises
-        ------
-        InputError
-            As ``features``; also if a teacher's store has fewer views.
+        Raises:
+            InputError: As ``features``; also if a teacher's store has fewer views.
         """
         return self._store_of_views("views.zarr", count, 0, policy)
 
     def crops(self, *, training: bool) -> EmbeddingStore:
         """Return a store with the ten fixed crops, as views 1 to 10, of the test split, and optionally of both splits.
 
-        Raises
-        ------
-        InputError
-            As ``features``; also if a teacher's store has other views.
+        Raises:
+            InputError: As ``features``; also if a teacher's store has other views.
         """
         name = "crops.zarr" if training else "test-crops.zarr"
         return self._store_of_views(name, CROPS if training else 0, CROPS, TenCrop())
@@ -111,10 +93,8 @@ class FeatureSource:
     def network(self) -> Network:
         """The network, in evaluation mode on the device.
 
-        Raises
-        ------
-        InputError
-            If the model is a store, or cannot be read.
+        Raises:
+            InputError: If the model is a store, or cannot be read.
         """
         if self.is_store:
             raise InputError(
@@ -161,10 +141,8 @@ class FeatureSource:
     def data(self) -> Path:
         """The dataset.
 
-        Raises
-        ------
-        InputError
-            If none was given.
+        Raises:
+            InputError: If none was given.
         """
         if self._settings.data is None:
             raise InputError(
@@ -180,10 +158,8 @@ class FeatureSource:
     def check_classes(self) -> None:
         """Check from the image names alone, before any feature is computed, that both splits have the same classes.
 
-        Raises
-        ------
-        InputError
-            If the images have no classes, or the splits have different ones.
+        Raises:
+            InputError: If the images have no classes, or the splits have different ones.
         """
         names = (self._settings.train_split, self._settings.test_split)
         listed = list_data_set(self.data, names, self.index_folder, self._settings.labels)

@@ -3,30 +3,22 @@
 Letters: N images, D features, R rows of a block.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy.typing as npt
-
-    from compress_ssl.storage import Split
 
 
 class Features(NamedTuple):
     """Features and labels of N images, in memory."""
 
-    features: npt.NDArray[np.floating]
-    """(N, D); need not be normalised."""
-    labels: npt.NDArray[np.integer]
-    """(N,); class numbers from 0."""
+    features: npt.NDArray[np.floating]  # (N, D); need not be normalised
+    labels: npt.NDArray[np.integer]  # (N,); class numbers from 0
 
 
 class StoredFeatures:
@@ -36,10 +28,8 @@ class StoredFeatures:
     """
 
     def __init__(self, name: str, split: Split, view: int = EVALUATION_VIEW) -> None:
-        self.name = name
-        """How error messages call the images: training, test."""
-        self.labels = split.samples.label[split.samples.good]
-        """(N,)"""
+        self.name = name  # how error messages call the images: training, test
+        self.labels = split.samples.label[split.samples.good]  # (N,)
         self._split, self._view = split, view
         check_labels(name, self.labels)
 
@@ -78,10 +68,8 @@ def l2_normalize(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
 def check_labels(name: str, labels: npt.NDArray[np.integer]) -> None:
     """Check that there are images, each with a label.
 
-    Raises
-    ------
-    InputError
-        If there is none, or one has no label; names the row.
+    Raises:
+        InputError: If there is none, or one has no label; names the row.
     """
     if len(labels) == 0:
         raise InputError(f"There is no {name} image to evaluate on.")
@@ -97,10 +85,8 @@ def check_classes(
 ) -> None:
     """Check that a classifier of the test images' classes can be trained.
 
-    Raises
-    ------
-    InputError
-        If the training images are of one class, or a class has test images only; names it.
+    Raises:
+        InputError: If the training images are of one class, or a class has test images only; names it.
     """
     trained = np.unique(train_labels)
     if len(trained) < 2:
@@ -118,10 +104,8 @@ def check_classes(
 def check_finite(name: str, features: npt.NDArray[np.floating], rows: npt.NDArray[np.integer]) -> None:
     """Check that the features (R, D) of these rows (R,) of a store are finite.
 
-    Raises
-    ------
-    InputError
-        If one is not; names the row.
+    Raises:
+        InputError: If one is not; names the row.
     """
     broken = ~np.isfinite(features).all(axis=1)
     if broken.any():

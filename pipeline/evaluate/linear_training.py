@@ -1,22 +1,17 @@
 """SGD of linear classifiers on frozen features, and the file from which an interrupted training is resumed."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
+from torch.optim import Optimizer
 
 from compress_ssl.storage.places.durable import write_durably
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-    from torch.optim import Optimizer
 
 BatchT = TypeVar("BatchT")
 
@@ -33,20 +28,13 @@ def run_epochs(
 ) -> None:
     """Take one optimizer step per batch.
 
-    Parameters
-    ----------
-    epochs : iterable of iterables of batches
-        Those from ``first_epoch`` on.
-    loss : callable
-        Computes the loss, a scalar, of a batch.
-    optimizer : torch.optim.Optimizer
-        With the initial learning rate in each parameter group.
-    learning_rate : callable
-        Returns the learning rate of a group, given its initial one, the epoch and the step.
-    after_epoch : callable
-        Called with the numbers of epochs and steps done.
-    zero_grad : callable, optional
-        Replaces the optimizer's, where gradients are views of one tensor.
+    Args:
+        epochs (iterable of iterables of batches): Those from ``first_epoch`` on.
+        loss: Computes the loss, a scalar, of a batch.
+        optimizer (torch.optim.Optimizer): With the initial learning rate in each parameter group.
+        learning_rate: Returns the learning rate of a group, given its initial one, the epoch and the step.
+        after_epoch: Called with the numbers of epochs and steps done.
+        zero_grad: Replaces the optimizer's, where gradients are views of one tensor.
     """
     initial = [group["lr"] for group in optimizer.param_groups]
     step, zero_grad = first_step, zero_grad or optimizer.zero_grad
@@ -66,16 +54,13 @@ class UnfinishedTraining:
     """File with the state of an interrupted training, for the same training to resume from."""
 
     path: Path
-    identity: dict[str, Any]
-    """Network, images and settings, JSON-ready."""
+    identity: dict[str, Any]  # Network, images and settings, JSON-ready
 
     def read(self, part: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """Return the state on the CPU, or None if the file is missing, damaged or of another training.
 
-        Parameters
-        ----------
-        part : mapping
-            Distinguishes several trainings of one evaluation; JSON-ready.
+        Args:
+            part: Distinguishes several trainings of one evaluation; JSON-ready.
         """
         try:
             with safe_open(self.path, framework="pt") as file:

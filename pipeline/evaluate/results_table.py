@@ -1,15 +1,11 @@
 """One table of the results of several evaluations."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
 
 
 class Table(NamedTuple):
@@ -25,10 +21,8 @@ def results_table(results: Iterable[Path]) -> Table:
     Its columns are network, architecture, then all scores in percent, in the order of their first appearance. A cell is
     empty if a network has no such score.
 
-    Raises
-    ------
-    InputError
-        If a file cannot be read, or is not a result.
+    Raises:
+        InputError: If a file cannot be read, or is not a result.
     """
     rows: list[tuple[tuple[str, str], dict[str, float]]] = []
     for path in results:
@@ -45,10 +39,8 @@ def results_table(results: Iterable[Path]) -> Table:
 def read_result(path: Path) -> tuple[tuple[str, str], dict[str, float]]:
     """Return name and architecture of a network, and its scores in percent by column heading.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or is not the result of an evaluation.
+    Raises:
+        InputError: If the file cannot be read, or is not the result of an evaluation.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())

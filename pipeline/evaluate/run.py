@@ -3,48 +3,38 @@
 A result is one JSON file: network, dataset, settings, the ``scores`` shown in tables, and the complete result.
 """
 
-from __future__ import annotations
-
 import importlib
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS, PACKAGE, evaluation_of
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
+from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 from compress_ssl.pipeline.networks.network import load_network
 from compress_ssl.pipeline.training.distributed import is_rank0, world_size
 from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.durable import write_json_durably
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
-
 
 class Evaluated(NamedTuple):
     """The result of an evaluation, and its file."""
 
-    result: Any
-    """Of the type that the evaluation's own module defines."""
+    result: Any  # of the type that the evaluation's own module defines
     path: Path
 
 
 def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluated:
     """Run one evaluation; the type of the settings selects it.
 
-    Raises
-    ------
-    InputError
-        If the model, the dataset or a setting cannot be used.
-    StoreError
-        If a store is incomplete or damaged.
-    RunError
-        If a training fails.
+    Raises:
+        InputError: If the model, the dataset or a setting cannot be used.
+        StoreError: If a store is incomplete or damaged.
+        RunError: If a training fails.
     """
     with process_group():
         return _evaluate(FeatureSource(settings, progress), settings, progress)
@@ -57,10 +47,8 @@ def evaluate_with_baselines(
 
     Baselines are ``random`` (untrained) and ``torchvision`` (supervised weights, if available).
 
-    Raises
-    ------
-    InputError
-        As ``evaluate``; before anything is computed, if a baseline has no images or no weights.
+    Raises:
+        InputError: As ``evaluate``; before anything is computed, if a baseline has no images or no weights.
     """
     with process_group():
         source = FeatureSource(settings, progress)
@@ -88,16 +76,12 @@ def _baseline(kind: str, source: FeatureSource, settings: EvaluateSettings) -> s
 def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path], dict[str, str]]:
     """Run every evaluation that the model and the dataset allow, with the given fields of ``EvaluateSettings``.
 
-    Returns
-    -------
-    results : list of Path
-    left_out : dict
-        Name of every other evaluation, failed ones included, to the reason, a sentence.
+    Returns:
+        results (list of Path).
+        left_out: Name of every other evaluation, failed ones included, to the reason, a sentence.
 
-    Raises
-    ------
-    InputError
-        If none can be run, with the reason of the first.
+    Raises:
+        InputError: If none can be run, with the reason of the first.
     """
     results, reasons = [], {}
     for name, evaluation in EVALUATIONS.items():

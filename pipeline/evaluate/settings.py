@@ -38,10 +38,7 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
             argument=True,
         ),
     ]
-    data: Annotated[
-        Path | None,
-        path_option("Dataset with one sub-folder per split; not needed for a store."),
-    ] = None
+    data: Annotated[Path | None, path_option("Dataset with one sub-folder per split; not needed for a store.")] = None
     check_content: ContentCheckSetting = "sample"
     train_split: Annotated[str, result_option("Split with known labels.")] = "train"
     test_split: Annotated[str, result_option("Split that is scored.")] = "val"
@@ -50,10 +47,9 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
     precision: Annotated[
         Precision, result_option("Precision of the network; auto is float32 on a CPU and float16 on a GPU.")
     ] = "auto"
-    output: Annotated[
-        Path | None,
-        path_option("Folder for results and features; beside the model unless given."),
-    ] = None
+    output: Annotated[Path | None, path_option("Folder for results and features; beside the model unless given.")] = (
+        None
+    )
 
 
 class KnnSettings(EvaluateSettings):
@@ -75,8 +71,7 @@ class KnnSettings(EvaluateSettings):
     ] = ()
     draws: Annotated[int, result_option("Number of draws of those images; the mean is reported.", ge=1)] = 10
     crops: Annotated[
-        Literal[1, 10],
-        result_option("Crops per image: the centre, or ten, whose normalised features are averaged."),
+        Literal[1, 10], result_option("Crops per image: the centre, or ten, whose normalised features are averaged.")
     ] = 1
 
 
@@ -86,8 +81,7 @@ class LinearTraining(EvaluateSettings):
     views: Annotated[
         int,
         result_option(
-            "Stored random views; epoch e trains on view 1 + (e mod views). By default no more than a store has.",
-            ge=1,
+            "Stored random views; epoch e trains on view 1 + (e mod views). By default no more than a store has.", ge=1
         ),
     ] = 4
     policy: Annotated[PolicySetting, result_option(f"Augmentation of the random views: {', '.join(POLICIES)}.")] = (
@@ -131,8 +125,7 @@ class LinearSettings(LinearTraining):
         ),
     ] = "stored"
     crops: Annotated[
-        Literal[1, 10],
-        result_option("Crops per test image: the centre, or ten, whose probabilities are averaged."),
+        Literal[1, 10], result_option("Crops per test image: the centre, or ten, whose probabilities are averaged.")
     ] = 1
     reference_images: Annotated[
         int,
@@ -200,8 +193,7 @@ class LayersSettings(EvaluateSettings):
     UNUSED: ClassVar[frozenset[str]] = frozenset({"check_content"})
 
     layers: Annotated[
-        tuple[str, ...],
-        result_option("Layers to score, such as conv5 or stage3; all by default. Repeatable."),
+        tuple[str, ...], result_option("Layers to score, such as conv5 or stage3; all by default. Repeatable.")
     ] = ()
     epochs: Annotated[int, result_option("Passes over the training images.", ge=1)] = 90
     classifier_batch_size: Annotated[int, result_option("Images in one step of the classifiers.", ge=1)] = 256
@@ -218,8 +210,7 @@ class VocSettings(EvaluateSettings):
     UNUSED: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     data: Annotated[
-        Path | None,
-        path_option("Dataset in VOC's layout: the folder that contains JPEGImages; a store needs it too."),
+        Path | None, path_option("Dataset in VOC's layout: the folder that contains JPEGImages; a store needs it too.")
     ] = None
     train_split: Annotated[str, result_option("List of ImageSets/Main to train on.")] = "trainval"
     test_split: Annotated[str, result_option("List of ImageSets/Main that is scored.")] = "test"

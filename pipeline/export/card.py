@@ -1,25 +1,18 @@
 """The model card: Markdown with Hugging Face metadata; its Python code runs in the exported folder."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from huggingface_hub import ModelCardData
 
 from compress_ssl.pipeline.export.folder import ONNX_FILE
-from compress_ssl.pipeline.export.loading import loading_lines
-from compress_ssl.pipeline.export.onnx import TOLERANCE
+from compress_ssl.pipeline.export.loading import Loading, loading_lines
+from compress_ssl.pipeline.export.onnx import TOLERANCE, Agreement
+from compress_ssl.pipeline.export.origin import Origin
+from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage.tools import markdown
 from compress_ssl.storage.tools.markdown import python, section, table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from compress_ssl.pipeline.export.loading import Loading
-    from compress_ssl.pipeline.export.onnx import Agreement
-    from compress_ssl.pipeline.export.origin import Origin
-    from compress_ssl.pipeline.networks.network import Network
 
 TAGS = ("image-feature-extraction", "self-supervised", "knowledge-distillation", "compress-ssl")
 
@@ -38,14 +31,10 @@ def model_card(
 ) -> str:
     """Return the card of a network.
 
-    Parameters
-    ----------
-    identity : mapping
-        Of the network: architecture, hash of the weights, preprocessing.
-    agreement : Agreement, optional
-        Of the ONNX file with torch; None without ONNX file.
-    versions : mapping
-        Of the libraries that export it.
+    Args:
+        identity: Of the network: architecture, hash of the weights, preprocessing.
+        agreement: Of the ONNX file with torch; None without ONNX file.
+        versions: Of the libraries that export it.
     """
     loadings = loading_lines(network)
     scores = [(*score[:-1], f"{score.percent:.1f}") for score in origin.scores]

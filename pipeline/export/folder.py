@@ -1,27 +1,22 @@
 """The exported folder: written aside and renamed into place; files that export did not write are never touched."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.storage.places.durable import flush_directory, make_directory_durably, write_json_durably
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 CARD_FILE, ONNX_FILE = "README.md", "model.onnx"
 
-MANIFEST_FILE = "export.json"
-"""Identity of the network, and sizes and hashes of the other files."""
+MANIFEST_FILE = "export.json"  # identity of the network, and sizes and hashes of the other files
 
 FILES = (MODEL_FILE, ONNX_FILE, f"{ONNX_FILE}.data", CARD_FILE)
 """Files of an export besides its manifest; the third holds the weights of an ONNX file that is too large for them."""
@@ -30,10 +25,8 @@ FILES = (MODEL_FILE, ONNX_FILE, f"{ONNX_FILE}.data", CARD_FILE)
 def check_export_folder(out: Path, overwrite: bool) -> None:
     """Check that an export may be written to ``out``.
 
-    Raises
-    ------
-    InputError
-        If it holds anything but an export, or an export that is not to be overwritten or was changed since.
+    Raises:
+        InputError: If it holds anything but an export, or an export that is not to be overwritten or was changed since.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"'{out}' is a file; give a folder to export to.")

@@ -1,17 +1,13 @@
 """Python code that loads exported weights without this package, for the model card."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.networks.architectures import SMALL_IMAGES, TIMM, default_preprocessing
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.pipeline.networks.network import Network
 
 SMALL_STEMS: dict[str, tuple[str, ...]] = {
     r"(resnet|resnext|wide_resnet)\d+\w*": (
@@ -23,14 +19,12 @@ SMALL_STEMS: dict[str, tuple[str, ...]] = {
         "network.features[0] = torch.nn.Conv2d(3, 64, 3, padding=1)",
         "network.features[12] = torch.nn.Identity()",
     ),
-}
-"""Code that adapts torchvision's network to small images, by pattern of its name."""
+}  # code that adapts torchvision's network to small images, by pattern of its name
 
 IN_TIMM_TOO = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"),
     *("resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
-)
-"""torchvision's networks that timm has under the same name, with equal parameter names and outputs."""
+)  # torchvision's networks that timm has under the same name, with equal parameter names and outputs
 
 
 class Loading(NamedTuple):

@@ -3,40 +3,30 @@
 torch's exporter writes the file; its features are compared with torch's on photographs, in two batch sizes.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError, RunError, require_extra
+from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from compress_ssl.pipeline.networks.network import Network
-    from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-
-TOLERANCE = 1e-4
-"""Largest accepted difference of a feature between torch and ONNX, relative to the largest feature."""
+TOLERANCE = 1e-4  # largest accepted difference of a feature between torch and ONNX, relative to the largest feature
 
 LARGEST_FILE = 2**31 - 2**24
 """Bytes of weights above which they are stored in a second file, because protobuf is limited to 2 GiB."""
 
-CROPS = 4
-"""Of each photograph."""
+CROPS = 4  # of each photograph
 
 
 class Agreement(NamedTuple):
     """Difference of the features of ONNX from torch's."""
 
     images: int
-    largest_difference: float
-    """Of a feature."""
+    largest_difference: float  # of a feature
     largest_feature: float
 
     @property
@@ -66,12 +56,9 @@ class NormalizedNetwork(nn.Module):
 def write_onnx(network: Network, path: Path) -> Agreement:
     """Write a network, in evaluation mode on the CPU, as an ONNX file for any batch size, and compare it with torch.
 
-    Raises
-    ------
-    InputError
-        If torch cannot export it, or the packages of the extra ``[export]`` are not installed.
-    RunError
-        If the features of onnxruntime differ from torch's.
+    Raises:
+        InputError: If torch cannot export it, or the packages of the extra ``[export]`` are not installed.
+        RunError: If the features of onnxruntime differ from torch's.
     """
     require_extra("Export to ONNX", "onnx", "onnxscript", "onnxruntime", extra="export")
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass

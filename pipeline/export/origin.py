@@ -1,32 +1,26 @@
 """The origin of a network: what its run recorded, and the scores of these very weights."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE, SETTINGS_FILE
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.training.settings import TrainingSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
 RECIPE_RESULTS, STORE_RESULTS = "evaluation", ".evaluation"
 """Folder of results beside a recipe's runs, one sub-folder per network; suffix of the folder beside a store."""
 
-REPLACED_SUFFIXES = (".previous", ".unfinished")
-"""Of folders that a recipe has replaced, or was interrupted in."""
+REPLACED_SUFFIXES = (".previous", ".unfinished")  # of folders that a recipe has replaced, or was interrupted in
 
 NOT_SHOWN = {
     *TrainingSettings.fields_with_role("path", "runtime"),
     *ImageSelection.fields_with_role("path", "runtime"),
     *("data", "run", "store", "also_store", "scratch", "teacher_memory", "check_content"),
     *("inputs", "versions", "compile", "on_bad_image"),
-}
-"""Keys of ``settings.json`` that are not options of the method: paths, runtime options, inputs and versions."""
+}  # keys of ``settings.json`` that are not options of the method: paths, runtime options, inputs and versions
 
 
 class Score(NamedTuple):
@@ -43,30 +37,23 @@ class Score(NamedTuple):
 class Origin(NamedTuple):
     """The origin of a network; empty for a published file."""
 
-    settings: dict[str, Any]
-    """Of the method, without those that are off."""
+    settings: dict[str, Any]  # of the method, without those that are off
     teachers: list[dict[str, Any]]
     data_set: dict[str, Any]
     views: list[dict[str, Any]]
     versions: dict[str, str]
-    scores: list[Score]
-    """Of the network, then of its teachers."""
+    scores: list[Score]  # of the network, then of its teachers
 
 
 def read_origin(reference: str, weights_sha256: str) -> Origin:
     """Read the record of a run and the results of its network.
 
-    Parameters
-    ----------
-    reference : str
-        As ``load_network`` takes it; only a run has a record.
-    weights_sha256 : str
-        Results of other weights are left out.
+    Args:
+        reference: As ``load_network`` takes it; only a run has a record.
+        weights_sha256: Results of other weights are left out.
 
-    Raises
-    ------
-    InputError
-        If a record or a result cannot be read.
+    Raises:
+        InputError: If a record or a result cannot be read.
     """
     path = Path(reference)
     folder = path.parent if path.name == MODEL_FILE else path

@@ -1,10 +1,8 @@
 """Stage ``export``: load a network and its record, then write weights, ONNX file and model card to one folder."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
@@ -12,11 +10,9 @@ from compress_ssl.pipeline.export.card import model_card
 from compress_ssl.pipeline.export.folder import CARD_FILE, ONNX_FILE, check_export_folder, new_folder, write_manifest
 from compress_ssl.pipeline.export.onnx import write_onnx
 from compress_ssl.pipeline.export.origin import read_origin
+from compress_ssl.pipeline.export.settings import ExportSettings
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage.places.durable import write_durably
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.export.settings import ExportSettings
 
 WRITERS = ("safetensors", "timm", "onnx", "onnxruntime")
 """Libraries whose versions an export records besides those of every stage."""
@@ -25,18 +21,13 @@ WRITERS = ("safetensors", "timm", "onnx", "onnxruntime")
 def export(settings: ExportSettings) -> dict[str, Any]:
     """Export a network.
 
-    Returns
-    -------
-    manifest : dict
-        The content of ``export.json``: the network's identity, each file's size and SHA-256, the difference of the ONNX
-        file's features from torch's, library versions.
+    Returns:
+        manifest: The content of ``export.json``: the network's identity, each file's size and SHA-256, the difference
+            of the ONNX file's features from torch's, library versions.
 
-    Raises
-    ------
-    InputError
-        If the network cannot be used, ``out`` is taken, or the network cannot be written as ONNX.
-    RunError
-        If the features of the ONNX file differ from torch's.
+    Raises:
+        InputError: If the network cannot be used, ``out`` is taken, or the network cannot be written as ONNX.
+        RunError: If the features of the ONNX file differ from torch's.
     """
     check_export_folder(settings.out, settings.overwrite)
     network = load_network(settings.run)

@@ -8,36 +8,27 @@ pictures then estimates that of the views, while averages over squares would hid
 Letters: N images, V views, P parameters, K canaries, S side in pixels.
 """
 
-from __future__ import annotations
-
 import base64
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
+from torch import Tensor
 
 from compress_ssl.pipeline.common.device import device_kind, library_versions
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.common.settings import Interpolation
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.storage import EmbeddingStore, Samples, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import Interpolation
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.storage import EmbeddingStore, Samples, Split
-
 CANARIES = 16
-PICTURE_SIDE = 16
-"""Pixels; a canary takes 1 KiB of base64, and the mean is over 4,096 pixels in all."""
-MAX_MEAN_DIFFERENCE = 1.0
-"""Levels of 255; above it a student would be shown other images than the teacher."""
+PICTURE_SIDE = 16  # Pixels; a canary takes 1 KiB of base64, and the mean is over 4,096 pixels in all
+MAX_MEAN_DIFFERENCE = 1.0  # levels of 255; above it a student would be shown other images than the teacher
 
 logger = logging.getLogger(__name__)
 
@@ -64,16 +55,11 @@ def make_canaries(
     The teacher's views come from one decode of the whole image, a student's from a decode of its crop alone: if the
     two differ, the later check reports it.
 
-    Parameters
-    ----------
-    chosen : sequence of (int, int)
-        Row and view of each of the K canaries.
-    parameters : float32 array of shape (K, V, P)
-        Of all views of each canary's image.
-    sizes : tuple of int
-        Sides of the V views, in pixels.
-    interpolation : str
-        Of all views.
+    Args:
+        chosen (sequence of (int, int)): Row and view of each of the K canaries.
+        parameters (float32 array of shape (K, V, P)): Of all views of each canary's image.
+        sizes (tuple of int): Sides of the V views, in pixels.
+        interpolation: Of all views.
     """
     rows = np.array([row for row, _ in chosen], np.int64)
     job = RenderJob.of(source, samples, rows, parameters=parameters, sizes=sizes, interpolation=interpolation)
@@ -106,17 +92,12 @@ def check_canaries(
 
     A store without canaries passes.
 
-    Parameters
-    ----------
-    renderer, batch_size
-        Those of the replay to come, so that the renderer can use what it builds here again.
-    rows : collection of int, optional
-        Rows of the split that the source has, if not all.
+    Args:
+        renderer, batch_size: Those of the replay to come, so that the renderer can use what it builds here again.
+        rows (collection of int): Rows of the split that the source has, if not all.
 
-    Raises
-    ------
-    InputError
-        If the canaries differ by more than one level of 255 in the mean, or an image is missing or changed.
+    Raises:
+        InputError: If the canaries differ by more than one level of 255 in the mean, or an image is missing or changed.
     """
     canaries = store.attributes.get("canaries", {}).get(split_name, [])
     try:
@@ -154,10 +135,8 @@ def pixel_hash(image: Tensor) -> str:
 
 class _StoredView(NamedTuple):
     row: int
-    size: int
-    """S"""
-    parameters: npt.NDArray[np.float32]
-    """(P,)"""
+    size: int  # S
+    parameters: npt.NDArray[np.float32]  # (P,)
 
 
 def _parse(canary: dict[str, Any], split: Split) -> _StoredView:

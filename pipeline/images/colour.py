@@ -7,21 +7,15 @@ contrast needs is a sum of integers, and the blur adds its taps in a fixed order
 Letters: B batch, S side in pixels. Images are float32 (B, 3, S, S) in 0..255 between operations.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from compress_ssl.pipeline.images.policies import COLUMN, JITTER_ORDERS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy.typing as npt
-    from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision rounds it
 GREY_STEPS = 256  # grey levels are summed exactly, in integer steps of 1/256
@@ -30,16 +24,13 @@ GREY_STEPS = 256  # grey levels are summed exactly, in integer steps of 1/256
 def apply_colour(images: Tensor, parameters: npt.NDArray[np.float32]) -> Tensor:
     """Apply jitter, grey and blur to a batch.
 
-    Parameters
-    ----------
-    images : uint8 tensor of shape (B, S, S, 3)
-    parameters : float32 array of shape (B, P)
-        Columns as in ``policies.COLUMNS``.
+    Args:
+        images (uint8 tensor of shape (B, S, S, 3))
+        parameters (float32 array of shape (B, P)): Columns as in ``policies.COLUMNS``.
 
-    Returns
-    -------
-    images : uint8 tensor of shape (B, S, S, 3)
-        Rounded to the nearest level; samples without any of the operations are unchanged.
+    Returns:
+        images (uint8 tensor of shape (B, S, S, 3)): Rounded to the nearest level; samples without any of the operations
+            are unchanged.
     """
     columns = {name: parameters[:, number] for name, number in COLUMN.items()}
     jittered = np.stack([columns[name] != 1 for name in ("brightness", "contrast", "saturation")]).any(axis=0)
@@ -111,9 +102,7 @@ def _hue(images: Tensor, shift: Tensor) -> Tensor:
     saturation = chroma / torch.where(grey, torch.ones_like(value), value)
     to_red, to_green, to_blue = (value - red) / divisor, (value - green) / divisor, (value - blue) / divisor
     sector = torch.where(
-        value == red,
-        to_blue - to_green,
-        torch.where(value == green, 2 + to_red - to_blue, 4 + to_green - to_red),
+        value == red, to_blue - to_green, torch.where(value == green, 2 + to_red - to_blue, 4 + to_green - to_red)
     )
     hue = (sector / 6 + 1 + shift.squeeze(1)) % 1
     six = hue * 6

@@ -1,24 +1,19 @@
 """A dataset: its splits, each a source of images, indexed when a stage asks for them."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.images.index import ImageIndex, index_images
 from compress_ssl.pipeline.images.sources.labels import add_labels
 from compress_ssl.pipeline.images.sources.open_source import cache_name, open_source
+from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 from compress_ssl.pipeline.images.sources.text import read_lines
 from compress_ssl.storage.places.cache import user_cache
 from compress_ssl.storage.places.place import PlaceLike, location
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.common.settings import ImageSelection
-    from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 
 
 def index_data_set(
@@ -32,19 +27,14 @@ def index_data_set(
 ) -> dict[str, ImageIndex]:
     """Index some splits of a dataset.
 
-    Parameters
-    ----------
-    data : Path
-        The dataset: a folder or a pack.
-    folders : iterable of str
-        Its splits, as ``open_source`` finds them; ``.`` is the dataset itself.
-    output : Path or Place
-        What the index is for; unless the selection sets a folder, it is cached as ``index_beside`` returns.
+    Args:
+        data: The dataset: a folder or a pack.
+        folders: Its splits, as ``open_source`` finds them; ``.`` is the dataset itself.
+        output (Path or Place): What the index is for; unless the selection sets a folder, it is cached as
+            ``index_beside`` returns.
 
-    Raises
-    ------
-    InputError
-        If the folders, the images or the subset list cannot be used.
+    Raises:
+        InputError: If the folders, the images or the subset list cannot be used.
     """
     index_folder = selection.index_folder or index_beside(output)
     listed = list_data_set(data, folders, index_folder, selection.labels)
@@ -85,10 +75,8 @@ def list_data_set(
 ) -> dict[str, tuple[ImageSource, Listing]]:
     """Open some splits of a dataset and list their images; those without labels take them from a file, if given.
 
-    Raises
-    ------
-    InputError
-        If the splits or the label file cannot be used.
+    Raises:
+        InputError: If the splits or the label file cannot be used.
     """
     sources = {folder: open_source(data, folder, index_folder) for folder in folders}
     listings = {folder: source.listing() for folder, source in sources.items()}

@@ -5,33 +5,27 @@ process or return garbage (docs/decisions.md). It is cached in a file; an entry 
 stamp (size, and modification time or hash) are the same.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.images.reading import read_image, read_stamp
+from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.schema import Samples, Status
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 
 SCANS_PER_SAVE = 10_000
 """Images scanned between two writes of the cache: at most so many are lost if the scan is killed."""
@@ -76,24 +70,15 @@ def index_images(
 ) -> ImageIndex:
     """Index the images of a source.
 
-    Parameters
-    ----------
-    source : ImageSource
-    listing : Listing
-        Of the source; its labels may come from elsewhere.
-    cache : Path
-        File that caches the results of all scans of the source.
-    only : collection of str, optional
-        Index only these images.
-    limit : int, optional
-        Index at most so many, evenly spaced.
-    skip_bad : bool
-        Record images that cannot be decoded instead of stopping at the first.
+    Args:
+        listing: Of the source; its labels may come from elsewhere.
+        cache: File that caches the results of all scans of the source.
+        only (collection of str): Index only these images.
+        limit: Index at most so many, evenly spaced.
+        skip_bad: Record images that cannot be decoded instead of stopping at the first.
 
-    Raises
-    ------
-    InputError
-        If one of ``only`` is missing; an image cannot be decoded (without ``skip_bad``); or all are bad.
+    Raises:
+        InputError: If one of ``only`` is missing; an image cannot be decoded (without ``skip_bad``); or all are bad.
     """
     everything, labels, class_names = listing
     rows = np.arange(len(everything)) if only is None else _rows_of(source, everything, only)

@@ -21,8 +21,7 @@ class PackSettings(Settings):
     ]
     file: Annotated[Path, path_option("HDF5 file to write.", argument=True)]
     split: Annotated[
-        tuple[str, ...],
-        result_option("Split to pack; '.', alone, for the dataset itself. Repeatable.", min_length=1),
+        tuple[str, ...], result_option("Split to pack; '.', alone, for the dataset itself. Repeatable.", min_length=1)
     ] = ("train", "val")
     labels: LabelFile = None
     overwrite: Annotated[bool, runtime_option("Replace FILE if it exists.")] = False

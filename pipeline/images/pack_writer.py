@@ -6,18 +6,19 @@ names and offsets. ``sources/pack.py`` reads packs.
 Letters: N images of a split.
 """
 
-from __future__ import annotations
-
 import shutil
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.images.data_set import list_data_set
+from compress_ssl.pipeline.images.pack_settings import PackSettings
 from compress_ssl.pipeline.images.reading import read_ahead, read_image, read_stamp
 from compress_ssl.pipeline.images.sources.pack import (
     CLASS_NAME,
@@ -30,40 +31,26 @@ from compress_ssl.pipeline.images.sources.pack import (
     PATH,
     is_pack,
 )
+from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
 from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.tools.hdf5 import create_hdf5
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.images.pack_settings import PackSettings
-    from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
-
 BATCH_BYTES = 16 * 2**20
-BATCH_IMAGES = 4096
-"""Largest batch that is read and written at once, in bytes (or one image) and in images."""
-READ_THREADS = 8
-"""A disk or a network serves several reads at once."""
+BATCH_IMAGES = 4096  # largest batch that is read and written at once, in bytes (or one image) and in images
+READ_THREADS = 8  # A disk or a network serves several reads at once
 
 
 def pack(settings: PackSettings, progress: Progress) -> dict[str, int]:
     """Pack a dataset.
 
-    Returns
-    -------
-    images : dict from split to its number of images
+    Returns:
+        images (dict from split to its number of images).
 
-    Raises
-    ------
-    InputError
-        If the dataset cannot be read or changes meanwhile, or the file exists or is being written.
-    DiskSpaceError
-        If the pack does not fit on the disk.
+    Raises:
+        InputError: If the dataset cannot be read or changes meanwhile, or the file exists or is being written.
+        DiskSpaceError: If the pack does not fit on the disk.
     """
     file = settings.file
     if file.is_dir() or (file.exists() and not settings.overwrite):

@@ -52,11 +52,9 @@ JITTER_ORDERS = tuple(itertools.permutations(("brightness", "contrast", "saturat
 """The 24 orders of the four colour operations."""
 
 CROP_ATTEMPTS = 10
-DRAWS_PER_SAMPLE = 32
-"""Numbers drawn per sample by every policy; a multiple of 4, the draws of one Philox step."""
+DRAWS_PER_SAMPLE = 32  # numbers drawn per sample by every policy; a multiple of 4, the draws of one Philox step
 
-SAMPLES_PER_CHUNK = 65_536
-"""Samples that ``fresh_parameters`` draws at a time."""
+SAMPLES_PER_CHUNK = 65_536  # samples that ``fresh_parameters`` draws at a time
 
 Range = tuple[FiniteFloat, FiniteFloat]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -65,21 +63,17 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class Policy(Settings):
     """A random view: RandomResizedCrop and flip, then optional colour jitter, grey and blur."""
 
-    scale: Range = (0.08, 1.0)
-    """Area of the crop box as a fraction of the image's."""
-    ratio: Range = (3 / 4, 4 / 3)
-    """Aspect ratio of the crop box, width over height."""
+    scale: Range = (0.08, 1.0)  # area of the crop box as a fraction of the image's
+    ratio: Range = (3 / 4, 4 / 3)  # aspect ratio of the crop box, width over height
     flip: Probability = 0.5
-    jitter: Probability = 0.0
-    """Probability of colour jitter, whose four strengths follow."""
+    jitter: Probability = 0.0  # probability of colour jitter, whose four strengths follow
     brightness: float = Field(default=0.0, ge=0, le=1)
     contrast: float = Field(default=0.0, ge=0, le=1)
     saturation: float = Field(default=0.0, ge=0, le=1)
     hue: float = Field(default=0.0, ge=0, le=0.5)
     grey: Probability = 0.0
     blur: Probability = 0.0
-    blur_sigma: Range = (0.1, 2.0)
-    """Standard deviation of the Gaussian blur, in pixels of the view."""
+    blur_sigma: Range = (0.1, 2.0)  # standard deviation of the Gaussian blur, in pixels of the view
 
     def __str__(self) -> str:
         """Return the name of a published policy, or ``custom``."""
@@ -151,16 +145,12 @@ def uniform_draws(seed: int, view: int, first: int, count: int) -> npt.NDArray[n
 def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: int) -> npt.NDArray[np.float32]:
     """Return the parameters of torchvision's Resize of the short side to ``resize``, then CenterCrop to ``size``.
 
-    Parameters
-    ----------
-    image_size : int32 array of shape (N, 2)
-        Height and width in pixels.
-    resize, size : int
-        Pixels; ``size`` is at most ``resize``.
+    Args:
+        image_size (int32 array of shape (N, 2)): Height and width in pixels.
+        resize, size: Pixels; ``size`` is at most ``resize``.
 
-    Returns
-    -------
-    parameters : float32 array of shape (N, P)
+    Returns:
+        parameters (float32 array of shape (N, P)).
     """
     height, width = image_size[:, 0].astype(np.int64), image_size[:, 1].astype(np.int64)
     short = np.minimum(height, width)
@@ -184,18 +174,13 @@ def ten_crop_parameters(
 ) -> npt.NDArray[np.float32]:
     """Return the parameters of one of the ten crops of the resized image, in the order of torchvision's TenCrop.
 
-    Parameters
-    ----------
-    image_size : int32 array of shape (N, 2)
-        Height and width in pixels.
-    resize, size : int
-        Pixels; ``size`` is at most ``resize``.
-    crop : int
-        0 to 4: top left, top right, bottom left, bottom right, centre; 5 to 9: the same of the mirrored image.
+    Args:
+        image_size (int32 array of shape (N, 2)): Height and width in pixels.
+        resize, size: Pixels; ``size`` is at most ``resize``.
+        crop: 0 to 4: top left, top right, bottom left, bottom right, centre; 5 to 9: the same of the mirrored image.
 
-    Returns
-    -------
-    parameters : float32 array of shape (N, P)
+    Returns:
+        parameters (float32 array of shape (N, P)).
     """
     mirrored, place = divmod(crop, CROPS // 2)
     parameters = evaluation_parameters(image_size, resize, size)
@@ -215,21 +200,14 @@ def random_parameters(
 ) -> npt.NDArray[np.float32]:
     """Draw the parameters of one view for consecutive samples.
 
-    Parameters
-    ----------
-    policy : Policy
-    size : int
-        Side of the view, in pixels.
-    seed, view : int
-        Key of the generator.
-    first : int
-        Row of the first sample in its split.
-    image_size : int32 array of shape (N, 2)
-        Height and width in pixels of samples ``first`` to ``first + N - 1``.
+    Args:
+        size: Side of the view, in pixels.
+        seed, view: Key of the generator.
+        first: Row of the first sample in its split.
+        image_size (int32 array of shape (N, 2)): Height and width in pixels of samples ``first`` to ``first + N - 1``.
 
-    Returns
-    -------
-    parameters : float32 array of shape (N, P)
+    Returns:
+        parameters (float32 array of shape (N, P)).
     """
     draws = uniform_draws(seed, view, first, len(image_size))
     area_draws, ratio_draws = draws[:, :CROP_ATTEMPTS], draws[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS]

@@ -1,26 +1,18 @@
 """Read encoded images: one, or batches ahead of their use."""
 
-from __future__ import annotations
-
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.common.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.images.sources.source import ImageSource
 
 
 def read_image(source: ImageSource, path: str, advice: str = "restore it, or remove it.") -> bytes:
     """Return an encoded image.
 
-    Raises
-    ------
-    InputError
-        If it is missing or cannot be read; the message ends with ``advice``.
+    Raises:
+        InputError: If it is missing or cannot be read; the message ends with ``advice``.
     """
     try:
         return source.read(path)
@@ -31,10 +23,8 @@ def read_image(source: ImageSource, path: str, advice: str = "restore it, or rem
 def read_stamp(source: ImageSource, path: str) -> tuple[int, int]:
     """Return an image's stamp: its size in bytes, and a number that changes with its content.
 
-    Raises
-    ------
-    InputError
-        If the image is missing.
+    Raises:
+        InputError: If the image is missing.
     """
     try:
         return source.stamp(path)

@@ -8,26 +8,22 @@ Letters: N images, V views, P parameters, B batch, S side in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+import torch
 import xxhash
+from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.images.colour import apply_colour
 from compress_ssl.pipeline.images.reading import read_ahead, read_image
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    import numpy as np
-    import numpy.typing as npt
-    import torch
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import Interpolation
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.storage import Samples
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.storage import Samples
 
 READ_AHEAD_BATCHES = 4
 
@@ -37,16 +33,11 @@ class RenderJob:
     """N images and the V views to render of each."""
 
     source: ImageSource
-    paths: Sequence[str]
-    """N names of images of the source."""
-    content_hash: npt.NDArray[np.uint64]
-    """(N,) XXH3-64 that each image's bytes must have."""
-    parameters: npt.NDArray[np.float32]
-    """(N, V, P) augmentation parameters."""
-    sizes: tuple[int, ...]
-    """V sides, in pixels."""
-    interpolation: Interpolation = "bilinear"
-    """Of all views."""
+    paths: Sequence[str]  # N names of images of the source
+    content_hash: npt.NDArray[np.uint64]  # (N,) XXH3-64 that each image's bytes must have
+    parameters: npt.NDArray[np.float32]  # (N, V, P) augmentation parameters
+    sizes: tuple[int, ...]  # V sides, in pixels
+    interpolation: Interpolation = "bilinear"  # of all views
 
     @classmethod
     def of(
@@ -71,10 +62,8 @@ class RenderJob:
     def read(self, row: int) -> bytes:
         """Return an encoded image.
 
-        Raises
-        ------
-        InputError
-            If it is missing, or its hash is another.
+        Raises:
+            InputError: If it is missing, or its hash is another.
         """
         path = self.paths[row]
         content = read_image(self.source, path, "restore it.")
@@ -106,12 +95,9 @@ def interpolation_of(view: Mapping[str, Any]) -> Interpolation:
 def render(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
     """Yield, for each batch in order, its V views as uint8 tensors (B, S, S, 3), colour included.
 
-    Raises
-    ------
-    InputError
-        If an image is missing or is not the one that was indexed.
-    RunError
-        If the renderer fails; names the batch's images.
+    Raises:
+        InputError: If an image is missing or is not the one that was indexed.
+        RunError: If the renderer fails; names the batch's images.
     """
     for rows, views in zip(job.batches(batch_size), renderer.geometry(job, batch_size), strict=True):
         yield [apply_colour(pixels, job.parameters[rows, view]) for view, pixels in enumerate(views)]

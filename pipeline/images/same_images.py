@@ -5,26 +5,20 @@ Every good image of the split must exist under its path. The content (XXH3-64, a
 later is compared when it is read.
 """
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.progress import Progress, Silent
 from compress_ssl.pipeline.common.rows import evenly_spaced
+from compress_ssl.pipeline.common.settings import ContentCheck
 from compress_ssl.pipeline.images.index import decode
 from compress_ssl.pipeline.images.reading import read_image
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.common.settings import ContentCheck
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.storage import Split
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.storage import Split
 
 SAMPLE = 256
 
@@ -36,10 +30,8 @@ def check_same_images(split: Split, source: ImageSource, check: ContentCheck, th
 
     ``check`` is ``sample`` or ``all``: the images whose content is compared. Progress is shown for ``all`` only.
 
-    Raises
-    ------
-    InputError
-        Naming the first row whose image is missing or differs.
+    Raises:
+        InputError: Naming the first row whose image is missing or differs.
     """
     rows = np.flatnonzero(split.samples.good)
     for row in rows:

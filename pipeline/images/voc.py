@@ -6,27 +6,21 @@ lists names. The classes are those in the annotations, sorted. An image without 
 Letters: O objects of an image.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import numpy.typing as npt
 
 IMAGES, ANNOTATIONS, SPLITS = "JPEGImages", "Annotations", Path("ImageSets", "Main")
 LAYOUT = f"{IMAGES}, {ANNOTATIONS}, {SPLITS}"
 
-MAX_BYTES = 4 * 2**20
-"""Of one annotation; VOC's have a few thousand."""
+MAX_BYTES = 4 * 2**20  # of one annotation; VOC's have a few thousand
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -34,12 +28,9 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 class Annotation(NamedTuple):
     """The O objects of one image."""
 
-    classes: tuple[str, ...]
-    """O names."""
-    boxes: npt.NDArray[np.float64]
-    """(O, 4) xmin, ymin, xmax, ymax in pixels, counted from 1, both ends inclusive."""
-    difficult: npt.NDArray[np.bool_]
-    """(O,) objects that the evaluation ignores."""
+    classes: tuple[str, ...]  # O names
+    boxes: npt.NDArray[np.float64]  # (O, 4) xmin, ymin, xmax, ymax in pixels, counted from 1, both ends inclusive
+    difficult: npt.NDArray[np.bool_]  # (O,) objects that the evaluation ignores
 
 
 def is_voc(data: Path) -> bool:
@@ -50,10 +41,8 @@ def is_voc(data: Path) -> bool:
 def check_voc(data: Path) -> None:
     """Check that a dataset has VOC's layout, with annotations.
 
-    Raises
-    ------
-    InputError
-        If it does not.
+    Raises:
+        InputError: If it does not.
     """
     missing = next((place for place in (IMAGES, ANNOTATIONS, SPLITS) if not (data / place).is_dir()), None)
     if missing is not None:
@@ -63,19 +52,13 @@ def check_voc(data: Path) -> None:
 def read_annotations(data: Path, images: Sequence[str], sizes: npt.NDArray[np.integer]) -> list[Annotation]:
     """Read the annotations of N images of a dataset.
 
-    Parameters
-    ----------
-    data : Path
-        The folder that holds ``JPEGImages``.
-    images : sequence of str
-        Their paths below it.
-    sizes : int array of shape (N, 2)
-        Height and width of each image, in pixels.
+    Args:
+        data: The folder that holds ``JPEGImages``.
+        images: Their paths below it.
+        sizes (int array of shape (N, 2)): Height and width of each image, in pixels.
 
-    Raises
-    ------
-    InputError
-        If an image has no annotation, or an annotation cannot be used.
+    Raises:
+        InputError: If an image has no annotation, or an annotation cannot be used.
     """
     files = [data / ANNOTATIONS / f"{PurePosixPath(image).stem}.xml" for image in images]
     return [
@@ -92,11 +75,9 @@ def find_classes(annotations: Iterable[Annotation]) -> tuple[str, ...]:
 def read_annotation(file: Path, *, height: int, width: int) -> Annotation:
     """Read the annotation of one image of this height and width, in pixels.
 
-    Raises
-    ------
-    InputError
-        If the file is missing, too large, not XML, or declares entities; gives another size of the image; or has an
-        object without a name or without a box inside the image.
+    Raises:
+        InputError: If the file is missing, too large, not XML, or declares entities; gives another size of the image;
+            or has an object without a name or without a box inside the image.
     """
     root = _parse(file)
     if (size := root.find("size")) is not None:

@@ -6,10 +6,8 @@ the same parameter names. ``resnet50-wN`` has N times the channels; ``-tf-same``
 ``conv4-W`` is the four-layer network of few-shot learning with W channels.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torchvision import models
@@ -20,9 +18,6 @@ from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.small_images import conv4, narrow_resnet, small_image_stem
 from compress_ssl.pipeline.networks.timm_models import timm_backbone, timm_names, timm_preprocessing
 from compress_ssl.pipeline.networks.wide_resnet import wide_resnet50
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TIMM = "timm/"
 
@@ -66,10 +61,8 @@ def check_architecture(name: str) -> None:
 def build_backbone(name: str, seed: int = 0) -> Backbone:
     """Return a network with the initial weights of a seed; torch's global generator is left unchanged.
 
-    Raises
-    ------
-    InputError
-        If there is no such architecture; names the nearest.
+    Raises:
+        InputError: If there is no such architecture; names the nearest.
     """
     check_architecture(name)
     with torch.random.fork_rng(devices=[]):

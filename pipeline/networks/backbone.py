@@ -1,7 +1,5 @@
 """A network without its classifier: images (B, 3, S, S) in, features (B, F) out."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import nn

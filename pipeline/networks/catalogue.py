@@ -1,13 +1,11 @@
 """Features, parameters and operations of networks, for ``compress-ssl models``; built on torch's meta device."""
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
@@ -25,9 +23,6 @@ from compress_ssl.pipeline.networks.students import STUDENTS
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.pipeline.networks.timm_models import timm_names
 
-if TYPE_CHECKING:
-    from torch import nn
-
 
 @dataclass(frozen=True)
 class Description:
@@ -37,13 +32,10 @@ class Description:
     architecture: str
     feature_dim: int
     parameters: int
-    flops: int
-    """Per image at the network's own size: convolutions and matrix products, two per multiply-add."""
+    flops: int  # per image at the network's own size: convolutions and matrix products, two per multiply-add
     preprocessing: Preprocessing
-    note: str
-    """Citation of a teacher, remark on a student."""
-    weights: str | None
-    """Source of a teacher's published file."""
+    note: str  # citation of a teacher, remark on a student
+    weights: str | None  # source of a teacher's published file
 
 
 def describe_teacher(name: str) -> Description:
@@ -61,10 +53,8 @@ def describe_student(name: str) -> Description:
 def describe_network(name: str) -> Description:
     """Describe a teacher, an architecture with its default preprocessing, or ``torchvision/NAME`` with its weights'.
 
-    Raises
-    ------
-    InputError
-        If there is no such network; names the nearest.
+    Raises:
+        InputError: If there is no such network; names the nearest.
     """
     reference = parse_reference(name)
     architecture = reference.name or name
@@ -99,10 +89,8 @@ def _feature_dim_parameters_flops(architecture: str, size: int) -> tuple[int, in
 def count_flops(network: nn.Module, size: int) -> int:
     """Count the operations of one image of ``size`` pixels: convolutions and matrix products, two per multiply-add.
 
-    Parameters
-    ----------
-    network : nn.Module
-        On the meta device.
+    Args:
+        network: On the meta device.
     """
     counter = FlopCounterMode(display=False)
     # With gradients: without, torch fuses a transformer's layers into operations that are not counted.

@@ -3,14 +3,10 @@
 Letters: B batch, F the student's feature dimension, D the teacher's.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import nn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Head(NamedTuple):

@@ -1,14 +1,14 @@
 """Networks with their preprocessing, loaded by reference: a run, a checkpoint file, published weights, or untrained."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE
@@ -20,41 +20,28 @@ from compress_ssl.pipeline.networks.architectures import (
     check_architecture,
     default_preprocessing,
 )
-from compress_ssl.pipeline.networks.checkpoints.file import read_checkpoint_file
-from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, find_weights
-from compress_ssl.pipeline.networks.checkpoints.load import architecture_of, load_weights
+from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile, read_checkpoint_file
+from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights, find_weights
+from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint, architecture_of, load_weights
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.pretrained import check_torchvision, timm_pretrained, torchvision_pretrained
-from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, parse_reference
+from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage.places.durable import write_durably
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor, nn
-
-    from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
-    from compress_ssl.pipeline.networks.checkpoints.layouts import Weights
-    from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint
-    from compress_ssl.pipeline.networks.reference import Reference
-
-HEADER = "compress_ssl"
-"""Key of the metadata of ``model.safetensors`` that holds architecture and preprocessing."""
+HEADER = "compress_ssl"  # key of the metadata of ``model.safetensors`` that holds architecture and preprocessing
 
 
 @dataclass(frozen=True)
 class Network:
     """A network that returns features, with its preprocessing."""
 
-    name: str
-    """Its name in tables and stores; never a path of this machine."""
+    name: str  # its name in tables and stores; never a path of this machine
     architecture: str
     module: nn.Module
     feature_dim: int
     preprocessing: Preprocessing
-    checkpoint: LoadedCheckpoint | None = None
-    """The file of another program that the weights come from."""
+    checkpoint: LoadedCheckpoint | None = None  # the file of another program that the weights come from
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features (B, F) of uint8 images (B, S, S, 3)."""
@@ -92,19 +79,14 @@ class Network:
 def load_network(reference: str, seed: int = 0) -> Network:
     """Load a network.
 
-    Parameters
-    ----------
-    reference : str
-        ``random/NAME`` for an untrained network; ``torchvision/NAME`` or ``timm/NAME`` for published weights; a run's
-        folder or its ``model.safetensors``; a checkpoint of another program as ``NAME:PATH`` (NAME: a teacher or an
-        architecture), or its path alone if the file identifies its network.
-    seed : int
-        Of the weights of ``random/NAME``: the initialization of a student trained with this seed.
+    Args:
+        reference: ``random/NAME`` for an untrained network; ``torchvision/NAME`` or ``timm/NAME`` for published
+            weights; a run's folder or its ``model.safetensors``; a checkpoint of another program as ``NAME:PATH``
+            (NAME: a teacher or an architecture), or its path alone if the file identifies its network.
+        seed: Of the weights of ``random/NAME``: the initialization of a student trained with this seed.
 
-    Raises
-    ------
-    InputError
-        If there is no such network, or its file cannot be used.
+    Raises:
+        InputError: If there is no such network, or its file cannot be used.
     """
     kind, name, path = check_reference(reference)
     if path is not None:
@@ -123,10 +105,8 @@ def check_reference(reference: str) -> Reference:
 
     A path alone need not exist: an earlier step of a recipe may be about to write it.
 
-    Raises
-    ------
-    InputError
-        If a name is unknown (names the nearest), or the file does not exist.
+    Raises:
+        InputError: If a name is unknown (names the nearest), or the file does not exist.
     """
     parsed = kind, name, path = parse_reference(reference)
     if name is None:

@@ -1,31 +1,22 @@
 """Preprocessing of the images of a network."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import Interpolation
+from compress_ssl.pipeline.common.settings import Interpolation
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Normalization and evaluation sizes; the defaults are those of ImageNet."""
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Per channel, for values in [0, 1]."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # per channel, for values in [0, 1]
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    size: int = 224
-    """Side of the network's input, in pixels."""
-    resize: int = 256
-    """Short side before the centre crop of the evaluation view, in pixels."""
-    interpolation: Interpolation = "bilinear"
-    """Of every resize; always antialiased."""
+    size: int = 224  # side of the network's input, in pixels
+    resize: int = 256  # short side before the centre crop of the evaluation view, in pixels
+    interpolation: Interpolation = "bilinear"  # of every resize; always antialiased
 
     def normalize(self, images: Tensor) -> Tensor:
         """Convert uint8 images (B, S, S, 3) to normalized float32 (B, 3, S, S) in channels_last memory format."""

@@ -1,7 +1,5 @@
 """Published weights by name, from torchvision's servers or the Hugging Face hub, or from their caches."""
 
-from __future__ import annotations
-
 import pickle
 
 import torch
@@ -24,10 +22,8 @@ def check_torchvision(name: str) -> None:
 def torchvision_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
     """Return a network with torchvision's default weights, and their preprocessing.
 
-    Raises
-    ------
-    InputError
-        If the weights cannot be downloaded, or are damaged.
+    Raises:
+        InputError: If the weights cannot be downloaded, or are damaged.
     """
     check_torchvision(name)
     weights = models.get_model_weights(name).DEFAULT
@@ -58,10 +54,8 @@ def torchvision_preprocessing(name: str) -> Preprocessing:
 def timm_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
     """Return a network ``timm/NAME`` with the weights that timm lists for it, and their preprocessing.
 
-    Raises
-    ------
-    InputError
-        If there is no such network, it has no published weights, or they cannot be downloaded.
+    Raises:
+        InputError: If there is no such network, it has no published weights, or they cannot be downloaded.
     """
     import timm
     from safetensors import SafetensorError

@@ -1,7 +1,5 @@
 """Network references: ``random/NAME``, ``torchvision/NAME``, ``timm/NAME``, ``NAME:PATH`` or a path."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,8 +13,7 @@ class Reference(NamedTuple):
     kind: Literal["random", "torchvision", "timm", "file"]
     name: str | None
     """An architecture (as ``build_backbone`` takes it) or, before a path, a teacher; None for a path alone."""
-    path: Path | None
-    """Of a run or a file; only for ``file``."""
+    path: Path | None  # of a run or a file; only for ``file``
 
 
 def parse_reference(reference: str) -> Reference:

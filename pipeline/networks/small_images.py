@@ -1,17 +1,13 @@
 """Networks for small images: conv4, a narrow ResNet-18, and torchvision's networks adapted to 32 pixels."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from compress_ssl.pipeline.networks.backbone import Backbone
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def conv4(width: int) -> Backbone:

@@ -1,7 +1,5 @@
 """Recommended students; any architecture can be one."""
 
-from __future__ import annotations
-
 STUDENTS: dict[str, str] = {
     "alexnet": "the paper's: fc7 after its ReLU, no dropout, no batch norm",
     "resnet18": "the paper's",
@@ -17,5 +15,4 @@ STUDENTS: dict[str, str] = {
     "resnet18-32px": "3 x 3 first convolution, no max-pool",
     "mobilenet_v2-32px": "first convolution of stride 1",
     "resnet18-narrow-32px": "half the channels, first convolution of stride 2: trains on a CPU",
-}
-"""Remarks by architecture."""
+}  # remarks by architecture

@@ -4,15 +4,10 @@ A teacher's feature is the pooled output of its backbone; its dimension follows 
 head is dropped, as in every published evaluation.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.networks.checkpoints.layouts import IMAGENET, IMAGENET_BICUBIC, UNIT_RANGE
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -22,10 +17,8 @@ class Teacher:
     architecture: str
     preprocessing: Preprocessing
     citation: str
-    weights: str
-    """Source of the published file."""
-    layouts: tuple[str, ...]
-    """Layouts of the published files; those of other programs may have other layouts."""
+    weights: str  # source of the published file
+    layouts: tuple[str, ...]  # layouts of the published files; those of other programs may have other layouts
 
 
 def _simclr(width: int, tf_same: bool = False) -> Teacher:

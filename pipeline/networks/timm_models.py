@@ -3,20 +3,15 @@
 A name may carry the tag of published weights, as in ``vit_small_patch14_dinov2.lvd142m``, which decides preprocessing.
 """
 
-from __future__ import annotations
-
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from compress_ssl.pipeline.networks.backbone import Backbone, disable_dropout
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-UNPOOLED = "_enc"
-"""Suffix of the encoders of multimodal models, which return many vectors per image."""
+UNPOOLED = "_enc"  # suffix of the encoders of multimodal models, which return many vectors per image
 
 
 @functools.cache
@@ -34,10 +29,8 @@ def timm_backbone(name: str, pretrained: bool = False) -> Backbone:
     A transformer keeps the position embedding of its own image size and interpolates it to other sizes if timm can
     (ViT, DeiT, EVA and DINOv3, Swin); the others take images of one size only, as ``Network.check_size`` checks.
 
-    Parameters
-    ----------
-    pretrained : bool
-        Load the published weights, from the hub or its cache.
+    Args:
+        pretrained: Load the published weights, from the hub or its cache.
     """
     from timm.layers.drop import DropPath
 

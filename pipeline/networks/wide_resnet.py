@@ -10,8 +10,6 @@ be265c2). ``-tf-same`` is therefore for converted weights that are to give Tenso
 weights trained or published for padding 1. Both have the same parameters, so a file does not identify its padding.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

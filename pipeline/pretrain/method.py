@@ -1,18 +1,12 @@
 """The interface of pre-training methods."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.device import autocast
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import Precision
+from compress_ssl.pipeline.common.settings import Precision
 
 
 class Method(nn.Module, ABC):
@@ -21,10 +15,8 @@ class Method(nn.Module, ABC):
     Letters: B batch size, S image size in pixels, V views, F feature dimension of the network.
     """
 
-    views: ClassVar[int]
-    """V, random views of every image in every epoch."""
-    key_encoder: nn.Module | None
-    """The EMA copy of the network, if the method has one."""
+    views: ClassVar[int]  # V, random views of every image in every epoch
+    key_encoder: nn.Module | None  # the EMA copy of the network, if the method has one
 
     def __init__(self, *, precision: Precision = "float32") -> None:
         super().__init__()
@@ -35,12 +27,9 @@ class Method(nn.Module, ABC):
     def forward(self, network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss (a scalar), and scalars to log.
 
-        Parameters
-        ----------
-        images : (V B, 3, S, S) float32
-            Normalized, view after view.
-        labels : (B,) int64
-            -1 where an image has none.
+        Args:
+            images ((V B, 3, S, S) float32): Normalized, view after view.
+            labels ((B,) int64): -1 where an image has none.
         """
 
     def after_step(self, network: nn.Module) -> None:

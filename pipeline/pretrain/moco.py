@@ -1,23 +1,17 @@
 """MoCo v2 (He et al. 2020; Chen et al. 2020, arXiv:2003.04297): contrast a view with a queue of other images' keys."""
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.pretrain.method import Method
 from compress_ssl.pipeline.pretrain.simclr import projection_head
 from compress_ssl.pipeline.training.distributed import gather_rows, rank, world_size
 from compress_ssl.pipeline.training.ema import ema_copy, ema_update
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from compress_ssl.pipeline.common.settings import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +19,12 @@ logger = logging.getLogger(__name__)
 def info_nce_loss(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """Return the cross entropy of each query's own key against the negatives (MoCo, equation 1).
 
-    Parameters
-    ----------
-    queries, keys : (B, D)
-        L2-normalized, of two views of the same B images.
-    negatives : (B, K)
-        Similarities of the queries to K keys of other images.
+    Args:
+        queries, keys ((B, D)): L2-normalized, of two views of the same B images.
+        negatives ((B, K)): Similarities of the queries to K keys of other images.
 
-    Returns
-    -------
-    loss : scalar
-        Mean over the queries.
+    Returns:
+        loss (scalar): Mean over the queries.
     """
     positives = (queries * keys).sum(dim=1, keepdim=True)
     logits = torch.cat([positives, negatives], dim=1) / temperature  # (B, 1 + K)
@@ -67,11 +56,10 @@ class MoCoV2(Method):
     ) -> None:
         """Initialize head and queue from torch's generator.
 
-        Parameters
-        ----------
-        images : int
-            Size N of the dataset. The queue is at most as long: each epoch has a new order, so that of all queries
-            (K / N)^2 / 2 meet the last key of their own image as a negative: half of them for K = N, all from 2 N on.
+        Args:
+            images: Size N of the dataset. The queue is at most as long: each epoch has a new order, so that of all
+                queries (K / N)^2 / 2 meet the last key of their own image as a negative: half of them for K = N, all
+                from 2 N on.
         """
         super().__init__(precision=precision)
         self.head = projection_head(feature_dim, projection_dim)

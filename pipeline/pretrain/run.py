@@ -1,25 +1,29 @@
 """Stage ``pretrain``: train a network on fresh random views of every image in every epoch."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import fresh_parameters
 from compress_ssl.pipeline.images.renderers.make import make_renderer
-from compress_ssl.pipeline.images.rendering import RenderJob, render
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.pretrain.method import Method
 from compress_ssl.pipeline.pretrain.moco import MoCoV2
-from compress_ssl.pipeline.pretrain.settings import OPTIONS
+from compress_ssl.pipeline.pretrain.settings import OPTIONS, PretrainSettings
 from compress_ssl.pipeline.pretrain.simclr import SimCLR
 from compress_ssl.pipeline.pretrain.supervised import Supervised, check_labels
 from compress_ssl.pipeline.training.distributed import (
@@ -29,45 +33,25 @@ from compress_ssl.pipeline.training.distributed import (
     rank0_first,
     rank_indices,
 )
-from compress_ssl.pipeline.training.live import make_score_function
+from compress_ssl.pipeline.training.live import LiveEvaluation, ScoreFunction, make_score_function
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.pipeline.training.run_folder import check_run_folder, open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.images.index import ImageIndex
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.pretrain.method import Method
-    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
-    from compress_ssl.pipeline.training.live import LiveEvaluation, ScoreFunction
-
 
 @process_group()
 def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluation | None = None) -> Path:
     """Train a network from scratch. Under torchrun every rank calls it.
 
-    Returns
-    -------
-    model : Path
-        The network's ``model.safetensors``.
+    Returns:
+        model: The network's ``model.safetensors``.
 
-    Raises
-    ------
-    InputError
-        If the data, the architecture or a setting cannot be used, or the run's folder is taken.
-    RunError
-        If training fails.
-    Stopped
-        If a signal asked for the end.
+    Raises:
+        InputError: If the data, the architecture or a setting cannot be used, or the run's folder is taken.
+        RunError: If training fails.
+        Stopped: If a signal asked for the end.
     """
     check_batch_divides(settings.batch_size)
     check_run_folder(settings, settings.run)
@@ -134,10 +118,8 @@ def build_method(settings: PretrainSettings, network: Network, index: ImageIndex
 class Batch(NamedTuple):
     """B images."""
 
-    views: list[Tensor]
-    """uint8 (B, S, S, 3) each."""
-    labels: Tensor
-    """(B,); -1 where an image has none."""
+    views: list[Tensor]  # uint8 (B, S, S, 3) each
+    labels: Tensor  # (B,); -1 where an image has none
 
 
 class RandomViews:

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import model_validator
 
-from compress_ssl.pipeline.common.settings import (
-    ImageSelection,
-    ViewGeometry,
-    own_options,
-    path_option,
-    result_option,
-)
+from compress_ssl.pipeline.common.settings import ImageSelection, ViewGeometry, own_options, path_option, result_option
 from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
 from compress_ssl.pipeline.training.settings import Epochs, LearningRate, Schedule, TrainingSettings, WeightDecay
 
@@ -24,8 +18,7 @@ OPTIONS: dict[str, set[str]] = {
     "simclr": {"temperature", "projection_dim"},
     "moco-v2": {"temperature", "projection_dim", "queue_size", "key_momentum"},
     "supervised": set(),
-}
-"""Options of each method, the keyword parameters of its class; a method refuses the options of the others."""
+}  # options of each method, the keyword parameters of its class; a method refuses the options of the others
 
 
 DEFAULT_METHOD: Final = "simclr"
@@ -62,8 +55,7 @@ class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
         int, result_option("Output dimension of the projection head, dropped after training (simclr, moco-v2).", ge=2)
     ] = 128
     queue_size: Annotated[
-        int,
-        result_option("Negative keys in the queue; at most as many as there are images (moco-v2).", ge=1),
+        int, result_option("Negative keys in the queue; at most as many as there are images (moco-v2).", ge=1)
     ] = 65_536
     key_momentum: Annotated[
         float, result_option("EMA momentum of the key encoder; lower it for few steps (moco-v2).", ge=0, le=1)

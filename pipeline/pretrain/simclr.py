@@ -1,20 +1,12 @@
 """SimCLR (Chen et al. 2020): contrast the two views of an image with all other views of the batch."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.pretrain.method import Method
 from compress_ssl.pipeline.training.distributed import gather_with_gradient
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import Precision
 
 
 def projection_head(feature_dim: int, projection_dim: int) -> nn.Sequential:
@@ -25,15 +17,11 @@ def projection_head(feature_dim: int, projection_dim: int) -> nn.Sequential:
 def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Return the normalized temperature-scaled cross entropy (SimCLR, equation 1 and algorithm 1).
 
-    Parameters
-    ----------
-    first, second : float tensors of shape (B, D)
-        Projections of the two views of B images; need not be normalized.
+    Args:
+        first, second (float tensors of shape (B, D)): Projections of the two views of B images; need not be normalized.
 
-    Returns
-    -------
-    loss : scalar
-        Mean over the 2 B views.
+    Returns:
+        loss (scalar): Mean over the 2 B views.
     """
     views = normalize(torch.cat([first, second]), dim=1)  # (2B, D)
     logits = views @ views.T / temperature

@@ -1,30 +1,20 @@
 """Supervised training by cross entropy, one view per image: the supervised baseline where no weights are published."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import Precision
+from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.pretrain.method import Method
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import Precision
-    from compress_ssl.pipeline.images.index import ImageIndex
 
 
 def check_labels(index: ImageIndex) -> None:
     """Check that every image has a label and that there are at least two classes.
 
-    Raises
-    ------
-    InputError
-        If not; names the first image without a label.
+    Raises:
+        InputError: If not; names the first image without a label.
     """
     samples = index.samples
     unlabelled = np.flatnonzero(samples.good & (samples.label < 0))

@@ -4,20 +4,16 @@ The order replaces a recipe's names: the teacher is the last pre-trained network
 and the store and all students are evaluated.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 from compress_ssl.pipeline.recipe.file import Evaluations, Recipe
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    Table = Mapping[str, Any]
+Table = Mapping[str, Any]
 
 
 def chain_recipe(
@@ -25,19 +21,14 @@ def chain_recipe(
 ) -> Recipe:
     """Return the recipe that is equivalent to a chain.
 
-    Parameters
-    ----------
-    folder, data : Path
-        As in a recipe.
-    stages : sequence of (str, mapping)
-        Stage and settings, in the order of the chain; names, teachers, stores and models may be missing.
-    settings : mapping, optional
-        Shared by all stages.
+    Args:
+        folder, data: As in a recipe.
+        stages (sequence of (str, mapping)): Stage and settings, in the order of the chain; names, teachers, stores and
+            models may be missing.
+        settings: Shared by all stages.
 
-    Raises
-    ------
-    InputError
-        If no earlier stage provides a stage's input, or a stage is at a place where a recipe has none.
+    Raises:
+        InputError: If no earlier stage provides a stage's input, or a stage is at a place where a recipe has none.
     """
     networks: list[dict[str, Any]] = []
     students: list[dict[str, Any]] = []

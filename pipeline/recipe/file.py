@@ -44,14 +44,11 @@ STAGES: dict[str, type[StageSettings]] = {
     "embed": EmbedSettings,
     "distill": DistillSettings,
     "evaluate": EvaluateSettings,
-}
-"""Settings of each stage; an evaluation adds its own."""
+}  # settings of each stage; an evaluation adds its own
 
-SWEEP = "sweep"
-"""Key of a table of lists, which ``sweep/expand.py`` replaces by one table per combination."""
+SWEEP = "sweep"  # key of a table of lists, which ``sweep/expand.py`` replaces by one table per combination
 
-PREVIOUS, UNFINISHED = ".previous", ".unfinished"
-"""Suffixes of a replaced output: finished, and interrupted."""
+PREVIOUS, UNFINISHED = ".previous", ".unfinished"  # suffixes of a replaced output: finished, and interrupted
 
 DECIDED = {"data", "run", "output", "resume", "overwrite", "part", "add_views", "add_images"}
 """Settings that the recipe decides by its folder, its data and its records; no table may have them."""
@@ -100,17 +97,12 @@ def recipe_names() -> list[str]:
 def read_recipe(source: str, **overrides: Any) -> Recipe:
     """Read a recipe from a file, or one of the package by its name.
 
-    Parameters
-    ----------
-    source : str
-        Path of a TOML file, or a name from ``recipe_names``.
-    overrides
-        Replacements for ``folder`` and ``data``; ``settings`` are merged into those of the recipe.
+    Args:
+        source: Path of a TOML file, or a name from ``recipe_names``.
+        overrides: Replacements for ``folder`` and ``data``; ``settings`` are merged into those of the recipe.
 
-    Raises
-    ------
-    InputError
-        If there is no such recipe, it is not TOML, or a key is unknown.
+    Raises:
+        InputError: If there is no such recipe, it is not TOML, or a key is unknown.
     """
     path = _find(source)
     try:

@@ -1,17 +1,11 @@
 """Live evaluation for what is trained: made from a training's settings, handed to its stage as a function."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.evaluate.knn.live import LiveNearestNeighbour
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.pretrain.settings import PretrainSettings
-    from compress_ssl.pipeline.training.live import ScoreFunction
+from compress_ssl.pipeline.images.rendering import Renderer
+from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+from compress_ssl.pipeline.training.live import ScoreFunction
 
 
 def live_evaluation(
@@ -19,10 +13,8 @@ def live_evaluation(
 ) -> ScoreFunction:
     """Return the nearest-neighbour evaluation of a training, on part of its split and of ``live_split``.
 
-    Raises
-    ------
-    InputError, StoreError
-        As ``LiveNearestNeighbour``.
+    Raises:
+        InputError, StoreError: As ``LiveNearestNeighbour``.
     """
     store, selection = (settings.store, None) if isinstance(settings, DistillSettings) else (None, settings)
     return LiveNearestNeighbour(

@@ -1,13 +1,8 @@
 """Images of the quickstart: scikit-learn's digits, 1,797 real scans of 8x8 pixels, part of its wheel."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 VALIDATION_IMAGES = 500
 

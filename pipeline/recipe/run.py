@@ -1,19 +1,21 @@
 """Run the steps of a recipe that are out of date or were interrupted; ``up_to_date.py`` decides about each."""
 
-from __future__ import annotations
-
 import shutil
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from compress_ssl.pipeline.common.errors import InputError, RunError, SomeTrainingsFailed
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.recipe.file import PREVIOUS, UNFINISHED, Recipe
 from compress_ssl.pipeline.recipe.steps import Step, plan_steps
 from compress_ssl.pipeline.recipe.up_to_date import (
     Decision,
+    ImageFolder,
     decide,
     image_fingerprints,
     image_folders,
@@ -25,21 +27,13 @@ from compress_ssl.pipeline.recipe.up_to_date import (
 )
 from compress_ssl.storage.errors import StoreError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.recipe.up_to_date import ImageFolder
-
 
 @dataclass(frozen=True)
 class Plan:
     """Selected steps, and the expected action for each."""
 
     recipe: Recipe
-    steps: tuple[Step, ...]
-    """Selected steps; the other steps of the recipe are not run."""
+    steps: tuple[Step, ...]  # selected steps; the other steps of the recipe are not run
     force: bool
     images: Mapping[ImageFolder, str]
     """Fingerprints of the images when the plan was made; the next run notices later changes."""
@@ -50,18 +44,12 @@ class Plan:
 def plan_run(recipe: Recipe, steps: Sequence[Step], *, force: bool = False) -> Plan:
     """Decide which steps are out of date, and check early whatever would end a late step. Writes nothing.
 
-    Parameters
-    ----------
-    recipe : Recipe
-    steps : sequence of Step
-        The selected ones.
-    force : bool
-        Run all of them again.
+    Args:
+        steps (sequence of Step): The selected ones.
+        force: Run all of them again.
 
-    Raises
-    ------
-    InputError
-        If the data, a name or the output of a needed step does not exist, or an output's place is taken.
+    Raises:
+        InputError: If the data, a name or the output of a needed step does not exist, or an output's place is taken.
     """
     all_steps = {step.name: step for step in plan_steps(recipe)}
     _check_before_the_first_step(steps, recipe)
@@ -107,20 +95,14 @@ def run_recipe(
 
     An output that is replaced is first moved to ``NAME.previous``, or ``NAME.unfinished`` if it was interrupted.
 
-    Parameters
-    ----------
-    announce : callable
-        Called with every decision before it is carried out.
-    together : int, optional
-        Most students to train in one pass over the images; no limit unless given.
-    failed : callable, optional
-        Called with a step that fails and the reason; the failure is recorded, and steps that do not need its output
-        still run. Unless given, the first failure is raised.
+    Args:
+        announce: Called with every decision before it is carried out.
+        together: Most students to train in one pass over the images; no limit unless given.
+        failed: Called with a step that fails and the reason; the failure is recorded, and steps that do not need its
+            output still run. Unless given, the first failure is raised.
 
-    Raises
-    ------
-    InputError, StoreError, RunError
-        As the stages.
+    Raises:
+        InputError, StoreError, RunError: As the stages.
     """
     all_steps = {step.name: step for step in plan_steps(plan.recipe)}
     lost: set[str] = set()

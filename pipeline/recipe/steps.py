@@ -11,15 +11,7 @@ from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.distill.settings import options_for as objective_options
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
 from compress_ssl.pipeline.pretrain.settings import options_for as method_options
-from compress_ssl.pipeline.recipe.file import (
-    PREVIOUS,
-    RESERVED,
-    STAGES,
-    UNFINISHED,
-    check_tables,
-    validated,
-    where_of,
-)
+from compress_ssl.pipeline.recipe.file import PREVIOUS, RESERVED, STAGES, UNFINISHED, check_tables, validated, where_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,19 +29,15 @@ class Step:
     stage: str
     name: str
     settings: StageSettings
-    output: Path
-    """File or folder that the step writes, where later steps find it."""
-    needs: tuple[str, ...] = ()
-    """Names of the earlier steps whose output it uses."""
+    output: Path  # file or folder that the step writes, where later steps find it
+    needs: tuple[str, ...] = ()  # names of the earlier steps whose output it uses
 
 
 def plan_steps(recipe: Recipe) -> list[Step]:
     """Return the steps of a recipe, in order.
 
-    Raises
-    ------
-    InputError
-        If a table has an unknown or missing key, or a name is used twice.
+    Raises:
+        InputError: If a table has an unknown or missing key, or a name is used twice.
     """
     check_tables(recipe)
     steps: dict[str, Step] = {}
@@ -68,10 +56,8 @@ def plan_steps(recipe: Recipe) -> list[Step]:
 def select_steps(steps: list[Step], *, first: str | None = None, only: tuple[str, ...] = ()) -> list[Step]:
     """Return the steps from ``first`` on, and of them those named in ``only``; both are names of steps or stages.
 
-    Raises
-    ------
-    InputError
-        If a name matches no step.
+    Raises:
+        InputError: If a name matches no step.
     """
     for name in (*only, *([first] if first else [])):
         if not any(name in (step.name, step.stage) for step in steps):

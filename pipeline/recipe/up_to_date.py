@@ -5,14 +5,13 @@ stores and networks it used, and of the names, sizes and times of the images it 
 are the same and its output exists. Paths do not count: a folder may be moved.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -20,17 +19,13 @@ from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.reference import parse_reference
+from compress_ssl.pipeline.recipe.file import Recipe
+from compress_ssl.pipeline.recipe.steps import Step
 from compress_ssl.storage.places.durable import write_json_durably
 from compress_ssl.storage.places.place import PlaceLike, location
 from compress_ssl.storage.reader import open_store
 from compress_ssl.storage.recognise import has_zarr_metadata, is_meant_as_store
 from compress_ssl.storage.tools.identity import content_hash
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from compress_ssl.pipeline.recipe.file import Recipe
-    from compress_ssl.pipeline.recipe.steps import Step
 
 
 class ImageFolder(NamedTuple):
@@ -45,11 +40,9 @@ class Decision:
     """Action for a step, and the reason."""
 
     step: Step
-    action: str
-    """``skip``, ``resume`` or ``run``."""
+    action: str  # ``skip``, ``resume`` or ``run``
     why: str
-    record: dict[str, Any]
-    """Current settings and inputs of the step."""
+    record: dict[str, Any]  # current settings and inputs of the step
 
 
 def decide(
@@ -57,14 +50,10 @@ def decide(
 ) -> Decision:
     """Compare the settings and inputs of a step with the record of its last run.
 
-    Parameters
-    ----------
-    steps : mapping
-        All steps of the recipe, by name.
-    images : mapping
-        As returned by ``image_fingerprints``.
-    force : bool
-        Run it again even if it is up to date.
+    Args:
+        steps: All steps of the recipe, by name.
+        images: As returned by ``image_fingerprints``.
+        force: Run it again even if it is up to date.
     """
     apart = step.settings.fields_with_role("path", "runtime") | _places(step)
     record = {

@@ -1,20 +1,16 @@
 """Read and write a run's checkpoint, from which training resumes exactly."""
 
-from __future__ import annotations
-
 import io
 import pickle
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import CHECKPOINT_FILE
 from compress_ssl.storage.places.durable import write_durably
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 
 def save_checkpoint(run: Path, state: Mapping[str, Any]) -> None:

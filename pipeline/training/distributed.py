@@ -7,27 +7,21 @@ equal. Rank 0 alone writes files.
 Letters: W world size, B global batch size, b = B / W local batch size.
 """
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from compress_ssl.pipeline.common.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    import numpy.typing as npt
-    from torch import Tensor
-    from torch.autograd.function import FunctionCtx
-
-    Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
+Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 ResultT = TypeVar("ResultT")
 

@@ -1,14 +1,10 @@
 """Exponential moving averages of networks: key encoders (MoCo, He et al. 2020, equation 2)."""
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
 ModuleT = TypeVar("ModuleT", bound="nn.Module")
 

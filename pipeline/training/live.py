@@ -3,23 +3,17 @@
 The training loop knows no evaluation; ``recipe.live_evaluation`` has the one that the commands use.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.training.distributed import is_rank0
+from compress_ssl.pipeline.training.settings import TrainingSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.training.settings import TrainingSettings
-
-    ScoreFunction = Callable[[Any], Mapping[str, float]]
-    """Returns a network's scores by metric."""
-    LiveEvaluation = Callable[[Any, Any, Progress], ScoreFunction]
-    """Returns the ``ScoreFunction`` for a training's settings and renderer."""
+ScoreFunction = Callable[[Any], Mapping[str, float]]  # returns a network's scores by metric
+LiveEvaluation = Callable[[Any, Any, Progress], ScoreFunction]
+"""Returns the ``ScoreFunction`` for a training's settings and renderer."""
 
 
 def make_score_function(
@@ -27,10 +21,8 @@ def make_score_function(
 ) -> ScoreFunction | None:
     """Return the score function that the settings ask for; None without live evaluation and on ranks other than 0.
 
-    Raises
-    ------
-    InputError
-        If live evaluation is asked for and ``live`` is None, or as ``live`` raises.
+    Raises:
+        InputError: If live evaluation is asked for and ``live`` is None, or as ``live`` raises.
     """
     if settings.live_every is None or not is_rank0():
         return None

@@ -6,26 +6,21 @@ position and metrics, and torch is seeded before each of its steps.
 Under DDP (``distributed.py``) every rank runs this loop; the ranks agree on when to save and when to stop.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from compress_ssl.pipeline.common.errors import RunError, SomeTrainingsFailed, Stopped
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.training.distributed import all_reduce_max, is_rank0, world_size
 from compress_ssl.pipeline.training.out_of_memory import OutOfMemory
 from compress_ssl.pipeline.training.signals import stop_requests
+from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
 from compress_ssl.pipeline.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +28,11 @@ logger = logging.getLogger(__name__)
 def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], title: str, progress: Progress) -> None:
     """Train tasks to the end of the last epoch, each from its checkpoint if there is one, and write the networks.
 
-    Raises
-    ------
-    SomeTrainingsFailed
-        If a loss or a weight of a task is no longer finite, or its memory ran out; its last checkpoint stays. The other
-        tasks are finished and written first.
-    Stopped
-        If a signal asked for the end; everything is saved.
-    InputError
-        If a checkpoint cannot be read.
+    Raises:
+        SomeTrainingsFailed: If a loss or a weight of a task is no longer finite, or its memory ran out; its last
+            checkpoint stays. The other tasks are finished and written first.
+        Stopped: If a signal asked for the end; everything is saved.
+        InputError: If a checkpoint cannot be read.
     """
     trainers = [Trainer(task, stream) for task in tasks]
     failures: dict[Path, str] = {}

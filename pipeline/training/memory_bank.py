@@ -1,14 +1,8 @@
 """Memory bank (queue) of the last K embeddings, first in, first out, that queries are compared with."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx
 
 
 class MemoryBank(nn.Module):
@@ -16,8 +10,7 @@ class MemoryBank(nn.Module):
 
     rows: Tensor
     position: Tensor
-    images: Tensor | None
-    """(K,) int64: the image of each row, -1 for none; None if the bank does not track images."""
+    images: Tensor | None  # (K,) int64: the image of each row, -1 for none; None if the bank does not track images
 
     def __init__(
         self,
@@ -30,16 +23,12 @@ class MemoryBank(nn.Module):
     ) -> None:
         """Draw K rows uniformly in plus or minus 1 / sqrt(D / 3), from torch's generator.
 
-        Parameters
-        ----------
-        size, dim : int
-            K and D.
-        dtype : torch.dtype
-            Half precision halves the memory; similarities are then exact to about 2^-9 (bfloat16) or 2^-12 (float16).
-        in_checkpoint : bool
-            False for a bank that can be refilled from a store.
-        track_images : bool
-            Track the image of each row, so that a query's own entries can be masked.
+        Args:
+            size, dim: K and D.
+            dtype: Half precision halves the memory; similarities are then exact to about 2^-9 (bfloat16) or 2^-12
+                (float16).
+            in_checkpoint: False for a bank that can be refilled from a store.
+            track_images: Track the image of each row, so that a query's own entries can be masked.
         """
         super().__init__()
         bound = (dim / 3) ** -0.5

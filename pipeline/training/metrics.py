@@ -1,24 +1,19 @@
 """Metrics of a run: means over steps, as JSON lines and, if asked for, for TensorBoard."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import RunError, require_extra
 from compress_ssl.pipeline.common.run_files import METRICS_FILE
 from compress_ssl.pipeline.training.distributed import all_reduce_mean, is_rank0
 from compress_ssl.storage.places.durable import write_durably
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from torch import Tensor
 
 TENSORBOARD_FOLDER = "tensorboard"
 
@@ -46,13 +41,7 @@ class MetricsLog:
     _sums: dict[str, Tensor]
 
     def __init__(
-        self,
-        run: Path,
-        *,
-        steps_per_epoch: int,
-        tensorboard: bool,
-        done: int,
-        pending: Mapping[str, Any] | None = None,
+        self, run: Path, *, steps_per_epoch: int, tensorboard: bool, done: int, pending: Mapping[str, Any] | None = None
     ) -> None:
         """Open the log after ``done`` steps, with the ``pending`` sums of a checkpoint."""
         self._run = run

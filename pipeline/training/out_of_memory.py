@@ -1,16 +1,11 @@
 """Turn torch's out-of-memory errors, of any type, into one sentence."""
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import torch
 
 from compress_ssl.pipeline.common.errors import RunError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MESSAGES = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "ALLOC_FAILED")
 """Parts of torch's messages where it raises no ``OutOfMemoryError``."""

@@ -3,14 +3,12 @@
 The first rank that ends with an error reports it; the others raise ``ReportedByAnotherRank``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools
 import os
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -20,10 +18,6 @@ from torch.distributed.rendezvous import rendezvous
 from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, RunError, Stopped
 from compress_ssl.pipeline.common.torchrun import TorchrunEnv, torchrun_env
 from compress_ssl.pipeline.training.checkpoint import first_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 TIMEOUT = timedelta(hours=1)
 """How long a rank waits for another. A rank that died is noticed at once, by its closed connection."""
@@ -37,12 +31,9 @@ def process_group() -> Iterator[None]:
 
     The backend is NCCL between GPUs and gloo between CPUs.
 
-    Raises
-    ------
-    RunError
-        If the ranks cannot reach each other, or another rank died.
-    ReportedByAnotherRank
-        If another rank reports why the work ended.
+    Raises:
+        RunError: If the ranks cannot reach each other, or another rank died.
+        ReportedByAnotherRank: If another rank reports why the work ended.
     """
     env = torchrun_env()
     if env.world_size == 1 or dist.is_initialized():

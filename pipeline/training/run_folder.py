@@ -3,34 +3,27 @@
 Rank 0 alone touches the folder; the other ranks wait until it is open.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
+from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, write_json_durably
 from compress_ssl.storage.places.place import writer_lease
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from compress_ssl.pipeline.training.settings import TrainingSettings
 
 
 def check_run_folder(settings: TrainingSettings, run: Path) -> None:
     """Check that a run may be written to a folder, before any work is done for it.
 
-    Raises
-    ------
-    InputError
-        If the folder holds a run that is neither to be resumed nor overwritten, or anything but a run.
+    Raises:
+        InputError: If the folder holds a run that is neither to be resumed nor overwritten, or anything but a run.
     """
     if not is_rank0():
         return
@@ -62,10 +55,9 @@ def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) 
 
     All of them are checked before anything is written or deleted.
 
-    Raises
-    ------
-    InputError
-        If a folder is not empty and neither resume nor overwrite is asked for, or holds no run of these settings.
+    Raises:
+        InputError: If a folder is not empty and neither resume nor overwrite is asked for, or holds no run of these
+            settings.
     """
     with rank0_first():
         if is_rank0():
@@ -109,10 +101,8 @@ def _record(settings: TrainingSettings, inputs: Mapping[str, Any]) -> dict[str, 
 def _check_same_record(run: Path, record: Mapping[str, Any], settings: TrainingSettings) -> None:
     """Check that a resumed run has its original settings and inputs; a setting added since must have its default.
 
-    Raises
-    ------
-    InputError
-        Naming the first setting that differs.
+    Raises:
+        InputError: Naming the first setting that differs.
     """
     path = run / SETTINGS_FILE
     try:

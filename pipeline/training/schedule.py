@@ -1,23 +1,16 @@
 """Learning rate, sample order, optimizer and seeds: functions of settings and step, with no state to checkpoint."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
 from compress_ssl.pipeline.common.rng import philox
 from compress_ssl.pipeline.training.distributed import rank
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import numpy.typing as npt
-    from torch import nn
-
-    from compress_ssl.pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.training.settings import TrainingSettings
 
 
 def learning_rate(settings: TrainingSettings, epoch: int, step: int, steps_per_epoch: int) -> float:
@@ -27,10 +20,8 @@ def learning_rate(settings: TrainingSettings, epoch: int, step: int, steps_per_e
     whole training (Loshchilov & Hutter 2017, without restarts), updated at every step. Both are multiplied by a linear
     warmup from zero to one over the first ``warmup_epochs`` (Goyal et al. 2017, section 2.2).
 
-    Parameters
-    ----------
-    epoch, step : int
-        Counted from 0.
+    Args:
+        epoch, step: Counted from 0.
     """
     if settings.schedule == "step":
         lr = settings.learning_rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)

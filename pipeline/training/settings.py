@@ -42,8 +42,7 @@ class TrainingSettings(OutputSettings):
     ] = "channels_last"
     compile: Annotated[bool, result_option("Compile the networks with torch.compile; needs a C++ compiler.")] = False
     sync_bn: Annotated[
-        bool,
-        result_option("Synchronized batch norm: statistics over the batch of all ranks; needs several GPUs."),
+        bool, result_option("Synchronized batch norm: statistics over the batch of all ranks; needs several GPUs.")
     ] = False
     seed: Annotated[
         int, result_option("Seed of the initial weights, the order of images and all other randomness.", ge=0, lt=2**64)
@@ -52,8 +51,7 @@ class TrainingSettings(OutputSettings):
         float, runtime_option("Save a checkpoint after so many minutes, besides at the end of every epoch.", gt=0)
     ] = 10
     keep_every: Annotated[
-        int | None,
-        runtime_option("Keep checkpoint and network of every N-th epoch, in RUN/epoch-N.", ge=1),
+        int | None, runtime_option("Keep checkpoint and network of every N-th epoch, in RUN/epoch-N.", ge=1)
     ] = None
     live_every: Annotated[
         int | None,

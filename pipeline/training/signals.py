@@ -4,16 +4,11 @@ Slurm sends SIGTERM and SIGUSR1 before it ends a job (``--signal=USR1@120``); SI
 same kind ends the process at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 

@@ -1,18 +1,14 @@
 """The interface between the training loop and what it trains: tasks, and the stream of batches that they share."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+from torch import Tensor, nn
 
-    from torch import Tensor, nn
-
-    from compress_ssl.pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.training.settings import TrainingSettings
 
 BatchT = TypeVar("BatchT")
 
@@ -23,8 +19,7 @@ class BatchStream(Generic[BatchT]):
 
     epochs: int
     steps_per_epoch: int
-    batch_size: int
-    """Over all ranks."""
+    batch_size: int  # over all ranks
     batches: Callable[[int, int], Iterator[BatchT]]
     """This rank's part of each batch of an epoch from a step on: (epoch, first step)."""
     waits: Callable[[], Mapping[str, float]] = dict
@@ -34,15 +29,11 @@ class BatchStream(Generic[BatchT]):
 class TrainingTask(ABC, Generic[BatchT]):
     """One network in training: its modules, its loss, and hooks around the steps.
 
-    Attributes
-    ----------
-    run : Path
-        Folder of checkpoints, metrics and weights.
-    settings : TrainingSettings
-    modules : nn.ModuleDict
-        Everything with parameters or buffers; all of it is checkpointed.
-    out_of_memory_hint : str
-        What to do when memory runs out, as the end of a sentence.
+    Attributes:
+        run: Folder of checkpoints, metrics and weights.
+        settings (TrainingSettings)
+        modules (nn.ModuleDict): Everything with parameters or buffers; all of it is checkpointed.
+        out_of_memory_hint: What to do when memory runs out, as the end of a sentence.
     """
 
     run: Path

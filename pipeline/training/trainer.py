@@ -1,10 +1,10 @@
 """Optimizer, gradient scaler, metrics and checkpoints of one training task."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic
 
 import torch
 
@@ -24,18 +24,11 @@ from compress_ssl.pipeline.training.distributed import (
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
 from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.schedule import learning_rate, make_optimizer, seed_step
-from compress_ssl.pipeline.training.task import BatchT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
+from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
 
 logger = logging.getLogger(__name__)
 
-LOG_EVERY_STEPS = 50
-"""Metrics are logged every so many steps and at the end of every epoch."""
+LOG_EVERY_STEPS = 50  # metrics are logged every so many steps and at the end of every epoch
 
 BEST_METRIC = "nn_top1_percent"
 
@@ -54,10 +47,8 @@ def _explain_mismatch(run: Path) -> Iterator[None]:
 class Trainer(Generic[BatchT]):
     """Train one task; restored from the run's checkpoint if there is one.
 
-    Attributes
-    ----------
-    position : tuple of int
-        The next step, as (epoch, step).
+    Attributes:
+        position (tuple of int): The next step, as (epoch, step).
     """
 
     def __init__(self, task: TrainingTask[BatchT], stream: BatchStream[BatchT]) -> None:

@@ -7,24 +7,19 @@ deleted. Any number of processes share the folder: files appear whole, by renami
 is read stays readable until it is closed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import xxhash
 
 from compress_ssl.storage.errors import StoreDamagedError, StoreError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX
-
-if TYPE_CHECKING:
-    from compress_ssl.storage.places.place import Place
-    from compress_ssl.storage.schema import Part
+from compress_ssl.storage.places.place import Place
+from compress_ssl.storage.schema import Part
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +27,9 @@ FOLDER, BYTES = "COMPRESS_SSL_CACHE", "COMPRESS_SSL_CACHE_BYTES"
 """Environment variables: the cache folder, and its size in bytes (0: no cache)."""
 
 MAX_BYTES = 100 * 10**9
-MAX_SHARE_OF_DISK = 0.2
-"""The smaller of the two is the bound, unless the environment sets it."""
+MAX_SHARE_OF_DISK = 0.2  # the smaller of the two is the bound, unless the environment sets it
 
-KEPT = 0.9
-"""Share of the bound that is left when old chunks are deleted."""
+KEPT = 0.9  # share of the bound that is left when old chunks are deleted
 
 RECOUNT = 0.05
 """Share of the bound that a process adds before it measures the folder again, to which all processes add."""
@@ -53,10 +46,8 @@ class ChunkCache:
     def __init__(self, folder: Path | None = None, bound: int | None = None) -> None:
         """Take the folder and the bound in bytes given, else those of the environment, else the defaults.
 
-        Raises
-        ------
-        StoreError
-            If the bound in the environment is not a number.
+        Raises:
+            StoreError: If the bound in the environment is not a number.
         """
         self.folder = folder or Path(os.environ.get(FOLDER) or user_cache() / "chunks")
         self.bound = _bound(self.folder) if bound is None else bound
@@ -66,12 +57,9 @@ class ChunkCache:
     def read(self, path: Place, part: Part) -> bytes:
         """Return the bytes of a committed chunk, from the cache or from its server.
 
-        Raises
-        ------
-        StoreDamagedError
-            If the server has other bytes than were committed, twice.
-        StoreUnreachableError
-            If the chunk is not in the cache and the server cannot be reached.
+        Raises:
+            StoreDamagedError: If the server has other bytes than were committed, twice.
+            StoreUnreachableError: If the chunk is not in the cache and the server cannot be reached.
         """
         name = xxhash.xxh3_128_hexdigest(f"{path}\0{part['size']}\0{part['xxh3_64']}".encode())
         file = self.folder / name[:2] / name
@@ -118,10 +106,8 @@ class ChunkCache:
 def fetch(path: Place, part: Part) -> bytes:
     """Return the bytes of a committed part from its place; bytes that are wrong are read a second time.
 
-    Raises
-    ------
-    StoreDamagedError
-        If they are not what was committed.
+    Raises:
+        StoreDamagedError: If they are not what was committed.
     """
     for _ in range(2):
         try:

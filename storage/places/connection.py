@@ -51,12 +51,9 @@ class PutRefusedError(Exception):
 def client(root: str) -> Any:
     """Return the obstore client of a bucket or host; one per process.
 
-    Raises
-    ------
-    StoreRefusedError
-        If the configuration found cannot be used.
-    StoreError
-        If obstore is not installed.
+    Raises:
+        StoreRefusedError: If the configuration found cannot be used.
+        StoreError: If obstore is not installed.
     """
     scheme, name = root.split("://")
     if find_spec("obstore") is None:
@@ -93,16 +90,11 @@ def _authorization(host: str) -> dict[str, str]:
 def reaching(place: object) -> Iterator[None]:
     """Turn the client's errors into one sentence that names the place and the reason.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such object.
-    PutRefusedError
-        If a conditional put is refused.
-    StoreUnreachableError
-        If the server cannot be reached (after retries).
-    StoreRefusedError
-        If it refuses the request, or has no such bucket.
+    Raises:
+        FileNotFoundError: If there is no such object.
+        PutRefusedError: If a conditional put is refused.
+        StoreUnreachableError: If the server cannot be reached (after retries).
+        StoreRefusedError: If it refuses the request, or has no such bucket.
     """
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
@@ -134,8 +126,7 @@ FAILURES = (
     ("lookup address", "there is no such host; check the URL and AWS_ENDPOINT_URL"),
     ("kind: Connect", "no connection; check the URL and the network, then run the same command again"),
     ("kind: Timeout", "no answer in time; check the network, then run the same command again"),
-)
-"""Parts of the client's messages, and what they mean: the server refuses a request, or cannot be reached."""
+)  # parts of the client's messages, and what they mean: the server refuses a request, or cannot be reached
 
 
 def _unreachable(place: object, error: Exception) -> StoreUnreachableError:

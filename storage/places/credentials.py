@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 GIVES_KEYS = (
     *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"),
     *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
-)
-"""Environment variables any of which gives the client its credentials."""
+)  # environment variables any of which gives the client its credentials
 
 ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 REGION = ("AWS_REGION", "AWS_DEFAULT_REGION")
@@ -39,10 +38,8 @@ NO_KEYS = (
 class S3Credentials:
     """Settings of an S3 client beside those that it finds in environment variables."""
 
-    endpoint: str
-    """URL of the server; empty for Amazon's."""
-    config: dict[str, str] = field(default_factory=dict)
-    """Endpoint and region of a profile."""
+    endpoint: str  # URL of the server; empty for Amazon's
+    config: dict[str, str] = field(default_factory=dict)  # endpoint and region of a profile
     provider: Boto3CredentialProvider | None = None
     """Gives the keys, and renews them; None if the environment has them."""
 
@@ -55,12 +52,10 @@ def needs(package: str, *, purpose: str) -> str:
 def s3_credentials() -> S3Credentials:
     """Find credentials, endpoint and region.
 
-    Raises
-    ------
-    StoreRefusedError
-        If there are no credentials, only half a pair of keys, or boto3 cannot get those that are configured.
-    StoreError
-        If a profile is asked for and boto3 is not installed.
+    Raises:
+        StoreRefusedError: If there are no credentials, only half a pair of keys, or boto3 cannot get those that are
+            configured.
+        StoreError: If a profile is asked for and boto3 is not installed.
     """
     pair = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     for name, other in (pair, pair[::-1]):

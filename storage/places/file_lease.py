@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 def file_lease(store: Path) -> Iterator[None]:
     """Hold the writer's lease of a store while the block runs.
 
-    Raises
-    ------
-    StoreBusyError
-        If a living process holds it.
+    Raises:
+        StoreBusyError: If a living process holds it.
     """
     place = store.resolve()
     path = place.with_name(f"{place.name}.lease")

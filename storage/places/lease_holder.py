@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HEARTBEAT_SECONDS = 10.0
-STALE_SECONDS = 120.0
-"""Age of a heartbeat from another machine after which its holder counts as gone."""
+STALE_SECONDS = 120.0  # age of a heartbeat from another machine after which its holder counts as gone
 
 
 def identity() -> dict[str, Any]:

@@ -10,23 +10,19 @@ from compress_ssl.storage.errors import StoreUnsafeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = "zarr.json"
-"""Name of the file that makes a folder a store: deleted first, written last."""
+ROOT = "zarr.json"  # name of the file that makes a folder a store: deleted first, written last
 
 LEAVES = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|\0")
 """Names that lead out of their folder (absolute ones, drives, ``..``), or hold NUL, which ends a C string."""
 
-SUSPICIOUS = ("..", "\0", "\\", ":", "\n/")
-"""Every such name has one of these, if names are joined by newlines."""
+SUSPICIOUS = ("..", "\0", "\\", ":", "\n/")  # every such name has one of these, if names are joined by newlines
 
 
 def check_split_names(store: object, names: Sequence[object]) -> None:
     """Check that every split is a folder of the store.
 
-    Raises
-    ------
-    StoreUnsafeError
-        Naming the first that is not.
+    Raises:
+        StoreUnsafeError: Naming the first that is not.
     """
     for name in names:
         if not isinstance(name, str) or name in ("", ".") or "/" in name or "\\" in name or LEAVES.search(name):
@@ -38,10 +34,8 @@ def check_split_names(store: object, names: Sequence[object]) -> None:
 def check_inside(where: str, names: Sequence[str]) -> None:
     """Check that names stay in the folder that they are relative to.
 
-    Raises
-    ------
-    StoreUnsafeError
-        Naming the first that does not.
+    Raises:
+        StoreUnsafeError: Naming the first that does not.
     """
     name = first_outside(names)
     if name is not None:

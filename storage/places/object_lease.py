@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from compress_ssl.storage.places.connection import ObjectStat, Version
 
-ATTEMPTS = 10
-"""How often to look again after another process was quicker."""
+ATTEMPTS = 10  # how often to look again after another process was quicker
 
 
 class LeaseObject(Protocol):

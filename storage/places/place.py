@@ -26,8 +26,7 @@ class Place(Protocol):
     ``StoreUnreachableError``.
     """
 
-    is_local: ClassVar[bool]
-    """True on a disk of this machine, where looking at a file costs no request."""
+    is_local: ClassVar[bool]  # true on a disk of this machine, where looking at a file costs no request
 
     @property
     def is_writable(self) -> bool:
@@ -118,17 +117,14 @@ class Place(Protocol):
         """Give a place on the same disk or server that is removed in the end."""
 
 
-PlaceLike: TypeAlias = str | Path | Place
-"""Whatever names a place: a URL or a path."""
+PlaceLike: TypeAlias = str | Path | Place  # whatever names a place: a URL or a path
 
 
 def location(place: PlaceLike) -> Place:
     """Return the place that a user means: a URL if the text begins as one, else a path.
 
-    Raises
-    ------
-    StoreError
-        If it is no URL that a store can have; the message leaves out the secrets that it may hold.
+    Raises:
+        StoreError: If it is no URL that a store can have; the message leaves out the secrets that it may hold.
     """
     if isinstance(place, LocalPath | RemotePath):
         return place
@@ -157,10 +153,8 @@ def location(place: PlaceLike) -> Place:
 def writer_lease(store: PlaceLike) -> AbstractContextManager[None]:
     """Hold the writer's lease of a store while the block runs.
 
-    Raises
-    ------
-    StoreBusyError
-        If a living process holds it.
+    Raises:
+        StoreBusyError: If a living process holds it.
     """
     return location(store).lease()
 

@@ -43,10 +43,8 @@ READ_ONLY = ("https", "http")
 class RemotePath:
     """An object behind a URL, or the folder of objects whose names begin with it; ``Place`` documents its methods."""
 
-    root: str
-    """Scheme and bucket or host: ``s3://bucket``."""
-    key: str
-    """The rest, without a slash at either end."""
+    root: str  # scheme and bucket or host: ``s3://bucket``
+    key: str  # the rest, without a slash at either end
 
     is_local: ClassVar[bool] = False
 
@@ -104,10 +102,8 @@ class RemotePath:
     def write_bytes(self, data: bytes | bytearray | memoryview, mode: PutMode = "overwrite") -> Version:
         """Write the object, whole or not at all; returns its version.
 
-        Raises
-        ------
-        PutRefusedError
-            If ``mode`` forbids it.
+        Raises:
+            PutRefusedError: If ``mode`` forbids it.
         """
         self.check_writable()
         with reaching(self):

@@ -1,15 +1,11 @@
 """The dataset card of a store: Markdown with Hugging Face metadata (huggingface/hub-docs, datasetcard.md)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from huggingface_hub import DatasetCardData
 
 from compress_ssl.storage.tools.markdown import facts, python, section, table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 TAGS = ("compress-ssl", "embeddings", "image-features", "self-supervised", "knowledge-distillation", "zarr")
 
@@ -21,8 +17,7 @@ COMPRESS = (
 SIZES = (
     *("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M"),
     *("100M<n<1B", "1B<n<10B", "10B<n<100B"),
-)
-"""Hugging Face's categories: below 1,000 examples, then by powers of ten."""
+)  # Hugging Face's categories: below 1,000 examples, then by powers of ten
 
 LICENCE = (
     "Not known to the program that wrote this: the licences of the teacher's weights and of the images decide. Put "
@@ -33,14 +28,10 @@ LICENCE = (
 def store_card(name: str, description: Mapping[str, Any], citations: Sequence[str] = ()) -> str:
     """Return the card of a store: what it holds, and how to read it.
 
-    Parameters
-    ----------
-    name : str
-        Name of the store's folder, which is beside the card.
-    description : mapping
-        The result of ``storage.describe``.
-    citations : sequence of str
-        The teacher's.
+    Args:
+        name: Name of the store's folder, which is beside the card.
+        description: The result of ``storage.describe``.
+        citations: The teacher's.
     """
     sections = (
         _metadata(description),

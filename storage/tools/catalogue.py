@@ -1,23 +1,16 @@
 """All embedding stores below a folder or in a bucket. A damaged store is listed as such and does not end the list."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress_ssl.storage.errors import UNREADABLE, StoreError, StoreNotFoundError
-from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.reader import open_store
 from compress_ssl.storage.recognise import is_store
 from compress_ssl.storage.tools.description import summary
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from compress_ssl.storage.places.place import Place
-
-NO_STORES = (".creating", ".deleting", ".copying")
-"""Suffixes of the names of unfinished and of deleted stores."""
+NO_STORES = (".creating", ".deleting", ".copying")  # suffixes of the names of unfinished and of deleted stores
 
 
 @dataclass(frozen=True)
@@ -27,17 +20,14 @@ class CatalogueEntry:
     path: str
     found: dict[str, Any] = field(default_factory=dict)
     """As ``compress_ssl.storage.tools.description.summary``; empty if the store cannot be read."""
-    error: str | None = None
-    """One sentence, if the store cannot be read."""
+    error: str | None = None  # one sentence, if the store cannot be read
 
 
 def catalogue(root: PlaceLike) -> Iterator[CatalogueEntry]:
     """Yield every store below a folder or URL, sorted by path; stores inside of stores are not looked for.
 
-    Raises
-    ------
-    StoreNotFoundError
-        If there is no such folder, or it is behind https, where nothing can be listed.
+    Raises:
+        StoreNotFoundError: If there is no such folder, or it is behind https, where nothing can be listed.
     """
     place = location(root)
     if not place.is_writable:

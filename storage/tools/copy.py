@@ -4,34 +4,25 @@ The records and the root's ``zarr.json`` are written last, so that a partial cop
 grows in ``NAME.copying`` beside its place, on an object store as a store that is being created (``Place.assembled``).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress_ssl.storage.commits import check_sizes, parse_records, read_records, record_files
 from compress_ssl.storage.errors import StoreError, StoreExistsError
 from compress_ssl.storage.places.cache import fetch, is_part
 from compress_ssl.storage.places.names import ROOT
 from compress_ssl.storage.places.parallel import map_threads
-from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import check_place, is_there
-from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.reader import EmbeddingStore, open_store
 from compress_ssl.storage.recognise import is_store
-from compress_ssl.storage.schema import ARRAYS
+from compress_ssl.storage.schema import ARRAYS, Part
 from compress_ssl.storage.writer import exclusive_writer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from compress_ssl.storage.places.place import Place
-    from compress_ssl.storage.reader import EmbeddingStore
-    from compress_ssl.storage.schema import Part
-
-COPIES = 8
-"""Parts that are copied side by side: about 256 MiB of memory."""
+COPIES = 8  # parts that are copied side by side: about 256 MiB of memory
 
 
 @dataclass(frozen=True)
@@ -40,8 +31,7 @@ class CopyPlan:
 
     source: EmbeddingStore
     parts: dict[str, Part]
-    metadata: dict[str, bytes]
-    """Every ``zarr.json`` but the root's."""
+    metadata: dict[str, bytes]  # every ``zarr.json`` but the root's
     records: dict[str, bytes]
     root: bytes
 
@@ -54,10 +44,8 @@ class CopyPlan:
 def plan_copy(source: PlaceLike) -> CopyPlan:
     """List what is to be copied: all that is committed.
 
-    Raises
-    ------
-    StoreError
-        If there is no store, it cannot be reached, or a part of it is missing or has another size.
+    Raises:
+        StoreError: If there is no store, it cannot be reached, or a part of it is missing or has another size.
     """
     store = open_store(source)
     parts: dict[str, Part] = {}
@@ -76,24 +64,18 @@ def plan_copy(source: PlaceLike) -> CopyPlan:
 def copy_store(plan: CopyPlan, target: PlaceLike, advance: Callable[[int], None]) -> int:
     """Copy a store; parts that are there with the recorded size and hash are not copied again.
 
-    Parameters
-    ----------
-    target : str, Path or Place
-        A place where nothing is, or where an earlier copy of the same store is, whole or interrupted.
-    advance : callable
-        Called with 1 after every part.
+    Args:
+        target (str, Path or Place): A place where nothing is, or where an earlier copy of the same store is, whole or
+            interrupted.
+        advance: Called with 1 after every part.
 
-    Returns
-    -------
-    copied : int
-        Number of parts that were not there.
+    Returns:
+        copied: Number of parts that were not there.
 
-    Raises
-    ------
-    StoreExistsError
-        If something else is at the target.
-    StoreDamagedError
-        If a part of the source has other bytes than were committed; there is no store at the target then.
+    Raises:
+        StoreExistsError: If something else is at the target.
+        StoreDamagedError: If a part of the source has other bytes than were committed; there is no store at the target
+            then.
     """
     place = location(target)
     with exclusive_writer(place):
@@ -133,10 +115,8 @@ def _is_whole(path: Place, part: Part) -> bool:
 def _is_copy(plan: CopyPlan, target: Place) -> bool:
     """Return whether the target is a copy of this store, with no more in it.
 
-    Raises
-    ------
-    StoreExistsError
-        If it is something else.
+    Raises:
+        StoreExistsError: If it is something else.
     """
     if not is_there(target) or not is_store(target):
         check_place(target, overwrite=False)

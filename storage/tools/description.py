@@ -1,15 +1,11 @@
 """Descriptions of a store from its headers and commit records, without reading its embeddings."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from compress_ssl.storage.places.place import lease_holder
+from compress_ssl.storage.reader import EmbeddingStore, Split
 from compress_ssl.storage.schema import SAMPLES_UNIT, Status
-
-if TYPE_CHECKING:
-    from compress_ssl.storage.reader import EmbeddingStore, Split
 
 
 def describe(store: EmbeddingStore) -> dict[str, Any]:

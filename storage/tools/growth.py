@@ -11,46 +11,35 @@ opens:
 4. Once none is lacking, ``StoreWriter.finish`` deletes ``growing``.
 """
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import zarr
 
 from compress_ssl.storage import schema
 from compress_ssl.storage.commits import write_manifest
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.places.place import PlaceLike, location
-from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.reader import Split, open_store
 from compress_ssl.storage.writer import open_root
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import zarr
-
-    from compress_ssl.storage.reader import Split
 
 
 @dataclass(frozen=True)
 class SplitGrowth:
     """The views and samples to add to a split."""
 
-    views: list[dict[str, Any]]
-    """Descriptions of the views, as in ``SplitPlan``."""
-    samples: schema.Samples | None = None
-    """Images to append; their class names start with those of the split."""
+    views: list[dict[str, Any]]  # descriptions of the views, as in ``SplitPlan``
+    samples: schema.Samples | None = None  # images to append; their class names start with those of the split
 
 
 def grow_store(place: PlaceLike, growths: Mapping[str, SplitGrowth], attributes: Mapping[str, Any]) -> None:
     """Add views and samples to a complete store, whose blocks it then lacks. Call under the writer's lease.
 
-    Parameters
-    ----------
-    growths : mapping of split name to SplitGrowth
-    attributes : mapping
-        Attributes of the root that change with it.
+    Args:
+        growths (mapping of split name to SplitGrowth)
+        attributes: Attributes of the root that change with it.
     """
     store = open_store(place)
     root = open_root(store.path)
@@ -77,10 +66,8 @@ def is_growing(attributes: Mapping[str, Any]) -> bool:
 def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Samples) -> schema.Samples | None:
     """Return the images of a data set that a split lacks, labelled by its class numbers; None if it lacks none.
 
-    Raises
-    ------
-    StoreMismatchError
-        If an image that the split holds is gone, or has other content or another label; names it.
+    Raises:
+        StoreMismatchError: If an image that the split holds is gone, or has other content or another label; names it.
     """
     position = {path: row for row, path in enumerate(wanted.sample_path)}
     kept = np.flatnonzero(found.status != schema.Status.PADDING)

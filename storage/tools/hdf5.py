@@ -10,14 +10,14 @@ block as it is in a store: truncation and changes are noticed on import, if HDF5
 and Fletcher-32 of every chunk) have not noticed them before.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import h5py
 import xxhash
@@ -25,13 +25,8 @@ import xxhash
 from compress_ssl.storage import schema
 from compress_ssl.storage.errors import StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
 JSON, COMMIT, COMMITS = "json", "commit", "commits"
-LAYOUT = ("v110", "v110")
-"""HDF5's first file layout whose whole structure has checksums."""
+LAYOUT = ("v110", "v110")  # HDF5's first file layout whose whole structure has checksums
 
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """Raised by h5py where a file is damaged, or is of another form."""
@@ -67,11 +62,9 @@ class _GuardedFile(io.FileIO):
 def create_hdf5(file: Path, **options: Any) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """Create an HDF5 file and flush it to the disk; leave none if that fails.
 
-    Yields
-    ------
-    root : h5py.File
-    check : callable
-        Raises the OSError of a write that has failed; to be called after each piece that is written.
+    Yields:
+        root (h5py.File)
+        check (callable): Raises the OSError of a write that has failed; to be called after each piece that is written.
     """
     try:
         with _GuardedFile(file, "w+") as guarded:
@@ -154,14 +147,10 @@ def is_exported(file: Path) -> bool:
 def opened_hdf5(file: Path) -> Iterator[h5py.File]:
     """Open an exported store, and check its attributes and records.
 
-    Raises
-    ------
-    StoreNotFoundError
-        If there is no such file, or it is no exported store.
-    StoreVersionError
-        If its format is not the one this release reads.
-    StoreDamagedError
-        If it is not whole.
+    Raises:
+        StoreNotFoundError: If there is no such file, or it is no exported store.
+        StoreVersionError: If its format is not the one this release reads.
+        StoreDamagedError: If it is not whole.
     """
     if not file.is_file():
         raise StoreNotFoundError(f"'{file}' is not a file; give one that 'compress-ssl store export' wrote.")

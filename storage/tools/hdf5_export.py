@@ -1,9 +1,8 @@
 """``store export``: a complete store to one HDF5 file (storage/tools/hdf5.py)."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,6 +12,7 @@ from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import DiskSpaceError, StoreExistsError, StoreIncompleteError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
 from compress_ssl.storage.places.local import LocalPath
+from compress_ssl.storage.reader import EmbeddingStore, Split
 from compress_ssl.storage.tools.hdf5 import (
     COMMIT,
     COMMITS,
@@ -22,12 +22,6 @@ from compress_ssl.storage.tools.hdf5 import (
     is_exported,
     write_attributes,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from compress_ssl.storage.reader import EmbeddingStore, Split
 
 RECORDS_CHUNK = 2**20
 
@@ -41,25 +35,16 @@ def committed_size(store: EmbeddingStore) -> int:
 def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
     """Write a complete store as one HDF5 file, one block at a time, beside its place; then rename it into place.
 
-    Parameters
-    ----------
-    advance : callable
-        Called with the bytes of each block.
-    overwrite : bool
-        Replace ``file`` if it is an exported store.
+    Args:
+        advance: Called with the bytes of each block.
+        overwrite: Replace ``file`` if it is an exported store.
 
-    Raises
-    ------
-    StoreIncompleteError
-        If a block is not committed.
-    StoreDamagedError
-        If a part has other bytes than were committed.
-    StoreExistsError
-        If ``file`` exists and may not be replaced.
-    DiskSpaceError
-        If the disk has too little space.
-    OSError
-        If the file cannot be written, or the disk fills up meanwhile.
+    Raises:
+        StoreIncompleteError: If a block is not committed.
+        StoreDamagedError: If a part has other bytes than were committed.
+        StoreExistsError: If ``file`` exists and may not be replaced.
+        DiskSpaceError: If the disk has too little space.
+        OSError: If the file cannot be written, or the disk fills up meanwhile.
     """
     _check_complete(store)
     _check_file(file, overwrite=overwrite)

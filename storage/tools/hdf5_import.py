@@ -1,12 +1,17 @@
 """``store import``: the store that an HDF5 file was exported from, byte for byte (storage/tools/hdf5.py)."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy.typing as npt
 
 from compress_ssl.storage import schema
 from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.places.local import LocalPath
+from compress_ssl.storage.places.place import PlaceLike
 from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
 from compress_ssl.storage.schema import Samples, SplitPlan, unit_name
 from compress_ssl.storage.tools.hdf5 import (
@@ -20,35 +25,18 @@ from compress_ssl.storage.tools.hdf5 import (
 )
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer, open_root
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    import h5py
-    import numpy.typing as npt
-
-    from compress_ssl.storage.places.local import LocalPath
-    from compress_ssl.storage.places.place import PlaceLike
-
 
 def import_hdf5(file: Path, place: PlaceLike, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
     """Write the store that a file was exported from, one block at a time, beside its place; then rename it.
 
-    Parameters
-    ----------
-    advance : callable
-        Called with the bytes of each block of a view.
-    overwrite : bool
-        Replace the store at ``place``.
+    Args:
+        advance: Called with the bytes of each block of a view.
+        overwrite: Replace the store at ``place``.
 
-    Raises
-    ------
-    StoreNotFoundError, StoreVersionError
-        If the file is no exported store, or one of another format.
-    StoreDamagedError
-        If the file is cut short or changed anywhere.
-    StoreExistsError
-        If something is at ``place`` that may not be replaced.
+    Raises:
+        StoreNotFoundError, StoreVersionError: If the file is no exported store, or one of another format.
+        StoreDamagedError: If the file is cut short or changed anywhere.
+        StoreExistsError: If something is at ``place`` that may not be replaced.
     """
     with opened_hdf5(file) as root, exclusive_writer(place):
         check_place(place, overwrite=overwrite, instead=OVERWRITE)

@@ -1,21 +1,16 @@
 """Checks that a store was made of given images with given settings; the error names the first difference."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import xxhash
 
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import StoreMismatchError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from compress_ssl.storage.places.place import PlaceLike
-    from compress_ssl.storage.reader import EmbeddingStore
-    from compress_ssl.storage.schema import Samples
+from compress_ssl.storage.places.place import PlaceLike
+from compress_ssl.storage.reader import EmbeddingStore
+from compress_ssl.storage.schema import Samples
 
 
 def content_hash(store: EmbeddingStore) -> str:
@@ -28,10 +23,8 @@ def content_hash(store: EmbeddingStore) -> str:
 def check_same(store_path: PlaceLike, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Check that a store was made with these attributes.
 
-    Raises
-    ------
-    StoreMismatchError
-        Naming the first attribute that differs.
+    Raises:
+        StoreMismatchError: Naming the first attribute that differs.
     """
     for key, value in wanted.items():
         if found.get(key) != value:
@@ -44,10 +37,8 @@ def check_same(store_path: PlaceLike, found: Mapping[str, Any], wanted: Mapping[
 def check_same_samples(split_name: str, found: Samples, wanted: Samples) -> None:
     """Check that a split holds exactly these images, in this order and with these labels.
 
-    Raises
-    ------
-    StoreMismatchError
-        Naming the first row that differs, or if the labels do.
+    Raises:
+        StoreMismatchError: Naming the first row that differs, or if the labels do.
     """
     for row, (old, new) in enumerate(zip(found.sample_path, wanted.sample_path, strict=False)):
         same_bytes = found.content_hash[row] == wanted.content_hash[row]

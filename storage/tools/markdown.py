@@ -1,12 +1,8 @@
 """Markdown elements of the cards of stores and of exported networks."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 def section(title: str, body: str) -> str:

@@ -3,50 +3,36 @@
 Blocks are copied as they are: the result has the bytes that one run over all of it would have written.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress_ssl.storage.commits import commit_block
 from compress_ssl.storage.errors import StoreExistsError
 from compress_ssl.storage.places.cache import fetch
 from compress_ssl.storage.places.parallel import map_threads
-from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import check_place, is_there
-from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.reader import EmbeddingStore, open_store
 from compress_ssl.storage.recognise import is_store
+from compress_ssl.storage.schema import SplitPlan
 from compress_ssl.storage.tools.copy import COPIES
 from compress_ssl.storage.tools.merge_plan import MergePlan, ViewBlock, plan_of
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from compress_ssl.storage.places.place import Place
-    from compress_ssl.storage.reader import EmbeddingStore
-    from compress_ssl.storage.schema import SplitPlan
 
 
 def merge_stores(plan: MergePlan, target: PlaceLike, advance: Callable[[int], None]) -> list[str]:
     """Write the merged store, or resume a merge that was interrupted.
 
-    Parameters
-    ----------
-    advance : callable
-        Called with the number of blocks that are done.
+    Args:
+        advance: Called with the number of blocks that are done.
 
-    Returns
-    -------
-    missing : list of str
-        A sentence for each view that has blocks which are in no store.
+    Returns:
+        missing (list of str): A sentence for each view that has blocks which are in no store.
 
-    Raises
-    ------
-    StoreExistsError
-        If something else is at the target.
-    StoreDamagedError
-        If a block has other bytes than were committed.
+    Raises:
+        StoreExistsError: If something else is at the target.
+        StoreDamagedError: If a block has other bytes than were committed.
     """
     place = location(target)
     with exclusive_writer(place):

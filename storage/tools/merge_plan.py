@@ -1,24 +1,18 @@
 """The plan of a merge: whether stores are parts of one, what that one is, and which store has which block."""
 
-from __future__ import annotations
-
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.places.place import Place
+from compress_ssl.storage.reader import EmbeddingStore, Split
 from compress_ssl.storage.schema import ROOM, Record, SplitPlan, Status
 from compress_ssl.storage.tools.identity import check_same_samples
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from compress_ssl.storage.places.place import Place
-    from compress_ssl.storage.reader import EmbeddingStore, Split
-
-BY_SPLIT = {"data_set", "canaries", "splits"}
-"""Attributes of the root with an entry for each split."""
+BY_SPLIT = {"data_set", "canaries", "splits"}  # attributes of the root with an entry for each split
 
 MAY_DIFFER = {"computed_with", "rendering", "precision_against_float32", "growing"}
 """Attributes that only affect the rounding; the first store's are kept."""
@@ -43,22 +37,19 @@ class MergePlan:
 
     attributes: dict[str, Any]
     splits: dict[str, SplitPlan]
-    found: dict[ViewBlock, tuple[Place, Record]]
-    """The split that has each block of a view, and its record."""
+    found: dict[ViewBlock, tuple[Place, Record]]  # the split that has each block of a view, and its record
 
 
 def plan_merge(stores: Sequence[EmbeddingStore]) -> MergePlan:
     """Check that stores are parts of one, and find all blocks.
 
-    Parameters
-    ----------
-    stores : sequence of EmbeddingStore
-        Each has some of the splits, with the same samples as in the others, and all of its views or the first ones.
+    Args:
+        stores (sequence of EmbeddingStore): Each has some of the splits, with the same samples as in the others, and
+            all of its views or the first ones.
 
-    Raises
-    ------
-    StoreMismatchError
-        If they were made with different settings or from different images, or a block differs between two of them.
+    Raises:
+        StoreMismatchError: If they were made with different settings or from different images, or a block differs
+            between two of them.
     """
     first = stores[0]
     splits: dict[str, Split] = {}

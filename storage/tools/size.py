@@ -6,20 +6,16 @@ Letters: N samples, D features, P parameters, R rows of a block.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from compress_ssl.storage import schema
 from compress_ssl.storage.places.durable import json_bytes
 from compress_ssl.storage.places.place import PlaceLike, location
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+LENGTH_BYTES = 4  # of the length before each text in a chunk of texts
 
-LENGTH_BYTES = 4
-"""Of the length before each text in a chunk of texts."""
-
-HASH = "0" * 16
-"""A hash of a record's length."""
+HASH = "0" * 16  # A hash of a record's length
 
 
 class StoreSize(NamedTuple):

@@ -1,20 +1,15 @@
 """Verification of a store's bytes against its commit records, block by block."""
 
-from __future__ import annotations
-
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from compress_ssl.storage.commits import checksum, read_records
 from compress_ssl.storage.errors import StoreDamagedError
+from compress_ssl.storage.places.place import Place
+from compress_ssl.storage.reader import EmbeddingStore
 from compress_ssl.storage.schema import Part, Record, unit_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from compress_ssl.storage.places.place import Place
-    from compress_ssl.storage.reader import EmbeddingStore
 
 
 @dataclass(frozen=True)
@@ -25,8 +20,7 @@ class Verification:
     bytes: int
     damaged: list[str] = field(default_factory=list)
     """One sentence for each part that is missing or has other bytes than were committed."""
-    missing: list[str] = field(default_factory=list)
-    """One sentence for each view that is not complete."""
+    missing: list[str] = field(default_factory=list)  # one sentence for each view that is not complete
 
     @property
     def ok(self) -> bool:
@@ -52,13 +46,10 @@ class CheckedBlock(NamedTuple):
 def verify_store(store: EmbeddingStore, sample: int | None = None, seed: int | None = None) -> Verification:
     """Read committed parts and compare their sizes and XXH3-64 with their records.
 
-    Parameters
-    ----------
-    store : EmbeddingStore
-    sample : int, optional
-        Read only so many blocks (of a view, or of the per-sample arrays), drawn at random; all of them if not given.
-    seed : int, optional
-        Seed of the draw; different blocks every time if not given.
+    Args:
+        sample: Read only so many blocks (of a view, or of the per-sample arrays), drawn at random; all of them if not
+            given.
+        seed: Seed of the draw; different blocks every time if not given.
     """
     blocks, foreseen = blocks_to_verify(store, sample, seed)
     return add_up(foreseen, map(verify_block, blocks))

@@ -66,10 +66,7 @@ resize = 16
 [evaluate.knn]
 labels_per_class = [1]
 """
-STEPS = [
-    *("big", "embed", "conv4-16-compress-2q", "one"),
-    *("knn embed", "knn conv4-16-compress-2q", "knn one"),
-]
+STEPS = [*("big", "embed", "conv4-16-compress-2q", "one"), *("knn embed", "knn conv4-16-compress-2q", "knn one")]
 
 
 def chain(call: Call, *words: str, stages: str = CHAIN) -> Result:
@@ -152,10 +149,7 @@ WRONG_CHAINS = [
     ("chain --data data --folder out embd", "There is no command 'embd'. Did you mean 'embed'?"),
     ("chain --data data --folder out embed photographs", "There is no command 'photographs'."),
     ("chain --data data --folder out embed --veiws 3", "No such option '--veiws'. Did you mean '--views'?"),
-    (
-        "chain --data data --folder out embed --views 0",
-        "--views: input should be greater than or equal to 1, got 0.",
-    ),
+    ("chain --data data --folder out embed --views 0", "--views: input should be greater than or equal to 1, got 0."),
     ("chain --data data --folder out --threads 0 embed", "--threads: input should be greater than or equal to 1"),
     (
         "chain --data data --folder out pretrain --arch conv4-16 --dry-run",
@@ -166,10 +160,7 @@ WRONG_CHAINS = [
     ("chain --data data --folder out distill --student conv4-16", "'distill' has no store; put 'embed' before it"),
     ("chain --data data --folder out embed", "'embed' has no teacher; give it --teacher, or put 'pretrain'"),
     ("chain --data gone --folder out embed --teacher random/conv4-16", "The dataset 'gone' does not exist"),
-    (
-        "chain --data data --folder out pretrain --arch conv4-17",
-        "There is no architecture 'conv4-17'. Did you mean",
-    ),
+    ("chain --data data --folder out pretrain --arch conv4-17", "There is no architecture 'conv4-17'. Did you mean"),
     ("chain --data data --folder out pretrain --arch conv4-16 --name a/b", "needs a name that can be a folder's"),
 ]
 

@@ -37,10 +37,7 @@ def truncate(path: Path, size: int = 100) -> None:
 
 
 UNUSABLE = [
-    (
-        "embed nowhere new EMBED",
-        "The dataset 'nowhere' does not exist; give the folder or the pack that holds train.",
-    ),
+    ("embed nowhere new EMBED", "The dataset 'nowhere' does not exist; give the folder or the pack that holds train."),
     (
         "embed notes.txt new EMBED",
         "'notes.txt' is neither a folder nor a pack; make a pack with 'compress-ssl pack DATA notes.txt'.",
@@ -72,27 +69,15 @@ UNUSABLE = [
     ("distill data data new DISTILL", "'data' is not an embedding store; make one with"),
     ("distill teacher.zarr nowhere new DISTILL", "The dataset 'nowhere' does not exist"),
     ("distill teacher.zarr data new DISTILL --student resnet81", "Did you mean 'resnet18'"),
-    (
-        "distill teacher.zarr data new DISTILL --split test",
-        "'teacher.zarr' has no split 'test'; it has train, val.",
-    ),
+    ("distill teacher.zarr data new DISTILL --split test", "'teacher.zarr' has no split 'test'; it has train, val."),
     ("distill teacher.zarr data new DISTILL --split val --batch-size 2", "embed with --views"),
     ("distill teacher.zarr data new DISTILL --views 7", "--views 7 was asked for, but 'teacher.zarr' has 2"),
     ("distill teacher.zarr data new DISTILL --batch-size 25", "--batch-size 25 is more than the 24 good images"),
     ("distill teacher.zarr data student DISTILL", "The run 'student' exists already; use --resume to resume"),
-    (
-        "distill teacher.zarr data student DISTILL --resume --epochs 3",
-        "'student' was started with epochs = 2, now it",
-    ),
+    ("distill teacher.zarr data student DISTILL --resume --epochs 3", "'student' was started with epochs = 2, now it"),
     ("distill teacher.zarr data notes.txt DISTILL", "'notes.txt' is a file; give a folder for the run."),
-    (
-        "distill teacher.zarr data data DISTILL --overwrite",
-        "'data' is not empty and not a run; give another folder.",
-    ),
-    (
-        "pretrain data new --arch conv4-16 --size 16 --batch-size 25",
-        "--batch-size 25 is more than the 24 images of",
-    ),
+    ("distill teacher.zarr data data DISTILL --overwrite", "'data' is not empty and not a run; give another folder."),
+    ("pretrain data new --arch conv4-16 --size 16 --batch-size 25", "--batch-size 25 is more than the 24 images of"),
     ("pretrain data new --arch conv4", "There is no architecture 'conv4'. Did you mean 'conv4-"),
     (
         "evaluate random/conv4-16 --data data",

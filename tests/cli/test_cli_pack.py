@@ -109,28 +109,16 @@ UNUSABLE = [
     ("pack data new.h5 --split val --split val", "--split: a split is named twice; name each once."),
     ("pack data new.h5 --split val/apple --split val", "--split: 'val/apple' is in 'val'; pack one of them."),
     ("pack data new.h5 --split . --split val", "'.' is the whole dataset; pack it alone"),
-    (
-        "pack data new.h5 --labels labels.txt",
-        "'labels.txt' is for images without labels, but train, val have labels",
-    ),
+    ("pack data new.h5 --labels labels.txt", "'labels.txt' is for images without labels, but train, val have labels"),
     ("pack notes.txt new.h5", "'notes.txt' is neither a folder nor a pack; make a pack with"),
-    (
-        "embed cut.h5 new EMBED",
-        "The pack 'cut.h5' is cut short or damaged; copy it again, or pack the images again.",
-    ),
+    ("embed cut.h5 new EMBED", "The pack 'cut.h5' is cut short or damaged; copy it again, or pack the images again."),
     ("embed data.h5 new EMBED --split test", "The pack 'data.h5' has no split 'test'; it has train, val."),
-    (
-        "embed data.h5 new EMBED --subset subset.txt",
-        "'a/9.png', one of the images asked for, is not an image in 'da",
-    ),
+    ("embed data.h5 new EMBED --subset subset.txt", "'a/9.png', one of the images asked for, is not an image in 'da"),
     ("embed tars new EMBED --split val", "'tars/val-000000.tar' is not an uncompressed tar file; copy it again"),
     ("embed lists new EMBED --split val", "Line 1 of 'lists/val.txt', '/a.png', leads out of the list's folder"),
     ("embed lists new EMBED --split few", "The image 'lists/gone.png' cannot be read (No such file or directory)"),
     ("distill teacher.zarr cut.h5 new DISTILL", "The pack 'cut.h5' is cut short"),
-    (
-        "distill teacher.zarr other.h5 new DISTILL",
-        "row 0 of split train, 'apple/00.png', is not in 'other.h5/train'",
-    ),
+    ("distill teacher.zarr other.h5 new DISTILL", "row 0 of split train, 'apple/00.png', is not in 'other.h5/train'"),
     ("evaluate student --data cut.h5", "The pack 'cut.h5' is cut short"),
 ]
 

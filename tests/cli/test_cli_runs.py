@@ -155,10 +155,7 @@ def test_progress_on_a_terminal_is_a_bar_with_rate_and_time(
     master, terminal = pty.openpty()
     words = command("embed", made / "data", tmp_path / "store.zarr", *embed_options)
     process = subprocess.Popen(
-        words,
-        env={**environment(), "TERM": "xterm", "COLUMNS": "120"},
-        stderr=terminal,
-        stdout=subprocess.DEVNULL,
+        words, env={**environment(), "TERM": "xterm", "COLUMNS": "120"}, stderr=terminal, stdout=subprocess.DEVNULL
     )
     os.close(terminal)
     shown = b""

@@ -109,10 +109,7 @@ def test_a_row_that_was_swapped_before_it_was_committed_fails(call: Call, workpl
 UNUSABLE = [
     (("--teacher", "random/conv4-16"), "--teacher and --data go together"),
     (("--data", "data"), "--teacher and --data go together"),
-    (
-        ("--teacher", "random/conv4-32", "--data", "data"),
-        "The teacher has 32 features, 'teacher.zarr/train' has 16",
-    ),
+    (("--teacher", "random/conv4-32", "--data", "data"), "The teacher has 32 features, 'teacher.zarr/train' has 16"),
     (("--teacher", "random/conv4-16", "--data", "nowhere"), "The dataset 'nowhere' does not exist"),
     (("--sample", "0"), "greater than or equal to 1"),
 ]

@@ -116,7 +116,7 @@ def test_cells_that_fail_are_shown_and_all_others_are_there(swept: tuple[Path, R
     assert "0 of 2, 2 failed" in " ".join(result.stdout.replace("│", " ").split())
     assert [line["together"] for line in table.values()] == ["1", "1", *["4"] * 6, "", ""]
     assert sorted(path.name for path in (folder / "out" / "sweep").iterdir()) == [
-        *("learning_rate.png", "results.csv", "results.json"),
+        *("learning_rate.png", "results.csv", "results.json")
     ]
 
 

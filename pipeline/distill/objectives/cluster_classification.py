@@ -6,22 +6,16 @@ clusters of ImageNet. ClusterFit (Yan et al. 2020, section 3) is the same with a
 teacher.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from compress_ssl.pipeline.common.k_means import k_means
+from compress_ssl.pipeline.common.settings import result_option
+from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import result_option
-    from compress_ssl.pipeline.distill.objectives import options
 
 CLUSTERS, IMAGES_PER_CLUSTER = 16_000, 39
 """The published number for ImageNet, and the fewest images per cluster that faiss finds enough."""
@@ -32,26 +26,22 @@ class ClusterClassification(Objective):
 
     Needs ``Batch.rows``.
 
-    Parameters
-    ----------
-    images : int
-        N, rows of the split.
+    Args:
+        images: N, rows of the split.
 
-    Examples
-    --------
-    >>> student, images, rows = nn.Linear(6, 16), torch.randn(64, 6), torch.arange(64)
-    >>> teacher_embeddings = nn.functional.normalize(torch.randn(64, 32))
-    >>> objective = ClusterClassification(student, teacher_dim=32, images=64, clusters=4)
-    >>> objective.fit_teacher(AllImages(teacher_embeddings, rows))
-    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
-    >>> for part in rows.chunk(3):
-    ...     loss, logged = objective(student, Batch(images[part], teacher_embeddings[part], part))
-    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    Example:
+        >>> student, images, rows = nn.Linear(6, 16), torch.randn(64, 6), torch.arange(64)
+        >>> teacher_embeddings = nn.functional.normalize(torch.randn(64, 32))
+        >>> objective = ClusterClassification(student, teacher_dim=32, images=64, clusters=4)
+        >>> objective.fit_teacher(AllImages(teacher_embeddings, rows))
+        >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+        >>> for part in rows.chunk(3):
+        ...     loss, logged = objective(student, Batch(images[part], teacher_embeddings[part], part))
+        ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
     needs_fit = True
-    clusters: Tensor
-    """(N,) int64, the cluster of each row of the split; -1 for images that are not good."""
+    clusters: Tensor  # (N,) int64, the cluster of each row of the split; -1 for images that are not good
 
     def __init__(
         self,

@@ -1,27 +1,21 @@
 """CompRess-1q: one memory bank, the teacher's (Koohpayegani et al. 2020, section 3, equation 4)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.k_means import k_means
 from compress_ssl.pipeline.common.settings import result_option
+from compress_ssl.pipeline.distill.objectives import options
+from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
 from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
 from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
 from compress_ssl.pipeline.training.schedule import epoch_order
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from compress_ssl.pipeline.distill.objectives import options
-    from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
-
-ANCHOR_EPOCH = 2**33
-"""Epoch number of the order in which fixed anchors are drawn; no training reaches it."""
+ANCHOR_EPOCH = 2**33  # epoch number of the order in which fixed anchors are drawn; no training reaches it
 
 
 class CompRess1q(WithTeacherBank):
@@ -30,15 +24,14 @@ class CompRess1q(WithTeacherBank):
     The anchors may also be fixed by ``fit_teacher``: the teacher's embeddings of random images, or centroids of their
     k-means.
 
-    Examples
-    --------
-    >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
-    >>> teacher_embeddings = normalize(torch.randn(8, 32))
-    >>> objective = CompRess1q(student, teacher_dim=32, bank_size=64)
-    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
-    >>> for _ in range(3):
-    ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
-    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    Example:
+        >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
+        >>> teacher_embeddings = normalize(torch.randn(8, 32))
+        >>> objective = CompRess1q(student, teacher_dim=32, bank_size=64)
+        >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+        >>> for _ in range(3):
+        ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+        ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
     in_teacher_space = True

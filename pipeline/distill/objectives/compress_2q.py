@@ -1,26 +1,20 @@
 """CompRess-2q: two memory banks, the teacher's and the student's (Koohpayegani et al. 2020, section 3, equation 3)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import TORCH_DTYPES
 from compress_ssl.pipeline.common.settings import result_option
+from compress_ssl.pipeline.distill.objectives import options
+from compress_ssl.pipeline.distill.objectives.objective import Batch
 from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
 from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
 from compress_ssl.pipeline.training.distributed import gather_rows
 from compress_ssl.pipeline.training.ema import ema_copy, ema_update
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.pipeline.distill.objectives import options
-    from compress_ssl.pipeline.distill.objectives.objective import Batch
 
 
 class CompRess2q(WithTeacherBank):
@@ -30,15 +24,14 @@ class CompRess2q(WithTeacherBank):
     batch norm in training mode. Queries are compared with the banks as they were before the batch, which is enqueued
     in both after the step.
 
-    Examples
-    --------
-    >>> student, images = nn.Linear(6, 16), torch.randn(8, 6)
-    >>> teacher_embeddings = normalize(torch.randn(8, 32))
-    >>> objective = CompRess2q(student, teacher_dim=32, bank_size=64, key_momentum=0.9)
-    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
-    >>> for _ in range(3):
-    ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
-    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    Example:
+        >>> student, images = nn.Linear(6, 16), torch.randn(8, 6)
+        >>> teacher_embeddings = normalize(torch.randn(8, 32))
+        >>> objective = CompRess2q(student, teacher_dim=32, bank_size=64, key_momentum=0.9)
+        >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+        >>> for _ in range(3):
+        ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+        ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
     key_encoder: nn.Module

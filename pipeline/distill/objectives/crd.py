@@ -12,29 +12,21 @@ embedding. Every rank draws the negatives of its own images.
 Letters: B batch, E = 128, K negatives, M stored rows.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import result_option
+from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
 from compress_ssl.pipeline.training.distributed import all_reduce_mean, gather_rows
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import result_option
-    from compress_ssl.pipeline.distill.objectives import options
-
-EMBEDDING_DIM = 128
-"""E."""
-EPSILON = 1e-7
-"""Of the published code's divisions."""
+EMBEDDING_DIM = 128  # E
+EPSILON = 1e-7  # of the published code's divisions
 
 
 class CRD(Objective):
@@ -42,24 +34,20 @@ class CRD(Objective):
 
     Needs ``Batch.rows`` and ``images``, unless there is a negative queue.
 
-    Parameters
-    ----------
-    images : int, optional
-        N, rows of the split.
+    Args:
+        images: N, rows of the split.
 
-    Examples
-    --------
-    >>> student, images = nn.Linear(6, 16), torch.randn(8, 6)
-    >>> teacher_embeddings = normalize(torch.randn(8, 32))
-    >>> objective = CRD(student, teacher_dim=32, negatives=16, negative_queue=64)
-    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
-    >>> for _ in range(3):
-    ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
-    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    Example:
+        >>> student, images = nn.Linear(6, 16), torch.randn(8, 6)
+        >>> teacher_embeddings = normalize(torch.randn(8, 32))
+        >>> objective = CRD(student, teacher_dim=32, negatives=16, negative_queue=64)
+        >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+        >>> for _ in range(3):
+        ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+        ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
-    constants: Tensor
-    """(2,) Z of student and teacher; zero before the first batch."""
+    constants: Tensor  # (2,) Z of student and teacher; zero before the first batch
 
     def __init__(
         self,

@@ -3,31 +3,23 @@
 Letters: B batch, F the student's feature dimension, D the teacher's, N rows of a split.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.device import autocast
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.networks.heads import build_head
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.pipeline.distill.objectives import options
-    from compress_ssl.pipeline.training.memory_bank import MemoryBank
+from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 
 class Batch(NamedTuple):
     """Images, and the teacher's embeddings of the same views."""
 
-    images: Tensor
-    """(B, 3, S, S) float32, normalised for the student; whatever the student takes."""
-    teacher_embeddings: Tensor
-    """(B, D) float32, L2-normalised, without gradient."""
+    images: Tensor  # (B, 3, S, S) float32, normalised for the student; whatever the student takes
+    teacher_embeddings: Tensor  # (B, D) float32, L2-normalised, without gradient
     rows: Tensor | None = None
     """(B,) int64, each image's row in the split; only objectives that keep something per image need them."""
 
@@ -41,10 +33,8 @@ class Batch(NamedTuple):
 class AllImages(NamedTuple):
     """The teacher's view 0 of the n good images of a split, on the CPU."""
 
-    embeddings: Tensor
-    """(n, D) float32, L2-normalised."""
-    rows: Tensor
-    """(n,) int64 rows of the split."""
+    embeddings: Tensor  # (n, D) float32, L2-normalised
+    rows: Tensor  # (n,) int64 rows of the split
 
 
 class Objective(nn.Module, ABC):
@@ -55,40 +45,27 @@ class Objective(nn.Module, ABC):
     if it needs them ``images`` (N) and ``seed``, which the pipeline supplies; ``head``, if it has one; and its options,
     annotated with ``result_option``, from which settings and ``--help`` derive.
 
-    Parameters
-    ----------
-    student : nn.Module
-        Maps images to features (B, F).
-    teacher_dim : int
-        D.
-    student_dim : int, optional
-        F; unless given, read off the student's last layer that has a width.
-    head : str
-        Layers between feature and comparison, by name (``networks.heads``).
-    precision : str
-        Of the student's forward pass (autocast); the loss is computed in float32.
+    Args:
+        student: Maps images to features (B, F).
+        teacher_dim: D.
+        student_dim: F; unless given, read off the student's last layer that has a width.
+        head: Layers between feature and comparison, by name (``networks.heads``).
+        precision: Of the student's forward pass (autocast); the loss is computed in float32.
 
-    Raises
-    ------
-    InputError
-        If the student's dimension cannot be inferred, or the comparison needs the teacher's dimension and the head does
-        not map to it.
+    Raises:
+        InputError: If the student's dimension cannot be inferred, or the comparison needs the teacher's dimension and
+            the head does not map to it.
     """
 
     in_teacher_space: ClassVar[bool] = False
     """True if projected features are compared with the teacher's embeddings directly, and so need dimension D."""
-    needs_fit: bool = False
-    """True if ``fit_teacher`` has to be called before the first step."""
+    needs_fit: bool = False  # true if ``fit_teacher`` has to be called before the first step
     refill_teacher_bank: bool = True
     """True if the teacher's bank holds the last images: it is then rebuilt from the store, not checkpointed."""
-    projection: nn.Module
-    """The head: maps features (B, F) to (B, ``projected_dim``)."""
-    teacher_bank: MemoryBank | None
-    """The teacher's embeddings of earlier images."""
-    student_bank: MemoryBank | None
-    """The key encoder's embeddings of those images."""
-    key_encoder: nn.Module | None
-    """EMA of the student."""
+    projection: nn.Module  # the head: maps features (B, F) to (B, ``projected_dim``)
+    teacher_bank: MemoryBank | None  # the teacher's embeddings of earlier images
+    student_bank: MemoryBank | None  # the key encoder's embeddings of those images
+    key_encoder: nn.Module | None  # EMA of the student
 
     def __init__(
         self,

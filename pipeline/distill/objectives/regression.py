@@ -9,32 +9,23 @@ normalisation bounds is many times as long as the teacher's unit vectors, and a 
 and with it of all that told its images apart (docs/results.md).
 """
 
-from __future__ import annotations
+from torch import Tensor, nn
 
-from typing import TYPE_CHECKING
-
-from torch import nn
-
+from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from compress_ssl.pipeline.distill.objectives import options
 
 
 class Regression(Objective):
     """Minimise the squared distance between the projected feature and the teacher's embedding.
 
-    Examples
-    --------
-    >>> student, images = nn.Linear(6, 16), torch.randn(8, 6)
-    >>> teacher_embeddings = nn.functional.normalize(torch.randn(8, 32))
-    >>> objective = Regression(student, teacher_dim=32)
-    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
-    >>> for _ in range(3):
-    ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
-    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    Example:
+        >>> student, images = nn.Linear(6, 16), torch.randn(8, 6)
+        >>> teacher_embeddings = nn.functional.normalize(torch.randn(8, 32))
+        >>> objective = Regression(student, teacher_dim=32)
+        >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+        >>> for _ in range(3):
+        ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+        ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
     in_teacher_space = True

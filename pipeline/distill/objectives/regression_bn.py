@@ -5,33 +5,25 @@ the statistics of the batch alone. Squared differences are averaged over dimensi
 this has the range (0 to 4) that Reg's sum has of unit vectors. The statistics are of the whole batch, over all ranks.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
+from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
 from compress_ssl.pipeline.training.distributed import gather_rows, gather_with_gradient
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from compress_ssl.pipeline.distill.objectives import options
 
 
 class RegressionBN(Objective):
     """Minimise the mean squared difference between the standardised dimensions of both sides.
 
-    Examples
-    --------
-    >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
-    >>> teacher_embeddings = torch.nn.functional.normalize(torch.randn(8, 32))
-    >>> objective = RegressionBN(student, teacher_dim=32)
-    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
-    >>> for _ in range(3):
-    ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
-    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    Example:
+        >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
+        >>> teacher_embeddings = torch.nn.functional.normalize(torch.randn(8, 32))
+        >>> objective = RegressionBN(student, teacher_dim=32)
+        >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+        >>> for _ in range(3):
+        ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+        ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
     in_teacher_space = True

@@ -6,35 +6,27 @@ the teacher is 1e-4). The loss here is the divergence: the paper's cross-entropy
 no gradient. The teacher's embedding is the store's, without the projection that the paper's teachers keep.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
+from compress_ssl.pipeline.distill.objectives import options
+from compress_ssl.pipeline.distill.objectives.objective import Batch
 from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
 from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from compress_ssl.pipeline.distill.objectives import options
-    from compress_ssl.pipeline.distill.objectives.objective import Batch
 
 
 class SEED(WithTeacherBank):
     """Match the teacher's similarities to its own embedding of the view and to its queue.
 
-    Examples
-    --------
-    >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
-    >>> teacher_embeddings = normalize(torch.randn(8, 32))
-    >>> objective = SEED(student, teacher_dim=32, bank_size=64)
-    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
-    >>> for _ in range(3):
-    ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
-    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    Example:
+        >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
+        >>> teacher_embeddings = normalize(torch.randn(8, 32))
+        >>> objective = SEED(student, teacher_dim=32, bank_size=64)
+        >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+        >>> for _ in range(3):
+        ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+        ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
     in_teacher_space = True

@@ -1,13 +1,7 @@
 """The loss of CompRess: the divergence between two distributions of similarities over anchor points."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 
 def similarity_divergence(
@@ -19,23 +13,17 @@ def similarity_divergence(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return KL(teacher || student) of the softmaxes over K anchors, averaged over the batch.
 
-    Parameters
-    ----------
-    teacher_similarities, student_similarities : float tensors of shape (B, K)
-        Cosine similarities of each image with the anchors.
-    temperature : float
-        Of the softmax.
-    teacher_temperature : float, optional
-        Of the teacher's softmax; the same unless given.
-    masked : bool tensor of shape (B, K), optional
-        Anchors masked for an image; at least one stays for each.
+    Args:
+        teacher_similarities, student_similarities (float tensors of shape (B, K)): Cosine similarities of each image
+            with the anchors.
+        temperature: Of the softmax.
+        teacher_temperature: Of the teacher's softmax; the same unless given.
+        masked (bool tensor of shape (B, K)): Anchors masked for an image; at least one stays for each.
 
-    Returns
-    -------
-    loss : scalar
-        CompRess (Koohpayegani et al. 2020), equations 1 to 3.
-    diagnostics : dict
-        ``teacher_perplexity``: the exponential of the teacher's entropy, averaged: the effective number of anchors.
+    Returns:
+        loss (scalar): CompRess (Koohpayegani et al. 2020), equations 1 to 3.
+        diagnostics: ``teacher_perplexity``: the exponential of the teacher's entropy, averaged: the effective number of
+            anchors.
     """
     masked = torch.zeros((), dtype=torch.bool, device=teacher_similarities.device) if masked is None else masked
     teacher, student = (

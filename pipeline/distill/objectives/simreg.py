@@ -5,32 +5,24 @@ distance of unit vectors, which is 2 minus 2 times their cosine, averaged over t
 paper's best head, which is dropped after training.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from compress_ssl.pipeline.distill.objectives import options
 
 
 class SimReg(Objective):
     """Minimise the squared distance between the directions of projected feature and teacher's embedding.
 
-    Examples
-    --------
-    >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
-    >>> teacher_embeddings = normalize(torch.randn(8, 32))
-    >>> objective = SimReg(student, teacher_dim=32)
-    >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
-    >>> for _ in range(3):
-    ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
-    ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
+    Example:
+        >>> student, images = torch.nn.Linear(6, 16), torch.randn(8, 6)
+        >>> teacher_embeddings = normalize(torch.randn(8, 32))
+        >>> objective = SimReg(student, teacher_dim=32)
+        >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
+        >>> for _ in range(3):
+        ...     loss, logged = objective(student, Batch(images, teacher_embeddings))
+        ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
     in_teacher_space = True

@@ -1,19 +1,13 @@
 """Base class of the objectives with a memory bank of the teacher's embeddings."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import TORCH_DTYPES
 from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
 from compress_ssl.pipeline.training.distributed import gather_rows
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 class WithTeacherBank(Objective):
@@ -30,14 +24,10 @@ class WithTeacherBank(Objective):
     ) -> None:
         """Add the bank, and the teacher's mean if it is subtracted.
 
-        Parameters
-        ----------
-        mask_own : bool
-            Mask the entries of the query's own image; needs ``Batch.rows``.
-        centre : bool
-            Subtract the mean that ``fit_teacher`` takes from all embeddings.
-        fixed : bool
-            The bank is filled by ``fit_teacher``, then stays, and is checkpointed.
+        Args:
+            mask_own: Mask the entries of the query's own image; needs ``Batch.rows``.
+            centre: Subtract the mean that ``fit_teacher`` takes from all embeddings.
+            fixed: The bank is filled by ``fit_teacher``, then stays, and is checkpointed.
         """
         self.needs_fit, self.refill_teacher_bank = centre or fixed, not fixed
         self.teacher_bank = MemoryBank(

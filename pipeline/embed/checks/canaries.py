@@ -3,46 +3,34 @@
 Letters: K canaries, V views, P parameters, S side in pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from compress_ssl.pipeline.embed.block import Embedder
+from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.images.canaries import check_canaries, choose_canaries, make_canaries, pixel_hash
 from compress_ssl.pipeline.images.policies import draw_parameters
-from compress_ssl.pipeline.images.rendering import interpolation_of
-from compress_ssl.storage import open_store
+from compress_ssl.pipeline.images.rendering import Renderer, interpolation_of
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.storage import EmbeddingStore, Place, SplitPlan, open_store
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from torch import Tensor
-
-    from compress_ssl.pipeline.embed.block import Embedder
-    from compress_ssl.pipeline.embed.plan import EmbedPlan
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.storage import EmbeddingStore, Place, SplitPlan
-
-KNUTH = 2654435761
-"""Multiplicative hash (Knuth): spreads the logged views evenly over images and views."""
+KNUTH = 2654435761  # multiplicative hash (Knuth): spreads the logged views evenly over images and views
 
 
 def plan_canaries(embedder: Embedder, plan: EmbedPlan) -> dict[str, list[dict[str, Any]]]:
     """Render the canaries of every split, and return them as the store's attributes keep them.
 
-    Raises
-    ------
-    InputError
-        If an image is missing or has changed since it was indexed.
-    RunError
-        If rendering fails.
+    Raises:
+        InputError: If an image is missing or has changed since it was indexed.
+        RunError: If rendering fails.
     """
     return {
         name: canaries_of(split, plan.indexes[name].source, embedder.renderer) for name, split in plan.splits.items()

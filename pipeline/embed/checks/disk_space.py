@@ -1,39 +1,24 @@
 """Check before writing that a store fits on the disk."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from compress_ssl.pipeline.common.memory import format_bytes
+from compress_ssl.pipeline.embed.block import Block
+from compress_ssl.pipeline.embed.plan import EmbedPlan
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.storage import EmbeddingStore, Place
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.recognise import is_store
-from compress_ssl.storage.tools.size import (
-    StoreSize,
-    block_size,
-    samples_size,
-    size_on_disk,
-    view_size,
-)
+from compress_ssl.storage.tools.size import StoreSize, block_size, samples_size, size_on_disk, view_size
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from compress_ssl.pipeline.embed.block import Block
-    from compress_ssl.pipeline.embed.plan import EmbedPlan
-    from compress_ssl.pipeline.embed.settings import EmbedSettings
-    from compress_ssl.storage import EmbeddingStore, Place
-
-FILE_BYTES = 4096
-"""Upper bound of what a file takes beyond its bytes: disks allocate whole blocks."""
+FILE_BYTES = 4096  # upper bound of what a file takes beyond its bytes: disks allocate whole blocks
 
 
 def check_new_store_fits(settings: EmbedSettings, plan: EmbedPlan) -> None:
     """Check that a new store fits. A store that it overwrites is deleted before the first block is written.
 
-    Raises
-    ------
-    DiskSpaceError
-        If the disk has too little space.
+    Raises:
+        DiskSpaceError: If the disk has too little space.
     """
     samples = views = StoreSize()
     for split in plan.splits.values():
@@ -50,10 +35,8 @@ def check_new_store_fits(settings: EmbedSettings, plan: EmbedPlan) -> None:
 def check_blocks_fit(store: EmbeddingStore, blocks: Iterable[Block]) -> None:
     """Check that the missing blocks of a store fit.
 
-    Raises
-    ------
-    DiskSpaceError
-        If the disk has too little space.
+    Raises:
+        DiskSpaceError: If the disk has too little space.
     """
     needed = StoreSize()
     for block in blocks:

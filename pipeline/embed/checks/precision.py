@@ -3,34 +3,26 @@
 Letters: N images, D features, B batch.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
-from compress_ssl.pipeline.embed.block import embed_images
+from compress_ssl.pipeline.embed.block import Embedder, embed_images
+from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.block import Embedder
-    from compress_ssl.pipeline.embed.plan import EmbedPlan
-
 IMAGES = 1000
-TEMPERATURE = 0.04
-"""CompRess's (Koohpayegani et al. 2020, section 4)."""
+TEMPERATURE = 0.04  # CompRess's (Koohpayegani et al. 2020, section 4).
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +39,13 @@ def anchor_divergence(
 ) -> AnchorDivergence:
     """Return KL(reference || other) of each image's distribution over all other images as its anchors.
 
-    Parameters
-    ----------
-    reference, other : float arrays of shape (N, D)
-        L2-normalised embeddings of the same images, N at least 2.
-    temperature : float
-        Divides the similarities.
+    Args:
+        reference, other (float arrays of shape (N, D)): L2-normalised embeddings of the same images, N at least 2.
+        temperature: Divides the similarities.
 
-    Returns
-    -------
-    divergence : AnchorDivergence
-        CompRess (Koohpayegani et al. 2020), equations 1 and 2, without the queries' own images.
+    Returns:
+        divergence (AnchorDivergence): CompRess (Koohpayegani et al. 2020), equations 1 and 2, without the queries' own
+            images.
     """
     others = ~torch.eye(len(reference), dtype=torch.bool)
     log_p, log_q = (
@@ -71,15 +59,11 @@ def anchor_divergence(
 def measure_precision(embedder: Embedder, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
     """Compare the embedder's precision with float32 on view 0 of up to 1,000 images of the first split.
 
-    Returns
-    -------
-    attributes : dict
-        Of the store; empty in float32, and for fewer than two good images.
+    Returns:
+        attributes: Of the store; empty in float32, and for fewer than two good images.
 
-    Raises
-    ------
-    InputError
-        If an output is not finite in this precision, or an image is missing or has changed.
+    Raises:
+        InputError: If an output is not finite in this precision, or an image is missing or has changed.
     """
     name, split = next(iter(plan.splits.items()))
     samples, view = split.samples, split.views[EVALUATION_VIEW]

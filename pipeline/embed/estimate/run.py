@@ -1,26 +1,21 @@
 """``estimate``: bytes and files follow from the plan, time from a short timed run."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from compress_ssl.pipeline.common.device import prepare_device
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.embed.estimate.warm_up import WarmUp, clock, warm_up
 from compress_ssl.pipeline.embed.growth import settings_of_store
 from compress_ssl.pipeline.embed.in_process import InProcess
 from compress_ssl.pipeline.embed.plan import EmbedPlan, plan_embedding
-from compress_ssl.storage import open_store
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.storage import EmbeddingStore, SplitPlan, open_store
 from compress_ssl.storage.publish import is_there
 from compress_ssl.storage.tools.size import StoreSize, samples_size, view_size
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.settings import EmbedSettings
-    from compress_ssl.storage import EmbeddingStore, SplitPlan
 
 
 class Estimate(BaseModel):
@@ -28,31 +23,23 @@ class Estimate(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    images: int
-    """Without those that cannot be decoded."""
-    views: int
-    """Over all images; ``views_to_do`` of them are not in the store yet."""
+    images: int  # without those that cannot be decoded
+    views: int  # over all images; ``views_to_do`` of them are not in the store yet
     views_to_do: int
-    bytes: int
-    """Exact size of the finished store; ``bytes_to_write`` of them are missing."""
+    bytes: int  # exact size of the finished store; ``bytes_to_write`` of them are missing
     bytes_to_write: int
     files: int
-    disk_left: int | None
-    """Bytes; None at a URL."""
+    disk_left: int | None  # Bytes; None at a URL
     fits: bool | None
     seconds: float
-    workers: int
-    """Processes that share the work; 1 for a scheduler's address, whose workers are not counted."""
+    workers: int  # processes that share the work; 1 for a scheduler's address, whose workers are not counted
     device: str
-    device_hours: float
-    """Summed over GPUs, or over CPU threads."""
-    device_hours_are_of: str
-    """``GPU`` or ``CPU``."""
+    device_hours: float  # summed over GPUs, or over CPU threads
+    device_hours_are_of: str  # ``GPU`` or ``CPU``
     warm_up_images: int
     live_teacher_seconds_an_epoch: float
     """The teacher's forward passes that a student would wait for without the store."""
-    reading_seconds_an_epoch: float
-    """One sequential read of a view from the disk or server."""
+    reading_seconds_an_epoch: float  # one sequential read of a view from the disk or server
     pays_off_after_epochs: int | None
     """First epoch by which embedding and reading took less time than a live teacher; None if there is none."""
 
@@ -60,12 +47,9 @@ class Estimate(BaseModel):
 def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
     """Estimate what ``embed`` with these settings takes; only the index of the images is kept.
 
-    Raises
-    ------
-    InputError
-        If the data, the teacher or a setting cannot be used.
-    RunError
-        If rendering fails.
+    Raises:
+        InputError: If the data, the teacher or a setting cannot be used.
+        RunError: If rendering fails.
     """
     store = open_store(settings.store) if is_there(settings.store) and (settings.resume or settings.adds) else None
     if store is not None and settings.adds:

@@ -7,36 +7,29 @@ A cost is an array (2,) of seconds: of wall-clock time, which other processes le
 this process, which they hardly do.
 """
 
-from __future__ import annotations
-
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from compress_ssl.pipeline.common.rows import evenly_spaced
-from compress_ssl.pipeline.embed.block import Embedder, embed_images, good_images
+from compress_ssl.pipeline.embed.block import Block, Embedder, embed_images, good_images
 from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
+from compress_ssl.pipeline.embed.executor import Executor
 from compress_ssl.pipeline.embed.plan import EmbedPlan, missing_blocks
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.storage import Place, SplitPlan
 from compress_ssl.storage.tools.size import StoreSize
 from compress_ssl.storage.writer import StoreWriter, consolidate, create_store
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from compress_ssl.pipeline.embed.block import Block
-    from compress_ssl.pipeline.embed.executor import Executor
-    from compress_ssl.pipeline.embed.settings import EmbedSettings
-    from compress_ssl.storage import Place, SplitPlan
-
 Cost = npt.NDArray[np.float64]
 
-SECONDS = 20.0
-"""Time limit per split; a block that has been started is finished."""
+SECONDS = 20.0  # time limit per split; a block that has been started is finished
 MAX_BLOCKS = 64
 REPEATS = 3
 
@@ -44,18 +37,12 @@ REPEATS = 3
 class WarmUp(NamedTuple):
     """Measurements of a timed run."""
 
-    per_image: dict[str, Cost]
-    """By split: reading, rendering, embedding and writing one image in all its views."""
-    start: Cost
-    """Canaries, the empty store, and what first blocks take longer."""
-    forward_seconds: float
-    """The teacher's forward pass alone, per view."""
-    read_bytes_per_second: float
-    """Of embeddings, from the disk or server."""
-    metadata: StoreSize
-    """The ``zarr.json`` files of the whole store."""
-    images: int
-    """Number of images embedded."""
+    per_image: dict[str, Cost]  # by split: reading, rendering, embedding and writing one image in all its views
+    start: Cost  # Canaries, the empty store, and what first blocks take longer
+    forward_seconds: float  # the teacher's forward pass alone, per view
+    read_bytes_per_second: float  # of embeddings, from the disk or server
+    metadata: StoreSize  # the ``zarr.json`` files of the whole store
+    images: int  # number of images embedded
 
 
 def clock() -> Cost:
@@ -66,12 +53,9 @@ def clock() -> Cost:
 def warm_up(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> WarmUp:
     """Embed a few blocks of every split, and time it.
 
-    Raises
-    ------
-    InputError
-        If an image is missing or has changed.
-    RunError
-        If rendering fails.
+    Raises:
+        InputError: If an image is missing or has changed.
+        RunError: If rendering fails.
     """
     splits = {name: _few_blocks(split, settings.batch_size) for name, split in plan.splits.items()}
     indexes = {name: replace(plan.indexes[name], samples=split.samples) for name, split in splits.items()}

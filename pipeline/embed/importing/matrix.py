@@ -3,13 +3,13 @@
 Letters: N rows, D features.
 """
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import torch
 import zarr
 from zarr.storage import LocalStore
@@ -17,11 +17,6 @@ from zarr.storage import LocalStore
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.images.sources.pack import SIGNATURE as HDF5_START
 from compress_ssl.pipeline.networks.checkpoints.file import LEGACY_MAGIC, ZIP_MAGIC, read_checkpoint_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy.typing as npt
 
 NPY_START = b"\x93NUMPY"
 
@@ -34,10 +29,8 @@ COMPRESSORS = {"blosc", "gzip", "zlib", "zstd", "lz4", "bz2"}
 class Matrix(NamedTuple):
     """A matrix that is read as far as it is used, and what its file says of the rows."""
 
-    values: Any
-    """(N, D) floating: of numpy, h5py or zarr."""
-    labels: npt.NDArray[np.int64] | None = None
-    """(N,) class numbers."""
+    values: Any  # (N, D) floating: of numpy, h5py or zarr
+    labels: npt.NDArray[np.int64] | None = None  # (N,) class numbers
     indices: npt.NDArray[np.int64] | None = None
     """(N,) number of each row's image in the order of torchvision's ImageFolder."""
 
@@ -54,15 +47,11 @@ class Matrix(NamedTuple):
 def open_matrix(file: Path, array: str | None = None) -> Matrix:
     """Open a matrix, whatever kind of file it is in.
 
-    Parameters
-    ----------
-    array : str, optional
-        Its name in an HDF5 file or a zarr group; needed where there are several.
+    Args:
+        array: Its name in an HDF5 file or a zarr group; needed where there are several.
 
-    Raises
-    ------
-    InputError
-        If the file holds no matrix of numbers, is not whole, or would run code.
+    Raises:
+        InputError: If the file holds no matrix of numbers, is not whole, or would run code.
     """
     if not file.exists():
         raise InputError(f"'{file}' is not there; give the file of the embeddings.")

@@ -4,38 +4,29 @@ What the teacher saw is not known to the pixel, so the store has the evaluation 
 the published code's cached mode (``--student-view fresh``).
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.embed.importing.matrix import open_matrix
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.embed.importing.matrix import Matrix, open_matrix
+from compress_ssl.pipeline.embed.importing.settings import ImportSettings, SplitFile
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_beside, list_data_set
-from compress_ssl.pipeline.images.index import index_images
+from compress_ssl.pipeline.images.index import ImageIndex, index_images
 from compress_ssl.pipeline.images.policies import COLUMNS, evaluation_parameters
 from compress_ssl.pipeline.images.sources.open_source import cache_name
+from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.pipeline.images.sources.text import read_lines
 from compress_ssl.pipeline.networks.teachers import TEACHERS
-from compress_ssl.storage import SplitPlan, open_store
+from compress_ssl.storage import EmbeddingStore, SplitPlan, open_store
 from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
 from compress_ssl.storage.schema import EVALUATION_VIEW, block_count, default_block_rows
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.importing.matrix import Matrix
-    from compress_ssl.pipeline.embed.importing.settings import ImportSettings, SplitFile
-    from compress_ssl.pipeline.images.index import ImageIndex
-    from compress_ssl.pipeline.images.sources.source import Listing
-    from compress_ssl.storage import EmbeddingStore
 
 
 class _Joined(NamedTuple):
@@ -43,26 +34,19 @@ class _Joined(NamedTuple):
 
     matrix: Matrix
     images: ImageIndex
-    rows: npt.NDArray[np.int64]
-    """(N,) row of the matrix of each image."""
+    rows: npt.NDArray[np.int64]  # (N,) row of the matrix of each image
 
 
 def import_embeddings(settings: ImportSettings, progress: Progress) -> EmbeddingStore:
     """Make a store of embeddings that another program made.
 
-    Returns
-    -------
-    store : EmbeddingStore
-        Complete; its only view is the evaluation view.
+    Returns:
+        store (EmbeddingStore): Complete; its only view is the evaluation view.
 
-    Raises
-    ------
-    InputError
-        If a file, the list of its images or the data set cannot be used, or they do not fit together.
-    NotRepresentableError
-        If a value is not finite, or not one that float16 holds; names the image.
-    StoreExistsError
-        If the store exists and may not be replaced.
+    Raises:
+        InputError: If a file, the list of its images or the data set cannot be used, or they do not fit together.
+        NotRepresentableError: If a value is not finite, or not one that float16 holds; names the image.
+        StoreExistsError: If the store exists and may not be replaced.
     """
     check_place(settings.store, overwrite=settings.overwrite, instead=OVERWRITE)
     with exclusive_writer(settings.store):

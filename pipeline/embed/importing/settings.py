@@ -85,8 +85,7 @@ class ImportSettings(Settings):
         result_option("An image that cannot be decoded ends the import, or is recorded and left out."),
     ] = "stop"
     index_folder: Annotated[
-        Path | None,
-        runtime_option("Folder that keeps the index of the images; 'index' beside the store unless given."),
+        Path | None, runtime_option("Folder that keeps the index of the images; 'index' beside the store unless given.")
     ] = None
     block_rows: Annotated[int | None, result_option("Images of a block; about 16 MiB unless given.", ge=1)] = None
     threads: Annotated[int | None, runtime_option("CPU threads for looking at the images; all unless given.", ge=1)] = (

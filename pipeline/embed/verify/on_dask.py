@@ -1,22 +1,22 @@
 """``store verify`` on a Dask cluster: one task per block."""
 
-from __future__ import annotations
-
 import socket
-from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.dask.cluster import open_client
+from compress_ssl.pipeline.dask.settings import DaskSettings
 from compress_ssl.pipeline.dask.tasks import run_tasks
-from compress_ssl.storage import open_store
+from compress_ssl.storage import Place, open_store
 from compress_ssl.storage.recognise import has_zarr_metadata
-from compress_ssl.storage.tools.verify import add_up, blocks_to_verify, verify_block
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.dask.settings import DaskSettings
-    from compress_ssl.storage import Place
-    from compress_ssl.storage.tools.verify import CheckedBlock, CommittedBlock, Verification
+from compress_ssl.storage.tools.verify import (
+    CheckedBlock,
+    CommittedBlock,
+    Verification,
+    add_up,
+    blocks_to_verify,
+    verify_block,
+)
 
 
 def verify_on_dask(
@@ -24,12 +24,9 @@ def verify_on_dask(
 ) -> Verification:
     """Return what ``compress_ssl.storage.tools.verify.verify_store`` returns, computed on the settings' cluster.
 
-    Raises
-    ------
-    InputError
-        If the cluster cannot be used, or a worker does not see the store.
-    RunError
-        If the cluster is lost.
+    Raises:
+        InputError: If the cluster cannot be used, or a worker does not see the store.
+        RunError: If the cluster is lost.
     """
     blocks, foreseen = blocks_to_verify(open_store(place.absolute()), sample, seed)
     checked: dict[int, CheckedBlock] = {}

@@ -6,37 +6,29 @@ cosine: the same images, weights and renderer give 1 up to rounding on any devic
 Letters: K images, D features, P parameters.
 """
 
-from __future__ import annotations
-
 import logging
 import secrets
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.functional import cosine_similarity
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.embed.block import embed_images, load_embedder
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.embed.block import Embedder, embed_images, load_embedder
+from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+LEAST_COSINE = 0.999  # A smaller cosine fails the check
 
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.embed.block import Embedder
-    from compress_ssl.pipeline.embed.verify.settings import VerifySettings
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.storage import EmbeddingStore, Split
-
-LEAST_COSINE = 0.999
-"""A smaller cosine fails the check."""
-
-IMAGES = 64
-"""Per split, unless ``sample`` is set."""
+IMAGES = 64  # per split, unless ``sample`` is set
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +40,7 @@ class Agreement(NamedTuple):
     images: int
     cosine_mean: float
     cosine_least: float
-    least: str
-    """View and image of the least cosine."""
+    least: str  # view and image of the least cosine
 
     @property
     def ok(self) -> bool:
@@ -62,21 +53,16 @@ class StoredView(NamedTuple):
 
     row: int
     view: int
-    size: int
-    """Pixels."""
-    parameters: npt.NDArray[np.float32]
-    """(P,)"""
-    embedding: npt.NDArray[np.float16]
-    """(D,)"""
+    size: int  # Pixels
+    parameters: npt.NDArray[np.float32]  # (P,)
+    embedding: npt.NDArray[np.float16]  # (D,)
 
 
 def reembed(store: EmbeddingStore, settings: VerifySettings, progress: Progress) -> list[Agreement]:
     """Render and embed a sample of every split's images again, each in one of its complete views.
 
-    Raises
-    ------
-    InputError
-        If the teacher or the data cannot be used, or an image is missing or has changed.
+    Raises:
+        InputError: If the teacher or the data cannot be used, or an image is missing or has changed.
     """
     if settings.teacher is None or settings.data is None:
         raise InputError("--teacher and --data are needed to embed images again; give both.")

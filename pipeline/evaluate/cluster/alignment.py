@@ -3,20 +3,16 @@
 Letters: N training images, M test images, K clusters, C classes.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from compress_ssl.pipeline.common.settings import Settings
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Integers = npt.NDArray[np.integer]
+Integers = npt.NDArray[np.integer]
 
 NO_CLASS = -1
 
@@ -24,25 +20,20 @@ NO_CLASS = -1
 class Clustering(NamedTuple):
     """The cluster of each image."""
 
-    train: npt.NDArray[np.int64]
-    """(N,)"""
-    test: npt.NDArray[np.int64]
-    """(M,)"""
+    train: npt.NDArray[np.int64]  # (N,)
+    test: npt.NDArray[np.int64]  # (M,)
 
 
 class ClusteringResult(Settings):
     """Scores of one clustering."""
 
     seed: int
-    top1_percent: float
-    """Of the test images."""
+    top1_percent: float  # of the test images
     train_top1_percent: float
     nmi_percent: float
     """Normalised mutual information of the test images' clusters and classes (arithmetic mean), times 100."""
-    ari_percent: float
-    """Adjusted Rand index of the same, times 100."""
-    empty_clusters: int
-    """Without a training image."""
+    ari_percent: float  # adjusted Rand index of the same, times 100
+    empty_clusters: int  # without a training image
 
 
 def score_clustering(
@@ -67,17 +58,13 @@ def score_clustering(
 def align_clusters(cluster: Integers, labels: Integers, clusters: int) -> npt.NDArray[np.int64]:
     """Map clusters to classes one to one, maximising the sum of (images in common / images of the cluster).
 
-    Parameters
-    ----------
-    cluster, labels : int arrays of shape (N,)
-        Cluster and class of each training image.
-    clusters : int
-        K.
+    Args:
+        cluster, labels (int arrays of shape (N,)): Cluster and class of each training image.
+        clusters: K.
 
-    Returns
-    -------
-    classes : int array of shape (K,)
-        Class of each cluster, ``NO_CLASS`` where there are more clusters than classes.
+    Returns:
+        classes (int array of shape (K,)): Class of each cluster, ``NO_CLASS`` where there are more clusters than
+            classes.
     """
     known, column = np.unique(labels, return_inverse=True)
     common = np.zeros((clusters, len(known)))  # (K, C)

@@ -15,10 +15,8 @@ Normalised mutual information and the adjusted Rand index of the test images, wh
 Letters: N training images, M test images, D features, K clusters.
 """
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,17 +24,12 @@ import torch
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.k_means import k_means, nearest_centroids
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
-from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, ClusteringResult, score_clustering
+from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, ClusteringResult, Integers, score_clustering
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import StoredFeatures, l2_normalize
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.cluster.alignment import Integers
-    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.settings import ClusterSettings
+from compress_ssl.pipeline.evaluate.settings import ClusterSettings
 
 FLOAT32_BYTES = 4
 
@@ -63,11 +56,9 @@ class ClusterResult(Settings):
 def evaluate_cluster(settings: ClusterSettings, source: FeatureSource, progress: Progress) -> ClusterResult:
     """Cluster once per seed; draw pictures of the first seed's clustering if asked for.
 
-    Raises
-    ------
-    InputError
-        If an image has no label, a feature is not finite, there is one class, there are fewer images than clusters, or
-        the features do not fit in memory.
+    Raises:
+        InputError: If an image has no label, a feature is not finite, there is one class, there are fewer images than
+            clusters, or the features do not fit in memory.
     """
     store = source.features()
     train_split, test_split = store[settings.train_split], store[settings.test_split]
@@ -116,10 +107,8 @@ def _cluster_count(settings: ClusterSettings, labels: Integers, class_names: Seq
 def check_memory(images: int, features: int, available: float) -> None:
     """Log the memory that k-means needs, and check that it is available: ImageNet with 8,192 features needs 41 GiB.
 
-    Raises
-    ------
-    InputError
-        If it is more than the available bytes.
+    Raises:
+        InputError: If it is more than the available bytes.
     """
     needed = FLOAT32_BYTES * images * features
     what = f"{images:,} images of {features:,} features in float32, {format_bytes(needed)}"

@@ -5,33 +5,25 @@ Nothing is selected by hand: clusters and images are drawn from the seed.
 Letters: R rows (clusters), J columns (images of each), S side of a small picture in pixels, K clusters, C classes.
 """
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from compress_ssl.pipeline.common.figures import write_figure
-from compress_ssl.pipeline.evaluate.cluster.alignment import NO_CLASS, align_clusters
+from compress_ssl.pipeline.evaluate.cluster.alignment import NO_CLASS, Clustering, align_clusters
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
+from compress_ssl.pipeline.evaluate.settings import ClusterSettings
 from compress_ssl.pipeline.images.policies import evaluation_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.storage import Split
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering
-    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.settings import ClusterSettings
-    from compress_ssl.storage import Split
-
-    Integers = npt.NDArray[np.integer]
+Integers = npt.NDArray[np.integer]
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +32,11 @@ IMAGES_FILE, CONFUSION_FILE, SIZES_FILE = "cluster-images.png", "cluster-confusi
 SIDE = 96
 GAP = 4
 DOTS_PER_INCH = 100
-NAMED_CLASSES = 30
-"""A confusion matrix of more classes shows neither their names nor numbers."""
+NAMED_CLASSES = 30  # A confusion matrix of more classes shows neither their names nor numbers
 
 
 def draw_pictures(
-    settings: ClusterSettings,
-    source: FeatureSource,
-    train: Split,
-    test: Split,
-    clustering: Clustering,
-    clusters: int,
+    settings: ClusterSettings, source: FeatureSource, train: Split, test: Split, clustering: Clustering, clusters: int
 ) -> None:
     """Write the pictures of a clustering into the folder of the results."""
     classes = align_clusters(clustering.train, train.samples.label[train.samples.good], clusters)

@@ -11,28 +11,20 @@ is 200 there; MoCo and DINO (k of 10 to 200) use the same rule.
 Letters: N training images, M test images, D features, k neighbours, C classes, B rows of a block.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.rng import philox
 from compress_ssl.pipeline.common.settings import Settings
-from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
+from compress_ssl.pipeline.evaluate.features import Features
+from compress_ssl.pipeline.evaluate.knn.search import Neighbours, nearest_neighbours
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy.typing as npt
-    import torch
-
-    from compress_ssl.pipeline.evaluate.features import Features
-    from compress_ssl.pipeline.evaluate.knn.search import Neighbours
-
-    Integers = npt.NDArray[np.integer]
-    """Class numbers; the labels of the training images are (N,), those of the test images (M,)."""
+Integers = npt.NDArray[np.integer]
+"""Class numbers; the labels of the training images are (N,), those of the test images (M,)."""
 
 VOTES_BYTES = 2**26
 """Maximum size of the votes of a block of test images; those of all images could exceed the features."""
@@ -41,12 +33,9 @@ VOTES_BYTES = 2**26
 class NearestNeighbourResult(Settings):
     """Top-1 accuracy of nearest neighbours, in percent."""
 
-    top1_percent: float
-    """Mean over the draws."""
-    labels_per_class: int | None
-    """Labelled training images of each class; None where all are labelled."""
-    draws: tuple[float, ...]
-    """Top-1 of each draw of labelled images; a single value where all are labelled."""
+    top1_percent: float  # mean over the draws
+    labels_per_class: int | None  # labelled training images of each class; None where all are labelled
+    draws: tuple[float, ...]  # Top-1 of each draw of labelled images; a single value where all are labelled
     train_images: int
     test_images: int
 
@@ -55,8 +44,7 @@ class WeightedKnnResult(Settings):
     """Top-1 accuracy of weighted k-NN, in percent."""
 
     top1_percent: float
-    neighbours: int
-    """Training images that vote."""
+    neighbours: int  # training images that vote
     temperature: float
     train_images: int
     test_images: int
@@ -88,21 +76,14 @@ def few_labels_accuracy(
 ) -> NearestNeighbourResult:
     """Search for nearest neighbours among a few labelled training images, and score them.
 
-    Parameters
-    ----------
-    train_features : callable
-        Returns the features (R, D) of R rows of the training images; called once, for all rows drawn.
-    labels_per_class : int
-        Labelled training images of each class.
-    draws : int
-        Number of draws.
-    seed : int
-        Of the draws: with the same seed networks are compared on the same images.
+    Args:
+        train_features: Returns the features (R, D) of R rows of the training images; called once, for all rows drawn.
+        labels_per_class: Labelled training images of each class.
+        draws: Number of draws.
+        seed: Of the draws: with the same seed networks are compared on the same images.
 
-    Raises
-    ------
-    InputError
-        If a class has too few training images.
+    Raises:
+        InputError: If a class has too few training images.
     """
     drawn = [_balanced_rows(train_labels, labels_per_class, seed, draw) for draw in range(draws)]
     rows_drawn, inverse = np.unique(np.stack(drawn), return_inverse=True)
@@ -139,15 +120,10 @@ def weighted_vote(
 ) -> Integers:
     """Return the classes (M,) that win the vote; the smallest of tied ones.
 
-    Parameters
-    ----------
-    similarity : float array of shape (M, k)
-        Cosines of the neighbours, largest first.
-    labels : int array of shape (M, k)
-        Their classes.
-    temperature : float
-    votes_bytes : int
-        Maximum size of the votes of one block, in bytes.
+    Args:
+        similarity (float array of shape (M, k)): Cosines of the neighbours, largest first.
+        labels (int array of shape (M, k)): Their classes.
+        votes_bytes: Maximum size of the votes of one block, in bytes.
     """
     classes, number = np.unique(labels, return_inverse=True)
     number = number.reshape(labels.shape)

@@ -7,21 +7,14 @@ reports no such number.
 Letters: N images, D features, R rows of a block.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures, l2_normalize
 from compress_ssl.pipeline.images.policies import CROPS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy.typing as npt
-
-    from compress_ssl.storage import Split
+from compress_ssl.storage import Split
 
 
 class CropMeans:
@@ -29,8 +22,7 @@ class CropMeans:
 
     def __init__(self, name: str, split: Split) -> None:
         self._crops = [StoredFeatures(name, split, 1 + crop) for crop in range(CROPS)]
-        self.labels = self._crops[0].labels
-        """(N,)"""
+        self.labels = self._crops[0].labels  # (N,)
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the features block by block (R, D), in order."""

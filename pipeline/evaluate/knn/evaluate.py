@@ -1,13 +1,16 @@
 """Nearest neighbour and weighted k-NN on the features of view 0, from one search of the training images."""
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.device import all_devices
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import StoredFeatures
 from compress_ssl.pipeline.evaluate.knn.accuracy import (
     NearestNeighbourResult,
@@ -18,19 +21,9 @@ from compress_ssl.pipeline.evaluate.knn.accuracy import (
 )
 from compress_ssl.pipeline.evaluate.knn.crops import CropMeans
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
-from compress_ssl.pipeline.evaluate.settings import DEFAULT_VOTE_TEMPERATURE
+from compress_ssl.pipeline.evaluate.settings import DEFAULT_VOTE_TEMPERATURE, KnnSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import numpy as np
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.settings import KnnSettings
-
-    Block = npt.NDArray[np.floating]
+Block = npt.NDArray[np.floating]
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +31,9 @@ logger = logging.getLogger(__name__)
 class KnnResult(Settings):
     """Scores by nearest neighbour and by weighted k-NN."""
 
-    nearest: tuple[NearestNeighbourResult, ...]
-    """With all labels, then with each number of labels per class."""
-    weighted: tuple[WeightedKnnResult, ...]
-    """With each number of neighbours."""
-    crops: int = 1
-    """Per image."""
+    nearest: tuple[NearestNeighbourResult, ...]  # with all labels, then with each number of labels per class
+    weighted: tuple[WeightedKnnResult, ...]  # with each number of neighbours
+    crops: int = 1  # per image
 
     def scores(self) -> dict[str, float]:
         """Return top-1 in percent by column heading."""
@@ -61,10 +51,8 @@ class KnnResult(Settings):
 def evaluate_knn(settings: KnnSettings, source: FeatureSource, progress: Progress) -> KnnResult:
     """Score by nearest neighbour and by the weighted vote of k neighbours.
 
-    Raises
-    ------
-    InputError
-        If an image has no label, a feature is not finite, or there are too few training images.
+    Raises:
+        InputError: If an image has no label, a feature is not finite, or there are too few training images.
     """
     store = source.features() if settings.crops == 1 else source.crops(training=True)
     features = StoredFeatures if settings.crops == 1 else CropMeans

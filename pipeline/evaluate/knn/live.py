@@ -6,17 +6,18 @@ features are not rounded to a store's float16. The network, its mode and torch's
 Letters: N images, B batch, D features, S side in pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
-from compress_ssl.pipeline.common.settings import ImageSelection
+from compress_ssl.pipeline.common.settings import ImageSelection, Precision
 from compress_ssl.pipeline.embed.block import Embedder, embed_images
 from compress_ssl.pipeline.evaluate.features import check_labels
 from compress_ssl.pipeline.evaluate.knn.accuracy import nearest_neighbour_accuracy
@@ -24,22 +25,11 @@ from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import evaluation_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, render
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.storage import open_store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from torch import Tensor, nn
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.common.settings import Precision
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.networks.network import Network
-    from compress_ssl.storage import Place
+from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.storage import Place, open_store
 
 CACHED_PIXEL_BYTES = 2**30
 """Views of at most this size in total, in bytes, are rendered once; larger ones at every evaluation."""
@@ -48,34 +38,21 @@ CACHED_PIXEL_BYTES = 2**30
 class LiveNearestNeighbour:
     """Scores networks by nearest neighbour on images that are selected once.
 
-    Parameters
-    ----------
-    data : Path
-        The dataset.
-    output : Path
-        The run; the image index is kept beside it, as by the stages, unless ``selection`` names a folder.
-    store : Place, optional
-        Store of the dataset, whose splits need no indexing; a split that it lacks is a folder of the dataset.
-    train_split, test_split : str
-        Splits whose labels are known, and that are scored.
-    limit : int
-        Maximum number of images of each, evenly spaced.
-    selection : ImageSelection, optional
-        Images of a folder to choose from.
-    batch_size : int
-        Images in one forward pass.
-    cached_pixel_bytes : int
-        See ``CACHED_PIXEL_BYTES``.
+    Args:
+        data: The dataset.
+        output: The run; the image index is kept beside it, as by the stages, unless ``selection`` names a folder.
+        store: Store of the dataset, whose splits need no indexing; a split that it lacks is a folder of the dataset.
+        train_split, test_split: Splits whose labels are known, and that are scored.
+        limit: Maximum number of images of each, evenly spaced.
+        selection: Images of a folder to choose from.
+        batch_size: Images in one forward pass.
+        cached_pixel_bytes: See ``CACHED_PIXEL_BYTES``.
 
-    Raises
-    ------
-    InputError
-        If there are no such images, an image has no label, or the classes differ. When called: if an image is missing
-        or has changed.
-    StoreError
-        If the store cannot be read.
-    RunError
-        When called, if the network's features are not finite.
+    Raises:
+        InputError: If there are no such images, an image has no label, or the classes differ. When called: if an image
+            is missing or has changed.
+        StoreError: If the store cannot be read.
+        RunError: When called, if the network's features are not finite.
     """
 
     def __init__(

@@ -10,30 +10,23 @@ which of equal rows it returns, so a few more are searched for than are kept, an
 Letters: N rows of the bank, M queries, D features, k neighbours, B queries of a block, R rows of a block of the bank.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.evaluate.features import l2_normalize
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    import numpy.typing as npt
-
 # With 2,048 features: 128 MiB of bank and 16 MiB of queries at a time.
 BANK_BLOCK_ROWS = 16_384
 QUERY_BLOCK_ROWS = 2_048
 
-EXTRA_ROWS = 8
-"""Rows searched for beyond the k that are kept: up to this many ties with the last one are sorted."""
+EXTRA_ROWS = 8  # rows searched for beyond the k that are kept: up to this many ties with the last one are sorted
 
 
 Search = Callable[[Any, Any, int], tuple[Any, Any]]
@@ -43,10 +36,8 @@ Search = Callable[[Any, Any, int], tuple[Any, Any]]
 class Neighbours(NamedTuple):
     """The k most similar rows of a bank for each of M queries, most similar first."""
 
-    similarity: npt.NDArray[np.float32]
-    """(M, k) cosines."""
-    row: npt.NDArray[np.int64]
-    """(M, k) rows of the bank."""
+    similarity: npt.NDArray[np.float32]  # (M, k) cosines
+    row: npt.NDArray[np.int64]  # (M, k) rows of the bank
 
 
 def nearest_neighbours(
@@ -60,27 +51,19 @@ def nearest_neighbours(
 ) -> Neighbours:
     """Search a bank for the rows most similar to each query.
 
-    Parameters
-    ----------
-    bank : float array of shape (N, D), or an iterable of such
-        Rows of an iterable are numbered consecutively.
-    queries : float array of shape (M, D)
-        Neither needs to be normalised; a row of zeros has cosine 0 with every row.
-    k : int
-        Rows to find for each query.
-    devices : sequence of torch.device or str
-        Devices that share the queries; similarities are computed in float32.
-    bank_block, query_block : int
-        Rows of a block.
+    Args:
+        bank (float array of shape (N, D), or an iterable of such): Rows of an iterable are numbered consecutively.
+        queries (float array of shape (M, D)): Neither needs to be normalised; a row of zeros has cosine 0 with every
+            row.
+        k: Rows to find for each query.
+        devices (sequence of torch.device or str): Devices that share the queries; similarities are computed in float32.
+        bank_block, query_block: Rows of a block.
 
-    Returns
-    -------
-    neighbours : Neighbours
+    Returns:
+        neighbours (Neighbours).
 
-    Raises
-    ------
-    InputError
-        If the bank has fewer than k rows, or another number of features than the queries.
+    Raises:
+        InputError: If the bank has fewer than k rows, or another number of features than the queries.
     """
     searches = [_search_on(torch.device(device)) for device in devices]
     found = Neighbours(np.full((len(queries), k), -np.inf, np.float32), np.zeros((len(queries), k), np.int64))

@@ -3,37 +3,29 @@
 Letters: N images, B images of a step, D features of a layer, P augmentation parameters.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from compress_ssl.pipeline.common.device import autocast, choose_precision
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
+from compress_ssl.pipeline.evaluate.layers.features import LayersForward
+from compress_ssl.pipeline.evaluate.settings import LayersSettings
+from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import COLUMN, evaluation_parameters, uniform_draws
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.training.schedule import epoch_order
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.layers.features import LayersForward
-    from compress_ssl.pipeline.evaluate.settings import LayersSettings
-    from compress_ssl.pipeline.images.index import ImageIndex
 
 
 class Batch(NamedTuple):
     """Images of one step, on the device."""
 
-    features: Mapping[str, Tensor]
-    """(B, D) of each layer."""
-    labels: Tensor
-    """(B,) int64."""
+    features: Mapping[str, Tensor]  # (B, D) of each layer
+    labels: Tensor  # (B,) int64
 
 
 class LayerBatches:

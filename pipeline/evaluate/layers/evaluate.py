@@ -13,41 +13,31 @@ from its last complete epoch.
 Letters: D features of a layer, C classes.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import math
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.memory import format_bytes
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import check_classes, check_labels
-from compress_ssl.pipeline.evaluate.layers.batches import LayerBatches
+from compress_ssl.pipeline.evaluate.layers.batches import Batch, LayerBatches
 from compress_ssl.pipeline.evaluate.layers.features import feature_counts, layer_outputs, layers_of
 from compress_ssl.pipeline.evaluate.linear_training import UnfinishedTraining, run_epochs
+from compress_ssl.pipeline.evaluate.settings import LayersSettings
 from compress_ssl.pipeline.images.data_set import index_data_set
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.layers.batches import Batch
-    from compress_ssl.pipeline.evaluate.settings import LayersSettings
 
 logger = logging.getLogger(__name__)
 
-MOMENTUM = " momentum"
-"""Suffix of a weight's name, for its momentum buffer in the stored state."""
+MOMENTUM = " momentum"  # suffix of a weight's name, for its momentum buffer in the stored state
 
 UNFINISHED_FILE = "layers-unfinished.safetensors"
 
@@ -56,8 +46,7 @@ class LayerResult(Settings):
     """Accuracy of one layer's classifier."""
 
     layer: str
-    features: int
-    """D, after pooling."""
+    features: int  # D, after pooling
     top1_percent: float
 
 
@@ -77,12 +66,9 @@ class LayersResult(Settings):
 def evaluate_layers(settings: LayersSettings, source: FeatureSource, progress: Progress) -> LayersResult:
     """Train a linear classifier on every layer, and score the test images.
 
-    Raises
-    ------
-    InputError
-        If the model is a store, its layers are not known, or the images or their labels cannot be used.
-    RunError
-        If a classifier diverges.
+    Raises:
+        InputError: If the model is a store, its layers are not known, or the images or their labels cannot be used.
+        RunError: If a classifier diverges.
     """
     layers = layers_of(source.network, settings.layers)
     source.check_classes()
@@ -145,22 +131,15 @@ def train_classifiers(
 ) -> nn.ModuleDict:
     """Train a linear layer on each layer's features; the classifiers share nothing but the batches.
 
-    Parameters
-    ----------
-    epochs : iterable of iterables of Batch
-        Those left to do.
-    counts : mapping from layer to D
-    classes : int
-        C.
-    state : mapping
-        State to resume from; empty to start.
-    keep : callable
-        Called with the state after every epoch.
+    Args:
+        epochs (iterable of iterables of Batch): Those left to do.
+        counts (mapping from layer to D)
+        classes: C.
+        state: State to resume from; empty to start.
+        keep: Called with the state after every epoch.
 
-    Raises
-    ------
-    RunError
-        If the weights of a classifier are not finite after an epoch.
+    Raises:
+        RunError: If the weights of a classifier are not finite after an epoch.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -9,27 +9,20 @@ output of a layer without a map (fc6, fc7) is used unchanged.
 Letters: B images of a batch, C channels, H side of a feature map, S side of an image in pixels, D features.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.networks.network import Network
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from torch import Tensor, nn
-
-    from compress_ssl.pipeline.networks.network import Network
-
-    LayersForward = Callable[[Tensor], dict[str, Tensor]]
+LayersForward = Callable[[Tensor], dict[str, Tensor]]
 
 WANTED_FEATURES = 9000
 
@@ -61,8 +54,7 @@ LAYERS: dict[str, dict[str, str]] = {
         "stage4": "features.18",
     },
     r"conv4": {"conv1": "3", "conv2": "7", "conv3": "11", "conv4": "15"},
-}
-"""Regular expression for the start of an architecture's name, to its layers: name and module of each, in order."""
+}  # regular expression for the start of an architecture's name, to its layers: name and module of each, in order
 
 
 def layers_of(network: Network, chosen: Sequence[str] = ()) -> dict[str, str]:
@@ -70,10 +62,8 @@ def layers_of(network: Network, chosen: Sequence[str] = ()) -> dict[str, str]:
 
     Only those ``chosen`` are returned, if any are.
 
-    Raises
-    ------
-    InputError
-        If the layers of the architecture are not known, or it has no layer of that name.
+    Raises:
+        InputError: If the layers of the architecture are not known, or it has no layer of that name.
     """
     known = next((layers for start, layers in LAYERS.items() if re.match(start, network.architecture)), {})
     modules = dict(network.module.named_modules())

@@ -7,37 +7,29 @@ epochs trains the same classifier, up to rounding.
 Letters: N images, D features, V stored views, B images of a step.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from compress_ssl.pipeline.common.device import autocast
+from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.evaluate.linear.classifier import Batch
+from compress_ssl.pipeline.evaluate.settings import LinearTraining
 from compress_ssl.pipeline.images.policies import fresh_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.training.distributed import gather_ragged, local_batch_size, rank_indices
 from compress_ssl.pipeline.training.schedule import epoch_order
+from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import Precision
-    from compress_ssl.pipeline.evaluate.settings import LinearTraining
-    from compress_ssl.pipeline.images.rendering import Renderer
-    from compress_ssl.pipeline.images.sources.source import ImageSource
-    from compress_ssl.pipeline.networks.network import Network
-    from compress_ssl.storage import Split
-
-    Rows = npt.NDArray[np.int64]
-    Epochs = Iterator[Iterator[Batch]]
+Rows = npt.NDArray[np.int64]
+Epochs = Iterator[Iterator[Batch]]
 
 FIRST_VIEW = EVALUATION_VIEW + 1
 
@@ -46,12 +38,9 @@ FIRST_VIEW = EVALUATION_VIEW + 1
 class StoredViews:
     """Features of N images in V stored views, one of which is in memory at a time."""
 
-    read: Callable[[int], npt.NDArray[np.floating]]
-    """Returns the features (N, D) of a view."""
-    count: int
-    """V."""
-    labels: npt.NDArray[np.integer]
-    """(N,)"""
+    read: Callable[[int], npt.NDArray[np.floating]]  # returns the features (N, D) of a view
+    count: int  # V
+    labels: npt.NDArray[np.integer]  # (N,)
 
     def epochs(
         self,
@@ -101,11 +90,9 @@ class LiveViews:
     Each rank computes its part of every step's images, and receives the features of all.
     """
 
-    split: Split
-    """Of a store with view 0 of the same images, at the size to render."""
+    split: Split  # of a store with view 0 of the same images, at the size to render
     source: ImageSource
-    network: Network
-    """On the device of the renderer, in evaluation mode."""
+    network: Network  # on the device of the renderer, in evaluation mode
     renderer: Renderer
     precision: Precision
 

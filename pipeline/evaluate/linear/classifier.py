@@ -6,29 +6,21 @@ products whatever their number, and each is a parameter group of the optimizer.
 Letters: N images, D features, C classes, G learning rates, B images of a step, K crops, R rows of a block.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, pad
 
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.evaluate.linear_training import run_epochs
+from compress_ssl.pipeline.evaluate.settings import LinearTraining
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    import numpy as np
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from compress_ssl.pipeline.evaluate.settings import LinearTraining
-
-    Blocks = Iterable[npt.NDArray[np.floating]]
-    """Features (R, D), block by block."""
+Blocks = Iterable[npt.NDArray[np.floating]]  # features (R, D), block by block
 
 VARIANCE_EPSILON = 1e-5
 TOP = 5
@@ -38,19 +30,15 @@ CHUNK_ROWS = 4096
 class Batch(NamedTuple):
     """Images of one step, on the device."""
 
-    features: Tensor
-    """(B, D), as the network outputs them."""
-    labels: Tensor
-    """(B,) int64."""
+    features: Tensor  # (B, D), as the network outputs them
+    labels: Tensor  # (B,) int64
 
 
 class Standardisation(NamedTuple):
     """Scales each row to unit length, then each feature to zero mean and unit variance."""
 
-    mean: Tensor
-    """(D,) float32."""
-    inverse_deviation: Tensor
-    """(D,) float32."""
+    mean: Tensor  # (D,) float32
+    inverse_deviation: Tensor  # (D,) float32
 
     def __call__(self, features: Tensor) -> Tensor:
         """Standardise features (B, D)."""
@@ -63,10 +51,8 @@ def standardisation(blocks: Blocks, device: torch.device | str = "cpu") -> Stand
     The variance is divided by N - 1, and 1e-5 is added to it, as by ``torch.var_mean`` and ``FullBatchNorm`` in
     UMBCvision/CompRess, eval_linear.py at cf33bab91f94.
 
-    Parameters
-    ----------
-    blocks : iterable of float arrays of shape (R, D)
-        At least two rows in total.
+    Args:
+        blocks (iterable of float arrays of shape (R, D)): At least two rows in total.
     """
     count, total, squares = 0, torch.zeros(1, device=device), torch.zeros(1, device=device)
     for chunk in _chunks(blocks, device):
@@ -80,8 +66,7 @@ def standardisation(blocks: Blocks, device: torch.device | str = "cpu") -> Stand
 class Classifiers(NamedTuple):
     """Linear classifiers, one per learning rate, and the standardisation of their input."""
 
-    parameters: Tensor
-    """(D + 1, G, C) float32; the last row is the bias."""
+    parameters: Tensor  # (D + 1, G, C) float32; the last row is the bias
     standardise: Standardisation
 
     def logits(self, features: Tensor) -> Tensor:
@@ -107,21 +92,14 @@ def train_classifiers(
 ) -> Classifiers:
     """Train by SGD with momentum; as always in torch, the weight decay includes the bias.
 
-    Parameters
-    ----------
-    epochs : iterable of iterables of Batch
-        Those left to do.
-    state : mapping
-        To start or resume from: ``epoch``, the number done; ``parameters`` and ``momentum`` (D + 1, G, C).
-    rates : sequence of float
-        G learning rates.
-    keep : callable
-        Called with the state after every epoch.
+    Args:
+        epochs (iterable of iterables of Batch): Those left to do.
+        state: To start or resume from: ``epoch``, the number done; ``parameters`` and ``momentum`` (D + 1, G, C).
+        rates: G learning rates.
+        keep: Called with the state after every epoch.
 
-    Raises
-    ------
-    RunError
-        If no rate leads to finite weights.
+    Raises:
+        RunError: If no rate leads to finite weights.
     """
     device = standardise.mean.device
     parameters = state["parameters"].to(device, copy=True).requires_grad_()
@@ -171,12 +149,11 @@ class Accuracy(NamedTuple):
 def accuracy(classifiers: Classifiers, crops: Sequence[Blocks], labels: npt.NDArray[np.integer]) -> Accuracy:
     """Compute top-1 and top-5 accuracy.
 
-    Parameters
-    ----------
-    crops : sequence of iterables of float arrays of shape (R, D)
-        Features of all N images in each of K crops. An image's probabilities (softmax) are averaged over several:
-        Krizhevsky, Sutskever, Hinton 2012, section 4.1; facebookresearch/deepcluster, eval_linear.py at 1b56beceacf6.
-    labels : int array of shape (N,)
+    Args:
+        crops (sequence of iterables of float arrays of shape (R, D)): Features of all N images in each of K crops. An
+            image's probabilities (softmax) are averaged over several: Krizhevsky, Sutskever, Hinton 2012, section 4.1;
+            facebookresearch/deepcluster, eval_linear.py at 1b56beceacf6.
+        labels (int array of shape (N,))
     """
     device = classifiers.parameters.device
     truth = torch.from_numpy(labels).to(device, torch.int64)

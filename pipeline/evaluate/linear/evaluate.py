@@ -16,33 +16,27 @@ scikit-learn's LogisticRegression on the same standardised view 0 without augmen
 the same loss, mean cross-entropy + weight_decay / 2 * sum of squared weights, except that its bias is not regularised.
 """
 
-from __future__ import annotations
-
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from compress_ssl.pipeline.common.device import choose_precision
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
-from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
+from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures, check_classes
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
-from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, standardisation
+from compress_ssl.pipeline.evaluate.linear.classifier import TOP, Standardisation, accuracy, standardisation
 from compress_ssl.pipeline.evaluate.linear.fit import fit
 from compress_ssl.pipeline.evaluate.linear_training import UnfinishedTraining
+from compress_ssl.pipeline.evaluate.settings import LinearSettings
 from compress_ssl.pipeline.images.policies import CROPS
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.training.distributed import check_batch_divides, is_rank0
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.features import Features
-    from compress_ssl.pipeline.evaluate.linear.classifier import Standardisation
-    from compress_ssl.pipeline.evaluate.settings import LinearSettings
-    from compress_ssl.storage import Split
+from compress_ssl.storage import Split
 
 REFERENCE_ITERATIONS = 1000
 UNFINISHED_FILE = "linear-unfinished.safetensors"
@@ -54,15 +48,12 @@ class LinearResult(Settings):
     top1_percent: float
     top5_percent: float
     features: Literal["stored", "live"]
-    views: int
-    """Number of different views of each training image in training."""
-    crops: int
-    """Per test image."""
+    views: int  # number of different views of each training image in training
+    crops: int  # per test image
     learning_rate: float
     held_out_top1_percent: dict[float, float]
     """Of each rate of the grid, on held-out training images; empty without a grid."""
-    logistic_regression_top1_percent: float | None
-    """scikit-learn's, on view 0; None if there are too many images."""
+    logistic_regression_top1_percent: float | None  # scikit-learn's, on view 0; None if there are too many images
     classes: int
     train_images: int
     test_images: int
@@ -81,13 +72,10 @@ class LinearResult(Settings):
 def evaluate_linear(settings: LinearSettings, source: FeatureSource, progress: Progress) -> LinearResult:
     """Train a linear classifier on frozen features, and score it.
 
-    Raises
-    ------
-    InputError
-        If an image has no label, a class has no training image, or a store has too few views or is given for live
-        features.
-    RunError
-        If the training diverges.
+    Raises:
+        InputError: If an image has no label, a class has no training image, or a store has too few views or is given
+            for live features.
+        RunError: If the training diverges.
     """
     live = settings.features == "live"
     if live:

@@ -7,47 +7,38 @@ not used. An interrupted training is resumed from its last complete epoch if it 
 Letters: N training images, D features.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rng import philox
+from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, Rows, StoredViews
 from compress_ssl.pipeline.evaluate.linear.classifier import (
     Classifiers,
+    Standardisation,
     accuracy,
     initial_state,
     train_classifiers,
 )
+from compress_ssl.pipeline.evaluate.linear_training import UnfinishedTraining
+from compress_ssl.pipeline.evaluate.settings import LinearTraining
 from compress_ssl.pipeline.training.distributed import broadcast_from_rank0, is_rank0
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy.typing as npt
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, Rows, StoredViews
-    from compress_ssl.pipeline.evaluate.linear.classifier import Standardisation
-    from compress_ssl.pipeline.evaluate.linear_training import UnfinishedTraining
-    from compress_ssl.pipeline.evaluate.settings import LinearTraining
-
 HELD_OUT_SHARE = 0.1
-HELD_OUT_DRAW = 2**32
-"""Number of the draw of held-out images; no epoch has it."""
+HELD_OUT_DRAW = 2**32  # number of the draw of held-out images; no epoch has it
 
 
 class Fitted(NamedTuple):
     """A classifier and the choice of its learning rate."""
 
-    classifiers: Classifiers
-    """A single one."""
+    classifiers: Classifiers  # A single one
     learning_rate: float
-    held_out_top1_percent: dict[float, float]
-    """Of each rate of the grid."""
+    held_out_top1_percent: dict[float, float]  # of each rate of the grid
 
 
 def fit(
@@ -61,23 +52,15 @@ def fit(
 ) -> Fitted:
     """Train a classifier on all images.
 
-    Parameters
-    ----------
-    views : StoredViews or LiveViews
-        Of the training images.
-    evaluation_view : callable
-        Returns the features (rows, D) of some of the images in view 0.
-    standardise : Standardisation
-        On the device to train on.
-    unfinished : UnfinishedTraining, optional
-        Where the state is written after every epoch.
+    Args:
+        views (StoredViews or LiveViews): Of the training images.
+        evaluation_view: Returns the features (rows, D) of some of the images in view 0.
+        standardise: On the device to train on.
+        unfinished: Where the state is written after every epoch.
 
-    Raises
-    ------
-    InputError
-        If a rate is to be selected and a class has only one image.
-    RunError
-        If the training diverges.
+    Raises:
+        InputError: If a rate is to be selected and a class has only one image.
+        RunError: If the training diverges.
     """
     labels = views.labels
 
@@ -109,10 +92,8 @@ def fit(
 def hold_out(labels: npt.NDArray[np.integer], seed: int) -> tuple[Rows, Rows]:
     """Return the rows to train on, and a held-out tenth of each class, at least one image; the same for the same seed.
 
-    Raises
-    ------
-    InputError
-        If a class has only one image.
+    Raises:
+        InputError: If a class has only one image.
     """
     generator = philox(seed, HELD_OUT_DRAW)
     held_out = np.zeros(len(labels), bool)

@@ -13,49 +13,38 @@ the subset. The published code has no script for this table; nothing is fine-tun
 Letters: N training images, C classes.
 """
 
-from __future__ import annotations
-
 import logging
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rng import philox
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
-from compress_ssl.pipeline.evaluate.linear.batches import StoredViews
+from compress_ssl.pipeline.evaluate.linear.batches import Rows, StoredViews
 from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, standardisation
 from compress_ssl.pipeline.evaluate.linear.fit import fit
+from compress_ssl.pipeline.evaluate.settings import LowShotSettings
 from compress_ssl.pipeline.images.sources.text import read_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.linear.batches import Rows
-    from compress_ssl.pipeline.evaluate.settings import LowShotSettings
-    from compress_ssl.storage import Split
+from compress_ssl.storage import Split
 
 logger = logging.getLogger(__name__)
 
-SUBSET_DRAW = 2**33
-"""Number of the draw of labelled images."""
+SUBSET_DRAW = 2**33  # number of the draw of labelled images
 
-ROUNDING = 1e-9
-"""Added before rounding down: some percentages are whole numbers of images except for floating point."""
+ROUNDING = 1e-9  # added before rounding down: some percentages are whole numbers of images except for floating point
 
 
 class SubsetResult(Settings):
     """Accuracies on the test images with some labels, in percent."""
 
-    subset: str
-    """``1 %``, or a list's name."""
+    subset: str  # ``1 %``, or a list's name
     train_images: int
     top1_percent: float
     top5_percent: float
@@ -85,12 +74,9 @@ class LowShotResult(Settings):
 def evaluate_low_shot(settings: LowShotSettings, source: FeatureSource, progress: Progress) -> LowShotResult:
     """Train a linear classifier on each subset of the labels, and score it on all test images.
 
-    Raises
-    ------
-    InputError
-        If an image has no label, a subset has no image of a class, or a list names missing images.
-    RunError
-        If a training diverges.
+    Raises:
+        InputError: If an image has no label, a subset has no image of a class, or a list names missing images.
+        RunError: If a training diverges.
     """
     settings = source.limit_views(settings)
     store = source.views(settings.views, settings.policy)
@@ -115,10 +101,7 @@ def evaluate_low_shot(settings: LowShotSettings, source: FeatureSource, progress
             )
         )
     return LowShotResult(
-        subsets=tuple(results),
-        views=settings.views,
-        classes=len(split.class_names),
-        test_images=len(test.labels),
+        subsets=tuple(results), views=settings.views, classes=len(split.class_names), test_images=len(test.labels)
     )
 
 
@@ -146,10 +129,8 @@ def _count(labels: npt.NDArray[np.integer], percent: float) -> int:
 def balanced_subset(labels: npt.NDArray[np.integer], percent: float, seed: int) -> Rows:
     """Draw a percentage of the images, given their labels (N,); the same number per class, the same for the same seed.
 
-    Raises
-    ------
-    InputError
-        If there are more classes than images to draw.
+    Raises:
+        InputError: If there are more classes than images to draw.
     """
     classes = np.unique(labels)
     count = _count(labels, percent)
@@ -172,18 +153,13 @@ def listed_subset(
 ) -> Rows:
     """Return the rows of the images that a file lists, by file name or by path.
 
-    Parameters
-    ----------
-    file : Path
-        One name per line.
-    paths : sequence of str
-        Paths of the N images, relative to the split's folder.
-    labels : int array of shape (N,)
+    Args:
+        file: One name per line.
+        paths: Paths of the N images, relative to the split's folder.
+        labels (int array of shape (N,))
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read, an image is missing or ambiguous, or a class has none.
+    Raises:
+        InputError: If the file cannot be read, an image is missing or ambiguous, or a class has none.
     """
     known: dict[str, list[int]] = {}
     for row, path in enumerate(paths):

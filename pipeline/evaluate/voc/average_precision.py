@@ -7,24 +7,18 @@ multiples of 0.1 in floating point, where a recall of exactly 3, 6 or 7 tenths d
 Letters: N images, D detections and O objects of an image.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import require_extra
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy.typing as npt
-
-POINTS = 10
-"""Precision is averaged over recalls from 0 to 1 in steps of one tenth."""
+POINTS = 10  # precision is averaged over recalls from 0 to 1 in steps of one tenth
 
 
 class GroundTruth(NamedTuple):
@@ -32,30 +26,23 @@ class GroundTruth(NamedTuple):
 
     boxes: npt.NDArray[np.floating]
     """(O, 4) xmin, ymin, xmax, ymax in pixels counted from 1; the pixels at both ends belong to the object."""
-    labels: npt.NDArray[np.integer]
-    """(O,)"""
-    difficult: npt.NDArray[np.bool_]
-    """(O,) true for objects that count neither as found nor as missed."""
+    labels: npt.NDArray[np.integer]  # (O,)
+    difficult: npt.NDArray[np.bool_]  # (O,) true for objects that count neither as found nor as missed
 
 
 class Detections(NamedTuple):
     """The output of a detector for an image."""
 
-    boxes: npt.NDArray[np.floating]
-    """(D, 4) in the coordinates of ``GroundTruth``."""
-    labels: npt.NDArray[np.integer]
-    """(D,)"""
-    scores: npt.NDArray[np.floating]
-    """(D,)"""
+    boxes: npt.NDArray[np.floating]  # (D, 4) in the coordinates of ``GroundTruth``
+    labels: npt.NDArray[np.integer]  # (D,)
+    scores: npt.NDArray[np.floating]  # (D,)
 
 
 class CocoAveragePrecision(NamedTuple):
     """Means over the classes, in [0, 1]."""
 
-    over_overlaps: float
-    """Also averaged over the IoU thresholds 0.5, 0.55, ..., 0.95."""
-    at_half: float
-    """At an IoU threshold of 0.5."""
+    over_overlaps: float  # also averaged over the IoU thresholds 0.5, 0.55, ..., 0.95
+    at_half: float  # at an IoU threshold of 0.5
 
 
 def eleven_point_average_precision(hits: npt.NDArray[np.bool_], positives: int) -> float:

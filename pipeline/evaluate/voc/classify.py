@@ -15,16 +15,18 @@ rule.
 Letters: N images, D features.
 """
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import check_finite
+from compress_ssl.pipeline.evaluate.settings import VocClassifySettings
 from compress_ssl.pipeline.evaluate.voc.linear_svm import (
     ClassPrecision,
     MultiLabelFeatures,
@@ -32,19 +34,9 @@ from compress_ssl.pipeline.evaluate.voc.linear_svm import (
     class_precision,
     unusable_classes,
 )
-from compress_ssl.pipeline.images.voc import check_voc, find_classes, read_annotations
+from compress_ssl.pipeline.images.voc import Annotation, check_voc, find_classes, read_annotations
+from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.settings import VocClassifySettings
-    from compress_ssl.pipeline.images.voc import Annotation
-    from compress_ssl.storage import Split
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +44,10 @@ logger = logging.getLogger(__name__)
 class VocClassifyResult(Settings):
     """Average precision, in percent."""
 
-    mean_average_precision_percent: float
-    """Over the classes, by eleven points."""
+    mean_average_precision_percent: float  # over the classes, by eleven points
     mean_area_percent: float
     classes: tuple[ClassPrecision, ...]
-    left_out: dict[str, str]
-    """Classes that are not scored, each with the reason."""
+    left_out: dict[str, str]  # classes that are not scored, each with the reason
     train_images: int
     test_images: int
 
@@ -71,10 +61,9 @@ def evaluate_voc_classify(
 ) -> VocClassifyResult:
     """Train and score one linear classifier per class; classes with too few images are left out.
 
-    Raises
-    ------
-    InputError
-        If the dataset is not in VOC's layout, an annotation cannot be used, or every class has too few images.
+    Raises:
+        InputError: If the dataset is not in VOC's layout, an annotation cannot be used, or every class has too few
+            images.
     """
     from joblib import Parallel, delayed  # type: ignore[import-untyped]
 

@@ -13,36 +13,30 @@ The training can be stopped or killed at any time, and is resumed by the same co
 images starts over.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from compress_ssl.pipeline.common.device import choose_precision, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
+from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
 from compress_ssl.pipeline.evaluate.voc.average_precision import (
+    Detections,
+    GroundTruth,
     coco_average_precision,
     count_objects,
     detection_average_precision,
 )
 from compress_ssl.pipeline.evaluate.voc.detector import build_detector
-from compress_ssl.pipeline.evaluate.voc.images import annotated_images, detect
+from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages, annotated_images, detect
 from compress_ssl.pipeline.evaluate.voc.pictures import draw_boxes, draw_curve
 from compress_ssl.pipeline.evaluate.voc.training import fine_tune
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.voc import check_voc
 from compress_ssl.pipeline.networks.network import weights_sha256
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-    from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
-    from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, GroundTruth
-    from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
 
 NOTE = "Faster R-CNN; the paper's figures are of Fast R-CNN with selective search"
 
@@ -54,24 +48,18 @@ class DetectedClass(Settings):
     """Results of one class."""
 
     name: str
-    average_precision_percent: float
-    """Eleven-point rule, at an IoU of 0.5."""
-    train_objects: int
-    """Without difficult ones."""
+    average_precision_percent: float  # Eleven-point rule, at an IoU of 0.5
+    train_objects: int  # without difficult ones
     test_objects: int
 
 
 class VocDetectResult(Settings):
     """Average precision, in percent."""
 
-    mean_average_precision_percent: float
-    """Mean over the classes, eleven-point rule, at an IoU of 0.5."""
-    coco_average_precision_percent: float
-    """Mean over the classes and the IoU thresholds 0.5, 0.55, ..., 0.95."""
-    coco_at_half_percent: float
-    """COCO's at an IoU of 0.5."""
-    classes: tuple[DetectedClass, ...]
-    """Those with an object in the test images."""
+    mean_average_precision_percent: float  # mean over the classes, eleven-point rule, at an IoU of 0.5
+    coco_average_precision_percent: float  # mean over the classes and the IoU thresholds 0.5, 0.55, ..., 0.95
+    coco_at_half_percent: float  # COCO's at an IoU of 0.5
+    classes: tuple[DetectedClass, ...]  # those with an object in the test images
     train_images: int
     test_images: int
     note: str = NOTE
@@ -87,15 +75,11 @@ class VocDetectResult(Settings):
 def evaluate_voc_detect(settings: VocDetectSettings, source: FeatureSource, progress: Progress) -> VocDetectResult:
     """Fine-tune a detector on the training images, score it on the test images, draw its curve and some boxes.
 
-    Raises
-    ------
-    InputError
-        If the dataset is not in VOC's layout, an annotation or a setting cannot be used, or no detector can be built
-        around the network.
-    RunError
-        If training fails.
-    Stopped
-        If a signal requested it.
+    Raises:
+        InputError: If the dataset is not in VOC's layout, an annotation or a setting cannot be used, or no detector can
+            be built around the network.
+        RunError: If training fails.
+        Stopped: If a signal requested it.
     """
     check_voc(source.data)
     network = source.network

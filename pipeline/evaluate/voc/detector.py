@@ -12,10 +12,8 @@ Batch norm keeps the running statistics of the network: a step has too few image
 like all others.
 """
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +25,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 
 from compress_ssl.pipeline.common.errors import InputError
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
-    from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
+from compress_ssl.pipeline.networks.network import Network
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 PYRAMID_LEVELS = len(STAGES) + 1
@@ -38,22 +34,18 @@ PYRAMID_CHANNELS, PYRAMID_FEATURES = 256, 1024
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
-TEST_PROPOSALS = 300
-"""Proposals per test image (Ren et al. 2015; py-faster-rcnn, ``TEST.RPN_POST_NMS_TOP_N``)."""
+TEST_PROPOSALS = 300  # proposals per test image (Ren et al. 2015; py-faster-rcnn, ``TEST.RPN_POST_NMS_TOP_N``).
 
-NMS_THRESHOLD = 0.3
-"""IoU threshold of non-maximum suppression (py-faster-rcnn, ``TEST.NMS``)."""
+NMS_THRESHOLD = 0.3  # IoU threshold of non-maximum suppression (py-faster-rcnn, ``TEST.NMS``)
 
 
 class _Parts(NamedTuple):
     """Parts of a detector."""
 
     backbone: nn.Module
-    pooled_side: int
-    """Side of the feature map that a region is pooled to."""
+    pooled_side: int  # side of the feature map that a region is pooled to
     head: nn.Module
-    features: int
-    """Outputs of the head."""
+    features: int  # outputs of the head
 
 
 def build_detector(network: Network, classes: int, settings: VocDetectSettings) -> FasterRCNN:
@@ -61,10 +53,8 @@ def build_detector(network: Network, classes: int, settings: VocDetectSettings) 
 
     The detector numbers the object classes from 1, since 0 is the background.
 
-    Raises
-    ------
-    InputError
-        If the network's architecture or a setting does not allow it.
+    Raises:
+        InputError: If the network's architecture or a setting does not allow it.
     """
     module = copy.deepcopy(network.module).cpu()
     with torch.random.fork_rng(devices=[]):

@@ -3,36 +3,27 @@
 Letters: H, W height and width of an image in pixels, O objects of it.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
 from torch import Tensor
+from torchvision.models.detection import FasterRCNN
 
 from compress_ssl.pipeline.common.device import autocast
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, GroundTruth
-from compress_ssl.pipeline.images.index import decode
+from compress_ssl.pipeline.images.index import ImageIndex, decode
 from compress_ssl.pipeline.images.rendering import RenderJob, read_images
 from compress_ssl.pipeline.images.voc import find_classes, read_annotations
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
-    from torchvision.models.detection import FasterRCNN
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.common.settings import Precision
-    from compress_ssl.pipeline.images.index import ImageIndex
-
-
-Batch = list[tuple[Tensor, GroundTruth]]
-"""Images, uint8 (3, H, W), with their ground truth."""
+Batch = list[tuple[Tensor, GroundTruth]]  # Images, uint8 (3, H, W), with their ground truth
 
 
 @dataclass(frozen=True)
@@ -40,10 +31,8 @@ class AnnotatedImages:
     """The images of a split and their ground truth."""
 
     index: ImageIndex
-    rows: npt.NDArray[np.int64]
-    """Rows in the index of the N images that can be decoded."""
-    ground_truth: list[GroundTruth]
-    """Of each of them."""
+    rows: npt.NDArray[np.int64]  # rows in the index of the N images that can be decoded
+    ground_truth: list[GroundTruth]  # of each of them
 
     def fingerprint(self) -> str:
         """Return the XXH3-128 of the images' own fingerprint and all boxes, in hexadecimal."""
@@ -66,8 +55,7 @@ class AnnotatedImages:
 class Target(NamedTuple):
     """Training input of a detector."""
 
-    image: Tensor
-    """float32 (3, H, W) in [0, 1]."""
+    image: Tensor  # float32 (3, H, W) in [0, 1]
     objects: dict[str, Tensor]
     """``boxes`` (O, 4) in pixels from 0, from the first edge to the last; ``labels`` (O,) from 1."""
 
@@ -75,10 +63,8 @@ class Target(NamedTuple):
 def annotated_images(data: Path, indexes: Sequence[ImageIndex]) -> tuple[list[AnnotatedImages], tuple[str, ...]]:
     """Read the ground truth of some splits; class numbers are shared by all of them.
 
-    Raises
-    ------
-    InputError
-        If an annotation cannot be used.
+    Raises:
+        InputError: If an annotation cannot be used.
     """
     rows = [np.flatnonzero(index.samples.good) for index in indexes]
     annotations = [

@@ -3,12 +3,12 @@
 Letters: N images, C classes, D features.
 """
 
-from __future__ import annotations
-
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
@@ -16,13 +16,7 @@ from sklearn.svm import LinearSVC
 
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.voc.average_precision import classification_average_precision
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.images.voc import Annotation
+from compress_ssl.pipeline.images.voc import Annotation
 
 PRESENT, DIFFICULT, ABSENT = 1, 0, -1
 """Label of an image for a class: an object of it, difficult ones only, none. The numbers are VOC's own."""
@@ -34,12 +28,9 @@ class ClassPrecision(Settings):
     """Results of one class."""
 
     name: str
-    average_precision_percent: float
-    """By eleven points."""
-    area_percent: float
-    """Average precision as the area under the curve, scikit-learn's."""
-    cost: float
-    """C of the support vector machine, selected on the training images."""
+    average_precision_percent: float  # by eleven points
+    area_percent: float  # average precision as the area under the curve, scikit-learn's
+    cost: float  # C of the support vector machine, selected on the training images
     train_positives: int
     test_positives: int
 
@@ -47,10 +38,8 @@ class ClassPrecision(Settings):
 class MultiLabelFeatures(NamedTuple):
     """Features of N images and their labels for C classes."""
 
-    features: npt.NDArray[np.float64]
-    """(N, D), L2-normalised."""
-    labels: npt.NDArray[np.int8]
-    """(N, C) PRESENT, DIFFICULT or ABSENT."""
+    features: npt.NDArray[np.float64]  # (N, D), L2-normalised
+    labels: npt.NDArray[np.int8]  # (N, C) PRESENT, DIFFICULT or ABSENT
 
 
 def class_labels(annotations: Sequence[Annotation], names: Sequence[str]) -> npt.NDArray[np.int8]:
@@ -81,12 +70,7 @@ def unusable_classes(
 
 
 def class_precision(
-    name: str,
-    train: MultiLabelFeatures,
-    test: MultiLabelFeatures,
-    number: int,
-    costs: Sequence[float],
-    seed: int,
+    name: str, train: MultiLabelFeatures, test: MultiLabelFeatures, number: int, costs: Sequence[float], seed: int
 ) -> ClassPrecision:
     """Select the cost of class ``number`` by cross validation, train with it, and score the test images.
 

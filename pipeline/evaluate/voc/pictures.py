@@ -1,31 +1,23 @@
 """Pictures of a detector: its training curve, and boxes on some test images."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from compress_ssl.pipeline.common.figures import write_figure
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.run_files import METRICS_FILE
+from compress_ssl.pipeline.evaluate.voc.average_precision import Detections
+from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
-    from matplotlib.axes import Axes
-
-    from compress_ssl.pipeline.evaluate.voc.average_precision import Detections
-    from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
-
-DRAWN_FROM_SCORE = 0.5
-"""Minimum score of drawn detections."""
+DRAWN_FROM_SCORE = 0.5  # minimum score of drawn detections
 
 COLUMNS = 4
 

@@ -1,20 +1,23 @@
 """Fine-tuning a detector, with the training loop of the other stages."""
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
 
 from compress_ssl.pipeline.common.device import autocast, choose_precision
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
+from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
 from compress_ssl.pipeline.evaluate.voc.detector import set_training
-from compress_ssl.pipeline.evaluate.voc.images import Batch, make_target
+from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages, Batch, make_target
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.metrics import MetricsLog
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
@@ -23,17 +26,6 @@ from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 from compress_ssl.storage.places.durable import write_durably
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-    from torchvision.models.detection import FasterRCNN
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
-    from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
-
 logger = logging.getLogger(__name__)
 
 DETECTOR_FILE = "detector.safetensors"
@@ -41,8 +33,7 @@ DETECTOR_FILE = "detector.safetensors"
 SHARED_SETTINGS = {
     *("epochs", "learning_rate", "weight_decay", "milestones", "gamma", "warmup_epochs"),
     *("seed", "device", "threads", "checkpoint_minutes"),
-}
-"""Settings of detection that ``TrainingSettings`` has too."""
+}  # settings of detection that ``TrainingSettings`` has too
 
 DETECTOR_SETTINGS = {"scales", "min_size", "max_size", "anchor_sizes", "regions"}
 
@@ -106,23 +97,15 @@ def fine_tune(
 ) -> None:
     """Train all layers, resuming from the run's checkpoint if it has the same settings and inputs.
 
-    Parameters
-    ----------
-    run : Path
-        Folder for checkpoint, metrics and the detector's weights.
-    inputs : mapping
-        What else the outcome depends on: the network, the images.
-    evaluate : callable
-        Scores the current detector; called before the first step and every ``score_every`` epochs.
+    Args:
+        run: Folder for checkpoint, metrics and the detector's weights.
+        inputs: What else the outcome depends on: the network, the images.
+        evaluate: Scores the current detector; called before the first step and every ``score_every`` epochs.
 
-    Raises
-    ------
-    InputError
-        If there are fewer images than in a batch, or the run's folder contains something else.
-    RunError
-        If training fails.
-    Stopped
-        If a signal requested it.
+    Raises:
+        InputError: If there are fewer images than in a batch, or the run's folder contains something else.
+        RunError: If training fails.
+        Stopped: If a signal requested it.
     """
     rows = np.arange(len(images.rows))
     images_per_step = settings.detector_batch_size

@@ -9,28 +9,23 @@ decoded by Pillow as ImageFolder would, and passed as raw pixels in a PPM.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from nvidia.dali import fn, types
+from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
+from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.images.index import decode
 from compress_ssl.pipeline.images.policies import COLUMN
-from compress_ssl.pipeline.images.rendering import read_images
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy.typing as npt
-    import torch
-    from nvidia.dali.data_node import DataNode
-    from torch import Tensor
-
-    from compress_ssl.pipeline.common.settings import Interpolation
-    from compress_ssl.pipeline.images.rendering import RenderJob
+from compress_ssl.pipeline.images.rendering import RenderJob, read_images
 
 # The arguments of one view, in the order in which they are fed: columns, and the dtype that DALI expects.
 VIEW_ARGUMENTS = (
@@ -47,8 +42,7 @@ INTERPOLATIONS: dict[Interpolation, types.DALIInterpType] = {
 }
 
 PREFETCH_BATCHES = 2
-PATHS_NAMED = 8
-"""Paths listed in an error message."""
+PATHS_NAMED = 8  # paths listed in an error message
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 

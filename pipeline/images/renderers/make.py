@@ -1,13 +1,8 @@
 """Make the renderer that the settings name."""
 
-from __future__ import annotations
+import torch
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-
-    from compress_ssl.pipeline.images.rendering import Renderer
+from compress_ssl.pipeline.images.rendering import Renderer
 
 
 def make_renderer(name: str, device: torch.device, threads: int) -> Renderer:

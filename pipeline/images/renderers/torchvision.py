@@ -1,28 +1,20 @@
 """The reference renderer: Pillow and the functional transforms of torchvision."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
+from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from compress_ssl.pipeline.images.index import decode
 from compress_ssl.pipeline.images.policies import COLUMN
-from compress_ssl.pipeline.images.rendering import read_images
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy.typing as npt
-    from PIL import Image
-    from torch import Tensor
-
-    from compress_ssl.pipeline.images.rendering import RenderJob
+from compress_ssl.pipeline.images.rendering import RenderJob, read_images
 
 
 class TorchvisionRenderer:

@@ -4,23 +4,18 @@ A member is read by opening the file and reading at its offset. That costs a few
 open would, but leaves nothing to lock, to run out of, or to carry into another process.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import os
 import threading
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from pathlib import Path
+import numpy as np
+import numpy.typing as npt
 
-    import numpy as np
-    import numpy.typing as npt
-
-    from compress_ssl.pipeline.images.sources.source import Listing
-
+from compress_ssl.pipeline.images.sources.source import Listing
 
 LOADING = threading.Lock()
 """Held while a source reads its table, so that only one of many threads does; a million images take 300 MB."""
@@ -30,14 +25,10 @@ class Members(NamedTuple):
     """The N images of some files."""
 
     listing: Listing
-    file: npt.NDArray[np.int32]
-    """(N,) index of the file that holds each image."""
-    offset: npt.NDArray[np.int64]
-    """(N,) first byte of each image in its file."""
-    size: npt.NDArray[np.int64]
-    """(N,) in bytes."""
-    content_hash: npt.NDArray[np.uint64] | None = None
-    """(N,) XXH3-64 of the images, where the files record it."""
+    file: npt.NDArray[np.int32]  # (N,) index of the file that holds each image
+    offset: npt.NDArray[np.int64]  # (N,) first byte of each image in its file
+    size: npt.NDArray[np.int64]  # (N,) in bytes
+    content_hash: npt.NDArray[np.uint64] | None = None  # (N,) XXH3-64 of the images, where the files record it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +52,8 @@ class ArchiveSource:
     def row(self, path: str) -> int:
         """Return the row of an image in the table.
 
-        Raises
-        ------
-        FileNotFoundError
-            If no image has this name.
+        Raises:
+            FileNotFoundError: If no image has this name.
         """
         with LOADING:
             rows = self._loaded[1]
@@ -86,10 +75,8 @@ class ArchiveSource:
 def read_range(file: Path, offset: int, size: int) -> bytes:
     """Read ``size`` bytes of a file from ``offset`` on.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be read or ends earlier.
+    Raises:
+        OSError: If the file cannot be read or ends earlier.
     """
     descriptor = os.open(file, os.O_RDONLY)
     try:

@@ -3,25 +3,14 @@
 The order is that of torchvision's ImageFolder: sorted classes, then sorted folders, then sorted names.
 """
 
-from __future__ import annotations
-
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.source import (
-    IMAGE_EXTENSIONS,
-    FileSource,
-    Listing,
-    check_name,
-    is_image,
-)
+from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, FileSource, Listing, check_name, is_image
 from compress_ssl.pipeline.images.sources.text import make_listing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@ A line is NAME CLASS: an image of the split, with or without its extension, then
 ``.csv`` file has a header and the same two columns; of Kaggle's ``PredictionString`` the first word is the class.
 """
 
-from __future__ import annotations
-
 import csv
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -16,21 +14,15 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.source import Listing, is_image
 from compress_ssl.pipeline.images.sources.text import number_classes, read_lines
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
 KAGGLE_COLUMN = "PredictionString"  # LOC_val_solution.csv: a class and a box for every object
 
 
 def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing]:
     """Label the splits that have no labels from a file; the others keep theirs.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be used, no split lacks labels, or the lines and those splits' images do not match
-        one to one; names the line or the image.
+    Raises:
+        InputError: If the file cannot be used, no split lacks labels, or the lines and those splits' images do not
+            match one to one; names the line or the image.
     """
     unlabelled = {split: listing for split, listing in listings.items() if not listing.class_names}
     if not unlabelled:

@@ -1,27 +1,21 @@
 """Images listed in a text file: one path per line, relative to the file's folder, optionally with a class."""
 
-from __future__ import annotations
-
 import posixpath
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.labels import split_line
 from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, FileSource, Listing, is_image
 from compress_ssl.pipeline.images.sources.text import make_listing, read_lines
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
 
 @dataclass(frozen=True)
 class ListSource(FileSource):
     """The images of one list, in its order, named by the paths in it."""
 
-    location: Path
-    """The text file."""
+    location: Path  # the text file
 
     @property
     def root(self) -> Path:

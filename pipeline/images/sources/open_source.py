@@ -1,10 +1,8 @@
 """Choose the kind of a split's source by what is on the disk (rules for users: docs/data.md)."""
 
-from __future__ import annotations
-
 import os
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import xxhash
 
@@ -12,35 +10,25 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.folder import FolderSource
 from compress_ssl.pipeline.images.sources.list_file import ListSource
 from compress_ssl.pipeline.images.sources.pack import PackSource, opened_split
-from compress_ssl.pipeline.images.sources.source import is_image
+from compress_ssl.pipeline.images.sources.source import ImageSource, is_image
 from compress_ssl.pipeline.images.sources.tar import TarSource
 from compress_ssl.pipeline.images.sources.voc import VocSource
 from compress_ssl.pipeline.images.voc import is_voc
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from compress_ssl.pipeline.images.sources.source import ImageSource
 
 
 def open_source(data: Path, split: str, cache_folder: Path | None = None) -> ImageSource:
     """Open one split of a dataset.
 
-    Parameters
-    ----------
-    data : Path
-        A pack, or the folder that holds the split; in VOC's layout the splits are the lists of ``ImageSets/Main``.
-    split : str
-        A split of the pack. In a folder, the first that exists of: the sub-folder ``split`` (``.`` is the folder
-        itself), of images or, if it holds only files and some are tars, of shards; a list ``split`` or ``split.txt``;
-        tars ``split``, ``split.tar`` or ``split-NUMBER.tar``.
-    cache_folder : Path, optional
-        Folder that caches where the members of tars are.
+    Args:
+        data: A pack, or the folder that holds the split; in VOC's layout the splits are the lists of
+            ``ImageSets/Main``.
+        split: A split of the pack. In a folder, the first that exists of: the sub-folder ``split`` (``.`` is the folder
+            itself), of images or, if it holds only files and some are tars, of shards; a list ``split`` or
+            ``split.txt``; tars ``split``, ``split.tar`` or ``split-NUMBER.tar``.
+        cache_folder: Folder that caches where the members of tars are.
 
-    Raises
-    ------
-    InputError
-        If there is nothing that can be read.
+    Raises:
+        InputError: If there is nothing that can be read.
     """
     if data.is_file():
         with opened_split(data, split):

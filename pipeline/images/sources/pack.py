@@ -3,13 +3,12 @@
 Letters: N images of a split.
 """
 
-from __future__ import annotations
-
 import errno
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,10 +19,6 @@ from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members,
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.storage.places.names import first_outside
 from compress_ssl.storage.tools.hdf5 import array_in
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FORMAT_NAME = "compress-ssl-images"
@@ -104,10 +99,8 @@ class PackSource(ArchiveSource):
 def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
     """Open a split of a pack for reading.
 
-    Raises
-    ------
-    InputError
-        If the file is no pack, is incomplete, or has no such split.
+    Raises:
+        InputError: If the file is no pack, is incomplete, or has no such split.
     """
     with file.open("rb") as opened_file:
         signature = opened_file.read(len(SIGNATURE))
@@ -143,10 +136,8 @@ def _is_own(opened: h5py.File, split: str) -> bool:
 def _array(group: h5py.Group, name: str) -> h5py.Dataset:
     """Return an HDF5 dataset of a split, checked to need no filter plug-in and to be no larger than the file.
 
-    Raises
-    ------
-    TypeError
-        If it is not stored as a pack stores it.
+    Raises:
+        TypeError: If it is not stored as a pack stores it.
     """
     array = array_in(group, name)
     kind = array.dtype.kind if array.dtype.kind == "S" else array.dtype.str[1:]

@@ -1,19 +1,15 @@
 """The protocol of image sources, and what the kinds share. Nothing above this folder assumes that images are files."""
 
-from __future__ import annotations
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.storage.places.names import first_outside
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    import numpy as np
-    import numpy.typing as npt
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 
@@ -21,12 +17,9 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 class Listing(NamedTuple):
     """The N images of one split, in the order that a store will have."""
 
-    paths: list[str]
-    """N distinct names, with ``/`` between parts."""
-    labels: npt.NDArray[np.int32]
-    """(N,) class indices; -1 without a label."""
-    class_names: tuple[str, ...]
-    """Name of each class index; empty without labels."""
+    paths: list[str]  # N distinct names, with ``/`` between parts
+    labels: npt.NDArray[np.int32]  # (N,) class indices; -1 without a label
+    class_names: tuple[str, ...]  # name of each class index; empty without labels
 
 
 class ImageSource(Protocol):
@@ -40,30 +33,24 @@ class ImageSource(Protocol):
     def listing(self) -> Listing:
         """Return all images.
 
-        Raises
-        ------
-        InputError
-            If there are none, or a name or a label cannot be used.
+        Raises:
+            InputError: If there are none, or a name or a label cannot be used.
         """
         ...
 
     def stamp(self, path: str) -> tuple[int, int]:
         """Return an image's size in bytes, and a number that changes with its content (modification time or hash).
 
-        Raises
-        ------
-        OSError
-            If the image is missing.
+        Raises:
+            OSError: If the image is missing.
         """
         ...
 
     def read(self, path: str) -> bytes:
         """Return the encoded image.
 
-        Raises
-        ------
-        OSError
-            If the image is missing or cannot be read.
+        Raises:
+            OSError: If the image is missing or cannot be read.
         """
         ...
 
@@ -106,10 +93,8 @@ def is_image(name: str) -> bool:
 def check_name(name: str, where: str | os.PathLike[str]) -> None:
     """Check that a store can keep this name.
 
-    Raises
-    ------
-    InputError
-        If it is not UTF-8, or is a path that leads out of the dataset.
+    Raises:
+        InputError: If it is not UTF-8, or is a path that leads out of the dataset.
     """
     try:
         name.encode()

@@ -4,29 +4,23 @@ A sample's key is its member's name up to the first dot of the last part; ``KEY.
 Images are named SHARD/MEMBER and ordered by shard, then by position in the shard.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import logging
 import posixpath
 import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members, read_range
 from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
 from compress_ssl.pipeline.images.sources.text import make_listing
 from compress_ssl.storage.places.durable import write_durably
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
 
 LABEL_EXTENSION = ".cls"
 
@@ -38,8 +32,7 @@ class TarSource(ArchiveSource):
     """The images of some uncompressed tar files; either every image has a ``.cls`` member or none has."""
 
     location: Path
-    shards: tuple[Path, ...]
-    """Sorted; all in one folder."""
+    shards: tuple[Path, ...]  # Sorted; all in one folder
     cache: Path | None = None
     """File that caches where the members are; valid while the shards keep their sizes and modification times."""
 

@@ -1,28 +1,20 @@
 """Text files with one image per line, perhaps with its class; and class indices from class names."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.source import Listing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
 
 
 def read_lines(file: Path, kind: str) -> list[tuple[int, str]]:
     """Return the non-empty lines of a UTF-8 text file, each with its line number.
 
-    Raises
-    ------
-    InputError
-        If it is no file, not UTF-8, or empty; the message calls the file a ``kind``.
+    Raises:
+        InputError: If it is no file, not UTF-8, or empty; the message calls the file a ``kind``.
     """
     if not file.is_file():
         raise InputError(f"The {kind} '{file}' is not a file; give a text file with one image per line.")
@@ -40,11 +32,9 @@ def read_lines(file: Path, kind: str) -> list[tuple[int, str]]:
 def number_classes(names: Iterable[str]) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
     """Number classes by their sorted names, as ImageFolder numbers its folders.
 
-    Returns
-    -------
-    labels : int32 array of shape (N,)
-        Index of each name in ``class_names``.
-    class_names : tuple of str
+    Returns:
+        labels (int32 array of shape (N,)): Index of each name in ``class_names``.
+        class_names (tuple of str).
     """
     names = list(names)
     class_names = tuple(sorted(set(names)))

@@ -1,19 +1,13 @@
 """Images of one split of a dataset in VOC's layout, without labels: an image may show objects of several classes."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.images.sources.source import FileSource, Listing, check_name, is_image
 from compress_ssl.pipeline.images.sources.text import make_listing, read_lines
 from compress_ssl.pipeline.images.voc import IMAGES, SPLITS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ containers. Published files hold more: ``argparse.Namespace``, Lightning's objec
 inert placeholders for such classes; the classes themselves are never looked up or imported.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickletools
@@ -15,24 +13,19 @@ import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from compress_ssl.pipeline.common.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-    from typing import BinaryIO
-
 ZIP_MAGIC = b"PK\x03\x04"
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The magic number of torch's legacy format, as a pickle."""
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch's legacy format, as a pickle
 
-LEGACY_PICKLES = 4
-"""Magic number, version, system information, checkpoint."""
+LEGACY_PICKLES = 4  # magic number, version, system information, checkpoint
 
 GET_AGAIN = "download, copy or train it again"
 
@@ -67,26 +60,19 @@ class CheckpointFile(NamedTuple):
     """The content of a file."""
 
     path: Path
-    sha256: str
-    """Of the file's bytes."""
-    content: Any
-    """Dicts, lists, numbers, tensors on the CPU, placeholders."""
-    metadata: dict[str, str]
-    """Of a safetensors file; else empty."""
+    sha256: str  # of the file's bytes
+    content: Any  # Dicts, lists, numbers, tensors on the CPU, placeholders
+    metadata: dict[str, str]  # of a safetensors file; else empty
 
 
 def read_checkpoint_file(path: Path, *, mapped: bool = False) -> CheckpointFile:
     """Read a checkpoint file.
 
-    Parameters
-    ----------
-    mapped : bool
-        Memory-map the tensors of a zip archive, for one that is larger than memory.
+    Args:
+        mapped: Memory-map the tensors of a zip archive, for one that is larger than memory.
 
-    Raises
-    ------
-    InputError
-        If it is not a checkpoint, is truncated, or would run code.
+    Raises:
+        InputError: If it is not a checkpoint, is truncated, or would run code.
     """
     if not path.is_file():
         raise InputError(f"'{path}' {'is a folder' if path.is_dir() else 'does not exist'}; give a checkpoint file.")

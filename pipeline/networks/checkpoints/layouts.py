@@ -5,29 +5,23 @@ training add to the keys (``COMPILED``, ``PARALLEL``), and selects the backbone'
 ``LAYOUTS`` whose marks are all found.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
 
 CONTAINERS = ("state_dict", "model", "teacher", "student", "network", "model_state_dict")
 """Keys of the state dict in a file that holds more. DINO's authors evaluate its teacher."""
 
-COMPILED = "_orig_mod."
-"""Inserted by ``torch.compile`` after the name of any compiled module."""
+COMPILED = "_orig_mod."  # inserted by ``torch.compile`` after the name of any compiled module
 
-PARALLEL = "module."
-"""Prefix of (Distributed)DataParallel."""
+PARALLEL = "module."  # prefix of (Distributed)DataParallel
 
 IMAGENET = Preprocessing()
 UNIT_RANGE = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -40,14 +34,11 @@ IMAGENET_BICUBIC = Preprocessing(interpolation="bicubic")
 class Layout:
     """One project's names for the parts of its networks."""
 
-    source: str
-    """Repository, file and commit of the saving or loading code."""
-    marks: tuple[str, ...] = ()
-    """Regular expressions, each of which must match the start of some key."""
+    source: str  # Repository, file and commit of the saving or loading code
+    marks: tuple[str, ...] = ()  # regular expressions, each of which must match the start of some key
     container: str = ""
     """Regular expression of the required container, followed by ``module.`` if all keys must have that prefix."""
-    prefix: str = ""
-    """Prefix of the backbone's keys; all other keys are dropped."""
+    prefix: str = ""  # prefix of the backbone's keys; all other keys are dropped
     names: dict[str, str] = field(default_factory=dict)
     """Prefixes of the backbone's keys to those of the architecture, where they differ."""
     preprocessing: Preprocessing | None = None
@@ -179,18 +170,15 @@ LAYOUTS: dict[str, Layout] = {
         "facebookresearch/vicreg, hubconf.py, commit 060db99; "
         "facebookresearch/dino, hubconf.py, commit 144f705"
     ),
-}
-"""In order of precedence; ``plain`` matches every file."""
+}  # in order of precedence; ``plain`` matches every file
 
 
 class Weights(NamedTuple):
     """The weights of a file, by its layout."""
 
     layout: str
-    backbone: dict[str, Tensor]
-    """By the architecture's keys; may include a head."""
-    others: tuple[str, ...]
-    """Keys of the file outside the backbone: heads, momentum encoders, queues."""
+    backbone: dict[str, Tensor]  # by the architecture's keys; may include a head
+    others: tuple[str, ...]  # keys of the file outside the backbone: heads, momentum encoders, queues
 
 
 def find_weights(file: CheckpointFile) -> Weights:

@@ -1,29 +1,20 @@
 """Load the weights of a checkpoint file: every weight of the backbone must be there; dropped keys are logged."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.networks.architectures import build_backbone
-from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from compress_ssl.pipeline.networks.backbone import Backbone
-    from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
-    from compress_ssl.pipeline.networks.checkpoints.layouts import Weights
+from compress_ssl.pipeline.networks.backbone import Backbone
+from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
+from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights
 
 COUNTER = ".num_batches_tracked"
 """Batch norm's counter of batches: affects no output, and is missing in files of old releases."""
@@ -34,8 +25,7 @@ KNOWN_BY_SHAPE = (
     *("resnet18-32px", "resnet34-32px", "resnet50-32px", "timm/vit_tiny_patch16_224", "timm/vit_small_patch16_224"),
     *("timm/vit_small_patch8_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch16_224"),
     *("timm/vit_base_patch8_224", "timm/vit_base_patch14_dinov2"),
-)
-"""Architectures that a file is recognised as, likely ones first; of those with equal shapes only one is listed."""
+)  # architectures that a file is recognised as, likely ones first; of those with equal shapes only one is listed
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +37,9 @@ class LoadedCheckpoint:
     path: Path
     file_sha256: str
     layout: str
-    used: int
-    """Number of tensors loaded."""
-    left_out: tuple[str, ...]
-    """Keys of the other tensors: heads, momentum encoders, queues."""
-    missing: tuple[str, ...]
-    """Keys that the file lacks: only batch norm's counters, which affect no output."""
+    used: int  # number of tensors loaded
+    left_out: tuple[str, ...]  # keys of the other tensors: heads, momentum encoders, queues
+    missing: tuple[str, ...]  # keys that the file lacks: only batch norm's counters, which affect no output
 
     def identity(self) -> dict[str, str]:
         """Return the part of the record that does not depend on the file's path."""
@@ -69,11 +56,9 @@ class LoadedCheckpoint:
 def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> tuple[Backbone, LoadedCheckpoint]:
     """Return a network with the weights of a file.
 
-    Raises
-    ------
-    InputError
-        If a weight of the backbone is missing or has another shape, the file has unexpected keys in the backbone, or
-        its tensors are not dense.
+    Raises:
+        InputError: If a weight of the backbone is missing or has another shape, the file has unexpected keys in the
+            backbone, or its tensors are not dense.
     """
     backbone = build_backbone(architecture)
     if wrong := mismatches(backbone.module, weights.backbone):

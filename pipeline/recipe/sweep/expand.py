@@ -10,21 +10,17 @@ Lists are for the fields of a student or of a network trained without a teacher.
 table overrides a shared list; a shared list is ignored for students whose objective has no such option.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.distill.settings import options_for
 from compress_ssl.pipeline.recipe.file import DECIDED, STAGES, SWEEP, Recipe, where_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 SEED = "seed"
 LONGEST, LONGEST_NAME = 40, 180
@@ -34,33 +30,25 @@ LONGEST, LONGEST_NAME = 40, 180
 class Cell(NamedTuple):
     """One combination of the values of a table."""
 
-    name: str
-    """Name of the step and of its folder."""
-    table: str
-    """Name of the table in the recipe."""
-    values: dict[str, Any]
-    """Value of each swept field; empty for a table without a sweep."""
+    name: str  # name of the step and of its folder
+    table: str  # name of the table in the recipe
+    values: dict[str, Any]  # value of each swept field; empty for a table without a sweep
 
 
 def expand(recipe: Recipe) -> tuple[Recipe, list[Cell]]:
     """Replace each table with lists by one table per combination.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        With its lists.
+    Args:
+        recipe: With its lists.
 
-    Returns
-    -------
-    recipe : Recipe
-        Without lists, for ``plan_steps``. The name of a swept table in ``evaluate.models`` is replaced by its cells.
-    cells : list of Cell
-        In the order of the tables; a table without a sweep is one cell.
+    Returns:
+        recipe (Recipe): Without lists, for ``plan_steps``. The name of a swept table in ``evaluate.models`` is replaced
+            by its cells.
+        cells (list of Cell): In the order of the tables; a table without a sweep is one cell.
 
-    Raises
-    ------
-    InputError
-        If a list is empty, its field is unknown or has a value too, or a recipe can have only one value of it.
+    Raises:
+        InputError: If a list is empty, its field is unknown or has a value too, or a recipe can have only one value of
+            it.
     """
     _check_swept_once(recipe)
     fixed, shared = _parted("[distill]", "distill", recipe.distill)

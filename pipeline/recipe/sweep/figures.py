@@ -1,29 +1,23 @@
 """A figure for each swept field: scores over its values, with error bars over seeds."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compress_ssl.pipeline.common.figures import write_figure
 from compress_ssl.pipeline.recipe.sweep.expand import SEED
+from compress_ssl.pipeline.recipe.sweep.results import Group
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from matplotlib.axes import Axes
-
-    from compress_ssl.pipeline.recipe.sweep.results import Group
-
-WIDTH, HEIGHT, PER_ROW = 4.2, 3.4, 3
-"""Size of a panel in inches, and panels per row."""
+WIDTH, HEIGHT, PER_ROW = 4.2, 3.4, 3  # size of a panel in inches, and panels per row
 
 
 class Point(NamedTuple):

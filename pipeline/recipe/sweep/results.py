@@ -1,40 +1,30 @@
 """Results of a sweep: one row per network, and the mean over seeds of networks that differ in nothing else."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
 import statistics
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from compress_ssl.pipeline.evaluate.results_table import Table, read_result
-from compress_ssl.pipeline.recipe.steps import plan_steps
+from compress_ssl.pipeline.recipe.file import Recipe
+from compress_ssl.pipeline.recipe.steps import Step, plan_steps
 from compress_ssl.pipeline.recipe.sweep.expand import SEED, Cell
 from compress_ssl.pipeline.recipe.up_to_date import is_finished, read_record, used_what_is_there
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from compress_ssl.pipeline.recipe.file import Recipe
-    from compress_ssl.pipeline.recipe.steps import Step
 
 
 class Row(NamedTuple):
     """One network."""
 
     cell: Cell
-    status: str
-    """``finished``, ``failed``, or ``not run``."""
-    reason: str
-    """Reason of a failure; empty otherwise."""
+    status: str  # ``finished``, ``failed``, or ``not run``
+    reason: str  # reason of a failure; empty otherwise
     seconds: float | None
     """Wall-clock time of its training, shared with those trained together; None if it was not trained here."""
-    together: int | None
-    """Number of networks trained in the same pass."""
-    scores: dict[str, float]
-    """Percent, by heading."""
+    together: int | None  # number of networks trained in the same pass
+    scores: dict[str, float]  # Percent, by heading
 
 
 class Group(NamedTuple):

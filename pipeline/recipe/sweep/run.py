@@ -1,24 +1,17 @@
 """Run the cells of a sweep as ordinary steps, and write their results."""
 
-from __future__ import annotations
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from typing import TYPE_CHECKING, NamedTuple
-
-from compress_ssl.pipeline.recipe.file import SWEEP
-from compress_ssl.pipeline.recipe.run import run_recipe
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.recipe.file import SWEEP, Recipe
+from compress_ssl.pipeline.recipe.run import Plan, run_recipe
+from compress_ssl.pipeline.recipe.steps import Step
+from compress_ssl.pipeline.recipe.sweep.expand import Cell
 from compress_ssl.pipeline.recipe.sweep.results import Group, Row, as_csv, as_record, group_rows, sweep_rows
+from compress_ssl.pipeline.recipe.up_to_date import Decision
 from compress_ssl.storage.places.durable import write_durably, write_json_durably
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from compress_ssl.pipeline.common.progress import Progress
-    from compress_ssl.pipeline.recipe.file import Recipe
-    from compress_ssl.pipeline.recipe.run import Plan
-    from compress_ssl.pipeline.recipe.steps import Step
-    from compress_ssl.pipeline.recipe.sweep.expand import Cell
-    from compress_ssl.pipeline.recipe.up_to_date import Decision
 
 
 class Outcome(NamedTuple):
@@ -40,21 +33,14 @@ def run_sweep(
 ) -> Outcome:
     """Run the steps that are out of date, continue after failures, and write the results of all cells.
 
-    Parameters
-    ----------
-    plan : Plan
-        Of the expanded recipe.
-    cells : sequence of Cell
-        As returned by ``expand``.
-    announce, failed
-        As for ``run_recipe``.
-    together : int
-        Most students to train in one pass over the images.
+    Args:
+        plan: Of the expanded recipe.
+        cells (sequence of Cell): As returned by ``expand``.
+        announce, failed: As for ``run_recipe``.
+        together: Most students to train in one pass over the images.
 
-    Raises
-    ------
-    Stopped
-        If a signal ends it; the results so far are written.
+    Raises:
+        Stopped: If a signal ends it; the results so far are written.
     """
     try:
         run_recipe(plan, progress, announce, together=together, failed=failed)

@@ -74,8 +74,7 @@ def test_measuring_changes_no_weight_and_equals_evaluate(
     scores = [(line["epoch"], line["nn_top1_percent"]) for line in lines if "nn_top1_percent" in line]
     assert [epoch for epoch, _ in scores] == [1, 2]  # every second, and the last
     result = evaluate(
-        KnnSettings(model=str(tmp_path / "measured"), data=data, threads=1, device="cpu", neighbours=(1,)),
-        Silent(),
+        KnnSettings(model=str(tmp_path / "measured"), data=data, threads=1, device="cpu", neighbours=(1,)), Silent()
     )
     assert scores[-1][1] == result.result.scores()["NN"]
 

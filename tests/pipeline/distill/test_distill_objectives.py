@@ -230,13 +230,7 @@ def rendered(data: Path, group: zarr.Group, view: int, rows: Iterable[int]) -> t
     ("objective_name", "head_name"), [("compress-1q", None), ("compress-2q", None), ("compress-2q", "linear")]
 )
 def test_stage_is_the_loop_on_the_images_and_embeddings_of_the_store(
-    student: Students,
-    trained: Any,
-    metrics: Any,
-    store: Path,
-    data: Path,
-    objective_name: str,
-    head_name: str | None,
+    student: Students, trained: Any, metrics: Any, store: Path, data: Path, objective_name: str, head_name: str | None
 ) -> None:
     chosen = {
         "objective": objective_name,

@@ -91,11 +91,7 @@ def test_pass_that_is_killed_goes_on_for_all(
 def test_student_that_fails_is_named_and_the_others_are_finished(
     student: Students, alone: Any, assert_same: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = [
-        student("two-banks"),
-        student("too-fast", learning_rate=1e30),
-        student("one-bank", **KINDS["one-bank"]),
-    ]
+    settings = [student("two-banks"), student("too-fast", learning_rate=1e30), student("one-bank", **KINDS["one-bank"])]
     with caplog.at_level(logging.ERROR), pytest.raises(RunError, match=r"too-fast' .*lower --learning-rate") as raised:
         distill_together(settings, Silent())
     assert "two-banks" not in str(raised.value)

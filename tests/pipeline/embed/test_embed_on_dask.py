@@ -150,12 +150,7 @@ def test_what_the_user_must_mend_is_not_tried_again(
         network.module.get_submodule("13").weight.mul_(1e30)
     save_network(tmp_path / "broken.safetensors", network)
     with pytest.raises(NotRepresentableError, match=r"^The worker on .+: .*split train, row \d+, view 0\) holds "):
-        embedded(
-            data,
-            tmp_path / "s.zarr",
-            teacher=str(tmp_path / "broken.safetensors"),
-            scheduler=cluster.address,
-        )
+        embedded(data, tmp_path / "s.zarr", teacher=str(tmp_path / "broken.safetensors"), scheduler=cluster.address)
     assert set(Counter(number for _, _, number in cluster.blocks()).values()) == {1}
 
 

@@ -47,7 +47,7 @@ def test_an_evaluation_that_fails_leaves_the_others(data: Path) -> None:
     results, left_out = evaluate_all(common, Silent())
     assert left_out["layers"].startswith("The classifier of layer conv4 is not finite after epoch ")
     assert {path.name for path in results} == {
-        *("nearest-neighbour.json", "linear.json", "low-shot.json", "cluster.json"),
+        *("nearest-neighbour.json", "linear.json", "low-shot.json", "cluster.json")
     }
 
 

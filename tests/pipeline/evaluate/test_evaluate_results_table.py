@@ -10,11 +10,7 @@ from compress_ssl.pipeline.evaluate.results_table import results_table
 
 
 def result(folder: Path, name: str, scores: dict[str, float], evaluation: str = "knn") -> Path:
-    record = {
-        "evaluation": evaluation,
-        "network": {"name": name, "architecture": "conv4-16"},
-        "scores": scores,
-    }
+    record = {"evaluation": evaluation, "network": {"name": name, "architecture": "conv4-16"}, "scores": scores}
     path = folder / f"{name}-{evaluation}.json"
     path.write_text(json.dumps(record))
     return path

@@ -209,8 +209,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("splits", "sentence"),
-    [(("train", "test"), "has no folder 'test'"), (("nothing",), "has no folder 'nothing'")],
+    ("splits", "sentence"), [(("train", "test"), "has no folder 'test'"), (("nothing",), "has no folder 'nothing'")]
 )
 def test_nothing_is_written_of_a_data_set_that_cannot_be_read(
     data: Path, splits: tuple[str, ...], sentence: str

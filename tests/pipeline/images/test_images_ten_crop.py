@@ -42,10 +42,7 @@ def crops_by_torchvision(path: Path, size: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("size", [32, 31, RESIZE])
 def test_crops_have_the_pixels_of_torchvision(
-    pictures: list[Path],
-    job_of: Callable[..., RenderJob],
-    rendered: Callable[..., list[Tensor]],
-    size: int,
+    pictures: list[Path], job_of: Callable[..., RenderJob], rendered: Callable[..., list[Tensor]], size: int
 ) -> None:
     sides = np.array(SIDES, np.int32)
     parameters = np.stack([ten_crop_parameters(sides, RESIZE, size, crop) for crop in range(CROPS)], axis=1)

@@ -148,15 +148,9 @@ def test_truncated_torch_file_is_one_sentence(is_zip: bool, tmp_path: Path) -> N
 
 def test_what_is_no_checkpoint_is_said_to_be_so(tmp_path: Path) -> None:
     for content, what in [
-        (
-            b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title>",
-            "a web page, such as a login",
-        ),
+        (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title>", "a web page, such as a login"),
         (b"\n<HTML>403</HTML>", "a web page"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
-            "a Git LFS pointer",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a Git LFS pointer"),
         (b"", "an empty file"),
         (b"\x93NUMPY\x01\x00", "a file that starts with b'"),
         (pickle.dumps({"w": 1}), "a pickle not written by torch"),

@@ -144,10 +144,7 @@ def test_header_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
         ("[]", "does not name architecture and preprocessing"),
         ('{"architecture": "conv4-16"}', "does not name architecture and preprocessing"),
         ('{"architecture": "conv4-16", "preprocessing": {"mean": 1, "std": 1}}', "does not name architecture and"),
-        (
-            '{"architecture": "conv4-16", "preprocessing": {"mean": [0], "std": [1], "hue": 1}}',
-            "does not name arch",
-        ),
+        ('{"architecture": "conv4-16", "preprocessing": {"mean": [0], "std": [1], "hue": 1}}', "does not name arch"),
         ("{", "does not name architecture and preprocessing"),
         ("ARCHITECTURE conv5-16", "holds a 'conv5-16', which this release does not know; upgrade compress-ssl"),
         ("ARCHITECTURE conv4-32", "does not fit conv4-32: size mismatch for "),
@@ -185,18 +182,12 @@ def test_reference_that_leads_nowhere_is_one_sentence() -> None:
             "There is no teacher or architecture 'moco-v2-resnet5'. Did you mean 'moco-v2-re",
         ),
         ("timm/vit_tinny_patch16_224:nowhere.pth", "Did you mean 'vit_tiny_patch16_224'?"),
-        (
-            "resnet18:nowhere.pth",
-            "The file 'nowhere.pth' with the weights of resnet18 does not exist; check the path",
-        ),
+        ("resnet18:nowhere.pth", "The file 'nowhere.pth' with the weights of resnet18 does not exist; check the path"),
         (
             "swav-resnet50:nowhere.pth",
             "does not exist; download it from https://dl.fbaipublicfiles.com/deepcluster/swav_800ep",
         ),
-        (
-            "swav-resnet50",
-            "needs a file of weights; download https://dl.fbaipublicfiles.com/deepcluster/swav_8",
-        ),
+        ("swav-resnet50", "needs a file of weights; download https://dl.fbaipublicfiles.com/deepcluster/swav_8"),
     ]:
         with pytest.raises(InputError) as caught:
             load_network(reference)

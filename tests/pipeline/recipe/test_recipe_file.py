@@ -77,10 +77,7 @@ def test_recipes_of_the_readme_are_shipped() -> None:
 
 def test_steps_come_in_order_with_the_outputs_of_earlier_ones(write: Write) -> None:
     steps = steps_of(write(WHOLE))
-    assert list(steps) == [
-        *("big", "embed", "small", "other"),
-        *("knn embed", "knn small", "knn random/conv4-16"),
-    ]
+    assert list(steps) == [*("big", "embed", "small", "other"), *("knn embed", "knn small", "knn random/conv4-16")]
     out = Path("out")
     teacher, embed, small = (steps[name].settings for name in ("big", "embed", "small"))
     assert isinstance(teacher, PretrainSettings)
@@ -160,11 +157,7 @@ MISTAKES = [
     ("batch_size = 8", 'also_store = "their.zarr"', "In student 'small': also_store"),
     ("batch_size = 8", "also_store = 5", "In student 'small': also_store"),
     ("batch_size = 8", 'also_store = ["b.zarr"]\nstore_weights = [1]', "There are 1 --store-weights and 2 stores"),
-    (
-        'data = "images"',
-        'date = "images"',
-        "There is no key 'date' in the recipe. Did you mean 'data'? Known: data,",
-    ),
+    ('data = "images"', 'date = "images"', "There is no key 'date' in the recipe. Did you mean 'data'? Known: data,"),
     ("[embed]", "[embedd]", "There is no key 'embedd' in the recipe. Did you mean 'embed'?"),
     ("seed = 5", "sead = 5", "There is no key 'sead' in [settings]. Did you mean 'seed'?"),
     ("arch =", "arhc =", "There is no key 'arhc' in pretrain 'big'. Did you mean 'arch'?"),
@@ -180,11 +173,7 @@ MISTAKES = [
     ("views = 2", "policy = { flp = 0.0 }", "There is no key 'flp' in the policy of [embed]. Did you mean 'flip'?"),
     ("seed = 5", "policy = { flp = 0.0 }", "no key 'flp' in the policy of [settings]. Did you mean 'flip'?"),
     ("arch =", "policy.flp = 0\narch =", "no key 'flp' in the policy of pretrain 'big'. Did you mean 'flip'?"),
-    (
-        "seed = 5",
-        "resume = true",
-        "'resume' cannot be in [settings]: the recipe itself decides it; remove the line.",
-    ),
+    ("seed = 5", "resume = true", "'resume' cannot be in [settings]: the recipe itself decides it; remove the line."),
     ("seed = 5", 'store = "x.zarr"', "'store' cannot be in [settings]: the recipe itself decides it"),
     ("views = 2", 'store = "x.zarr"', "'store' cannot be in [embed]: the recipe itself decides it"),
     ("epochs = 7", "overwrite = true", "'overwrite' cannot be in student 'other': the recipe itself decides it"),
@@ -207,11 +196,7 @@ MISTAKES = [
     ('name = "other"', 'name = "steps"', "cannot be named 'steps', which the recipe itself uses; rename it."),
     ('name = "other"', 'name = "small.previous"', "cannot be named 'small.previous', which the recipe itself"),
     ('name = "other"', 'name = "embed"', "cannot be named 'embed', which the recipe itself uses; rename it."),
-    (
-        '[embed]\nteacher = "big"\nviews = 2',
-        "",
-        "Student 'small' has no store; add an [embed] table, or store = PATH",
-    ),
+    ('[embed]\nteacher = "big"\nviews = 2', "", "Student 'small' has no store; add an [embed] table, or store = PATH"),
     ("[[student]]\nname", "[student]\nname", "is not valid TOML"),
     ("epochs = 7", "epochs =", "is not valid TOML"),
     ('data = "images"', "", "data is missing; give it."),

@@ -62,7 +62,9 @@ def blood_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def voc_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small images in VOC's layout, not to be changed: 24 in ``trainval``, 8 in ``test``; grey, with red and blue squares.
+    """Small images in VOC's layout, not to be changed: 24 in ``trainval``, 8 in ``test``.
+
+    They are grey, with red and blue squares.
 
     Every fourth has no object, the others have one or two; the second of two is difficult in every other image.
     """
@@ -122,7 +124,10 @@ def _archive(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> InTwoProcesses:
-    """Do works (stage, settings, ...) in two processes of torchrun on this machine's CPU; what either ended each with."""
+    """Do works (stage, settings, ...) in two processes of torchrun on this machine's CPU.
+
+    What either ended each with.
+    """
 
     def run(works: Sequence[tuple[str, list[Settings]]]) -> tuple[list[Any], list[Any]]:
         file = tmp_path_factory.mktemp("torchrun") / "works.json"

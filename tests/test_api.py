@@ -1,4 +1,4 @@
-"""The Python API: each name can be imported from ``compress_ssl``, and importing the package alone loads nothing heavy."""
+"""The Python API: each name can be imported from ``compress_ssl``; importing the package loads nothing heavy."""
 
 import ast
 import importlib

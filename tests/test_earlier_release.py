@@ -100,7 +100,8 @@ def test_interrupted_distillation_resumes_to_the_same_weights(earlier: Path, nam
 def test_interrupted_pretraining_resumes_to_the_same_weights(earlier: Path, method: str) -> None:
     run = f"pretrain-{method}"
     call(
-        f"pretrain images interrupted/{run} --arch conv4-16 --method {method} --size 16 --resize 16 {PRETRAINED[method]} "
+        f"pretrain images interrupted/{run} --arch conv4-16 --method {method} --size 16 --resize 16 "
+        f"{PRETRAINED[method]} "
         f"{TRAINING} --index-folder index --resume"
     )
     assert_same_weights(earlier / "interrupted" / run, earlier / "finished" / run)

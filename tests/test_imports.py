@@ -177,7 +177,8 @@ def test_settings_recipes_and_commands_load_no_heavy_library() -> None:
     program = (
         f"import importlib, sys\nfor name in {[*modules, 'compress_ssl.pipeline.recipe.steps']}:\n"
         "    importlib.import_module(name)\n"
-        "print([name for name in ('torch', 'torchvision', 'nvidia', 'faiss', 'zarr', 'sklearn', 'h5py') if name in sys.modules])"
+        "print([name for name in ('torch', 'torchvision', 'nvidia', 'faiss', 'zarr', 'sklearn', 'h5py') if "
+        "name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

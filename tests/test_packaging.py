@@ -1,4 +1,7 @@
-"""The same facts written in several files stay the same; the wheel holds what it should; the README's commands exist."""
+"""The same facts written in several files stay the same.
+
+The wheel holds what it should; the README's commands exist.
+"""
 
 import re
 import shlex

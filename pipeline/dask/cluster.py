@@ -23,7 +23,10 @@ PACKAGE = "compress-ssl"
 THREADS_PER_WORKER = 2  # concurrent tasks of a local worker: one computes while the other writes its results
 CONNECT_SECONDS = 10
 NO_WORKER_SECONDS = 60.0
-"""After so long without a worker a local cluster is given up; for a remote one a warning is logged, and waiting goes on."""
+"""After so long without a worker a local cluster is given up.
+
+For a remote one a warning is logged, and waiting goes on.
+"""
 
 CONFIG = {
     # The image paths go to each worker with its first task: 80 MB for ImageNet, once.
@@ -149,7 +152,8 @@ def _check_release(run: Callable[..., Any], where: str) -> None:
     for address, found in answer.items() if isinstance(answer, dict) else [("", answer)]:
         if found != here:
             raise InputError(
-                f"{where} {address} of the cluster has {PACKAGE} {found}, this process {here}; install the same release."
+                f"{where} {address} of the cluster has {PACKAGE} {found}, this process {here}; install the "
+                f"same release."
             )
 
 

@@ -145,7 +145,10 @@ def inspect_workers(client: Client, device: Device) -> list[WorkerInfo]:
 
 
 def _threads(settings: EmbedSettings, workers: list[WorkerInfo]) -> int:
-    """Threads per worker: a share of --threads here; on an existing cluster --threads, or a share of the host's cores."""
+    """Threads per worker: a share of --threads here.
+
+    On an existing cluster --threads, or a share of the host's cores.
+    """
     if settings.workers:
         return max(1, settings.thread_count // settings.workers)
     on_host = Counter(worker.host for worker in workers)

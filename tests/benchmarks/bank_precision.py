@@ -43,7 +43,8 @@ def main() -> None:
             seconds = time.process_time() - begun
             print(
                 f"| {size:,} | {str(dtype).removeprefix('torch.')} | {bank.rows.nbytes / 1e6:,.0f} | {expected:.4f} | "
-                f"{abs(loss.item() / expected.item() - 1):.0e} | {float((gradient - slope).norm() / slope.norm()):.0e} | {seconds:.1f} |"
+                f"{abs(loss.item() / expected.item() - 1):.0e} | "
+                f"{float((gradient - slope).norm() / slope.norm()):.0e} | {seconds:.1f} |"
             )
 
 

@@ -2,9 +2,9 @@
 
 python -m tests.benchmarks.big_store FOLDER [ROWS [FEATURES]]
 
-The rows are synthetic: view 0 and one random view. FOLDER needs three times a view's bytes, 16 GB for ImageNet's 1,281,167
-rows of 2,048 features; what is made there is deleted. Each line is of a process of its own; MiB is its most memory, of which
-MiB_before are libraries. "cold": the files were dropped from the system's cache.
+The rows are synthetic: view 0 and one random view. FOLDER needs three times a view's bytes, 16 GB for ImageNet's
+1,281,167 rows of 2,048 features; what is made there is deleted. Each line is of a process of its own; MiB is its most
+memory, of which MiB_before are libraries. "cold": the files were dropped from the system's cache.
 """
 
 import json
@@ -109,7 +109,10 @@ def read_npy(file: Path) -> Taken:
 
 
 def gather_mapped(place: Path, scratch: Path) -> Taken:
-    """Random batches of a view that is mapped, as a student's teacher may be; the time to write its file is included."""
+    """Random batches of a view that is mapped, as a student's teacher may be.
+
+    The time to write its file is included.
+    """
     view = MappedView(open_store(place)["train"], 0, scratch)
     begun = time.perf_counter()
     taken = gathered(lambda rows, axis: view.embeddings[rows].clone(), len(view.embeddings), BATCHES)

@@ -80,7 +80,8 @@ def measure_precision(embedder: Embedder, plan: EmbedPlan, progress: Progress) -
     )
     mean, largest = anchor_divergence(*_embed_in_both(embedder, job, progress))
     logger.info(
-        "The teacher in %s against float32, on %d images of split %s: KL divergence of anchor distributions at T = %g is "
+        "The teacher in %s against float32, on %d images of split %s: KL divergence of anchor distributions "
+        "at T = %g is "
         "%.2g nats in the mean, %.2g at most.",
         embedder.precision, len(rows), name, TEMPERATURE, mean, largest,
     )  # fmt: skip

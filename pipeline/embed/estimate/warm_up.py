@@ -1,10 +1,10 @@
 """A short timed run: a few blocks of every split are rendered, embedded and written.
 
-They go to a temporary store beside the store's place. Batches, threads and code are those of ``embed``; the first block of
-each split, in which caches and the allocator fill, counts as start-up if there is time for a second one.
+They go to a temporary store beside the store's place. Batches, threads and code are those of ``embed``; the first block
+of each split, in which caches and the allocator fill, counts as start-up if there is time for a second one.
 
-A cost is an array (2,) of seconds: of wall-clock time, which other processes lengthen, and of CPU time over all threads of
-this process, which they hardly do.
+A cost is an array (2,) of seconds: of wall-clock time, which other processes lengthen, and of CPU time over all threads
+of this process, which they hardly do.
 """
 
 import os

@@ -84,9 +84,9 @@ def _open_file(file: Path, array: str | None) -> Matrix:
 def _open_torch(file: Path) -> Matrix:
     """A tensor, or the published code's cached features: (features, labels, indices).
 
-    UMBCvision/CompRess, cache_feats.py and get_feats of eval_knn.py, commit cf33bab: float32 features as the network puts
-    them out, not normalised; of the resized and centre-cropped image, in ImageFolder's order; train_student.py takes the
-    row of an image by its index. The first version (eval_knn.py, commit 30a821b) saved (features, labels).
+    UMBCvision/CompRess, cache_feats.py and get_feats of eval_knn.py, commit cf33bab: float32 features as the network
+    puts them out, not normalised; of the resized and centre-cropped image, in ImageFolder's order; train_student.py
+    takes the row of an image by its index. The first version (eval_knn.py, commit 30a821b) saved (features, labels).
     """
     content = read_checkpoint_file(file, mapped=True).content
     parts = content if isinstance(content, tuple) else (content,)

@@ -101,7 +101,8 @@ def _images_of_rows(
         raise InputError(f"'{given.file}' does not say which image each row is of; give a list with --paths.")
     if count != len(listing.paths):
         raise InputError(
-            f"'{given.file}' has {count:,} rows, '{data / given.folder}' {len(listing.paths):,} images; give the images it was "
+            f"'{given.file}' has {count:,} rows, '{data / given.folder}' {len(listing.paths):,} images; "
+            f"give the images it was "
             "made from, or a list of its rows' images with --paths."
         )
     if not np.array_equal(np.sort(matrix.indices), np.arange(count)):

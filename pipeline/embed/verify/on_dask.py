@@ -41,6 +41,7 @@ def _verify(task: tuple[int, CommittedBlock]) -> CheckedBlock:
     _, block = task
     if not has_zarr_metadata(block.split):
         raise InputError(
-            f"The worker on {socket.gethostname()} does not see '{block.split}'; put the store where all workers see it."
+            f"The worker on {socket.gethostname()} does not see '{block.split}'; put the store where all "
+            f"workers see it."
         )
     return verify_block(block)

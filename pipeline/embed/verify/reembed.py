@@ -1,7 +1,7 @@
 """Embed a sample of a store's images again, and compare with the stored embeddings.
 
-The pixels are rendered from the stored parameters, by the renderer that the store names. Embeddings are compared by their
-cosine: the same images, weights and renderer give 1 up to rounding on any device.
+The pixels are rendered from the stored parameters, by the renderer that the store names. Embeddings are compared by
+their cosine: the same images, weights and renderer give 1 up to rounding on any device.
 
 Letters: K images, D features, P parameters.
 """
@@ -125,7 +125,8 @@ def _compare(
     now = torch.from_numpy(np.concatenate(again)).double()
     if before.shape != now.shape:
         raise InputError(
-            f"The teacher has {now.shape[1]} features, '{split.path}' has {before.shape[1]}; give the teacher that made it."
+            f"The teacher has {now.shape[1]} features, '{split.path}' has {before.shape[1]}; give the "
+            f"teacher that made it."
         )
     cosines = cosine_similarity(before, now, dim=1)  # (K,)
     least = sample[int(cosines.argmin())]

@@ -1,7 +1,7 @@
 """Preloaded into Dask workers under test: notes the blocks that they begin, in $NOTES/blocks.
 
-They can be told to take longer over each ($NOTES/seconds), to fail (once for each line of $NOTES/failures), and to die when
-they are inspected ($NOTES/fatal-*, once for each file).
+They can be told to take longer over each ($NOTES/seconds), to fail (once for each line of $NOTES/failures), and to die
+when they are inspected ($NOTES/fatal-*, once for each file).
 """
 
 import contextlib

@@ -59,7 +59,8 @@ def test_what_does_not_fit_is_refused_and_nothing_written(
     data: Path, tmp_path: Path, embedded: Embedded, disk: Callable[[int], None]
 ) -> None:
     disk(100_000)
-    sentence = r"Writing '.*' needs [\d.]+ KiB, and '.*' has 97\.7 KiB left; free some space, give another path, or lower --views\."
+    sentence = r"Writing '.*' needs [\d.]+ KiB, and '.*' has 97\.7 KiB left; free some space, give another path, "
+    sentence += r"or lower --views\."
     with pytest.raises(DiskSpaceError, match=sentence):
         embedded(data, tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()

@@ -78,7 +78,10 @@ def test_later_views_may_have_another_policy(data: Path, tmp_path: Path, embedde
 
 
 def add_images(data: Path) -> list[str]:
-    """Five images: in both classes and in a new one between them; names of which some sort before those that are there."""
+    """Five images: in both classes and in a new one between them.
+
+    Names of which some sort before those that are there.
+    """
     new = ["apple/000a.png", "apple/zz.png", "banana/b.jpg", "banana/a.png", "pear/0.png"]
     (data / "train" / "banana").mkdir()
     for number, name in enumerate(new):
@@ -285,7 +288,8 @@ def test_killed_while_it_grows_it_opens_and_the_same_command_goes_on_to_the_same
     for number in MOMENTS:
         shutil.copytree(tmp_path / "store.zarr", tmp_path / f"store-{number}.zarr")
     add_images(data)
-    words = ["embed", data, tmp_path / "store.zarr", "--teacher", "random/conv4-16", "--batch-size", "5", "--threads", "1",
+    words = ["embed", data, tmp_path / "store.zarr", "--teacher", "random/conv4-16", "--batch-size", "5",
+    "--threads", "1",
              "--add-views", "1", "--add-images"]  # fmt: skip
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, ",".join(map(str, MOMENTS)), *map(str, words)],

@@ -74,8 +74,8 @@ def launcher() -> Iterator[subprocess.Popen[str]]:
 def run(launcher: subprocess.Popen[str], *words: str | Path, kill_at: tuple[str, int, float] | None = None) -> int:
     """Run ``embed`` to its end or to its killing, and return the exit code.
 
-    ``kill_at`` is (pattern, n, seconds): it is killed seconds after the n-th time that it is about to open or to rename a
-    file such that "open PATH" or "os.rename NEW_PATH" matches the pattern.
+    ``kill_at`` is (pattern, n, seconds): it is killed seconds after the n-th time that it is about to open or to rename
+    a file such that "open PATH" or "os.rename NEW_PATH" matches the pattern.
     """
     assert launcher.stdin is not None
     assert launcher.stdout is not None
@@ -86,7 +86,10 @@ def run(launcher: subprocess.Popen[str], *words: str | Path, kill_at: tuple[str,
 
 
 def random_moments(generator: np.random.Generator) -> list[tuple[str, int, float]]:
-    """While the store is created; then while a resumed run reads it and while blocks are written; while it is finished."""
+    """While the store is created.
+
+    Then while a resumed run reads it and while blocks are written; while it is finished.
+    """
     creating, starting, working, finishing = (
         (r"store\.zarr\.creating/", 300),
         (r"open .*(store\.zarr|data|index)/", 300),

@@ -1,4 +1,7 @@
-"""What a run on a cluster outlives, and how it ends: schedulers and workers lost, stopped, far from the store; Ctrl-C."""
+"""What a run on a cluster outlives, and how it ends.
+
+Schedulers and workers lost, stopped, far from the store; Ctrl-C.
+"""
 
 import contextlib
 import json
@@ -23,7 +26,8 @@ Embedded = Callable[..., EmbeddingStore]
 ROOT = Path(__file__).parents[3]
 SETTINGS = {"split": ("train",), "block_rows": 2}
 WORDS = (
-    "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", "2", "--batch-size", "5", "--threads", "1",
+    "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", "2", "--batch-size", "5",
+    "--threads", "1",
     "--split", "train", "--block-rows", "2",
 )  # fmt: skip
 

@@ -14,7 +14,10 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 
 
 def write_images(folder: Path) -> Path:
-    """Write 30 images in ``train``, 12 in ``val``, of two classes; one is redder, so that a network can tell some of them."""
+    """Write 30 images in ``train``, 12 in ``val``, of two classes.
+
+    One is redder, so that a network can tell some of them.
+    """
     generator = np.random.default_rng(0)
     for split, count in (("train", 15), ("val", 6)):
         for name, redness in (("apple", 28), ("pear", 0)):
@@ -35,7 +38,8 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the store of ``teacher`` and the index of its images; not to be changed."""
     folder = tmp_path_factory.mktemp("embedded")
     given: dict[str, Any] = {
-        "split": ("train", "val:0"), "views": 2, "block_rows": 30, "size": 16, "resize": 17, "device": "cpu", "threads": 1,
+        "split": ("train", "val:0"), "views": 2, "block_rows": 30, "size": 16, "resize": 17, "device": "cpu",
+        "threads": 1,
         "renderer": "torchvision", "teacher": "random/conv4-16",
     }  # fmt: skip
     embed(EmbedSettings(data=write_images(folder / "data"), store=folder / "teacher.zarr", **given), Silent())

@@ -188,7 +188,8 @@ def test_images_without_labels_are_refused_before_anything_is_computed(data: Pat
             file.rename(data / split / f"{file.parent.name}{file.name}")
         for folder in ("apple", "pear"):
             (data / split / folder).rmdir()
-    sentence = "The training image in row 0 has no label, and the evaluation needs one; sort the images into one folder per class, or give --labels"
+    sentence = "The training image in row 0 has no label, and the evaluation needs one; sort the images "
+    sentence += "into one folder per class, or give --labels"
     progress = Counting()
     with pytest.raises(InputError, match=sentence):
         score(run_of(data), progress, data=data)

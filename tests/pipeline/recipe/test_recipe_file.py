@@ -143,7 +143,8 @@ def test_student_of_a_store_from_elsewhere_needs_no_step(write: Write) -> None:
 
 
 def test_student_of_several_stores_needs_the_step_that_makes_one_of_them(write: Write) -> None:
-    mixed = 'batch_size = 8\nstore = "their.zarr"\nalso_store = ["s3://lab/b.zarr", "out/embeddings.zarr"]\nstore_weights = [2, 1, 1]'
+    mixed = 'batch_size = 8\nstore = "their.zarr"\nalso_store = ["s3://lab/b.zarr", "out/embeddings.zarr"]\n'
+    mixed += "store_weights = [2, 1, 1]"
     small = steps_of(write(WHOLE.replace("batch_size = 8", mixed)))["small"]
     assert isinstance(small.settings, DistillSettings)
     assert [str(place) for place in small.settings.stores] == ["their.zarr", "s3://lab/b.zarr", "out/embeddings.zarr"]

@@ -125,7 +125,8 @@ def test_changed_store_of_a_further_teacher_is_noticed_wherever_it_lies(work: Pa
     assert actions(run(work, text)) == {}
     (work / "further.zarr").rename(work / "moved.zarr")
     assert actions(run(work, text.replace("further.zarr", "moved.zarr"))) == {}
-    embed(EmbedSettings(data=work / "images", store=work / "further.zarr", teacher="random/conv4-32", size=16, resize=16,
+    embed(EmbedSettings(data=work / "images", store=work / "further.zarr", teacher="random/conv4-32", size=16,
+    resize=16,
                         views=2, threads=1, device="cpu"), Silent())  # fmt: skip
     decisions = run(work, text)
     assert decisions["small"] == ("run", "'also_store 1' has changed")

@@ -1,4 +1,4 @@
-"""Embeddings of other programs become the store that our own stage one would have made, or one sentence says why not."""
+"""Embeddings of other programs become the store that our own ``embed`` would have made, or are refused."""
 
 import json
 import zipfile

@@ -66,7 +66,8 @@ def test_resnets_stages_are_its_layers_and_the_last_one_is_before_the_mean() -> 
     network = network_of("resnet18-narrow-32px")
     found = taken(network, 32)
     assert {name: features.shape[1] for name, features in found.items()} == {
-        "stem": 64 * 12 * 12, "stage1": 32 * 16 * 16, "stage2": 64 * 8 * 8, "stage3": 128 * 4 * 4, "stage4": 256 * 2 * 2,
+        "stem": 64 * 12 * 12, "stage1": 32 * 16 * 16, "stage2": 64 * 8 * 8, "stage3": 128 * 4 * 4,
+        "stage4": 256 * 2 * 2,
     }  # fmt: skip
     mean = found["stage4"].unflatten(1, (256, 4)).mean(2)
     torch.testing.assert_close(mean, network.features(images(32)).detach(), rtol=1e-4, atol=1e-5)

@@ -53,7 +53,10 @@ def batches_of(seed: int, count: int = 25, size: int = 10) -> list[Batch]:
 def sgd(
     weight: Array, bias: Array, epochs: list[list[Batch]], layer: str, settings: LayersSettings
 ) -> tuple[Array, Array]:
-    """DeepCluster's training of one layer, written out in float64: softmax regression, momentum, decay, falling rate."""
+    """DeepCluster's training of one layer, written out in float64.
+
+    Softmax regression, momentum, decay, falling rate.
+    """
     speed = [np.zeros_like(weight), np.zeros_like(bias)]
     step = 0
     for batches in epochs:

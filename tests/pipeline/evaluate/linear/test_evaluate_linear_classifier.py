@@ -177,7 +177,10 @@ def test_top1_and_top5_are_those_of_scikit_learn(sample: Sample) -> None:
 
 
 def test_probabilities_are_averaged_over_crops() -> None:
-    """Two crops say class 0 narrowly, one says class 1 firmly: the mean of the probabilities is for 1, most crops for 0."""
+    """Two crops say class 0 narrowly, one says class 1 firmly.
+
+    The mean of the probabilities is for 1, most crops for 0.
+    """
     plain = Standardisation(torch.zeros(2), torch.ones(2))
     # logits are 10 * (x, y) of the unit vector
     classifiers = Classifiers(torch.tensor([[10.0, 0], [0, 10], [0, 0]])[:, None], plain)

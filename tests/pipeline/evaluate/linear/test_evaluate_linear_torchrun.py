@@ -11,7 +11,8 @@ from compress_ssl.pipeline.evaluate.settings import LinearSettings
 from compress_ssl.pipeline.networks.network import load_network, save_network
 
 QUICK: dict[str, Any] = {
-    "size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision", "epochs": 2, "learning_rate": 0.1,
+    "size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision", "epochs": 2,
+    "learning_rate": 0.1,
     "features": "live",
 }  # fmt: skip
 

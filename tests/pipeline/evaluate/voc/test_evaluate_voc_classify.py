@@ -29,7 +29,8 @@ COSTS = (0.01, 1.0, 10.0)
 
 def settings_of(model: str, data: Path | None, folder: Path, **given: Any) -> VocClassifySettings:
     values: dict[str, Any] = {
-        "output": folder, "size": 32, "resize": 32, "device": "cpu", "threads": 1, "renderer": "torchvision", "cost": COSTS,
+        "output": folder, "size": 32, "resize": 32, "device": "cpu", "threads": 1, "renderer": "torchvision",
+        "cost": COSTS,
     }  # fmt: skip
     return VocClassifySettings(model=model, data=data, **{**values, **given})
 

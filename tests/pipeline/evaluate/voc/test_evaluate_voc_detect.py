@@ -1,4 +1,4 @@
-"""Detection on VOC: what a detector is shown and what comes back, which networks it takes, and the stage on small images."""
+"""Detection on VOC: what a detector is shown and what comes back, which networks it takes, and the stage."""
 
 import json
 import shutil

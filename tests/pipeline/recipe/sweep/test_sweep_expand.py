@@ -152,7 +152,10 @@ STUDENT = '[[student]]\nname = "s"\nstudent = "conv4-16"\n'
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (STUDENT + "sweep = { sede = [0] }", "There is no key 'sede' that student 's' could sweep. " "Did you mean 'seed'"),
+        (
+            STUDENT + "sweep = { sede = [0] }",
+            "There is no key 'sede' that student 's' could sweep. Did you mean 'seed'",
+        ),
         (STUDENT + "sweep = { seed = 3 }", "'seed' in the sweep of student 's' must be a list of values to try, got 3"),
         (STUDENT + "sweep = { seed = [] }", "must be a list of values to try, got []"),
         (STUDENT + "sweep = { seed = [1, 2, 1] }", "'seed' in the sweep of student 's' has 1 twice"),

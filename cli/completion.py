@@ -6,8 +6,6 @@ import click
 
 from compress_ssl.cli.groups import example
 
-SHELLS = ("bash", "zsh", "fish")
-
 
 @click.command(
     "completion",
@@ -17,7 +15,7 @@ SHELLS = ("bash", "zsh", "fish")
         "compress-ssl completion fish | source                         in ~/.config/fish/config.fish",
     ),
 )
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(context: click.Context, shell: str) -> None:
     """Print the completion script of a shell."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from compress_ssl.cli.output import json_option, print_result
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.doctor.run import Check
 
 
 @click.command("doctor")
@@ -26,16 +22,10 @@ def command(as_json: bool) -> None:
     for check in examine():
         checks.append(check)
         if not as_json:
-            _show(check)
+            click.echo(f"{check.name:<10} {'ok' if check.ok else 'failed:'}  {check.detail}")
     failed = [check.name for check in checks if not check.ok]
     result = {"ok": not failed, "checks": [asdict(check) for check in checks]}
     last = f"Failed: {', '.join(failed)}." if failed else "All checks passed."
     print_result(result, as_json, lambda: click.echo(last))
     if failed:
         raise click.exceptions.Exit(1)
-
-
-def _show(check: Check) -> None:
-    click.echo(f"{check.name:<10} {'ok' if check.ok else 'failed:'}  {check.detail}")
-    for warning in check.warnings:
-        click.echo(f"{'':<10} warning: {warning}")

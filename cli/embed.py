@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +11,6 @@ from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
 from compress_ssl.cli.output import json_option, print_result
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-
-if TYPE_CHECKING:
-    from compress_ssl.storage import EmbeddingStore
 
 
 @click.command(
@@ -40,21 +37,19 @@ def command(dry_run: bool, as_json: bool, **given: Any) -> None:
         return
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.pipeline.embed.run import embed
-    from compress_ssl.storage import describe
+    from compress_ssl.storage import Status, describe
 
     store = embed(settings, TerminalProgress())
-    print_result(describe(store), as_json, lambda: _show(store))
 
+    def show() -> None:
+        for name in store.split_names:
+            split = store[name]
+            done = sum(map(split.committed_blocks, range(len(split.views))))
+            blocks = split.block_count * len(split.views)
+            part = "" if done == blocks else f"; {done:,} of {blocks:,} blocks done"
+            images = int((split.samples.status != Status.PADDING).sum())
+            click.echo(
+                f"{store.path}: {name}, {images} images, {len(split.views)} views of {split.feature_dim} features{part}"
+            )
 
-def _show(store: EmbeddingStore) -> None:
-    from compress_ssl.storage import Status
-
-    for name in store.split_names:
-        split = store[name]
-        done = sum(map(split.committed_blocks, range(len(split.views))))
-        blocks = split.block_count * len(split.views)
-        part = "" if done == blocks else f"; {done:,} of {blocks:,} blocks done"
-        images = int((split.samples.status != Status.PADDING).sum())
-        click.echo(
-            f"{store.path}: {name}, {images} images, {len(split.views)} views of {split.feature_dim} features{part}"
-        )
+    print_result(describe(store), as_json, show)

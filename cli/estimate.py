@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -10,9 +10,6 @@ from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
 from compress_ssl.cli.output import json_option, print_result
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-
-if TYPE_CHECKING:
-    from compress_ssl.pipeline.embed.estimate.run import Estimate
 
 
 @click.command(
@@ -33,15 +30,10 @@ def command(as_json: bool, **given: Any) -> None:
 def print_estimate(settings: EmbedSettings, as_json: bool) -> None:
     """Estimate the cost of embedding and print it."""
     from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.common.memory import format_bytes
     from compress_ssl.pipeline.embed.estimate.run import estimate
 
     found = estimate(settings, TerminalProgress())
-    print_result(found.model_dump(mode="json"), as_json, lambda: click.echo("\n".join(_lines(found))))
-
-
-def _lines(found: Estimate) -> list[str]:
-    from compress_ssl.pipeline.common.memory import format_bytes
-
     left = "unknown for a URL" if found.disk_left is None else format_bytes(found.disk_left)
     verdict = {True: "", False: ": it does not fit", None: ""}[found.fits]
     shared = f" in {found.workers} processes" if found.workers > 1 else ""
@@ -56,7 +48,8 @@ def _lines(found: Estimate) -> list[str]:
         f"{_duration(found.reading_seconds_an_epoch)} to read a view from the store",
         "pays off": "never: a live teacher is as fast as the disk" if pays is None else f"from epoch {pays} on",
     }
-    return [f"{name:<10} {text}" for name, text in lines.items()]
+    text = "\n".join(f"{name:<10} {line}" for name, line in lines.items())
+    print_result(found.model_dump(mode="json"), as_json, lambda: click.echo(text))
 
 
 def _duration(seconds: float) -> str:

@@ -38,10 +38,8 @@ def command(as_json: bool, **given: Any) -> None:
         for file in files.values():
             click.echo(f"{file['path']}: {format_bytes(file['bytes'])}, SHA-256 {file['sha256']}")
         if exported["onnx"] is not None:
-            click.echo(
-                f"ONNX differs from PyTorch by at most {exported['onnx']['relative_difference']:.1e} of the largest "
-                "feature "
-                f"({exported['onnx']['images']} photographs)."
-            )
+            difference, images = exported["onnx"]["relative_difference"], exported["onnx"]["images"]
+            largest = f"{difference:.1e} of the largest feature ({images} photographs)"
+            click.echo(f"ONNX differs from PyTorch by at most {largest}.")
 
     print_result({"folder": str(settings.out), **exported, "files": files}, as_json, show)

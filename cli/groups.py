@@ -50,10 +50,5 @@ class LazyGroup(NearestGroup):
 
 def example(*lines: str) -> str:
     """Return the epilog of a command's help: examples, not wrapped; an indented line continues the one before."""
-    return "\n".join(
-        (
-            "\b",
-            "Example:" if sum(not line.startswith(" ") for line in lines) == 1 else "Examples:",
-            *(f"  {line}" for line in lines),
-        )
-    )
+    heading = "Example:" if sum(not line.startswith(" ") for line in lines) == 1 else "Examples:"
+    return "\n".join(("\b", heading, *(f"  {line}" for line in lines)))

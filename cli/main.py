@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from compress_ssl.cli.groups import LazyGroup, example
 from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped, Terminated
 from compress_ssl.pipeline.common.torchrun import torchrun_env
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 FOR_TORCHRUN = ("pretrain", "distill", "evaluate")  # commands that torchrun may start in several processes
 
@@ -48,17 +45,14 @@ class Commands(LazyGroup):
             if ending is None:
                 raise
             prefix = "\n" if isinstance(error, Stopped | KeyboardInterrupt) else "Error: "
-            click.echo(prefix + ending.message(error, self.resume_hint(ctx)), err=True)
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            can_resume = command is not None and any(parameter.name == "resume" for parameter in command.params)
+            resume = f"Run the same command {'with --resume to continue' if can_resume else 'again'}."
+            click.echo(prefix + ending.message(error, resume), err=True)
             ctx.exit(ending.exit_code)
 
-    def resume_hint(self, ctx: click.Context) -> str:
-        """Return the sentence on how to continue with the command that was called."""
-        command = self.get_command(ctx, ctx.invoked_subcommand or "")
-        options = {parameter.name for parameter in command.params} if command else set()
-        return f"Run the same command {'with --resume to continue' if 'resume' in options else 'again'}."
 
-
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _terminate(*_: object) -> None:
     raise Terminated
 
 

@@ -12,7 +12,6 @@ from compress_ssl.cli.output import json_option, print_result
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.networks.catalogue import Description
-    from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 NORMALISATIONS = {
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)): "ImageNet",
@@ -62,25 +61,16 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
 
     def show() -> None:
         for title, group in described.items():
-            click.echo("\n".join(_lines(title, group)))
+            width = max(len(each.name) for each in group)  # names are never cut
+            click.echo(f"{title:<{width}}  features  M parameters    GFLOP  pixels  preprocessing")
+            for each in group:
+                wants = each.preprocessing
+                normalisation = NORMALISATIONS.get((wants.mean, wants.std), "other mean")
+                preprocessing = f"{normalisation}, {wants.interpolation} to {wants.resize}"
+                line = (
+                    f"{each.name:<{width}}  {each.feature_dim:>8}  {each.parameters / 1e6:>12.1f}  "
+                    f"{each.flops / 1e9:>7.2f}  {wants.size:>6}  {preprocessing:<28}  {each.note}"
+                )
+                click.echo(line.rstrip())
 
     print_result({title: [asdict(each) for each in group] for title, group in described.items()}, as_json, show)
-
-
-def _lines(title: str, descriptions: list[Description]) -> list[str]:
-    """Return one line per network; names are never cut."""
-    width = max(len(each.name) for each in descriptions)
-    heading = f"{title:<{width}}  features  M parameters    GFLOP  pixels  preprocessing"
-    return [
-        heading,
-        *(
-            f"{each.name:<{width}}  {each.feature_dim:>8}  {each.parameters / 1e6:>12.1f}  {each.flops / 1e9:>7.2f}  "
-            f"{each.preprocessing.size:>6}  {_preprocessing(each.preprocessing):<28}  {each.note}".rstrip()
-            for each in descriptions
-        ),
-    ]
-
-
-def _preprocessing(wants: Preprocessing) -> str:
-    normalisation = NORMALISATIONS.get((wants.mean, wants.std), "other mean")
-    return f"{normalisation}, {wants.interpolation} to {wants.resize}"

@@ -77,15 +77,11 @@ def _option(name: str, field: FieldInfo, *, required: bool) -> Callable[[Callabl
     if field.annotation is bool:
         negation = f"/--no-{option_name(name).removeprefix('--')}" if field.default else ""
         return click.option(option_name(name) + negation, name, is_flag=True, default=None, help=help_text)
-    repeatable = get_origin(field.annotation) is tuple
-    return click.option(
-        option_name(name),
-        name,
-        type=_click_type(field.annotation),
-        multiple=repeatable,
-        required=required,
-        help=help_text + _default(field),
-    )
+    if not field.is_required() and field.default not in (None, ()):
+        shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        help_text += f"  [default: {shown}]"
+    value, repeatable = _click_type(field.annotation), get_origin(field.annotation) is tuple
+    return click.option(option_name(name), name, type=value, multiple=repeatable, required=required, help=help_text)
 
 
 def _click_type(annotation: Any) -> click.ParamType[Any]:
@@ -104,10 +100,3 @@ def _click_type(annotation: Any) -> click.ParamType[Any]:
     if annotation in (int, float):
         return click.INT if annotation is int else click.FLOAT
     return click.STRING
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required() or field.default is None or field.default == ():
-        return ""
-    shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    return f"  [default: {shown}]"

@@ -31,15 +31,12 @@ class TerminalProgress:
     @contextlib.contextmanager
     def track(self, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
         """Report a piece of work of ``total`` units; yield a function to call with each amount done."""
-        show = _nothing if is_quiet() else _bar if self._console.is_terminal else _lines
-        with show(self._console, title, total, unit) as advance:
+        if is_quiet():
+            yield lambda amount: None
+            return
+        shown = _bar(self._console, title, total, unit) if self._console.is_terminal else _lines(title, total, unit)
+        with shown as advance:
             yield advance
-
-
-@contextlib.contextmanager
-def _nothing(console: Console, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    del console, title, total, unit
-    yield lambda amount: None
 
 
 @contextlib.contextmanager
@@ -64,26 +61,21 @@ def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Callab
 
 
 @contextlib.contextmanager
-def _lines(console: Console, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    del console
+def _lines(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     begun = said = time.monotonic()
     done = 0
     first: tuple[float, int] | None = None
 
-    def say() -> None:
-        # Since the first report, which in a resumed run includes what was done before.
-        since, before = first or (begun, 0)
-        rate = (done - before) / max(time.monotonic() - since, 1e-9)
-        left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
-        print(f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}", file=sys.stderr)
-
     def advance(amount: int) -> None:
         nonlocal done, said, first
         done += amount
-        first = first or (time.monotonic(), done)
-        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            say()
+        now = time.monotonic()
+        since, before = first = first or (now, done)  # in a resumed run the first report includes what was done before
+        if now - said > SECONDS_BETWEEN_LINES:
+            said = now
+            rate = (done - before) / max(now - since, 1e-9)
+            left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
+            print(f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}", file=sys.stderr)
 
     yield advance
     print(f"{title}: {done:,} {unit} in {time.monotonic() - begun:,.1f} s", file=sys.stderr)

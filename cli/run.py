@@ -48,16 +48,8 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--only", multiple=True, metavar="STEP", help="Run only this step or stage. Repeatable.")
 @run_options
 def command(
-    recipe: str,
-    data: Path | None,
-    folder: Path | None,
-    first: str | None,
-    only: tuple[str, ...],
-    force: bool,
-    dry_run: bool,
-    as_json: bool,
+    recipe: str, data: Path | None, folder: Path | None, first: str | None, only: tuple[str, ...], **how: bool
 ) -> None:
     """Read a recipe, choose steps, run them."""
     chosen = read_recipe(recipe, data=data, folder=folder)
-    steps = select_steps(plan_steps(chosen), first=first, only=only)
-    run_steps(chosen, steps, force=force, dry_run=dry_run, as_json=as_json)
+    run_steps(chosen, select_steps(plan_steps(chosen), first=first, only=only), **how)

@@ -30,19 +30,9 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_steps(
-    recipe: Recipe,
-    steps: list[Step],
-    *,
-    force: bool = False,
-    dry_run: bool = False,
-    as_json: bool = False,
-    title: str | None = None,
+    recipe: Recipe, steps: list[Step], *, as_json: bool, force: bool = False, dry_run: bool = False, title: str = ""
 ) -> None:
-    """Run the steps that are out of date, and print the table of all results.
-
-    Args:
-        title: Of the table.
-    """
+    """Run the steps that are out of date, and print the table of all results under ``title``."""
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.cli.tables import print_table
     from compress_ssl.pipeline.evaluate.results_table import results_table
@@ -66,7 +56,7 @@ def run_steps(
 
     def show() -> None:
         if results:
-            print_table(results_table(results), title)
+            print_table(results_table(results), title or None)
 
     records = [json.loads(path.read_bytes()) for path in results] if as_json else []
     print_result({"steps": done, "results": records}, as_json, show)
@@ -90,8 +80,7 @@ def summary(decisions: Sequence[Decision]) -> str:
 
 def sentence(decision: Decision) -> str:
     """Return the action for a step, and the reason."""
-    verb = {"skip": "skip", "resume": "resume", "run": "run"}[decision.action]
-    return f"{verb} {_named(decision.step)}: {decision.why}"
+    return f"{decision.action} {_named(decision.step)}: {decision.why}"
 
 
 def _named(step: Step) -> str:
@@ -99,11 +88,5 @@ def _named(step: Step) -> str:
 
 
 def _record(decision: Decision) -> dict[str, str]:
-    step = decision.step
-    return {
-        "step": step.name,
-        "stage": step.stage,
-        "action": decision.action,
-        "why": decision.why,
-        "output": str(step.output),
-    }
+    step = {"step": decision.step.name, "stage": decision.step.stage}
+    return {**step, "action": decision.action, "why": decision.why, "output": str(decision.step.output)}

@@ -93,8 +93,7 @@ def command(
     def show() -> None:
         if outcome.groups:
             print_table(sweep_table(outcome.groups))
-        for path in outcome.files:
-            click.echo(path)
+        click.echo("\n".join(map(str, outcome.files)))
 
     print_result(as_record(outcome.rows, outcome.groups), as_json, show)
     if failures:

@@ -8,11 +8,10 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.output import json_option, print_result
-from compress_ssl.cli.stores.argument import store_argument
 
 
 @click.command("card", epilog=example("compress-ssl store card teacher.zarr --output README.md"))
-@store_argument
+@click.argument("store", type=click.Path())
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -25,24 +24,19 @@ def command(store: str, output: Path | None, as_json: bool) -> None:
     The card has the YAML header of a Hugging Face dataset card. Put it beside the store, into the top folder of the
     repository: zarr warns of other files inside a store.
     """
+    if output is not None and output.exists():
+        raise click.UsageError(
+            f"'{output}' exists, and somebody may have edited it; delete it, or give another --output."
+        )
     from compress_ssl.pipeline.networks.teachers import TEACHERS
     from compress_ssl.storage import describe, open_store
+    from compress_ssl.storage.places.durable import write_durably
     from compress_ssl.storage.tools.card import store_card
 
     opened = open_store(store)
     teacher = TEACHERS.get(opened.attributes.get("teacher", {}).get("name"))
     card = store_card(opened.path.name, describe(opened), [teacher.citation] if teacher else [])
     if output is not None:
-        _write(output, card)
+        write_durably(output, card.encode())
     result = {"card": card, "output": str(output) if output else None}
     print_result(result, as_json, lambda: click.echo(f"The card is in '{output}'." if output else card.rstrip()))
-
-
-def _write(output: Path, card: str) -> None:
-    if output.exists():
-        raise click.UsageError(
-            f"'{output}' exists, and somebody may have edited it; delete it, or give another --output."
-        )
-    from compress_ssl.storage.places.durable import write_durably
-
-    write_durably(output, card.encode())

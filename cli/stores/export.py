@@ -8,11 +8,10 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.output import json_option, print_result
-from compress_ssl.cli.stores.argument import store_argument
 
 
 @click.command("export", epilog=example("compress-ssl store export teacher.zarr --to teacher.h5"))
-@store_argument
+@click.argument("store", type=click.Path())
 @click.option("--to", "file", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is an exported store.")
 @json_option
@@ -29,8 +28,5 @@ def command(store: str, file: Path, overwrite: bool, as_json: bool) -> None:
     with TerminalProgress().track("export", committed_size(opened), "bytes") as advance:
         export_hdf5(opened, file, advance, overwrite=overwrite)
     size = file.stat().st_size
-    print_result(
-        {"store": store, "file": str(file), "bytes": size},
-        as_json,
-        lambda: click.echo(f"{file}: {size / 2**20:,.1f} MiB"),
-    )
+    result = {"store": store, "file": str(file), "bytes": size}
+    print_result(result, as_json, lambda: click.echo(f"{file}: {size / 2**20:,.1f} MiB"))

@@ -37,37 +37,31 @@ def command(files: tuple[str, ...], store: str, as_json: bool, **given: Any) -> 
     (torch.save), .npy, HDF5 or zarr. --data is the dataset of the images, --teacher the name of the network; students
     learn from such a store with --student-view fresh.
     """
-    exported = _exported_file(files)
-    imported = _import_exported(exported, store, given) if exported else _import_embeddings(files, store, given)
+    from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.storage import describe
+    from compress_ssl.storage.tools.hdf5 import is_exported
+
+    file = Path(files[0])
+    if len(files) == 1 and file.is_file() and is_exported(file):
+        imported = _import_exported(file, store, given)
+    else:
+        settings = make_settings(ImportSettings, {"files": files, "store": store, **given})
+        from compress_ssl.pipeline.embed.importing.run import import_embeddings
+
+        imported = import_embeddings(settings, TerminalProgress())
 
     description = describe(imported)
     names = ", ".join(f"{name} {split['samples']:,}" for name, split in description["splits"].items())
     print_result(description, as_json, lambda: click.echo(f"{store}: {names} images"))
 
 
-def _exported_file(files: tuple[str, ...]) -> Path | None:
-    from compress_ssl.storage.tools.hdf5 import is_exported
-
-    return Path(files[0]) if len(files) == 1 and Path(files[0]).is_file() and is_exported(Path(files[0])) else None
-
-
 def _import_exported(file: Path, store: str, given: dict[str, Any]) -> EmbeddingStore:
     unused = [option_name(name) for name in only_given(given) if name != "overwrite"]
     if unused:
         raise click.UsageError(f"'{file}' is an exported store, which has all settings; leave {unused[0]} out.")
-    from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.storage import location, open_store
     from compress_ssl.storage.tools.hdf5_import import import_hdf5
 
     with TerminalProgress().track("import", file.stat().st_size, "bytes") as advance:
         import_hdf5(file, location(store), advance, overwrite=bool(given["overwrite"]))
     return open_store(store)
-
-
-def _import_embeddings(files: tuple[str, ...], store: str, given: dict[str, Any]) -> EmbeddingStore:
-    settings = make_settings(ImportSettings, {"files": files, "store": store, **given})
-    from compress_ssl.cli.progress import TerminalProgress
-    from compress_ssl.pipeline.embed.importing.run import import_embeddings
-
-    return import_embeddings(settings, TerminalProgress())

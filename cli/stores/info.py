@@ -8,11 +8,10 @@ from typing import Any
 import click
 
 from compress_ssl.cli.output import json_option, print_result
-from compress_ssl.cli.stores.argument import store_argument
 
 
 @click.command("info")
-@store_argument
+@click.argument("store", type=click.Path())
 @json_option
 def command(store: str, as_json: bool) -> None:
     """Describe a store: teacher, images, size and completeness."""
@@ -26,6 +25,12 @@ def _lines(store: str, description: dict[str, Any]) -> list[str]:
     teacher, data, rendering, computed = (
         description.get(key) or {} for key in ("teacher", "data_set", "rendering", "computed_with")
     )
+    facts = [
+        f"{teacher.get('name', 'unknown')} ({teacher.get('architecture', 'unknown')})",
+        f"{teacher['feature_dim']} features" if "feature_dim" in teacher else "",
+        str(teacher.get("precision", "")),
+        f"weights {teacher['weights_sha256'][:12]}" if teacher.get("weights_sha256") else "",
+    ]
     versions = ", ".join(f"{name} {version}" for name, version in computed.get("versions", {}).items())
     precision = description.get("precision_against_float32")
     state = "complete" if description["complete"] else "not complete"
@@ -33,7 +38,7 @@ def _lines(store: str, description: dict[str, Any]) -> list[str]:
         "store": f"{store}: format version {description['version']}, {state}",
         "size": f"{description['bytes'] / 2**20:,.1f} MiB of embeddings; stored so far: "
         f"{description['stored_bytes'] / 2**20:,.1f} MiB in {description['objects']:,} objects",
-        "teacher": _teacher(teacher),
+        "teacher": ", ".join(filter(None, facts)),
         "precision": f"against float32: KL {precision['kl_mean_nats']:.2g} nats on average" if precision else "",
         "data set": f"{data['name']}, {data['images']:,} images" if {"name", "images"} <= data.keys() else "",
         "rendered": f"by {rendering['renderer']} on {rendering['device_kind']}" if rendering else "",
@@ -42,16 +47,6 @@ def _lines(store: str, description: dict[str, Any]) -> list[str]:
     }
     splits = [_split_line(name, split) for name, split in description["splits"].items()]
     return [f"{name:<10} {text}" for name, text in lines.items() if text] + splits
-
-
-def _teacher(teacher: dict[str, Any]) -> str:
-    facts = [
-        f"{teacher.get('name', 'unknown')} ({teacher.get('architecture', 'unknown')})",
-        f"{teacher['feature_dim']} features" if "feature_dim" in teacher else "",
-        str(teacher.get("precision", "")),
-        f"weights {teacher['weights_sha256'][:12]}" if teacher.get("weights_sha256") else "",
-    ]
-    return ", ".join(filter(None, facts))
 
 
 def writer_sentence(writer: dict[str, Any] | None) -> str:

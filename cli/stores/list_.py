@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.output import json_option, print_result
 from compress_ssl.cli.stores.info import writer_sentence
-
-if TYPE_CHECKING:
-    from compress_ssl.storage.tools.catalogue import CatalogueEntry
 
 
 @click.command("list", epilog=example("compress-ssl store list /shared/stores", "compress-ssl store list s3://lab"))
@@ -27,21 +24,19 @@ def command(root: str, as_json: bool) -> None:
     from compress_ssl.storage.tools.catalogue import catalogue
 
     entries = list(catalogue(location(root)))
-    print_result([asdict(entry) for entry in entries], as_json, lambda: _show(root, entries))
-
-
-def _show(root: str, entries: list[CatalogueEntry]) -> None:
     width = max((len(entry.path) for entry in entries), default=0)
-    for entry in entries:
-        click.echo(f"{entry.path:<{width}}  {_line(entry)}")
-    if not entries:
-        click.echo(f"There is no embedding store below '{root}'.")
+
+    def show() -> None:
+        for entry in entries:
+            line = f"damaged: {entry.error}" if entry.error else _describe(entry.found)
+            click.echo(f"{entry.path:<{width}}  {line}")
+        if not entries:
+            click.echo(f"There is no embedding store below '{root}'.")
+
+    print_result([asdict(entry) for entry in entries], as_json, show)
 
 
-def _line(entry: CatalogueEntry) -> str:
-    if entry.error:
-        return f"damaged: {entry.error}"
-    found = entry.found
+def _describe(found: dict[str, Any]) -> str:
     done = "complete" if found["complete"] else f"{found['blocks_committed']} of {found['blocks']} blocks done"
     writer = f", being written by {writer_sentence(found['writer'])}" if found["writer"] else ""
     return (

@@ -27,8 +27,7 @@ def command(stores: tuple[str, ...], target: str, as_json: bool) -> None:
     plan = plan_merge([open_store(store) for store in stores])
     with TerminalProgress().track("merge", len(plan.found), "blocks") as advance:
         missing = merge_stores(plan, location(target), advance)
-    last = f"{target}: {len(plan.found):,} blocks of {len(stores)} stores, " + (
-        "not complete" if missing else "complete"
-    )
+    state = "not complete" if missing else "complete"
+    last = f"{target}: {len(plan.found):,} blocks of {len(stores)} stores, {state}"
     result = {"target": target, "blocks": len(plan.found), "complete": not missing, "missing": missing}
     print_result(result, as_json, lambda: click.echo("\n".join((*missing, last))))

@@ -10,12 +10,10 @@ import click
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
 from compress_ssl.cli.output import json_option, print_result
-from compress_ssl.cli.stores.argument import store_argument
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.embed.verify.reembed import Agreement
-    from compress_ssl.storage.tools.verify import Verification
 
 
 @click.command(
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
         "compress-ssl store verify teacher.zarr --teacher runs/teacher --data photographs",
     ),
 )
-@store_argument
+@click.argument("store", type=click.Path())
 @settings_options(VerifySettings, without={"renderer"})
 @json_option
 def command(store: str, as_json: bool, **given: Any) -> None:
@@ -52,20 +50,13 @@ def command(store: str, as_json: bool, **given: Any) -> None:
         agreements = reembed(opened, settings, TerminalProgress())
     ok = result.ok and all(each.ok for each in agreements)
     answer = {"ok": ok, **asdict(result), "embedded_again": [{"ok": each.ok, **each._asdict()} for each in agreements]}
-    print_result(answer, as_json, lambda: click.echo("\n".join(_lines(result, agreements))))
-    if not ok:
-        raise click.exceptions.Exit(1)
-
-
-def _lines(result: Verification, agreements: list[Agreement]) -> list[str]:
-    verdict = "all well" if result.ok else "not well"
-    return [
-        *result.damaged,
-        *result.missing,
-        f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: {verdict}",
-        *(
+    lines = [*result.damaged, *result.missing, f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: "]
+    lines[-1] += "all well" if result.ok else "not well"
+    for each in agreements:
+        lines.append(
             f"{each.split}: {each.images} images embedded again, cosine {each.cosine_mean:.6f} on average, "
             f"{each.cosine_least:.6f} at least ({each.least}): {'all well' if each.ok else 'not well'}"
-            for each in agreements
-        ),
-    ]
+        )
+    print_result(answer, as_json, lambda: click.echo("\n".join(lines)))
+    if not ok:
+        raise click.exceptions.Exit(1)

@@ -51,7 +51,7 @@ UNUSABLE = [
     ("embed data new EMBED --size 32", "--size 32 is larger than --resize 16; the crop must fit"),
     ("embed data new EMBED --teacher random/conv4-17", "no architecture 'conv4-17'. Did you mean 'conv4-16'?"),
     ("embed data new EMBED --teacher torchvision/resnet19", "no torchvision network 'resnet19'. Did you mean 'res"),
-    ("embed data new EMBED --teacher resnet18", "write torchvision/resnet18 for trained ones, random/resnet18"),
+    ("embed data new EMBED --teacher resnet18", "give torchvision/resnet18 for trained ones, random/resnet18"),
     ("embed data new EMBED --teacher nowhere", "The network 'nowhere' is not a run's folder"),
     ("embed data new EMBED --teacher empty", "'empty' holds no model.safetensors"),
     ("embed data new EMBED --subset nowhere.txt", "The subset list 'nowhere.txt' is not a file"),
@@ -173,7 +173,7 @@ def test_half_written_model_is_named(call: Call, workplace: Path) -> None:
     truncate(workplace / "student" / "model.safetensors", 3000)
     before = files(workplace)
     result = call("evaluate", "student", "--data", "data")
-    assert_one_sentence(result, "'student/model.safetensors' is not a whole safetensors file")
+    assert_one_sentence(result, "'student/model.safetensors' is a damaged safetensors file")
     assert files(workplace) == before
 
 

@@ -1,9 +1,10 @@
-"""Importing: rows are joined to images by name, checked, and written as view 0 of a new store.
+"""``store import``: match rows to images by name, check them, and write them as view 0 of a new store.
 
-What the teacher saw is not known to the pixel, so the store has the evaluation view alone: students learn from it as in
-the published code's cached mode (``--student-view fresh``).
+The teacher's exact pixels are unknown, so the store has only the evaluation view: students learn from it as in the
+published code's cached mode (``--student-view fresh``).
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,81 +30,93 @@ from compress_ssl.storage.schema import EVALUATION_VIEW, block_count, default_bl
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
 
-class _Joined(NamedTuple):
-    """One file with its images."""
-
+class _SplitMatrix(NamedTuple):
     matrix: Matrix
     images: ImageIndex
     rows: npt.NDArray[np.int64]  # (N,) row of the matrix of each image
 
 
 def import_embeddings(settings: ImportSettings, progress: Progress) -> EmbeddingStore:
-    """Make a store of embeddings that another program made.
+    """Make a store of embeddings that another program computed.
 
     Returns:
         store (EmbeddingStore): Complete; its only view is the evaluation view.
 
     Raises:
-        InputError: If a file, the list of its images or the data set cannot be used, or they do not fit together.
-        NotRepresentableError: If a value is not finite, or not one that float16 holds; names the image.
-        StoreExistsError: If the store exists and may not be replaced.
+        InputError: If a file, the list of its images or the dataset cannot be used, or they do not fit together.
+        NotRepresentableError: If a value is not finite, or does not fit in float16; names the image.
+        StoreExistsError: If the store exists and ``overwrite`` is not set.
     """
     check_place(settings.store, overwrite=settings.overwrite, instead=OVERWRITE)
     with exclusive_writer(settings.store):
-        joined = _join(settings, progress)
+        parts = _open_splits(settings, progress)
         with new_store(settings.store) as folder:
-            _write(settings, joined, folder, progress)
+            create_store(folder, _attributes(settings, parts), _plan_splits(settings, parts))
+            writer = StoreWriter(folder)
+            for name, part in parts.items():
+                _write_split(writer, name, part, settings, progress)
+            writer.finish()
     return open_store(settings.store)
 
 
-def _join(settings: ImportSettings, progress: Progress) -> dict[str, _Joined]:
-    """Open the files, and find and look at the image of every row."""
+def _open_splits(settings: ImportSettings, progress: Progress) -> dict[str, _SplitMatrix]:
+    """Open each split's matrix, and index the images of its rows."""
     index_folder = settings.index_folder or index_beside(settings.store)
     listed = list_data_set(settings.data, [file.folder for file in settings.files], index_folder, settings.labels)
     lists = {given.split: given.file for given in settings.paths}
-    joined = {}
+    parts = {}
     for given in settings.files:
         source, listing = listed[given.folder]
         matrix = open_matrix(given.file, settings.array)
-        paths = _images_of_rows(given, matrix, listing, lists.get(given.split), settings.data)
+        paths = _image_paths(given, matrix, listing, lists.get(given.split), settings.data)
         index = index_images(
             source,
             listing,
             index_folder / f"{cache_name(source.location)}.npz",
             only=paths,
             skip_bad=settings.on_bad_image == "skip",
-            threads=settings.thread_count,
+            threads=settings.threads or len(os.sched_getaffinity(0)),
             progress=progress,
         )
-        row_of = {path: row for row, path in enumerate(paths)}
-        rows = np.array([row_of[path] for path in index.samples.sample_path], np.int64)
-        _check_labels(given.file, matrix, index, rows)
-        joined[given.split] = _Joined(matrix, index, rows)
-    return joined
+        samples, row_of = index.samples, {path: row for row, path in enumerate(paths)}
+        rows = np.array([row_of[path] for path in samples.sample_path], np.int64)
+        if matrix.labels is not None and samples.class_names:
+            labels = matrix.labels[rows]
+            differing = np.flatnonzero(labels != samples.label)
+            if len(differing):
+                first = differing[0]
+                raise InputError(
+                    f"'{given.file}' has class {labels[first]} for '{samples.sample_path[first]}', the data set class "
+                    f"{samples.label[first]} ({len(differing):,} of {len(rows):,} differ); give the images it was made "
+                    "from."
+                )
+        parts[given.split] = _SplitMatrix(matrix, index, rows)
+    return parts
 
 
-def _images_of_rows(
-    given: SplitFile, matrix: Matrix, listing: Listing, list_file: Path | None, data: Path
-) -> list[str]:
-    """Name of the image of each row; of a list, or in ImageFolder's order."""
-    count = int(matrix.values.shape[0])
+def _image_paths(given: SplitFile, matrix: Matrix, listing: Listing, list_file: Path | None, data: Path) -> list[str]:
+    """Return the path of each row's image, relative to the split's folder: from a list, or by ImageFolder's order."""
+    count, folder = int(matrix.values.shape[0]), data / given.folder
     if list_file is not None:
-        paths = _listed(list_file, given.folder, data)
+        paths = [line for _, line in read_lines(list_file, "list of images")]
+        for prefix in (f"{folder}/", f"{folder.resolve()}/", f"{given.folder}/"):
+            if all(path.startswith(prefix) for path in paths):
+                paths = [path.removeprefix(prefix) for path in paths]
+                break
         if len(paths) != count:
             raise InputError(
-                f"'{given.file}' has {count:,} rows, '{list_file}' {len(paths):,} lines; a line is the image of a row."
+                f"'{given.file}' has {count:,} rows, '{list_file}' {len(paths):,} lines; give one line per row."
             )
-        twice = [path for path, times in Counter(paths).items() if times > 1]
-        if twice:
-            raise InputError(f"'{twice[0]}' is listed twice in '{list_file}'; every image has one row.")
+        path, times = Counter(paths).most_common(1)[0]
+        if times > 1:
+            raise InputError(f"'{path}' is listed twice in '{list_file}'; every image has one row.")
         return paths
     if matrix.indices is None:
-        raise InputError(f"'{given.file}' does not say which image each row is of; give a list with --paths.")
+        raise InputError(f"'{given.file}' does not record the image of each row; give a list with --paths.")
     if count != len(listing.paths):
         raise InputError(
-            f"'{given.file}' has {count:,} rows, '{data / given.folder}' {len(listing.paths):,} images; "
-            f"give the images it was "
-            "made from, or a list of its rows' images with --paths."
+            f"'{given.file}' has {count:,} rows, '{folder}' {len(listing.paths):,} images; give the images it was made "
+            "from, or a list of its rows' images with --paths."
         )
     if not np.array_equal(np.sort(matrix.indices), np.arange(count)):
         raise InputError(
@@ -112,71 +125,49 @@ def _images_of_rows(
     return [listing.paths[number] for number in matrix.indices]
 
 
-def _listed(file: Path, folder: str, data: Path) -> list[str]:
-    """Paths of a list, relative to the split's folder."""
-    paths = [line for _, line in read_lines(file, "list of images")]
-    for prefix in (f"{data / folder}/", f"{(data / folder).resolve()}/", f"{folder}/"):
-        if all(path.startswith(prefix) for path in paths):
-            return [path.removeprefix(prefix) for path in paths]
-    return paths
-
-
-def _check_labels(file: Path, matrix: Matrix, index: ImageIndex, rows: npt.NDArray[np.int64]) -> None:
-    samples = index.samples
-    if matrix.labels is None or not samples.class_names:
-        return
-    differing = np.flatnonzero(matrix.labels[rows] != samples.label)
-    if len(differing):
-        first = differing[0]
-        raise InputError(
-            f"'{file}' has class {matrix.labels[rows[first]]} for '{samples.sample_path[first]}', the data set class "
-            f"{samples.label[first]} ({len(differing):,} of {len(rows):,} differ); give the images it was made from."
-        )
-
-
-def _write(settings: ImportSettings, joined: dict[str, _Joined], folder: Path, progress: Progress) -> None:
-    plans = {given.split: _plan(settings, given.folder, joined[given.split]) for given in settings.files}
-    create_store(folder, _attributes(settings, joined), plans)
-    writer = StoreWriter(folder)
-    for name, part in joined.items():
-        split = writer.store[name]
-        with progress.track(f"import {name}", len(split)) as advance:
-            for block in range(block_count(len(split), split.block_rows)):
-                rows = split.block_slice(block)
-                embeddings = part.matrix.rows(part.rows[rows])
-                if settings.normalise:
-                    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-                    embeddings /= np.maximum(length, np.finfo(np.float32).tiny)
-                parameters = evaluation_parameters(split.samples.image_size[rows], settings.resize, settings.size)
-                writer.write_block(name, block, EVALUATION_VIEW, embeddings, parameters)
-                advance(rows.stop - rows.start)
-    writer.finish()
-
-
-def _plan(settings: ImportSettings, folder: str, part: _Joined) -> SplitPlan:
-    samples, features = part.images.samples, part.matrix.values.shape[1]
+def _plan_splits(settings: ImportSettings, parts: dict[str, _SplitMatrix]) -> dict[str, SplitPlan]:
     policy = {"name": "evaluation", "resize": settings.resize}
     view = {"policy": policy, "seed": None, "size": settings.size, "interpolation": settings.interpolation}
-    rows = settings.block_rows or default_block_rows(len(samples), features)
-    return SplitPlan(samples, folder, [view], COLUMNS, features, rows)
+    plans = {}
+    for given in settings.files:
+        samples, features = parts[given.split].images.samples, parts[given.split].matrix.values.shape[1]
+        block_rows = settings.block_rows or default_block_rows(len(samples), features)
+        plans[given.split] = SplitPlan(samples, given.folder, [view], COLUMNS, features, block_rows)
+    return plans
 
 
-def _attributes(settings: ImportSettings, joined: dict[str, _Joined]) -> dict[str, Any]:
-    first = next(iter(joined.values())).matrix.values
-    facts: dict[str, Any] = {"architecture": "unknown"}
+def _write_split(
+    writer: StoreWriter, name: str, part: _SplitMatrix, settings: ImportSettings, progress: Progress
+) -> None:
+    split = writer.store[name]
+    with progress.track(f"import {name}", len(split)) as advance:
+        for block in range(block_count(len(split), split.block_rows)):
+            rows = split.block_slice(block)
+            embeddings = part.matrix.rows(part.rows[rows])
+            if settings.normalise:
+                length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+                embeddings /= np.maximum(length, np.finfo(np.float32).tiny)
+            parameters = evaluation_parameters(split.samples.image_size[rows], settings.resize, settings.size)
+            writer.write_block(name, block, EVALUATION_VIEW, embeddings, parameters)
+            advance(rows.stop - rows.start)
+
+
+def _attributes(settings: ImportSettings, parts: dict[str, _SplitMatrix]) -> dict[str, Any]:
+    first = next(iter(parts.values())).matrix.values
+    network: dict[str, Any] = {"architecture": "unknown"}
     if (known := TEACHERS.get(settings.teacher)) is not None:
-        look = known.preprocessing
-        facts = {"architecture": known.architecture, "mean": list(look.mean), "std": list(look.std)}
+        mean, std = known.preprocessing.mean, known.preprocessing.std
+        network = {"architecture": known.architecture, "mean": list(mean), "std": list(std)}
     return {
         "teacher": {
             "name": settings.teacher,
-            **facts,
+            **network,
             "weights_sha256": "unknown",
             "feature_dim": int(first.shape[1]),
             "precision": str(np.dtype(first.dtype)),
             "normalised": settings.normalise,
         },
         "imported": {given.split: given.file.name for given in settings.files},
-        "data_set": describe_data_set(settings.data, {name: part.images for name, part in joined.items()}),
+        "data_set": describe_data_set(settings.data, {name: part.images for name, part in parts.items()}),
         "computed_with": {"versions": library_versions()},
     }

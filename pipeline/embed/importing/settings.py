@@ -1,8 +1,7 @@
-"""What ``store import`` can be told of embeddings that another program made."""
+"""Settings of ``store import`` for embeddings of other programs."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,14 +20,14 @@ from compress_ssl.storage.places.names import first_outside
 
 
 class SplitFile(Settings):
-    """A file that belongs to a split of the store, whose images are in a folder of the data set."""
+    """A file of one split, whose images are in a folder of the dataset."""
 
     split: str
     folder: str
     file: Path
 
     def __str__(self) -> str:
-        """Write it as it is given on the command line."""
+        """Format as on the command line."""
         return f"{self.split}{'' if self.folder == self.split else f':{self.folder}'}={self.file}"
 
 
@@ -49,48 +48,49 @@ File = Annotated[SplitFile, BeforeValidator(_parse_file, json_schema_input_type=
 
 
 class ImportSettings(Settings):
-    """Settings of importing. The sizes are those of the published code's evaluation view."""
+    """Settings of ``store import``; the default sizes are those of the published code's evaluation view."""
 
     files: Annotated[
         tuple[File, ...],
         result_option(
-            "[SPLIT[:FOLDER]=]FILE with a row an image: torch.save, .npy, HDF5 or zarr; of train.", argument=True
+            "[SPLIT[:FOLDER]=]FILE with one row per image: torch.save, .npy, HDF5 or zarr; SPLIT defaults to train.",
+            argument=True,
         ),
     ]
     store: Annotated[
         StoreLocation,
         path_option("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.", argument=True),
     ]
-    data: Annotated[Path, path_option("Data set of the images; names, sizes and hashes are taken from it.")]
-    teacher: Annotated[str, result_option("Name of the network that made the embeddings, for tables and stores.")]
+    data: Annotated[Path, path_option("Dataset of the images; their names, sizes and hashes are read from it.")]
+    teacher: Annotated[str, result_option("Name of the network that computed the embeddings, for tables and stores.")]
     paths: Annotated[
         tuple[File, ...],
         result_option(
-            "[SPLIT=]FILE: text file with the image of each row, a path a line, relative to the data set or to the "
+            "[SPLIT=]FILE: text file with the image of each row, one path per line, relative to the dataset or to the "
             "split. The published code's files need none: their rows are in ImageFolder's order. Repeatable."
         ),
     ] = ()
     array: Annotated[
-        str | None, result_option("Name of the matrix in an HDF5 file or a zarr group, where there are several.")
+        str | None, result_option("Name of the matrix in an HDF5 file or a zarr group that has several.")
     ] = None
-    size: Annotated[int, result_option("Side of the view that the network saw, in pixels.", ge=8)] = 224
+    size: Annotated[int, result_option("Side of the network's input, in pixels.", ge=8)] = 224
     resize: Annotated[int, result_option("Short side before the centre crop, in pixels.", ge=8)] = 256
-    interpolation: Annotated[Literal["bilinear", "bicubic"], result_option("Of the resizing.")] = "bilinear"
+    interpolation: Annotated[Literal["bilinear", "bicubic"], result_option("Interpolation of the resizing.")] = (
+        "bilinear"
+    )
     normalise: Annotated[
-        bool, result_option("Write L2-normalised embeddings, for lengths that float16 cannot hold.")
+        bool, result_option("Write L2-normalised embeddings, for norms that do not fit in float16.")
     ] = False
     labels: LabelFile = None
     on_bad_image: Annotated[
         Literal["stop", "skip"],
-        result_option("An image that cannot be decoded ends the import, or is recorded and left out."),
+        result_option("Whether an image that cannot be decoded ends the import, or is recorded and skipped."),
     ] = "stop"
     index_folder: Annotated[
-        Path | None, runtime_option("Folder that keeps the index of the images; 'index' beside the store unless given.")
+        Path | None, runtime_option("Folder that caches the image index; 'index' beside the store unless given.")
     ] = None
-    block_rows: Annotated[int | None, result_option("Images of a block; about 16 MiB unless given.", ge=1)] = None
-    threads: Annotated[int | None, runtime_option("CPU threads for looking at the images; all unless given.", ge=1)] = (
-        None
-    )
+    block_rows: Annotated[int | None, result_option("Images per block; about 16 MiB unless given.", ge=1)] = None
+    threads: Annotated[int | None, runtime_option("CPU threads for indexing; all cores unless given.", ge=1)] = None
     overwrite: Annotated[bool, runtime_option("Replace the store if it exists.")] = False
 
     @model_validator(mode="after")
@@ -106,8 +106,3 @@ class ImportSettings(Settings):
         if unknown:
             raise ValueError(f"--paths names the images of split {min(unknown)}, of which no FILE is given.")
         return self
-
-    @property
-    def thread_count(self) -> int:
-        """Threads to use: those asked for, else the cores that this process may use."""
-        return self.threads or len(os.sched_getaffinity(0))

@@ -262,7 +262,7 @@ BAD = {
     "objects": (npy(np.array([["a"]], dtype=object)), "cannot be read"),
     "whole numbers": (npy(np.ones((24, 3), np.int32)), r"holds int32 of shape \(24, 3\); embeddings are floating"),
     "a vector": (npy(np.ones(24)), r"holds float64 of shape \(24,\)"),
-    "no list": (npy(np.ones((24, 3))), "does not say which image each row is of; give a list with --paths"),
+    "no list": (npy(np.ones((24, 3))), "does not record the image of each row; give a list with --paths"),
     "pickling codec": (zarr_with_pickles, "was written with pickle, which is not read from other programs"),
     "two matrices": (two_matrices, r"holds several matrices \(one, two\); choose one with --array"),
     "link": (link_out, "holds no matrix of numbers"),
@@ -283,7 +283,7 @@ def test_bad_file_is_one_sentence_and_leaves_nothing(data: Path, ours: Embedding
 
 
 LISTS = {
-    "short": (lambda paths: paths[:-1], "has 24 rows, '.*' 23 lines; a line is the image of a row"),
+    "short": (lambda paths: paths[:-1], "has 24 rows, '.*' 23 lines; give one line per row"),
     "twice": (lambda paths: [*paths[:-1], paths[0]], r"'apple/000\.png' is listed twice"),
     "strange": (
         lambda paths: [*paths[:-1], "kiwi/1.png"],

@@ -42,30 +42,10 @@ class Ending(NamedTuple):
         return self.sentence.format(error=text, file=file, reason=reason.lower(), writing=writing, resume=resume)
 
 
-def _instance_of(*classes: type[BaseException]) -> Callable[[BaseException], bool]:
-    return lambda error: isinstance(error, classes)
-
-
-def _errno_in(*numbers: int) -> Callable[[BaseException], bool]:
-    return lambda error: isinstance(error, OSError) and error.errno in numbers
-
-
 def _is_interrupt(error: BaseException) -> bool:
     if isinstance(error, Stopped):
         return error.signal == signal.SIGINT
     return isinstance(error, KeyboardInterrupt) and not isinstance(error, Terminated)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, without torch
-
-
-def _names_a_file(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.filename is not None
-
-
-def _is_bad_path(error: BaseException) -> bool:
-    return _names_a_file(error) and _errno_in(*BAD_PATH)(error)
 
 
 ENDINGS = (
@@ -73,59 +53,62 @@ ENDINGS = (
     Ending(
         RESUMABLE,
         "SIGTERM or SIGUSR1, as a batch system sends before its time limit",
-        _instance_of(Stopped, Terminated),
+        lambda error: isinstance(error, Stopped | Terminated),
         "{error} {resume}",
     ),
     Ending(
         WRONG_USE,
         "an option, name, setting, path, recipe or data set that cannot be used; no such bucket, wrong credentials",
-        _instance_of(ValidationError, InputError, StoreRefusedError),
+        lambda error: isinstance(error, ValidationError | InputError | StoreRefusedError),
     ),
     Ending(
         FAILED,
         "a server that cannot be reached; a disk with less free space than is needed",
-        _instance_of(StoreFailedError),
+        lambda error: isinstance(error, StoreFailedError),
     ),
     Ending(
         WRONG_USE,
         "a store that is missing, incomplete, damaged, in use, or of other images or settings",
-        _instance_of(StoreError),
+        lambda error: isinstance(error, StoreError),
     ),
-    Ending(FAILED, "a loss that is not a number; a worker process that died", _instance_of(RunError)),
+    Ending(
+        FAILED, "a loss that is not a number; a worker process that died", lambda error: isinstance(error, RunError)
+    ),
     Ending(
         FAILED,
         "a disk that fills up",
-        _errno_in(errno.ENOSPC, errno.EDQUOT),
+        lambda error: isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
         "The disk is full{writing}; free some space. {resume}",
     ),
     Ending(
         FAILED,
         "a read-only file system",
-        _errno_in(errno.EROFS),
+        lambda error: isinstance(error, OSError) and error.errno == errno.EROFS,
         "The file system is read-only{writing}; remount it for writing, or give another path. {resume}",
     ),
     Ending(
         FAILED,
         "too little memory, of the host or of the GPU",
-        _is_out_of_memory,
+        # torch's error by its name, without torch
+        lambda error: isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError",
         "The memory is full; lower --batch-size, or end other programs. {resume}",
     ),
     Ending(
         WRONG_USE,
         "a file where a folder is needed",
-        _instance_of(FileExistsError, NotADirectoryError),
+        lambda error: isinstance(error, FileExistsError | NotADirectoryError),
         "'{file}' is a file where a folder is needed; check the path.",
     ),
     Ending(
         WRONG_USE,
         "a path that does not exist, or without the permission to read or write it",
-        _is_bad_path,
+        lambda error: isinstance(error, OSError) and error.filename is not None and error.errno in BAD_PATH,
         "'{file}': {reason}; check the path.",
     ),
     Ending(
         FAILED,
         "a disk or network file system that fails during a run",
-        _names_a_file,
+        lambda error: isinstance(error, OSError) and error.filename is not None,
         "'{file}': {reason}; check the disk. {resume}",
     ),
 )  # by the first row whose ``is_cause`` holds; any other error is a fault of the program, and keeps its traceback

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress_ssl.cli.groups import NearestGroup, example
-from compress_ssl.cli.options import make_settings, settings_options
+from compress_ssl.cli.options import make_settings, only_given, settings_options
 from compress_ssl.cli.output import json_option, print_result, say
+from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 
@@ -91,7 +92,6 @@ def _add(name: str, settings: type[EvaluateSettings]) -> None:
     @json_option
     def evaluation(as_json: bool, baselines: tuple[str, ...], **given: Any) -> None:
         chosen = make_settings(settings, given)
-        from compress_ssl.cli.progress import TerminalProgress
         from compress_ssl.pipeline.evaluate.run import evaluate_with_baselines
 
         _show([each.path for each in evaluate_with_baselines(chosen, baselines, TerminalProgress())], as_json)
@@ -107,8 +107,6 @@ for _name, _evaluation in EVALUATIONS.items():
 def everything(as_json: bool, **given: Any) -> None:
     """Run every evaluation that MODEL and data allow."""
     make_settings(EvaluateSettings, given)
-    from compress_ssl.cli.options import only_given
-    from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.pipeline.evaluate.run import evaluate_all
 
     results, left_out = evaluate_all(only_given(given), TerminalProgress())

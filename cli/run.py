@@ -48,7 +48,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--only", multiple=True, metavar="STEP", help="Run only this step or stage. Repeatable.")
 @run_options
 def command(
-    recipe: str, data: Path | None, folder: Path | None, first: str | None, only: tuple[str, ...], **how: bool
+    recipe: str, data: Path | None, folder: Path | None, first: str | None, only: tuple[str, ...], **how: Any
 ) -> None:
     """Read a recipe, choose steps, run them."""
     chosen = read_recipe(recipe, data=data, folder=folder)

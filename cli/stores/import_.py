@@ -10,6 +10,7 @@ import click
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, only_given, option_name, settings_options
 from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.pipeline.embed.importing.settings import ImportSettings
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ def command(files: tuple[str, ...], store: str, as_json: bool, **given: Any) -> 
     (torch.save), .npy, HDF5 or zarr. --data is the dataset of the images, --teacher the name of the network; students
     learn from such a store with --student-view fresh.
     """
-    from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.storage import describe
     from compress_ssl.storage.tools.hdf5 import is_exported
 

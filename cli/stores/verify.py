@@ -50,13 +50,14 @@ def command(store: str, as_json: bool, **given: Any) -> None:
         agreements = reembed(opened, settings, TerminalProgress())
     ok = result.ok and all(each.ok for each in agreements)
     answer = {"ok": ok, **asdict(result), "embedded_again": [{"ok": each.ok, **each._asdict()} for each in agreements]}
-    lines = [*result.damaged, *result.missing, f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: "]
-    lines[-1] += "all well" if result.ok else "not well"
-    for each in agreements:
-        lines.append(
-            f"{each.split}: {each.images} images embedded again, cosine {each.cosine_mean:.6f} on average, "
-            f"{each.cosine_least:.6f} at least ({each.least}): {'all well' if each.ok else 'not well'}"
-        )
+    verdict = "all well" if result.ok else "not well"
+    lines = [*result.damaged, *result.missing]
+    lines.append(f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: {verdict}")
+    lines += (
+        f"{each.split}: {each.images} images embedded again, cosine {each.cosine_mean:.6f} on average, "
+        f"{each.cosine_least:.6f} at least ({each.least}): {'all well' if each.ok else 'not well'}"
+        for each in agreements
+    )
     print_result(answer, as_json, lambda: click.echo("\n".join(lines)))
     if not ok:
         raise click.exceptions.Exit(1)

@@ -8,23 +8,18 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from compress_ssl.pipeline.common.settings import StageSettings
 
-DISTRIBUTION = "compress-ssl"
 GIB = 2**30
 
 
-class Finding(NamedTuple):
-    """Result of one check."""
-
-    detail: str
-    facts: Mapping[str, Any] = {}  # the same as JSON values; numbers have their unit in the name
-    warnings: tuple[str, ...] = ()
+Finding = tuple[str, dict[str, Any]]
+"""What a check has found: a sentence, and the same as JSON values, whose numbers have their unit in the name."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +28,9 @@ class Check:
 
     name: str
     ok: bool
-    detail: str  # Finding, or reason of the failure
+    detail: str  # what was found, or the reason of the failure
     seconds: float
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -47,13 +42,7 @@ def examine() -> Iterator[Check]:
     """
     from compress_ssl.pipeline.doctor.self_test import STEPS
 
-    machine: dict[str, Callable[[], Finding]] = {
-        "processor": _processor,
-        "gpu": _gpus,
-        "libraries": _libraries,
-        "uses": _uses,
-        "disk": _disk,
-    }
+    machine = {"processor": _processor, "gpu": _gpus, "libraries": _libraries, "uses": _uses, "disk": _disk}
     for name, look in machine.items():
         yield _check(name, look)
     failed: str | None = None
@@ -62,7 +51,7 @@ def examine() -> Iterator[Check]:
             if failed is not None:
                 yield Check(name, False, f"not tried, because {failed} failed", 0.0)
                 continue
-            check = _check(name, lambda step=step: Finding(step(Path(folder))))  # type: ignore[misc]
+            check = _check(name, lambda step=step: (step(Path(folder)), {}))  # type: ignore[misc]
             if not check.ok and name != "rendering":  # the stages that follow do not need it to agree
                 failed = name
             yield check
@@ -71,11 +60,11 @@ def examine() -> Iterator[Check]:
 def _check(name: str, look: Callable[[], Finding]) -> Check:
     begun = time.monotonic()
     try:
-        found = look()
+        detail, facts = look()
     except Exception as error:  # noqa: BLE001 (whatever it is, it is what the user wants to know)
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         return Check(name, False, f"{type(error).__name__}: {reason}", time.monotonic() - begun)
-    return Check(name, True, found.detail, time.monotonic() - begun, found.facts, found.warnings)
+    return Check(name, True, detail, time.monotonic() - begun, facts)
 
 
 def _processor() -> Finding:
@@ -83,10 +72,8 @@ def _processor() -> Finding:
     model = names[0] if names else platform.machine()
     cores, present = len(os.sched_getaffinity(0)), os.cpu_count() or 0
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Finding(
-        f"{model}, {cores} of {present} cores, {memory / GIB:,.1f} GiB of memory",
-        {"model": model, "cores_available": cores, "cores_present": present, "memory_bytes": memory},
-    )
+    facts = {"model": model, "cores_available": cores, "cores_present": present, "memory_bytes": memory}
+    return f"{model}, {cores} of {present} cores, {memory / GIB:,.1f} GiB of memory", facts
 
 
 def _gpus() -> Finding:
@@ -99,9 +86,9 @@ def _gpus() -> Finding:
     facts = {"gpus": gpus, "driver": driver, "cuda": torch.version.cuda}
     if not gpus:
         seen = f"driver {driver} is there, but torch sees no GPU" if driver else "none"
-        return Finding(f"{seen}; everything runs on the processor", facts)
+        return f"{seen}; everything runs on the processor", facts
     shown = ", ".join(f"{gpu.name} ({gpu.total_memory / GIB:,.0f} GiB)" for gpu in found)
-    return Finding(f"{shown}; driver {driver or 'unknown'}, CUDA {torch.version.cuda}", facts)
+    return f"{shown}; driver {driver or 'unknown'}, CUDA {torch.version.cuda}", facts
 
 
 def driver_version(text: str) -> str | None:
@@ -113,7 +100,7 @@ def driver_version(text: str) -> str | None:
 def _libraries() -> Finding:
     versions = {"python": platform.python_version()}
     missing = []
-    for requirement in (DISTRIBUTION, *(importlib.metadata.requires(DISTRIBUTION) or ())):
+    for requirement in ("compress-ssl", *(importlib.metadata.requires("compress-ssl") or ())):
         if "extra ==" in requirement:
             continue
         name = re.split(r"[^A-Za-z0-9._-]", requirement)[0]
@@ -123,7 +110,7 @@ def _libraries() -> Finding:
             missing.append(name)
     if missing:
         raise ModuleNotFoundError(f"{', '.join(missing)} not installed; run pip install {' '.join(missing)}")
-    return Finding(", ".join(f"{name} {version}" for name, version in versions.items()), {"versions": versions})
+    return ", ".join(f"{name} {version}" for name, version in versions.items()), {"versions": versions}
 
 
 def _uses() -> Finding:
@@ -141,14 +128,14 @@ def _uses() -> Finding:
         "threads": settings.thread_count,
         "faiss": "gpu" if on_gpu else "cpu",
     }
-    return Finding(
+    detail = (
         f"device {facts['device']}, {facts['precision']}, rendering by {facts['renderer']}, "
-        f"{facts['threads']} threads, faiss on the {'GPU' if on_gpu else 'processor'}",
-        facts,
+        f"{facts['threads']} threads, faiss on the {'GPU' if on_gpu else 'processor'}"
     )
+    return detail, facts
 
 
 def _disk() -> Finding:
     here = Path.cwd()
     free = shutil.disk_usage(here).free
-    return Finding(f"{free / GIB:,.1f} GiB free in {here}", {"folder": str(here), "free_bytes": free})
+    return f"{free / GIB:,.1f} GiB free in {here}", {"folder": str(here), "free_bytes": free}

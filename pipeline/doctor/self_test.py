@@ -4,10 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.images.rendering import RenderJob
 from compress_ssl.storage import location
 
 SIZE = 32  # side of all views, in pixels
@@ -18,7 +16,6 @@ ALLOWED_DIFFERENCE = 2.0
 
 def write_images(folder: Path) -> str:
     """Write JPEGs of two classes: vertical and horizontal waves."""
-    import numpy as np
     from PIL import Image
 
     rows, columns = np.mgrid[:60, :48]
@@ -34,8 +31,23 @@ def write_images(folder: Path) -> str:
 
 def compare_renderers(folder: Path) -> str:
     """Render random crops with DALI and with torchvision, and compare them."""
-    job = _random_crops(folder)
-    difference = float(abs(_rendered(job, "dali") - _rendered(job, "torchvision")).mean())
+    from compress_ssl.pipeline.common.device import prepare_device
+    from compress_ssl.pipeline.common.settings import ImageSelection
+    from compress_ssl.pipeline.images.data_set import index_data_set
+    from compress_ssl.pipeline.images.policies import POLICIES, random_parameters
+    from compress_ssl.pipeline.images.renderers.make import make_renderer
+    from compress_ssl.pipeline.images.rendering import RenderJob, render
+
+    selection, cache = ImageSelection(), folder / "crops"
+    train = index_data_set(folder / "data", ["train"], cache, selection, threads=1, progress=Silent())["train"]
+    parameters = random_parameters(POLICIES["crop-flip"], SIZE, 0, 1, 0, train.samples.image_size)
+    rows = np.arange(len(train.samples))
+    job = RenderJob.of(train.source, train.samples, rows, parameters=parameters[:, None], sizes=(SIZE,))
+    rendered = []
+    for name in ("dali", "torchvision"):
+        batches = render(make_renderer(name, prepare_device("auto", 1), 1), job, len(job.paths))
+        rendered.append(np.concatenate([views[0].cpu().numpy() for views in batches]).astype(np.float32))
+    difference = float(abs(rendered[0] - rendered[1]).mean())
     if difference > ALLOWED_DIFFERENCE:
         raise RuntimeError(
             f"DALI and torchvision differ by {difference:.1f} levels of 255 on average, more than "
@@ -99,30 +111,3 @@ STEPS: dict[str, Callable[[Path], str]] = {
     "distill": distill_student,
     "evaluate": evaluate_student,
 }
-
-
-def _random_crops(folder: Path) -> RenderJob:
-    import numpy as np
-
-    from compress_ssl.pipeline.common.settings import ImageSelection
-    from compress_ssl.pipeline.images.data_set import index_data_set
-    from compress_ssl.pipeline.images.policies import POLICIES, random_parameters
-    from compress_ssl.pipeline.images.rendering import RenderJob
-
-    indexes = index_data_set(
-        folder / "data", ["train"], folder / "crops", ImageSelection(), threads=1, progress=Silent()
-    )
-    source, samples = indexes["train"].source, indexes["train"].samples
-    parameters = random_parameters(POLICIES["crop-flip"], SIZE, 0, 1, 0, samples.image_size)
-    return RenderJob.of(source, samples, np.arange(len(samples)), parameters=parameters[:, None], sizes=(SIZE,))
-
-
-def _rendered(job: RenderJob, renderer: str) -> npt.NDArray[np.float32]:
-    import numpy as np
-
-    from compress_ssl.pipeline.common.device import prepare_device
-    from compress_ssl.pipeline.images.renderers.make import make_renderer
-    from compress_ssl.pipeline.images.rendering import render
-
-    batches = render(make_renderer(renderer, prepare_device("auto", 1), 1), job, len(job.paths))
-    return np.concatenate([views[0].cpu().numpy() for views in batches]).astype(np.float32)

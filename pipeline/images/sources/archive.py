@@ -8,12 +8,14 @@ import dataclasses
 import errno
 import os
 import threading
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from compress_ssl.pipeline.images.sources.source import Listing
 
@@ -35,32 +37,48 @@ class Members(NamedTuple):
 class ArchiveSource:
     """Base of these sources: loads the table of members when first needed, and is pickled without it."""
 
+    location: Path
+    archives: tuple[Path, ...]  # the files that hold the images
+
     def load_members(self) -> Members:
         """Read the table of members."""
         raise NotImplementedError
 
     def listing(self) -> Listing:
         """Return all images, in the order of the members."""
-        return self.members.listing
-
-    @property
-    def members(self) -> Members:
-        """The table of members."""
         with LOADING:
-            return self._loaded[0]
+            return self._loaded[0].listing
 
-    def row(self, path: str) -> int:
-        """Return the row of an image in the table.
+    def stamp(self, path: str) -> tuple[int, int]:
+        """Return size in bytes, and the content hash, else the archive's modification time in nanoseconds."""
+        row, members = self._find(path)
+        if members.content_hash is not None:  # the same in a copy of the archive
+            return int(members.size[row]), int(members.content_hash[row].view(np.int64))
+        return int(members.size[row]), self.archives[members.file[row]].stat().st_mtime_ns
 
-        Raises:
-            FileNotFoundError: If no image has this name.
-        """
+    def read(self, path: str) -> bytes:
+        """Return the member's bytes, checked against their hash if that is recorded."""
+        row, members = self._find(path)
+        archive = self.archives[members.file[row]]
+        content = read_range(archive, int(members.offset[row]), int(members.size[row]))
+        if members.content_hash is not None and xxhash.xxh3_64_intdigest(content) != int(members.content_hash[row]):
+            raise OSError(errno.EIO, f"its bytes in the pack '{archive}' are damaged", str(archive))
+        return content
+
+    def describe(self, path: str) -> str:
+        """Return the image's path, as if the archive were a folder."""
+        return str(self.location / path)
+
+    def files(self) -> Iterator[Path]:
+        """Yield the archives."""
+        yield from self.archives
+
+    def _find(self, path: str) -> tuple[int, Members]:
         with LOADING:
-            rows = self._loaded[1]
-        try:
-            return rows[path]
-        except KeyError:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+            members, rows = self._loaded
+        if path not in rows:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return rows[path], members
 
     @cached_property
     def _loaded(self) -> tuple[Members, dict[str, int]]:

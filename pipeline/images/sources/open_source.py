@@ -32,7 +32,7 @@ def open_source(data: Path, split: str, cache_folder: Path | None = None) -> Ima
     """
     if data.is_file():
         with opened_split(data, split):
-            return PackSource(data, split)
+            return PackSource(data / split, (data,), split)
     if not data.is_dir():
         raise InputError(f"The dataset '{data}' does not exist; give the folder or the pack that holds {split}.")
     place = data / split

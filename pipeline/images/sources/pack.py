@@ -3,7 +3,6 @@
 Letters: N images of a split.
 """
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +11,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members, read_range
+from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.storage.places.names import first_outside
 from compress_ssl.storage.tools.hdf5 import array_in
@@ -38,43 +36,15 @@ DATASETS = set(KINDS)
 class PackSource(ArchiveSource):
     """The images of one split of a pack, named as in the folder that was packed."""
 
-    file: Path
     split: str
-
-    @property
-    def location(self) -> Path:
-        """Path of the split, as if the pack were a folder."""
-        return self.file / self.split
-
-    def stamp(self, path: str) -> tuple[int, int]:
-        """Return size in bytes and content hash, which are the same in a copy of the pack."""
-        row, members = self.row(path), self.members
-        assert members.content_hash is not None
-        return int(members.size[row]), int(members.content_hash[row].view(np.int64))
-
-    def read(self, path: str) -> bytes:
-        """Return the image's bytes, checked against their hash."""
-        row, members = self.row(path), self.members
-        assert members.content_hash is not None
-        content = read_range(self.file, int(members.offset[row]), int(members.size[row]))
-        if xxhash.xxh3_64_intdigest(content) != int(members.content_hash[row]):
-            raise OSError(errno.EIO, f"its bytes in the pack '{self.file}' are damaged", str(self.file))
-        return content
-
-    def describe(self, path: str) -> str:
-        """Return the image's path, as if the pack were a folder."""
-        return str(self.location / path)
-
-    def files(self) -> Iterator[Path]:
-        """Yield the pack."""
-        yield self.file
 
     def load_members(self) -> Members:
         """Read and check the split's table; InputError if it is damaged."""
+        (file,) = self.archives
         damaged = InputError(
-            f"Split '{self.split}' of the pack '{self.file}' is damaged; copy the file again, or pack the images again."
+            f"Split '{self.split}' of the pack '{file}' is damaged; copy the file again, or pack the images again."
         )
-        with opened_split(self.file, self.split) as group:
+        with opened_split(file, self.split) as group:
             try:
                 offset, label, content_hash = (_array(group, name)[:] for name in (OFFSET, LABEL, CONTENT_HASH))
                 paths, class_names = (_array(group, name).asstr()[:].tolist() for name in (PATH, CLASS_NAME))
@@ -85,11 +55,11 @@ class PackSource(ArchiveSource):
         size = np.diff(offset)
         if len(lengths) > 1 or start is None or offset[0] != 0 or (size < 0).any():
             raise damaged
-        if start + int(offset[-1]) > self.file.stat().st_size:
+        if start + int(offset[-1]) > file.stat().st_size:
             raise damaged
         if (outside := first_outside(paths)) is not None:
             raise InputError(
-                f"The pack '{self.file}' names {outside!r}, which leads out of its folder; get it from whoever made it."
+                f"The pack '{file}' names {outside!r}, which leads out of its folder; get it from whoever made it."
             )
         listing = Listing(paths, label, tuple(class_names))
         return Members(listing, np.zeros(len(paths), np.int32), start + offset[:-1], size, content_hash)

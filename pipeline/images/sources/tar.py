@@ -9,7 +9,7 @@ import json
 import logging
 import posixpath
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,37 +29,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TarSource(ArchiveSource):
-    """The images of some uncompressed tar files; either every image has a ``.cls`` member or none has."""
+    """The images of some uncompressed tar files; either every image has a ``.cls`` member or none has.
 
-    location: Path
-    shards: tuple[Path, ...]  # Sorted; all in one folder
+    ``archives`` are the shards, sorted; all are in one folder.
+    """
+
     cache: Path | None = None
     """File that caches where the members are; valid while the shards keep their sizes and modification times."""
 
-    def stamp(self, path: str) -> tuple[int, int]:
-        """Return size in bytes, and the shard's modification time in nanoseconds."""
-        row, members = self.row(path), self.members
-        return int(members.size[row]), self.shards[members.file[row]].stat().st_mtime_ns
-
-    def read(self, path: str) -> bytes:
-        """Return the member's bytes."""
-        row, members = self.row(path), self.members
-        return read_range(self.shards[members.file[row]], int(members.offset[row]), int(members.size[row]))
-
     def describe(self, path: str) -> str:
         """Return the member's path, as if its shard were a folder."""
-        return str(self.shards[0].parent / path)
-
-    def files(self) -> Iterator[Path]:
-        """Yield the shards."""
-        yield from self.shards
+        return str(self.archives[0].parent / path)
 
     def load_members(self) -> Members:
         """Read the table of members from the cache if that is valid, else from the shards."""
-        stamp = json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.shards])
+        stamp = json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.archives])
         members = _read_cache(self.cache, stamp)
         if members is None:
-            members = _scan(self.location, self.shards)
+            members = _scan(self.location, self.archives)
             if self.cache is not None:
                 _write_cache(self.cache, stamp, members)
         return members

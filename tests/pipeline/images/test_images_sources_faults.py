@@ -302,7 +302,7 @@ def test_the_kind_is_chosen_by_what_is_there(tmp_path: Path) -> None:
     ):
         source = open_source(tmp_path, split)
         assert isinstance(source, TarSource)
-        assert [shard.name for shard in source.shards] == shards
+        assert [shard.name for shard in source.archives] == shards
     whole = open_source(tmp_path / "val", ".")
     assert isinstance(whole, TarSource)
     assert whole.listing().paths == ["a.tar/1.png", "b.tar/1.png"]

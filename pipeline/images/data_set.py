@@ -8,10 +8,9 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.images.index import ImageIndex, index_images
-from compress_ssl.pipeline.images.sources.labels import add_labels
 from compress_ssl.pipeline.images.sources.open_source import cache_name, open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
-from compress_ssl.pipeline.images.sources.text import read_lines
+from compress_ssl.pipeline.images.sources.text import add_labels, read_lines
 from compress_ssl.storage.places.cache import user_cache
 from compress_ssl.storage.places.place import PlaceLike, location
 

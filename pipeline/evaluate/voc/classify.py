@@ -34,7 +34,7 @@ from compress_ssl.pipeline.evaluate.voc.linear_svm import (
     class_precision,
     unusable_classes,
 )
-from compress_ssl.pipeline.images.voc import Annotation, check_voc, find_classes, read_annotations
+from compress_ssl.pipeline.images.sources.voc import Annotation, check_voc, find_classes, read_annotations
 from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 

@@ -35,7 +35,7 @@ from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages, annotated
 from compress_ssl.pipeline.evaluate.voc.pictures import draw_boxes, draw_curve
 from compress_ssl.pipeline.evaluate.voc.training import fine_tune
 from compress_ssl.pipeline.images.data_set import index_data_set
-from compress_ssl.pipeline.images.voc import check_voc
+from compress_ssl.pipeline.images.sources.voc import check_voc
 from compress_ssl.pipeline.networks.network import weights_sha256
 
 NOTE = "Faster R-CNN; the paper's figures are of Fast R-CNN with selective search"

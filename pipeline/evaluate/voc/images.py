@@ -21,7 +21,7 @@ from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, GroundTruth
 from compress_ssl.pipeline.images.index import ImageIndex, decode
 from compress_ssl.pipeline.images.rendering import RenderJob, read_images
-from compress_ssl.pipeline.images.voc import find_classes, read_annotations
+from compress_ssl.pipeline.images.sources.voc import find_classes, read_annotations
 
 Batch = list[tuple[Tensor, GroundTruth]]  # Images, uint8 (3, H, W), with their ground truth
 

@@ -16,7 +16,7 @@ from sklearn.svm import LinearSVC
 
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.voc.average_precision import classification_average_precision
-from compress_ssl.pipeline.images.voc import Annotation
+from compress_ssl.pipeline.images.sources.voc import Annotation
 
 PRESENT, DIFFICULT, ABSENT = 1, 0, -1
 """Label of an image for a class: an object of it, difficult ones only, none. The numbers are VOC's own."""

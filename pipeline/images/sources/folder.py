@@ -5,7 +5,6 @@ The order is that of torchvision's ImageFolder: sorted classes, then sorted fold
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from compress_ssl.pipeline.common.errors import InputError
@@ -13,16 +12,8 @@ from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, FileSo
 from compress_ssl.pipeline.images.sources.text import make_listing
 
 
-@dataclass(frozen=True)
 class FolderSource(FileSource):
     """The images of one folder, named relative to it."""
-
-    location: Path
-
-    @property
-    def root(self) -> Path:
-        """The folder."""
-        return self.location
 
     def listing(self) -> Listing:
         """Return all images in torchvision's order, and the class names (none in a flat folder)."""

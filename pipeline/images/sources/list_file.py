@@ -2,20 +2,15 @@
 
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.labels import split_line
 from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, FileSource, Listing, is_image
-from compress_ssl.pipeline.images.sources.text import make_listing, read_lines
+from compress_ssl.pipeline.images.sources.text import make_listing, read_lines, split_line
 
 
-@dataclass(frozen=True)
 class ListSource(FileSource):
-    """The images of one list, in its order, named by the paths in it."""
-
-    location: Path  # the text file
+    """The images of one list, in its order, named by the paths in it; ``location`` is the text file."""
 
     @property
     def root(self) -> Path:

@@ -12,8 +12,7 @@ from compress_ssl.pipeline.images.sources.list_file import ListSource
 from compress_ssl.pipeline.images.sources.pack import PackSource, opened_split
 from compress_ssl.pipeline.images.sources.source import ImageSource, is_image
 from compress_ssl.pipeline.images.sources.tar import TarSource
-from compress_ssl.pipeline.images.sources.voc import VocSource
-from compress_ssl.pipeline.images.voc import is_voc
+from compress_ssl.pipeline.images.sources.voc import SPLITS, VocSource, is_voc
 
 
 def open_source(data: Path, split: str, cache_folder: Path | None = None) -> ImageSource:
@@ -37,7 +36,7 @@ def open_source(data: Path, split: str, cache_folder: Path | None = None) -> Ima
         raise InputError(f"The dataset '{data}' does not exist; give the folder or the pack that holds {split}.")
     place = data / split
     if is_voc(data) and not place.is_dir():
-        return VocSource(data, split)
+        return VocSource(data / SPLITS / f"{split}.txt", data, split)
     if place.is_dir() and not (shards := _shards_in(place)):
         return FolderSource(place)
     for file in (place, place.with_name(f"{place.name}.txt")):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -63,13 +64,16 @@ class ImageSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class FileSource:
     """Base of the sources whose images are files below one folder."""
+
+    location: Path
 
     @property
     def root(self) -> Path:
         """Folder that the images' names are relative to."""
-        raise NotImplementedError
+        return self.location
 
     def stamp(self, path: str) -> tuple[int, int]:
         """Return size in bytes and modification time in nanoseconds."""

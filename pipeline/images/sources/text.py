@@ -1,13 +1,21 @@
-"""Text files with one image per line, perhaps with its class; and class indices from class names."""
+"""Text files with one image per line, perhaps with its class; label files; and class indices from class names.
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+A line of a label file is NAME CLASS: an image of the split, with or without its extension, then a tab or a blank, then
+its class. A ``.csv`` file has a header and the same two columns; of Kaggle's ``PredictionString`` the first word is the
+class.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.source import Listing
+from compress_ssl.pipeline.images.sources.source import Listing, is_image
+
+KAGGLE_COLUMN = "PredictionString"  # LOC_val_solution.csv: a class and a box for every object
 
 
 def read_lines(file: Path, kind: str) -> list[tuple[int, str]]:
@@ -29,6 +37,21 @@ def read_lines(file: Path, kind: str) -> list[tuple[int, str]]:
     return lines
 
 
+def split_line(line: str) -> tuple[str, str]:
+    """Return name and class of a line; the class is empty if there is none.
+
+    A tab ends the name. Without one, a line that ends in an image's extension is a name alone, and of any other line
+    the last word is the class.
+    """
+    if "\t" in line:
+        name, _, class_name = line.partition("\t")
+        return name.strip(), class_name.strip()
+    if is_image(line) or " " not in line:
+        return line, ""
+    name, class_name = line.rsplit(maxsplit=1)
+    return name, class_name
+
+
 def number_classes(names: Iterable[str]) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
     """Number classes by their sorted names, as ImageFolder numbers its folders.
 
@@ -47,3 +70,76 @@ def make_listing(paths: list[str], classes: Sequence[str] = ()) -> Listing:
     if not any(classes):
         return Listing(paths, np.full(len(paths), -1, np.int32), ())
     return Listing(paths, *number_classes(classes))
+
+
+def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing]:
+    """Label the splits that have no labels from a file; the others keep theirs.
+
+    Raises:
+        InputError: If the file cannot be used, no split lacks labels, or the lines and those splits' images do not
+            match one to one; names the line or the image.
+    """
+    unlabelled = {split: listing for split, listing in listings.items() if not listing.class_names}
+    if not unlabelled:
+        raise InputError(
+            f"The label file '{file}' is for images without labels, but {', '.join(listings)} have labels of their "
+            "own; leave --labels away."
+        )
+    names = {split: _paths_by_name(listing.paths) for split, listing in unlabelled.items()}
+    class_of: dict[tuple[str, str], str] = {}
+    for number, name, class_name in _entries(file):
+        found = {
+            (split, path)
+            for split, known in names.items()
+            for path in known.get(name) or known.get(name.removeprefix(f"{split}/"), [])
+        }
+        if len(found) != 1:
+            what = "is several images" if found else "is not an image"
+            raise InputError(f"'{name}', in line {number} of '{file}', {what} of {', '.join(names)}; correct the line.")
+        (image,) = found
+        if image in class_of:
+            raise InputError(f"'{name}', in line {number} of '{file}', is in an earlier line too; remove one of them.")
+        class_of[image] = class_name
+    labels, class_names = number_classes(class_of.values())
+    label_of = dict(zip(class_of, labels, strict=True))
+    result = dict(listings)
+    for split, (paths, _, _) in unlabelled.items():
+        missing = [path for path in paths if (split, path) not in label_of]
+        if missing:
+            raise InputError(
+                f"'{missing[0]}' in {split} has no line in '{file}' ({len(missing)} of {len(paths)} have none); add it."
+            )
+        result[split] = Listing(paths, np.array([label_of[split, path] for path in paths], np.int32), class_names)
+    return result
+
+
+def _paths_by_name(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Return the images that each name may stand for: a path, with or without its extension."""
+    names: dict[str, list[str]] = {}
+    for path in paths:
+        names.setdefault(str(PurePosixPath(path).with_suffix("")), []).append(path)
+    return names | {path: [path] for path in paths}
+
+
+def _entries(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield line number, name and class of every line."""
+    lines = read_lines(file, "label file")
+    if file.suffix.lower() == ".csv":
+        (_, header), *lines = lines
+        columns = next(csv.reader([header]))
+        for number, line in lines:
+            cells = [cell.strip() for cell in next(csv.reader([line]))]
+            if len(cells) < 2 or not cells[0] or not cells[1]:
+                raise InputError(
+                    f"Line {number} of '{file}' has no class; its first two columns are an image and its class."
+                )
+            yield number, cells[0], cells[1].split()[0] if columns[1:2] == [KAGGLE_COLUMN] else cells[1]
+        return
+    for number, line in lines:
+        name, class_name = split_line(line)
+        if not class_name:
+            hint = ""
+            if name.isdigit():
+                hint = ": numbers alone, as in ILSVRC's ground truth, follow a numbering of their own"
+            raise InputError(f"Line {number} of '{file}' has no class{hint}; write NAME CLASS on each line.")
+        yield number, name, class_name

@@ -10,12 +10,11 @@ from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.folder import FolderSource
-from compress_ssl.pipeline.images.sources.labels import add_labels, split_line
 from compress_ssl.pipeline.images.sources.list_file import ListSource
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.pipeline.images.sources.tar import TarSource
-from compress_ssl.pipeline.images.sources.text import number_classes
+from compress_ssl.pipeline.images.sources.text import add_labels, number_classes, split_line
 
 
 def picture() -> bytes:

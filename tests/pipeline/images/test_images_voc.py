@@ -8,7 +8,7 @@ import pytest
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.images.voc import check_voc, find_classes, read_annotation, read_annotations
+from compress_ssl.pipeline.images.sources.voc import check_voc, find_classes, read_annotation, read_annotations
 
 OBJECT = (
     "<object><name>cat</name><difficult>1</difficult>"

@@ -22,7 +22,7 @@ from compress_ssl.pipeline.evaluate.voc.linear_svm import (
     class_precision,
     unusable_classes,
 )
-from compress_ssl.pipeline.images.voc import Annotation
+from compress_ssl.pipeline.images.sources.voc import Annotation
 
 COSTS = (0.01, 1.0, 10.0)
 

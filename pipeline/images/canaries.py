@@ -10,8 +10,8 @@ Letters: N images, V views, P parameters, K canaries, S side in pixels.
 
 import base64
 import logging
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,22 +100,27 @@ def check_canaries(
         InputError: If the canaries differ by more than one level of 255 in the mean, or an image is missing or changed.
     """
     canaries = store.attributes.get("canaries", {}).get(split_name, [])
+    split = store[split_name]
     try:
         if rows is not None:
             canaries = [canary for canary in canaries if canary["row"] in rows]
-        views = [_parse(canary, store[split_name]) for canary in canaries]
+        for canary in canaries:
+            _check_stored(canary, split)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(
             f"The canaries of split {split_name} of '{store.path}' cannot be read ({error}); restore a copy, or embed "
             "again."
         ) from error
-    images = _render(renderer, source, store[split_name], views, batch_size)
+    images = _render(renderer, source, split, canaries, batch_size)
     changed = sum(pixel_hash(image) != canary["xxh3_128"] for image, canary in zip(images, canaries, strict=True))
     if not changed:
         return
-    mean = float(
-        np.mean([_difference(image, canary["picture"]) for image, canary in zip(images, canaries, strict=True)])
-    )
+    differences = []  # of each canary, the mean over its picture
+    for image, canary in zip(images, canaries, strict=True):
+        now = _picture(image)
+        then = np.frombuffer(base64.b64decode(canary["picture"]), np.uint8).reshape(now.shape)
+        differences.append(np.abs(now.astype(np.int16) - then).mean())
+    mean = float(np.mean(differences))
     found = (
         f"{changed} of {len(canaries)} canaries of split {split_name} of '{store.path}' are rendered with other pixels "
         f"than the teacher saw, by {mean:.3f} of 255 levels in the mean ({_then_and_now(store, renderer)})"
@@ -133,14 +138,8 @@ def pixel_hash(image: Tensor) -> str:
     return xxhash.xxh3_128_hexdigest(image.cpu().contiguous().numpy().data)
 
 
-class _StoredView(NamedTuple):
-    row: int
-    size: int  # S
-    parameters: npt.NDArray[np.float32]  # (P,)
-
-
-def _parse(canary: dict[str, Any], split: Split) -> _StoredView:
-    """Read a canary of a store; ValueError if the store has no such image or view."""
+def _check_stored(canary: dict[str, Any], split: Split) -> None:
+    """Check a canary of a store; ValueError if the split has no such image or view."""
     row, view, size = (canary[key] for key in ("row", "view", "size"))
     described = split.views[view]["size"] if view in range(len(split.views)) else None
     if row not in range(len(split)) or size != described:
@@ -148,28 +147,27 @@ def _parse(canary: dict[str, Any], split: Split) -> _StoredView:
     parameters = np.array(canary["parameters"], np.float32)
     if parameters.shape != (len(split.columns),):
         raise ValueError(f"{parameters.size} parameters")
-    return _StoredView(row, size, parameters)
 
 
 def _render(
-    renderer: Renderer, source: ImageSource, split: Split, views: Sequence[_StoredView], batch_size: int
+    renderer: Renderer, source: ImageSource, split: Split, canaries: Sequence[dict[str, Any]], batch_size: int
 ) -> list[Tensor]:
-    """Return images (S, S, 3) in the order of the views; one job renders one size."""
+    """Return images (S, S, 3) in the order of the canaries; one job renders one size."""
     images: dict[int, Tensor] = {}
-    for size in sorted({view.size for view in views}):
-        chosen = [number for number, view in enumerate(views) if view.size == size]
+    for size in sorted({canary["size"] for canary in canaries}):
+        chosen = [number for number, canary in enumerate(canaries) if canary["size"] == size]
         job = RenderJob.of(
             source,
             split.samples,
-            np.array([views[number].row for number in chosen]),
-            parameters=np.stack([views[number].parameters for number in chosen])[:, None],
+            np.array([canaries[number]["row"] for number in chosen]),
+            parameters=np.array([[canaries[number]["parameters"]] for number in chosen], np.float32),
             sizes=(size,),
             interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
         )
         # Cloned, since a renderer may reuse the memory that it yields.
         rendered = (image.clone() for (batch,) in render(renderer, job, batch_size) for image in batch)
         images.update(zip(chosen, rendered, strict=True))
-    return [images[number] for number in range(len(views))]
+    return [images[number] for number in range(len(canaries))]
 
 
 def _picture(image: Tensor) -> npt.NDArray[np.uint8]:
@@ -180,26 +178,15 @@ def _picture(image: Tensor) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _difference(image: Tensor, picture: str) -> float:
-    """Return the mean absolute difference of an image from its stored picture, in levels of 255."""
-    now = _picture(image)
-    then = np.frombuffer(base64.b64decode(picture), np.uint8).reshape(now.shape)
-    return float(np.abs(now.astype(np.int16) - then).mean())
-
-
 def _then_and_now(store: EmbeddingStore, renderer: Renderer) -> str:
     """Describe what rendered then and now: renderer, device, and the library versions that differ."""
-    rendering, old, new = (
-        store.attributes["rendering"],
-        store.attributes["computed_with"]["versions"],
-        library_versions(),
-    )
+    old, new = store.attributes["computed_with"]["versions"], library_versions()
     differing = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    then, now = (
-        ", ".join([f"{name} on {device}", *(f"{library} {versions.get(library, 'none')}" for library in differing)])
-        for name, device, versions in (
-            (rendering["renderer"], rendering["device_kind"], old),
-            (renderer.name, device_kind(renderer.device), new),
-        )
-    )
-    return f"then: {then}; now: {now}"
+
+    def described(name: str, device: str, versions: Mapping[str, str]) -> str:
+        libraries = (f"{library} {versions.get(library, 'none')}" for library in differing)
+        return ", ".join([f"{name} on {device}", *libraries])
+
+    rendering = store.attributes["rendering"]
+    then = described(rendering["renderer"], rendering["device_kind"], old)
+    return f"then: {then}; now: {described(renderer.name, device_kind(renderer.device), new)}"

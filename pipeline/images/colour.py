@@ -76,19 +76,11 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     return (factor * images + (1 - factor) * other).clamp(0, 255)
 
 
-def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (factor * images).clamp(0, 255)
-
-
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
     levels = (_luma(images) * GREY_STEPS).round().to(torch.int64)
     total = levels.sum(dim=(1, 2, 3), keepdim=True).double()
     mean = total / (GREY_STEPS * levels[0].numel())
     return _blend(images, mean.float(), factor)
-
-
-def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return _blend(images, _luma(images), factor)
 
 
 def _hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -122,9 +114,9 @@ def _hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "brightness": _brightness,
+    "brightness": lambda images, factor: (factor * images).clamp(0, 255),
     "contrast": _contrast,
-    "saturation": _saturation,
+    "saturation": lambda images, factor: _blend(images, _luma(images), factor),
     "hue": _hue,
 }
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 from PIL import Image
 
@@ -54,7 +53,7 @@ class _Entry(NamedTuple):
     content_hash: int
     height: int
     width: int
-    status: Status
+    status: int  # a Status
 
 
 def index_images(
@@ -81,7 +80,15 @@ def index_images(
         InputError: If one of ``only`` is missing; an image cannot be decoded (without ``skip_bad``); or all are bad.
     """
     everything, labels, class_names = listing
-    rows = np.arange(len(everything)) if only is None else _rows_of(source, everything, only)
+    rows = np.arange(len(everything))
+    if only is not None:
+        wanted = set(only)
+        if missing := sorted(wanted.difference(everything)):
+            raise InputError(
+                f"'{missing[0]}', one of the images asked for, is not an image in '{source.location}' ({len(missing)} "
+                f"of {len(only)} are not); correct the subset list."
+            )
+        rows = np.array([row for row, path in enumerate(everything) if path in wanted], np.int64)
     if limit is not None:
         rows = evenly_spaced(rows, limit)
     paths = [everything[row] for row in rows]
@@ -97,16 +104,6 @@ def index_images(
     if not samples.good.any():
         raise InputError(f"None of the {len(paths)} images in '{source.location}' can be decoded; check them.")
     return ImageIndex(source, samples)
-
-
-def _rows_of(source: ImageSource, paths: list[str], only: Collection[str]) -> npt.NDArray[np.int64]:
-    wanted = set(only)
-    if missing := sorted(wanted.difference(paths)):
-        raise InputError(
-            f"'{missing[0]}', one of the images asked for, is not an image in '{source.location}' ({len(missing)} of "
-            f"{len(only)} are not); correct the subset list."
-        )
-    return np.array([row for row, path in enumerate(paths) if path in wanted], np.int64)
 
 
 def _scan(
@@ -166,12 +163,8 @@ def _read_cache(cache: Path) -> dict[tuple[str, int, int], _Entry]:
         with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as table:
             paths = table["path"].tobytes().decode().split("\0")
             stamps = zip(paths, table["bytes"].tolist(), table["changed"].tolist(), strict=True)
-            columns = ("content_hash", "height", "width", "status")
-            entries = zip(*(table[column].tolist() for column in columns), strict=True)
-            return {
-                stamp: _Entry(content_hash, height, width, Status(status))
-                for stamp, (content_hash, height, width, status) in zip(stamps, entries, strict=True)
-            }
+            entries = zip(*(table[column].tolist() for column in _Entry._fields), strict=True)
+            return dict(zip(stamps, map(_Entry._make, entries), strict=True))
     except Exception:  # noqa: BLE001 missing, or damaged, for which zipfile raises many types: scan the images again
         return {}
 

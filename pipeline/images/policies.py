@@ -11,22 +11,17 @@ anywhere, in any order, by any number of workers.
 Letters: N samples, P = len(COLUMNS) parameters.
 """
 
-from __future__ import annotations
-
 import itertools
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from compress_ssl.pipeline.common.errors import unknown_name
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy.typing as npt
 
 COLUMNS = (
     "crop_left",  # pixels of the decoded image
@@ -48,12 +43,10 @@ COLUMNS = (
 )
 COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 
-JITTER_ORDERS = tuple(itertools.permutations(("brightness", "contrast", "saturation", "hue")))
-"""The 24 orders of the four colour operations."""
+JITTER_ORDERS = tuple(itertools.permutations(("brightness", "contrast", "saturation", "hue")))  # 24
 
 CROP_ATTEMPTS = 10
 DRAWS_PER_SAMPLE = 32  # numbers drawn per sample by every policy; a multiple of 4, the draws of one Philox step
-
 SAMPLES_PER_CHUNK = 65_536  # samples that ``fresh_parameters`` draws at a time
 
 Range = tuple[FiniteFloat, FiniteFloat]
@@ -80,7 +73,7 @@ class Policy(Settings):
         return next((name for name, known in POLICIES.items() if known == self), "custom")
 
     @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> Policy:
+    def _ranges_are_ordered(self) -> Self:
         for name in ("scale", "ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -295,12 +288,8 @@ def _crop_boxes(
     log_low, log_high = np.log(policy.ratio)
     ratio = np.exp(log_low + (log_high - log_low) * ratio_draws)
     attempt_width, attempt_height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))  # (N, attempts)
-    fits = (
-        (attempt_width > 0)
-        & (attempt_width <= width[:, None])
-        & (attempt_height > 0)
-        & (attempt_height <= height[:, None])
-    )
+    fits_width = (attempt_width > 0) & (attempt_width <= width[:, None])
+    fits = fits_width & (attempt_height > 0) & (attempt_height <= height[:, None])
     rows, chosen = np.arange(len(image_size)), fits.argmax(axis=1)
     image_ratio = width / np.maximum(height, 1)
     fallback_width = np.where(image_ratio > policy.ratio[1], np.rint(height * policy.ratio[1]), width)

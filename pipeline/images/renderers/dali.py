@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
@@ -28,12 +27,12 @@ from compress_ssl.pipeline.images.policies import COLUMN
 from compress_ssl.pipeline.images.rendering import RenderJob, read_images
 
 # The arguments of one view, in the order in which they are fed: columns, and the dtype that DALI expects.
-VIEW_ARGUMENTS = (
-    (("crop_left", "crop_top"), np.int32),
-    (("crop_width", "crop_height"), np.int32),
-    (("resize_height", "resize_width"), np.float32),
-    (("window_left", "window_top"), np.int32),
-    (("flip",), np.int32),
+VIEW_ARGUMENTS: tuple[tuple[int | list[int], type[np.generic]], ...] = (
+    ([COLUMN["crop_left"], COLUMN["crop_top"]], np.int32),
+    ([COLUMN["crop_width"], COLUMN["crop_height"]], np.int32),
+    ([COLUMN["resize_height"], COLUMN["resize_width"]], np.float32),
+    ([COLUMN["window_left"], COLUMN["window_top"]], np.int32),
+    (COLUMN["flip"], np.int32),
 )
 
 INTERPOLATIONS: dict[Interpolation, types.DALIInterpType] = {
@@ -90,6 +89,12 @@ class DaliRenderer:
 
     def _build(self, batch_size: int, sizes: tuple[int, ...], interpolation: Interpolation) -> tuple[Pipeline, _Feed]:
         on_gpu = self.device.type == "cuda"
+        options: dict[str, Any] = {
+            "device": "mixed" if on_gpu else "cpu",
+            "output_type": types.DALIImageType.RGB,
+            "jpeg_fancy_upsampling": True,  # equals Pillow's decoding exactly
+            "adjust_orientation": False,  # ImageFolder ignores EXIF
+        }
         feed = _Feed()
         pipeline = Pipeline(  # type: ignore[no-untyped-call]
             batch_size=batch_size,
@@ -98,40 +103,24 @@ class DaliRenderer:
             prefetch_queue_depth=PREFETCH_BATCHES,
         )
         with pipeline:
-            encoded, *arguments = fn.external_source(
-                source=feed, num_outputs=1 + len(VIEW_ARGUMENTS) * len(sizes), batch=True
-            )
-            decoder = "mixed" if on_gpu else "cpu"
-            views = _views(encoded, arguments, sizes, INTERPOLATIONS[interpolation], decoder)
+            count = len(VIEW_ARGUMENTS)
+            encoded, *arguments = fn.external_source(source=feed, num_outputs=1 + count * len(sizes), batch=True)
+            decoded = None if len(sizes) == 1 else fn.decoders.image(encoded, **options)
+            views = []
+            for view, size in enumerate(sizes):
+                start, shape, resize, window, flip = arguments[view * count : (view + 1) * count]
+                box: DataNode
+                if decoded is None:
+                    box = fn.decoders.image_slice(encoded, start=start, shape=shape, axis_names="WH", **options)
+                else:
+                    box = fn.slice(decoded, start=start, shape=shape, axis_names="WH")
+                resized = fn.resize(box, size=resize, antialias=True, interp_type=INTERPOLATIONS[interpolation])
+                # arg-type: a single input gives a single output
+                cut = fn.slice(resized, start=window, shape=(size, size), axis_names="WH")  # type: ignore[arg-type]
+                views.append(fn.flip(cut, horizontal=flip))
             pipeline.set_outputs(*views)  # type: ignore[no-untyped-call]
         pipeline.build()  # type: ignore[no-untyped-call]
         return pipeline, feed
-
-
-def _views(
-    encoded: DataNode,
-    arguments: list[DataNode],
-    sizes: tuple[int, ...],
-    interpolation: types.DALIInterpType,
-    decoder: str,
-) -> Iterator[Any]:
-    options: dict[str, Any] = {
-        "device": decoder,
-        "output_type": types.DALIImageType.RGB,
-        "jpeg_fancy_upsampling": True,  # equals Pillow's decoding exactly
-        "adjust_orientation": False,  # ImageFolder ignores EXIF
-    }
-    decoded = None if len(sizes) == 1 else fn.decoders.image(encoded, **options)
-    for view, size in enumerate(sizes):
-        start, shape, resize, window, flip = arguments[view * len(VIEW_ARGUMENTS) : (view + 1) * len(VIEW_ARGUMENTS)]
-        if decoded is None:
-            box: DataNode = fn.decoders.image_slice(encoded, start=start, shape=shape, axis_names="WH", **options)
-        else:
-            box = fn.slice(decoded, start=start, shape=shape, axis_names="WH")
-        resized = fn.resize(box, size=resize, antialias=True, interp_type=interpolation)
-        # arg-type: a single input gives a single output
-        cut = fn.slice(resized, start=window, shape=(size, size), axis_names="WH")  # type: ignore[arg-type]
-        yield fn.flip(cut, horizontal=flip)
 
 
 class _Feed:
@@ -147,16 +136,11 @@ def _inputs(job: RenderJob, batch_size: int, threads: int) -> Iterator[tuple[Any
     contents = read_images(job, batch_size, threads, _for_dali)
     for rows, encoded in zip(job.batches(batch_size), contents, strict=True):
         arguments = [
-            _columns(job.parameters[rows, view], names).astype(dtype, order="C")
+            job.parameters[rows, view][:, columns].astype(dtype, order="C")
             for view in range(len(job.sizes))
-            for names, dtype in VIEW_ARGUMENTS
+            for columns, dtype in VIEW_ARGUMENTS
         ]
         yield ([np.frombuffer(content, np.uint8) for content in encoded], *arguments)
-
-
-def _columns(parameters: npt.NDArray[np.float32], names: tuple[str, ...]) -> npt.NDArray[np.float32]:
-    values = parameters[:, [COLUMN[name] for name in names]]
-    return values if len(names) > 1 else values[:, 0]
 
 
 def _for_dali(content: bytes) -> bytes:

@@ -7,7 +7,6 @@ from itertools import repeat
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
@@ -31,23 +30,20 @@ class TorchvisionRenderer:
         with ThreadPoolExecutor(self._threads) as pool:
             contents = read_images(job, batch_size, self._threads)
             for rows, batch in zip(job.batches(batch_size), contents, strict=True):
-                images = list(pool.map(_views_of_one, batch, job.parameters[rows], repeat(job)))
+                images = list(pool.map(_views, batch, job.parameters[rows], repeat(job)))
                 yield [
                     torch.from_numpy(np.stack([views[view] for views in images])).to(self.device)
                     for view in range(len(job.sizes))
                 ]
 
 
-def _views_of_one(content: bytes, parameters: npt.NDArray[np.float32], job: RenderJob) -> list[npt.NDArray[np.uint8]]:
-    image, mode = decode(content), InterpolationMode(job.interpolation)
-    return [_view(image, row, size, mode) for row, size in zip(parameters, job.sizes, strict=True)]
-
-
-def _view(
-    image: Image.Image, parameters: npt.NDArray[np.float32], size: int, mode: InterpolationMode
-) -> npt.NDArray[np.uint8]:
-    value = {name: int(parameters[number]) for name, number in COLUMN.items()}
-    box = F.crop(image, value["crop_top"], value["crop_left"], value["crop_height"], value["crop_width"])
-    resized = F.resize(box, [value["resize_height"], value["resize_width"]], mode, antialias=True)
-    window = F.crop(resized, value["window_top"], value["window_left"], size, size)
-    return np.asarray(F.hflip(window) if value["flip"] else window)
+def _views(content: bytes, parameters: npt.NDArray[np.float32], job: RenderJob) -> list[npt.NDArray[np.uint8]]:
+    """Render the V views of one image; its parameters are (V, P)."""
+    image, mode, views = decode(content), InterpolationMode(job.interpolation), []
+    for row, size in zip(parameters, job.sizes, strict=True):
+        value = {name: int(row[number]) for name, number in COLUMN.items()}
+        box = F.crop(image, value["crop_top"], value["crop_left"], value["crop_height"], value["crop_width"])
+        resized = F.resize(box, [value["resize_height"], value["resize_width"]], mode, antialias=True)
+        window = F.crop(resized, value["window_top"], value["window_left"], size, size)
+        views.append(np.asarray(F.hflip(window) if value["flip"] else window))
+    return views

@@ -31,7 +31,7 @@ def print_estimate(settings: EmbedSettings, as_json: bool) -> None:
     """Estimate the cost of embedding and print it."""
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.pipeline.common.memory import format_bytes
-    from compress_ssl.pipeline.embed.estimate.run import estimate
+    from compress_ssl.pipeline.embed.estimate import estimate
 
     found = estimate(settings, TerminalProgress())
     left = "unknown for a URL" if found.disk_left is None else format_bytes(found.disk_left)

@@ -1,32 +1,42 @@
-"""Connecting to a Dask cluster: local workers started for one command, or a scheduler that is already running."""
+"""Run tasks on a Dask cluster: local workers started for one command, or a scheduler that is already running."""
 
 # mypy: untyped-calls-exclude="distributed"
 
 import contextlib
 import importlib.metadata
+import itertools
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster
+import distributed
+from distributed import Client, Future, KilledWorker, Nanny, Scheduler, SpecCluster
 from distributed.comm.core import CommClosedError
 
 from compress_ssl.pipeline.common.errors import InputError, RunError, missing_extra
 from compress_ssl.pipeline.dask.settings import DaskSettings
+from compress_ssl.storage.errors import StoreError, StoreUnreachableError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 PACKAGE = "compress-ssl"
 THREADS_PER_WORKER = 2  # concurrent tasks of a local worker: one computes while the other writes its results
 CONNECT_SECONDS = 10
-NO_WORKER_SECONDS = 60.0
-"""After so long without a worker a local cluster is given up.
+NO_WORKER_SECONDS = 60.0  # without a worker, until a local cluster is given up, or a warning is logged of a remote one
 
-For a remote one a warning is logged, and waiting goes on.
-"""
+IN_FLIGHT = 2  # tasks per worker
+GPU_RESOURCE = {"GPU": 0.5}
+"""Resource that a task takes of a worker with a GPU: two share it, and take turns, one computing while one writes."""
+MAX_ATTEMPTS = 3
+"""Failures of a task before its error is raised. Losing its worker is not a failure, unless it happens four times."""
+POLL_SECONDS = 1.0
+ONLY_USER_CAN_MEND = (InputError, StoreError, PermissionError, ImportError)
 
 CONFIG = {
     # The image paths go to each worker with its first task: 80 MB for ImageNet, once.
@@ -69,7 +79,7 @@ def open_client(settings: DaskSettings, *, gpus: bool = False) -> Iterator[Clien
             logger.info(missing)
         else:
             logger.info("Dashboard of the cluster: %s", client.dashboard_link)
-        wait_for_worker(client)
+        _wait_for_worker(client)
         _check_release(client.run, "A worker")
         client.forward_logging("compress_ssl")
         try:
@@ -83,7 +93,56 @@ def open_client(settings: DaskSettings, *, gpus: bool = False) -> Iterator[Clien
             ) from error
 
 
-def wait_for_worker(client: Client) -> None:
+def run_tasks(
+    client: Client, function: Callable[[Task], Result], tasks: Iterable[Task]
+) -> Iterator[tuple[Task, Result]]:
+    """Yield each task with its result, in order of completion. Tasks are taken from the iterable as workers get free.
+
+    Raises:
+        concurrent.futures.CancelledError: If the scheduler is lost.
+        RunError: If a task kills its worker again and again.
+        Exception: The error of a task: at once if only the user can mend it, otherwise after ``MAX_ATTEMPTS`` failures.
+    """
+    waiting = iter(tasks)
+    has_gpu = any("GPU" in worker["resources"] for worker in client.scheduler_info()["workers"].values())
+    running: dict[Future[Any], tuple[Task, int]] = {}
+
+    def submit(task: Task, attempt: int) -> None:
+        future = client.submit(function, task, pure=False, resources=GPU_RESOURCE if has_gpu else None)
+        running[future] = (task, attempt)
+
+    while True:
+        room = IN_FLIGHT * max(1, len(client.nthreads())) - len(running)
+        for task in itertools.islice(waiting, max(0, room)):
+            submit(task, 1)
+        if not running:
+            return
+        try:
+            done = distributed.wait(list(running), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            if client.status != "running":
+                raise CancelledError(client.status) from None
+            _wait_for_worker(client)
+            continue
+        for future in done:
+            task, attempt = running.pop(future)
+            error = future.exception()
+            if error is None:
+                yield task, future.result()
+            elif attempt < MAX_ATTEMPTS and (
+                isinstance(error, StoreUnreachableError) or not isinstance(error, ONLY_USER_CAN_MEND)
+            ):
+                logger.warning("%s failed and is tried again: %s", task, error)
+                submit(task, attempt + 1)
+            elif isinstance(error, KilledWorker):
+                raise RunError(
+                    f"{task} has killed its worker again and again; look at the worker's log, and at its memory."
+                ) from error
+            else:
+                raise error
+
+
+def _wait_for_worker(client: Client) -> None:
     """Block until the cluster has a worker; log a warning now and then.
 
     Raises:
@@ -107,7 +166,13 @@ def dask_setup(worker: object) -> None:
 
 @contextlib.contextmanager
 def _local_cluster(workers: int, *, gpus: bool) -> Iterator[SpecCluster]:
-    visible = _visible_gpus() if gpus else []
+    visible: list[str] = []  # GPUs
+    if gpus:
+        import torch
+
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        count = torch.cuda.device_count()
+        visible = (named.split(",") if named else [str(number) for number in range(count)])[:count]
     if visible and workers > len(visible):
         raise InputError(f"--workers {workers} is one worker per GPU, and this machine has {len(visible)}; give fewer.")
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}}
@@ -134,14 +199,6 @@ def _local_cluster(workers: int, *, gpus: bool) -> Iterator[SpecCluster]:
             logging.getLogger("distributed.nanny").setLevel(logging.ERROR)
 
 
-def _visible_gpus() -> list[str]:
-    import torch
-
-    count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (named.split(",") if named else [str(number) for number in range(count)])[:count]
-
-
 def _check_release(run: Callable[..., Any], where: str) -> None:
     """Check the package's version on the scheduler or on all workers, which ``run`` calls a function on."""
     here = importlib.metadata.version(PACKAGE)
@@ -153,7 +210,7 @@ def _check_release(run: Callable[..., Any], where: str) -> None:
         if found != here:
             raise InputError(
                 f"{where} {address} of the cluster has {PACKAGE} {found}, this process {here}; install the "
-                f"same release."
+                "same release."
             )
 
 

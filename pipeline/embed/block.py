@@ -5,7 +5,7 @@ A block is the unit that any process can compute: it needs the open store, the i
 Letters: R rows of the block, V views asked for, P parameters, D features, B batch, S side in pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import autocast, choose_precision, prepare_device
-from compress_ssl.pipeline.common.settings import Precision, StageSettings
+from compress_ssl.pipeline.common.settings import Precision
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
@@ -24,6 +26,9 @@ from compress_ssl.pipeline.networks.network import Network, load_network
 from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 from compress_ssl.storage.writer import StoreWriter
+
+Sources = Mapping[str, ImageSource]  # by split name
+Advance = Callable[[int], None]  # called with the number of views done since its last call
 
 
 class Block(NamedTuple):
@@ -64,7 +69,7 @@ class ComputeInfo(NamedTuple):
 
 
 def load_embedder(
-    teacher: str, seed: int, batch_size: int, settings: StageSettings, precision: Precision, normalise: bool
+    teacher: str, settings: EmbedSettings | VerifySettings, precision: Precision, normalise: bool
 ) -> Embedder:
     """Load a network onto the device of the settings, and their renderer.
 
@@ -72,10 +77,10 @@ def load_embedder(
         InputError: If there is no such network or device.
     """
     device = prepare_device(settings.device, settings.thread_count)
-    network = load_network(teacher, seed)
+    network = load_network(teacher, settings.seed)
     network.module.eval().to(device).to(memory_format=torch.channels_last)
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
-    return Embedder(network, renderer, batch_size, choose_precision(precision, device), normalise)
+    return Embedder(network, renderer, settings.batch_size, choose_precision(precision, device), normalise)
 
 
 def good_images(store: EmbeddingStore, block: Block) -> int:
@@ -89,7 +94,7 @@ def embed_block(
     split: Split,
     source: ImageSource,
     block: Block,
-    advance: Callable[[int], None],
+    advance: Advance,
     on_pixels: Callable[[str, int, int, Tensor], None] | None = None,
 ) -> dict[int, EmbeddedView]:
     """Compute the embeddings of one block.
@@ -97,7 +102,7 @@ def embed_block(
     Args:
         split: Its samples and the descriptions of its views.
         source: The split's images.
-        advance: Called after each batch with the number of views done.
+        advance: Called after each batch.
         on_pixels: Called with (split, view, row in the split, uint8 pixels (S, S, 3)) of every view rendered.
 
     Returns:

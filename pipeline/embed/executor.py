@@ -1,11 +1,23 @@
-"""Executor protocol: what computes blocks, this process (``in_process.py``) or Dask workers (``on_dask.py``)."""
+"""Executors compute and write the blocks of a store: in this process, or on Dask workers (``on_dask.py``)."""
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
+from compress_ssl.pipeline.common.device import device_kind
 from compress_ssl.pipeline.common.progress import Progress
-from compress_ssl.pipeline.embed.block import Block, ComputeInfo
-from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.embed.block import (
+    Advance,
+    Block,
+    ComputeInfo,
+    Sources,
+    embed_block,
+    load_embedder,
+    write_views,
+)
+from compress_ssl.pipeline.embed.checks.canaries import log_pixel_hashes
+from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.storage.writer import StoreWriter
 
@@ -23,17 +35,39 @@ class Executor(Protocol):
         """Return ``function(embedder, *arguments)``, computed by one of the processes."""
         ...
 
-    def embed_blocks(
-        self,
-        writer: StoreWriter,
-        sources: Mapping[str, ImageSource],
-        blocks: Iterable[Block],
-        advance: Callable[[int], None],
-    ) -> None:
-        """Compute blocks and write them; all are committed on return.
-
-        Args:
-            sources (mapping from split name to ImageSource)
-            advance: Called with the number of views done since its last call.
-        """
+    def embed_blocks(self, writer: StoreWriter, sources: Sources, blocks: Iterable[Block], advance: Advance) -> None:
+        """Compute blocks and write them; all are committed on return."""
         ...
+
+
+class InProcess:
+    """Executor of this process: it writes each block while it computes the next."""
+
+    def __init__(self, settings: EmbedSettings, progress: Progress) -> None:
+        self._pixel_hashes = settings.pixel_hashes
+        self._embedder = load_embedder(settings.teacher, settings, settings.precision, settings.normalise)
+        self.network = self._embedder.network
+        kind = device_kind(self._embedder.renderer.device)
+        self.compute = ComputeInfo(kind, self._embedder.precision, settings.thread_count)
+        self.progress = progress
+
+    def call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        """Call the function here."""
+        return function(self._embedder, *arguments)
+
+    def embed_blocks(self, writer: StoreWriter, sources: Sources, blocks: Iterable[Block], advance: Advance) -> None:
+        """Compute blocks one after the other."""
+        written: Future[None] | None = None
+        with contextlib.ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(1))
+            log = None
+            if self._pixel_hashes:
+                log = stack.enter_context(log_pixel_hashes(writer.store, self._pixel_hashes))
+            for block in blocks:
+                split = writer.store[block.split]
+                embedded = embed_block(self._embedder, split, sources[block.split], block, advance, log)
+                if written is not None:
+                    written.result()
+                written = pool.submit(write_views, writer, block, embedded)
+            if written is not None:
+                written.result()

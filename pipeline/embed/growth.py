@@ -73,8 +73,16 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
         resume_growth(place)
     store = open_store(place)
     check_teacher_and_renderer(store, plan)
-    for name in plan.splits:
-        _check_settings(store[name], plan, settings)
+    for name, planned in plan.splits.items():
+        split = store[name]
+        evaluation, last = split.views[EVALUATION_VIEW], split.views[-1]
+        found = {**OLD_DEFAULTS, **evaluation, "block_rows": split.block_rows, "seed": last["seed"]}
+        wanted = {key: planned.views[EVALUATION_VIEW][key] for key in ("size", "policy", "interpolation")}
+        if settings.block_rows is not None:
+            wanted["block_rows"] = settings.block_rows
+        if last["seed"] is not None and len(split.views) > 1:
+            wanted["seed"] = settings.seed
+        check_same(split.path, found, wanted)
     growths = {name: _growth(store[name], plan, settings, resuming=resuming) for name in plan.splits}
     executor.call(check_all_canaries, place, {name: index.source for name, index in plan.indexes.items()})
     if resuming:
@@ -90,20 +98,15 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
         no_images = "all images of the data set are in it" if settings.add_images else ""
         raise InputError(f"There is nothing to add to '{place}': {' and '.join(filter(None, (no_views, no_images)))}.")
     canaries = executor.call(_more_canaries, place, plan, growths)
-    grow_store(place, growths, {"canaries": canaries, "data_set": _data_set(store, plan, growths)})
-
-
-def _check_settings(split: Split, plan: EmbedPlan, settings: EmbedSettings) -> None:
-    """Compare sizes, interpolation, block rows and seed with a split's."""
-    evaluation, last = split.views[EVALUATION_VIEW], split.views[-1]
-    planned = plan.splits[split.name].views[EVALUATION_VIEW]
-    found = {**OLD_DEFAULTS, **evaluation, "block_rows": split.block_rows, "seed": last["seed"]}
-    wanted = {key: planned[key] for key in ("size", "policy", "interpolation")}
-    if settings.block_rows is not None:
-        wanted["block_rows"] = settings.block_rows
-    if last["seed"] is not None and len(split.views) > 1:
-        wanted["seed"] = settings.seed
-    check_same(split.path, found, wanted)
+    before = store.attributes["data_set"]
+    appended = {name: len(growth.samples) for name, growth in growths.items() if growth.samples}
+    fingerprints = {name: plan.indexes[name].fingerprint() for name in appended}  # of images in the data set's order
+    data_set = {
+        **before,
+        "images": before["images"] + sum(appended.values()),
+        "fingerprint": {**before["fingerprint"], **fingerprints},
+    }
+    grow_store(place, growths, {"canaries": canaries, "data_set": data_set})
 
 
 def _growth(split: Split, plan: EmbedPlan, settings: EmbedSettings, *, resuming: bool) -> SplitGrowth:
@@ -131,15 +134,3 @@ def _more_canaries(
             more = canaries_of(grown, plan.indexes[name].source, embedder.renderer, first=len(split.views))
             canaries[name] = [*canaries.get(name, []), *more]
     return canaries
-
-
-def _data_set(store: EmbeddingStore, plan: EmbedPlan, growths: dict[str, SplitGrowth]) -> dict[str, Any]:
-    """Return the attribute ``data_set`` of the grown store; fingerprints take images in the data set's order."""
-    before = store.attributes["data_set"]
-    appended = {name: len(growth.samples) for name, growth in growths.items() if growth.samples}
-    fingerprints = {name: plan.indexes[name].fingerprint() for name in appended}
-    return {
-        **before,
-        "images": before["images"] + sum(appended.values()),
-        "fingerprint": {**before["fingerprint"], **fingerprints},
-    }

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -25,19 +25,19 @@ from compress_ssl.pipeline.common.device import choose_precision, device_kind, l
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress, Silent
 from compress_ssl.pipeline.common.settings import Device
-from compress_ssl.pipeline.dask.cluster import open_client
-from compress_ssl.pipeline.dask.tasks import run_tasks
+from compress_ssl.pipeline.dask.cluster import run_tasks
 from compress_ssl.pipeline.embed.block import (
+    Advance,
     Block,
     ComputeInfo,
     Embedder,
+    Sources,
     embed_block,
     good_images,
     load_embedder,
     write_views,
 )
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 from compress_ssl.storage.commits import is_committed
 from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreNotFoundError
@@ -61,48 +61,36 @@ class RunInfo:
     versions: dict[str, str] = field(compare=False)
 
 
-@dataclass(frozen=True)
-class Target:
-    """The store that a run's blocks are written to, and the images that they are made of."""
-
-    run: RunInfo
-    generation: object = field(compare=False)  # distinguishes the client's store from another that has replaced it
-    sources: Mapping[str, ImageSource] = field(compare=False)
-
-
-class WorkerInfo(NamedTuple):
-    """Host and device of a worker."""
-
+class _WorkerInfo(NamedTuple):
     host: str
     device: Device
     device_kind: str
     cores: int
 
 
-@contextlib.contextmanager
-def open_dask_executor(settings: EmbedSettings) -> Iterator[DaskExecutor]:
-    """Connect to the cluster of the settings and inspect its workers.
+class DaskExecutor:
+    """Implements ``Executor`` in the client's process."""
 
-    Raises:
-        InputError: If the cluster cannot be used, or some of its workers have a GPU and others have none.
-    """
-    with open_client(settings, gpus=settings.device != "cpu") as client:
-        workers = inspect_workers(client, settings.device)
+    def __init__(self, client: Client, settings: EmbedSettings) -> None:
+        """Inspect the workers.
+
+        Raises:
+            InputError: If some of them have a GPU and others have none.
+        """
+        workers = _inspect_workers(client, settings.device)
         hosts = {worker.device: worker.host for worker in workers}
         if len(hosts) > 1:
             raise InputError(
                 f"The worker on {hosts['cuda']} has a GPU, the one on {hosts['cpu']} has none, and they do not compute "
                 "the same bytes; leave one of them out, or give --device cpu."
             )
-        yield DaskExecutor(client, settings, workers)
-
-
-class DaskExecutor:
-    """Implements ``Executor`` in the client's process."""
-
-    def __init__(self, client: Client, settings: EmbedSettings, workers: list[WorkerInfo]) -> None:
+        if settings.workers:
+            threads = max(1, settings.thread_count // settings.workers)
+        else:  # on an existing cluster: each worker's share of its host's cores, unless --threads is given
+            on_host = Counter(worker.host for worker in workers)
+            threads = settings.threads or min(max(1, worker.cores // on_host[worker.host]) for worker in workers)
         device, kind = workers[0].device, workers[0].device_kind
-        precision, threads = choose_precision(settings.precision, torch.device(device)), _threads(settings, workers)
+        precision = choose_precision(settings.precision, torch.device(device))
         resolved = settings.model_copy(update={"device": device, "precision": precision, "threads": threads})
         self.network = load_network(settings.teacher, settings.seed)
         self.compute = ComputeInfo(kind, precision, threads)
@@ -112,27 +100,20 @@ class DaskExecutor:
 
     def call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
         """Call the function on one of the workers."""
-        task = partial(_call, self._run, function)
-        ((_, answer),) = run_tasks(self._client, task, [arguments])
+        ((_, answer),) = run_tasks(self._client, partial(_call, self._run, function), [arguments])
         return answer
 
-    def embed_blocks(
-        self,
-        writer: StoreWriter,
-        sources: Mapping[str, ImageSource],
-        blocks: Iterable[Block],
-        advance: Callable[[int], None],
-    ) -> None:
+    def embed_blocks(self, writer: StoreWriter, sources: Sources, blocks: Iterable[Block], advance: Advance) -> None:
         """Compute and write blocks on the workers."""
-        task = partial(_write_block, Target(self._run, writer.path.generation(), sources))
+        task = partial(_write_block, self._run, writer.path.generation(), sources)
         for block, _ in run_tasks(self._client, task, blocks):
             advance(len(block.views) * good_images(writer.store, block))
         writer.path.sweep_partial_files()  # of killed workers
 
 
-def inspect_workers(client: Client, device: Device) -> list[WorkerInfo]:
+def _inspect_workers(client: Client, device: Device) -> list[_WorkerInfo]:
     """Ask every connected worker for its host and device; do not wait for one that is lost before it answers."""
-    asked: dict[str, Future[WorkerInfo]] = {}
+    asked: dict[str, Future[_WorkerInfo]] = {}
     while True:
         present = client.nthreads()
         for address in asked.keys() - present.keys():
@@ -144,24 +125,13 @@ def inspect_workers(client: Client, device: Device) -> list[WorkerInfo]:
         time.sleep(0.1)
 
 
-def _threads(settings: EmbedSettings, workers: list[WorkerInfo]) -> int:
-    """Threads per worker: a share of --threads here.
-
-    On an existing cluster --threads, or a share of the host's cores.
-    """
-    if settings.workers:
-        return max(1, settings.thread_count // settings.workers)
-    on_host = Counter(worker.host for worker in workers)
-    return settings.threads or min(max(1, worker.cores // on_host[worker.host]) for worker in workers)
-
-
 # The functions below run on the workers.
 
 
-def _inspect_worker(device: Device) -> WorkerInfo:
+def _inspect_worker(device: Device) -> _WorkerInfo:
     chosen = prepare_device(device, 1)
     kind: Device = "cuda" if chosen.type == "cuda" else "cpu"
-    return WorkerInfo(socket.gethostname(), kind, device_kind(chosen), len(os.sched_getaffinity(0)))
+    return _WorkerInfo(socket.gethostname(), kind, device_kind(chosen), len(os.sched_getaffinity(0)))
 
 
 def _call(run: RunInfo, function: Callable[..., Answer], arguments: tuple[Any, ...]) -> Answer:
@@ -169,17 +139,17 @@ def _call(run: RunInfo, function: Callable[..., Answer], arguments: tuple[Any, .
         return function(embedder_of(run), *arguments)
 
 
-def _write_block(target: Target, block: Block) -> None:
-    with _naming_this_host(target.run):
+def _write_block(run: RunInfo, generation: object, sources: Sources, block: Block) -> None:
+    with _naming_this_host(run):
         with COMPUTE_LOCK:
-            embedder, writer = embedder_of(target.run), writer_of(target)
+            embedder, writer = embedder_of(run), writer_of(run, generation)
             split = writer.store[block.split]
             # A task runs again if its worker is lost before it has reported the result.
             missing = tuple(view for view in block.views if not is_committed(split.path, str(view), block.number))
             if not missing:
                 return
             block = block._replace(views=missing)
-            embedded = embed_block(embedder, split, target.sources[block.split], block, lambda views: None)
+            embedded = embed_block(embedder, split, sources[block.split], block, lambda views: None)
         write_views(writer, block, embedded)
 
 
@@ -195,9 +165,7 @@ def embedder_of(run: RunInfo) -> Embedder:
         if (found := library_versions().get(library)) != wanted:
             raise InputError(f"it has {library} {found}, the client {wanted}; install the same version.")
     settings = run.settings
-    embedder = load_embedder(
-        settings.teacher, settings.seed, settings.batch_size, settings, settings.precision, settings.normalise
-    )
+    embedder = load_embedder(settings.teacher, settings, settings.precision, settings.normalise)
     if weights_sha256(embedder.network.module) != run.weights_sha256:
         raise InputError(f"'{settings.teacher}' has other weights here than where the client runs; copy the client's.")
     kind = device_kind(embedder.renderer.device)
@@ -210,19 +178,22 @@ def embedder_of(run: RunInfo) -> Embedder:
 
 
 @functools.lru_cache(maxsize=1)
-def writer_of(target: Target) -> StoreWriter:
+def writer_of(run: RunInfo, generation: object) -> StoreWriter:
     """Open a run's store for writing, once per worker.
+
+    Args:
+        generation: Distinguishes the client's store from another that has replaced it.
 
     Raises:
         InputError: If the worker does not see the store.
         StoreBusyError: If it is not the client's store.
     """
-    place = target.run.settings.store
+    place = run.settings.store
     try:
         writer = StoreWriter(place)
     except StoreNotFoundError as error:
         raise InputError(f"'{place}' does not exist here; put the store where all workers see it.") from error
-    if place.generation() != target.generation:
+    if place.generation() != generation:
         raise StoreBusyError(f"'{place}' is not, or no longer, the store that the client writes.")
     return writer
 

@@ -8,14 +8,13 @@ from typing import Any
 from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
-from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.embed.block import Block, ComputeInfo
-from compress_ssl.pipeline.embed.settings import EmbedSettings, Part, SplitSource
+from compress_ssl.pipeline.embed.settings import EmbedSettings, Part
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import COLUMNS, TenCrop
 from compress_ssl.pipeline.networks.network import Network
-from compress_ssl.storage import EmbeddingStore, Samples, SplitPlan, Status
+from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.tools.growth import samples_to_append
@@ -52,13 +51,19 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
     by_folder = index_data_set(
         settings.data, folders, settings.store, settings, threads=settings.thread_count, progress=progress
     )
+    look: dict[str, Any] = {"size": size, "interpolation": network.preprocessing.interpolation}
+    evaluation = {"policy": {"name": "evaluation", "resize": resize}, "seed": None, **look}  # nothing is drawn
+    policy = {"name": str(settings.policy), **settings.policy.model_dump(mode="json")}
+    random_view = {"policy": policy, "seed": settings.seed, **look}
+    if isinstance(settings.policy, TenCrop):
+        random_view = {"policy": policy | {"resize": resize}, "seed": None, **look}
     indexes, splits = {}, {}
     for source in settings.split:
         index = indexes[source.name] = by_folder[source.folder]
         splits[source.name] = SplitPlan(
             samples=index.samples,
             folder=source.folder,
-            views=_views(settings, source, size, resize, network.preprocessing.interpolation),
+            views=[evaluation, *[random_view] * settings.views_of(source)],
             columns=COLUMNS,
             feature_dim=network.feature_dim,
             block_rows=settings.block_rows or default_block_rows(len(index.samples), network.feature_dim),
@@ -82,19 +87,6 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
     return EmbedPlan(attributes, indexes, splits)
 
 
-def _views(
-    settings: EmbedSettings, source: SplitSource, size: int, resize: int, interpolation: Interpolation
-) -> list[dict[str, Any]]:
-    """Describe each view of a split, as the store's attributes keep it."""
-    look = {"size": size, "interpolation": interpolation}
-    evaluation = {"policy": {"name": "evaluation", "resize": resize}, "seed": None, **look}  # nothing is drawn
-    policy = {"name": str(settings.policy), **settings.policy.model_dump(mode="json")}
-    seed: int | None = settings.seed
-    if isinstance(settings.policy, TenCrop):
-        policy, seed = policy | {"resize": resize}, None
-    return [evaluation, *({"policy": policy, "seed": seed, **look} for _ in range(settings.views_of(source)))]
-
-
 def missing_blocks(writer: StoreWriter, part: Part | None = None) -> list[Block]:
     """List the blocks that are not committed (of one part, if given), in store order."""
     return [
@@ -113,15 +105,19 @@ def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:
     """
     check_same(store.path, {"splits": store.split_names}, {"splits": sorted(plan.splits)})
     for name, split in plan.splits.items():
-        _check_images(name, store[name].samples, split.samples)
+        found, wanted = store[name].samples, split.samples
+        # A split that has grown may hold the same images in another order.
+        reordered = found.sample_path != wanted.sample_path and set(found.sample_path) == set(wanted.sample_path)
+        if not reordered and Status.PADDING not in found.status:
+            check_same_samples(name, found, wanted)
+        elif (appended := samples_to_append(name, found, wanted)) is not None:
+            raise StoreMismatchError(
+                f"{len(appended)} images of split {name} are not in the store, '{appended.sample_path[0]}' first; "
+                "append them with --add-images, or give the images that it was made from."
+            )
     check_teacher_and_renderer(store, plan)
     for name, split in plan.splits.items():
-        found = store[name]
-        check_same(
-            found.path,
-            _layout(found.views, found.columns, found.block_rows),
-            _layout(split.views, split.columns, split.block_rows),
-        )
+        check_same(store[name].path, _layout(store[name]), _layout(split))
 
 
 def check_teacher_and_renderer(store: EmbeddingStore, plan: EmbedPlan) -> None:
@@ -141,23 +137,10 @@ def check_teacher_and_renderer(store: EmbeddingStore, plan: EmbedPlan) -> None:
         )  # fmt: skip
 
 
-def _check_images(split_name: str, found: Samples, wanted: Samples) -> None:
-    """Check that a split holds these images; a split that has grown may hold them in another order."""
-    has_grown = found.sample_path != wanted.sample_path and set(found.sample_path) == set(wanted.sample_path)
-    if not has_grown and Status.PADDING not in found.status:
-        check_same_samples(split_name, found, wanted)
-        return
-    appended = samples_to_append(split_name, found, wanted)
-    if appended is not None:
-        raise StoreMismatchError(
-            f"{len(appended)} images of split {split_name} are not in the store, '{appended.sample_path[0]}' first; "
-            "append them with --add-images, or give the images that it was made from."
-        )
-
-
-def _layout(views: list[dict[str, Any]], columns: tuple[str, ...], block_rows: int) -> dict[str, Any]:
+def _layout(split: Split | SplitPlan) -> dict[str, Any]:
     """Return a split's layout by names that a user knows from the options."""
-    layout = {"views": len(views) - 1, "block_rows": block_rows, "augmentation columns": columns}
-    for number, view in enumerate(views):
+    layout: dict[str, Any] = {"views": len(split.views) - 1, "block_rows": split.block_rows}
+    layout["augmentation columns"] = split.columns
+    for number, view in enumerate(split.views):
         layout |= {f"the {key} of view {number}": value for key, value in (OLD_DEFAULTS | view).items()}
     return layout

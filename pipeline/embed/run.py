@@ -4,21 +4,25 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.embed.block import good_images
 from compress_ssl.pipeline.embed.checks.canaries import check_all_canaries, pixel_hash_file, plan_canaries
-from compress_ssl.pipeline.embed.checks.disk_space import check_blocks_fit, check_new_store_fits
 from compress_ssl.pipeline.embed.checks.precision import measure_precision
-from compress_ssl.pipeline.embed.executor import Executor
+from compress_ssl.pipeline.embed.executor import Executor, InProcess
 from compress_ssl.pipeline.embed.growth import grow, settings_of_store
-from compress_ssl.pipeline.embed.in_process import InProcess
 from compress_ssl.pipeline.embed.plan import EmbedPlan, check_resumable, missing_blocks, plan_embedding
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.reference import parse_reference
-from compress_ssl.storage import EmbeddingStore, open_store
+from compress_ssl.storage import EmbeddingStore, Place, open_store
+from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.publish import check_place, is_there
+from compress_ssl.storage.recognise import is_store
 from compress_ssl.storage.tools.growth import is_growing
+from compress_ssl.storage.tools.size import StoreSize, block_size, samples_size, size_on_disk, view_size
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
+
+FILE_BYTES = 4096  # upper bound of what a file takes beyond its bytes: disks allocate whole blocks
 
 
 def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
@@ -53,7 +57,12 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         writer = StoreWriter(settings.store)
         blocks = missing_blocks(writer, settings.part)
         if growing or resuming:
-            check_blocks_fit(writer.store, blocks)
+            needed = StoreSize()
+            for block in blocks:
+                split = writer.store[block.split]
+                one = block_size(split.feature_dim, len(split.columns), split.block_rows)
+                needed = needed.plus(one.times(len(block.views)))
+            _check_disk_space(settings.store, needed, "free some space; what is there stays")
         views = sum(len(block.views) * good_images(writer.store, block) for block in blocks)
         with progress.track("embed", views, "views") as advance:
             executor.embed_blocks(writer, sources, blocks, advance)
@@ -69,10 +78,11 @@ def open_executor(settings: EmbedSettings, progress: Progress) -> Iterator[Execu
         InputError: If the network, the device or the cluster cannot be used.
     """
     if settings.uses_dask:
-        from compress_ssl.pipeline.embed.on_dask import open_dask_executor
+        from compress_ssl.pipeline.dask.cluster import open_client
+        from compress_ssl.pipeline.embed.on_dask import DaskExecutor
 
-        with open_dask_executor(settings) as executor:
-            yield executor
+        with open_client(settings, gpus=settings.device != "cpu") as client:
+            yield DaskExecutor(client, settings)
     else:
         yield InProcess(settings, progress)
 
@@ -90,9 +100,28 @@ def _with_absolute_paths(settings: EmbedSettings) -> EmbedSettings:
 
 def _create(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
     """Create the store without its blocks, after all checks."""
-    check_new_store_fits(settings, plan)
+    samples = views = StoreSize()
+    for split in plan.splits.values():
+        views = views.plus(view_size(split).times(len(split.views) / (settings.part.of if settings.part else 1)))
+        samples = samples.plus(samples_size(split))
+    advice = "free some space, give another path, or lower --views"
+    # A store that is overwritten is deleted before the first block is written.
+    old = size_on_disk(settings.store).bytes if is_store(settings.store) else 0
+    _check_disk_space(settings.store, samples, advice)
+    _check_disk_space(settings.store, samples.plus(views), advice, freed=old)
     canaries = executor.call(plan_canaries, plan)
     precision = executor.call(measure_precision, plan, executor.progress)
     attributes = {**plan.attributes, "canaries": canaries, **precision}
     create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
     pixel_hash_file(settings.store).unlink(missing_ok=True)
+
+
+def _check_disk_space(place: Place, needed: StoreSize, advice: str, freed: int = 0) -> None:
+    left = place.free_bytes()
+    total = needed.bytes + needed.files * FILE_BYTES
+    if left is not None and total > left + freed:
+        and_old = f", and {format_bytes(freed)} that the old store takes" if freed else ""
+        raise DiskSpaceError(
+            f"Writing '{place}' needs {format_bytes(total)}, and '{place.existing_parent()}' has "
+            f"{format_bytes(left)} left{and_old}; {advice}."
+        )

@@ -158,29 +158,17 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         return splits
 
     @model_validator(mode="after")
-    def _growth(self) -> Self:
-        if not self.adds:
-            return self
-        how = "--add-views" if self.add_views else "--add-images"
-        if self.overwrite:
-            raise ValueError(f"--overwrite makes a new store, {how} keeps the one that is there; give one of them.")
-        if "views" in self.model_fields_set or any(
-            source.views is not None for source in self.split if "split" in self.model_fields_set
-        ):
-            raise ValueError(f"{how} takes the views that the store has; leave --views and NAME:VIEWS out.")
-        if "policy" in self.model_fields_set and (not self.add_views or isinstance(self.policy, TenCrop)):
-            raise ValueError(f"--policy with {how} must be one of random views to be added; leave it out.")
-        return self
-
-    @model_validator(mode="after")
-    def _all_crops(self) -> Self:
-        counts = {self.views_of(source) for source in self.split}
-        if isinstance(self.policy, TenCrop) and counts - {0, CROPS}:
+    def _options_fit(self) -> Self:
+        if self.adds:
+            how, given = "--add-views" if self.add_views else "--add-images", self.model_fields_set
+            if self.overwrite:
+                raise ValueError(f"--overwrite makes a new store, {how} keeps the one that is there; give one of them.")
+            if "views" in given or ("split" in given and any(source.views is not None for source in self.split)):
+                raise ValueError(f"{how} takes the views that the store has; leave --views and NAME:VIEWS out.")
+            if "policy" in given and (not self.add_views or isinstance(self.policy, TenCrop)):
+                raise ValueError(f"--policy with {how} must be one of random views to be added; leave it out.")
+        if isinstance(self.policy, TenCrop) and {self.views_of(source) for source in self.split} - {0, CROPS}:
             raise ValueError(f"--policy {TEN_CROP} is {CROPS} views; give --views {CROPS}.")
-        return self
-
-    @model_validator(mode="after")
-    def _local_log(self) -> Self:
         if self.pixel_hashes and self.uses_dask:
             raise ValueError("--pixel-hashes is a log of one process; leave --workers and --scheduler out.")
         if self.pixel_hashes and not self.store.is_local:

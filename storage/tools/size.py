@@ -28,9 +28,9 @@ class StoreSize(NamedTuple):
         """Return the sum."""
         return StoreSize(self.bytes + other.bytes, self.files + other.files)
 
-    def times(self, count: int) -> StoreSize:
-        """Return ``count`` times the size."""
-        return StoreSize(count * self.bytes, count * self.files)
+    def times(self, count: float) -> StoreSize:
+        """Return ``count`` times the size, rounded."""
+        return StoreSize(round(count * self.bytes), round(count * self.files))
 
 
 def block_size(feature_dim: int, parameters: int, block_rows: int) -> StoreSize:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.embed.estimate.run import estimate
+from compress_ssl.pipeline.embed.estimate import estimate
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.storage.tools.size import size_on_disk

@@ -1,1 +1,1 @@
-"""Checks before and while a store is written: disk space, canaries, half precision."""
+"""Checks before and while a store is written: canaries, half precision."""

@@ -6,14 +6,14 @@ Letters: K canaries, V views, P parameters, S side in pixels.
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from compress_ssl.pipeline.embed.block import Embedder
+from compress_ssl.pipeline.embed.block import Embedder, Sources
 from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.images.canaries import check_canaries, choose_canaries, make_canaries, pixel_hash
 from compress_ssl.pipeline.images.policies import draw_parameters
@@ -37,7 +37,7 @@ def plan_canaries(embedder: Embedder, plan: EmbedPlan) -> dict[str, list[dict[st
     }
 
 
-def check_all_canaries(embedder: Embedder, place: Place, sources: Mapping[str, ImageSource]) -> None:
+def check_all_canaries(embedder: Embedder, place: Place, sources: Sources) -> None:
     """Check every split of a store by ``check_canaries``: new views must have the pixels of the stored ones."""
     store = open_store(place)
     for name, source in sources.items():
@@ -48,15 +48,10 @@ def canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer, first
     """Render canaries of a split's views from number ``first`` on."""
     descriptions = split.views[first:]
     chosen = choose_canaries(split.samples.good, len(descriptions))
-    image_size = split.samples.image_size
+    sides = [(row, split.samples.image_size[row : row + 1]) for row, _ in chosen]
+    views = list(enumerate(descriptions, first))
     parameters = np.stack(
-        [
-            [
-                draw_parameters(view, description, row, image_size[row : row + 1])[0]
-                for view, description in enumerate(descriptions, first)
-            ]
-            for row, _ in chosen
-        ]
+        [[draw_parameters(*view, row, size)[0] for view in views] for row, size in sides]
     )  # (K, V, P)
     sizes = tuple(int(view["size"]) for view in descriptions)
     interpolation = interpolation_of(split.views[EVALUATION_VIEW])

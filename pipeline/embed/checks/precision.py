@@ -3,10 +3,8 @@
 Letters: N images, D features, B batch.
 """
 
-import contextlib
 import logging
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +25,9 @@ TEMPERATURE = 0.04  # CompRess's (Koohpayegani et al. 2020, section 4).
 logger = logging.getLogger(__name__)
 
 
-class AnchorDivergence(NamedTuple):
-    """KL divergence over the images, in nats."""
-
-    mean: float
-    largest: float
-
-
 def anchor_divergence(
     reference: npt.NDArray[np.floating], other: npt.NDArray[np.floating], temperature: float = TEMPERATURE
-) -> AnchorDivergence:
+) -> tuple[float, float]:
     """Return KL(reference || other) of each image's distribution over all other images as its anchors.
 
     Args:
@@ -44,8 +35,8 @@ def anchor_divergence(
         temperature: Divides the similarities.
 
     Returns:
-        divergence (AnchorDivergence): CompRess (Koohpayegani et al. 2020), equations 1 and 2, without the queries' own
-            images.
+        mean, largest: KL divergence over the images, in nats: CompRess (Koohpayegani et al. 2020), equations 1 and 2,
+            without the queries' own images.
     """
     others = ~torch.eye(len(reference), dtype=torch.bool)
     log_p, log_q = (
@@ -53,7 +44,7 @@ def anchor_divergence(
         for rows in (torch.from_numpy(each).double() for each in (reference, other))
     )
     divergences = (log_p.exp() * (log_p - log_q)).sum(dim=1)  # (N,)
-    return AnchorDivergence(float(divergences.mean()), float(divergences.max()))
+    return float(divergences.mean()), float(divergences.max())
 
 
 def measure_precision(embedder: Embedder, plan: EmbedPlan, progress: Progress) -> dict[str, Any]:
@@ -80,9 +71,8 @@ def measure_precision(embedder: Embedder, plan: EmbedPlan, progress: Progress) -
     )
     mean, largest = anchor_divergence(*_embed_in_both(embedder, job, progress))
     logger.info(
-        "The teacher in %s against float32, on %d images of split %s: KL divergence of anchor distributions "
-        "at T = %g is "
-        "%.2g nats in the mean, %.2g at most.",
+        "The teacher in %s against float32, on %d images of split %s: KL divergence of anchor distributions at T = %g "
+        "is %.2g nats in the mean, %.2g at most.",
         embedder.precision, len(rows), name, TEMPERATURE, mean, largest,
     )  # fmt: skip
     return {
@@ -104,8 +94,12 @@ def _embed_in_both(
     pairs = []
     with progress.track(f"{embedder.precision} against float32", len(job.paths)) as advance:
         for (pixels,) in render(embedder.renderer, job, embedder.batch_size):
-            with _without_tf32():
+            tf32 = torch.backends.cudnn.allow_tf32
+            torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions on a GPU is TF32
+            try:
                 reference = embed_images(single, pixels)
+            finally:
+                torch.backends.cudnn.allow_tf32 = tf32
             pairs.append((reference, embed_images(half, pixels)))
             advance(len(pixels))
     reference, other = (np.concatenate(each) for each in zip(*pairs, strict=True))
@@ -116,14 +110,3 @@ def _embed_in_both(
             f"{embedder.precision}; use --precision float32, or bfloat16, whose range is as wide."
         )
     return reference, other
-
-
-@contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Run convolutions on a GPU in full float32; torch's default there is TF32."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

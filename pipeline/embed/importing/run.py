@@ -26,7 +26,7 @@ from compress_ssl.pipeline.images.sources.text import read_lines
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage import EmbeddingStore, SplitPlan, open_store
 from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
-from compress_ssl.storage.schema import EVALUATION_VIEW, block_count, default_block_rows
+from compress_ssl.storage.schema import EVALUATION_VIEW, default_block_rows
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
 
@@ -54,7 +54,17 @@ def import_embeddings(settings: ImportSettings, progress: Progress) -> Embedding
             create_store(folder, _attributes(settings, parts), _plan_splits(settings, parts))
             writer = StoreWriter(folder)
             for name, part in parts.items():
-                _write_split(writer, name, part, settings, progress)
+                split = writer.store[name]
+                with progress.track(f"import {name}", len(split)) as advance:
+                    for block in range(split.block_count):
+                        rows = split.block_slice(block)
+                        embeddings, sizes = part.matrix.rows(part.rows[rows]), split.samples.image_size[rows]
+                        if settings.normalise:
+                            norm = np.linalg.norm(embeddings, axis=1, keepdims=True)
+                            embeddings /= np.maximum(norm, np.finfo(np.float32).tiny)
+                        parameters = evaluation_parameters(sizes, settings.resize, settings.size)
+                        writer.write_block(name, block, EVALUATION_VIEW, embeddings, parameters)
+                        advance(rows.stop - rows.start)
             writer.finish()
     return open_store(settings.store)
 
@@ -134,22 +144,6 @@ def _plan_splits(settings: ImportSettings, parts: dict[str, _SplitMatrix]) -> di
         block_rows = settings.block_rows or default_block_rows(len(samples), features)
         plans[given.split] = SplitPlan(samples, given.folder, [view], COLUMNS, features, block_rows)
     return plans
-
-
-def _write_split(
-    writer: StoreWriter, name: str, part: _SplitMatrix, settings: ImportSettings, progress: Progress
-) -> None:
-    split = writer.store[name]
-    with progress.track(f"import {name}", len(split)) as advance:
-        for block in range(block_count(len(split), split.block_rows)):
-            rows = split.block_slice(block)
-            embeddings = part.matrix.rows(part.rows[rows])
-            if settings.normalise:
-                length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-                embeddings /= np.maximum(length, np.finfo(np.float32).tiny)
-            parameters = evaluation_parameters(split.samples.image_size[rows], settings.resize, settings.size)
-            writer.write_block(name, block, EVALUATION_VIEW, embeddings, parameters)
-            advance(rows.stop - rows.start)
 
 
 def _attributes(settings: ImportSettings, parts: dict[str, _SplitMatrix]) -> dict[str, Any]:

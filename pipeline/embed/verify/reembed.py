@@ -26,8 +26,7 @@ from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
-LEAST_COSINE = 0.999  # A smaller cosine fails the check
-
+LEAST_COSINE = 0.999  # a smaller cosine fails the check
 IMAGES = 64  # per split, unless ``sample`` is set
 
 logger = logging.getLogger(__name__)
@@ -48,12 +47,10 @@ class Agreement(NamedTuple):
         return self.cosine_least >= LEAST_COSINE
 
 
-class StoredView(NamedTuple):
-    """One image in one view, as the store has it."""
-
+class _StoredView(NamedTuple):
     row: int
     view: int
-    size: int  # Pixels
+    size: int  # in pixels
     parameters: npt.NDArray[np.float32]  # (P,)
     embedding: npt.NDArray[np.float16]  # (D,)
 
@@ -68,9 +65,7 @@ def reembed(store: EmbeddingStore, settings: VerifySettings, progress: Progress)
         raise InputError("--teacher and --data are needed to embed images again; give both.")
     teacher, rendering = store.attributes.get("teacher", {}), store.attributes.get("rendering", {})
     machine = settings.model_copy(update={"renderer": rendering.get("renderer", "dali")})
-    embedder = load_embedder(
-        settings.teacher, settings.seed, settings.batch_size, machine, "auto", bool(teacher.get("normalised"))
-    )
+    embedder = load_embedder(settings.teacher, machine, "auto", bool(teacher.get("normalised")))
     for key, value in embedder.network.identity().items():
         if key in teacher and teacher[key] != value:
             logger.warning(
@@ -86,25 +81,25 @@ def reembed(store: EmbeddingStore, settings: VerifySettings, progress: Progress)
     return agreements
 
 
-def _draw(split: Split, count: int) -> list[StoredView]:
+def _draw(split: Split, count: int) -> list[_StoredView]:
     """Draw good images, each in a complete view, anew in every call. A block is read once."""
     generator = np.random.default_rng(secrets.randbits(64))
     rows, views = np.flatnonzero(split.samples.good), split.complete_views
     if not len(rows) or not views:
         return []
     chosen = np.sort(generator.choice(rows, min(count, len(rows)), replace=False))
-    drawn: list[StoredView] = []
+    drawn: list[_StoredView] = []
     for block in np.unique(chosen // split.block_rows).tolist():
         view, first = int(generator.choice(views)), block * split.block_rows
         stored, size = split.block(view, block), int(split.views[view]["size"])
         for row in chosen[chosen // split.block_rows == block].tolist():
             arrays = (stored["augmentation"][row - first], stored["embeddings"][row - first])
-            drawn.append(StoredView(row, view, size, *arrays))
+            drawn.append(_StoredView(row, view, size, *arrays))
     return sorted(drawn, key=lambda each: each.size)
 
 
 def _compare(
-    embedder: Embedder, split: Split, source: ImageSource, sample: list[StoredView], progress: Progress
+    embedder: Embedder, split: Split, source: ImageSource, sample: list[_StoredView], progress: Progress
 ) -> Agreement:
     again: list[npt.NDArray[np.float32]] = []
     with progress.track(f"embed {split.name} again", len(sample)) as advance:
@@ -125,8 +120,8 @@ def _compare(
     now = torch.from_numpy(np.concatenate(again)).double()
     if before.shape != now.shape:
         raise InputError(
-            f"The teacher has {now.shape[1]} features, '{split.path}' has {before.shape[1]}; give the "
-            f"teacher that made it."
+            f"The teacher has {now.shape[1]} features, '{split.path}' has {before.shape[1]}; give the teacher that "
+            "made it."
         )
     cosines = cosine_similarity(before, now, dim=1)  # (K,)
     least = sample[int(cosines.argmin())]

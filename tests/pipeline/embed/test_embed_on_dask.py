@@ -19,9 +19,8 @@ from pydantic import ValidationError
 from compress_ssl.cli.main import main
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.dask.cluster import open_client
+from compress_ssl.pipeline.dask.cluster import IN_FLIGHT, open_client, run_tasks
 from compress_ssl.pipeline.dask.settings import DaskSettings
-from compress_ssl.pipeline.dask.tasks import IN_FLIGHT, run_tasks
 from compress_ssl.pipeline.embed import on_dask
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
@@ -221,11 +220,10 @@ def test_a_worker_does_not_write_into_another_store_than_the_clients(
     data: Path, tmp_path: Path, embedded: Embedded
 ) -> None:
     store = embedded(data, tmp_path / "store.zarr")
-    target = on_dask.Target(a_run(data, tmp_path), store.path.generation(), {})
-    assert on_dask.writer_of(target).path == store.path
-    other = on_dask.Target(replace(target.run, id="later"), object(), {})
+    run = a_run(data, tmp_path)
+    assert on_dask.writer_of(run, store.path.generation()).path == store.path
     with pytest.raises(StoreBusyError, match="is not, or no longer, the store that the client writes"):
-        on_dask.writer_of(other)
+        on_dask.writer_of(replace(run, id="later"), object())
 
 
 def test_a_scheduler_that_does_not_answer_is_named(

@@ -15,7 +15,7 @@ from torchvision import models
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
-from compress_ssl.pipeline.embed import in_process
+from compress_ssl.pipeline.embed import executor
 from compress_ssl.pipeline.embed.block import Block, Embedder
 from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.renderers import torchvision as torchvision_renderer
@@ -139,7 +139,7 @@ def test_a_block_is_written_while_the_next_is_computed(
     """Every write waits for the computing of the next block to begin: if that came after the write, it never would."""
     begun = [threading.Event() for _ in range(5)]
     waited: list[bool] = []
-    embed_block, write_block = in_process.embed_block, StoreWriter.write_block
+    embed_block, write_block = executor.embed_block, StoreWriter.write_block
 
     def computing(embedder: Embedder, split: Split, source: ImageSource, block: Block, *more: Any) -> Any:
         begun[block.number].set()
@@ -149,7 +149,7 @@ def test_a_block_is_written_while_the_next_is_computed(
         waited.append(begun[min(block + 1, 3)].wait(timeout=60))
         write_block(writer, split, block, *more)
 
-    monkeypatch.setattr(in_process, "embed_block", computing)
+    monkeypatch.setattr(executor, "embed_block", computing)
     monkeypatch.setattr(StoreWriter, "write_block", writing)
     train = embedded(data, tmp_path / "store.zarr", split=("train:1",), block_rows=9)["train"]
     assert waited == [True] * 8

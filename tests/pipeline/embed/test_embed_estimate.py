@@ -11,8 +11,7 @@ from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.embed.estimate.run import Estimate, compare_with_live_teacher, estimate
-from compress_ssl.pipeline.embed.estimate.warm_up import WarmUp
+from compress_ssl.pipeline.embed.estimate import Estimate, WarmUp, compare_with_live_teacher, estimate
 from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings

@@ -1,1 +1,0 @@
-"""Estimate of what embedding a dataset costs: a formula and a short timed run."""

@@ -143,11 +143,7 @@ def run_tasks(
 
 
 def _wait_for_worker(client: Client) -> None:
-    """Block until the cluster has a worker; log a warning now and then.
-
-    Raises:
-        RunError: If the workers of a local cluster do not come back.
-    """
+    """Block until the cluster has a worker; log a warning now and then, or raise RunError on a local cluster."""
     since = time.monotonic()
     while not client.nthreads():
         time.sleep(0.2)

@@ -97,16 +97,12 @@ def embed_block(
     advance: Advance,
     on_pixels: Callable[[str, int, int, Tensor], None] | None = None,
 ) -> dict[int, EmbeddedView]:
-    """Compute the embeddings of one block.
+    """Compute the embeddings of one block, by view number.
 
     Args:
-        split: Its samples and the descriptions of its views.
-        source: The split's images.
+        split, source: The block's split, and its images.
         advance: Called after each batch.
         on_pixels: Called with (split, view, row in the split, uint8 pixels (S, S, 3)) of every view rendered.
-
-    Returns:
-        views (dict from view number to EmbeddedView).
     """
     rows, samples = split.block_slice(block.number), split.samples
     image_size = samples.image_size[rows]

@@ -11,6 +11,7 @@ of this process, which they hardly do.
 import math
 import os
 import time
+import timeit
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -206,12 +207,8 @@ def _forward_seconds(embedder: Embedder, settings: EmbedSettings) -> float:
     size = settings.size or embedder.network.preprocessing.size
     count = min(32, embedder.batch_size)
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8, device=embedder.renderer.device)
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        embed_images(embedder, pixels)  # synchronous: its result is on the host
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds) / count
+    # Synchronous, since the result is on the host.
+    return min(timeit.repeat(lambda: embed_images(embedder, pixels), number=1, repeat=3)) / count
 
 
 def _read_rate(place: Place) -> float:

@@ -50,12 +50,10 @@ def canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer, first
     chosen = choose_canaries(split.samples.good, len(descriptions))
     sides = [(row, split.samples.image_size[row : row + 1]) for row, _ in chosen]
     views = list(enumerate(descriptions, first))
-    parameters = np.stack(
-        [[draw_parameters(*view, row, size)[0] for view in views] for row, size in sides]
-    )  # (K, V, P)
+    drawn = np.stack([[draw_parameters(*view, row, size)[0] for view in views] for row, size in sides])  # (K, V, P)
     sizes = tuple(int(view["size"]) for view in descriptions)
     interpolation = interpolation_of(split.views[EVALUATION_VIEW])
-    canaries = make_canaries(renderer, source, split.samples, chosen, parameters, sizes, interpolation)
+    canaries = make_canaries(renderer, source, split.samples, chosen, drawn, sizes, interpolation)
     return [{**canary, "view": first + canary["view"]} for canary in canaries]
 
 

@@ -21,11 +21,8 @@ from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-from compress_ssl.pipeline.pretrain.method import Method
-from compress_ssl.pipeline.pretrain.moco import MoCoV2
+from compress_ssl.pipeline.pretrain.methods import Method, MoCoV2, SimCLR, Supervised
 from compress_ssl.pipeline.pretrain.settings import OPTIONS, PretrainSettings
-from compress_ssl.pipeline.pretrain.simclr import SimCLR
-from compress_ssl.pipeline.pretrain.supervised import Supervised, check_labels
 from compress_ssl.pipeline.training.distributed import (
     check_batch_divides,
     convert_sync_batchnorm,
@@ -85,19 +82,34 @@ def build_network(settings: PretrainSettings) -> Network:
 
 
 def open_images(settings: PretrainSettings, progress: Progress) -> ImageIndex:
-    """Index the training images; raise ``InputError`` if they are fewer than a batch or lack labels for the method."""
+    """Index the training images, and check that the method can be trained on them.
+
+    Raises:
+        InputError: If there are fewer than a batch, or supervised training lacks a label (names the first image
+            without one) or a second class.
+    """
     with rank0_first():
         index = index_data_set(
             settings.data, [settings.split], settings.run, settings, threads=settings.thread_count, progress=progress
         )[settings.split]
-    images = np.count_nonzero(index.samples.good)
+    samples, location = index.samples, index.source.location
+    images = np.count_nonzero(samples.good)
     if images < settings.batch_size:
         raise InputError(
-            f"--batch-size {settings.batch_size} is more than the {images} images of '{index.source.location}'; lower "
-            "it."
+            f"--batch-size {settings.batch_size} is more than the {images} images of '{location}'; lower it."
         )
     if settings.method == "supervised":
-        check_labels(index)
+        unlabelled = np.flatnonzero(samples.good & (samples.label < 0))
+        if len(unlabelled):
+            raise InputError(
+                f"The image '{index.source.describe(samples.sample_path[unlabelled[0]])}' has no label, and --method "
+                "supervised needs one for every image; store the images in one folder per class, or give --labels."
+            )
+        if len(np.unique(samples.label[samples.good])) < 2:
+            raise InputError(
+                f"All images of '{location}' are of one class, and --method supervised needs two or more; add another "
+                "class, or take --method simclr."
+            )
     return index
 
 
@@ -137,8 +149,7 @@ class RandomViews:
         """Yield this rank's part of each batch of an epoch, from a step on."""
         batch_size = self._settings.batch_size
         order = epoch_order(self._rows, self._settings.seed, epoch)
-        order = order[first_step * batch_size : self.steps_per_epoch * batch_size]
-        order = rank_indices(order, batch_size)
+        order = rank_indices(order[first_step * batch_size : self.steps_per_epoch * batch_size], batch_size)
         job = self.render_job(epoch, order)
         labels = torch.from_numpy(self._index.samples.label[order]).long().to(self._renderer.device)
         local = local_batch_size(batch_size)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compress_ssl.pipeline.common.errors import Stopped
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
-from compress_ssl.pipeline.pretrain.moco import MoCoV2, info_nce_loss
+from compress_ssl.pipeline.pretrain.methods import MoCoV2, info_nce_loss
 from compress_ssl.pipeline.pretrain.run import pretrain
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 from compress_ssl.pipeline.training.memory_bank import MemoryBank

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress_ssl.pipeline.pretrain.simclr import nt_xent_loss, projection_head
+from compress_ssl.pipeline.pretrain.methods import nt_xent_loss, projection_head
 
 
 def projections(count: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:

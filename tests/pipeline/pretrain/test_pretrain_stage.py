@@ -17,11 +17,9 @@ from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import COLUMN, POLICIES, fresh_parameters
 from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
-from compress_ssl.pipeline.pretrain.moco import MoCoV2
+from compress_ssl.pipeline.pretrain.methods import MoCoV2, SimCLR, Supervised
 from compress_ssl.pipeline.pretrain.run import RandomViews, pretrain
 from compress_ssl.pipeline.pretrain.settings import OPTIONS, PretrainSettings
-from compress_ssl.pipeline.pretrain.simclr import SimCLR
-from compress_ssl.pipeline.pretrain.supervised import Supervised
 
 
 def settings_of(data: Path, name: str = "teacher", **given: Any) -> PretrainSettings:

@@ -17,9 +17,9 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
+from compress_ssl.pipeline.pretrain.methods import classification_loss
 from compress_ssl.pipeline.pretrain.run import pretrain
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
-from compress_ssl.pipeline.pretrain.supervised import classification_loss
 
 
 def settings_of(data: Path, name: str = "supervised", **given: Any) -> PretrainSettings:

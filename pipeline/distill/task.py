@@ -24,9 +24,8 @@ from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.training.distributed import broadcast_state, convert_sync_batchnorm, is_rank0
-from compress_ssl.pipeline.training.live import ScoreFunction
 from compress_ssl.pipeline.training.schedule import seed_step
-from compress_ssl.pipeline.training.task import TrainingTask
+from compress_ssl.pipeline.training.task import ScoreFunction, TrainingTask
 from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 

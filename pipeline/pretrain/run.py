@@ -30,12 +30,17 @@ from compress_ssl.pipeline.training.distributed import (
     rank0_first,
     rank_indices,
 )
-from compress_ssl.pipeline.training.live import LiveEvaluation, ScoreFunction, make_score_function
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.pipeline.training.run_folder import check_run_folder, open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
-from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
+from compress_ssl.pipeline.training.task import (
+    BatchStream,
+    LiveEvaluation,
+    ScoreFunction,
+    TrainingTask,
+    make_score_function,
+)
 
 
 @process_group()

@@ -5,7 +5,7 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.evaluate.knn.live import LiveNearestNeighbour
 from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
-from compress_ssl.pipeline.training.live import ScoreFunction
+from compress_ssl.pipeline.training.task import ScoreFunction
 
 
 def live_evaluation(

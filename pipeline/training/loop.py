@@ -8,21 +8,26 @@ Under DDP (``distributed.py``) every rank runs this loop; the ranks agree on whe
 
 import contextlib
 import logging
+import math
 import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from compress_ssl.pipeline.common.errors import RunError, SomeTrainingsFailed, Stopped
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.training.distributed import all_reduce_max, is_rank0, world_size
-from compress_ssl.pipeline.training.out_of_memory import OutOfMemory
-from compress_ssl.pipeline.training.signals import stop_requests
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
+from compress_ssl.pipeline.training.torch_errors import OutOfMemory
 from compress_ssl.pipeline.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Slurm sends SIGTERM and SIGUSR1 before it ends a job (``--signal=USR1@120``); SIGINT is Ctrl-C."""
 
 
 def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], title: str, progress: Progress) -> None:
@@ -40,11 +45,11 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
     epoch, step = min(trainer.position for trainer in trainers)
     with (
         contextlib.ExitStack() as at_exit,
-        stop_requests() as received,
+        _stop_requests() as received,
         progress.track(title, stream.epochs * steps * stream.batch_size) as advance,
     ):
         for trainer in trainers:
-            at_exit.callback(trainer.close)
+            at_exit.callback(trainer.log.close)
         advance((epoch * steps + step) * stream.batch_size)
         saved_at = time.monotonic()
         while epoch < stream.epochs and trainers:
@@ -54,7 +59,9 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
                         trainer.train_step(batch)
                 step += 1
                 advance(stream.batch_size)
-                stopping, is_time = all_reduce_max(received() or 0, _is_time_to_save(saved_at, trainers))
+                minutes = min((each.task.settings.checkpoint_minutes for each in trainers), default=math.inf)
+                is_overdue = is_rank0() and time.monotonic() - saved_at > 60 * minutes
+                stopping, is_time = all_reduce_max(received() or 0, is_overdue)
                 if step < steps and (stopping or is_time):
                     for trainer in _due(trainers, epoch, step):
                         with _drop_failed(trainer, trainers, failures):
@@ -76,6 +83,33 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
     if failures:
         raise SomeTrainingsFailed(failures)
     _raise_if_stopped(received(), f"{title}: stopped by {{}} after the last step.")
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[Callable[[], signal.Signals | None]]:
+    """Catch the signals inside the block; yield a function that returns the first one received, or None.
+
+    A second signal of the same kind ends the process at once.
+    """
+    received: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield lambda: None
+        return
+    # A signal that the parent ignores (nohup, a shell's background job) stays ignored.
+    previous = {each: old for each in STOP_SIGNALS if (old := signal.getsignal(each)) is not signal.SIG_IGN}
+
+    def record(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(signal.Signals(number))
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for each in previous:
+        signal.signal(each, record)
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
 
 
 def _due(trainers: list[Trainer[BatchT]], epoch: int, step: int) -> list[Trainer[BatchT]]:
@@ -102,9 +136,3 @@ def _raise_if_stopped(received: signal.Signals | None, message: str) -> None:
     (number,) = all_reduce_max(received or 0)
     if number:
         raise Stopped(message.format(signal.Signals(number).name), signal.Signals(number))
-
-
-def _is_time_to_save(saved_at: float, trainers: Sequence[Trainer[Any]]) -> bool:
-    if not is_rank0() or not trainers:
-        return False
-    return time.monotonic() - saved_at > 60 * min(trainer.task.settings.checkpoint_minutes for trainer in trainers)

@@ -15,8 +15,6 @@ from compress_ssl.pipeline.common.run_files import METRICS_FILE
 from compress_ssl.pipeline.training.distributed import all_reduce_mean, is_rank0
 from compress_ssl.storage.places.durable import write_durably
 
-TENSORBOARD_FOLDER = "tensorboard"
-
 
 def truncate_metrics(run: Path, epoch: int, step: int) -> None:
     """Drop the logged metrics of the steps after (epoch, step), which a resumed run repeats."""
@@ -51,7 +49,7 @@ class MetricsLog:
             require_extra("--tensorboard", "tensorboard", extra="tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(run / TENSORBOARD_FOLDER, purge_step=done + 1)
+            self._board = SummaryWriter(run / "tensorboard", purge_step=done + 1)
         self._reset()
         if pending is not None:
             self._sums, self._additions = dict(pending["sums"]), int(pending["additions"])

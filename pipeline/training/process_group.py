@@ -16,8 +16,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, RunError, Stopped
-from compress_ssl.pipeline.common.torchrun import TorchrunEnv, torchrun_env
-from compress_ssl.pipeline.training.checkpoint import first_line
+from compress_ssl.pipeline.common.torchrun import torchrun_env
+from compress_ssl.pipeline.training.torch_errors import first_line
 
 TIMEOUT = timedelta(hours=1)
 """How long a rank waits for another. A rank that died is noticed at once, by its closed connection."""
@@ -39,23 +39,6 @@ def process_group() -> Iterator[None]:
     if env.world_size == 1 or dist.is_initialized():
         yield
         return
-    store = _init_process_group(env)
-    try:
-        yield
-        dist.all_reduce(torch.zeros(1))  # no rank leaves before all files are written
-    except BaseException as error:
-        if not _is_first_to_fail(store):
-            raise ReportedByAnotherRank from error
-        if isinstance(error, RuntimeError) and not isinstance(error, RunError | Stopped) and _is_connection(error):
-            raise RunError(
-                f"Another of the {env.world_size} processes died without a message (killed? out of memory?) or did not "
-                f"answer for {TIMEOUT}; resume from the last checkpoint. torch's message: {first_line(error)}"
-            ) from error
-        raise
-    dist.destroy_process_group()
-
-
-def _init_process_group(env: TorchrunEnv) -> Store:
     try:
         store = PrefixStore(f"compress-ssl-{next(_group_numbers)}", _rendezvous_store())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -66,7 +49,22 @@ def _init_process_group(env: TorchrunEnv) -> Store:
             f"Rank {env.rank} of {env.world_size} cannot reach the others at {address} ({first_line(error)}); check "
             "MASTER_ADDR, MASTER_PORT and the network between the machines."
         ) from error
-    return store
+    try:
+        yield
+        dist.all_reduce(torch.zeros(1))  # no rank leaves before all files are written
+    except BaseException as error:
+        if not _is_first_to_fail(store):
+            raise ReportedByAnotherRank from error
+        is_connection = isinstance(error, dist.DistError) or any(
+            word in str(error) for word in ("gloo", "Connection", "NCCL")
+        )
+        if isinstance(error, RuntimeError) and not isinstance(error, RunError | Stopped) and is_connection:
+            raise RunError(
+                f"Another of the {env.world_size} processes died without a message (killed? out of memory?) or did not "
+                f"answer for {TIMEOUT}; resume from the last checkpoint. torch's message: {first_line(error)}"
+            ) from error
+        raise
+    dist.destroy_process_group()
 
 
 @functools.cache
@@ -81,7 +79,3 @@ def _is_first_to_fail(store: Store) -> bool:
         return bool(store.add("ended", 1) == 1)
     except RuntimeError:
         return False
-
-
-def _is_connection(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL"))

@@ -60,50 +60,35 @@ def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) 
             settings.
     """
     with rank0_first():
-        if is_rank0():
-            _open_runs(runs)
-
-
-def _open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) -> None:
-    records = [_record(settings, inputs) for settings, _, inputs in runs]
-    for (settings, run, _), record in zip(runs, records, strict=True):
-        check_run_folder(settings, run)
-        if settings.resume and not _is_empty(run):
-            _check_same_record(run, record, settings)
-    for (settings, run, _), record in zip(runs, records, strict=True):
-        if _is_empty(run):
+        if not is_rank0():
+            return
+        records = [
+            {
+                **settings.model_dump(mode="json", exclude={"resume", "overwrite"}),
+                "inputs": dict(inputs),
+                "versions": library_versions(),
+            }
+            for settings, _, inputs in runs
+        ]
+        for (settings, run, _), record in zip(runs, records, strict=True):
+            check_run_folder(settings, run)
+            if settings.resume and not _is_empty(run):
+                _check_same_record(run, record, settings)
+        for (settings, run, _), record in zip(runs, records, strict=True):
+            if settings.resume and not _is_empty(run):
+                for left_by_a_killed_writer in run.glob(f"*{PARTIAL_SUFFIX}"):
+                    left_by_a_killed_writer.unlink()
+                continue
+            if not _is_empty(run):
+                aside = run.with_name(f"{run.name}.deleting")  # a killed process leaves no half of it under its name
+                shutil.rmtree(aside, ignore_errors=True)
+                run.rename(aside)
+                shutil.rmtree(aside)
             write_json_durably(run / SETTINGS_FILE, record)
-        elif settings.resume:
-            for left_by_a_killed_writer in run.glob(f"*{PARTIAL_SUFFIX}"):
-                left_by_a_killed_writer.unlink()
-        else:
-            _delete(run)
-            write_json_durably(run / SETTINGS_FILE, record)
-
-
-def _delete(run: Path) -> None:
-    """Delete a run's folder; renamed first, so that a killed process leaves no half of it under its name."""
-    aside = run.with_name(f"{run.name}.deleting")
-    shutil.rmtree(aside, ignore_errors=True)
-    run.rename(aside)
-    shutil.rmtree(aside)
-
-
-def _record(settings: TrainingSettings, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of ``settings.json``: settings, inputs and library versions."""
-    return {
-        **settings.model_dump(mode="json", exclude={"resume", "overwrite"}),
-        "inputs": dict(inputs),
-        "versions": library_versions(),
-    }
 
 
 def _check_same_record(run: Path, record: Mapping[str, Any], settings: TrainingSettings) -> None:
-    """Check that a resumed run has its original settings and inputs; a setting added since must have its default.
-
-    Raises:
-        InputError: Naming the first setting that differs.
-    """
+    """Check that a resumed run has its original settings and inputs; a setting added since must have its default."""
     path = run / SETTINGS_FILE
     try:
         before = json.loads(path.read_bytes())

@@ -8,9 +8,16 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.training.distributed import is_rank0
 from compress_ssl.pipeline.training.settings import TrainingSettings
 
 BatchT = TypeVar("BatchT")
+
+ScoreFunction = Callable[[Any], Mapping[str, float]]  # returns a network's scores by metric
+LiveEvaluation = Callable[[Any, Any, Progress], ScoreFunction]
+"""Returns the ``ScoreFunction`` for a training's settings and renderer. The commands' is ``recipe.live_evaluation``."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +69,21 @@ class TrainingTask(ABC, Generic[BatchT]):
     @abstractmethod
     def save_network(self, folder: Path) -> None:
         """Write the network to a folder."""
+
+
+def make_score_function(
+    settings: TrainingSettings, renderer: Any, progress: Progress, live: LiveEvaluation | None
+) -> ScoreFunction | None:
+    """Return the score function that the settings ask for; None without live evaluation and on ranks other than 0.
+
+    Raises:
+        InputError: If live evaluation is asked for and ``live`` is None, or as ``live`` raises.
+    """
+    if settings.live_every is None or not is_rank0():
+        return None
+    if live is None:
+        raise InputError(
+            "live_every is set, but no live evaluation was passed; pass "
+            "compress_ssl.pipeline.recipe.live_evaluation.live_evaluation."
+        )
+    return live(settings, renderer, progress)

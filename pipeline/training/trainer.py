@@ -1,7 +1,9 @@
 """Optimizer, gradient scaler, metrics and checkpoints of one training task."""
 
 import contextlib
+import io
 import logging
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic
@@ -10,8 +12,7 @@ import torch
 
 from compress_ssl.pipeline.common.device import AUTOCAST_DTYPES
 from compress_ssl.pipeline.common.errors import InputError, RunError
-from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER
-from compress_ssl.pipeline.training.checkpoint import first_line, load_checkpoint, save_checkpoint
+from compress_ssl.pipeline.common.run_files import BEST_FOLDER, CHECKPOINT_FILE, EPOCH_FOLDER
 from compress_ssl.pipeline.training.distributed import (
     broadcast_from_rank0,
     broadcast_state,
@@ -22,9 +23,10 @@ from compress_ssl.pipeline.training.distributed import (
     wrap_ddp,
 )
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
-from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
+from compress_ssl.pipeline.training.torch_errors import explain_out_of_memory, first_line
+from compress_ssl.storage.places.durable import write_durably
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Trainer(Generic[BatchT]):
         truncate_metrics(task.run, epoch, step)
         if epoch < task.settings.epochs:
             task.before_training(epoch, step)
-        self._log = MetricsLog(
+        self.log = MetricsLog(
             task.run,
             steps_per_epoch=self._steps_per_epoch,
             tensorboard=task.settings.tensorboard,
@@ -92,10 +94,19 @@ class Trainer(Generic[BatchT]):
 
     def _load_modules(self) -> dict[str, Any] | None:
         """Load the checkpoint's parameters and buffers in place; return the rest, on the CPU if it is broadcast."""
-        state = load_checkpoint(self.task.run, self._device if world_size() == 1 else torch.device("cpu"))
-        if state is not None:
-            with _explain_mismatch(self.task.run):
-                self.task.modules.load_state_dict(state.pop("modules"))
+        path = self.task.run / CHECKPOINT_FILE
+        if not path.exists():
+            return None
+        try:
+            device = self._device if world_size() == 1 else torch.device("cpu")
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"The checkpoint '{path}' cannot be read ({first_line(error)}); restore it, or start again with "
+                "--overwrite."
+            ) from error
+        with _explain_mismatch(self.task.run):
+            self.task.modules.load_state_dict(state.pop("modules"))
         return state
 
     def train_step(self, batch: BatchT) -> None:
@@ -115,14 +126,14 @@ class Trainer(Generic[BatchT]):
                 with no_sync(self._loss, accumulate=number < len(micro_batches)):
                     loss, to_log = self._loss(micro_batch)
                     self._scaler.scale(loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
-                self._log.add({"loss": loss.detach(), **to_log}, self._batch_size // len(micro_batches))
+                self.log.add({"loss": loss.detach(), **to_log}, self._batch_size // len(micro_batches))
             check_gradients(self.task.modules)
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self.task.after_step()
         self.position = epoch, step + 1
         if (step + 1) % LOG_EVERY_STEPS == 0 or step + 1 == self._steps_per_epoch:
-            self._log.write_means(epoch, step + 1, learning_rate=lr)
+            self.log.write_means(epoch, step + 1, learning_rate=lr)
 
     def end_epoch(self, waits: Mapping[str, float]) -> None:
         """Evaluate if it is due, log, and save the checkpoint and the copies to keep."""
@@ -133,23 +144,19 @@ class Trainer(Generic[BatchT]):
         if settings.live_every and (done % settings.live_every == 0 or done == settings.epochs):
             values |= broadcast_from_rank0(lambda: dict(self.task.evaluate()))
         if values:
-            self._log.write(epoch, self._steps_per_epoch, values)
+            self.log.write(epoch, self._steps_per_epoch, values)
         self.position = done, 0
         if values.get(BEST_METRIC, -1.0) > self._best:
             self._best = values[BEST_METRIC]
             self._save_copy(run / BEST_FOLDER)
         if settings.keep_every and done % settings.keep_every == 0:
             self._save_copy(run / EPOCH_FOLDER.format(done))
-        self.save()
+        self._save_checkpoint(run)
 
     def save(self) -> None:
         """Write the checkpoint; raise ``RunError`` and keep the last one if a weight is not finite."""
         self._check_finite()
         self._save_checkpoint(self.task.run)
-
-    def close(self) -> None:
-        """Close the log of metrics."""
-        self._log.close()
 
     def _check_finite(self) -> None:
         for name, weight in self.task.modules.named_parameters():
@@ -172,7 +179,9 @@ class Trainer(Generic[BatchT]):
             "best": self._best,
             "epoch": self.position[0],
             "step": self.position[1],
-            "pending_metrics": self._log.pending(),  # on all ranks: a collective call
+            "pending_metrics": self.log.pending(),  # on all ranks: a collective call
         }
         if is_rank0():
-            save_checkpoint(folder, state)
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            write_durably(folder / CHECKPOINT_FILE, buffer.getbuffer())

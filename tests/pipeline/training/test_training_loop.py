@@ -12,10 +12,10 @@ from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
-from compress_ssl.pipeline.training.out_of_memory import explain_out_of_memory
 from compress_ssl.pipeline.training.run_folder import open_runs
 from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
+from compress_ssl.pipeline.training.torch_errors import explain_out_of_memory
 
 STEPS = 4
 

@@ -1,4 +1,4 @@
-"""Turn torch's out-of-memory errors, of any type, into one sentence."""
+"""Torch's errors in one sentence: the first line of any, and what to change where memory ran out."""
 
 import contextlib
 from collections.abc import Iterator
@@ -25,3 +25,8 @@ def explain_out_of_memory(sentence: str) -> Iterator[None]:
         if isinstance(error, RunError) or not (is_typed or any(part in str(error) for part in MESSAGES)):
             raise
         raise OutOfMemory(sentence) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of torch's message, short enough for one sentence."""
+    return str(error).partition("\n")[0].rstrip(": ") or "the file is truncated"

@@ -23,12 +23,10 @@ from compress_ssl.storage import Split
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import DiskSpaceError
 
-FOLDER_NAME = "compress-ssl-views-{user}"
-
 
 def scratch_folder(given: Path | None) -> Path:
     """Return the folder for mapped views, in the one given or in the system's temporary folder."""
-    return (given or Path(tempfile.gettempdir())) / FOLDER_NAME.format(user=os.getuid())
+    return (given or Path(tempfile.gettempdir())) / f"compress-ssl-views-{os.getuid()}"
 
 
 def sweep_views(folder: Path) -> None:
@@ -58,7 +56,9 @@ class MappedView:
         Raises:
             InputError: If the scratch folder is full or cannot be written.
         """
-        self._path = folder / f"{_content_name(split, view)}.float16"
+        records = json.dumps(read_records(split.path, str(view)), sort_keys=True)
+        name = xxhash.xxh3_128_hexdigest(f"{split.path.resolve()} {records}".encode())
+        self._path = folder / f"{name}.float16"
         self._lock_path = self._path.with_suffix(".lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -117,29 +117,20 @@ class MappedView:
                 self._lock = self._lock_shared()
 
 
-def _content_name(split: Split, view: int) -> str:
-    records = json.dumps(read_records(split.path, str(view)), sort_keys=True)
-    return xxhash.xxh3_128_hexdigest(f"{split.path.resolve()} {records}".encode())
-
-
 def _write(split: Split, view: int, path: Path) -> None:
     """Write the file block by block; plain writes, since a full disk kills a process that writes to a map."""
     partial = path.with_suffix(".partial")
-    needed = 2 * len(split) * split.feature_dim
     try:
         with partial.open("wb") as file:
             for _, block in split.blocks(view):
                 file.write(block.data)
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise DiskSpaceError(
-            f"The scratch folder '{path.parent}' is full: view {view} takes {format_bytes(needed)}, "
-            f"{format_bytes(free)} are free; free some space, or give another folder with --scratch."
-        ) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            needed, free = 2 * len(split) * split.feature_dim, shutil.disk_usage(path.parent).free
+            raise DiskSpaceError(
+                f"The scratch folder '{path.parent}' is full: view {view} takes {format_bytes(needed)}, "
+                f"{format_bytes(free)} are free; free some space, or give another folder with --scratch."
+            ) from error
         raise

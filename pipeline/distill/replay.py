@@ -27,6 +27,8 @@ from compress_ssl.storage.schema import EVALUATION_VIEW
 FRESH_VIEWS = 2**32  # view number of the first epoch's fresh views: no view of a store has it
 PREFILL_EPOCHS = 2**32  # epoch number of the first order in which images prefill the banks: no training reaches it
 
+ViewSegment = tuple[int, npt.NDArray[np.int64]]  # a view, and the rows of consecutive images that are seen in it
+
 
 class ReplayBatch(NamedTuple):
     """A batch of images as the students see them, with the teachers' embeddings."""
@@ -34,13 +36,6 @@ class ReplayBatch(NamedTuple):
     pixels: dict[int, Tensor]  # uint8 (B, S, S, 3), by side S
     teacher_embeddings: tuple[Tensor, ...]  # (B, D) float32 of each teacher, L2-normalised
     rows: Tensor  # (B,) int64 rows of the split
-
-
-class ViewSegment(NamedTuple):
-    """Consecutive images of an epoch's order, and the view they are seen in."""
-
-    view: int
-    rows: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ class Replay:
         while count > 0 and epoch >= 0:
             rows = self._order(epoch)[max(0, end - count) : end]
             if len(rows):  # each segment reads its view
-                segments.append(ViewSegment(self.schedule.view(epoch), rows))
+                segments.append((self.schedule.view(epoch), rows))
             count -= len(rows)
             epoch, end = epoch - 1, self.steps_per_epoch * self.batch_size
         return segments[::-1]
@@ -85,17 +80,17 @@ class Replay:
         number = 0
         while count > 0:
             rows = self._order(PREFILL_EPOCHS + number)[: -(-count // self.batch_size) * self.batch_size]
-            segments.append(ViewSegment(self.schedule.view(number), rows))
+            segments.append((self.schedule.view(number), rows))
             count -= len(rows)
             number += 1
         return segments
 
     def embeddings(self, teacher: int, segments: list[ViewSegment]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one teacher's embeddings (B, D) and their rows (B,), batch by batch, as in ``ReplayBatch``."""
-        for segment in segments:
-            with self.teachers[teacher].reading(segment.view) as view:
-                for start in range(0, len(segment.rows), self.batch_size):
-                    rows = segment.rows[start : start + self.batch_size]
+        for number, order in segments:
+            with self.teachers[teacher].reading(number) as view:
+                for start in range(0, len(order), self.batch_size):
+                    rows = order[start : start + self.batch_size]
                     yield view.gather(rows, self.renderer.device), torch.from_numpy(rows).to(self.renderer.device)
 
     def all_embeddings(self, teacher: int) -> tuple[Tensor, Tensor]:
@@ -106,10 +101,10 @@ class Replay:
 
     def images(self, segments: list[ViewSegment]) -> Iterator[ReplayBatch]:
         """Yield this rank's part of each batch of some segments, with the images."""
-        for number, segment in enumerate(segments):
+        for number, (view, rows) in enumerate(segments):
             with contextlib.ExitStack() as held:
-                views = [held.enter_context(teacher.reading(segment.view)) for teacher in self.teachers]
-                yield from self._render(views, segment.rows, FRESH_VIEWS + PREFILL_EPOCHS + number)
+                views = [held.enter_context(teacher.reading(view)) for teacher in self.teachers]
+                yield from self._render(views, rows, FRESH_VIEWS + PREFILL_EPOCHS + number)
 
     def waits(self) -> dict[str, float]:
         """Return the seconds waited for views of all teachers since the last call."""

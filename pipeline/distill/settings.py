@@ -18,8 +18,7 @@ from compress_ssl.pipeline.common.settings import (
     result_option,
     runtime_option,
 )
-from compress_ssl.pipeline.distill.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.signatures import read_signature
+from compress_ssl.pipeline.distill.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, read_signature
 from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
 from compress_ssl.pipeline.training.settings import TrainingSettings
 
@@ -218,26 +217,18 @@ class DistillSettings(_ObjectiveSettings):
         return {**options, "head": self.head_or_default} if self.objective in DEFAULT_HEADS else options
 
     @model_validator(mode="after")
-    def _options_are_of_the_objective(self) -> Self:
+    def _options_go_together(self) -> Self:
         for option in sorted(self.model_fields_set & set().union(*OPTIONS.values()) - OPTIONS[self.objective]):
             if getattr(self, option) is not None:
                 users = ", ".join(name for name, options in OPTIONS.items() if option in options)
                 raise ValueError(
                     f"--{option.replace('_', '-')} does nothing for {self.objective}; leave it out, or use {users}."
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _every_store_has_a_weight(self) -> Self:
         if self.store_weights and len(self.store_weights) != len(self.stores):
             raise ValueError(
                 f"There are {len(self.store_weights)} --store-weights and {len(self.stores)} stores; give one for "
                 "STORE and one for each --also-store."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _options_go_together(self) -> Self:
         if self.batch_size % self.accumulation:
             raise ValueError(f"--accumulation {self.accumulation} must divide --batch-size {self.batch_size}.")
         if self.batch_size == self.accumulation and (self.head_or_default == "mlp" or self.objective == "reg-bn"):
@@ -263,19 +254,6 @@ class DistillSettings(_ObjectiveSettings):
 
 
 SHARED_IN_ONE_PASS = (
-    "store",
-    "data",
-    "split",
-    "student_view",
-    "views",
-    "policy",
-    "epochs",
-    "batch_size",
-    "seed",
-    "renderer",
-    "device",
-    "threads",
-    "teacher_memory",
-    "scratch",
-    "check_content",
-)  # what students must have in common to be trained on one stream of images. Further teachers may differ.
+    "store", "data", "split", "student_view", "views", "policy", "epochs", "batch_size", "seed", "renderer", "device",
+    "threads", "teacher_memory", "scratch", "check_content",
+)  # what students must have in common to be trained on one stream of images. Further teachers may differ.  # fmt: skip

@@ -155,7 +155,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
             if seen < size:
                 segments = prefilled + segments
             else:  # all of it has been overwritten, but the position counts it
-                bank.skip(sum(len(segment.rows) for segment in prefilled))
+                bank.skip(sum(len(rows) for _, rows in prefilled))
         bank.skip(max(0, seen - size))
         for embeddings, rows in replay.embeddings(teacher, segments):
             bank.enqueue(objective.transform_teacher(embeddings), rows)

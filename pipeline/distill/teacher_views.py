@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 MEMORY_FRACTION = 0.5  # part of the free memory that views may take
 
-MEMORY_NAMES = {"device": "the memory of the training device", "pinned": "pinned host memory", "mapped": "a memory map"}
-
 
 @dataclass(frozen=True)
 class ViewSchedule:
@@ -67,6 +65,11 @@ class TeacherView(NamedTuple):
         chosen = self.embeddings[torch.from_numpy(here).to(self.embeddings.device)]
         return normalize(chosen.to(device).float(), dim=1)
 
+    def close(self) -> None:
+        """Release the memory map, if the view is in one."""
+        if self.mapped is not None:
+            self.mapped.close()
+
 
 class TeacherViews:
     """One teacher's views of a split: each epoch's is read into memory while the epoch before is in use."""
@@ -91,14 +94,14 @@ class TeacherViews:
             InputError: If the memory asked for does not exist on this machine.
         """
         self.feature_dim = split.feature_dim
-        self._split = split
-        self._row_of = row_of
-        self._schedule = schedule
-        self._epochs = settings.epochs
-        self._device = device
-        self._scratch = scratch_folder(settings.scratch)
+        self._split, self._row_of, self._schedule, self._device = split, row_of, schedule, device
+        self._epochs, self._scratch = settings.epochs, scratch_folder(settings.scratch)
         self.memory = _choose_memory(settings.teacher_memory, needed or bytes_of_views(split), device)
-        where = MEMORY_NAMES[self.memory] + (f" in '{self._scratch}'" if self.memory == "mapped" else "")
+        where = {
+            "device": "the memory of the training device",
+            "pinned": "pinned host memory",
+            "mapped": f"a memory map in '{self._scratch}'",
+        }[self.memory]
         logger.info(
             "The teacher's views (%d x %d, %s each) are held in %s, two at a time.",
             len(split), split.feature_dim, format_bytes(bytes_of_views(split, 1)), where,
@@ -119,7 +122,7 @@ class TeacherViews:
         started = time.monotonic()
         wanted = [self._schedule.view(later) for later in (epoch, epoch + 1) if later < self._epochs]
         for number in [number for number in self._views if number not in wanted]:
-            _release(self._views.pop(number))
+            self._release(number)
         for number in wanted:
             if number not in self._views:
                 self._views[number] = self._pool.submit(self._read, number)
@@ -133,12 +136,8 @@ class TeacherViews:
         if number in self._views:
             yield self._views[number].result()
             return
-        view = self._read(number)
-        try:
+        with contextlib.closing(self._read(number)) as view:
             yield view
-        finally:
-            if view.mapped is not None:
-                view.mapped.close()
 
     def waited(self) -> float:
         """Return the seconds waited for views since the last call."""
@@ -148,9 +147,13 @@ class TeacherViews:
     def close(self) -> None:
         """Release all views."""
         self._pool.shutdown(cancel_futures=True)
-        for future in self._views.values():
-            _release(future)
-        self._views.clear()
+        for number in list(self._views):
+            self._release(number)
+
+    def _release(self, number: int) -> None:
+        future = self._views.pop(number)
+        if not future.cancelled() and future.exception() is None:
+            future.result().close()
 
     def _read(self, number: int) -> TeacherView:
         augmentation = self._split.augmentation(number)
@@ -171,13 +174,6 @@ class TeacherViews:
 def bytes_of_views(split: Split, count: int = 2) -> int:
     """Return the bytes of so many views of a split: the one in use and the next."""
     return count * 2 * len(split) * split.feature_dim
-
-
-def _release(future: Future[TeacherView]) -> None:
-    if future.cancelled() or future.exception() is not None:
-        return
-    if (mapped := future.result().mapped) is not None:
-        mapped.close()
 
 
 def _choose_memory(asked: str, needed: int, device: torch.device) -> str:

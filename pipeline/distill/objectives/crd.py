@@ -85,14 +85,16 @@ class CRD(Objective):
         rows = None if self.is_queue else batch.require_rows()
         ours = normalize(self.student_embedding(features), dim=1)
         theirs = normalize(self.teacher_embedding(batch.teacher_embeddings), dim=1)
-        drawn = torch.randint(len(self.teacher_memory.rows), (len(ours), self.negatives), device=ours.device)
+        count = len(self.teacher_memory.rows)
+        drawn = torch.randint(count, (len(ours), self.negatives), device=ours.device)
         scores = (
             self._scores(ours, theirs, self.teacher_memory, rows, drawn),
             self._scores(theirs, ours, self.student_memory, rows, drawn),
         )
-        if not self.constants.any():
-            self._fix_constants(scores)
-        noise = self.negatives / len(self.teacher_memory.rows)
+        if not self.constants.any():  # the mean score of the first batch, times M
+            means = all_reduce_mean({str(side): each.detach().mean() * count for side, each in enumerate(scores)})
+            self.constants.copy_(torch.stack(list(means.values())))
+        noise = self.negatives / count
         losses = [_nce(each / z, noise) for each, z in zip(scores, self.constants, strict=True)]
         self._staged.append((ours.detach(), theirs.detach(), rows))
         return sum(losses, torch.zeros((), device=ours.device)), {}
@@ -119,13 +121,6 @@ class CRD(Objective):
         positives = others.detach() if rows is None else memory.rows[rows].clone()
         similarities = [(anchors * positives).sum(dim=1, keepdim=True), memory.similarities(anchors).gather(1, drawn)]
         return (torch.cat(similarities, dim=1) / self.temperature).exp()
-
-    @torch.no_grad()
-    def _fix_constants(self, scores: tuple[Tensor, Tensor]) -> None:
-        """Set Z to the mean score of a batch times M."""
-        count = len(self.teacher_memory.rows)
-        found = all_reduce_mean({str(number): each.mean() * count for number, each in enumerate(scores)})
-        self.constants.copy_(torch.stack(list(found.values())))
 
 
 def _nce(scores: Tensor, noise: float) -> Tensor:

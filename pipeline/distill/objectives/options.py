@@ -1,6 +1,6 @@
 """Options that several objectives share. No torch here: settings and ``--help`` read them.
 
-Annotations of an objective's options are evaluated in this module's namespace (``signatures.py``).
+Annotations of an objective's options are evaluated in this module's namespace (``read_signature``).
 """
 
 from __future__ import annotations

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.distill.objectives import OBJECTIVES, options
+from compress_ssl.pipeline.distill.objectives import OBJECTIVES, SUPPLIED, options, read_signature
 from compress_ssl.pipeline.distill.objectives.compress_1q import CompRess1q
 from compress_ssl.pipeline.distill.objectives.compress_2q import CompRess2q
 from compress_ssl.pipeline.distill.objectives.crd import CRD
 from compress_ssl.pipeline.distill.objectives.objective import Batch, infer_feature_dim
-from compress_ssl.pipeline.distill.objectives.signatures import SUPPLIED, read_signature
-from compress_ssl.pipeline.distill.objectives.simreg import SimReg
+from compress_ssl.pipeline.distill.objectives.regression import SimReg
 from compress_ssl.pipeline.distill.settings import DEFAULTS, DistillSettings
 from compress_ssl.pipeline.networks.architectures import build_backbone
 

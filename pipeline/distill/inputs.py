@@ -66,7 +66,17 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
     splits = [store[shared.split] for store in stores.values()]
     first, *further = splits
     is_fresh = shared.student_view == "fresh"
-    schedule = ViewSchedule(0 if is_fresh else _random_views(first, shared.views))
+    available = len(first.views) - 1 - EVALUATION_VIEW
+    if not is_fresh and available == 0:
+        raise InputError(
+            f"Split {first.name} of '{first.path.parent}' has the evaluation view alone; a student needs random views: "
+            "embed with --views, or train with --student-view fresh."
+        )
+    if shared.views is not None and shared.views > available:
+        raise InputError(
+            f"--views {shared.views} was asked for, but '{first.path.parent}' has {available} random views."
+        )
+    schedule = ViewSchedule(0 if is_fresh else shared.views or available)
     for split in splits:
         check_complete(split, schedule.views)
     good = int(first.samples.good.sum())
@@ -134,16 +144,3 @@ def check_complete(split: Split, views: Iterable[int]) -> None:
             f"View {missing[0]} of split {split.name} of '{split.path.parent}' is not complete; finish it with "
             "'compress-ssl embed --resume', or train on fewer with --views."
         )
-
-
-def _random_views(split: Split, limit: int | None) -> int:
-    """Return the number of random views to use: ``limit``, or all that the store has."""
-    available = len(split.views) - 1 - EVALUATION_VIEW
-    if available == 0:
-        raise InputError(
-            f"Split {split.name} of '{split.path.parent}' has the evaluation view alone; a student needs random views: "
-            "embed with --views, or train with --student-view fresh."
-        )
-    if limit is not None and limit > available:
-        raise InputError(f"--views {limit} was asked for, but '{split.path.parent}' has {available} random views.")
-    return limit or available

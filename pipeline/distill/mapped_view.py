@@ -4,6 +4,7 @@ The file is named by its content (the view's commit records), so processes that 
 published by a rename. Each process that maps it holds a shared lock; the last one to release it deletes the file.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -32,19 +33,10 @@ def scratch_folder(given: Path | None) -> Path:
 def sweep_views(folder: Path) -> None:
     """Delete views that killed processes left: those without a lock."""
     for lock_path in folder.glob("*.lock"):
-        try:
-            lock = os.open(lock_path, os.O_RDWR)
-        except FileNotFoundError:
-            continue
-        try:
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock_path.open("r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for suffix in (".float16", ".partial"):
+            for suffix in (".float16", ".partial", ".lock"):
                 lock_path.with_suffix(suffix).unlink(missing_ok=True)
-            lock_path.unlink(missing_ok=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(lock)
 
 
 class MappedView:

@@ -18,8 +18,8 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.task import DistillTask, build_student
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews, bytes_of_views
 from compress_ssl.pipeline.images.policies import POLICIES
+from compress_ssl.pipeline.training.distributed import process_group
 from compress_ssl.pipeline.training.loop import train
-from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.task import BatchStream, LiveEvaluation, make_score_function
 from compress_ssl.pipeline.training.torch_errors import explain_out_of_memory

@@ -5,6 +5,7 @@ The options of the objectives are declared in their signatures (``objectives/``)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_origin
 
@@ -20,11 +21,9 @@ from compress_ssl.pipeline.common.settings import (
 )
 from compress_ssl.pipeline.distill.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, read_signature
 from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
-from compress_ssl.pipeline.training.settings import TrainingSettings
+from compress_ssl.pipeline.training.settings import LearningRate, Schedule, TrainingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from compress_ssl.storage import Place
 
 _SIGNATURES = {objective: read_signature(objective) for objective in OBJECTIVES}
@@ -155,11 +154,8 @@ class DistillSettings(_ObjectiveSettings):
     accumulation: Annotated[
         int, result_option("Gradient accumulation: micro-batches per step, for less memory.", ge=1)
     ] = 1
-    learning_rate: Annotated[float, result_option("Initial learning rate.", gt=0)] = 0.01
-    schedule: Annotated[
-        Literal["step", "cosine"],
-        result_option("Learning rate schedule: steps at the milestones, or half a cosine to zero."),
-    ] = "step"
+    learning_rate: LearningRate = 0.01
+    schedule: Schedule = "step"
     prefill: Annotated[
         bool,
         result_option(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
-from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.cluster_classification import default_clusters
 from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
@@ -23,15 +22,13 @@ from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-from compress_ssl.pipeline.training.distributed import broadcast_state, convert_sync_batchnorm, is_rank0
+from compress_ssl.pipeline.training.distributed import broadcast_state, is_rank0
 from compress_ssl.pipeline.training.schedule import seed_step
 from compress_ssl.pipeline.training.task import ScoreFunction, TrainingTask
 from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 logger = logging.getLogger(__name__)
-
-MEMORY_OPTIONS = ("bank_size", "negatives")  # options that lower the memory of a step
 
 
 class DistillTask(TrainingTask[ReplayBatch]):
@@ -72,15 +69,8 @@ class DistillTask(TrainingTask[ReplayBatch]):
             self._objectives[0] if len(teachers) == 1 else MultiTeacher(self._objectives, settings.weights)
         )
         self.modules = nn.ModuleDict({"student": network.module, "objective": self._objective})
-        if settings.sync_bn:
-            convert_sync_batchnorm(self.modules, device)
-        self.modules.train().to(device)
-        if settings.memory_format == "channels_last":
-            self.modules.to(memory_format=torch.channels_last)
         key_encoders = [each.key_encoder for each in self._objectives if each.key_encoder is not None]
-        if settings.compile:
-            for module in (network.module, *key_encoders):
-                module.compile()
+        self.prepare_modules(device, [network.module, *key_encoders])
         # The key encoders of all teachers average the same student.
         self._exported = replace(network, module=key_encoders[0]) if settings.export == "key" else network
 
@@ -134,8 +124,8 @@ class DistillTask(TrainingTask[ReplayBatch]):
         batch_size, parts = self.settings.batch_size, self.settings.accumulation
         finer = next((more for more in range(parts + 1, batch_size + 1) if batch_size % more == 0), None)
         hint = f"set --accumulation {finer}, which computes the step in smaller parts, or " if finer else ""
-        own = [f"--{name.replace('_', '-')}" for name in MEMORY_OPTIONS if name in self.settings.objective_options]
-        return hint + " or ".join(["lower --batch-size", *own])
+        own = sorted(self.settings.objective_options.keys() & {"bank_size", "negatives"})
+        return hint + " or ".join(["lower --batch-size", *(f"--{name.replace('_', '-')}" for name in own)])
 
     def _images(self, batch: ReplayBatch) -> Tensor:
         preprocessing = self._network.preprocessing
@@ -168,6 +158,44 @@ class DistillTask(TrainingTask[ReplayBatch]):
             for batch in self._replay.images(self._replay.to_prefill(len(banks[0].rows))):
                 for objective in self._objectives:
                     objective.prefill_student_bank(self._images(batch))
+
+
+class MultiTeacher(nn.Module):
+    """Several teachers of one student: the weighted mean of one objective's losses against each of them.
+
+    Each teacher has an objective of its own, with its banks, head and clusters. The student runs once per step, and all
+    objectives get its features; the key encoder of CompRess-2q runs once per teacher.
+
+    Args:
+        weights: They add up to one.
+    """
+
+    def __init__(self, objectives: Sequence[Objective], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.of_each: Any = nn.ModuleList(objectives)
+        self.weights = tuple(weights)
+
+    def forward(self, student: nn.Module, *batches: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted mean, and each objective's loss and scalars to log, numbered from 1.
+
+        Args:
+            batches: One per teacher, of the same images.
+        """
+        features: Tensor = self.of_each[0].encode(student, batches[0].images)
+        mean = features.new_zeros(())
+        logged: dict[str, Tensor] = {}
+        for number, (objective, weight, batch) in enumerate(zip(self.of_each, self.weights, batches, strict=True), 1):
+            # A view, so that each objective's gradient is summed by itself: two equal halves are exactly the whole.
+            loss, diagnostics = objective.compute_loss(features.view_as(features), batch)
+            mean = mean + weight * loss
+            values = {"loss": loss.detach(), **diagnostics}
+            logged |= {f"{name}_{number}": value for name, value in values.items()}
+        return mean, logged
+
+    def after_step(self, student: nn.Module) -> None:
+        """Update banks and key encoders; called after each step of the optimizer."""
+        for objective in self.of_each:
+            objective.after_step(student)
 
 
 def build_student(settings: DistillSettings, split: Split, view_size: int) -> Network:

@@ -15,8 +15,7 @@ from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS, PACKAGE, eva
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 from compress_ssl.pipeline.networks.network import load_network
-from compress_ssl.pipeline.training.distributed import is_rank0, world_size
-from compress_ssl.pipeline.training.process_group import process_group
+from compress_ssl.pipeline.training.distributed import is_rank0, process_group, world_size
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.durable import write_json_durably
 

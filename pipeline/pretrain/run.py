@@ -25,13 +25,12 @@ from compress_ssl.pipeline.pretrain.methods import Method, MoCoV2, SimCLR, Super
 from compress_ssl.pipeline.pretrain.settings import OPTIONS, PretrainSettings
 from compress_ssl.pipeline.training.distributed import (
     check_batch_divides,
-    convert_sync_batchnorm,
     local_batch_size,
+    process_group,
     rank0_first,
     rank_indices,
 )
 from compress_ssl.pipeline.training.loop import train
-from compress_ssl.pipeline.training.process_group import process_group
 from compress_ssl.pipeline.training.run_folder import check_run_folder, open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.pipeline.training.task import (
@@ -58,7 +57,11 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     check_batch_divides(settings.batch_size)
     check_run_folder(settings, settings.run)
     device = prepare_device(settings.device, settings.thread_count, training=True)
-    network = build_network(settings)
+    default = Preprocessing()
+    size = settings.size or default.size
+    preprocessing = Preprocessing(size=size, resize=settings.resize or max(default.resize, size))
+    network = Network(settings.run.name, settings.arch, *build_backbone(settings.arch, settings.seed), preprocessing)
+    network.check_size(size)
     index = open_images(settings, progress)
 
     torch.manual_seed(settings.seed)
@@ -66,24 +69,13 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
     score = make_score_function(settings, renderer, progress, live)
     task = PretrainTask(settings, network, method, score, device)
-    views = RandomViews(index, settings, renderer, method.views, network.preprocessing.size)
+    views = RandomViews(index, settings, renderer, method.views, size)
 
     with run_leases([settings.run]):
         open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
         stream = BatchStream(settings.epochs, views.steps_per_epoch, settings.batch_size, views.batches)
         train([task], stream, f"pretrain {settings.run.name}", progress)
     return settings.run / MODEL_FILE
-
-
-def build_network(settings: PretrainSettings) -> Network:
-    """Return the network of the settings, with the initial weights of its seed."""
-    backbone = build_backbone(settings.arch, settings.seed)
-    default = Preprocessing()
-    size = settings.size or default.size
-    preprocessing = Preprocessing(size=size, resize=settings.resize or max(default.resize, size))
-    network = Network(settings.run.name, settings.arch, *backbone, preprocessing)
-    network.check_size(size)
-    return network
 
 
 def open_images(settings: PretrainSettings, progress: Progress) -> ImageIndex:
@@ -120,16 +112,14 @@ def open_images(settings: PretrainSettings, progress: Progress) -> ImageIndex:
 
 def build_method(settings: PretrainSettings, network: Network, index: ImageIndex) -> Method:
     """Return the method of the settings, initialized from torch's generator."""
-    options = settings.model_dump(include=OPTIONS[settings.method])
+    dim, options = network.feature_dim, settings.model_dump(include=OPTIONS[settings.method] | {"precision"})
     match settings.method:
         case "simclr":
-            return SimCLR(network.feature_dim, precision=settings.precision, **options)
+            return SimCLR(dim, **options)
         case "moco-v2":
-            images = int(np.count_nonzero(index.samples.good))
-            return MoCoV2(network.module, network.feature_dim, images=images, precision=settings.precision, **options)
+            return MoCoV2(network.module, dim, images=int(np.count_nonzero(index.samples.good)), **options)
         case "supervised":
-            classes = len(index.samples.class_names)
-            return Supervised(network.feature_dim, classes=classes, precision=settings.precision)
+            return Supervised(dim, classes=len(index.samples.class_names), **options)
 
 
 class Batch(NamedTuple):
@@ -186,14 +176,7 @@ class PretrainTask(TrainingTask[Batch]):
         self.run, self.settings = settings.run, settings
         self._network, self._method, self._score = network, method, score
         self.modules = nn.ModuleDict({"backbone": network.module, "method": method})
-        if settings.sync_bn:
-            convert_sync_batchnorm(self.modules, device)
-        self.modules.train().to(device)
-        if settings.memory_format == "channels_last":
-            self.modules.to(memory_format=torch.channels_last)
-        if settings.compile:
-            for module in filter(None, (network.module, method.key_encoder)):
-                module.compile()
+        self.prepare_modules(device, filter(None, (network.module, method.key_encoder)))
 
     def loss(self, micro_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the method's loss on the concatenated views."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import model_validator
 
 from compress_ssl.pipeline.common.settings import ImageSelection, ViewGeometry, own_options, path_option, result_option
 from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
 from compress_ssl.pipeline.training.settings import Epochs, LearningRate, Schedule, TrainingSettings, WeightDecay
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 OPTIONS: dict[str, set[str]] = {
     "simclr": {"temperature", "projection_dim"},

@@ -1,4 +1,4 @@
-"""Data-parallel training: slices of batches, collectives and DDP. With one process every function is the identity.
+"""Data-parallel training: process group, slices of batches, collectives, DDP. With one process all are the identity.
 
 Each rank renders and computes its slice of every batch. DistributedDataParallel (Li et al. 2020) averages the gradients
 during the backward pass; what enters a memory bank is gathered in batch order, so that the banks of all ranks are
@@ -8,7 +8,11 @@ Letters: W world size, B global batch size, b = B / W local batch size.
 """
 
 import contextlib
+import functools
+import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,13 +21,74 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError, ReportedByAnotherRank, RunError, Stopped
+from compress_ssl.pipeline.common.torchrun import torchrun_env
+from compress_ssl.pipeline.training.torch_errors import first_line
 
 Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 ResultT = TypeVar("ResultT")
+
+TIMEOUT = timedelta(hours=1)
+"""How long a rank waits for another. A rank that died is noticed at once, by its closed connection."""
+
+_group_numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Initialize torch's process group for the block, if torchrun started several processes.
+
+    The backend is NCCL between GPUs and gloo between CPUs. All ranks end with one message: the first one that ends with
+    an error reports it.
+
+    Raises:
+        RunError: If the ranks cannot reach each other, or another rank died.
+        ReportedByAnotherRank: If another rank reports why the work ended.
+    """
+    env = torchrun_env()
+    if env.world_size == 1 or dist.is_initialized():
+        yield
+        return
+    try:
+        store = PrefixStore(f"compress-ssl-{next(_group_numbers)}", _rendezvous_store())
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=env.rank, world_size=env.world_size, timeout=TIMEOUT)
+    except RuntimeError as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RunError(
+            f"Rank {env.rank} of {env.world_size} cannot reach the others at {address} ({first_line(error)}); check "
+            "MASTER_ADDR, MASTER_PORT and the network between the machines."
+        ) from error
+    try:
+        yield
+        dist.all_reduce(torch.zeros(1))  # no rank leaves before all files are written
+    except BaseException as error:
+        is_first = False
+        with contextlib.suppress(RuntimeError):  # the host of the store is gone
+            is_first = store.add("ended", 1) == 1
+        if not is_first:
+            raise ReportedByAnotherRank from error
+        is_connection = isinstance(error, dist.DistError) or any(
+            word in str(error) for word in ("gloo", "Connection", "NCCL")
+        )
+        if isinstance(error, RuntimeError) and not isinstance(error, RunError | Stopped) and is_connection:
+            raise RunError(
+                f"Another of the {env.world_size} processes died without a message (killed? out of memory?) or did not "
+                f"answer for {TIMEOUT}; resume from the last checkpoint. torch's message: {first_line(error)}"
+            ) from error
+        raise
+    dist.destroy_process_group()
+
+
+@functools.cache
+def _rendezvous_store() -> Store:
+    store: Store = next(rendezvous("env://"))[0]
+    return store
 
 
 def world_size() -> int:

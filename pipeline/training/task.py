@@ -1,16 +1,17 @@
 """The interface between the training loop and what it trains: tasks, and the stream of batches that they share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
-from compress_ssl.pipeline.training.distributed import is_rank0
+from compress_ssl.pipeline.training.distributed import convert_sync_batchnorm, is_rank0
 from compress_ssl.pipeline.training.settings import TrainingSettings
 
 BatchT = TypeVar("BatchT")
@@ -47,6 +48,21 @@ class TrainingTask(ABC, Generic[BatchT]):
     settings: TrainingSettings
     modules: nn.ModuleDict
     out_of_memory_hint: str = "lower --batch-size"
+
+    def prepare_modules(self, device: torch.device, networks: Iterable[nn.Module]) -> None:
+        """Move ``modules`` to a device in training mode, with the settings' batch norm and memory format.
+
+        Args:
+            networks: Those to compile, if asked for.
+        """
+        if self.settings.sync_bn:
+            convert_sync_batchnorm(self.modules, device)
+        self.modules.train().to(device)
+        if self.settings.memory_format == "channels_last":
+            self.modules.to(memory_format=torch.channels_last)
+        if self.settings.compile:
+            for network in networks:
+                network.compile()
 
     def micro_batches(self, batch: BatchT) -> Sequence[Any]:
         """Split a batch into equal micro-batches for gradient accumulation."""

@@ -31,7 +31,6 @@ from compress_ssl.storage.places.durable import write_durably
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 50  # metrics are logged every so many steps and at the end of every epoch
-
 BEST_METRIC = "nn_top1_percent"
 
 

@@ -17,9 +17,6 @@ from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
 
-CLUSTERS, IMAGES_PER_CLUSTER = 16_000, 39
-"""The published number for ImageNet, and the fewest images per cluster that faiss finds enough."""
-
 
 class ClusterClassification(Objective):
     """Minimise the cross-entropy of a linear classifier of the teacher's clusters, which ``fit_teacher`` finds.
@@ -76,5 +73,5 @@ class ClusterClassification(Objective):
 
 
 def default_clusters(images: int) -> int:
-    """Return the number of clusters of so many images."""
-    return max(2, min(CLUSTERS, images // IMAGES_PER_CLUSTER))
+    """Return the published number for ImageNet, or fewer: of 39 images each, the fewest that faiss finds enough."""
+    return max(2, min(16_000, images // 39))

@@ -11,8 +11,7 @@ from compress_ssl.pipeline.common.k_means import k_means
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
-from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
-from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
+from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank, similarity_divergence
 from compress_ssl.pipeline.training.schedule import epoch_order
 
 ANCHOR_EPOCH = 2**33  # epoch number of the order in which fixed anchors are drawn; no training reaches it
@@ -83,8 +82,7 @@ class CompRess1q(WithTeacherBank):
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the divergence of the two distributions over the teacher's bank."""
         queries = normalize(self.projection(features), dim=1)
-        teacher = self.transform_teacher(batch.teacher_embeddings)
-        self.stage_for_bank(teacher, batch)
+        teacher = self.stage_for_bank(batch)
         return similarity_divergence(
             self.teacher_bank.similarities(teacher),
             self.teacher_bank.similarities(queries),

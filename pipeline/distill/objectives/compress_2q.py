@@ -10,8 +10,7 @@ from compress_ssl.pipeline.common.device import TORCH_DTYPES
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch
-from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
-from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
+from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank, similarity_divergence
 from compress_ssl.pipeline.training.distributed import gather_rows
 from compress_ssl.pipeline.training.ema import ema_copy, ema_update
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
@@ -67,9 +66,8 @@ class CompRess2q(WithTeacherBank):
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the divergence of the two distributions over the banks."""
         queries = normalize(self.projection(features), dim=1)
-        teacher = self.transform_teacher(batch.teacher_embeddings)
+        teacher = self.stage_for_bank(batch)
         self._staged_keys.append(self._keys(batch.images))
-        self.stage_for_bank(teacher, batch)
         return similarity_divergence(
             self.teacher_bank.similarities(teacher),
             self.student_bank.similarities(queries),

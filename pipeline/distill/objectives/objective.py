@@ -96,11 +96,9 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, student: nn.Module) -> None:
         """Update banks and key encoder; called after each step of the optimizer."""
-        del student
 
     def fit_teacher(self, everything: AllImages) -> None:
         """Fit what depends on all of the teacher's embeddings; called before the first step where ``needs_fit``."""
-        del everything
 
     def transform_teacher(self, embeddings: Tensor) -> Tensor:
         """Transform teacher embeddings (B, D) before they are compared or enqueued."""
@@ -108,7 +106,6 @@ class Objective(nn.Module, ABC):
 
     def prefill_student_bank(self, images: Tensor) -> None:
         """Enqueue keys of some images before the first step."""
-        del images
 
     def encode(self, network: nn.Module, images: Tensor) -> Tensor:
         """Return float32 features (B, F) of images, run in ``precision``; raise InputError if their shape differs."""

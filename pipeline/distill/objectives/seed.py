@@ -12,8 +12,7 @@ from torch.nn.functional import normalize, pad
 
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch
-from compress_ssl.pipeline.distill.objectives.similarity import similarity_divergence
-from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank
+from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank, similarity_divergence
 
 
 class SEED(WithTeacherBank):
@@ -53,8 +52,7 @@ class SEED(WithTeacherBank):
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the divergence of the two distributions over the view's embedding and the queue."""
         queries = normalize(self.projection(features), dim=1)
-        teacher = self.transform_teacher(batch.teacher_embeddings)
-        self.stage_for_bank(teacher, batch)
+        teacher = self.stage_for_bank(batch)
         own = self.own_entries(batch)
         return similarity_divergence(
             self._similarities(teacher, teacher),

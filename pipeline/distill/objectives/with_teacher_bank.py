@@ -1,4 +1,4 @@
-"""Base class of the objectives with a memory bank of the teacher's embeddings."""
+"""What the objectives with a memory bank of the teacher's embeddings share: the bank, and CompRess's loss."""
 
 import torch
 from torch import Tensor, nn
@@ -55,10 +55,47 @@ class WithTeacherBank(Objective):
             self.teacher_bank.enqueue(gather_rows(torch.cat(embeddings)), images)
         self._staged.clear()
 
-    def stage_for_bank(self, teacher: Tensor, batch: Batch) -> None:
-        """Stage transformed teacher embeddings (B, D) of a batch or micro-batch for enqueueing after the step."""
+    def stage_for_bank(self, batch: Batch) -> Tensor:
+        """Return the transformed teacher embeddings (B, D) of a (micro-)batch, to be enqueued after the step."""
+        teacher = self.transform_teacher(batch.teacher_embeddings)
         self._staged.append((teacher, batch.rows))
+        return teacher
 
     def own_entries(self, batch: Batch) -> Tensor | None:
         """Return which of the K entries of the bank are of each image itself, (B, K) bool; None if not masked."""
         return None if self.teacher_bank.images is None else self.teacher_bank.own_entries(batch.require_rows())
+
+
+def similarity_divergence(
+    teacher_similarities: Tensor,
+    student_similarities: Tensor,
+    temperature: float,
+    teacher_temperature: float | None = None,
+    masked: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return KL(teacher || student) of the softmaxes over K anchors, averaged over the batch.
+
+    Args:
+        teacher_similarities, student_similarities (float tensors of shape (B, K)): Cosine similarities of each image
+            with the anchors.
+        temperature: Of the softmax.
+        teacher_temperature: Of the teacher's softmax; the same unless given.
+        masked (bool tensor of shape (B, K)): Anchors masked for an image; at least one stays for each.
+
+    Returns:
+        loss (scalar): CompRess (Koohpayegani et al. 2020), equations 1 to 3.
+        diagnostics: ``teacher_perplexity``: the exponential of the teacher's entropy, averaged: the effective number of
+            anchors.
+    """
+    masked = torch.zeros((), dtype=torch.bool, device=teacher_similarities.device) if masked is None else masked
+    teacher, student = (
+        torch.log_softmax((similarities / divisor).masked_fill(masked, -torch.inf), dim=1).masked_fill(masked, 0)
+        for similarities, divisor in (
+            (teacher_similarities, teacher_temperature or temperature),
+            (student_similarities, temperature),
+        )
+    )
+    probability = teacher.exp().masked_fill(masked, 0)
+    loss = (probability * (teacher - student)).sum(dim=1).mean()
+    perplexity = (-(probability * teacher).sum(dim=1)).exp().mean()
+    return loss, {"teacher_perplexity": perplexity}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.distill.objectives import OBJECTIVES, SUPPLIED, options, read_signature
+from compress_ssl.pipeline.distill.objectives import OBJECTIVES, SUPPLIED, read_signature
 from compress_ssl.pipeline.distill.objectives.compress_1q import CompRess1q
 from compress_ssl.pipeline.distill.objectives.compress_2q import CompRess2q
 from compress_ssl.pipeline.distill.objectives.crd import CRD
@@ -51,9 +51,8 @@ def test_options_read_from_the_source_are_those_of_the_imported_classes() -> Non
         assert [each.name for each in keywords if each.name not in SUPPLIED] == list(read)
         for each in keywords:
             if each.name in read:
-                annotation = eval(each.annotation, {**vars(options), "options": options})
-                assert repr((annotation, each.default)) == repr(read[each.name]), (name, each.name)
-                assert each.name == "head" or get_origin(annotation) is Annotated
+                assert repr((each.annotation, each.default)) == repr(read[each.name]), (name, each.name)
+                assert each.name == "head" or get_origin(each.annotation) is Annotated
             else:
                 assert each.name in ("teacher_dim", "images") or each.default is not inspect.Parameter.empty
 

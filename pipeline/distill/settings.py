@@ -54,8 +54,7 @@ def _objective_fields() -> dict[str, Any]:
             if name != "head" and name not in fields:
                 assert get_origin(annotation) is Annotated, f"{name} needs a result_option in its annotation"
                 users = {objective: own[name] for objective, own in DEFAULTS.items() if name in own}
-                described = _by_objective(users, unless=default)
-                text = f"{annotation.__metadata__[0].description} ({described})."
+                text = f"{annotation.__metadata__[0].description} ({_by_objective(users, unless=default)})."
                 fields[name] = Annotated[annotation, Field(description=text)], default
     return fields
 

@@ -154,7 +154,10 @@ class MoCoV2(Method):
         """Return the loss of the first view's queries and the second view's keys."""
         first, second = images.chunk(2)
         queries = normalize(self.head(self.encode(network, first)), dim=1)
-        self._keys = self._encode_keys(second)
+        with torch.no_grad():  # rank r encodes the images r, r + W, r + 2 W, ... of the global batch
+            shuffled = gather_rows(second)[rank() :: world_size()]
+            gathered = gather_rows(normalize(self.key_head(self.encode(self.key_encoder, shuffled)), dim=1))
+            self._keys = torch.stack(gathered.chunk(world_size()), dim=1).flatten(0, 1)  # (B, D)
         keys = self._keys.chunk(world_size())[rank()]
         return info_nce_loss(queries, keys, self.queue.similarities(queries), self.temperature), {}
 
@@ -166,13 +169,6 @@ class MoCoV2(Method):
         self._keys = None
         ema_update(self.key_encoder, network, self.key_momentum)
         ema_update(self.key_head, self.head, self.key_momentum)
-
-    @torch.no_grad()
-    def _encode_keys(self, images: Tensor) -> Tensor:
-        """Return the keys (B, D) of the global batch; rank r encodes the images r, r + W, r + 2 W, ..."""
-        shuffled = gather_rows(images)[rank() :: world_size()]
-        keys = gather_rows(normalize(self.key_head(self.encode(self.key_encoder, shuffled)), dim=1))
-        return torch.stack(keys.chunk(world_size()), dim=1).flatten(0, 1)
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -73,10 +73,9 @@ def process_group() -> Iterator[None]:
             is_first = store.add("ended", 1) == 1
         if not is_first:
             raise ReportedByAnotherRank from error
-        is_connection = isinstance(error, dist.DistError) or any(
-            word in str(error) for word in ("gloo", "Connection", "NCCL")
-        )
-        if isinstance(error, RuntimeError) and not isinstance(error, RunError | Stopped) and is_connection:
+        names_it = any(word in str(error) for word in ("gloo", "Connection", "NCCL"))
+        is_connection = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and names_it)
+        if is_connection and not isinstance(error, RunError | Stopped):
             raise RunError(
                 f"Another of the {env.world_size} processes died without a message (killed? out of memory?) or did not "
                 f"answer for {TIMEOUT}; resume from the last checkpoint. torch's message: {first_line(error)}"

@@ -48,10 +48,6 @@ class MemoryBank(nn.Module):
         products: Tensor = _HalfProducts.apply(queries, self.rows)
         return products
 
-    def own_entries(self, images: Tensor) -> Tensor | None:
-        """Return the mask (B, K) of the rows of each of B images; None if the bank does not track images."""
-        return None if self.images is None else images[:, None] == self.images
-
     @torch.no_grad()
     def enqueue(self, embeddings: Tensor, images: Tensor | None = None) -> None:
         """Replace the oldest rows by a batch (B, D) of images (B,), wrapping around at the end."""

@@ -39,7 +39,6 @@ class TrainingTask(ABC, Generic[BatchT]):
 
     Attributes:
         run: Folder of checkpoints, metrics and weights.
-        settings (TrainingSettings)
         modules (nn.ModuleDict): Everything with parameters or buffers; all of it is checkpointed.
         out_of_memory_hint: What to do when memory runs out, as the end of a sentence.
     """

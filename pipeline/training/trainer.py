@@ -145,11 +145,14 @@ class Trainer(Generic[BatchT]):
         if values:
             self.log.write(epoch, self._steps_per_epoch, values)
         self.position = done, 0
+        copies = [run / EPOCH_FOLDER.format(done)] if settings.keep_every and done % settings.keep_every == 0 else []
         if values.get(BEST_METRIC, -1.0) > self._best:
             self._best = values[BEST_METRIC]
-            self._save_copy(run / BEST_FOLDER)
-        if settings.keep_every and done % settings.keep_every == 0:
-            self._save_copy(run / EPOCH_FOLDER.format(done))
+            copies.append(run / BEST_FOLDER)
+        for folder in copies:
+            if is_rank0():
+                self.task.save_network(folder)
+            self._save_checkpoint(folder)
         self._save_checkpoint(run)
 
     def save(self) -> None:
@@ -164,11 +167,6 @@ class Trainer(Generic[BatchT]):
                     f"The weights '{name}' of '{self.task.run}' are no longer finite after epoch {self.position[0]}, "
                     f"step {self.position[1]}; start again with --overwrite and a lower --learning-rate."
                 )
-
-    def _save_copy(self, folder: Path) -> None:
-        if is_rank0():
-            self.task.save_network(folder)
-        self._save_checkpoint(folder)
 
     def _save_checkpoint(self, folder: Path) -> None:
         state = {

@@ -14,8 +14,6 @@ from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
 from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank, similarity_divergence
 from compress_ssl.pipeline.training.schedule import epoch_order
 
-ANCHOR_EPOCH = 2**33  # epoch number of the order in which fixed anchors are drawn; no training reaches it
-
 
 class CompRess1q(WithTeacherBank):
     """Match the teacher's similarities to its bank by those of the student, projected into the teacher's space.
@@ -71,8 +69,8 @@ class CompRess1q(WithTeacherBank):
         super().fit_teacher(everything)
         device, size = self.teacher_bank.rows.device, len(self.teacher_bank.rows)
         if self.anchors == "random":
-            chosen = epoch_order(np.arange(len(everything.rows)), self.seed, ANCHOR_EPOCH)[:size]
-            embeddings, rows = (each[chosen].to(device) for each in everything)
+            order = epoch_order(np.arange(len(everything.rows)), self.seed, 2**33)  # no training reaches this epoch
+            embeddings, rows = (each[order[:size]].to(device) for each in everything)
             self.teacher_bank.enqueue(self.transform_teacher(embeddings), rows)
         elif self.anchors == "k-means":
             embeddings = self.transform_teacher(everything.embeddings.to(device))

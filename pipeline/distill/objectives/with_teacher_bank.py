@@ -63,7 +63,8 @@ class WithTeacherBank(Objective):
 
     def own_entries(self, batch: Batch) -> Tensor | None:
         """Return which of the K entries of the bank are of each image itself, (B, K) bool; None if not masked."""
-        return None if self.teacher_bank.images is None else self.teacher_bank.own_entries(batch.require_rows())
+        images = self.teacher_bank.images
+        return None if images is None else batch.require_rows()[:, None] == images
 
 
 def similarity_divergence(

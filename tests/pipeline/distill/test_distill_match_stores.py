@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.distill.match_stores import check_same_views, match_rows
+from compress_ssl.pipeline.distill.inputs import check_same_views, match_rows
 from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreError, StoreIncompleteError
 

@@ -103,8 +103,12 @@ class DistillTask(TrainingTask[ReplayBatch]):
                 broadcast_state(objective)
         for objective, teacher in self._teachers:
             self._fill_teacher_bank(objective, teacher, epoch, step)
-        if self.settings.prefill and is_start:
-            self._prefill_student_banks()
+        student_banks = [each.student_bank for each in self._objectives if each.student_bank is not None]
+        if self.settings.prefill and is_start and student_banks:  # with keys of the images in the teachers' banks
+            seed_step(self.settings.seed, PREFILL_EPOCHS, 0)
+            for batch in self._replay.images(self._replay.to_prefill(len(student_banks[0].rows))):
+                for objective in self._objectives:
+                    objective.prefill_student_bank(self._images(batch))
 
     def after_step(self) -> None:
         """Enqueue the batch, and update key encoders."""
@@ -149,15 +153,6 @@ class DistillTask(TrainingTask[ReplayBatch]):
         bank.skip(max(0, seen - size))
         for embeddings, rows in replay.embeddings(teacher, segments):
             bank.enqueue(objective.transform_teacher(embeddings), rows)
-
-    def _prefill_student_banks(self) -> None:
-        """Enqueue keys of the images that the teachers' banks were prefilled with."""
-        banks = [each.student_bank for each in self._objectives if each.student_bank is not None]
-        if banks:
-            seed_step(self.settings.seed, PREFILL_EPOCHS, 0)
-            for batch in self._replay.images(self._replay.to_prefill(len(banks[0].rows))):
-                for objective in self._objectives:
-                    objective.prefill_student_bank(self._images(batch))
 
 
 class MultiTeacher(nn.Module):

@@ -11,7 +11,7 @@ from pathlib import PosixPath
 from typing import TYPE_CHECKING, ClassVar
 
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, write_durably
-from compress_ssl.storage.places.file_lease import file_lease
+from compress_ssl.storage.places.lease import LeaseFile, hold_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,9 @@ class LocalPath(PosixPath):
                     path.chmod(stat.S_IMODE(wanted))
 
     def lease(self) -> AbstractContextManager[None]:
-        return file_lease(self)
+        place = self.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return hold_lease(self, LeaseFile(place.with_name(f"{place.name}.lease")))
 
     @contextlib.contextmanager
     def replaced(self) -> Iterator[LocalPath]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.connection import without_secrets
-from compress_ssl.storage.places.lease_holder import identity, is_held, parse
+from compress_ssl.storage.places.lease import identity, is_held, parse
 from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.remote import READ_ONLY, WRITABLE, RemotePath
 

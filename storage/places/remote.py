@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import unquote
 
 from compress_ssl.storage.errors import StoreError
-from compress_ssl.storage.places.connection import ObjectStat, client, reaching
+from compress_ssl.storage.places.connection import ObjectStat, PutRefusedError, client, reaching
+from compress_ssl.storage.places.lease import hold_lease
 from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.names import ROOT
-from compress_ssl.storage.places.object_lease import object_lease
 from compress_ssl.storage.places.parallel import map_threads
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class RemotePath:
         """Do nothing: objects have no such mark."""
 
     def lease(self) -> AbstractContextManager[None]:
-        return object_lease(self, self.with_name(f"{self.name}.lease"))
+        return hold_lease(self, _LeaseObject(self.with_name(f"{self.name}.lease")))
 
     @contextlib.contextmanager
     def replaced(self) -> Iterator[LocalPath]:
@@ -249,6 +249,26 @@ class RemotePath:
             yield place
         finally:
             place.remove_tree()
+
+
+@dataclass(frozen=True)
+class _LeaseObject:
+    """A lease on an object store; its version is the object's."""
+
+    path: RemotePath
+
+    def read(self) -> tuple[bytes, Version]:
+        version = self.path.stat().version  # before the content, so that a put between the two refuses ours
+        return self.path.read_bytes(), version
+
+    def put(self, content: bytes, version: Version | None) -> Version | None:
+        try:
+            return self.path.write_bytes(content, "create" if version is None else version)
+        except (PutRefusedError, FileNotFoundError):
+            return None
+
+    def remove(self, version: Version) -> None:
+        self.path.unlink(missing_ok=True)
 
 
 def _version(answer: Any) -> Version:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from compress_ssl.storage.errors import StoreBusyError
-from compress_ssl.storage.places import lease_holder
-from compress_ssl.storage.places.lease_holder import STALE_SECONDS
+from compress_ssl.storage.places import lease
+from compress_ssl.storage.places.lease import STALE_SECONDS
 from compress_ssl.storage.places.place import writer_lease
 
 ROOT = Path(__file__).parents[3]
@@ -146,7 +146,7 @@ def test_lease_file_cut_short_holds_nobody_off(store: Path, content: str) -> Non
 
 
 def test_heart_beats_while_the_lease_is_held(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_holder, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
     with writer_lease(store):
         first = json.loads(lease_file(store).read_text())["heartbeat"]
         deadline = time.monotonic() + 10
@@ -159,7 +159,7 @@ def test_heart_beats_while_the_lease_is_held(store: Path, monkeypatch: pytest.Mo
 
 
 def test_lease_that_another_has_taken_is_left_to_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_holder, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
     other = {"machine": "elsewhere b p", "process": 1, "started": "1", "heartbeat": time.time()}
     with writer_lease(store):
         lease_file(store).write_text(json.dumps(other))

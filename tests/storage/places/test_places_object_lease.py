@@ -14,8 +14,8 @@ import pytest
 
 from compress_ssl.storage import RemotePath, location
 from compress_ssl.storage.errors import StoreBusyError
-from compress_ssl.storage.places import lease_holder
-from compress_ssl.storage.places.lease_holder import STALE_SECONDS
+from compress_ssl.storage.places import lease
+from compress_ssl.storage.places.lease import STALE_SECONDS
 from compress_ssl.storage.places.place import writer_lease
 from tests.servers import Server, free_port
 
@@ -96,7 +96,7 @@ def test_lease_that_is_no_lease_holds_nobody_off(store: RemotePath, content: byt
 
 
 def test_heart_beats_while_the_lease_is_held(store: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_holder, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
     with writer_lease(store):
         first = json.loads(lease_object(store).read_bytes())["heartbeat"]
         deadline = time.monotonic() + 20
@@ -106,7 +106,7 @@ def test_heart_beats_while_the_lease_is_held(store: RemotePath, monkeypatch: pyt
 
 
 def test_lease_that_another_has_taken_is_left_to_it(store: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_holder, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
     other = json.dumps({"machine": "elsewhere b p", "process": 1, "started": "1", "heartbeat": time.time()}).encode()
     with writer_lease(store):
         lease_object(store).write_bytes(other)
@@ -117,7 +117,7 @@ def test_lease_that_another_has_taken_is_left_to_it(store: RemotePath, monkeypat
 def test_network_that_fails_meanwhile_does_not_end_the_heartbeat(
     store: RemotePath, s3: Server, monkeypatch: pytest.MonkeyPatch, again: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(lease_holder, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setenv("COMPRESS_SSL_RETRY_SECONDS", "0")
     with writer_lease(store):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")

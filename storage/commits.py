@@ -24,16 +24,13 @@ from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.schema import Part, Record, unit_keys
 
 
-def _folder(split: Place) -> Place:
-    return split / "embeddings" / "commits"
-
-
 def _manifest(split: Place, unit: str) -> Place:
-    return _folder(split) / f"{unit}.json"
+    return split / "embeddings" / "commits" / f"{unit}.json"
 
 
-def _record_file(split: Place, unit: str, block: int) -> Place:
-    return _folder(split) / unit / f"{block}.json"
+def _single(split: Place, unit: str) -> Place:
+    """Return the folder of a unit's single records."""
+    return split / "embeddings" / "commits" / unit
 
 
 def checksum(path: Place) -> str:
@@ -48,7 +45,7 @@ def _record(split: Place, unit: str, block: int) -> Record:
 
 def commit_block(split: Place, unit: str, block: int) -> None:
     """Record that the objects of a block are on the disk, with the bytes they now have."""
-    _record_file(split, unit, block).write_durably(json_bytes(_record(split, unit, block)))
+    (_single(split, unit) / f"{block}.json").write_durably(json_bytes(_record(split, unit, block)))
 
 
 def write_manifest(split: Place, unit: str, blocks: Iterable[int]) -> None:
@@ -62,7 +59,7 @@ def _write_manifest(split: Place, unit: str, records: Mapping[int, Record]) -> N
 
 def is_committed(split: Place, unit: str, block: int) -> bool:
     """Return whether a block has its record, alone or in the unit's manifest."""
-    if _record_file(split, unit, block).is_file():
+    if (_single(split, unit) / f"{block}.json").is_file():
         return True
     return _manifest(split, unit).is_file() and block in read_records(split, unit)
 
@@ -80,7 +77,7 @@ def record_files(split: Place, unit: str) -> dict[str, bytes]:
     """Return every object with records of a unit, by key relative to the split."""
     # Records first, then the manifest: a writer that folds them meanwhile writes it before it deletes them.
     found: dict[str, bytes] = {}
-    for list_files in (lambda: (_folder(split) / unit).glob("*.json"), lambda: [_manifest(split, unit)]):
+    for list_files in (lambda: _single(split, unit).glob("*.json"), lambda: [_manifest(split, unit)]):
         with contextlib.suppress(FileNotFoundError):  # the folder may go while it is listed
             keys = sorted(file.relative_to(split).as_posix() for file in list_files())
             found |= dict(zip(keys, map_threads(lambda key: (split / key).read_bytes(), keys), strict=True))
@@ -89,15 +86,22 @@ def record_files(split: Place, unit: str) -> dict[str, bytes]:
 
 def parse_records(split: Place, unit: str, files: Mapping[str, bytes]) -> dict[int, Record]:
     """Return the records in the objects that ``record_files`` returned. Raises as ``read_records``."""
-    manifest = _manifest(split, unit).name
     try:
         content: dict[str, Any] = {}
         for key, text in files.items():
             read = json.loads(text)
-            if not key.endswith(f"commits/{manifest}"):
+            if not key.endswith(f"commits/{unit}.json"):
                 read = {key.rpartition("/")[2].removesuffix(".json"): read}
             content.update({**read})  # whatever is not a dict is an error, an empty list too
-        return {int(name): _parsed(unit, int(name), parts) for name, parts in content.items()}
+        records: dict[int, Record] = {}
+        for name, parts in content.items():
+            keys = unit_keys(unit, int(name))
+            if set(parts) != set(keys):
+                raise ValueError(f"block {name} is recorded with other parts than it has")
+            records[int(name)] = {
+                key: Part(size=int(parts[key]["size"]), xxh3_64=str(parts[key]["xxh3_64"])) for key in keys
+            }
+        return records
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreDamagedError(
             f"The commit records of '{split}' (unit {unit}) cannot be read ({error}); "
@@ -105,16 +109,9 @@ def parse_records(split: Place, unit: str, files: Mapping[str, bytes]) -> dict[i
         ) from error
 
 
-def _parsed(unit: str, block: int, parts: Mapping[str, Any]) -> Record:
-    keys = unit_keys(unit, block)
-    if set(parts) != set(keys):
-        raise ValueError(f"block {block} is recorded with other parts than it has")
-    return {key: Part(size=int(parts[key]["size"]), xxh3_64=str(parts[key]["xxh3_64"])) for key in keys}
-
-
 def fold_records(split: Place, unit: str) -> None:
     """Replace a complete unit's records by one manifest, so that opening it costs one read."""
-    single = _folder(split) / unit
+    single = _single(split, unit)
     if single.is_dir() or not _manifest(split, unit).is_file():
         _write_manifest(split, unit, read_records(split, unit))
         single.remove_tree()

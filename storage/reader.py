@@ -25,7 +25,7 @@ from compress_ssl.storage.errors import (
 )
 from compress_ssl.storage.places.names import check_inside, check_split_names
 from compress_ssl.storage.places.place import Place, PlaceLike, location
-from compress_ssl.storage.recognise import has_zarr_metadata, is_store
+from compress_ssl.storage.publish import has_zarr_metadata, is_store
 from compress_ssl.storage.safety import check_committed_sizes, check_views
 from compress_ssl.storage.zarr_stores import CheckedStore
 
@@ -90,7 +90,19 @@ class EmbeddingStore:
         if not isinstance(names, list):
             raise _damaged(path, "names no splits")
         check_split_names(path, names)
-        self._splits = {name: _open_split(path / name, store) for name in sorted(names)}
+        self._splits: dict[str, Split] = {}
+        for name in sorted(names):
+            folder = path / name
+            try:
+                # Not by the consolidated metadata of the root: they would be read before they are checked.
+                group = zarr.open_group(store, path=name, mode="r", zarr_format=3, use_consolidated=False)
+                self._splits[name] = Split(folder, store, group)
+            except StoreError:
+                raise
+            except (KeyError, zarr.errors.GroupNotFoundError) as error:
+                raise _damaged(folder, f"lacks {error}" if has_zarr_metadata(folder) else "is missing") from error
+            except UNREADABLE as error:
+                raise _damaged(folder, f"cannot be read ({error})") from error
 
     @property
     def split_names(self) -> list[str]:
@@ -118,19 +130,6 @@ class EmbeddingStore:
         return self._splits[name]
 
 
-def _open_split(path: Place, store: CheckedStore) -> Split:
-    try:
-        # Not by the consolidated metadata of the root: they would be read before they are checked.
-        group = zarr.open_group(store, path=path.name, mode="r", zarr_format=3, use_consolidated=False)
-        return Split(path, store, group)
-    except StoreError:
-        raise
-    except (KeyError, zarr.errors.GroupNotFoundError) as error:
-        raise _damaged(path, f"lacks {error}" if has_zarr_metadata(path) else "is missing") from error
-    except UNREADABLE as error:
-        raise _damaged(path, f"cannot be read ({error})") from error
-
-
 BLOCKS_AT_ONCE = 16  # chunks that zarr reads side by side: about 256 MiB
 
 
@@ -152,24 +151,36 @@ class Split:
         self.block_rows: int = attributes["block_rows"]
         if type(self.block_rows) is not int or self.block_rows < 1:
             raise ValueError(f"block_rows is {self.block_rows!r}")
-        self._arrays = {name: self._open_array(group, name) for name in schema.ARRAYS}
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        for name in schema.ARRAYS:
+            try:
+                array = group[name]
+            except StoreError:
+                raise
+            except (*UNREADABLE, OSError) as error:
+                raise StoreDamagedError(
+                    f"'{path / name}' is missing or its zarr.json cannot be read; restore a copy or embed again."
+                ) from error
+            assert isinstance(array, zarr.Array)  # the store has checked it
+            self._arrays[name] = array
         self._samples: int = attributes.get("samples", self._arrays["label"].shape[0])
         self.feature_dim: int = self._arrays["embeddings"].shape[-1]
         self.columns: tuple[str, ...] = tuple(self._arrays["augmentation"].attrs["columns"])  # type: ignore[arg-type]
         """Names of the P augmentation parameters."""
-        self._check_layout(attributes.get(schema.ROOM, {}))
-
-    def _check_layout(self, room: dict[str, int]) -> None:
-        """Check that arrays have the sizes in the attributes, or larger ones up to the room of a growth."""
+        # Arrays have the sizes in the attributes, or larger ones up to the room of a growth.
+        room: dict[str, int] = attributes.get(schema.ROOM, {})
         row = (self.feature_dim, len(self.columns), self.block_rows)
         described = schema.layout(len(self), len(self.views), *row)
         largest = schema.layout(room.get("samples", len(self)), room.get("views", len(self.views)), *row)
         for (name, shape, chunks), (_, most, _) in zip(described, largest, strict=True):
             found = self._arrays[name]
-            if found.chunks != chunks or len(found.shape) != len(shape) or not _between(shape, found.shape, most):
+            fits = len(found.shape) == len(shape) and all(
+                low <= size <= high for low, size, high in zip(shape, found.shape, most, strict=True)
+            )
+            if found.chunks != chunks or not fits:
                 raise StoreDamagedError(
-                    f"'{self.path / name}' has shape {found.shape} in chunks of {found.chunks} where {shape} in chunks "
-                    f"of {chunks} is expected; restore a copy or embed again."
+                    f"'{path / name}' has shape {found.shape} in chunks of {found.chunks} where {shape} in chunks of "
+                    f"{chunks} is expected; restore a copy or embed again."
                 )
 
     def __len__(self) -> int:
@@ -178,7 +189,7 @@ class Split:
     @property
     def units(self) -> list[str]:
         """What is committed block by block: the samples, and each view."""
-        return schema.units_of(len(self.views))
+        return [schema.SAMPLES_UNIT, *map(str, range(len(self.views)))]
 
     @property
     def block_count(self) -> int:
@@ -224,7 +235,8 @@ class Split:
             StoreIncompleteError: If some of its blocks are not committed.
             StoreDamagedError: If a committed part is missing, has another size, or does not match its checksum.
         """
-        return self._read_view("embeddings", view, slice(len(self)))
+        self._check_complete(view)
+        return self._read("embeddings", (view, slice(len(self))))
 
     def blocks(self, view: int) -> Iterator[tuple[slice, npt.NDArray[np.float16]]]:
         """Yield rows and embeddings of a view, several whole blocks at a time. Raises as ``view``."""
@@ -250,19 +262,17 @@ class Split:
             raise StoreError(
                 f"Split {self.name} of '{self.path.parent}' has no row {outside[0]}; it has rows 0 to {len(self) - 1}."
             )
-        return self._read_view("embeddings", view, wanted)
+        self._check_complete(view)
+        return self._read("embeddings", (view, wanted))
 
     def augmentation(self, view: int) -> npt.NDArray[np.float32]:
         """Return the augmentation parameters (N, P) of one view; ``columns`` names them. Raises as ``view``."""
-        return self._read_view("augmentation", view, slice(len(self)))
+        self._check_complete(view)
+        return self._read("augmentation", (view, slice(len(self))))
 
     def block(self, view: int, block: int) -> dict[str, npt.NDArray[Any]]:
         """Return embeddings (R, D) and augmentation parameters (R, P) of a committed block of R rows, by array name."""
         return {name: self._read(name, (view, self.block_slice(block))) for name in schema.VIEW_ARRAYS}
-
-    def _read_view(self, name: str, view: int, rows: slice | npt.NDArray[Any]) -> npt.NDArray[Any]:
-        self._check_complete(view)
-        return self._read(name, (view, rows))
 
     def _check_complete(self, view: int) -> None:
         if not 0 <= view < len(self.views):
@@ -305,19 +315,3 @@ class Split:
                 f"'{self.path / name}' cannot be read ({error}); run 'compress-ssl store verify' for all the "
                 "damage, then restore a copy or embed again."
             ) from error
-
-    def _open_array(self, group: zarr.Group, name: str) -> zarr.Array[Any]:
-        try:
-            array = group[name]
-        except StoreError:
-            raise
-        except (*UNREADABLE, OSError) as error:
-            raise StoreDamagedError(
-                f"'{self.path / name}' is missing or its zarr.json cannot be read; restore a copy or embed again."
-            ) from error
-        assert isinstance(array, zarr.Array)  # the store has checked it
-        return array
-
-
-def _between(least: schema.Shape, found: schema.Shape, most: schema.Shape) -> bool:
-    return all(low <= size <= high for low, size, high in zip(least, found, most, strict=True))

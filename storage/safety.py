@@ -7,7 +7,7 @@ size (``compress_ssl.storage.commits``). No file outside is read: ``compress_ssl
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from compress_ssl.storage import schema
@@ -21,11 +21,7 @@ MAX_PIXELS = 2**14  # of a view's side: it decides the memory for a batch of vie
 
 
 def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
-    """Return the metadata in an array's ``zarr.json``, if it is one that a store has.
-
-    Args:
-        path: The array.
-        content: Its ``zarr.json``.
+    """Return the metadata in the ``zarr.json`` of the array at ``path``, if it is one that a store has.
 
     Raises:
         StoreUnsafeError: If its type, codecs, layout or sizes are others.
@@ -37,7 +33,10 @@ def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
     shape, grid = metadata["shape"], metadata["chunk_grid"]
     chunks = grid["configuration"]["chunk_shape"]
     order = [codec.get("configuration", {}).get("endian", "little") for codec in metadata["codecs"]]
-    dimensions = len(spec.dimensions)
+    sizes_fit = all(
+        len(sizes) == len(spec.dimensions) and all(type(size) is int and least <= size < SIZE_LIMIT for size in sizes)
+        for sizes, least in ((shape, 0), (chunks, 1))
+    )
     expected = {
         "node_type": (metadata["node_type"], "array"),
         "format": (metadata["zarr_format"], 3),
@@ -47,7 +46,7 @@ def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
         "chunk grid": (grid["name"], "regular"),
         "names of chunks": (metadata["chunk_key_encoding"], {"name": "default", "configuration": {"separator": "/"}}),
         "storage transformers": (metadata.get("storage_transformers", []), []),
-        "sizes": ((shape, chunks), (_sizes(shape, dimensions, 0), _sizes(chunks, dimensions, 1))),
+        "sizes": ((shape, chunks), (shape, chunks) if sizes_fit else None),
     }
     for what, (found, wanted) in expected.items():
         if found != wanted:
@@ -56,12 +55,6 @@ def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
                 "store from whoever made it, or embed again."
             )
     return metadata
-
-
-def _sizes(found: Sequence[Any], count: int, least: int) -> list[int] | None:
-    """Return the sizes if there are ``count`` of them and a shape can have them."""
-    good = len(found) == count and all(type(size) is int and least <= size < SIZE_LIMIT for size in found)
-    return list(found) if good else None
 
 
 def check_views(views: Any) -> None:
@@ -81,7 +74,6 @@ def check_committed_sizes(split: Place, chunks: Mapping[str, schema.Shape], reco
 
     Args:
         chunks (mapping from array name to chunk shape)
-        records (iterable of Record)
 
     Raises:
         StoreUnsafeError: Naming the first part that is not.

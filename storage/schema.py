@@ -151,11 +151,6 @@ def layout(samples: int, views: int, features: int, parameters: int, block_rows:
     return [(name, *sizes.get(name, ((samples,), (rows,)))) for name in ARRAYS]
 
 
-def units_of(view_count: int) -> list[str]:
-    """Return the units of a split: the samples, then its views by number."""
-    return [SAMPLES_UNIT, *map(str, range(view_count))]
-
-
 def unit_name(unit: str) -> str:
     """Return a unit's name for a sentence."""
     return "the samples" if unit == SAMPLES_UNIT else f"view {unit}"
@@ -163,14 +158,6 @@ def unit_name(unit: str) -> str:
 
 def unit_keys(unit: str, block: int) -> list[str]:
     """Return the keys of the objects that hold one block of a unit, relative to the split."""
-    return sample_keys(block) if unit == SAMPLES_UNIT else view_keys(int(unit), block)
-
-
-def view_keys(view: int, block: int) -> list[str]:
-    """Return the keys of the objects that hold one view of one block, relative to the split."""
-    return [f"{name}/c/{view}/{block}/0" for name in VIEW_ARRAYS]
-
-
-def sample_keys(block: int) -> list[str]:
-    """Return the keys of the objects that hold the per-sample arrays of one block, relative to the split."""
-    return [f"{name}/c/{block}" + "/0" * (len(spec.dimensions) - 1) for name, spec in SAMPLE_ARRAYS.items()]
+    if unit == SAMPLES_UNIT:
+        return [f"{name}/c/{block}" + "/0" * (len(spec.dimensions) - 1) for name, spec in SAMPLE_ARRAYS.items()]
+    return [f"{name}/c/{int(unit)}/{block}/0" for name in VIEW_ARRAYS]

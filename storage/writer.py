@@ -13,11 +13,9 @@ from zarr.codecs import Crc32cCodec
 from compress_ssl.storage import schema
 from compress_ssl.storage.commits import commit_block, fold_records, is_committed, read_records, write_manifest
 from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError, StoreError
-from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.place import Place, PlaceLike, location
-from compress_ssl.storage.publish import check_place, new_store
+from compress_ssl.storage.publish import check_place, is_store, new_store
 from compress_ssl.storage.reader import Split, open_store
-from compress_ssl.storage.recognise import is_store
 from compress_ssl.storage.zarr_stores import PlaceStore
 
 SMALLEST_NORMAL = 2.0**-14  # smallest number that float16 holds in full precision
@@ -31,9 +29,7 @@ def create_store(
     There is never half a store (``compress_ssl.storage.publish``).
 
     Args:
-        path (str, Path or Place)
         attributes: What the embeddings were made from (teacher, data set, renderer, versions): attributes of the root.
-        splits (mapping of split name to SplitPlan)
         overwrite: Delete the embedding store at ``path`` once the new one is ready; nothing else is ever deleted.
 
     Raises:
@@ -44,41 +40,35 @@ def create_store(
     with new_store(path) as building:
         root = zarr.create_group(PlaceStore(building), attributes={**attributes, **header})
         for name, plan in splits.items():
-            _create_split(root, building / name, plan)
-
-
-def _create_split(root: zarr.Group, folder: LocalPath, plan: schema.SplitPlan) -> None:
-    samples = plan.samples
-    group = root.create_group(
-        folder.name,
-        attributes={
-            "folder": plan.folder,
-            "class_names": list(samples.class_names),
-            "views": plan.views,
-            "block_rows": plan.block_rows,
-            "samples": len(samples),
-        },
-    )
-    row = (plan.feature_dim, len(plan.columns), plan.block_rows)
-    arrays = {}
-    for name, shape, chunks in schema.layout(len(samples), len(plan.views), *row):
-        spec = schema.ARRAYS[name]
-        arrays[name] = group.create_array(
-            name,
-            shape=shape,
-            chunks=chunks,
-            dtype=spec.dtype,
-            compressors=[Crc32cCodec()],
-            fill_value=spec.fill_value,
-            dimension_names=spec.dimensions,
-            # Never compare a chunk with the fill value: it is slow, and a part that is committed must exist.
-            config={"write_empty_chunks": True},
-            attributes={"columns": list(plan.columns)} if name == "augmentation" else {},
-        )
-    for name in schema.SAMPLE_ARRAYS:
-        values = getattr(samples, name)
-        arrays[name][...] = np.array(values, dtype=object) if name == "sample_path" else values
-    write_manifest(folder, schema.SAMPLES_UNIT, range(schema.block_count(len(samples), plan.block_rows)))
+            samples = plan.samples
+            described = {
+                "folder": plan.folder,
+                "class_names": list(samples.class_names),
+                "views": plan.views,
+                "block_rows": plan.block_rows,
+                "samples": len(samples),
+            }
+            group = root.create_group(name, attributes=described)
+            row = (plan.feature_dim, len(plan.columns), plan.block_rows)
+            for key, shape, chunks in schema.layout(len(samples), len(plan.views), *row):
+                spec = schema.ARRAYS[key]
+                array = group.create_array(
+                    key,
+                    shape=shape,
+                    chunks=chunks,
+                    dtype=spec.dtype,
+                    compressors=[Crc32cCodec()],
+                    fill_value=spec.fill_value,
+                    dimension_names=spec.dimensions,
+                    # Never compare a chunk with the fill value: it is slow, and a part that is committed must exist.
+                    config={"write_empty_chunks": True},
+                    attributes={"columns": list(plan.columns)} if key == "augmentation" else {},
+                )
+                if key in schema.SAMPLE_ARRAYS:
+                    values = getattr(samples, key)
+                    array[...] = np.array(values, dtype=object) if key == "sample_path" else values
+            blocks = range(schema.block_count(len(samples), plan.block_rows))
+            write_manifest(building / name, schema.SAMPLES_UNIT, blocks)
 
 
 class StoreWriter:
@@ -89,19 +79,17 @@ class StoreWriter:
         self.path.check_writable()
         self._generation = self.path.generation()
         self.store = open_store(self.path)
-        root = open_root(self.path)
-        self._arrays = {
-            split: {
-                name: _array(root, f"{split}/{name}").with_config({"write_empty_chunks": True})
-                for name in schema.VIEW_ARRAYS
-            }
+        root: Any = open_root(self.path)
+        self._arrays: dict[tuple[str, str], zarr.Array[Any]] = {
+            (split, name): root[split][name].with_config({"write_empty_chunks": True})
             for split in self.store.split_names
+            for name in schema.VIEW_ARRAYS
         }
 
     def pending_blocks(self, split: str) -> dict[int, list[int]]:
         """Return the views that each unfinished block lacks, by block."""
         source = self.store[split]
-        committed = [self._committed(split, view) for view in range(len(source.views))]
+        committed = [read_records(source.path, str(view)) for view in range(len(source.views))]
         lacking = {
             block: [view for view, blocks in enumerate(committed) if block not in blocks]
             for block in range(source.block_count)
@@ -129,16 +117,26 @@ class StoreWriter:
             StoreBusyError: If another writer has put a new store here since this one was opened.
         """
         source = self.store[split]
-        _check_block(source, block, view, embeddings.shape, augmentation.shape)
+        if not (0 <= view < len(source.views) and 0 <= block < source.block_count):
+            raise StoreError(f"Split {split} of '{self.path}' has no view {view}, block {block}.")
+        rows = source.block_slice(block)
+        count = rows.stop - rows.start
+        wanted, found = (
+            ((count, source.feature_dim), (count, len(source.columns))),
+            (embeddings.shape, augmentation.shape),
+        )
+        if found != wanted:
+            raise StoreError(
+                f"Block {block} of split {split} of '{self.path}' takes embeddings of shape {wanted[0]} and parameters "
+                f"of shape {wanted[1]}, got {found[0]} and {found[1]}; was the store made for another teacher?"
+            )
         # A writer that was suspended past its lease may find another writer's store here.
         if self.path.generation() != self._generation:
             raise StoreBusyError(f"Another writer has put a new store at '{self.path}'; stop one of the two.")
         if is_committed(source.path, str(view), block):
             return
-        rows = source.block_slice(block)
-        arrays = self._arrays[split]
-        arrays["embeddings"][view, rows] = as_float16(source, rows, view, embeddings)
-        arrays["augmentation"][view, rows] = augmentation
+        self._arrays[split, "embeddings"][view, rows] = as_float16(source, rows, view, embeddings)
+        self._arrays[split, "augmentation"][view, rows] = augmentation
         commit_block(source.path, str(view), block)
 
     def finish(self) -> None:
@@ -149,17 +147,16 @@ class StoreWriter:
         complete = True
         for split in self.store.splits:
             for view in range(len(split.views)):
-                if len(self._committed(split.name, view)) == split.block_count:
+                if len(read_records(split.path, str(view))) == split.block_count:
                     fold_records(split.path, str(view))
                 else:
                     complete = False
         if complete:
-            _end_growth(open_root(self.path))
+            root = open_root(self.path)
+            if schema.GROWING in root.attrs:
+                root.attrs.put({name: value for name, value in root.attrs.items() if name != schema.GROWING})
             consolidate(self.path)
             self.path.make_read_only()
-
-    def _committed(self, split: str, view: int) -> set[int]:
-        return set(read_records(self.path / split, str(view)))
 
 
 def open_root(path: Place) -> zarr.Group:
@@ -173,31 +170,6 @@ def consolidate(path: Place) -> None:
         # Consolidated metadata is not yet in the v3 specification; zarr and xarray both read it.
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(PlaceStore(path))
-
-
-def _end_growth(root: zarr.Group) -> None:
-    """Delete the attribute of a store that is growing."""
-    if schema.GROWING in root.attrs:
-        root.attrs.put({name: value for name, value in root.attrs.items() if name != schema.GROWING})
-
-
-def _check_block(source: Split, block: int, view: int, *shapes: tuple[int, ...]) -> None:
-    if not (0 <= view < len(source.views) and 0 <= block < source.block_count):
-        raise StoreError(f"Split {source.name} of '{source.path.parent}' has no view {view}, block {block}.")
-    rows = source.block_slice(block)
-    wanted = ((rows.stop - rows.start, source.feature_dim), (rows.stop - rows.start, len(source.columns)))
-    if shapes != wanted:
-        raise StoreError(
-            f"Block {block} of split {source.name} of '{source.path.parent}' takes embeddings of shape {wanted[0]} and "
-            f"parameters of shape {wanted[1]}, got {shapes[0]} and {shapes[1]}; was the store made for another teacher?"
-        )
-
-
-def _array(root: zarr.Group, key: str) -> zarr.Array[Any]:
-    array = root[key]
-    if not isinstance(array, zarr.Array):
-        raise StoreError(f"'{key}' is not an array.")
-    return array
 
 
 def as_float16(

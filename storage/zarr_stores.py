@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Self
 
 from zarr.abc.buffer import Buffer, BufferPrototype
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import StoreDamagedError, StoreError
 from compress_ssl.storage.places.cache import ChunkCache, fetch
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.safety import array_metadata, check_text_count
-from compress_ssl.storage.schema import ARRAYS, SAMPLES_UNIT, VIEW_ARRAYS, Part, Record
+from compress_ssl.storage.schema import ARRAYS, SAMPLES_UNIT, VIEW_ARRAYS, Record
 
 
 class PlaceStore(Store):
@@ -47,7 +47,14 @@ class PlaceStore(Store):
             content = await asyncio.to_thread(self._read, key)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
-        return prototype.buffer.from_bytes(content[_slice(byte_range)])
+        match byte_range:
+            case RangeByteRequest():
+                content = content[byte_range.start : byte_range.end]
+            case OffsetByteRequest():
+                content = content[byte_range.offset :]
+            case SuffixByteRequest():
+                content = content[-byte_range.suffix :]
+        return prototype.buffer.from_bytes(content)
 
     def _read(self, key: str) -> bytes:
         return (self.place / key).read_bytes()
@@ -106,7 +113,12 @@ class CheckedStore(PlaceStore):
         split, _, rest = key.partition("/")
         name = rest.partition("/")[0]
         if rest.startswith(f"{name}/c/"):
-            path, part = self.place / key, self._part(key)
+            # train/embeddings/c/VIEW/BLOCK/0, or train/label/c/BLOCK
+            path, numbers = self.place / key, rest.split("/")[2:]
+            unit, block = (numbers[0], int(numbers[1])) if name in VIEW_ARRAYS else (SAMPLES_UNIT, int(numbers[0]))
+            part = self.records(split, unit, [block]).get(block, {}).get(rest)
+            if part is None:
+                raise StoreDamagedError(f"'{path}' was never committed; finish the store with --resume.")
             content = self._cache.read(path, part) if self._cache else fetch(path, part)
             if ARRAYS[name].dtype == "string":
                 check_text_count(path, content, self._block_rows[split])
@@ -124,22 +136,3 @@ class CheckedStore(PlaceStore):
         if not all(block in known for block in blocks):
             known = self._records[split, unit] = read_records(self.place / split, unit)
         return known
-
-    def _part(self, key: str) -> Part:
-        """Return the record of a chunk: ``train/embeddings/c/VIEW/BLOCK/0``, or ``train/label/c/BLOCK``."""
-        split, name, _, *numbers = key.split("/")
-        unit, block = (numbers[0], numbers[1]) if name in VIEW_ARRAYS else (SAMPLES_UNIT, numbers[0])
-        part = self.records(split, unit, [int(block)]).get(int(block), {}).get(f"{name}/c/{'/'.join(numbers)}")
-        if part is None:
-            raise StoreDamagedError(f"'{self.place / key}' was never committed; finish the store with --resume.")
-        return part
-
-
-def _slice(byte_range: ByteRequest | None) -> slice:
-    if byte_range is None:
-        return slice(None)
-    if isinstance(byte_range, RangeByteRequest):
-        return slice(byte_range.start, byte_range.end)
-    return (
-        slice(byte_range.offset, None) if isinstance(byte_range, OffsetByteRequest) else slice(-byte_range.suffix, None)
-    )

@@ -22,7 +22,7 @@ def command(store: str, file: Path, overwrite: bool, as_json: bool) -> None:
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.storage import open_store
-    from compress_ssl.storage.tools.hdf5_export import committed_size, export_hdf5
+    from compress_ssl.storage.tools.hdf5 import committed_size, export_hdf5
 
     opened = open_store(store)
     with TerminalProgress().track("export", committed_size(opened), "bytes") as advance:

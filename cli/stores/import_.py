@@ -60,7 +60,7 @@ def _import_exported(file: Path, store: str, given: dict[str, Any]) -> Embedding
     if unused:
         raise click.UsageError(f"'{file}' is an exported store, which has all settings; leave {unused[0]} out.")
     from compress_ssl.storage import location, open_store
-    from compress_ssl.storage.tools.hdf5_import import import_hdf5
+    from compress_ssl.storage.tools.hdf5 import import_hdf5
 
     with TerminalProgress().track("import", file.stat().st_size, "bytes") as advance:
         import_hdf5(file, location(store), advance, overwrite=bool(given["overwrite"]))

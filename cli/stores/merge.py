@@ -21,8 +21,7 @@ def command(stores: tuple[str, ...], target: str, as_json: bool) -> None:
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.storage import location, open_store
-    from compress_ssl.storage.tools.merge import merge_stores
-    from compress_ssl.storage.tools.merge_plan import plan_merge
+    from compress_ssl.storage.tools.merge import merge_stores, plan_merge
 
     plan = plan_merge([open_store(store) for store in stores])
     with TerminalProgress().track("merge", len(plan.found), "blocks") as advance:

@@ -31,7 +31,7 @@ from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage import EmbeddingStore, Split, location, open_store
 from compress_ssl.storage.errors import StoreMismatchError
-from compress_ssl.storage.recognise import is_meant_as_store
+from compress_ssl.storage.publish import is_meant_as_store
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 logger = logging.getLogger(__name__)

@@ -234,7 +234,7 @@ def _run_stage(stage: str, settings: list[Any], progress: Progress) -> None:
 def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
     from compress_ssl.pipeline.networks.architectures import check_architecture
     from compress_ssl.pipeline.networks.network import check_reference
-    from compress_ssl.storage.recognise import is_meant_as_store
+    from compress_ssl.storage.publish import is_meant_as_store
 
     for step in steps:
         for key, check in (

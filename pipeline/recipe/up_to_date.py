@@ -23,8 +23,8 @@ from compress_ssl.pipeline.recipe.file import Recipe
 from compress_ssl.pipeline.recipe.steps import Step
 from compress_ssl.storage.places.durable import write_json_durably
 from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.publish import has_zarr_metadata, is_meant_as_store
 from compress_ssl.storage.reader import open_store
-from compress_ssl.storage.recognise import has_zarr_metadata, is_meant_as_store
 from compress_ssl.storage.tools.identity import content_hash
 
 

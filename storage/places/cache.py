@@ -50,7 +50,14 @@ class ChunkCache:
             StoreError: If the bound in the environment is not a number.
         """
         self.folder = folder or Path(os.environ.get(FOLDER) or user_cache() / "chunks")
-        self.bound = _bound(self.folder) if bound is None else bound
+        if bound is None and (given := os.environ.get(BYTES)):
+            if not given.isdecimal():
+                raise StoreError(f"{BYTES} must be a number of bytes, got '{given}'; write 100000000000 for 100 GB.")
+            bound = int(given)
+        if bound is None:
+            existing = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+            bound = int(min(MAX_BYTES, MAX_SHARE_OF_DISK * shutil.disk_usage(existing).total))
+        self.bound = bound
         self._added: float = 0
         self._total: int | None = None
 
@@ -69,12 +76,8 @@ class ChunkCache:
                 os.utime(file)  # a disk may be mounted with noatime
                 return content
         content = fetch(path, part)
-        self._keep(file, content)
-        return content
-
-    def _keep(self, file: Path, content: bytes) -> None:
         if len(content) > self.bound:
-            return
+            return content
         partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -87,12 +90,16 @@ class ChunkCache:
             logger.warning(
                 "The cache '%s' cannot be written (%s); chunks are fetched anew.", self.folder, error.strerror
             )
+        return content
 
     def _make_room(self, size: int) -> None:
         """Delete the chunks that were not used for longest if ``size`` more bytes would exceed the bound."""
         self._added += size
         if self._total is None or self._added > RECOUNT * self.bound or self._total + self._added > self.bound:
-            found = _files(self.folder)
+            found = []
+            for file in self.folder.glob("??/*"):
+                with contextlib.suppress(FileNotFoundError):  # deleted by another process meanwhile
+                    found.append((file.stat(), file))
             total = sum(stat.st_size for stat, _ in found)
             if total + size > self.bound:
                 for stat, file in sorted(found, key=lambda each: each[0].st_mtime_ns):
@@ -109,40 +116,18 @@ def fetch(path: Place, part: Part) -> bytes:
     Raises:
         StoreDamagedError: If they are not what was committed.
     """
-    for _ in range(2):
-        try:
+    fault = "is missing"
+    with contextlib.suppress(FileNotFoundError):
+        for _ in range(2):
             content = path.read_bytes()
-        except FileNotFoundError:
-            raise _damaged(path, "is missing") from None
-        if is_part(content, part):
-            return content
-    raise _damaged(path, "has other content than was committed")
+            if is_part(content, part):
+                return content
+        fault = "has other content than was committed"
+    raise StoreDamagedError(
+        f"'{path}' {fault}; run 'compress-ssl store verify' for all the damage, then restore a copy or embed again."
+    )
 
 
 def is_part(content: bytes, part: Part) -> bool:
     """Return whether these are the bytes that were committed."""
     return len(content) == part["size"] and xxhash.xxh3_64_hexdigest(content) == part["xxh3_64"]
-
-
-def _damaged(path: Place, fault: str) -> StoreDamagedError:
-    return StoreDamagedError(
-        f"'{path}' {fault}; run 'compress-ssl store verify' for all the damage, then restore a copy or embed again."
-    )
-
-
-def _files(folder: Path) -> list[tuple[os.stat_result, Path]]:
-    found = []
-    for file in folder.glob("??/*"):
-        with contextlib.suppress(FileNotFoundError):  # deleted by another process meanwhile
-            found.append((file.stat(), file))
-    return found
-
-
-def _bound(folder: Path) -> int:
-    given = os.environ.get(BYTES)
-    if given:
-        if not given.isdecimal():
-            raise StoreError(f"{BYTES} must be a number of bytes, got '{given}'; write 100000000000 for 100 GB.")
-        return int(given)
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return int(min(MAX_BYTES, MAX_SHARE_OF_DISK * shutil.disk_usage(existing).total))

@@ -72,42 +72,14 @@ def client(root: str) -> Any:
     if scheme == "gs":
         options["allow_http"] = True  # asked for by nothing but a service account's file that names such a server
         return GCSStore(name, client_options=options, retry_config=retry)
-    options |= {"allow_http": scheme == "http", "default_headers": _authorization(name)}
-    return HTTPStore(f"{root}/", client_options=options, retry_config=retry)
-
-
-def _authorization(host: str) -> dict[str, str]:
-    """Return the header with the user and password that ``~/.netrc`` (or the file in ``NETRC``) has for a host."""
-    with contextlib.suppress(OSError, netrc.NetrcParseError):
-        entry = netrc.netrc(os.environ.get("NETRC")).hosts.get(urlsplit(f"//{host}").hostname or "")
+    headers = {}
+    with contextlib.suppress(OSError, netrc.NetrcParseError):  # user and password of ~/.netrc, or the file in NETRC
+        entry = netrc.netrc(os.environ.get("NETRC")).hosts.get(urlsplit(f"//{name}").hostname or "")
         if entry is not None:
             token = base64.b64encode(f"{entry[0]}:{entry[2]}".encode()).decode()
-            return {"authorization": f"Basic {token}"}
-    return {}
-
-
-@contextlib.contextmanager
-def reaching(place: object) -> Iterator[None]:
-    """Turn the client's errors into one sentence that names the place and the reason.
-
-    Raises:
-        FileNotFoundError: If there is no such object.
-        PutRefusedError: If a conditional put is refused.
-        StoreUnreachableError: If the server cannot be reached (after retries).
-        StoreRefusedError: If it refuses the request, or has no such bucket.
-    """
-    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-
-    try:
-        yield
-    except (AlreadyExistsError, PreconditionError) as error:
-        raise PutRefusedError(str(place)) from error
-    except FileNotFoundError as error:
-        if "NoSuchBucket" not in str(error):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from None
-        raise _unreachable(place, error) from None
-    except BaseError as error:
-        raise _unreachable(place, error) from None
+            headers = {"authorization": f"Basic {token}"}
+    options |= {"allow_http": scheme == "http", "default_headers": headers}
+    return HTTPStore(f"{root}/", client_options=options, retry_config=retry)
 
 
 SERVER_ANSWERED = re.compile(r"status code: (\d{3} [A-Z][A-Za-z ]*)")
@@ -129,15 +101,33 @@ FAILURES = (
 )  # parts of the client's messages, and what they mean: the server refuses a request, or cannot be reached
 
 
-def _unreachable(place: object, error: Exception) -> StoreUnreachableError:
-    text = str(error)
-    for reasons, error_class in ((REFUSALS, StoreRefusedError), (FAILURES, StoreUnreachableError)):
-        for sign, reason in reasons:
-            if sign in text:
-                return error_class(f"'{place}' cannot be used: {reason}.")
-    answered = SERVER_ANSWERED.search(text)
-    said = f"the server answers {answered[1].strip()}" if answered else without_secrets(text.partition("\n")[0])
-    return StoreUnreachableError(f"'{place}' cannot be used: {said}; try again later, or check the place.")
+@contextlib.contextmanager
+def reaching(place: object) -> Iterator[None]:
+    """Turn the client's errors into one sentence that names the place and the reason.
+
+    Raises:
+        FileNotFoundError: If there is no such object.
+        PutRefusedError: If a conditional put is refused.
+        StoreUnreachableError: If the server cannot be reached (after retries).
+        StoreRefusedError: If it refuses the request, or has no such bucket.
+    """
+    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+    try:
+        yield
+    except (AlreadyExistsError, PreconditionError) as error:
+        raise PutRefusedError(str(place)) from error
+    except (FileNotFoundError, BaseError) as error:
+        text = str(error)
+        if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in text:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from None
+        for reasons, error_class in ((REFUSALS, StoreRefusedError), (FAILURES, StoreUnreachableError)):
+            for sign, reason in reasons:
+                if sign in text:
+                    raise error_class(f"'{place}' cannot be used: {reason}.") from None
+        answered = SERVER_ANSWERED.search(text)
+        said = f"the server answers {answered[1].strip()}" if answered else without_secrets(text.partition("\n")[0])
+        raise StoreUnreachableError(f"'{place}' cannot be used: {said}; try again later, or check the place.") from None
 
 
 def without_secrets(text: str) -> str:

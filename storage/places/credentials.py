@@ -69,16 +69,10 @@ def s3_credentials() -> S3Credentials:
         if not has_keys:
             raise StoreRefusedError(f"{NO_KEYS} {needs('boto3', purpose='All else')}")
         return S3Credentials(endpoint)
-    if has_keys and ((endpoint and region) or not _has_profiles()):
+    files = [os.environ.get(name) or file for name, file in PROFILE_FILES.items()]
+    if has_keys and ((endpoint and region) or not any(Path(file).expanduser().is_file() for file in files)):
         return S3Credentials(endpoint)
-    return _from_boto3(endpoint, region, has_keys=has_keys)
 
-
-def _has_profiles() -> bool:
-    return any(Path(os.environ.get(name) or file).expanduser().is_file() for name, file in PROFILE_FILES.items())
-
-
-def _from_boto3(endpoint: str, region: str, *, has_keys: bool) -> S3Credentials:
     import boto3
     import botocore.session
     from botocore.exceptions import BotoCoreError, ProfileNotFound
@@ -101,9 +95,8 @@ def _from_boto3(endpoint: str, region: str, *, has_keys: bool) -> S3Credentials:
             credentials.get_frozen_credentials()  # fails here: the client's message would not name the cause
             provider = Boto3CredentialProvider(boto)
     except ProfileNotFound:
-        files = ", ".join(os.environ.get(name) or file for name, file in PROFILE_FILES.items())
-        profile_name = os.environ["AWS_PROFILE"]
-        raise StoreRefusedError(f"AWS_PROFILE names '{profile_name}', which is in none of {files}.") from None
+        wanted = os.environ["AWS_PROFILE"]
+        raise StoreRefusedError(f"AWS_PROFILE names '{wanted}', which is in none of {', '.join(files)}.") from None
     except BotoCoreError as error:
         raise StoreRefusedError(f"The credentials for S3 cannot be got: {error}; renew or correct them.") from None
     return S3Credentials(endpoint or config.get("endpoint", ""), config, provider)

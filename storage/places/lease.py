@@ -51,6 +51,8 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[None]:
         StoreBusyError: If a living process holds it.
     """
     me = identity() | {"holder": uuid.uuid4().hex}
+    mine: Any = None  # version of the lease that this process has put; None if another process has it
+    ended = threading.Event()
 
     def put(version: Any) -> Any:
         """Put the lease with a new heartbeat; returns its version, None if another process has it by now."""
@@ -79,7 +81,6 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[None]:
             break
     else:
         raise StoreBusyError(f"'{store}' is wanted by several writers at once; start one of them.")
-    ended = threading.Event()
     thread = threading.Thread(target=beat, name="lease-heartbeat", daemon=True)
     thread.start()
     try:

@@ -60,11 +60,6 @@ class RemotePath:
         return self.key.rpartition("/")[2]
 
     @property
-    def stem(self) -> str:
-        """The name without its last suffix."""
-        return PurePosixPath(self.name).stem
-
-    @property
     def parent(self) -> RemotePath:
         """The folder that it is in."""
         return RemotePath(self.root, self.key.rpartition("/")[0])
@@ -148,16 +143,12 @@ class RemotePath:
         if not self.is_writable:
             return [], []
         with reaching(self):
-            below = self._client.list_with_delimiter(self._prefix)
+            below = self._client.list_with_delimiter(f"{self.key}/" if self.key else None)
         keys = below["common_prefixes"], [meta["path"] for meta in below["objects"]]
         folders, objects = (
             [RemotePath(self.root, key.strip("/")) for key in found if key.strip("/") != self.key] for found in keys
         )
         return folders, objects
-
-    @property
-    def _prefix(self) -> str | None:
-        return f"{self.key}/" if self.key else None
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
         first, _, rest = pattern.partition("/")
@@ -174,7 +165,7 @@ class RemotePath:
 
     def files(self) -> Iterator[RemotePath]:
         with reaching(self):
-            for metas in self._client.list(self._prefix):
+            for metas in self._client.list(f"{self.key}/" if self.key else None):
                 yield from (RemotePath(self.root, meta["path"]) for meta in metas)
 
     def unlink(self, missing_ok: bool = False) -> None:

@@ -33,15 +33,20 @@ def store_card(name: str, description: Mapping[str, Any], citations: Sequence[st
         description: The result of ``storage.describe``.
         citations: The teacher's.
     """
+    rendering, computed = (description.get(key, {}) for key in ("rendering", "computed_with"))
+    precision = description.get("precision_against_float32")
+    made_with = {**rendering, **computed, **({"precision against float32": precision} if precision else {})}
+    data_set = description.get("data_set", {})
+    images = {key: value for key, value in data_set.items() if not key.startswith("fingerprint")}
     sections = (
         _metadata(description),
         f"# {_title(description)}\n\n{_introduction(description)}",
         section("Teacher", facts(description.get("teacher", {}))),
-        section("Images", facts(_images(description))),
+        section("Images", facts(images)),
         section("Splits", _splits(description["splits"])),
         section("Views", _views(description["splits"])),
         section("Reading it", _reading(name, description)),
-        section("Made with", facts(_made_with(description))),
+        section("Made with", facts(made_with)),
         section("Licence", LICENCE),
         section("Citation", "\n".join(f"- {citation}" for citation in (*citations, COMPRESS))),
     )
@@ -119,14 +124,3 @@ def _reading(name: str, description: Mapping[str, Any]) -> str:
         f"version {description.get('version')}). With compress-ssl:\n\n{python(ours)}\n\n"
         f"With xarray alone:\n\n{python(theirs)}"
     )
-
-
-def _images(description: Mapping[str, Any]) -> dict[str, Any]:
-    data_set = description.get("data_set", {})
-    return {name: value for name, value in data_set.items() if not name.startswith("fingerprint")}
-
-
-def _made_with(description: Mapping[str, Any]) -> dict[str, Any]:
-    rendering, computed = (description.get(key, {}) for key in ("rendering", "computed_with"))
-    precision = description.get("precision_against_float32")
-    return {**rendering, **computed, **({"precision against float32": precision} if precision else {})}

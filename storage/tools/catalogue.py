@@ -6,8 +6,8 @@ from typing import Any
 
 from compress_ssl.storage.errors import UNREADABLE, StoreError, StoreNotFoundError
 from compress_ssl.storage.places.place import Place, PlaceLike, location
+from compress_ssl.storage.publish import is_store
 from compress_ssl.storage.reader import open_store
-from compress_ssl.storage.recognise import is_store
 from compress_ssl.storage.tools.description import summary
 
 NO_STORES = (".creating", ".deleting", ".copying")  # suffixes of the names of unfinished and of deleted stores
@@ -37,7 +37,13 @@ def catalogue(root: PlaceLike) -> Iterator[CatalogueEntry]:
     if not place.is_dir():
         raise StoreNotFoundError(f"'{place}' is not a folder; give one that has stores below it.")
     for path in _stores(place):
-        yield _entry(path)
+        try:
+            yield CatalogueEntry(str(path), summary(open_store(path)))
+        except StoreError as error:
+            yield CatalogueEntry(str(path), error=str(error))
+        except (*UNREADABLE, OSError) as error:
+            sentence = f"'{path}' cannot be read ({error}); restore a copy, or embed again."
+            yield CatalogueEntry(str(path), error=sentence)
 
 
 def _stores(folder: Place) -> Iterator[Place]:
@@ -50,12 +56,3 @@ def _stores(folder: Place) -> Iterator[Place]:
         yield folder
     for each in below:
         yield from _stores(each)
-
-
-def _entry(path: Place) -> CatalogueEntry:
-    try:
-        return CatalogueEntry(str(path), summary(open_store(path)))
-    except StoreError as error:
-        return CatalogueEntry(str(path), error=str(error))
-    except (*UNREADABLE, OSError) as error:
-        return CatalogueEntry(str(path), error=f"'{path}' cannot be read ({error}); restore a copy, or embed again.")

@@ -16,9 +16,8 @@ from compress_ssl.storage.places.cache import fetch, is_part
 from compress_ssl.storage.places.names import ROOT
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location
-from compress_ssl.storage.publish import check_place, is_there
+from compress_ssl.storage.publish import check_place, is_store, is_there
 from compress_ssl.storage.reader import EmbeddingStore, open_store
-from compress_ssl.storage.recognise import is_store
 from compress_ssl.storage.schema import ARRAYS, Part
 from compress_ssl.storage.writer import exclusive_writer
 
@@ -78,31 +77,33 @@ def copy_store(plan: CopyPlan, target: PlaceLike, advance: Callable[[int], None]
             then.
     """
     place = location(target)
+
+    def copy(key: str) -> bool:
+        """Copy a part unless it is there; return whether it was copied."""
+        part, path = plan.parts[key], folder / key
+        if _is_whole(path, part):
+            return False
+        path.write_durably(fetch(plan.source.path / key, part))
+        if not _is_whole(path, part):
+            raise StoreError(f"'{path}' does not hold what was written to it; check the disk or the server.")
+        return True
+
     with exclusive_writer(place):
         is_repair = _is_copy(plan, place)
         with contextlib.nullcontext(place) if is_repair else place.assembled() as folder:
             copied = 0
-            for is_new in map_threads(lambda key: _copy_part(plan, key, folder), plan.parts, threads=COPIES):
+            for is_new in map_threads(copy, plan.parts, threads=COPIES):
                 copied += is_new
                 advance(1)
-            if not is_repair:
-                _sweep(folder, {*plan.parts, *plan.metadata, *plan.records})
+            wanted = {*plan.parts, *plan.metadata, *plan.records}
+            for file in [] if is_repair else list(folder.files()):
+                if file.relative_to(folder).as_posix() not in wanted:
+                    file.unlink()  # an earlier copy of something else left it
             for key, content in {**plan.metadata, **plan.records, ROOT: plan.root}.items():
                 (folder / key).write_durably(content)
         if plan.source.is_complete:
             place.make_read_only()
     return copied
-
-
-def _copy_part(plan: CopyPlan, key: str, folder: Place) -> bool:
-    """Copy a part unless it is there; return whether it was copied."""
-    part = plan.parts[key]
-    if _is_whole(folder / key, part):
-        return False
-    (folder / key).write_durably(fetch(plan.source.path / key, part))
-    if not _is_whole(folder / key, part):
-        raise StoreError(f"'{folder / key}' does not hold what was written to it; check the disk or the server.")
-    return True
 
 
 def _is_whole(path: Place, part: Part) -> bool:
@@ -133,10 +134,3 @@ def _attributes(place: Place, plan: CopyPlan) -> list[Any]:
     """Return the attributes of a store and its splits, without consolidated metadata, which come with the last view."""
     files = [place / ROOT, *(place / f"{name}/zarr.json" for name in plan.source.split_names)]
     return [json.loads(file.read_bytes())["attributes"] if file.is_file() else None for file in files]
-
-
-def _sweep(folder: Place, wanted: set[str]) -> None:
-    """Delete what an earlier copy of something else left."""
-    for file in list(folder.files()):
-        if file.relative_to(folder).as_posix() not in wanted:
-            file.unlink()

@@ -1,7 +1,7 @@
 """Descriptions of a store from its headers and commit records, without reading its embeddings."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from compress_ssl.storage.places.place import lease_holder
 from compress_ssl.storage.reader import EmbeddingStore, Split
@@ -26,7 +26,7 @@ def summary(store: EmbeddingStore) -> dict[str, Any]:
     """Return one entry of a catalogue: as ``describe``, but without reading the per-sample arrays."""
     splits = store.splits
     progress = [_progress(split) for split in splits]
-    committed = [count for each in progress for count in each.blocks]
+    committed = sum(count for counts, _, _ in progress for count in counts)
     blocks = sum(split.block_count * len(split.views) for split in splits)
     return {
         "teacher": store.attributes.get("teacher", {}).get("name"),
@@ -35,16 +35,16 @@ def summary(store: EmbeddingStore) -> dict[str, Any]:
         "samples": sum(map(len, splits)),
         "views": max((len(split.views) for split in splits), default=0),
         "feature_dim": max((split.feature_dim for split in splits), default=0),
-        "stored_bytes": sum(each.bytes for each in progress),
+        "stored_bytes": sum(size for _, size, _ in progress),
         "blocks": blocks,
-        "blocks_committed": sum(committed),
-        "complete": sum(committed) == blocks,
+        "blocks_committed": committed,
+        "complete": committed == blocks,
         "writer": lease_holder(store.path),
     }
 
 
 def _describe_split(split: Split) -> dict[str, Any]:
-    progress = _progress(split)
+    committed, stored_bytes, objects = _progress(split)
     status = split.samples.status
     return {
         "samples": int((status != Status.PADDING).sum()),
@@ -52,26 +52,19 @@ def _describe_split(split: Split) -> dict[str, Any]:
         "classes": len(split.class_names),
         "feature_dim": split.feature_dim,
         "views": split.views,
-        "views_complete": progress.blocks.count(split.block_count),
+        "views_complete": committed.count(split.block_count),
         "blocks": split.block_count,
         "block_rows": split.block_rows,
-        "blocks_committed": progress.blocks,
+        "blocks_committed": committed,
         "bytes": 2 * math.prod((len(split.views), len(split), split.feature_dim)),
-        "stored_bytes": progress.bytes,
-        "objects": progress.objects,
+        "stored_bytes": stored_bytes,
+        "objects": objects,
     }
 
 
-class _Progress(NamedTuple):
-    """The committed blocks of each view; bytes and objects of all that is committed."""
-
-    blocks: list[int]
-    bytes: int
-    objects: int
-
-
-def _progress(split: Split) -> _Progress:
+def _progress(split: Split) -> tuple[list[int], int, int]:
+    """Return the number of committed blocks of each view; bytes and objects of all that is committed."""
     records = {unit: split.committed(unit) for unit in split.units}
     parts = [part for found in records.values() for record in found.values() for part in record.values()]
     blocks = [len(found) for unit, found in records.items() if unit != SAMPLES_UNIT]
-    return _Progress(blocks, sum(part["size"] for part in parts), len(parts))
+    return blocks, sum(part["size"] for part in parts), len(parts)

@@ -117,10 +117,9 @@ def make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, 
             values = getattr(growth.samples, name)
             array = array.with_config({"write_empty_chunks": True})
             array[first:] = np.array(values, dtype=object) if name == "sample_path" else values
+    grown = counted | {"views": [*split.views, *growth.views], "samples": samples}
     if growth.samples:
         blocks = range(split.block_count, schema.block_count(samples, split.block_rows))
         write_manifest(split.path, schema.SAMPLES_UNIT, blocks)
-    grown = counted | {"views": [*split.views, *growth.views], "samples": samples}
-    if growth.samples:
         grown["class_names"] = list(growth.samples.class_names)
     return {name: value for name, value in grown.items() if name != schema.ROOM}

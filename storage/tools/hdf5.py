@@ -20,16 +20,184 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import xxhash
 
 from compress_ssl.storage import schema
-from compress_ssl.storage.errors import StoreDamagedError, StoreError, StoreNotFoundError, StoreVersionError
+from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.errors import (
+    DiskSpaceError,
+    StoreDamagedError,
+    StoreError,
+    StoreExistsError,
+    StoreIncompleteError,
+    StoreNotFoundError,
+    StoreVersionError,
+)
+from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
+from compress_ssl.storage.places.local import LocalPath
+from compress_ssl.storage.places.place import PlaceLike
+from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
+from compress_ssl.storage.reader import EmbeddingStore, Split
+from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer, open_root
 
 JSON, COMMIT, COMMITS = "json", "commit", "commits"
 LAYOUT = ("v110", "v110")  # HDF5's first file layout whose whole structure has checksums
-
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 """Raised by h5py where a file is damaged, or is of another form."""
+
+
+def committed_size(store: EmbeddingStore) -> int:
+    """Return the bytes of all that is committed, which an export has to read."""
+    records = (read_records(split.path, unit) for split, unit in store.units)
+    return sum(part["size"] for unit in records for record in unit.values() for part in record.values())
+
+
+def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
+    """Write a complete store as one HDF5 file, one block at a time, beside its place; then rename it into place.
+
+    Args:
+        advance: Called with the bytes of each block.
+        overwrite: Replace ``file`` if it is an exported store.
+
+    Raises:
+        StoreIncompleteError: If a block is not committed.
+        StoreDamagedError: If a part has other bytes than were committed.
+        StoreExistsError: If ``file`` exists and may not be replaced.
+        DiskSpaceError: If the disk has too little space.
+        OSError: If the file cannot be written, or the disk fills up meanwhile.
+    """
+    for split in store.splits:
+        lacking = set(range(len(split.views))).difference(split.complete_views)
+        if lacking:
+            raise StoreIncompleteError(
+                f"View {min(lacking)} of split {split.name} of '{store.path}' is not complete; finish it with "
+                "'compress-ssl embed --resume' before it is exported."
+            )
+    if file.is_dir():
+        raise StoreExistsError(f"'{file}' is a folder; give a file.")
+    if file.exists() and not overwrite:
+        raise StoreExistsError(f"'{file}' exists already; use --overwrite to replace it, or another path.")
+    if file.exists() and not is_exported(file):
+        raise StoreExistsError(f"'{file}' is not an exported store and is not replaced; give another path.")
+    make_directory_durably(file.parent)
+    needed, free = committed_size(store), LocalPath(file).free_bytes()
+    if free is not None and needed > free:
+        raise DiskSpaceError(
+            f"'{file}' needs {needed / 2**30:,.2f} GiB, '{file.parent}' has {free / 2**30:,.2f} GiB left; free some "
+            "space, or give another path."
+        )
+    partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
+    with create_hdf5(partial, libver=LAYOUT, track_order=True) as (root, check):
+        _write_attributes(root, store.attributes)
+        for split in store.splits:
+            for size in _write_split(root, split):
+                check()
+                advance(size)
+        root.attrs[COMMIT] = _commit_of(root)
+    partial.replace(file)
+    flush_directory(file.parent)
+
+
+def _write_split(root: h5py.File, split: Split) -> Iterator[int]:
+    """Write a split; yield the bytes of each block that is written."""
+    group = root.create_group(split.name, track_order=True)
+    _write_attributes(group, split.attributes)
+    # Strings of a fixed length are stored in the chunks, under their checksums; others are stored elsewhere.
+    texts = h5py.string_dtype("utf-8", max(1, *(len(path.encode()) for path in split.samples.sample_path)))
+    row = (split.feature_dim, len(split.columns), split.block_rows)
+    for name, shape, chunks in schema.layout(len(split), len(split.views), *row):
+        spec = schema.ARRAYS[name]
+        dtype, fill_value = (texts, None) if spec.dtype == "string" else (spec.dtype, spec.fill_value)
+        chunks = tuple(map(min, shape, chunks))
+        array = group.create_dataset(name, shape, dtype, chunks=chunks, fletcher32=True, fillvalue=fill_value)
+        array.attrs["dimension_names"] = list(spec.dimensions)
+        if name == "augmentation":
+            array.attrs["columns"] = list(split.columns)
+    for unit in split.units:
+        records = read_records(split.path, unit)
+        text = json.dumps({str(block): records[block] for block in range(split.block_count)}, sort_keys=True)
+        content = np.frombuffer(text.encode(), np.uint8)
+        chunk = (min(len(content), 2**20),)
+        root.create_dataset(f"{COMMITS}/{split.name}/{unit}", data=content, chunks=chunk, fletcher32=True)
+        for block in range(split.block_count):
+            rows = split.block_slice(block)
+            if unit == schema.SAMPLES_UNIT:
+                for name in schema.SAMPLE_ARRAYS:
+                    values = getattr(split.samples, name)[rows]
+                    group[name][rows] = [path.encode() for path in values] if name == "sample_path" else values
+            else:
+                for name, values in split.block(int(unit), block).items():
+                    group[name][int(unit), rows] = values
+            yield sum(part["size"] for part in records[block].values())
+
+
+def import_hdf5(file: Path, place: PlaceLike, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
+    """Write the store that a file was exported from, byte for byte, one block at a time; then rename it into place.
+
+    Args:
+        advance: Called with the bytes of each block of a view.
+        overwrite: Replace the store at ``place``.
+
+    Raises:
+        StoreNotFoundError, StoreVersionError: If the file is no exported store, or one of another format.
+        StoreDamagedError: If the file is cut short or changed anywhere.
+        StoreExistsError: If something is at ``place`` that may not be replaced.
+    """
+    with _opened(file) as root, exclusive_writer(place):
+        check_place(place, overwrite=overwrite, instead=OVERWRITE)
+        with new_store(place) as folder:
+            with _reading(file):
+                attributes = _read_attributes(root)
+                plans = {name: _plan(root[name]) for name in _split_names(root)}
+            create_store(folder, attributes, plans)
+            writer = StoreWriter(folder)
+            for name in plans:
+                _import_split(file, root, writer, name, advance)
+            writer.finish()
+
+
+def _import_split(file: Path, root: h5py.File, writer: StoreWriter, name: str, advance: Callable[[int], None]) -> None:
+    split, target = root[name], writer.store[name]
+    group = open_root(target.path)
+    with _reading(file):
+        attributes = _read_attributes(split)
+    if dict(group.attrs) != attributes:  # even those that this release does not write
+        group.attrs.put(attributes)
+    for block, views in writer.pending_blocks(name).items():
+        rows = target.block_slice(block)
+        for view in views:
+            with _reading(file):
+                values = [array_in(split, array)[view, rows] for array in ("embeddings", "augmentation")]
+            writer.write_block(name, block, view, *values)
+            advance(sum(array.nbytes for array in values))
+    for unit in root[COMMITS][name]:  # every block must be committed with the bytes that it was exported with
+        with _reading(file):
+            wanted = json.loads(array_in(root[COMMITS][name], unit)[:].tobytes())
+        for block, record in read_records(target.path, unit).items():
+            if record != wanted.get(str(block)):
+                what = f"block {block} of {schema.unit_name(unit)} of split {name}"
+                raise _damaged(file, f"{what} is not what was exported")
+
+
+def _plan(group: h5py.Group) -> schema.SplitPlan:
+    attributes = _read_attributes(group)
+    arrays = {name: array_in(group, name) for name in schema.ARRAYS}
+    (_, samples, features), columns = arrays["embeddings"].shape, arrays["augmentation"].attrs["columns"]
+    row = (features, len(columns), attributes["block_rows"])
+    for name, shape, _ in schema.layout(samples, len(attributes["views"]), *row):
+        if arrays[name].shape != shape:
+            raise ValueError(f"'{arrays[name].name}' has shape {arrays[name].shape} instead of {shape}")
+    values = {name: arrays[name][:] for name in schema.SAMPLE_ARRAYS if name != "sample_path"}
+    paths = arrays["sample_path"].asstr()[:].tolist()
+    return schema.SplitPlan(
+        samples=schema.Samples(sample_path=paths, **values, class_names=tuple(attributes["class_names"])),
+        folder=attributes["folder"],
+        views=attributes["views"],
+        columns=tuple(map(str, columns)),
+        feature_dim=features,
+        block_rows=attributes["block_rows"],
+    )
 
 
 class _GuardedFile(io.FileIO):
@@ -77,43 +245,42 @@ def create_hdf5(file: Path, **options: Any) -> Iterator[tuple[h5py.File, Callabl
         raise
 
 
-def write_attributes(group: h5py.Group, attributes: Mapping[str, Any]) -> None:
+def _write_attributes(group: h5py.Group, attributes: Mapping[str, Any]) -> None:
     """Write the attributes of a root or a split, in their order."""
-    as_json = [name for name, value in attributes.items() if not _is_plain(value)]
+    as_json = [
+        name
+        for name, value in attributes.items()
+        if not (isinstance(value, str) or (type(value) is int and abs(value) < 2**63))
+    ]
     for name, value in attributes.items():
         group.attrs[name] = json.dumps(value) if name in as_json else value
     group.attrs[JSON] = json.dumps(as_json)
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str) or (type(value) is int and abs(value) < 2**63)
-
-
-def read_attributes(group: h5py.Group) -> dict[str, Any]:
+def _read_attributes(group: h5py.Group) -> dict[str, Any]:
     """Return the attributes of a root or a split, as they were in the store."""
     as_json = json.loads(group.attrs[JSON])
     values = {name: value for name, value in group.attrs.items() if name not in (JSON, COMMIT)}
-    return {name: json.loads(value) if name in as_json else _plain(value) for name, value in values.items()}
+    return {
+        name: json.loads(value) if name in as_json else value if isinstance(value, str) else int(value)
+        for name, value in values.items()
+    }
 
 
-def _plain(value: Any) -> str | int:
-    return value if isinstance(value, str) else int(value)
-
-
-def commit_of(root: h5py.File) -> str:
+def _commit_of(root: h5py.File) -> str:
     """Return the XXH3-128 of all attributes and commit records, in hexadecimal."""
-    digest = xxhash.xxh3_128(json.dumps(read_attributes(root)).encode())
-    for name in split_names(root):
+    digest = xxhash.xxh3_128(json.dumps(_read_attributes(root)).encode())
+    for name in _split_names(root):
         columns = list(map(str, root[name]["augmentation"].attrs["columns"]))
-        digest.update(json.dumps([read_attributes(root[name]), columns]).encode())
+        digest.update(json.dumps([_read_attributes(root[name]), columns]).encode())
         for unit in sorted(root[COMMITS][name]):
             digest.update(f"{name} {unit} ".encode() + root[COMMITS][name][unit][:].tobytes())
     return digest.hexdigest()
 
 
-def split_names(root: h5py.File) -> list[str]:
+def _split_names(root: h5py.File) -> list[str]:
     """Return the names of the splits; ValueError for one that leads out of a store."""
-    names = read_attributes(root)["splits"]
+    names = _read_attributes(root)["splits"]
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"'{name}' is no name of a split")
@@ -144,49 +311,39 @@ def is_exported(file: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened_hdf5(file: Path) -> Iterator[h5py.File]:
-    """Open an exported store, and check its attributes and records.
-
-    Raises:
-        StoreNotFoundError: If there is no such file, or it is no exported store.
-        StoreVersionError: If its format is not the one this release reads.
-        StoreDamagedError: If it is not whole.
-    """
+def _opened(file: Path) -> Iterator[h5py.File]:
+    """Open an exported store, and check its attributes and records."""
     if not file.is_file():
         raise StoreNotFoundError(f"'{file}' is not a file; give one that 'compress-ssl store export' wrote.")
-    try:
-        root = h5py.File(file, "r", locking=False)  # it never changes
-    except OSError as error:
-        raise damaged(file, error) from error
-    with root:
-        with reading(file):
-            _check_whole(root, file)
+    with contextlib.ExitStack() as stack:
+        with _reading(file):
+            root = stack.enter_context(h5py.File(file, "r", locking=False))  # it never changes
+            if root.attrs.get("format") != schema.FORMAT_NAME:
+                raise StoreNotFoundError(
+                    f"'{file}' is not a store that 'compress-ssl store export' wrote; check the path."
+                )
+            version = root.attrs.get("version")
+            if version != schema.FORMAT_VERSION:
+                raise StoreVersionError(
+                    f"'{file}' has format version {version}, but this release reads version {schema.FORMAT_VERSION}; "
+                    "upgrade compress-ssl, or export again."
+                )
+            if root.attrs.get(COMMIT) != _commit_of(root):
+                raise _damaged(file, "its attributes or records are not those it was written with")
         yield root
 
 
-def _check_whole(root: h5py.File, file: Path) -> None:
-    if root.attrs.get("format") != schema.FORMAT_NAME:
-        raise StoreNotFoundError(f"'{file}' is not a store that 'compress-ssl store export' wrote; check the path.")
-    if root.attrs.get("version") != schema.FORMAT_VERSION:
-        raise StoreVersionError(
-            f"'{file}' has format version {root.attrs.get('version')}, but this release reads version "
-            f"{schema.FORMAT_VERSION}; upgrade compress-ssl, or export again."
-        )
-    if root.attrs.get(COMMIT) != commit_of(root):
-        raise damaged(file, "its attributes or records are not those it was written with")
-
-
 @contextlib.contextmanager
-def reading(file: Path) -> Iterator[None]:
+def _reading(file: Path) -> Iterator[None]:
     """Turn errors while reading a file into ``StoreDamagedError``."""
     try:
         yield
     except StoreError:
         raise
     except UNREADABLE as error:
-        raise damaged(file, error) from error
+        raise _damaged(file, error) from error
 
 
-def damaged(file: Path, why: object) -> StoreDamagedError:
+def _damaged(file: Path, why: object) -> StoreDamagedError:
     """Return the error for a file that is not as it was written."""
     return StoreDamagedError(f"'{file}' is cut short or damaged ({why}); copy it again, or export the store again.")

@@ -3,22 +3,146 @@
 Blocks are copied as they are: the result has the bytes that one run over all of it would have written.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
-from compress_ssl.storage.commits import commit_block
-from compress_ssl.storage.errors import StoreExistsError
+from compress_ssl.storage.commits import commit_block, read_records
+from compress_ssl.storage.errors import StoreExistsError, StoreMismatchError
 from compress_ssl.storage.places.cache import fetch
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location
-from compress_ssl.storage.publish import check_place, is_there
-from compress_ssl.storage.reader import EmbeddingStore, open_store
-from compress_ssl.storage.recognise import is_store
-from compress_ssl.storage.schema import SplitPlan
+from compress_ssl.storage.publish import check_place, is_store, is_there
+from compress_ssl.storage.reader import EmbeddingStore, Split, open_store
+from compress_ssl.storage.schema import ROOM, Record, SplitPlan, Status
 from compress_ssl.storage.tools.copy import COPIES
-from compress_ssl.storage.tools.merge_plan import MergePlan, ViewBlock, plan_of
+from compress_ssl.storage.tools.identity import check_same_samples
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
+
+BY_SPLIT = {"data_set", "canaries", "splits"}  # attributes of the root with an entry for each split
+
+MAY_DIFFER = {"computed_with", "rendering", "precision_against_float32", "growing"}
+"""Attributes that only affect the rounding; the first store's are kept."""
+
+logger = logging.getLogger(__name__)
+
+
+class ViewBlock(NamedTuple):
+    """One view of one block."""
+
+    split: str
+    view: int
+    block: int
+
+    def __str__(self) -> str:
+        return f"Block {self.block} of view {self.view} of split {self.split}"
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """The merged store, and where its blocks are."""
+
+    attributes: dict[str, Any]
+    splits: dict[str, SplitPlan]
+    found: dict[ViewBlock, tuple[Place, Record]]  # the split that has each block of a view, and its record
+
+
+def plan_merge(stores: Sequence[EmbeddingStore]) -> MergePlan:
+    """Check that stores are parts of one, and find all blocks.
+
+    Args:
+        stores (sequence of EmbeddingStore): Each has some of the splits, with the same samples as in the others, and
+            all of its views or the first ones.
+
+    Raises:
+        StoreMismatchError: If they were made with different settings or from different images, or a block differs
+            between two of them.
+    """
+    first = stores[0]
+    splits: dict[str, Split] = {}
+    found: dict[ViewBlock, tuple[Place, Record]] = {}
+    for store in stores:
+        _check_agree(first, store, _compared(first), _compared(store))
+        for split in store.splits:
+            splits[split.name] = _with_more_views(splits.get(split.name, split), split)
+            for view in range(len(split.views)):
+                for block, record in read_records(split.path, str(view)).items():
+                    place = ViewBlock(split.name, view, block)
+                    before, known = found.setdefault(place, (split.path, record))
+                    if known != record:
+                        raise StoreMismatchError(
+                            f"{place} is not the same in '{before}' and in '{split.path}'; leave one of the two out, "
+                            "or embed one again."
+                        )
+    return MergePlan(_attributes(stores, splits), {name: _plan_of(split) for name, split in splits.items()}, found)
+
+
+def _compared(store: EmbeddingStore) -> dict[str, Any]:
+    """Return what must be the same: all attributes but those above, entries of tables one by one."""
+    compared: dict[str, Any] = {"renderer": store.attributes.get("rendering", {}).get("renderer")}
+    for key, value in store.attributes.items():
+        if key not in BY_SPLIT | MAY_DIFFER:
+            is_table = isinstance(value, dict)
+            compared |= {f"{key}.{inner}": each for inner, each in value.items()} if is_table else {key: value}
+    return compared
+
+
+def _check_agree(one: EmbeddingStore | Split, other: EmbeddingStore | Split, *facts: dict[str, Any]) -> None:
+    for key in dict.fromkeys((*facts[0], *facts[1])):
+        values = [each.get(key) for each in facts]
+        if values[0] != values[1]:
+            raise StoreMismatchError(
+                f"'{one.path}' and '{other.path}' are not parts of one store: their {key} is {values[0]!r} and "
+                f"{values[1]!r}; merge stores that were embedded with the same settings."
+            )
+
+
+def _with_more_views(one: Split, other: Split) -> Split:
+    """Return the one of two parts of a split that is planned with more views."""
+    apart = {"views", "samples", "class_names", ROOM}
+    common = min(len(one.views), len(other.views))
+    facts = (
+        {key: value for key, value in split.attributes.items() if key not in apart}
+        | {"features": split.feature_dim}
+        | {f"view {view}": split.views[view] for view in range(common)}
+        for split in (one, other)
+    )
+    _check_agree(one, other, *facts)
+    check_same_samples(one.name, one.samples, other.samples)
+    return one if len(one.views) >= len(other.views) else other
+
+
+def _attributes(stores: Sequence[EmbeddingStore], splits: Mapping[str, Split]) -> dict[str, Any]:
+    """Return the attributes of the root: the first store's, and those of splits that it lacks from the others."""
+    first = stores[0].attributes
+    for store in stores[1:]:
+        for key in ("rendering", "computed_with"):
+            if store.attributes.get(key) != first.get(key):
+                logger.warning(
+                    "'%s' and '%s' were made on different machines (%s differs): the embeddings agree with those of "
+                    "one run up to rounding only.",
+                    stores[0].path,
+                    store.path,
+                    key,
+                )
+    attributes = {**first, "data_set": dict(first.get("data_set", {}))}
+    for store in stores:
+        others = store.attributes
+        tables = ((attributes, others, "canaries"), (attributes["data_set"], others.get("data_set", {}), "fingerprint"))
+        for mine, theirs, key in tables:
+            if key in theirs:
+                known = mine.get(key, {})
+                mine[key] = {**known, **theirs[key], **known}  # the first store's entries come first, and are kept
+    attributes["data_set"]["images"] = sum(
+        int((split.samples.status != Status.PADDING).sum()) for split in splits.values()
+    )
+    return attributes
+
+
+def _plan_of(split: Split) -> SplitPlan:
+    return SplitPlan(split.samples, split.folder, split.views, split.columns, split.feature_dim, split.block_rows)
 
 
 def merge_stores(plan: MergePlan, target: PlaceLike, advance: Callable[[int], None]) -> list[str]:
@@ -60,7 +184,13 @@ def merge_stores(plan: MergePlan, target: PlaceLike, advance: Callable[[int], No
         for _ in map_threads(copy, sorted(lacking & plan.found.keys()), threads=COPIES):
             advance(1)
         writer.finish()
-    return _missing(lacking - plan.found.keys(), writer.store)
+    sentences = []
+    for (name, view), found in groupby(sorted(lacking - plan.found.keys()), key=lambda block: block[:2]):
+        blocks = [each.block for each in found]
+        shown = ", ".join(map(str, blocks[:10])) + (", ..." if len(blocks) > 10 else "")
+        count = writer.store[name].block_count
+        sentences.append(f"{name}, view {view}: {len(blocks)} of {count} blocks are in no store ({shown})")
+    return sentences
 
 
 def _check_resumable(plan: MergePlan, target: Place) -> None:
@@ -74,22 +204,10 @@ def _check_resumable(plan: MergePlan, target: Place) -> None:
         {key: value for key, value in attributes.items() if key not in header}
         for attributes in (plan.attributes, store.attributes)
     )
-    there = {split.name: _facts(plan_of(split)) for split in store.splits}
+    there = {split.name: _facts(_plan_of(split)) for split in store.splits}
     if found != wanted or there != {name: _facts(split) for name, split in plan.splits.items()}:
         raise exists
 
 
 def _facts(plan: SplitPlan) -> tuple[Any, ...]:
     return plan.samples.sample_path, plan.samples.content_hash.tolist(), plan.views, plan.block_rows, plan.feature_dim
-
-
-def _missing(lacking: set[ViewBlock], store: EmbeddingStore) -> list[str]:
-    """Return a sentence for each view that lacks blocks."""
-    sentences = []
-    for (name, view), found in groupby(sorted(lacking), key=lambda block: block[:2]):
-        blocks = [each.block for each in found]
-        shown = ", ".join(map(str, blocks[:10])) + (", ..." if len(blocks) > 10 else "")
-        sentences.append(
-            f"{name}, view {view}: {len(blocks)} of {store[name].block_count} blocks are in no store ({shown})"
-        )
-    return sentences

@@ -6,7 +6,7 @@ Letters: N samples, D features, P parameters, R rows of a block.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from compress_ssl.storage import schema
@@ -14,8 +14,6 @@ from compress_ssl.storage.places.durable import json_bytes
 from compress_ssl.storage.places.place import PlaceLike, location
 
 LENGTH_BYTES = 4  # of the length before each text in a chunk of texts
-
-HASH = "0" * 16  # A hash of a record's length
 
 
 class StoreSize(NamedTuple):
@@ -35,41 +33,30 @@ class StoreSize(NamedTuple):
 
 def block_size(feature_dim: int, parameters: int, block_rows: int) -> StoreSize:
     """Return the size of one view of one block, without its record."""
-    sizes = [_chunk_bytes(name, (1, feature_dim, parameters, block_rows)) for name in schema.VIEW_ARRAYS]
-    return StoreSize(sum(sizes), len(sizes))
+    sizes = _chunk_bytes(feature_dim, parameters, block_rows)
+    return StoreSize(sum(sizes[name] for name in schema.VIEW_ARRAYS), len(schema.VIEW_ARRAYS))
 
 
 def view_size(plan: schema.SplitPlan) -> StoreSize:
     """Return the size of one view of a split: its blocks and their manifest."""
-    blocks = schema.block_count(len(plan.samples), plan.block_rows)
-    dimensions = (1, plan.feature_dim, len(plan.columns), plan.block_rows)
-    parts = {name: _chunk_bytes(name, dimensions) for name in schema.VIEW_ARRAYS}
-    records = {
-        str(block): dict(zip(schema.view_keys(1, block), parts.values(), strict=True)) for block in range(blocks)
-    }
-    return StoreSize(sum(parts.values()), len(parts)).times(blocks).plus(_manifest(records))
+    row = (plan.feature_dim, len(plan.columns), plan.block_rows)
+    sizes = _chunk_bytes(*row)
+    blocks = range(schema.block_count(len(plan.samples), plan.block_rows))
+    records = {block: {key: sizes[key.partition("/")[0]] for key in schema.unit_keys("1", block)} for block in blocks}
+    return block_size(*row).times(len(blocks)).plus(_manifest(records))
 
 
 def samples_size(plan: schema.SplitPlan) -> StoreSize:
     """Return the size of the per-sample arrays of a split and their manifest."""
     rows, paths = plan.block_rows, plan.samples.sample_path
+    fixed = _chunk_bytes(0, 0, rows)
     records = {}
     for block in range(schema.block_count(len(paths), rows)):
         texts = sum(len(path.encode()) for path in paths[block * rows : (block + 1) * rows])
-        sizes = [
-            schema.COUNT_BYTES + rows * LENGTH_BYTES + texts + schema.CHECKSUM_BYTES
-            if name == "sample_path"
-            else _chunk_bytes(name, (1, 0, 0, rows))
-            for name in schema.SAMPLE_ARRAYS
-        ]
-        records[str(block)] = dict(zip(schema.sample_keys(block), sizes, strict=True))
+        sizes = fixed | {"sample_path": schema.COUNT_BYTES + rows * LENGTH_BYTES + texts + schema.CHECKSUM_BYTES}
+        records[block] = {key: sizes[key.partition("/")[0]] for key in schema.unit_keys(schema.SAMPLES_UNIT, block)}
     parts = [size for record in records.values() for size in record.values()]
     return StoreSize(sum(parts), len(parts)).plus(_manifest(records))
-
-
-def split_size(plan: schema.SplitPlan) -> StoreSize:
-    """Return the size of a finished split without the ``zarr.json`` of its group and arrays."""
-    return view_size(plan).times(len(plan.views)).plus(samples_size(plan))
 
 
 def size_on_disk(place: PlaceLike) -> StoreSize:
@@ -79,16 +66,18 @@ def size_on_disk(place: PlaceLike) -> StoreSize:
     return StoreSize(sum(sizes), len(sizes))
 
 
-def _chunk_bytes(name: str, dimensions: Sequence[int]) -> int:
-    """Return the bytes of a chunk of a numeric array, by (N, D, P, R)."""
-    samples, features, parameters, rows = dimensions
-    chunks = next(chunks for each, _, chunks in schema.layout(samples, 1, features, parameters, rows) if each == name)
-    return schema.item_size(schema.ARRAYS[name]) * math.prod(chunks) + schema.CHECKSUM_BYTES
+def _chunk_bytes(features: int, parameters: int, rows: int) -> dict[str, int]:
+    """Return the bytes of a chunk of each array; of texts, without them."""
+    return {
+        name: schema.item_size(schema.ARRAYS[name]) * math.prod(chunks) + schema.CHECKSUM_BYTES
+        for name, _, chunks in schema.layout(1, 1, features, parameters, rows)
+    }
 
 
-def _manifest(sizes: Mapping[str, Mapping[str, int]]) -> StoreSize:
+def _manifest(sizes: Mapping[int, Mapping[str, int]]) -> StoreSize:
     """Return the size of a unit's manifest, by the sizes of the parts of each block."""
     records = {
-        block: {key: {"size": size, "xxh3_64": HASH} for key, size in record.items()} for block, record in sizes.items()
+        str(block): {key: {"size": size, "xxh3_64": "0" * 16} for key, size in record.items()}
+        for block, record in sizes.items()
     }
     return StoreSize(len(json_bytes(records)), 1)

@@ -9,7 +9,7 @@ from compress_ssl.storage.commits import checksum, read_records
 from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.reader import EmbeddingStore
-from compress_ssl.storage.schema import Part, Record, unit_name
+from compress_ssl.storage.schema import Record, unit_name
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,20 @@ def blocks_to_verify(
 
 def verify_block(block: CommittedBlock) -> CheckedBlock:
     """Read the parts of one block."""
-    faults = {block.split / key: _fault(block.split / key, part) for key, part in block.record.items()}
-    damaged = [f"'{path}' {fault}" for path, fault in faults.items() if fault]
+    damaged = []
+    for key, part in block.record.items():
+        path, fault = block.split / key, ""
+        try:
+            if not path.is_file():
+                fault = "is missing"
+            elif path.size() != part["size"]:
+                fault = f"has {path.size()} bytes instead of {part['size']}"
+            elif checksum(path) != part["xxh3_64"]:
+                fault = "has other content than was committed"
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        if fault:
+            damaged.append(f"'{path}' {fault}")
     return CheckedBlock(len(block.record), sum(part["size"] for part in block.record.values()), damaged)
 
 
@@ -90,15 +102,3 @@ def add_up(foreseen: Verification, blocks: Iterable[CheckedBlock]) -> Verificati
     damaged = [*foreseen.damaged, *(sentence for block in checked for sentence in block.damaged)]
     total = sum(block.bytes for block in checked)
     return Verification(sum(block.parts for block in checked), total, damaged, foreseen.missing)
-
-
-def _fault(path: Place, part: Part) -> str | None:
-    if not path.is_file():
-        return "is missing"
-    if path.size() != part["size"]:
-        return f"has {path.size()} bytes instead of {part['size']}"
-    try:
-        found = checksum(path)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return None if found == part["xxh3_64"] else "has other content than was committed"

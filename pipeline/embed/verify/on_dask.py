@@ -7,7 +7,7 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.dask.cluster import open_client, run_tasks
 from compress_ssl.pipeline.dask.settings import DaskSettings
 from compress_ssl.storage import Place, open_store
-from compress_ssl.storage.recognise import has_zarr_metadata
+from compress_ssl.storage.publish import has_zarr_metadata
 from compress_ssl.storage.tools.verify import (
     CheckedBlock,
     CommittedBlock,

@@ -9,7 +9,7 @@ import pytest
 
 from compress_ssl.storage import EmbeddingStore, SplitPlan, location
 from compress_ssl.storage.errors import DiskSpaceError
-from compress_ssl.storage.tools.size import StoreSize, size_on_disk, split_size
+from compress_ssl.storage.tools.size import StoreSize, samples_size, size_on_disk, view_size
 
 Embedded = Callable[..., EmbeddingStore]
 FILE = 4096
@@ -36,11 +36,8 @@ def predicted(store: EmbeddingStore) -> StoreSize:
     size = StoreSize()
     for name in store.split_names:
         split = store[name]
-        size = size.plus(
-            split_size(
-                SplitPlan(split.samples, split.folder, split.views, split.columns, split.feature_dim, split.block_rows)
-            )
-        )
+        plan = SplitPlan(split.samples, split.folder, split.views, split.columns, split.feature_dim, split.block_rows)
+        size = size.plus(view_size(plan).times(len(plan.views))).plus(samples_size(plan))
     return size
 
 

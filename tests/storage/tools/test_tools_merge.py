@@ -12,8 +12,7 @@ from compress_ssl.storage import RemotePath, Samples, SplitPlan, location, open_
 from compress_ssl.storage.errors import StoreDamagedError, StoreExistsError, StoreMismatchError
 from compress_ssl.storage.tools.copy import copy_store, plan_copy
 from compress_ssl.storage.tools.growth import SplitGrowth, grow_store
-from compress_ssl.storage.tools.merge import merge_stores
-from compress_ssl.storage.tools.merge_plan import plan_merge
+from compress_ssl.storage.tools.merge import merge_stores, plan_merge
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store
 

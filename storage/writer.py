@@ -121,11 +121,8 @@ class StoreWriter:
             raise StoreError(f"Split {split} of '{self.path}' has no view {view}, block {block}.")
         rows = source.block_slice(block)
         count = rows.stop - rows.start
-        wanted, found = (
-            ((count, source.feature_dim), (count, len(source.columns))),
-            (embeddings.shape, augmentation.shape),
-        )
-        if found != wanted:
+        wanted = ((count, source.feature_dim), (count, len(source.columns)))
+        if (found := (embeddings.shape, augmentation.shape)) != wanted:
             raise StoreError(
                 f"Block {block} of split {split} of '{self.path}' takes embeddings of shape {wanted[0]} and parameters "
                 f"of shape {wanted[1]}, got {found[0]} and {found[1]}; was the store made for another teacher?"

@@ -77,28 +77,29 @@ def copy_store(plan: CopyPlan, target: PlaceLike, advance: Callable[[int], None]
             then.
     """
     place = location(target)
-
-    def copy(key: str) -> bool:
-        """Copy a part unless it is there; return whether it was copied."""
-        part, path = plan.parts[key], folder / key
-        if _is_whole(path, part):
-            return False
-        path.write_durably(fetch(plan.source.path / key, part))
-        if not _is_whole(path, part):
-            raise StoreError(f"'{path}' does not hold what was written to it; check the disk or the server.")
-        return True
-
     with exclusive_writer(place):
         is_repair = _is_copy(plan, place)
         with contextlib.nullcontext(place) if is_repair else place.assembled() as folder:
+
+            def copy(key: str) -> bool:
+                """Copy a part unless it is there; return whether it was copied."""
+                part, path = plan.parts[key], folder / key
+                if _is_whole(path, part):
+                    return False
+                path.write_durably(fetch(plan.source.path / key, part))
+                if not _is_whole(path, part):
+                    raise StoreError(f"'{path}' does not hold what was written to it; check the disk or the server.")
+                return True
+
             copied = 0
             for is_new in map_threads(copy, plan.parts, threads=COPIES):
                 copied += is_new
                 advance(1)
-            wanted = {*plan.parts, *plan.metadata, *plan.records}
-            for file in [] if is_repair else list(folder.files()):
-                if file.relative_to(folder).as_posix() not in wanted:
-                    file.unlink()  # an earlier copy of something else left it
+            if not is_repair:
+                wanted = {*plan.parts, *plan.metadata, *plan.records}
+                for file in list(folder.files()):
+                    if file.relative_to(folder).as_posix() not in wanted:
+                        file.unlink()  # an earlier copy of something else left it
             for key, content in {**plan.metadata, **plan.records, ROOT: plan.root}.items():
                 (folder / key).write_durably(content)
         if plan.source.is_complete:

@@ -16,8 +16,7 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.reference import parse_reference
 from compress_ssl.storage import EmbeddingStore, Place, open_store
 from compress_ssl.storage.errors import DiskSpaceError
-from compress_ssl.storage.publish import check_place, is_there
-from compress_ssl.storage.publish import is_store
+from compress_ssl.storage.publish import check_place, is_store, is_there
 from compress_ssl.storage.tools.growth import is_growing
 from compress_ssl.storage.tools.size import StoreSize, block_size, samples_size, size_on_disk, view_size
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer

@@ -15,14 +15,11 @@ from compress_ssl.pipeline.evaluate.settings import (
     VocDetectSettings,
 )
 
-PACKAGE = "compress_ssl.pipeline.evaluate"
-
 
 class Evaluation(NamedTuple):
     """One evaluation."""
 
     settings: type[EvaluateSettings]
-    module: str  # module in ``PACKAGE`` that holds ``function``
     function: str  # takes (settings, source, progress), returns a result with a method ``scores()``
     file: str  # file of the result, beside the model
     needs_network: bool = False
@@ -30,22 +27,17 @@ class Evaluation(NamedTuple):
 
 
 EVALUATIONS = {
-    "knn": Evaluation(KnnSettings, "knn.evaluate", "evaluate_knn", "nearest-neighbour.json"),
-    "linear": Evaluation(LinearSettings, "linear.evaluate", "evaluate_linear", "linear.json"),
-    "low-shot": Evaluation(LowShotSettings, "linear.low_shot", "evaluate_low_shot", "low-shot.json"),
-    "cluster": Evaluation(ClusterSettings, "cluster.evaluate", "evaluate_cluster", "cluster.json"),
-    "layers": Evaluation(LayersSettings, "layers.evaluate", "evaluate_layers", "layers.json", needs_network=True),
+    "knn": Evaluation(KnnSettings, "knn.evaluate:evaluate_knn", "nearest-neighbour.json"),
+    "linear": Evaluation(LinearSettings, "linear.evaluate:evaluate_linear", "linear.json"),
+    "low-shot": Evaluation(LowShotSettings, "linear.low_shot:evaluate_low_shot", "low-shot.json"),
+    "cluster": Evaluation(ClusterSettings, "cluster.evaluate:evaluate_cluster", "cluster.json"),
+    "layers": Evaluation(LayersSettings, "layers.evaluate:evaluate_layers", "layers.json", needs_network=True),
     "voc-classify": Evaluation(
-        VocClassifySettings, "voc.classify", "evaluate_voc_classify", "voc-classify.json", needs_network=True
+        VocClassifySettings, "voc.classify:evaluate_voc_classify", "voc-classify.json", needs_network=True
     ),
     "voc-detect": Evaluation(
-        VocDetectSettings, "voc.detect", "evaluate_voc_detect", "voc-detect.json", needs_network=True
+        VocDetectSettings, "voc.detect:evaluate_voc_detect", "voc-detect.json", needs_network=True
     ),
 }
 
-DEFAULT_EVALUATION = "knn"  # Quick, and without options that have to be chosen
-
-
-def evaluation_of(settings: EvaluateSettings) -> str:
-    """Return the name of the evaluation with settings of this type."""
-    return next(name for name, evaluation in EVALUATIONS.items() if type(settings) is evaluation.settings)
+DEFAULT_EVALUATION = "knn"  # quick, and without options that have to be chosen

@@ -20,7 +20,8 @@ from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.evaluate.features import check_labels
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings, LinearTraining
-from compress_ssl.pipeline.images.data_set import list_data_set
+from compress_ssl.pipeline.images.data_set import index_data_set, list_data_set
+from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, Policy, TenCrop
 from compress_ssl.pipeline.images.renderers.make import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer
@@ -155,6 +156,20 @@ class FeatureSource:
         """Folder of the image index: beside the run, shared with its training."""
         return self._settings.index_folder or self.folder.parent / "index"
 
+    def index_images(self) -> tuple[ImageIndex, ImageIndex]:
+        """Index the images of the training and of the test split.
+
+        Raises:
+            InputError: If no dataset was given, or its images cannot be used.
+        """
+        settings, progress = self._settings, self._progress
+        splits = (settings.train_split, settings.test_split)
+        selection = settings.model_copy(update={"index_folder": self.index_folder})
+        indexes = index_data_set(
+            self.data, dict.fromkeys(splits), self.folder, selection, threads=settings.thread_count, progress=progress
+        )
+        return indexes[settings.train_split], indexes[settings.test_split]
+
     def check_classes(self) -> None:
         """Check from the image names alone, before any feature is computed, that both splits have the same classes.
 
@@ -177,23 +192,21 @@ class FeatureSource:
         views = {settings.train_split: train_views, settings.test_split: test_views}
         store = open_store(settings.model) if self.is_store else self._embed(name, views, policy, labelled=labelled)
         self._check_same_classes(store[settings.train_split].class_names, store[settings.test_split].class_names)
+        is_crops = isinstance(policy, TenCrop)
         for split, count in views.items():
-            self._check_views(store[split], count, is_crops=isinstance(policy, TenCrop))
+            stored = _count_views(store[split], is_crops=is_crops)
+            if stored < count:
+                kind, option = (TEN_CROP, f"--policy {TEN_CROP}") if is_crops else ("random", "more --views")
+                raise InputError(
+                    f"Split {split} of '{settings.model}' has {stored} {kind} views, but {count} are needed; embed "
+                    f"with {option}, or give the network itself."
+                )
         if self.is_store and settings.data is not None and self._store is None:
             for split in views:
                 images = open_source(settings.data, store[split].folder, self.index_folder)
                 check_same_images(store[split], images, settings.check_content, settings.thread_count, self._progress)
         self._store = store
         return store
-
-    def _check_views(self, split: Split, count: int, *, is_crops: bool) -> None:
-        stored = _count_views(split, is_crops=is_crops)
-        if stored < count:
-            kind, option = (TEN_CROP, f"--policy {TEN_CROP}") if is_crops else ("random", "more --views")
-            raise InputError(
-                f"Split {split.name} of '{self._settings.model}' has {stored} {kind} views, but {count} are needed; "
-                f"embed with {option}, or give the network itself."
-            )
 
     def _embed(self, name: str, views: dict[str, int], policy: Policy | TenCrop, *, labelled: bool) -> EmbeddingStore:
         """Run stage one with this network; features of an earlier evaluation are reused if nothing has changed."""

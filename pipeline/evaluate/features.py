@@ -48,12 +48,13 @@ class StoredFeatures:
         check_finite(self.name, features, stored)
         return features
 
-    def in_memory(self) -> Features:
-        """Return all features and labels."""
-        features = np.empty((len(self.labels), self._split.feature_dim), np.float16)
+    def in_memory(self, *, normalised: bool = False) -> Features:
+        """Return all features and labels, without a second copy; with ``normalised`` in float32, of unit length."""
+        dtype = np.float32 if normalised else np.float16
+        features = np.empty((len(self.labels), self._split.feature_dim), dtype)
         start = 0
         for block in self.blocks():
-            features[start : start + len(block)] = block
+            features[start : start + len(block)] = l2_normalize(block) if normalised else block
             start += len(block)
         return Features(features, self.labels)
 

@@ -32,7 +32,10 @@ def results_table(results: Iterable[Path]) -> Table:
         else:
             rows.append((network, dict(scores)))
     headings = tuple(dict.fromkeys(heading for _, scores in rows for heading in scores))
-    cells = [(*network, *(_percent(scores.get(heading)) for heading in headings)) for network, scores in rows]
+    cells = [
+        (*network, *(f"{scores[heading]:.1f}" if heading in scores else "" for heading in headings))
+        for network, scores in rows
+    ]
     return Table(("network", "architecture", *headings), cells)
 
 
@@ -50,7 +53,3 @@ def read_result(path: Path) -> tuple[tuple[str, str], dict[str, float]]:
         raise InputError(f"The result '{path}' cannot be read ({error}); run the evaluation again.") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"'{path}' is not the result of an evaluation; run it again.") from error
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"

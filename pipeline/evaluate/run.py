@@ -3,7 +3,7 @@
 A result is one JSON file: network, dataset, settings, the ``scores`` shown in tables, and the complete result.
 """
 
-import importlib
+import pkgutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.progress import Progress
-from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS, PACKAGE, evaluation_of
+from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 from compress_ssl.pipeline.networks.network import load_network
@@ -51,24 +51,21 @@ def evaluate_with_baselines(
     """
     with process_group():
         source = FeatureSource(settings, progress)
-        models = {baseline: _baseline(baseline, source, settings) for baseline in baselines}
+        models = {}
+        for baseline in baselines:
+            if settings.data is None:
+                raise InputError(
+                    f"--baseline {baseline} needs the images, which a store does not have; give the dataset with "
+                    "--data."
+                )
+            models[baseline] = f"{baseline}/{source.description['architecture']}"
+            load_network(models[baseline])  # missing weights are an error now, not after the model has been scored
         yield _evaluate(source, settings, progress)
         size, resize = source.sizes
         for baseline, model in models.items():
             place = {"output": source.folder / f"baseline-{baseline}", "index_folder": source.index_folder}
             changed = {"model": model, "size": size, "resize": resize, **place}
             yield evaluate(settings.model_copy(update=changed), progress)
-
-
-def _baseline(kind: str, source: FeatureSource, settings: EvaluateSettings) -> str:
-    """Return the reference of a baseline network, after checking that it can be loaded."""
-    if settings.data is None:
-        raise InputError(
-            f"--baseline {kind} needs the images, which a store does not have; give the dataset with --data."
-        )
-    reference = f"{kind}/{source.description['architecture']}"
-    load_network(reference)  # missing weights are an error now, not after the model has been scored
-    return reference
 
 
 @process_group()
@@ -94,16 +91,14 @@ def evaluate_all(common: dict[str, Any], progress: Progress) -> tuple[list[Path]
 
 
 def _evaluate(source: FeatureSource, settings: EvaluateSettings, progress: Progress) -> Evaluated:
-    name = evaluation_of(settings)
+    name, evaluation = next(each for each in EVALUATIONS.items() if type(settings) is each[1].settings)
     if world_size() > 1 and getattr(settings, "features", None) != "live":
         raise InputError(
             f"evaluate {name} runs in one process; start it without torchrun, which is for 'evaluate linear --features "
             "live'."
         )
-    evaluation = EVALUATIONS[name]
     start = time.monotonic()
-    run = getattr(importlib.import_module(f"{PACKAGE}.{evaluation.module}"), evaluation.function)
-    result = run(settings, source, progress)
+    result = pkgutil.resolve_name(f"{__package__}.{evaluation.function}")(settings, source, progress)
     record = {
         "evaluation": name,
         "network": source.description,

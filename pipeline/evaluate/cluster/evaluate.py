@@ -16,7 +16,6 @@ Letters: N training images, M test images, D features, K clusters.
 """
 
 import logging
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,12 +25,10 @@ from compress_ssl.pipeline.common.k_means import k_means, nearest_centroids
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
-from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, ClusteringResult, Integers, score_clustering
+from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, ClusteringResult, score_clustering
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-from compress_ssl.pipeline.evaluate.features import StoredFeatures, l2_normalize
+from compress_ssl.pipeline.evaluate.features import StoredFeatures
 from compress_ssl.pipeline.evaluate.settings import ClusterSettings
-
-FLOAT32_BYTES = 4
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +60,19 @@ def evaluate_cluster(settings: ClusterSettings, source: FeatureSource, progress:
     store = source.features()
     train_split, test_split = store[settings.train_split], store[settings.test_split]
     train, test = StoredFeatures("training", train_split), StoredFeatures("test", test_split)
-    count = _cluster_count(settings, train.labels, train_split.class_names)
+    classes = np.unique(train.labels)
+    if len(classes) < 2:
+        raise InputError(
+            f"All training images are of one class ('{train_split.class_names[classes[0]]}'); cluster alignment needs "
+            "two or more."
+        )
+    count = settings.clusters or len(classes)
+    if count > len(train.labels):
+        raise InputError(
+            f"There are {len(train.labels)} training images, fewer than the {count} clusters; lower --clusters."
+        )
     check_memory(len(train.labels) + len(test.labels), train_split.feature_dim, available_memory())
-    rows, queries = (_normalized(images, train_split.feature_dim) for images in (train, test))
+    rows, queries = (torch.from_numpy(images.in_memory(normalised=True).features) for images in (train, test))
     clusterings, results = [], []
     with progress.track("k-means", len(settings.seeds), "clusterings") as advance:
         for seed in settings.seeds:
@@ -86,22 +93,10 @@ def evaluate_cluster(settings: ClusterSettings, source: FeatureSource, progress:
         ari_percent=float(np.mean([result.ari_percent for result in results])),
         clusterings=tuple(results),
         clusters=count,
-        classes=len(np.unique(train.labels)),
+        classes=len(classes),
         train_images=len(train.labels),
         test_images=len(test.labels),
     )
-
-
-def _cluster_count(settings: ClusterSettings, labels: Integers, class_names: Sequence[str]) -> int:
-    classes = np.unique(labels)
-    if len(classes) < 2:
-        raise InputError(
-            f"All training images are of one class ('{class_names[classes[0]]}'); cluster alignment needs two or more."
-        )
-    count = settings.clusters or len(classes)
-    if count > len(labels):
-        raise InputError(f"There are {len(labels)} training images, fewer than the {count} clusters; lower --clusters.")
-    return count
 
 
 def check_memory(images: int, features: int, available: float) -> None:
@@ -110,7 +105,7 @@ def check_memory(images: int, features: int, available: float) -> None:
     Raises:
         InputError: If it is more than the available bytes.
     """
-    needed = FLOAT32_BYTES * images * features
+    needed = 4 * images * features
     what = f"{images:,} images of {features:,} features in float32, {format_bytes(needed)}"
     if needed > available:
         raise InputError(
@@ -118,13 +113,3 @@ def check_memory(images: int, features: int, available: float) -> None:
             "with more, or fewer images (--limit) of the network itself."
         )
     logger.info("k-means keeps all features in memory: %s.", what)
-
-
-def _normalized(images: StoredFeatures, features: int) -> torch.Tensor:
-    """Return all features (N, D) as float32 of unit length, without a second copy of them."""
-    rows = torch.empty(len(images.labels), features)
-    start = 0
-    for block in images.blocks():
-        rows[start : start + len(block)] = torch.from_numpy(l2_normalize(block))
-        start += len(block)
-    return rows

@@ -15,15 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from compress_ssl.pipeline.common.figures import write_figure
-from compress_ssl.pipeline.evaluate.cluster.alignment import NO_CLASS, Clustering, align_clusters
+from compress_ssl.pipeline.evaluate.cluster.alignment import NO_CLASS, Clustering, Integers, align_clusters
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.settings import ClusterSettings
 from compress_ssl.pipeline.images.policies import evaluation_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import Split
-
-Integers = npt.NDArray[np.integer]
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +49,12 @@ def draw_pictures(
     chosen = choose_images(clustering.train, settings.rows, settings.columns, settings.seed)
     names = {NO_CLASS: "no class", **dict(enumerate(train.class_names))}
     titles = [f"cluster {number}, {sizes[number]} images: {names[int(classes[number])]}" for number in chosen]
-    images = _read_images(source, train, np.concatenate(list(chosen.values())))
-    rows = np.split(images, np.cumsum([len(images) for images in chosen.values()])[:-1])
+    stored = np.flatnonzero(train.samples.good)[np.concatenate(list(chosen.values()))]
+    centre_squares = evaluation_parameters(train.samples.image_size[stored], SIDE, SIDE)[:, None]
+    images = open_source(source.data, train.folder, source.index_folder)
+    job = RenderJob.of(images, train.samples, stored, parameters=centre_squares, sizes=(SIDE,))
+    pictures = np.concatenate([pixels.cpu().numpy() for (pixels,) in render(source.renderer, job, 64)])
+    rows = np.split(pictures, np.cumsum([len(images) for images in chosen.values()])[:-1])
     write_figure(draw_images(rows, titles, settings.columns), source.folder / IMAGES_FILE)
 
 
@@ -114,9 +116,8 @@ def draw_confusion(table: npt.NDArray[np.float64], class_names: Sequence[str]) -
         axes.set_yticks(range(len(class_names)), class_names)
         for (row, column), value in np.ndenumerate(shown):
             if value > 0.5:
-                axes.text(
-                    column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 60 else "black"
-                )
+                colour = "white" if value > 60 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour)
     figure.colorbar(picture, ax=axes, shrink=0.8)
     return figure
 
@@ -129,20 +130,7 @@ def draw_sizes(sizes: Integers) -> Figure:
     axes.axvline(float(sizes.mean()), color="tab:orange", label=f"mean {sizes.mean():.0f}")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     empty = np.count_nonzero(sizes == 0)
-    axes.set(
-        xlabel="training images in a cluster",
-        ylabel="clusters",
-        title=f"{len(sizes)} clusters of {sizes.min()} to {sizes.max()} images, {empty} empty",
-    )
+    title = f"{len(sizes)} clusters of {sizes.min()} to {sizes.max()} images, {empty} empty"
+    axes.set(xlabel="training images in a cluster", ylabel="clusters", title=title)
     axes.legend()
     return figure
-
-
-def _read_images(source: FeatureSource, split: Split, rows: Integers) -> npt.NDArray[np.uint8]:
-    """Render the centre squares (len(rows), S, S, 3) of some of the split's good images."""
-    samples = split.samples
-    stored = np.flatnonzero(samples.good)[rows]
-    parameters = evaluation_parameters(samples.image_size[stored], SIDE, SIDE)
-    images = open_source(source.data, split.folder, source.index_folder)
-    job = RenderJob.of(images, samples, stored, parameters=parameters[:, None], sizes=(SIDE,))
-    return np.concatenate([pixels.cpu().numpy() for (pixels,) in render(source.renderer, job, 64)])

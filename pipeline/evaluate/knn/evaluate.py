@@ -1,7 +1,10 @@
-"""Nearest neighbour and weighted k-NN on the features of view 0, from one search of the training images."""
+"""Nearest neighbour and weighted k-NN on the features of view 0, or of ten crops, from one search.
+
+Letters: N images, D features, R rows of a block.
+"""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +14,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-from compress_ssl.pipeline.evaluate.features import StoredFeatures
+from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures, l2_normalize
 from compress_ssl.pipeline.evaluate.knn.accuracy import (
     NearestNeighbourResult,
     WeightedKnnResult,
@@ -19,9 +22,10 @@ from compress_ssl.pipeline.evaluate.knn.accuracy import (
     nearest_neighbour_accuracy,
     weighted_knn_accuracy,
 )
-from compress_ssl.pipeline.evaluate.knn.crops import CropMeans
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 from compress_ssl.pipeline.evaluate.settings import DEFAULT_VOTE_TEMPERATURE, KnnSettings
+from compress_ssl.pipeline.images.policies import CROPS
+from compress_ssl.storage import Split
 
 Block = npt.NDArray[np.floating]
 
@@ -48,6 +52,37 @@ class KnnResult(Settings):
         return scores if self.crops == 1 else {f"{name}, {self.crops} crops": top1 for name, top1 in scores.items()}
 
 
+class CropMeans:
+    """The interface of ``StoredFeatures`` for a split whose views 1 to 10 are the ten crops of N good images.
+
+    An image is represented by the mean of its L2-normalised crop features, since a search has no probabilities to
+    average over crops, as a classifier has. This is our reading of "10-crop" for nearest neighbours: CompRess reports
+    no such number.
+    """
+
+    def __init__(self, name: str, split: Split) -> None:
+        self._crops = [StoredFeatures(name, split, 1 + crop) for crop in range(CROPS)]
+        self.labels = self._crops[0].labels  # (N,)
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the features block by block (R, D), in order."""
+        for crops in zip(*(crop.blocks() for crop in self._crops), strict=True):
+            yield _mean_direction(crops)
+
+    def rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        """Return the features (len(rows), D) of some of the N images."""
+        return _mean_direction([crop.rows(rows) for crop in self._crops])
+
+    def in_memory(self) -> Features:
+        """Return all features and labels."""
+        return Features(np.concatenate(list(self.blocks())), self.labels)
+
+
+def _mean_direction(crops: Sequence[npt.NDArray[np.floating]]) -> npt.NDArray[np.float32]:
+    total = sum((l2_normalize(crop) for crop in crops), np.zeros(crops[0].shape, np.float32))
+    return total / np.float32(len(crops))
+
+
 def evaluate_knn(settings: KnnSettings, source: FeatureSource, progress: Progress) -> KnnResult:
     """Score by nearest neighbour and by the weighted vote of k neighbours.
 
@@ -58,7 +93,17 @@ def evaluate_knn(settings: KnnSettings, source: FeatureSource, progress: Progres
     features = StoredFeatures if settings.crops == 1 else CropMeans
     train = features("training", store[settings.train_split])
     test = features("test", store[settings.test_split]).in_memory()
-    counts = _neighbour_counts(settings, len(train.labels))
+    counts = []
+    for count in sorted(set(settings.neighbours)):
+        if count <= len(train.labels):
+            counts.append(count)
+        elif "neighbours" in settings.model_fields_set:  # a default is no error
+            raise InputError(
+                f"--neighbours {count} is more than the {len(train.labels)} training images of split "
+                f"{settings.train_split}; give fewer."
+            )
+        else:
+            logger.info("There are %d training images; k-NN %d is left out.", len(train.labels), count)
     few_labels = [
         few_labels_accuracy(
             train.rows, train.labels, test, count, draws=settings.draws, seed=settings.seed, device=source.device
@@ -68,30 +113,13 @@ def evaluate_knn(settings: KnnSettings, source: FeatureSource, progress: Progres
     with progress.track("search", len(train.labels)) as advance:
         bank = _with_progress(train.blocks(), advance)
         found = nearest_neighbours(bank, test.features, max([1, *counts]), devices=all_devices(source.device))
-    return KnnResult(
-        nearest=(nearest_neighbour_accuracy(found, train.labels, test.labels), *few_labels),
-        weighted=tuple(
-            weighted_knn_accuracy(
-                found, train.labels, test.labels, neighbours=count, temperature=settings.knn_temperature
-            )
-            for count in counts
-        ),
-        crops=settings.crops,
+    nearest = nearest_neighbour_accuracy(found, train.labels, test.labels)
+    temperature = settings.knn_temperature
+    weighted = tuple(
+        weighted_knn_accuracy(found, train.labels, test.labels, neighbours=count, temperature=temperature)
+        for count in counts
     )
-
-
-def _neighbour_counts(settings: KnnSettings, train_images: int) -> list[int]:
-    """Return the numbers of neighbours; too many are an error only if the user gave them."""
-    counts = sorted(set(settings.neighbours))
-    for count in counts:
-        if count > train_images and "neighbours" in settings.model_fields_set:
-            raise InputError(
-                f"--neighbours {count} is more than the {train_images} training images of split "
-                f"{settings.train_split}; give fewer."
-            )
-        if count > train_images:
-            logger.info("There are %d training images; k-NN %d is left out.", train_images, count)
-    return [count for count in counts if count <= train_images]
+    return KnnResult(nearest=(nearest, *few_labels), weighted=weighted, crops=settings.crops)
 
 
 def _with_progress(blocks: Iterator[Block], advance: Callable[[int], None]) -> Iterator[Block]:

@@ -6,12 +6,11 @@ features are not rounded to a store's float16. The network, its mode and torch's
 Letters: N images, B batch, D features, S side in pixels.
 """
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.common.errors import InputError, RunError
@@ -86,9 +85,13 @@ class LiveNearestNeighbour:
         missing = [name for name in splits if name not in indexes]
         few = selection.model_copy(update={"limit": min(limit, selection.limit or limit)})
         indexes |= index_data_set(data, missing, output, few, threads=threads, progress=progress)
-        self._train, self._test = (_evenly_spaced_good(indexes[name], limit) for name in (train_split, test_split))
-        check_labels(train_split, self._train.samples.label)
-        check_labels(test_split, self._test.samples.label)
+        chosen = []
+        for name in (train_split, test_split):
+            samples = indexes[name].samples
+            samples = samples.take(evenly_spaced(np.flatnonzero(samples.good), limit))
+            check_labels(name, samples.label)
+            chosen.append(ImageIndex(indexes[name].source, samples))
+        self._train, self._test = chosen
         if self._train.samples.class_names != self._test.samples.class_names:
             raise InputError(
                 f"Splits {train_split} and {test_split} have different classes; both need the same class folders to be "
@@ -99,10 +102,14 @@ class LiveNearestNeighbour:
     def __call__(self, network: Network) -> dict[str, float]:
         """Return ``{"nn_top1_percent": x}`` of a network that is on its device."""
         embedder = Embedder(network, self._renderer, self._batch_size, self._precision)
-        with _evaluation_mode(network.module):
-            features = np.concatenate(
-                [embed_images(embedder, batch.to(self._renderer.device)) for batch in self._pixels(network)]
-            )  # (N, D)
+        training = [layer for layer in network.module.modules() if layer.training]
+        network.module.eval()
+        try:
+            blocks = [embed_images(embedder, batch.to(self._renderer.device)) for batch in self._pixels(network)]
+        finally:  # every layer returns to its own previous mode
+            for layer in training:
+                layer.training = True
+        features = np.concatenate(blocks)  # (N, D)
         if not np.isfinite(features).all():
             raise RunError("The features of the evaluation view are not finite; lower --learning-rate.")
         train, test = np.split(features, [len(self._train.samples)])
@@ -126,31 +133,10 @@ class LiveNearestNeighbour:
         """Yield batches uint8 (B, S, S, 3) of the evaluation view of all images."""
         wants = network.preprocessing
         for index in (self._train, self._test):
-            parameters = evaluation_parameters(index.samples.image_size, wants.resize, wants.size)
+            source, samples, rows = index.source, index.samples, np.arange(len(index.samples))
+            views = evaluation_parameters(samples.image_size, wants.resize, wants.size)[:, None]
             job = RenderJob.of(
-                index.source,
-                index.samples,
-                np.arange(len(index.samples)),
-                parameters=parameters[:, None],
-                sizes=(wants.size,),
-                interpolation=wants.interpolation,
+                source, samples, rows, parameters=views, sizes=(wants.size,), interpolation=wants.interpolation
             )
             for (pixels,) in render(self._renderer, job, self._batch_size):
                 yield pixels
-
-
-def _evenly_spaced_good(index: ImageIndex, limit: int) -> ImageIndex:
-    rows = evenly_spaced(np.flatnonzero(index.samples.good), limit)
-    return ImageIndex(index.source, index.samples.take(rows))
-
-
-@contextlib.contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Set evaluation mode; on exit every layer returns to its own previous mode."""
-    training = [layer for layer in module.modules() if layer.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.training = True

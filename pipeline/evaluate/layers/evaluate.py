@@ -29,11 +29,9 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import check_classes, check_labels
-from compress_ssl.pipeline.evaluate.layers.batches import Batch, LayerBatches
-from compress_ssl.pipeline.evaluate.layers.features import feature_counts, layer_outputs, layers_of
-from compress_ssl.pipeline.evaluate.linear_training import UnfinishedTraining, run_epochs
+from compress_ssl.pipeline.evaluate.layers.features import Batch, LayerBatches, feature_counts, layer_outputs, layers_of
 from compress_ssl.pipeline.evaluate.settings import LayersSettings
-from compress_ssl.pipeline.images.data_set import index_data_set
+from compress_ssl.pipeline.evaluate.unfinished_training import UnfinishedTraining
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +70,7 @@ def evaluate_layers(settings: LayersSettings, source: FeatureSource, progress: P
     """
     layers = layers_of(source.network, settings.layers)
     source.check_classes()
-    indexes = index_data_set(
-        source.data,
-        dict.fromkeys((settings.train_split, settings.test_split)),
-        source.folder,
-        settings.model_copy(update={"index_folder": source.index_folder}),
-        threads=settings.thread_count,
-        progress=progress,
-    )
-    train, test = indexes[settings.train_split], indexes[settings.test_split]
+    train, test = source.index_images()
     train_labels, test_labels = (index.samples.label[index.samples.good] for index in (train, test))
     check_labels("training", train_labels)
     check_labels("test", test_labels)
@@ -153,14 +143,15 @@ def train_classifiers(
         if name + MOMENTUM in state:
             optimizer.state[weight]["momentum_buffer"] = state[name + MOMENTUM].to(device)
 
-    def loss(batch: Batch) -> Tensor:
-        losses = [cross_entropy(classifiers[name](batch.features[name]), batch.labels) for name in counts]
-        return torch.stack(losses).sum()
-
-    def learning_rate(initial: float, epoch: int, step: int) -> float:
-        return initial / math.sqrt(1 + initial * settings.weight_decay * step)
-
-    def after_epoch(epoch: int, step: int) -> None:
+    rate, step = settings.learning_rate, int(state.get("step", 0))
+    for epoch, batches in enumerate(epochs, int(state.get("epoch", 0)) + 1):
+        for features, labels in batches:
+            optimizer.param_groups[0]["lr"] = rate / math.sqrt(1 + rate * settings.weight_decay * step)
+            optimizer.zero_grad()
+            losses = [cross_entropy(classifiers[name](features[name]), labels) for name in counts]
+            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            step += 1
         for name, classifier in classifiers.items():
             if not all(bool(weight.isfinite().all()) for weight in classifier.parameters()):
                 raise RunError(
@@ -172,9 +163,6 @@ def train_classifiers(
             momentum = optimizer.state[weight].get("momentum_buffer")
             after |= {name: weight} if momentum is None else {name: weight, name + MOMENTUM: momentum}
         keep(after)
-
-    first_epoch, first_step = int(state.get("epoch", 0)), int(state.get("step", 0))
-    run_epochs(epochs, loss, optimizer, learning_rate, after_epoch, first_epoch, first_step)
     return classifiers
 
 

@@ -6,7 +6,8 @@ facebookresearch/deepcluster, eval_linear.py at 1b56becea, after Zhang et al. 20
 4). Where H is not a multiple of s the windows differ from theirs by a pixel: adaptive pooling has no padding. The
 output of a layer without a map (fc6, fc7) is used unchanged.
 
-Letters: B images of a batch, C channels, H side of a feature map, S side of an image in pixels, D features.
+Letters: N images, B images of a batch, P augmentation parameters, C channels, D features,
+H side of a feature map, S side of an image in pixels.
 """
 
 import contextlib
@@ -14,13 +15,23 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from compress_ssl.pipeline.common.device import autocast, choose_precision
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
+from compress_ssl.pipeline.evaluate.settings import LayersSettings
+from compress_ssl.pipeline.images.index import ImageIndex
+from compress_ssl.pipeline.images.policies import COLUMN, evaluation_parameters, uniform_draws
+from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.pipeline.training.schedule import epoch_order
 
 LayersForward = Callable[[Tensor], dict[str, Tensor]]
 
@@ -38,21 +49,9 @@ LAYERS: dict[str, dict[str, str]] = {
         "fc7": "classifier.5",
     },
     # The stem includes its pooling.
-    r"(timm/)?(resnet|resnext|wide_resnet)": {
-        "stem": "maxpool",
-        "stage1": "layer1",
-        "stage2": "layer2",
-        "stage3": "layer3",
-        "stage4": "layer4",
-    },
+    r"(timm/)?(resnet|resnext|wide_resnet)": {"stem": "maxpool", **{f"stage{n}": f"layer{n}" for n in range(1, 5)}},
     # A stage has one resolution; the last ends with the 1x1 convolution.
-    r"mobilenet_v2": {
-        "stem": "features.0",
-        "stage1": "features.3",
-        "stage2": "features.6",
-        "stage3": "features.13",
-        "stage4": "features.18",
-    },
+    r"mobilenet_v2": {"stem": "features.0", **{f"stage{n}": f"features.{m}" for n, m in enumerate((3, 6, 13, 18), 1)}},
     r"conv4": {"conv1": "3", "conv2": "7", "conv3": "11", "conv4": "15"},
 }  # regular expression for the start of an architecture's name, to its layers: name and module of each, in order
 
@@ -101,10 +100,8 @@ def layer_outputs(network: Network, layers: Mapping[str, str]) -> Iterator[Layer
 def feature_counts(network: Network, layers: Mapping[str, str], size: int, device: torch.device) -> dict[str, int]:
     """Return the number of features D of each layer for images of S = ``size`` pixels."""
     with layer_outputs(network, layers) as forward:
-        return {
-            name: features.shape[1]
-            for name, features in forward(torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device)).items()
-        }
+        features = forward(torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device))
+        return {name: rows.shape[1] for name, rows in features.items()}
 
 
 def pooled(output: Tensor) -> Tensor:
@@ -113,3 +110,64 @@ def pooled(output: Tensor) -> Tensor:
         channels, side = output.shape[1], output.shape[2]
         output = adaptive_avg_pool2d(output.float(), min(side, max(1, round(math.sqrt(WANTED_FEATURES / channels)))))
     return output.float().flatten(1)
+
+
+class Batch(NamedTuple):
+    """Images of one step, on the device."""
+
+    features: Mapping[str, Tensor]  # (B, D) of each layer
+    labels: Tensor  # (B,) int64
+
+
+class LayerBatches:
+    """Renders images, and computes the features of the network's layers, in every epoch."""
+
+    def __init__(
+        self, settings: LayersSettings, source: FeatureSource, forward: LayersForward, advance: Callable[[int], None]
+    ) -> None:
+        self._settings, self._forward, self._advance = settings, forward, advance
+        self._renderer = source.renderer
+        self._size, self._resize = source.sizes
+        self._interpolation = source.network.preprocessing.interpolation
+        self._precision = choose_precision(settings.precision, self._renderer.device)
+
+    def of_epoch(self, index: ImageIndex, epoch: int) -> Iterator[Batch]:
+        """Yield the images with the windows and in the order of an epoch."""
+        samples, seed = index.samples, self._settings.seed
+        parameters = window_parameters(samples.image_size, self._resize, self._size, seed, epoch)
+        return self._batches(index, epoch_order(np.flatnonzero(samples.good), seed, epoch), parameters)
+
+    def of_evaluation_view(self, index: ImageIndex) -> Iterator[Batch]:
+        """Yield view 0 of the images."""
+        parameters = evaluation_parameters(index.samples.image_size, self._resize, self._size)
+        return self._batches(index, np.flatnonzero(index.samples.good), parameters)
+
+    def _batches(
+        self, index: ImageIndex, rows: npt.NDArray[np.int64], parameters: npt.NDArray[np.float32]
+    ) -> Iterator[Batch]:
+        samples, images = index.samples, self._settings.classifier_batch_size
+        views, sizes = parameters[rows][:, None], (self._size,)
+        job = RenderJob.of(
+            index.source, samples, rows, parameters=views, sizes=sizes, interpolation=self._interpolation
+        )
+        labels = torch.from_numpy(samples.label[rows]).to(self._renderer.device, torch.int64)
+        for here, (pixels,) in zip(job.batches(images), render(self._renderer, job, images), strict=True):
+            with torch.no_grad(), autocast(pixels.device, self._precision):
+                parts = [self._forward(part) for part in torch.split(pixels, self._settings.batch_size)]
+            yield Batch({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, labels[here])
+            self._advance(len(pixels))
+
+
+def window_parameters(
+    image_size: npt.NDArray[np.int32], resize: int, size: int, seed: int, epoch: int
+) -> npt.NDArray[np.float32]:
+    """Draw random windows of ``size`` pixels, flipped or not, of the centre square resized to ``resize`` pixels.
+
+    ``image_size`` (N, 2) has height and width in pixels; the parameters are (N, P).
+    """
+    draws = uniform_draws(seed, epoch, 0, len(image_size))
+    parameters = evaluation_parameters(image_size, resize, resize)
+    for number, column in enumerate(("window_left", "window_top")):
+        parameters[:, COLUMN[column]] += np.floor(draws[:, number] * (resize - size + 1))
+    parameters[:, COLUMN["flip"]] = draws[:, 2] < 0.5
+    return parameters

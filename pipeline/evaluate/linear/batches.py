@@ -9,6 +9,7 @@ Letters: N images, D features, V stored views, B images of a step.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.device import autocast
 from compress_ssl.pipeline.common.settings import Precision
-from compress_ssl.pipeline.evaluate.linear.classifier import Batch
 from compress_ssl.pipeline.evaluate.settings import LinearTraining
 from compress_ssl.pipeline.images.policies import fresh_parameters
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
@@ -28,8 +28,18 @@ from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
+
+class Batch(NamedTuple):
+    """Images of one step, on the device."""
+
+    features: Tensor  # (B, D), as the network outputs them
+    labels: Tensor  # (B,) int64
+
+
 Rows = npt.NDArray[np.int64]
 Epochs = Iterator[Iterator[Batch]]
+Device = torch.device | str
+Advance = Callable[[int], None]  # told how many images were yielded
 
 FIRST_VIEW = EVALUATION_VIEW + 1
 
@@ -42,14 +52,7 @@ class StoredViews:
     count: int  # V
     labels: npt.NDArray[np.integer]  # (N,)
 
-    def epochs(
-        self,
-        rows: Rows,
-        first: int,
-        settings: LinearTraining,
-        device: torch.device | str,
-        advance: Callable[[int], None],
-    ) -> Epochs:
+    def epochs(self, rows: Rows, first: int, settings: LinearTraining, device: Device, advance: Advance) -> Epochs:
         """Yield the epochs over some of the images from epoch ``first`` on; epoch e reads view 1 + (e mod V)."""
         loaded, features = EVALUATION_VIEW, torch.empty(0)
         for epoch in range(first, settings.epochs):
@@ -57,24 +60,17 @@ class StoredViews:
             if view != loaded:
                 features = torch.empty(0)  # free the last view before the next one is read
                 loaded, features = view, _placed(torch.from_numpy(self.read(view)), device)
-            order = torch.from_numpy(epoch_order(rows, settings.seed, epoch)).to(features.device)
+            order = epoch_order(rows, settings.seed, epoch)
             yield self._batches(features, order, settings.classifier_batch_size, device, advance)
 
-    def _batches(
-        self,
-        features: Tensor,
-        order: Tensor,
-        batch_size: int,
-        device: torch.device | str,
-        advance: Callable[[int], None],
-    ) -> Iterator[Batch]:
+    def _batches(self, features: Tensor, order: Rows, size: int, device: Device, advance: Advance) -> Iterator[Batch]:
         labels = torch.from_numpy(self.labels).to(features.device, torch.int64)
-        for rows in torch.split(order, batch_size):
+        for rows in torch.split(torch.from_numpy(order).to(features.device), size):
             yield Batch(features[rows].to(device), labels[rows].to(device))
             advance(len(rows))
 
 
-def _placed(features: Tensor, device: torch.device | str) -> Tensor:
+def _placed(features: Tensor, device: Device) -> Tensor:
     """Move features to the device unless they take more than half of a GPU's free memory."""
     if torch.device(device).type == "cuda":
         cached_by_torch = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -101,44 +97,27 @@ class LiveViews:
         """Class numbers (N,)."""
         return self.split.samples.label[self.split.samples.good]
 
-    def epochs(
-        self,
-        rows: Rows,
-        first: int,
-        settings: LinearTraining,
-        device: torch.device | str,
-        advance: Callable[[int], None],
-    ) -> Epochs:
+    def epochs(self, rows: Rows, first: int, settings: LinearTraining, device: Device, advance: Advance) -> Epochs:
         """Yield the epochs over some of the images from epoch ``first`` on."""
         labels = torch.from_numpy(self.labels).to(device, torch.int64)
         for epoch in range(first, settings.epochs):
             yield self._batches(epoch_order(rows, settings.seed, epoch), FIRST_VIEW + epoch, labels, settings, advance)
 
     def _batches(
-        self, order: Rows, view: int, labels: Tensor, settings: LinearTraining, advance: Callable[[int], None]
+        self, order: Rows, view: int, labels: Tensor, settings: LinearTraining, advance: Advance
     ) -> Iterator[Batch]:
-        batch_size = settings.classifier_batch_size
+        batch_size, device = settings.classifier_batch_size, self.renderer.device
         samples, evaluation = self.split.samples, self.split.views[EVALUATION_VIEW]
         stored = np.flatnonzero(samples.good)[rank_indices(order, batch_size)]
-        size = int(evaluation["size"])
-        parameters = fresh_parameters(settings.policy, size, settings.seed, view, samples.image_size)[stored]
-        job = RenderJob.of(
-            self.source,
-            samples,
-            stored,
-            parameters=parameters[:, None],
-            sizes=(size,),
-            interpolation=interpolation_of(evaluation),
-        )
+        size, interpolation = int(evaluation["size"]), interpolation_of(evaluation)
+        views = fresh_parameters(settings.policy, size, settings.seed, view, samples.image_size)[stored][:, None]
+        job = RenderJob.of(self.source, samples, stored, parameters=views, sizes=(size,), interpolation=interpolation)
         rendered = render(self.renderer, job, local_batch_size(batch_size))
         for rows in torch.split(torch.from_numpy(order).to(labels.device), batch_size):
-            features = self._features(next(rendered, []), settings)  # a rank may have no image of a shorter last step
-            yield Batch(gather_ragged(features, batch_size, len(rows)), labels[rows])
+            pixels = next(rendered, [])  # a rank may have no image of a shorter last step
+            parts = [part for each in pixels for part in torch.split(each, settings.batch_size)]
+            features = [torch.empty(0, self.network.feature_dim, device=device)]
+            with torch.inference_mode(), autocast(device, self.precision):
+                features += [self.network.features(part).float() for part in parts]
+            yield Batch(gather_ragged(torch.cat(features), batch_size, len(rows)), labels[rows])
             advance(len(rows))
-
-    def _features(self, views: list[Tensor], settings: LinearTraining) -> Tensor:
-        device = self.renderer.device
-        parts = [part for pixels in views for part in torch.split(pixels, settings.batch_size)]
-        with torch.inference_mode(), autocast(device, self.precision):
-            features = [self.network.features(part).float() for part in parts]
-        return torch.cat(features) if features else torch.empty(0, self.network.feature_dim, device=device)

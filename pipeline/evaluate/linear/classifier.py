@@ -3,6 +3,10 @@
 Several learning rates are trained at once: their classifiers are stacked in one tensor, so that a step is two matrix
 products whatever their number, and each is a parameter group of the optimizer.
 
+With a grid all rates are trained side by side on nine tenths of the training images; the one that is best on view 0 of
+the rest is selected (the smallest of equals), and the classifier is trained again with it on all. The test images are
+not used. An interrupted training is resumed from its last complete epoch if it has a file for its state.
+
 Letters: N images, D features, C classes, G learning rates, B images of a step, K crops, R rows of a block.
 """
 
@@ -16,22 +20,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, pad
 
-from compress_ssl.pipeline.common.errors import RunError
-from compress_ssl.pipeline.evaluate.linear_training import run_epochs
+from compress_ssl.pipeline.common.errors import InputError, RunError
+from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.common.rng import philox
+from compress_ssl.pipeline.evaluate.linear.batches import Batch, LiveViews, Rows, StoredViews
 from compress_ssl.pipeline.evaluate.settings import LinearTraining
+from compress_ssl.pipeline.evaluate.unfinished_training import UnfinishedTraining
+from compress_ssl.pipeline.training.distributed import broadcast_from_rank0, is_rank0
 
 Blocks = Iterable[npt.NDArray[np.floating]]  # features (R, D), block by block
 
-VARIANCE_EPSILON = 1e-5
 TOP = 5
 CHUNK_ROWS = 4096
 
-
-class Batch(NamedTuple):
-    """Images of one step, on the device."""
-
-    features: Tensor  # (B, D), as the network outputs them
-    labels: Tensor  # (B,) int64
+HELD_OUT_SHARE = 0.1
+HELD_OUT_DRAW = 2**32  # number of the draw of held-out images; no epoch has it
 
 
 class Standardisation(NamedTuple):
@@ -60,7 +63,7 @@ def standardisation(blocks: Blocks, device: torch.device | str = "cpu") -> Stand
         count, total, squares = count + len(unit), total + unit.sum(0), squares + unit.square().sum(0)
     mean = total / count
     variance = (squares - count * mean.square()).clamp(min=0) / (count - 1)
-    return Standardisation(mean.float(), (variance + VARIANCE_EPSILON).rsqrt().float())
+    return Standardisation(mean.float(), (variance + 1e-5).rsqrt().float())
 
 
 class Classifiers(NamedTuple):
@@ -105,33 +108,23 @@ def train_classifiers(
     parameters = state["parameters"].to(device, copy=True).requires_grad_()
     gradient = parameters.grad = torch.zeros_like(parameters)
     momentum = state["momentum"].to(device, copy=True)
-    optimizer = torch.optim.SGD(
-        [
-            {"params": [nn.Parameter(weights)], "lr": rate}
-            for weights, rate in zip(parameters.unbind(1), rates, strict=True)
-        ],
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    for number, group in enumerate(optimizer.param_groups):  # views of the stacked tensors
-        (weights,) = group["params"]
-        weights.grad = gradient[:, number]
-        optimizer.state[weights]["momentum_buffer"] = momentum[:, number]
+    weights = [nn.Parameter(each) for each in parameters.unbind(1)]
+    groups = [{"params": [each]} for each in weights]  # their learning rates are set at every epoch
+    optimizer = torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    for number, each in enumerate(weights):  # gradients and momenta are views of the stacked tensors
+        each.grad = gradient[:, number]
+        optimizer.state[each]["momentum_buffer"] = momentum[:, number]
     classifiers = Classifiers(parameters, standardise)
-
-    def loss(batch: Batch) -> Tensor:
-        logits = classifiers.logits(batch.features).transpose(1, 2)  # (B, C, G)
-        labels = batch.labels[:, None].expand(-1, len(rates))
-        return cross_entropy(logits, labels, reduction="sum") / len(labels)
-
-    def learning_rate(initial: float, epoch: int, step: int) -> float:
-        return initial * settings.gamma ** sum(epoch >= milestone for milestone in settings.drops)
-
-    def after_epoch(epoch: int, step: int) -> None:
-        keep({"epoch": torch.tensor(epoch), "parameters": parameters.detach(), "momentum": momentum})
-
-    first = int(state["epoch"])
-    run_epochs(epochs, loss, optimizer, learning_rate, after_epoch, first, zero_grad=gradient.zero_)
+    for epoch, batches in enumerate(epochs, int(state["epoch"])):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.drops)
+        for features, labels in batches:
+            gradient.zero_()
+            logits = classifiers.logits(features).transpose(1, 2)  # (B, C, G)
+            loss = cross_entropy(logits, labels[:, None].expand(-1, len(rates)), reduction="sum") / len(labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        keep({"epoch": torch.tensor(epoch + 1), "parameters": parameters.detach(), "momentum": momentum})
     parameters.requires_grad_(False)
     if not parameters.isfinite().all(2).all(0).any():
         raise RunError("The classifier's weights are no longer finite; lower --learning-rate.")
@@ -160,7 +153,11 @@ def accuracy(classifiers: Classifiers, crops: Sequence[Blocks], labels: npt.NDAr
     hits = torch.zeros(2, classifiers.parameters.shape[1], dtype=torch.int64, device=device)
     start = 0
     for chunks in zip(*(_chunks(blocks, device) for blocks in crops), strict=True):
-        scores = _scores(classifiers, chunks)  # (R, G, C)
+        if len(chunks) == 1:
+            scores = classifiers.logits(chunks[0])  # (R, G, C)
+        else:
+            total = torch.zeros(1, dtype=torch.float64, device=device)
+            scores = sum((classifiers.logits(chunk).double().softmax(2) for chunk in chunks), total) / len(chunks)
         finite = scores.isfinite().all(2)  # a diverged classifier has no hits
         here = truth[start : start + len(scores), None, None]
         among = (scores.topk(min(TOP, scores.shape[2]), dim=2).indices == here) & finite[:, :, None]  # (R, G, 5)
@@ -170,14 +167,79 @@ def accuracy(classifiers: Classifiers, crops: Sequence[Blocks], labels: npt.NDAr
     return Accuracy(top1, top5)
 
 
-def _scores(classifiers: Classifiers, crops: Sequence[Tensor]) -> Tensor:
-    """Return logits (R, G, C) for one crop, mean probabilities for several."""
-    if len(crops) == 1:
-        return classifiers.logits(crops[0])
-    total = torch.zeros(1, dtype=torch.float64, device=crops[0].device)
-    for crop in crops:
-        total = total + classifiers.logits(crop).double().softmax(2)
-    return total / len(crops)
+class Fitted(NamedTuple):
+    """A classifier and the choice of its learning rate."""
+
+    classifiers: Classifiers  # A single one
+    learning_rate: float
+    held_out_top1_percent: dict[float, float]  # of each rate of the grid
+
+
+def fit(
+    views: StoredViews | LiveViews,
+    evaluation_view: Callable[[Rows], npt.NDArray[np.floating]],
+    standardise: Standardisation,
+    classes: int,
+    settings: LinearTraining,
+    progress: Progress,
+    unfinished: UnfinishedTraining | None = None,
+) -> Fitted:
+    """Train a classifier on all images.
+
+    Args:
+        views (StoredViews or LiveViews): Of the training images.
+        evaluation_view: Returns the features (rows, D) of some of the images in view 0.
+        standardise: On the device to train on.
+        unfinished: Where the state is written after every epoch.
+
+    Raises:
+        InputError: If a rate is to be selected and a class has only one image.
+        RunError: If the training diverges.
+    """
+    labels = views.labels
+
+    def train(title: str, rows: Rows, rates: Sequence[float]) -> Classifiers:
+        part = {"rates": list(rates), "images": len(rows)}
+        stored = broadcast_from_rank0(lambda: unfinished.read(part)) if unfinished else None
+        state = stored or initial_state(len(standardise.mean), classes, len(rates), settings)
+
+        def keep(state: dict[str, Tensor]) -> None:
+            if unfinished and is_rank0():
+                unfinished.write(part, state)
+
+        with progress.track(title, settings.epochs * len(rows)) as advance:
+            advance(int(state["epoch"]) * len(rows))
+            epochs = views.epochs(rows, int(state["epoch"]), settings, standardise.mean.device, advance)
+            return train_classifiers(epochs, standardise, state, rates, settings, keep)
+
+    rate, found = settings.learning_rate, {}
+    if settings.lr_grid:
+        rates = sorted(set(settings.lr_grid))
+        training, held_out = hold_out(labels, settings.seed)
+        candidates = train("choose a learning rate", training, rates)
+        top1 = accuracy(candidates, [[evaluation_view(held_out)]], labels[held_out]).top1_percent
+        found = dict(zip(rates, top1, strict=True))
+        rate = max(rates, key=lambda each: (found[each], -each))
+    return Fitted(train("linear classifier", np.arange(len(labels)), [rate]), rate, found)
+
+
+def hold_out(labels: npt.NDArray[np.integer], seed: int) -> tuple[Rows, Rows]:
+    """Return the rows to train on, and a held-out tenth of each class, at least one image; the same for the same seed.
+
+    Raises:
+        InputError: If a class has only one image.
+    """
+    generator = philox(seed, HELD_OUT_DRAW)
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) < 2:
+            raise InputError(
+                f"Class {label} has one training image, so none can be held out to select a rate of --lr-grid; give "
+                "--learning-rate."
+            )
+        held_out[generator.choice(rows, max(1, round(HELD_OUT_SHARE * len(rows))), replace=False)] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def _chunks(blocks: Blocks, device: torch.device | str) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ Features are float32 there.
 - ``stored`` reads V views in turn from a store, as L2-normalised float16: minutes instead of hours.
 
 The published code also reports the best of its 40 accuracies on the validation images; here it is the last epoch's. It
-has one learning rate; with ``lr_grid`` it is selected on held-out training images (``fit.py``).
+has one learning rate; with ``lr_grid`` it is selected on held-out training images (``classifier.py``).
 
 scikit-learn's LogisticRegression on the same standardised view 0 without augmentation is reported too: the minimum of
 the same loss, mean cross-entropy + weight_decay / 2 * sum of squared weights, except that its bias is not regularised.
@@ -29,16 +29,13 @@ from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures, check_classes
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
-from compress_ssl.pipeline.evaluate.linear.classifier import TOP, Standardisation, accuracy, standardisation
-from compress_ssl.pipeline.evaluate.linear.fit import fit
-from compress_ssl.pipeline.evaluate.linear_training import UnfinishedTraining
+from compress_ssl.pipeline.evaluate.linear.classifier import TOP, Standardisation, accuracy, fit, standardisation
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
+from compress_ssl.pipeline.evaluate.unfinished_training import UnfinishedTraining
 from compress_ssl.pipeline.images.policies import CROPS
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.training.distributed import check_batch_divides, is_rank0
-from compress_ssl.storage import Split
 
-REFERENCE_ITERATIONS = 1000
 UNFINISHED_FILE = "linear-unfinished.safetensors"
 
 
@@ -94,12 +91,12 @@ def evaluate_linear(settings: LinearSettings, source: FeatureSource, progress: P
     standardise = standardisation(train.blocks(), source.device)
     unfinished = None
     if live:
-        views: LiveViews | StoredViews = _live_views(settings, source, split)
-        identity = {
-            "network": store.attributes["teacher"],
-            "data_set": store.attributes["data_set"],
-            "settings": settings.result_record("model"),
-        }
+        source.network.module.to(memory_format=torch.channels_last)
+        images = open_source(source.data, split.folder, source.index_folder)
+        precision = choose_precision(settings.precision, source.device)
+        views: LiveViews | StoredViews = LiveViews(split, images, source.network, source.renderer, precision)
+        identity = {"network": store.attributes["teacher"], "data_set": store.attributes["data_set"]}
+        identity["settings"] = settings.result_record("model")
         unfinished = UnfinishedTraining(source.folder / UNFINISHED_FILE, identity)
     else:
         views = StoredViews(
@@ -140,20 +137,8 @@ def logistic_regression_accuracy(
         standardise(torch.from_numpy(each.features).to(device)).double().cpu().numpy() for each in (train, test)
     )
     strength = 1 / (len(inputs) * weight_decay) if weight_decay else float("inf")
-    model = LogisticRegression(C=strength, max_iter=REFERENCE_ITERATIONS)
+    model = LogisticRegression(C=strength, max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # separable features: the accuracy is stable long before
         model.fit(inputs, train.labels)
     return 100 * float(model.score(queries, test.labels))
-
-
-def _live_views(settings: LinearSettings, source: FeatureSource, split: Split) -> LiveViews:
-    network = source.network
-    network.module.to(memory_format=torch.channels_last)
-    return LiveViews(
-        split,
-        open_source(source.data, split.folder, source.index_folder),
-        network,
-        source.renderer,
-        choose_precision(settings.precision, source.device),
-    )

@@ -28,8 +28,7 @@ from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
 from compress_ssl.pipeline.evaluate.linear.batches import Rows, StoredViews
-from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, standardisation
-from compress_ssl.pipeline.evaluate.linear.fit import fit
+from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, fit, standardisation
 from compress_ssl.pipeline.evaluate.settings import LowShotSettings
 from compress_ssl.pipeline.images.sources.text import read_lines
 from compress_ssl.storage import Split

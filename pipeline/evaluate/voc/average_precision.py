@@ -10,8 +10,8 @@ Letters: N images, D detections and O objects of an image.
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +36,6 @@ class Detections(NamedTuple):
     boxes: npt.NDArray[np.floating]  # (D, 4) in the coordinates of ``GroundTruth``
     labels: npt.NDArray[np.integer]  # (D,)
     scores: npt.NDArray[np.floating]  # (D,)
-
-
-class CocoAveragePrecision(NamedTuple):
-    """Means over the classes, in [0, 1]."""
-
-    over_overlaps: float  # also averaged over the IoU thresholds 0.5, 0.55, ..., 0.95
-    at_half: float  # at an IoU threshold of 0.5
 
 
 def eleven_point_average_precision(hits: npt.NDArray[np.bool_], positives: int) -> float:
@@ -78,37 +71,29 @@ def detection_average_precision(
     Best first, a detection is correct if the object it overlaps most has an IoU of at least ``overlap`` with it and has
     not been found yet; it is ignored if that object is difficult.
     """
-    matches = [
-        match
-        for detected, truth in zip(detections, ground_truth, strict=True)
-        for match in _matches(detected, truth, label, overlap)
-    ]
-    scores = np.array([score for score, _ in matches])
-    hits = np.array([is_hit for _, is_hit in matches], bool)
-    return eleven_point_average_precision(hits[np.argsort(-scores, kind="stable")], count_objects(ground_truth, label))
+    scores, hits = [], []
+    for detected, truth in zip(detections, ground_truth, strict=True):
+        chosen = np.flatnonzero(detected.labels == label)
+        chosen = chosen[np.argsort(-detected.scores[chosen], kind="stable")]
+        of_class = truth.labels == label
+        boxes, difficult = truth.boxes[of_class], truth.difficult[of_class]
+        found = np.zeros(len(boxes), bool)
+        for detection, row in zip(chosen, box_overlaps(detected.boxes[chosen], boxes), strict=True):
+            best = int(row.argmax()) if len(boxes) else -1
+            is_object = best >= 0 and row[best] >= overlap
+            if is_object and difficult[best]:
+                continue
+            scores.append(float(detected.scores[detection]))
+            hits.append(is_object and not found[best])
+            if is_object:
+                found[best] = True
+    order = np.argsort(-np.array(scores), kind="stable")
+    return eleven_point_average_precision(np.array(hits, bool)[order], count_objects(ground_truth, label))
 
 
 def count_objects(ground_truth: Sequence[GroundTruth], label: int) -> int:
     """Count the objects of a class that are not difficult."""
     return sum(int(((truth.labels == label) & ~truth.difficult).sum()) for truth in ground_truth)
-
-
-def _matches(detected: Detections, truth: GroundTruth, label: int, overlap: float) -> Iterator[tuple[float, bool]]:
-    """Yield score and correctness of the detections of a class in one image, best first, without ignored ones."""
-    chosen = np.flatnonzero(detected.labels == label)
-    chosen = chosen[np.argsort(-detected.scores[chosen], kind="stable")]
-    of_class = truth.labels == label
-    boxes, difficult = truth.boxes[of_class], truth.difficult[of_class]
-    overlaps = box_overlaps(detected.boxes[chosen], boxes)
-    found = np.zeros(len(boxes), bool)
-    for detection, row in zip(chosen, overlaps, strict=True):
-        best = int(row.argmax()) if len(boxes) else -1
-        is_object = best >= 0 and row[best] >= overlap
-        if is_object and difficult[best]:
-            continue
-        yield float(detected.scores[detection]), is_object and not found[best]
-        if is_object:
-            found[best] = True
 
 
 def box_overlaps(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -123,8 +108,13 @@ def box_overlaps(first: npt.NDArray[np.floating], second: npt.NDArray[np.floatin
 
 def coco_average_precision(
     detections: Sequence[Detections], ground_truth: Sequence[GroundTruth], classes: int
-) -> CocoAveragePrecision:
-    """Return COCO's average precision (Lin et al. 2014) by pycocotools; difficult objects are passed as crowds."""
+) -> tuple[float, float]:
+    """Return COCO's average precision (Lin et al. 2014) by pycocotools; difficult objects are passed as crowds.
+
+    Returns:
+        over_overlaps (float): Mean over the classes and over the IoU thresholds 0.5, 0.55, ..., 0.95, in [0, 1].
+        at_half (float): Mean over the classes at an IoU threshold of 0.5.
+    """
     require_extra("COCO's average precision", "pycocotools", extra="voc")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -135,20 +125,8 @@ def coco_average_precision(
         for box, label, score in zip(*detected, strict=True)
     ]
     if not results:
-        return CocoAveragePrecision(0.0, 0.0)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        truth = COCO()
-        truth.dataset = _coco_annotations(ground_truth, classes)
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return CocoAveragePrecision(float(evaluation.stats[0]), float(evaluation.stats[1]))
-
-
-def _coco_annotations(ground_truth: Sequence[GroundTruth], classes: int) -> dict[str, Any]:
-    boxes = [(image, *each) for image, truth in enumerate(ground_truth) for each in zip(*truth, strict=True)]
+        return 0.0, 0.0
+    objects = [(image, *each) for image, truth in enumerate(ground_truth) for each in zip(*truth, strict=True)]
     annotations = [
         {
             "id": number,
@@ -158,14 +136,22 @@ def _coco_annotations(ground_truth: Sequence[GroundTruth], classes: int) -> dict
             "area": corner_and_size[2] * corner_and_size[3],
             "iscrowd": int(difficult),
         }
-        for number, (image, box, label, difficult) in enumerate(boxes, 1)  # in pycocotools an id of 0 means no object
+        for number, (image, box, label, difficult) in enumerate(objects, 1)  # pycocotools: an id of 0 means no object
     ]
-    return {
-        "info": {},
-        "images": [{"id": image} for image in range(len(ground_truth))],
-        "categories": [{"id": label} for label in range(classes)],
-        "annotations": annotations,
-    }
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        truth = COCO()
+        truth.dataset = {
+            "info": {},
+            "images": [{"id": image} for image in range(len(ground_truth))],
+            "categories": [{"id": label} for label in range(classes)],
+            "annotations": annotations,
+        }
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return float(evaluation.stats[0]), float(evaluation.stats[1])
 
 
 def _corner_and_size(box: npt.NDArray[np.floating]) -> list[float]:

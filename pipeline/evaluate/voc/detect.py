@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compress_ssl.pipeline.common.device import choose_precision, prepare_device
+from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
@@ -31,10 +31,9 @@ from compress_ssl.pipeline.evaluate.voc.average_precision import (
     detection_average_precision,
 )
 from compress_ssl.pipeline.evaluate.voc.detector import build_detector
-from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages, annotated_images, detect
+from compress_ssl.pipeline.evaluate.voc.images import annotated_images, detect
 from compress_ssl.pipeline.evaluate.voc.pictures import draw_boxes, draw_curve
 from compress_ssl.pipeline.evaluate.voc.training import fine_tune
-from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.sources.voc import check_voc
 from compress_ssl.pipeline.networks.network import weights_sha256
 
@@ -83,34 +82,25 @@ def evaluate_voc_detect(settings: VocDetectSettings, source: FeatureSource, prog
     """
     check_voc(source.data)
     network = source.network
-    train_images, test_images, names = _read_images(settings, source, progress)
+    (train, test), names = annotated_images(source.data, source.index_images())
+    for split, images in ((settings.train_split, train), (settings.test_split, test)):
+        if not any(count_objects(images.ground_truth, label) for label in range(len(names))):
+            raise InputError(f"No image of split {split} has an object that is not difficult; give another split.")
     device = prepare_device(settings.device, settings.thread_count, training=True)
     detector = build_detector(network, len(names), settings).to(device)
 
     def detections() -> list[Detections]:
-        return detect(
-            detector,
-            test_images,
-            batch_size=settings.detector_batch_size,
-            threads=settings.thread_count,
-            device=device,
-            precision=choose_precision(settings.precision, device),
-            progress=progress,
-        )
+        return detect(detector, test, settings, device, progress)
 
     def score(found: Sequence[Detections]) -> VocDetectResult:
-        return detection_result(found, train_images.ground_truth, test_images.ground_truth, names)
+        return detection_result(found, train.ground_truth, test.ground_truth, names)
 
     fine_tune(
         detector,
-        train_images,
+        train,
         settings,
         source.folder / RUN_FOLDER,
-        inputs={
-            "network": weights_sha256(network.module),
-            "train": train_images.fingerprint(),
-            "test": test_images.fingerprint(),
-        },
+        inputs={"network": weights_sha256(network.module), "train": train.fingerprint(), "test": test.fingerprint()},
         evaluate=lambda: {"voc_ap_percent": score(detections()).mean_average_precision_percent},
         device=device,
         progress=progress,
@@ -118,7 +108,7 @@ def evaluate_voc_detect(settings: VocDetectSettings, source: FeatureSource, prog
     found = detections()
     draw_curve(source.folder / RUN_FOLDER, source.folder / CURVE_FILE, NOTE)
     if settings.pictures:
-        draw_boxes(test_images, found, names, settings.pictures, source.folder / BOXES_FILE, NOTE)
+        draw_boxes(test, found, names, settings.pictures, source.folder / BOXES_FILE, NOTE)
     return score(found)
 
 
@@ -136,28 +126,12 @@ def detection_result(
         for label, name in enumerate(names)
         if count_objects(test, label)
     )
-    coco = coco_average_precision(detections, test, len(names))
+    over_overlaps, at_half = coco_average_precision(detections, test, len(names))
     return VocDetectResult(
         mean_average_precision_percent=float(np.mean([each.average_precision_percent for each in classes])),
-        coco_average_precision_percent=100 * coco.over_overlaps,
-        coco_at_half_percent=100 * coco.at_half,
+        coco_average_precision_percent=100 * over_overlaps,
+        coco_at_half_percent=100 * at_half,
         classes=classes,
         train_images=len(train),
         test_images=len(test),
     )
-
-
-def _read_images(
-    settings: VocDetectSettings, source: FeatureSource, progress: Progress
-) -> tuple[AnnotatedImages, AnnotatedImages, tuple[str, ...]]:
-    """Read training and test images, and the names of their classes."""
-    splits = (settings.train_split, settings.test_split)
-    selection = settings.model_copy(update={"index_folder": source.index_folder})
-    indexes = index_data_set(
-        source.data, splits, source.folder, selection, threads=settings.thread_count, progress=progress
-    )
-    (train, test), names = annotated_images(source.data, [indexes[split] for split in splits])
-    for split, images in zip(splits, (train, test), strict=True):
-        if not any(count_objects(images.ground_truth, label) for label in range(len(names))):
-            raise InputError(f"No image of split {split} has an object that is not difficult; give another split.")
-    return train, test, names

@@ -13,7 +13,7 @@ like all others.
 """
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +39,6 @@ TEST_PROPOSALS = 300  # proposals per test image (Ren et al. 2015; py-faster-rcn
 NMS_THRESHOLD = 0.3  # IoU threshold of non-maximum suppression (py-faster-rcnn, ``TEST.NMS``)
 
 
-class _Parts(NamedTuple):
-    """Parts of a detector."""
-
-    backbone: nn.Module
-    pooled_side: int  # side of the feature map that a region is pooled to
-    head: nn.Module
-    features: int  # outputs of the head
-
-
 def build_detector(network: Network, classes: int, settings: VocDetectSettings) -> FasterRCNN:
     """Build a detector from a copy of the network; its new layers are initialised from the seed.
 
@@ -59,21 +50,28 @@ def build_detector(network: Network, classes: int, settings: VocDetectSettings) 
     module = copy.deepcopy(network.module).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        parts = _parts(module, network, settings)
-        levels = PYRAMID_LEVELS if settings.scales == "fpn" else 1
+        backbone, pooled_side, head, features = _parts(module, network, settings)
+        is_pyramid = settings.scales == "fpn"
+        levels = PYRAMID_LEVELS if is_pyramid else 1
+        anchor_sizes = tuple((size,) for size in settings.anchor_sizes) if is_pyramid else (settings.anchor_sizes,)
+        if len(anchor_sizes) != levels:
+            raise InputError(
+                f"A feature pyramid has {levels} levels and needs as many --anchor-sizes, from small to large; "
+                f"{len(anchor_sizes)} were given."
+            )
         detector = FasterRCNN(
-            parts.backbone,
+            backbone,
             min_size=settings.min_size,
             max_size=settings.max_size,
             image_mean=network.preprocessing.mean,
             image_std=network.preprocessing.std,
-            rpn_anchor_generator=AnchorGenerator(_anchor_sizes(settings, levels), (ASPECT_RATIOS,) * levels),
+            rpn_anchor_generator=AnchorGenerator(anchor_sizes, (ASPECT_RATIOS,) * levels),
             rpn_post_nms_top_n_test=TEST_PROPOSALS,
             box_roi_pool=MultiScaleRoIAlign(
-                [str(level) for level in range(max(1, levels - 1))], output_size=parts.pooled_side, sampling_ratio=2
+                [str(level) for level in range(max(1, levels - 1))], output_size=pooled_side, sampling_ratio=2
             ),
-            box_head=parts.head,
-            box_predictor=FastRCNNPredictor(parts.features, classes + 1),
+            box_head=head,
+            box_predictor=FastRCNNPredictor(features, classes + 1),
             box_nms_thresh=NMS_THRESHOLD,
             box_batch_size_per_image=settings.regions,
         )
@@ -97,19 +95,23 @@ def set_training(detector: FasterRCNN) -> None:
             layer.eval()
 
 
-def _parts(module: nn.Module, network: Network, settings: VocDetectSettings) -> _Parts:
-    """Return the parts listed in the table above."""
+def _parts(module: nn.Module, network: Network, settings: VocDetectSettings) -> tuple[nn.Module, int, nn.Module, int]:
+    """Return backbone, side of its pooled map, head and features of the head, as listed in the table above."""
     if isinstance(module, ResNet) and settings.scales == "fpn":
-        channels = [_channels(_resnet_until(module, stage)) for stage in range(len(STAGES))]
         layers = {stage: str(level) for level, stage in enumerate(STAGES)}
+        channels = [network.feature_dim // 8 * 2**level for level in range(len(STAGES))]  # they double at each stage
         pyramid = BackboneWithFPN(module, layers, channels, PYRAMID_CHANNELS)
-        return _Parts(pyramid, 7, TwoMLPHead(PYRAMID_CHANNELS * 7 * 7, PYRAMID_FEATURES), PYRAMID_FEATURES)
+        return pyramid, 7, TwoMLPHead(PYRAMID_CHANNELS * 7 * 7, PYRAMID_FEATURES), PYRAMID_FEATURES
     if isinstance(module, ResNet):
+        stem = (module.conv1, module.bn1, module.relu, module.maxpool)
+        backbone = nn.Sequential(*stem, module.layer1, module.layer2, module.layer3)
+        backbone.out_channels = network.feature_dim // 2  # type: ignore[assignment]  # torch types it as a module
         head = nn.Sequential(module.layer4, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return _Parts(_with_channels(_resnet_until(module, 2)), 14, head, network.feature_dim)
+        return backbone, 14, head, network.feature_dim
     if isinstance(module, AlexNet) and settings.scales == "single":
-        head = nn.Sequential(nn.Flatten(), module.classifier)
-        return _Parts(_with_channels(module.features[:-1]), 6, head, network.feature_dim)
+        backbone = module.features[:-1]
+        backbone.out_channels = 256
+        return backbone, 6, nn.Sequential(nn.Flatten(), module.classifier), network.feature_dim
     if isinstance(module, AlexNet):
         raise InputError(
             f"{network.architecture} has one scale only; use --scales single, since a feature pyramid needs a ResNet."
@@ -118,34 +120,3 @@ def _parts(module: nn.Module, network: Network, settings: VocDetectSettings) -> 
         f"A detector cannot be built around {network.architecture}; use AlexNet or one of torchvision's ResNets "
         "(resnet18, resnet50, resnext50_32x4d, resnet50-w2, ...), also with -32px."
     )
-
-
-def _resnet_until(network: ResNet, stage: int) -> nn.Sequential:
-    """Return stem and stages 0 to ``stage``."""
-    stages = [getattr(network, name) for name in STAGES[: stage + 1]]
-    return nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, *stages)
-
-
-def _with_channels(layers: nn.Sequential) -> nn.Sequential:
-    """Set the attribute ``out_channels`` that torchvision expects of a backbone."""
-    layers.out_channels = _channels(layers)  # type: ignore[assignment]  # torch types attributes as tensors and modules
-    return layers
-
-
-def _channels(layers: nn.Module) -> int:
-    layers.eval()
-    with torch.inference_mode():
-        images: Tensor = layers(torch.zeros(1, 3, 64, 64))
-    return images.shape[1]
-
-
-def _anchor_sizes(settings: VocDetectSettings, levels: int) -> tuple[tuple[int, ...], ...]:
-    """Return the sides of the anchors of each level."""
-    if levels == 1:
-        return (settings.anchor_sizes,)
-    if len(settings.anchor_sizes) != levels:
-        raise InputError(
-            f"A feature pyramid has {levels} levels and needs as many --anchor-sizes, from small to large; "
-            f"{len(settings.anchor_sizes)} were given."
-        )
-    return tuple((size,) for size in settings.anchor_sizes)

@@ -15,9 +15,9 @@ import xxhash
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
-from compress_ssl.pipeline.common.device import autocast
+from compress_ssl.pipeline.common.device import autocast, choose_precision
 from compress_ssl.pipeline.common.progress import Progress
-from compress_ssl.pipeline.common.settings import Precision
+from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
 from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, GroundTruth
 from compress_ssl.pipeline.images.index import ImageIndex, decode
 from compress_ssl.pipeline.images.rendering import RenderJob, read_images
@@ -72,10 +72,9 @@ def annotated_images(data: Path, indexes: Sequence[ImageIndex]) -> tuple[list[An
         for index, good in zip(indexes, rows, strict=True)
     ]
     names = find_classes(each for split in annotations for each in split)
-    number = {name: label for label, name in enumerate(names)}
     ground_truth = [
         [
-            GroundTruth(each.boxes, np.array([number[name] for name in each.classes], np.int64), each.difficult)
+            GroundTruth(each.boxes, np.array([names.index(name) for name in each.classes], np.int64), each.difficult)
             for each in split
         ]
         for split in annotations
@@ -96,28 +95,20 @@ def make_target(image: Tensor, truth: GroundTruth, *, flip: bool, device: torch.
 
 
 def detect(
-    detector: FasterRCNN,
-    images: AnnotatedImages,
-    *,
-    batch_size: int,
-    threads: int,
-    device: torch.device,
-    precision: Precision,
-    progress: Progress,
+    detector: FasterRCNN, images: AnnotatedImages, settings: VocDetectSettings, device: torch.device, progress: Progress
 ) -> list[Detections]:
     """Run the detector on all images; the detections of each are sorted, best first."""
     detector.eval()
     detections = []
+    precision = choose_precision(settings.precision, device)
     with progress.track("detect", len(images.rows)) as advance, torch.inference_mode():
-        for batch in images.read(np.arange(len(images.rows)), batch_size, threads):
+        for batch in images.read(np.arange(len(images.rows)), settings.detector_batch_size, settings.thread_count):
             with autocast(device, precision):
                 outputs = detector([image.to(device).float() / 255 for image, _ in batch])
-            detections += [_detections(output) for output in outputs]
+            for output in outputs:
+                boxes = output["boxes"].double().cpu().numpy()
+                boxes[:, :2] += 1
+                labels, scores = output["labels"].cpu().numpy() - 1, output["scores"].double().cpu().numpy()
+                detections.append(Detections(boxes, labels, scores))
             advance(len(batch))
     return detections
-
-
-def _detections(output: dict[str, Tensor]) -> Detections:
-    boxes = output["boxes"].double().cpu().numpy()
-    boxes[:, :2] += 1
-    return Detections(boxes, output["labels"].cpu().numpy() - 1, output["scores"].double().cpu().numpy())

@@ -33,24 +33,18 @@ def draw_curve(run: Path, picture: Path, note: str) -> None:
         left.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "loss" else 1)
     left.set(xlabel="epoch", ylabel="loss", ylim=(0, None), title=note)
     left.title.set_fontsize("small")
-    scored = [
-        (line["epoch"] + line["step"] / steps, line["voc_ap_percent"]) for line in lines if "voc_ap_percent" in line
-    ]
+    scored = [line for line in lines if "voc_ap_percent" in line]
     if scored:
         right = left.twinx()
-        right.plot(*zip(*scored, strict=True), "ko-", label="AP on the test images")
+        points = [(line["epoch"] + line["step"] / steps, line["voc_ap_percent"]) for line in scored]
+        right.plot(*zip(*points, strict=True), "ko-", label="AP on the test images")
         right.set(ylabel="VOC AP, %", ylim=(0, 100))
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     write_figure(figure, picture)
 
 
 def draw_boxes(
-    images: AnnotatedImages,
-    detections: Sequence[Detections],
-    names: Sequence[str],
-    count: int,
-    picture: Path,
-    note: str,
+    images: AnnotatedImages, detections: Sequence[Detections], names: Sequence[str], count: int, path: Path, note: str
 ) -> None:
     """Draw objects (dotted) and detections (solid) on ``count`` evenly spaced images, coloured by class."""
     chosen = evenly_spaced(np.arange(len(images.rows)), count, endpoint=True)
@@ -69,15 +63,10 @@ def draw_boxes(
             if score >= DRAWN_FROM_SCORE:
                 _draw(panel, box, colours[label], style="-")
                 panel.text(box[0], box[1], f"{score:.2f}", color="white", backgroundcolor=colours[label], fontsize=4)
-    figure.legend(
-        [Rectangle((0, 0), 1, 1, color=colour) for colour in colours[:20]],
-        names[:20],
-        loc="outside lower center",
-        ncols=10,
-        fontsize="small",
-    )
+    patches = [Rectangle((0, 0), 1, 1, color=colour) for colour in colours[:20]]
+    figure.legend(patches, names[:20], loc="outside lower center", ncols=10, fontsize="small")
     figure.suptitle(f"{note}. Dotted: annotated; solid: found, score at least {DRAWN_FROM_SCORE}", fontsize="small")
-    write_figure(figure, picture)
+    write_figure(figure, path)
 
 
 def _draw(panel: Axes, box: npt.NDArray[np.floating], colour: tuple[float, ...], style: str) -> None:

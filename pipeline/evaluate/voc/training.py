@@ -26,6 +26,8 @@ from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 from compress_ssl.storage.places.durable import write_durably
 
+Score = Callable[[], Mapping[str, float]]
+
 logger = logging.getLogger(__name__)
 
 DETECTOR_FILE = "detector.safetensors"
@@ -44,16 +46,11 @@ class DetectionTask(TrainingTask[Batch]):
     out_of_memory_hint = "lower --detector-batch-size, --max-size or --regions"
 
     def __init__(
-        self,
-        run: Path,
-        settings: TrainingSettings,
-        detector: FasterRCNN,
-        evaluate: Callable[[], Mapping[str, float]],
-        device: torch.device,
-        steps: int,
+        self, run: Path, settings: TrainingSettings, detector: FasterRCNN, evaluate: Score, steps: int
     ) -> None:
         self.run, self.settings, self.modules = run, settings, nn.ModuleDict({"detector": detector})
-        self._detector, self._evaluate, self._device, self._steps = detector, evaluate, device, steps
+        self._detector, self._evaluate, self._steps = detector, evaluate, steps
+        self._device = next(detector.parameters()).device
 
     def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the detector's losses over randomly flipped images."""
@@ -91,7 +88,7 @@ def fine_tune(
     run: Path,
     *,
     inputs: Mapping[str, Any],
-    evaluate: Callable[[], Mapping[str, float]],
+    evaluate: Score,
     device: torch.device,
     progress: Progress,
 ) -> None:
@@ -130,18 +127,15 @@ def fine_tune(
         order = epoch_order(rows, settings.seed, epoch)[first_step * images_per_step : steps * images_per_step]
         yield from images.read(order, images_per_step, settings.thread_count)
 
-    task = DetectionTask(run, task_settings, detector, evaluate, device, steps)
+    task = DetectionTask(run, task_settings, detector, evaluate, steps)
     with run_leases([run]):
-        _open_run(task, {**inputs, "detector": settings.model_dump(mode="json", include=DETECTOR_SETTINGS)})
+        inputs = {**inputs, "detector": settings.model_dump(mode="json", include=DETECTOR_SETTINGS)}
+        try:
+            open_runs([(task_settings, run, inputs)])
+        except InputError as error:
+            if settings.overwrite or not (run / SETTINGS_FILE).is_file():
+                raise
+            # A run with other settings is replaced, as all results are.
+            logger.warning("The training starts over, since the existing one has other settings: %s", error)
+            open_runs([(task_settings.model_copy(update={"resume": False, "overwrite": True}), run, inputs)])
         train([task], BatchStream(settings.epochs, steps, images_per_step, batches), "fine-tune", progress)
-
-
-def _open_run(task: DetectionTask, inputs: Mapping[str, Any]) -> None:
-    """Resume the existing run if it is the same; one with other settings is replaced, as all results are."""
-    try:
-        open_runs([(task.settings, task.run, inputs)])
-    except InputError as error:
-        if task.settings.overwrite or not (task.run / SETTINGS_FILE).is_file():
-            raise
-        logger.warning("The training starts over, since the existing one has other settings: %s", error)
-        open_runs([(task.settings.model_copy(update={"resume": False, "overwrite": True}), task.run, inputs)])

@@ -12,7 +12,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.evaluate.knn.crops import CropMeans
+from compress_ssl.pipeline.evaluate.knn.evaluate import CropMeans
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import KnnSettings
 from compress_ssl.pipeline.networks.network import load_network, save_network

@@ -15,8 +15,8 @@ import torch
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
-from compress_ssl.pipeline.evaluate.layers.batches import Batch, window_parameters
 from compress_ssl.pipeline.evaluate.layers.evaluate import UNFINISHED_FILE, LayersResult, accuracy, train_classifiers
+from compress_ssl.pipeline.evaluate.layers.features import Batch, window_parameters
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import LayersSettings
 from compress_ssl.pipeline.images.index import index_images

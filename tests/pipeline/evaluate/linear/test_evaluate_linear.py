@@ -21,9 +21,8 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
-from compress_ssl.pipeline.evaluate.linear.classifier import standardisation
+from compress_ssl.pipeline.evaluate.linear.classifier import fit, standardisation
 from compress_ssl.pipeline.evaluate.linear.evaluate import UNFINISHED_FILE, LinearResult, logistic_regression_accuracy
-from compress_ssl.pipeline.evaluate.linear.fit import fit
 from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
 from compress_ssl.pipeline.images.sources.open_source import open_source

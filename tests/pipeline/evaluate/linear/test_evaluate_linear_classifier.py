@@ -17,11 +17,12 @@ from compress_ssl.pipeline.evaluate.linear.classifier import (
     Classifiers,
     Standardisation,
     accuracy,
+    fit,
+    hold_out,
     initial_state,
     standardisation,
     train_classifiers,
 )
-from compress_ssl.pipeline.evaluate.linear.fit import fit, hold_out
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
 from compress_ssl.pipeline.training.schedule import epoch_order
 

@@ -16,7 +16,7 @@ from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import VocClassifySettings
-from compress_ssl.pipeline.evaluate.voc.linear_svm import (
+from compress_ssl.pipeline.evaluate.voc.classify import (
     MultiLabelFeatures,
     class_labels,
     class_precision,

@@ -65,7 +65,7 @@ def test_difficult_objects_are_not_learnt() -> None:
 
 
 def test_detections_come_back_in_vocs_pixels_and_numbers(voc: Path, tmp_path: Path) -> None:
-    settings = settings_of(voc, tmp_path)
+    settings = settings_of(voc, tmp_path, detector_batch_size=3, precision="float32")
     index = index_data_set(voc, ["test"], tmp_path, settings, threads=1, progress=Silent())["test"]
     (images,), names = annotated_images(voc, [index])
     assert names == ("blue", "red")
@@ -79,9 +79,7 @@ def test_detections_come_back_in_vocs_pixels_and_numbers(voc: Path, tmp_path: Pa
     exact = (make_target(image, there, flip=False, device=torch.device("cpu")).objects
              for batch in images.read(np.arange(8), 3, 1) for image, there in batch)  # fmt: skip
     answers = ({**each, "scores": torch.full((len(each["labels"]),), 0.5)} for each in exact)
-    found = detect(
-        Oracle(), images, batch_size=3, threads=1, device=torch.device("cpu"), precision="float32", progress=Silent()
-    )  # fmt: skip
+    found = detect(Oracle(), images, settings, torch.device("cpu"), Silent())
     result = detection_result(found, images.ground_truth, images.ground_truth, names)
     assert result.mean_average_precision_percent == result.coco_average_precision_percent == 100
     count = sum(len(each.boxes) - each.difficult.sum() for each in images.ground_truth)

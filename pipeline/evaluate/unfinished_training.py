@@ -1,0 +1,47 @@
+"""The file from which an interrupted training of linear classifiers is resumed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from compress_ssl.storage.places.durable import write_durably
+
+
+@dataclass(frozen=True)
+class UnfinishedTraining:
+    """File with the state of an interrupted training, for the same training to resume from."""
+
+    path: Path
+    identity: dict[str, Any]  # Network, images and settings, JSON-ready
+
+    def read(self, part: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """Return the state on the CPU, or None if the file is missing, damaged or of another training.
+
+        Args:
+            part: Distinguishes several trainings of one evaluation; JSON-ready.
+        """
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                if (file.metadata() or {}).get("training") != self._key(part):
+                    return None
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError):
+            return None
+
+    def write(self, part: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+        """Replace the stored state."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        write_durably(self.path, save(tensors, {"training": self._key(part)}))
+
+    def remove(self) -> None:
+        """Delete the file, when the training has finished."""
+        self.path.unlink(missing_ok=True)
+
+    def _key(self, part: Mapping[str, Any]) -> str:
+        return json.dumps({**self.identity, **part}, sort_keys=True)

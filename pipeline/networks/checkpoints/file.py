@@ -9,6 +9,7 @@ inert placeholders for such classes; the classes themselves are never looked up 
 import hashlib
 import io
 import pickletools
+import re
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -25,13 +26,11 @@ from compress_ssl.pipeline.common.errors import InputError
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch's legacy format, as a pickle
 
-LEGACY_PICKLES = 4  # magic number, version, system information, checkpoint
-
 GET_AGAIN = "download, copy or train it again"
 
-RUNS_CODE = ("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib")
-"""Modules that no weights need; a file that names one is refused."""
-RUNS_CODE_BUILTINS = ("eval", "exec", "compile", "open", "__import__")
+RUNS_CODE = re.compile(
+    r"(os|posix|nt|sys|subprocess|shutil|socket|runpy|importlib)(\.|$)|builtins\.(eval|exec|compile|open|__import__)$"
+)  # modules and functions that no weights need; a file that names one is refused
 
 
 class Placeholder(list[Any]):
@@ -83,7 +82,12 @@ def read_checkpoint_file(path: Path, *, mapped: bool = False) -> CheckpointFile:
     if start.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
         return CheckpointFile(path, sha256, _read_torch(path, start.startswith(ZIP_MAGIC), mapped), {})
     if start[8:9] == b"{":
-        return CheckpointFile(path, sha256, *_read_safetensors(path))
+        try:
+            with safe_open(path, framework="pt") as opened:
+                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                return CheckpointFile(path, sha256, tensors, opened.metadata() or {})
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"'{path}' is a damaged safetensors file ({error}); {GET_AGAIN}.") from error
     raise InputError(f"'{path}' is not a checkpoint but {_describe_start(start)}; {GET_AGAIN}.")
 
 
@@ -99,56 +103,35 @@ def _describe_start(start: bytes) -> str:
     return f"a file that starts with {start[:16]!r}"
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"'{path}' is a damaged safetensors file ({error}); {GET_AGAIN}.") from error
-
-
 def _read_torch(path: Path, is_zip: bool, mapped: bool) -> Any:
     """Read a file of ``torch.save``; any error of the unpickler on damaged or hostile bytes becomes one sentence."""
     try:
-        names = _globals_in_zip(path) if is_zip else _globals_in_legacy(path)
+        names = _globals_in_file(path, is_zip)
+        refused = [name for name in sorted(names) if RUNS_CODE.match(name)]
+        if not refused:
+            placeholders: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+                (PlaceholderOfDict if name.lower().endswith("dict") else Placeholder, name) for name in names
+            ]
+            with torch.serialization.safe_globals(placeholders), warnings.catch_warnings(action="ignore"):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
     except Exception as error:
-        raise _damaged(path, error) from error
-    if forbidden := sorted(filter(_runs_code, names)):
-        raise InputError(f"'{path}' would run {forbidden[0]} when read; it was refused and nothing was run: delete it.")
-    placeholders: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (PlaceholderOfDict if name.lower().endswith("dict") else Placeholder, name) for name in names
-    ]
-    try:
-        with torch.serialization.safe_globals(placeholders), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
-    except Exception as error:
-        raise _damaged(path, error) from error
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"'{path}' is damaged, or holds objects other than tensors and plain containers ({reason.rstrip('. ')}); "
+            f"{GET_AGAIN}, or save its state dict as safetensors."
+        ) from error
+    raise InputError(f"'{path}' would run {refused[0]} when read; it was refused and nothing was run: delete it.")
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0] or type(error).__name__
-    return InputError(
-        f"'{path}' is damaged, or holds objects other than tensors and plain containers ({reason.rstrip('. ')}); "
-        f"{GET_AGAIN}, or save its state dict as safetensors."
-    )
-
-
-def _runs_code(name: str) -> bool:
-    module, _, function = name.partition(".")
-    return module in RUNS_CODE or (module == "builtins" and function in RUNS_CODE_BUILTINS)
-
-
-def _globals_in_zip(path: Path) -> set[str]:
+def _globals_in_file(path: Path, is_zip: bool) -> set[str]:
+    if not is_zip:
+        with path.open("rb") as file:  # four pickles: magic number, version, system information, checkpoint
+            return set().union(*(_globals_in_pickle(file) for _ in range(4)))
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError(f"it has {len(pickles)} files data.pkl where torch.save writes one")
         return _globals_in_pickle(io.BytesIO(archive.read(pickles[0])))
-
-
-def _globals_in_legacy(path: Path) -> set[str]:
-    with path.open("rb") as file:
-        return set().union(*(_globals_in_pickle(file) for _ in range(LEGACY_PICKLES)))
 
 
 def _globals_in_pickle(file: BinaryIO | io.BytesIO) -> set[str]:

@@ -35,7 +35,7 @@ class Layout:
     """One project's names for the parts of its networks."""
 
     source: str  # Repository, file and commit of the saving or loading code
-    marks: tuple[str, ...] = ()  # regular expressions, each of which must match the start of some key
+    marks: tuple[str, ...] = ()  # regular expressions, each of which must match the start of some key, as the prefix
     container: str = ""
     """Regular expression of the required container, followed by ``module.`` if all keys must have that prefix."""
     prefix: str = ""  # prefix of the backbone's keys; all other keys are dropped
@@ -54,12 +54,10 @@ def _flat_resnet50() -> dict[str, str]:
             if block == 0:
                 order.append((f"{at}.downsample.0", f"{at}.downsample.1"))
             order += [(f"{at}.conv{number}", f"{at}.bn{number}") for number in (1, 2, 3)]
-    numbers = ["", *(f"_{number}" for number in range(1, len(order)))]
-    flat = zip(numbers, order, strict=True)
     return {
-        f"{kind}{number}.": f"{ours}."
-        for number, pair in flat
-        for kind, ours in zip(("conv2d", "batch_normalization"), pair, strict=True)
+        f"{theirs}{f'_{number}' if number else ''}.": f"{ours}."
+        for number, pair in enumerate(order)
+        for theirs, ours in zip(("conv2d", "batch_normalization"), pair, strict=True)
     }
 
 
@@ -84,13 +82,11 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "moco": Layout(
         source="facebookresearch/moco, main_lincls.py, commit 010242b: no head, which tells version 1 from 2",
-        marks=(r"encoder_q\.",),
         prefix="encoder_q.",
         preprocessing=IMAGENET,
     ),
     "moco-v3": Layout(
         source="facebookresearch/moco-v3, main_lincls.py, commit 2877a78; moco/builder.py, commit 0c5d00a",
-        marks=(r"base_encoder\.",),
         prefix="base_encoder.",
         preprocessing=IMAGENET,
     ),
@@ -102,7 +98,7 @@ LAYOUTS: dict[str, Layout] = {
     "dino": Layout(
         source="facebookresearch/dino, load_pretrained_weights in utils.py, commit 144f705; "
         "main_dino.py, commit 04c0ad9",
-        marks=(r"backbone\.", r"head\."),
+        marks=(r"head\.",),
         container="teacher|student",
         prefix="backbone.",
         preprocessing=IMAGENET_BICUBIC,
@@ -116,7 +112,7 @@ LAYOUTS: dict[str, Layout] = {
     "solo-learn": Layout(
         source="vturrisi/solo-learn, main_linear.py and solo/methods/base.py, commit 008f64f "
         "(later: backbone for encoder)",
-        marks=(r"backbone\.", r"classifier\."),
+        marks=(r"classifier\.",),
         prefix="backbone.",
     ),
     "lightly": Layout(
@@ -129,20 +125,19 @@ LAYOUTS: dict[str, Layout] = {
     "barlow-twins": Layout(
         source="facebookresearch/barlowtwins, main.py, commit 046eec3 "
         "(whole checkpoint; the backbone alone is 'plain')",
-        marks=(r"backbone\.", r"projector\.", r"bn\.running_mean"),
+        marks=(r"projector\.", r"bn\.running_mean"),
         prefix="backbone.",
         preprocessing=IMAGENET,
     ),
     "vicreg": Layout(
         source="facebookresearch/vicreg, evaluate.py, commit 7c44ca0; main_vicreg.py, commit 08c8c0c "
         "(whole checkpoint)",
-        marks=(r"backbone\.", r"projector\.0\.bias"),
+        marks=(r"projector\.0\.bias",),
         prefix="backbone.",
         preprocessing=IMAGENET,
     ),
     "backbone": Layout(
         source="lightly-ai/lightly, benchmarks/imagenet/resnet50/simclr.py, commit 01f590f; Lightning modules alike",
-        marks=(r"backbone\.",),
         prefix="backbone.",
     ),
     "encoder": Layout(
@@ -150,11 +145,10 @@ LAYOUTS: dict[str, Layout] = {
         marks=(r"encoder\.(conv1|features|patch_embed|stem)\.",),
         prefix="encoder.",
     ),
-    "model": Layout(source="Lightning modules that keep a network as self.model", marks=(r"model\.",), prefix="model."),
+    "model": Layout(source="Lightning modules that keep a network as self.model", prefix="model."),
     "moco-v3-momentum": Layout(
         source="facebookresearch/moco-v3, moco/builder.py, commit 0c5d00a: "
         "a file without the encoder that is evaluated",
-        marks=(r"momentum_encoder\.",),
         prefix="momentum_encoder.",
         preprocessing=IMAGENET,
     ),
@@ -188,12 +182,21 @@ def find_weights(file: CheckpointFile) -> Weights:
     if all(key.startswith(PARALLEL) for key in tensors):
         tensors = {key.removeprefix(PARALLEL): value for key, value in tensors.items()}
         container = f"{container} {PARALLEL}".strip()
-    name = next(name for name, layout in LAYOUTS.items() if _matches(layout, container, tensors))
-    prefix, names = LAYOUTS[name].prefix, LAYOUTS[name].names
-    backbone = {
-        _renamed(key.removeprefix(prefix), names): value for key, value in tensors.items() if key.startswith(prefix)
-    }
-    return Weights(name, backbone, tuple(key for key in tensors if not key.startswith(prefix)))
+    name, layout = next(
+        (name, layout)
+        for name, layout in LAYOUTS.items()
+        if re.match(layout.container, container)
+        and all(any(re.match(mark, key) for key in tensors) for mark in (re.escape(layout.prefix), *layout.marks))
+    )
+    backbone, others = {}, []
+    for key, value in tensors.items():
+        if not key.startswith(layout.prefix):
+            others.append(key)
+            continue
+        ours = key.removeprefix(layout.prefix)
+        theirs = next(filter(ours.startswith, layout.names), "")
+        backbone[layout.names.get(theirs, "") + ours.removeprefix(theirs)] = value
+    return Weights(name, backbone, tuple(others))
 
 
 def _container(file: CheckpointFile) -> tuple[str, Mapping[Any, Any]]:
@@ -212,16 +215,3 @@ def _container(file: CheckpointFile) -> tuple[str, Mapping[Any, Any]]:
 
 def _has_tensors(content: Any) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values())
-
-
-def _matches(layout: Layout, container: str, keys: Mapping[str, Tensor]) -> bool:
-    if layout.container and not re.match(layout.container, container):
-        return False
-    return all(any(re.match(mark, key) for key in keys) for mark in layout.marks)
-
-
-def _renamed(key: str, names: Mapping[str, str]) -> str:
-    for theirs, ours in names.items():
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key

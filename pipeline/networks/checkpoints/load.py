@@ -16,9 +16,6 @@ from compress_ssl.pipeline.networks.backbone import Backbone
 from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights
 
-COUNTER = ".num_batches_tracked"
-"""Batch norm's counter of batches: affects no output, and is missing in files of old releases."""
-
 KNOWN_BY_SHAPE = (
     *("resnet50", "resnet18", "resnet50-w2", "resnet50-w4", "resnet50-w5", "mobilenet_v2", "alexnet", "resnet34"),
     *("resnet101", "resnet152", "efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "vit_b_16"),
@@ -89,10 +86,11 @@ def mismatches(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     for key, shape in wanted.items():
         if key in weights and weights[key].shape != shape:
             found.append(f"{key} is {tuple(weights[key].shape)} instead of {tuple(shape)}")
-        elif key not in weights and not key.endswith(COUNTER):
+        elif key not in weights and not key.endswith(".num_batches_tracked"):  # affects no output; not in old files
             found.append(f"{key} is missing")
     parts = {key.partition(".")[0] for key in wanted}
-    classifier = _classifier(module)
+    idle = [name for name, layer in module.named_modules() if isinstance(layer, nn.Identity)]
+    classifier = tuple(f"{name}." for name in idle[-1:])  # removed: the last module that is an identity
     found += [
         f"{key} is unexpected"
         for key in weights
@@ -110,12 +108,6 @@ def architecture_of(weights: Mapping[str, Tensor]) -> str | None:
 def _on_meta(architecture: str) -> nn.Module:
     with torch.device("meta"):
         return build_backbone(architecture).module
-
-
-def _classifier(module: nn.Module) -> tuple[str, ...]:
-    """Return the prefix of a network's removed classifier: its last module that is an identity."""
-    idle = [name for name, layer in module.named_modules() if isinstance(layer, nn.Identity)]
-    return tuple(f"{name}." for name in idle[-1:])
 
 
 def _does_not_fit(file: CheckpointFile, weights: Weights, architecture: str, wrong: list[str]) -> InputError:

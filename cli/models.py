@@ -41,15 +41,14 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.pipeline.networks import catalogue
-    from compress_ssl.pipeline.networks.students import STUDENTS
     from compress_ssl.pipeline.networks.teachers import TEACHERS
 
     everything = not (teachers or students or names)
     work = []
     if teachers or everything:
-        work += [("teachers", catalogue.describe_teacher, name) for name in TEACHERS]
+        work += [("teachers", catalogue.describe_network, name) for name in TEACHERS]
     if students or everything:
-        work += [("students", catalogue.describe_student, name) for name in STUDENTS]
+        work += [("students", catalogue.describe_student, name) for name in catalogue.STUDENTS]
     for pattern in names:
         work += [("networks", catalogue.describe_network, name) for name in catalogue.matching_names(pattern)]
 

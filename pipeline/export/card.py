@@ -1,14 +1,19 @@
 """The model card: Markdown with Hugging Face metadata; its Python code runs in the exported folder."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+import re
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCardData
+from torchvision import models
 
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.export.folder import ONNX_FILE
-from compress_ssl.pipeline.export.loading import Loading, loading_lines
 from compress_ssl.pipeline.export.onnx import TOLERANCE, Agreement
 from compress_ssl.pipeline.export.origin import Origin
+from compress_ssl.pipeline.networks.architectures import SMALL_IMAGES, TIMM, default_preprocessing
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage.tools import markdown
@@ -16,10 +21,22 @@ from compress_ssl.storage.tools.markdown import python, section, table
 
 TAGS = ("image-feature-extraction", "self-supervised", "knowledge-distillation", "compress-ssl")
 
-COMPRESS = (
-    "Koohpayegani, Tejankar, Pirsiavash, CompRess: Self-Supervised Learning by Compressing Representations, "
-    "NeurIPS 2020"
-)
+SMALL_STEMS: dict[str, tuple[str, ...]] = {
+    r"(resnet|resnext|wide_resnet)\d+\w*": (
+        "network.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)",
+        "network.maxpool = torch.nn.Identity()",
+    ),
+    "mobilenet_v2": ("network.features[0][0].stride = (1, 1)",),
+    "alexnet": (
+        "network.features[0] = torch.nn.Conv2d(3, 64, 3, padding=1)",
+        "network.features[12] = torch.nn.Identity()",
+    ),
+}  # code that adapts torchvision's network to small images, by pattern of its name
+
+IN_TIMM_TOO = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"),
+    *("resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+)  # torchvision's networks that timm has under the same name, with equal parameter names and outputs
 
 
 def model_card(
@@ -36,33 +53,44 @@ def model_card(
         agreement: Of the ONNX file with torch; None without ONNX file.
         versions: Of the libraries that export it.
     """
-    loadings = loading_lines(network)
-    scores = [(*score[:-1], f"{score.percent:.1f}") for score in origin.scores]
-    sections = (
-        _metadata(loadings),
-        f"# {network.name}\n\n{_introduction(network, origin)}",
-        section("Network", table(("", ""), _network_rows(network, identity))),
-        section("Use", _use(network, loadings, agreement)),
-        *(section("Teacher", _facts(teacher)) for teacher in origin.teachers),
-        section("Images", _facts(_images(origin))),
-        section("Method", _facts(origin.settings)),
-        section("Scores", table(("network", "evaluation", "data set", "splits", "score", "percent"), scores))
-        if scores
-        else "",
-        section("Versions", _versions(trained=origin.versions, exported=versions)),
-        section("Citation", "\n".join(f"- {citation}" for citation in _citations(network, origin))),
-    )
-    return "\n\n".join(filter(None, sections)) + "\n"
-
-
-def _metadata(loadings: Sequence[Loading]) -> str:
-    data = ModelCardData(
-        library_name=loadings[0].library,
+    loading = loading_code(network)
+    metadata = ModelCardData(
+        library_name=next(iter(loading)),
         pipeline_tag="image-feature-extraction",
-        tags=list(dict.fromkeys((*TAGS, *(loading.library for loading in loadings)))),
+        tags=list(dict.fromkeys((*TAGS, *loading))),
     )
     licence = "# license: not known to the exporter; the licences of the teacher's weights and of the images decide"
-    return f"---\n{data.to_yaml()}\n{licence}\n---"
+    images = dict(origin.data_set)
+    if len(origin.views) > 1:  # random views of the teacher, besides the first
+        view = origin.views[1]
+        images |= {"random views": len(origin.views) - 1, "pixels of a side": view["size"], "policy": view["policy"]}
+    scores = table(("network", "evaluation", "data set", "splits", "score", "percent"), origin.scores)
+    with_versions = [
+        f"- {when} with {', '.join(map(' '.join, libraries.items()))}"
+        for when, libraries in (("trained", origin.versions), ("exported", versions))
+        if libraries
+    ]
+    names = dict.fromkeys((network.name, *(teacher.get("name") for teacher in origin.teachers)))
+    citations = [TEACHERS[name].citation for name in names if name in TEACHERS]
+    if str(origin.settings.get("objective", "")).startswith("compress"):
+        citations.insert(
+            0,
+            "Koohpayegani, Tejankar, Pirsiavash, CompRess: Self-Supervised Learning by Compressing Representations, "
+            "NeurIPS 2020",
+        )
+    sections = (
+        f"---\n{metadata.to_yaml()}\n{licence}\n---",
+        f"# {network.name}\n\n{_introduction(network, origin)}",
+        section("Network", table(("", ""), _network_rows(network, identity))),
+        section("Use", _use(network, loading, agreement)),
+        *(section("Teacher", _facts(teacher)) for teacher in origin.teachers),
+        section("Images", _facts(images)),
+        section("Method", _facts(origin.settings)),
+        section("Scores", scores if origin.scores else ""),
+        section("Versions", "\n".join(with_versions)),
+        section("Citation", "\n".join(f"- {citation}" for citation in citations)),
+    )
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _introduction(network: Network, origin: Origin) -> str:
@@ -94,7 +122,37 @@ def _network_rows(network: Network, identity: Mapping[str, Any]) -> list[tuple[s
     ]
 
 
-def _use(network: Network, loadings: Sequence[Loading], agreement: Agreement | None) -> str:
+def loading_code(network: Network) -> dict[str, str]:
+    """Return code that loads the weights into ``network``, by library that has it, else by this package."""
+    architecture, code = network.architecture, {}
+    base = architecture.removesuffix(SMALL_IMAGES)
+    stem = [lines for pattern, lines in SMALL_STEMS.items() if base != architecture and re.fullmatch(pattern, base)]
+    if base in models.list_models(module=models) and (stem or base == architecture):
+        with torch.device("meta"):
+            whole = models.get_model(base, weights=None)
+        (head,) = {key.rpartition(".")[0] for key in whole.state_dict().keys() - network.module.state_dict().keys()}
+        path = re.sub(r"\.(\d+)", r"[\1]", f".{head}")  # .fc, .classifier[6]
+        lines = (
+            "import torch",
+            "import torchvision",
+            "from safetensors.torch import load_file",
+            "",
+            f"network = torchvision.models.{base}()",
+            *itertools.chain(*stem),
+            f"network{path} = torch.nn.Identity()",
+            f'network.load_state_dict(load_file("{MODEL_FILE}"))',
+        )
+        code["torchvision"] = "\n".join(lines)
+    if architecture.startswith(TIMM) or architecture in IN_TIMM_TOO:
+        is_resized = network.preprocessing.size != default_preprocessing(architecture).size
+        option = ", dynamic_img_size=True" if is_resized and hasattr(network.module, "pos_embed") else ""
+        options = f'num_classes=0, checkpoint_path="{MODEL_FILE}"{option}'
+        code["timm"] = f'import timm\n\nnetwork = timm.create_model("{architecture.removeprefix(TIMM)}", {options})'
+    imports = "from compress_ssl.pipeline.networks.network import load_network"
+    return code or {"compress-ssl": f'{imports}\n\nnetwork = load_network("{MODEL_FILE}").module'}
+
+
+def _use(network: Network, loading: Mapping[str, str], agreement: Agreement | None) -> str:
     preprocessing = network.preprocessing
     parts = [
         "Images, preprocessed as for evaluation, `(N, 3, S, S)` in [0, 1]:",
@@ -111,8 +169,8 @@ def _use(network: Network, loadings: Sequence[Loading], agreement: Agreement | N
             'images = torch.stack([prepare(Image.open("photograph.jpg").convert("RGB"))])'
         ),
     ]
-    for loading in loadings:
-        parts += [f"The network, with {loading.library} alone:", python(f"{loading.code}\nnetwork.eval()")]
+    for library, code in loading.items():
+        parts += [f"The network, with {library} alone:", python(f"{code}\nnetwork.eval()")]
     parts += [
         f"Features `(N, {network.feature_dim})`:",
         python(
@@ -136,29 +194,6 @@ def _use(network: Network, loadings: Sequence[Loading], agreement: Agreement | N
             ),
         ]
     return "\n\n".join(parts)
-
-
-def _images(origin: Origin) -> dict[str, Any]:
-    """Return the data set's description, and that of the teacher's random views."""
-    if len(origin.views) < 2:
-        return origin.data_set
-    view = origin.views[1]
-    views = {"random views": len(origin.views) - 1, "pixels of a side": view["size"], "policy": view["policy"]}
-    return {**origin.data_set, **views}
-
-
-def _versions(**versions: Mapping[str, str]) -> str:
-    return "\n".join(
-        f"- {when} with {', '.join(f'{name} {version}' for name, version in libraries.items())}"
-        for when, libraries in versions.items()
-        if libraries
-    )
-
-
-def _citations(network: Network, origin: Origin) -> list[str]:
-    names = dict.fromkeys((network.name, *(teacher.get("name") for teacher in origin.teachers)))
-    teachers = [TEACHERS[name].citation for name in names if name in TEACHERS]
-    return [COMPRESS, *teachers] if str(origin.settings.get("objective", "")).startswith("compress") else teachers
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -65,7 +65,12 @@ def new_folder(out: Path) -> Iterator[Path]:
         if _is_empty(out):
             folder.rename(out)
         else:
-            _replace_files(folder, out)
+            for name in (*FILES, MANIFEST_FILE):  # of an earlier export; those that the new one lacks are deleted
+                if (folder / name).exists():
+                    (folder / name).replace(out / name)
+                else:
+                    (out / name).unlink(missing_ok=True)
+            flush_directory(out)
         flush_directory(out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -91,13 +96,3 @@ def file_sha256(path: Path) -> str:
 
 def _is_empty(out: Path) -> bool:
     return not out.is_dir() or not any(out.iterdir())
-
-
-def _replace_files(folder: Path, out: Path) -> None:
-    """Replace the files of an earlier export; those that the new one lacks are deleted."""
-    for name in (*FILES, MANIFEST_FILE):
-        if (folder / name).exists():
-            (folder / name).replace(out / name)
-        else:
-            (out / name).unlink(missing_ok=True)
-    flush_directory(out)

@@ -19,8 +19,6 @@ TOLERANCE = 1e-4  # largest accepted difference of a feature between torch and O
 LARGEST_FILE = 2**31 - 2**24
 """Bytes of weights above which they are stored in a second file, because protobuf is limited to 2 GiB."""
 
-CROPS = 4  # of each photograph
-
 
 class Agreement(NamedTuple):
     """Difference of the features of ONNX from torch's."""
@@ -120,12 +118,11 @@ def sample_photographs(preprocessing: Preprocessing) -> Tensor:
     from torchvision.transforms import functional as F
 
     size, resize = preprocessing.size, max(preprocessing.resize, preprocessing.size)
+    interpolation = InterpolationMode(preprocessing.interpolation)
     crops = []
     for photograph in load_sample_images().images:
-        pixels = np.asarray(
-            F.resize(Image.fromarray(photograph), resize, InterpolationMode(preprocessing.interpolation))
-        )
+        pixels = np.asarray(F.resize(Image.fromarray(photograph), resize, interpolation))
         top = (pixels.shape[0] - size) // 2
-        lefts = np.linspace(0, pixels.shape[1] - size, CROPS).astype(int)
+        lefts = np.linspace(0, pixels.shape[1] - size, 4).astype(int)
         crops += [pixels[top : top + size, left : left + size] for left in lefts]
     return torch.from_numpy(np.stack(crops))

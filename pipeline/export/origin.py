@@ -10,28 +10,12 @@ from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER, MO
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.training.settings import TrainingSettings
 
-RECIPE_RESULTS, STORE_RESULTS = "evaluation", ".evaluation"
-"""Folder of results beside a recipe's runs, one sub-folder per network; suffix of the folder beside a store."""
-
-REPLACED_SUFFIXES = (".previous", ".unfinished")  # of folders that a recipe has replaced, or was interrupted in
-
 NOT_SHOWN = {
     *TrainingSettings.fields_with_role("path", "runtime"),
     *ImageSelection.fields_with_role("path", "runtime"),
     *("data", "run", "store", "also_store", "scratch", "teacher_memory", "check_content"),
     *("inputs", "versions", "compile", "on_bad_image"),
 }  # keys of ``settings.json`` that are not options of the method: paths, runtime options, inputs and versions
-
-
-class Score(NamedTuple):
-    """One score of one evaluation."""
-
-    network: str
-    evaluation: str
-    data_set: str
-    splits: str
-    title: str
-    percent: float
 
 
 class Origin(NamedTuple):
@@ -42,7 +26,8 @@ class Origin(NamedTuple):
     data_set: dict[str, Any]
     views: list[dict[str, Any]]
     versions: dict[str, str]
-    scores: list[Score]  # of the network, then of its teachers
+    scores: list[tuple[str, ...]]
+    """Network, evaluation, data set, splits, score and percent; of the network, then of its teachers."""
 
 
 def read_origin(reference: str, weights_sha256: str) -> Origin:
@@ -68,10 +53,21 @@ def read_origin(reference: str, weights_sha256: str) -> Origin:
         if name not in NOT_SHOWN and value is not None and value is not False and value != []
     }
     stores = [store for store in (record.get("store"), *record.get("also_store", [])) if store is not None]
-    results = _result_files(folder, run, stores) if folder.is_dir() else ()
-    found = [score for result in results for score in _scores(result)]
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for path in _result_files(folder, run, stores) if folder.is_dir() else ():
+        result = _read(path)
+        if "evaluation" not in result or "scores" not in result:
+            continue
+        try:
+            network, of = result["network"], result["data_set"]["name"]
+            splits = " → ".join(result[key] for key in ("train_split", "test_split") if result.get(key))
+            for title, percent in result["scores"].items():
+                row = (network["name"], result["evaluation"], of, splits, title, f"{float(percent):.1f}")
+                found.append((network["weights_sha256"], row))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"'{path}' is not a result of evaluate ({error!r}); evaluate again.") from error
     owners = dict.fromkeys((weights_sha256, *(teacher.get("weights_sha256") for teacher in teachers)))
-    scores = [score for owner in owners for sha256, score in found if sha256 == owner]
+    scores = [row for owner in owners for sha256, row in found if sha256 == owner]
     data_set = inputs.get("data_set", {key: inputs[key] for key in ("fingerprint",) if key in inputs})
     return Origin(settings, teachers, data_set, inputs.get("views", []), record.get("versions", {}), scores)
 
@@ -79,26 +75,11 @@ def read_origin(reference: str, weights_sha256: str) -> Origin:
 def _result_files(folder: Path, run: Path, stores: Sequence[str]) -> Iterator[Path]:
     """Yield the JSON files beside the network, in its recipe's folder of results, and beside the teachers' stores."""
     yield from sorted(folder.glob("*.json"))
-    for path in sorted((run.parent / RECIPE_RESULTS).glob("*/*.json")):
-        if path.parent.suffix not in REPLACED_SUFFIXES:
+    for path in sorted((run.parent / "evaluation").glob("*/*.json")):
+        if path.parent.suffix not in (".previous", ".unfinished"):  # replaced by a recipe, or interrupted in it
             yield path
     for store in dict.fromkeys(stores):
-        yield from sorted(Path(f"{store}{STORE_RESULTS}").glob("*.json"))
-
-
-def _scores(path: Path) -> Iterator[tuple[str, Score]]:
-    """Yield every score of a result, with the hash of the scored weights; none if the file is not a result."""
-    record = _read(path)
-    if "evaluation" not in record or "scores" not in record:
-        return
-    try:
-        network, data_set = record["network"], record["data_set"]["name"]
-        splits = " → ".join(record[key] for key in ("train_split", "test_split") if record.get(key))
-        for title, percent in record["scores"].items():
-            score = Score(network["name"], record["evaluation"], data_set, splits, title, float(percent))
-            yield network["weights_sha256"], score
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"'{path}' is not a result of evaluate ({error!r}); evaluate again.") from error
+        yield from sorted(Path(f"{store}.evaluation").glob("*.json"))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,9 +14,6 @@ from compress_ssl.pipeline.export.settings import ExportSettings
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage.places.durable import write_durably
 
-WRITERS = ("safetensors", "timm", "onnx", "onnxruntime")
-"""Libraries whose versions an export records besides those of every stage."""
-
 
 def export(settings: ExportSettings) -> dict[str, Any]:
     """Export a network.
@@ -35,7 +32,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     identity = network.identity()
     origin = read_origin(settings.run, identity["weights_sha256"])
     versions = library_versions()
-    for name in WRITERS:
+    for name in ("safetensors", "timm", "onnx", "onnxruntime"):  # besides the libraries of every stage
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     with new_folder(settings.out) as folder:

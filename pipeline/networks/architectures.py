@@ -1,4 +1,4 @@
-"""Networks by name, without their classifier: images (B, 3, S, S) in, features (B, F) out.
+"""Networks by name, without their classifier, with initial or published weights.
 
 ``NAME`` is torchvision's, ``timm/NAME`` timm's. ``NAME-32px`` is torchvision's network adapted to small images, with
 the same parameter names. ``resnet50-wN`` has N times the channels; ``-tf-same`` pads its max-pool as TensorFlow does.
@@ -6,18 +6,25 @@ the same parameter names. ``resnet50-wN`` has N times the channels; ``-tf-same``
 ``conv4-W`` is the four-layer network of few-shot learning with W channels.
 """
 
+import pickle
+import re
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torchvision import models
 
-from compress_ssl.pipeline.common.errors import unknown_name
-from compress_ssl.pipeline.networks.backbone import Backbone, without_head
+from compress_ssl.pipeline.common.errors import InputError, unknown_name
+from compress_ssl.pipeline.networks.backbone import (
+    Backbone,
+    adapt_to_small_images,
+    conv4,
+    narrow_resnet,
+    wide_resnet50,
+    without_head,
+)
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-from compress_ssl.pipeline.networks.small_images import conv4, narrow_resnet, small_image_stem
 from compress_ssl.pipeline.networks.timm_models import timm_backbone, timm_names, timm_preprocessing
-from compress_ssl.pipeline.networks.wide_resnet import wide_resnet50
 
 TIMM = "timm/"
 
@@ -25,27 +32,22 @@ SMALL_IMAGES = "-32px"
 
 LISTED_BY, TIMM_LISTED_BY = "compress-ssl models '*PART-OF-NAME*'", "compress-ssl models 'timm/*PART-OF-NAME*'"
 
-CONV4_WIDTHS = (16, 32, 64, 128)
-
 OURS: dict[str, Callable[[], Backbone]] = {
-    **{f"conv4-{width}": partial(conv4, width) for width in CONV4_WIDTHS},
+    **{f"conv4-{width}": partial(conv4, width) for width in (16, 32, 64, 128)},
     f"resnet18-narrow{SMALL_IMAGES}": narrow_resnet,
-    "resnet50-w2": partial(wide_resnet50, 2),
-    "resnet50-w4": partial(wide_resnet50, 4),
-    "resnet50-w5": partial(wide_resnet50, 5),
+    **{f"resnet50-w{width}": partial(wide_resnet50, width) for width in (2, 4, 5)},
     "resnet50-tf-same": partial(wide_resnet50, 1, tf_same=True),
-    "resnet50-w2-tf-same": partial(wide_resnet50, 2, tf_same=True),
-    "resnet50-w4-tf-same": partial(wide_resnet50, 4, tf_same=True),
+    **{f"resnet50-w{width}-tf-same": partial(wide_resnet50, width, tf_same=True) for width in (2, 4)},
 }
-
-WITHOUT_LINEAR_HEAD = ("googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1")
-"""torchvision's classifiers that do not end in one linear layer on one feature vector."""
 
 
 def architecture_names() -> list[str]:
     """Return every name that ``build_backbone`` takes, except timm's."""
-    names = [name for name in models.list_models(module=models) if name not in WITHOUT_LINEAR_HEAD]
-    return sorted([*names, *(f"{name}{SMALL_IMAGES}" for name in names if small_image_stem(name)), *OURS])
+    # These do not end in one linear layer on one feature vector.
+    unsuitable = {"googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1"}
+    names = [name for name in models.list_models(module=models) if name not in unsuitable]
+    adapted = re.compile(r"(resnet|resnext|wide_resnet)\d+|mobilenet_v2$|alexnet$")
+    return sorted([*names, *(f"{name}{SMALL_IMAGES}" for name in names if adapted.match(name)), *OURS])
 
 
 def check_architecture(name: str) -> None:
@@ -73,8 +75,8 @@ def build_backbone(name: str, seed: int = 0) -> Backbone:
             return timm_backbone(name.removeprefix(TIMM))
         base = name.removesuffix(SMALL_IMAGES)
         network = models.get_model(base, weights=None)
-        if name != base and (adapt := small_image_stem(base)):
-            adapt(network)
+        if name != base:
+            adapt_to_small_images(network)
         return without_head(network)
 
 
@@ -86,3 +88,67 @@ def default_preprocessing(architecture: str) -> Preprocessing:
     if architecture.startswith(TIMM):
         return timm_preprocessing(architecture.removeprefix(TIMM))
     return Preprocessing(size=32, resize=32) if architecture.endswith(SMALL_IMAGES) else Preprocessing()
+
+
+def check_torchvision(name: str) -> None:
+    """Raise ``InputError``, naming the nearest, if torchvision has no weights of this name."""
+    known = sorted(set(architecture_names()) & set(models.list_models(module=models)))
+    if name not in known:
+        raise unknown_name("torchvision network", name, known, listed_by=LISTED_BY)
+
+
+def torchvision_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
+    """Return a network with torchvision's default weights, and their preprocessing.
+
+    Raises:
+        InputError: If the weights cannot be downloaded, or are damaged.
+    """
+    check_torchvision(name)
+    weights = models.get_model_weights(name).DEFAULT
+    try:
+        # Tensors only, before torchvision itself unpickles whatever file has this name.
+        weights.get_state_dict(check_hash=True, weights_only=True)
+        module = models.get_model(name, weights=weights)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"The weights of torchvision/{name} cannot be loaded ({str(error).splitlines()[0]}); download "
+            f"{weights.url} to '{torch.hub.get_dir()}/checkpoints', replacing any file of that name."
+        ) from error
+    return without_head(module), torchvision_preprocessing(name)
+
+
+def torchvision_preprocessing(name: str) -> Preprocessing:
+    """Return the preprocessing that torchvision's default weights were evaluated with."""
+    transforms = models.get_model_weights(name).DEFAULT.transforms()
+    return Preprocessing(
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        transforms.crop_size[0],
+        transforms.resize_size[0],
+        "bicubic" if transforms.interpolation.value == "bicubic" else "bilinear",
+    )
+
+
+def timm_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
+    """Return a network ``timm/NAME`` with the weights that timm lists for it, and their preprocessing.
+
+    Raises:
+        InputError: If there is no such network, it has no published weights, or they cannot be downloaded.
+    """
+    import timm
+    from safetensors import SafetensorError
+
+    check_architecture(name)
+    model = name.removeprefix(TIMM)
+    published = timm.get_pretrained_cfg(model)
+    if published is None or not published.has_weights:
+        raise InputError(f"timm has no weights of {model}; take a name with a tag (compress-ssl models '{name}*').")
+    try:
+        backbone = timm_backbone(model, pretrained=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        source = f"https://huggingface.co/{published.hf_hub_id}" if published.hf_hub_id else published.url
+        raise InputError(
+            f"The weights of {name} cannot be loaded ({str(error).splitlines()[0]}); download the model.safetensors of "
+            f"{source} and give {name}:PATH, or set HF_HOME to a cache that has it."
+        ) from error
+    return backbone, timm_preprocessing(model)

@@ -14,14 +14,31 @@ from compress_ssl.pipeline.networks.architectures import (
     TIMM,
     architecture_names,
     build_backbone,
+    check_torchvision,
     default_preprocessing,
+    torchvision_preprocessing,
 )
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-from compress_ssl.pipeline.networks.pretrained import check_torchvision, torchvision_preprocessing
 from compress_ssl.pipeline.networks.reference import parse_reference
-from compress_ssl.pipeline.networks.students import STUDENTS
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.pipeline.networks.timm_models import timm_names
+
+STUDENTS: dict[str, str] = {
+    "alexnet": "the paper's: fc7 after its ReLU, no dropout, no batch norm",
+    "resnet18": "the paper's",
+    "resnet34": "between the paper's two ResNets",
+    "resnet50": "the paper's for SimCLR's ResNet-50x4",
+    "mobilenet_v2": "the paper's",
+    "mobilenet_v3_small": "fewest operations at 224 pixels",
+    "mobilenet_v3_large": "a quarter fewer operations than MobileNet-V2",
+    "efficientnet_b0": "the smallest EfficientNet",
+    "timm/vit_tiny_patch16_224": "ViT-Ti/16",
+    "timm/vit_small_patch16_224": "ViT-S/16",
+    "alexnet-32px": "3 x 3 first convolution, no third max-pool",
+    "resnet18-32px": "3 x 3 first convolution, no max-pool",
+    "mobilenet_v2-32px": "first convolution of stride 1",
+    "resnet18-narrow-32px": "half the channels, first convolution of stride 2: trains on a CPU",
+}  # remarks on recommended students by architecture; any architecture can be one
 
 
 @dataclass(frozen=True)
@@ -36,12 +53,6 @@ class Description:
     preprocessing: Preprocessing
     note: str  # citation of a teacher, remark on a student
     weights: str | None  # source of a teacher's published file
-
-
-def describe_teacher(name: str) -> Description:
-    """Describe a teacher of ``TEACHERS``."""
-    teacher = TEACHERS[name]
-    return _describe(name, teacher.architecture, teacher.preprocessing, teacher.citation, teacher.weights)
 
 
 def describe_student(name: str) -> Description:
@@ -59,7 +70,8 @@ def describe_network(name: str) -> Description:
     reference = parse_reference(name)
     architecture = reference.name or name
     if architecture in TEACHERS:
-        return describe_teacher(architecture)
+        teacher = TEACHERS[architecture]
+        return _describe(architecture, teacher.architecture, teacher.preprocessing, teacher.citation, teacher.weights)
     if reference.kind == "torchvision":
         check_torchvision(architecture)
         return _describe(name, architecture, torchvision_preprocessing(architecture))

@@ -4,23 +4,15 @@ Letters: B batch, F the student's feature dimension, D the teacher's.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from torch import nn
 
 
-class Head(NamedTuple):
-    """A module that maps features (B, F), and its output dimension."""
-
-    module: nn.Module
-    dim: int
-
-
-def build_head(name: str, feature_dim: int, teacher_dim: int) -> Head:
-    """Build the head ``none``, the identity, or one of ``HEADS``, which map to D dimensions."""
+def build_head(name: str, feature_dim: int, teacher_dim: int) -> tuple[nn.Module, int]:
+    """Build the head ``none``, the identity, or one of ``HEADS``; return it and its output dimension, F or D."""
     if name == "none":
-        return Head(nn.Identity(), feature_dim)
-    return Head(HEADS[name](feature_dim, teacher_dim), teacher_dim)
+        return nn.Identity(), feature_dim
+    return HEADS[name](feature_dim, teacher_dim), teacher_dim
 
 
 def simreg_mlp(feature_dim: int, teacher_dim: int) -> nn.Sequential:

@@ -18,13 +18,15 @@ from compress_ssl.pipeline.networks.architectures import (
     architecture_names,
     build_backbone,
     check_architecture,
+    check_torchvision,
     default_preprocessing,
+    timm_pretrained,
+    torchvision_pretrained,
 )
 from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile, read_checkpoint_file
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights, find_weights
 from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint, architecture_of, load_weights
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-from compress_ssl.pipeline.networks.pretrained import check_torchvision, timm_pretrained, torchvision_pretrained
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage.places.durable import write_durably
@@ -64,6 +66,7 @@ class Network:
 
     def identity(self) -> dict[str, Any]:
         """Return all that determines the features: architecture, hash of the weights, preprocessing."""
+        file = self.checkpoint
         return {
             "architecture": self.architecture,
             "weights_sha256": weights_sha256(self.module),
@@ -72,7 +75,7 @@ class Network:
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
             "interpolation": self.preprocessing.interpolation,
-            **({} if self.checkpoint is None else {"checkpoint": self.checkpoint.identity()}),
+            **({"checkpoint": {"file_sha256": file.file_sha256, "layout": file.layout}} if file else {}),
         }
 
 
@@ -90,9 +93,7 @@ def load_network(reference: str, seed: int = 0) -> Network:
     """
     kind, name, path = check_reference(reference)
     if path is not None:
-        if not path.exists():
-            raise _not_found(reference)
-        return _load_file(name, path)
+        return _load_file(reference, name, path)
     assert name is not None
     if kind == "random":
         return Network(f"{name}, untrained", name, *build_backbone(name, seed), default_preprocessing(name))
@@ -123,21 +124,18 @@ def check_reference(reference: str) -> Reference:
     return parsed
 
 
-def _not_found(reference: str) -> InputError:
-    if reference in TEACHERS:
-        return InputError(
-            f"The teacher '{reference}' needs a file of weights; download {TEACHERS[reference].weights} and give "
-            f"{reference}:PATH."
-        )
-    if reference in architecture_names():
-        return InputError(
-            f"The architecture '{reference}' needs weights; give torchvision/{reference} for trained ones, "
-            f"random/{reference} for untrained ones, or the path of a run."
-        )
-    return InputError(f"The network '{reference}' is not {REFERENCE_FORMS}; check the path.")
-
-
-def _load_file(name: str | None, path: Path) -> Network:
+def _load_file(reference: str, name: str | None, path: Path) -> Network:
+    if not path.exists():
+        problem = f"The network '{reference}' is not {REFERENCE_FORMS}; check the path."
+        if reference in TEACHERS:
+            source = TEACHERS[reference].weights
+            problem = f"The teacher '{reference}' needs a file of weights; download {source} and give {reference}:PATH."
+        elif reference in architecture_names():
+            problem = (
+                f"The architecture '{reference}' needs weights; give torchvision/{reference} for trained ones, "
+                f"random/{reference} for untrained ones, or the path of a run."
+            )
+        raise InputError(problem)
     file = path / MODEL_FILE if path.is_dir() else path
     if path.is_dir() and not file.is_file():
         raise InputError(f"'{path}' holds no {MODEL_FILE}; it is not a finished run (use --resume to finish it).")
@@ -212,13 +210,8 @@ def save_network(path: Path, network: Network) -> None:
     # Copied: a few of timm's networks (CoaT) have one tensor under several names, which safetensors refuses.
     state = network.module.state_dict()
     tensors = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
-    metadata = {
-        "format": "pt",
-        HEADER: json.dumps(
-            {"architecture": network.architecture, "preprocessing": asdict(network.preprocessing)}, sort_keys=True
-        ),
-    }
-    write_durably(path, save(tensors, metadata))
+    header = {"architecture": network.architecture, "preprocessing": asdict(network.preprocessing)}
+    write_durably(path, save(tensors, {"format": "pt", HEADER: json.dumps(header, sort_keys=True)}))
 
 
 def _name_of(file: Path) -> str:

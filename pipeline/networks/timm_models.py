@@ -11,8 +11,6 @@ from typing import Any
 from compress_ssl.pipeline.networks.backbone import Backbone, disable_dropout
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
-UNPOOLED = "_enc"  # suffix of the encoders of multimodal models, which return many vectors per image
-
 
 @functools.cache
 def timm_names() -> Sequence[str]:
@@ -20,7 +18,8 @@ def timm_names() -> Sequence[str]:
     import timm
 
     names = {*timm.list_models(), *timm.list_models(include_tags=True)}
-    return tuple(sorted(name for name in names if not name.partition(".")[0].endswith(UNPOOLED)))
+    # The encoders of multimodal models, *_enc, return many vectors per image.
+    return tuple(sorted(name for name in names if not name.partition(".")[0].endswith("_enc")))
 
 
 def timm_backbone(name: str, pretrained: bool = False) -> Backbone:
@@ -32,9 +31,22 @@ def timm_backbone(name: str, pretrained: bool = False) -> Backbone:
     Args:
         pretrained: Load the published weights, from the hub or its cache.
     """
+    import timm
     from timm.layers.drop import DropPath
 
-    network = _create(name, num_classes=0, pretrained=pretrained)
+    create: Any = functools.partial(timm.create_model, name, num_classes=0, pretrained=pretrained)
+    config = timm.get_pretrained_cfg(name)
+    if config and config.fixed_input_size:
+        try:
+            network = create(dynamic_img_size=True)
+        except TypeError:  # the network has no such option
+            network = create()
+        else:
+            patches = network.patch_embed
+            if patches.img_size[0] % patches.patch_size[0]:  # SigLIP crops 384 pixels to patches of 14
+                patches.strict_img_size = True
+    else:
+        network = create()
     disable_dropout(network)
     for layer in network.modules():
         if isinstance(layer, DropPath):
@@ -42,22 +54,6 @@ def timm_backbone(name: str, pretrained: bool = False) -> Backbone:
         if isinstance(getattr(layer, "drop_rate", None), float):
             layer.drop_rate = 0.0
     return Backbone(network, network.head_hidden_size)
-
-
-def _create(name: str, **options: Any) -> Any:
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    if not (config and config.fixed_input_size):
-        return timm.create_model(name, **options)
-    try:
-        network = timm.create_model(name, dynamic_img_size=True, **options)
-    except TypeError:  # the network has no such option
-        return timm.create_model(name, **options)
-    patches: Any = network.patch_embed
-    if patches.img_size[0] % patches.patch_size[0]:  # SigLIP crops 384 pixels to patches of 14
-        patches.strict_img_size = True
-    return network
 
 
 def timm_preprocessing(name: str) -> Preprocessing:

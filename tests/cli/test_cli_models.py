@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 
 from compress_ssl.pipeline.networks import catalogue
-from compress_ssl.pipeline.networks.students import STUDENTS
+from compress_ssl.pipeline.networks.catalogue import STUDENTS
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 
 Call = Callable[..., Result]
@@ -19,7 +19,7 @@ Call = Callable[..., Result]
 def described_once() -> Iterator[None]:
     """The calls of this module share the descriptions of teachers and students."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("describe_teacher", "describe_student"):
+        for name in ("describe_network", "describe_student"):
             patch.setattr(catalogue, name, cache(getattr(catalogue, name)))
         yield
 

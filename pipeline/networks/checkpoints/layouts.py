@@ -1,14 +1,13 @@
 """Checkpoint layouts of the projects that publish weights, recognised by their keys.
 
 ``find_weights`` takes the state dict out of its container (``CONTAINERS``), removes what torch.compile and parallel
-training add to the keys (``COMPILED``, ``PARALLEL``), and selects the backbone's keys by the first layout of
-``LAYOUTS`` whose marks are all found.
+training add to the keys, and selects the backbone's keys by the first of ``LAYOUTS`` whose marks are all found.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,8 +17,6 @@ from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 CONTAINERS = ("state_dict", "model", "teacher", "student", "network", "model_state_dict")
 """Keys of the state dict in a file that holds more. DINO's authors evaluate its teacher."""
-
-COMPILED = "_orig_mod."  # inserted by ``torch.compile`` after the name of any compiled module
 
 PARALLEL = "module."  # prefix of (Distributed)DataParallel
 
@@ -161,8 +158,7 @@ LAYOUTS: dict[str, Layout] = {
     "plain": Layout(
         source="the architecture's own keys: torchvision, timm; tonylins/simclr-converter, convert.py, commit 59bee34; "
         "facebookresearch/barlowtwins, hubconf.py, commit 046eec3; "
-        "facebookresearch/vicreg, hubconf.py, commit 060db99; "
-        "facebookresearch/dino, hubconf.py, commit 144f705"
+        "facebookresearch/vicreg, hubconf.py, commit 060db99; facebookresearch/dino, hubconf.py, commit 144f705"
     ),
 }  # in order of precedence; ``plain`` matches every file
 
@@ -177,8 +173,9 @@ class Weights(NamedTuple):
 
 def find_weights(file: CheckpointFile) -> Weights:
     """Find the weights of a file and its layout; raise ``InputError`` if it holds none."""
-    container, found = _container(file)
-    tensors = {str(key).replace(COMPILED, ""): value for key, value in found.items() if isinstance(value, Tensor)}
+    container, found = _state_dict(file)
+    # torch.compile inserts this after the name of any compiled module.
+    tensors = {str(key).replace("_orig_mod.", ""): value for key, value in found.items() if isinstance(value, Tensor)}
     if all(key.startswith(PARALLEL) for key in tensors):
         tensors = {key.removeprefix(PARALLEL): value for key, value in tensors.items()}
         container = f"{container} {PARALLEL}".strip()
@@ -199,19 +196,14 @@ def find_weights(file: CheckpointFile) -> Weights:
     return Weights(name, backbone, tuple(others))
 
 
-def _container(file: CheckpointFile) -> tuple[str, Mapping[Any, Any]]:
-    if isinstance(file.content, Mapping):
-        for name in CONTAINERS:
-            if _has_tensors(inner := file.content.get(name)):
-                return name, inner
-        if _has_tensors(file.content):
-            return "", file.content
-    keys = [str(key) for key in file.content][:5] if isinstance(file.content, Mapping) else []
+def _state_dict(file: CheckpointFile) -> tuple[str, Mapping[Any, Any]]:
+    """Return the mapping that holds tensors, and its key in the file; the key is empty for the file itself."""
+    content = file.content if isinstance(file.content, Mapping) else {}
+    for container, found in (*((name, content.get(name)) for name in CONTAINERS), ("", content)):
+        if isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values()):
+            return container, found
+    keys = [str(key) for key in content][:5]
     raise InputError(
         f"'{file.path}' holds no weights{f' under its keys {keys}' if keys else ''}; give a file with a state dict "
         f"(at the top level or under one of {', '.join(CONTAINERS)})."
     )
-
-
-def _has_tensors(content: Any) -> TypeGuard[Mapping[Any, Any]]:
-    return isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values())

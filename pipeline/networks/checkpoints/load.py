@@ -38,10 +38,6 @@ class LoadedCheckpoint:
     left_out: tuple[str, ...]  # keys of the other tensors: heads, momentum encoders, queues
     missing: tuple[str, ...]  # keys that the file lacks: only batch norm's counters, which affect no output
 
-    def identity(self) -> dict[str, str]:
-        """Return the part of the record that does not depend on the file's path."""
-        return {"file_sha256": self.file_sha256, "layout": self.layout}
-
     def __str__(self) -> str:
         """Return one line for the log."""
         return (

@@ -18,20 +18,20 @@ Trained = Callable[..., dict[str, Tensor]]
 
 
 def test_heads_have_the_layers_and_widths_of_their_source() -> None:
-    assert [build_head(name, 512, 2048).dim for name in ("none", "linear", "mlp", "mlp-2")] == [512, *[2048] * 3]
-    linear, mlp = (build_head(name, 2048, 8192).module for name in ("linear", "mlp"))
+    assert [build_head(name, 512, 2048)[1] for name in ("none", "linear", "mlp", "mlp-2")] == [512, *[2048] * 3]
+    linear, mlp = (build_head(name, 2048, 8192)[0] for name in ("linear", "mlp"))
     assert isinstance(linear, nn.Linear)
     assert (linear.in_features, linear.out_features) == (2048, 8192)
     layers = [layer for layer in mlp.modules() if isinstance(layer, nn.Linear)]
     assert [layer.in_features for layer in layers] == [2048, 4096, 2048, 4096]
     assert [layer.out_features for layer in layers] == [4096, 2048, 4096, 8192]
-    shapes = [tuple(weight.shape) for weight in build_head("mlp-2", 2048, 8192).module.parameters()]
+    shapes = [tuple(weight.shape) for weight in build_head("mlp-2", 2048, 8192)[0].parameters()]
     assert shapes == [(2048, 2048), (2048,), (8192, 2048), (8192,)]
 
 
 def test_head_none_gives_the_feature_itself() -> None:
     features = torch.randn(3, 16)
-    assert torch.equal(build_head("none", 16, 32).module(features), features)
+    assert torch.equal(build_head("none", 16, 32)[0](features), features)
 
 
 @pytest.mark.parametrize("export", ["query", "key"])
@@ -40,7 +40,7 @@ def test_heads_are_trained_and_kept_in_the_checkpoint_and_the_network_is_the_bac
     trained: Trained, tmp_path: Path, head: str, export: str
 ) -> None:
     weights = trained(head=head, export=export, keep_every=1, epochs=2)
-    assert weights.keys() == build_backbone("conv4-16").module.state_dict().keys()
+    assert weights.keys() == build_backbone("conv4-16")[0].state_dict().keys()
     first, second = (
         torch.load(tmp_path / "student" / f"epoch-{epoch:04d}" / "checkpoint.pt")["modules"] for epoch in (1, 2)
     )

@@ -14,8 +14,8 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.catalogue import STUDENTS
 from compress_ssl.pipeline.networks.network import load_network
-from compress_ssl.pipeline.networks.students import STUDENTS
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
 OTHERS = ("timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_dinov3_qkvb")

@@ -18,7 +18,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.export.loading import IN_TIMM_TOO, loading_lines
+from compress_ssl.pipeline.export.card import IN_TIMM_TOO, loading_code
 from compress_ssl.pipeline.export.onnx import sample_photographs
 from compress_ssl.pipeline.export.origin import NOT_SHOWN
 from compress_ssl.pipeline.networks.network import Network
@@ -122,8 +122,8 @@ def test_architecture_of_our_own_is_loaded_with_this_package(
 @pytest.mark.parametrize("name", ["resnet18-32px", "resnext50_32x4d-32px", "mobilenet_v2-32px", "alexnet-32px"])
 def test_lines_for_small_images_build_the_same_network_of_torchvision(network_of: NetworkOf, name: str) -> None:
     network = network_of(name, 32)
-    (loading,) = loading_lines(network)
-    building, _, last = loading.code.rpartition("\n")
+    (code,) = loading_code(network).values()
+    building, _, last = code.rpartition("\n")
     assert last == 'network.load_state_dict(load_file("model.safetensors"))'
     here: dict[str, torch.nn.Module] = {}
     exec(building, here)  # noqa: S102 (our own lines)

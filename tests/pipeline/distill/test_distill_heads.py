@@ -40,7 +40,7 @@ def test_heads_are_trained_and_kept_in_the_checkpoint_and_the_network_is_the_bac
     trained: Trained, tmp_path: Path, head: str, export: str
 ) -> None:
     weights = trained(head=head, export=export, keep_every=1, epochs=2)
-    assert weights.keys() == build_backbone("conv4-16")[0].state_dict().keys()
+    assert weights.keys() == build_backbone("conv4-16").module.state_dict().keys()
     first, second = (
         torch.load(tmp_path / "student" / f"epoch-{epoch:04d}" / "checkpoint.pt")["modules"] for epoch in (1, 2)
     )

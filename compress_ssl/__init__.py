@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.distill.objectives.crd import CRD as CRD
     from compress_ssl.pipeline.distill.objectives.regression import Regression as Regression
     from compress_ssl.pipeline.distill.objectives.regression import RegressionBN as RegressionBN
-    from compress_ssl.pipeline.distill.objectives.seed import SEED as SEED
     from compress_ssl.pipeline.distill.objectives.regression import SimReg as SimReg
+    from compress_ssl.pipeline.distill.objectives.seed import SEED as SEED
     from compress_ssl.pipeline.distill.run import distill as distill
     from compress_ssl.pipeline.distill.settings import DistillSettings as DistillSettings
     from compress_ssl.pipeline.embed.run import embed as embed

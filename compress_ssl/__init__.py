@@ -46,7 +46,7 @@ MODULES = {
     "CompRess2q": "compress_ssl.pipeline.distill.objectives.compress_2q",
     "CRD": "compress_ssl.pipeline.distill.objectives.crd",
     "Regression": "compress_ssl.pipeline.distill.objectives.regression",
-    "RegressionBN": "compress_ssl.pipeline.distill.objectives.regression_bn",
+    "RegressionBN": "compress_ssl.pipeline.distill.objectives.regression",
     "SEED": "compress_ssl.pipeline.distill.objectives.seed",
     "SimReg": "compress_ssl.pipeline.distill.objectives.simreg",
     "distill": "compress_ssl.pipeline.distill.run",

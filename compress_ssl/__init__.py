@@ -48,7 +48,7 @@ MODULES = {
     "Regression": "compress_ssl.pipeline.distill.objectives.regression",
     "RegressionBN": "compress_ssl.pipeline.distill.objectives.regression",
     "SEED": "compress_ssl.pipeline.distill.objectives.seed",
-    "SimReg": "compress_ssl.pipeline.distill.objectives.simreg",
+    "SimReg": "compress_ssl.pipeline.distill.objectives.regression",
     "distill": "compress_ssl.pipeline.distill.run",
     "DistillSettings": "compress_ssl.pipeline.distill.settings",
     "embed": "compress_ssl.pipeline.embed.run",

@@ -86,16 +86,16 @@ def command(
         failures.append(reason)
         click.echo(f"failed: {reason}", err=True)
 
-    outcome = run_sweep(
+    rows, groups, files = run_sweep(
         plan, cells, TerminalProgress(), lambda decision: say(sentence(decision)), failed, together=together
     )
 
     def show() -> None:
-        if outcome.groups:
-            print_table(sweep_table(outcome.groups))
-        click.echo("\n".join(map(str, outcome.files)))
+        if groups:
+            print_table(sweep_table(groups))
+        click.echo("\n".join(map(str, files)))
 
-    print_result(as_record(outcome.rows, outcome.groups), as_json, show)
+    print_result(as_record(rows, groups), as_json, show)
     if failures:
         raise click.ClickException(
             f"{len(failures)} of {len(plan.steps)} steps failed; the reasons are above and in the results."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 from compress_ssl.pipeline.recipe.file import Evaluations, Recipe
@@ -42,16 +43,16 @@ def chain_recipe(
         elif stage == "embed":
             if embedding is not None:
                 raise InputError("A chain has one 'embed'; give the second store a chain of its own.")
-            embedding = {**_teacher(networks), **table}
+            embedding = {**({"teacher": networks[-1]["name"]} if networks else {}), **table}
             if "teacher" not in embedding:
                 raise InputError("'embed' has no teacher; give it --teacher, or put 'pretrain' before it.")
         elif stage == "distill":
             if embedding is None and "store" not in table:
                 raise InputError("'distill' has no store; put 'embed' before it, or give it --store.")
-            objective = table.get("objective", _default_objective())
+            objective = table.get("objective", DistillSettings.model_fields["objective"].default)
             students.append({"name": f"{table['student']}-{objective}", **table})
         else:
-            evaluations = _evaluations(_models(networks, embedding, students), table)
+            evaluations = _evaluations(networks, embedding, students, table)
             if not evaluations.models:
                 raise InputError("'evaluate' has nothing before it to score; give it --model.")
     return Recipe(
@@ -65,26 +66,17 @@ def chain_recipe(
     )
 
 
-def _evaluations(models: tuple[str, ...], table: Table) -> Evaluations:
-    """Return nearest neighbour with its options, and the others with the shared options and their own defaults."""
+def _evaluations(
+    networks: Sequence[Table], embedding: Table | None, students: Sequence[Table], table: Table
+) -> Evaluations:
+    """Return nearest neighbour with its options, and the others with the shared options and their own defaults.
+
+    Of the stores and all students, or of the pre-trained networks if there is neither.
+    """
+    stores = ["embed"] if embedding is not None else []
+    stores += dict.fromkeys(str(student["store"]) for student in students if "store" in student)
+    models = (*stores, *(student["name"] for student in students)) or tuple(network["name"] for network in networks)
     given = {"models": models, **table}
     also = given.pop("also", ())
     own = {key: given.pop(key) for key in list(given) if key not in {"models", *EvaluateSettings.model_fields}}
     return Evaluations.model_validate({**given, DEFAULT_EVALUATION: own, **{name: {} for name in also}})
-
-
-def _teacher(networks: Sequence[Table]) -> dict[str, Any]:
-    return {"teacher": networks[-1]["name"]} if networks else {}
-
-
-def _default_objective() -> str:
-    from compress_ssl.pipeline.distill.settings import DistillSettings
-
-    return str(DistillSettings.model_fields["objective"].default)
-
-
-def _models(networks: Sequence[Table], embedding: Table | None, students: Sequence[Table]) -> tuple[str, ...]:
-    """Return the stores and all students, or the pre-trained networks if there is neither."""
-    stores = ["embed"] if embedding is not None else []
-    stores += dict.fromkeys(str(student["store"]) for student in students if "store" in student)
-    return (*stores, *(student["name"] for student in students)) or tuple(network["name"] for network in networks)

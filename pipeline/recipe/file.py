@@ -53,7 +53,9 @@ PREVIOUS, UNFINISHED = ".previous", ".unfinished"  # suffixes of a replaced outp
 DECIDED = {"data", "run", "output", "resume", "overwrite", "part", "add_views", "add_images"}
 """Settings that the recipe decides by its folder, its data and its records; no table may have them."""
 
-RESERVED = {*STAGES, "embeddings.zarr", "evaluation", "index", "steps", SWEEP}
+STORE = "embeddings.zarr"  # name of the store in the recipe's folder
+
+RESERVED = {*STAGES, STORE, "evaluation", "index", "steps", SWEEP}
 """Names that no step may have: they are used in the recipe's folder or on the command line."""
 
 
@@ -104,7 +106,16 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
     Raises:
         InputError: If there is no such recipe, it is not TOML, or a key is unknown.
     """
-    path = _find(source)
+    if source in recipe_names():
+        path = RECIPES / f"{source}.toml"
+    else:
+        path = Path(source)
+        if path.is_dir():
+            raise InputError(f"The recipe '{source}' is a folder; give a TOML file.")
+        if not path.is_file() and (path.suffix or "/" in source):
+            raise InputError(f"The recipe '{source}' does not exist; check the path.")
+        if not path.is_file():
+            raise unknown_name("recipe", source, recipe_names())
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -115,28 +126,14 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
     return recipe.model_copy(update={"settings": {**recipe.settings, **overrides.get("settings", {})}})
 
 
-def _find(source: str) -> Path:
-    """Return the file of a recipe, given by its name in the package or by its path."""
-    if source in recipe_names():
-        return RECIPES / f"{source}.toml"
-    path = Path(source)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise InputError(f"The recipe '{source}' is a folder; give a TOML file.")
-    if path.suffix or "/" in source:
-        raise InputError(f"The recipe '{source}' does not exist; check the path.")
-    raise unknown_name("recipe", source, recipe_names())
-
-
 def check_tables(recipe: Recipe) -> None:
     """Check the keys of all tables, including those that lead to no step."""
     if any(SWEEP in table for table in (recipe.distill, *recipe.pretrain, *recipe.student)):
         raise InputError(
             "This recipe has lists of values to try; run it with 'compress-ssl sweep', which tries them all."
         )
-    evaluations = (evaluation.settings for evaluation in EVALUATIONS.values())
-    known = set().union(*(settings.model_fields for settings in (*STAGES.values(), *evaluations)))
+    models = (*STAGES.values(), *(evaluation.settings for evaluation in EVALUATIONS.values()))
+    known = set().union(*(model.model_fields for model in models))
     _check_keys("[settings]", recipe.settings, known, DECIDED | {"store", "teacher", "model"})
     _check_keys("[embed]", recipe.embed or {}, EmbedSettings.model_fields, DECIDED | {"store"})
     _check_keys("[distill]", recipe.distill, DistillSettings.model_fields, DECIDED)
@@ -152,15 +149,12 @@ def check_tables(recipe: Recipe) -> None:
         where = f"[evaluate.{name}]"
         if not isinstance(table, dict):
             raise InputError(f"'{name}' in [evaluate] must be a table; write {where}, and its settings below.")
-        _check_keys(where, table, _offered(EVALUATIONS[name].settings), (DECIDED - {"data"}) | {"model"})
+        settings = EVALUATIONS[name].settings
+        _check_keys(where, table, settings.model_fields.keys() - settings.UNUSED, (DECIDED - {"data"}) | {"model"})
     for stage, tables in (("pretrain", recipe.pretrain), ("distill", recipe.student)):
         for table in tables:
             known = {"name", *STAGES[stage].model_fields}
             _check_keys(where_of(stage, table.get("name")), table, known, DECIDED)
-
-
-def _offered(settings: type[EvaluateSettings]) -> set[str]:
-    return settings.model_fields.keys() - settings.UNUSED
 
 
 def where_of(stage: str, name: Any) -> str:

@@ -11,6 +11,8 @@ from compress_ssl.pipeline.common.errors import InputError, RunError, SomeTraini
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS
 from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.networks.architectures import check_architecture
+from compress_ssl.pipeline.networks.network import check_reference
 from compress_ssl.pipeline.recipe.file import PREVIOUS, UNFINISHED, Recipe
 from compress_ssl.pipeline.recipe.steps import Step, plan_steps
 from compress_ssl.pipeline.recipe.up_to_date import (
@@ -26,6 +28,7 @@ from compress_ssl.pipeline.recipe.up_to_date import (
     write_record,
 )
 from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.publish import is_meant_as_store
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,10 @@ def without_unmet(recipe: Recipe, steps: Sequence[Step]) -> tuple[list[Step], li
     """Split steps into those that can run, and those that need a step which is neither selected nor finished."""
     all_steps = {step.name: step for step in plan_steps(recipe)}
     able: dict[str, Step] = {}
-    unmet: list[Step] = []
     for step in steps:
         if all(name in able or is_finished(recipe, all_steps[name]) for name in step.needs):
             able[step.name] = step
-        else:
-            unmet.append(step)
-    return list(able.values()), unmet
+    return list(able.values()), [step for step in steps if step.name not in able]
 
 
 def run_recipe(
@@ -164,7 +164,7 @@ def _carry_out(decisions: Sequence[Decision], recipe: Recipe, progress: Progress
         write_record(recipe, decision.step.name, decision.record, finished=False)
     began, failure = time.monotonic(), None
     try:
-        _run_stage(decisions[0].step.stage, [_settings(decision) for decision in decisions], progress)
+        _run_stage(decisions, progress)
     except SomeTrainingsFailed as error:
         failure = error
     took = {"seconds": round(time.monotonic() - began, 1), "together": len(decisions)}
@@ -190,12 +190,6 @@ def _carry_out_what_can_be(
     return []
 
 
-def _settings(decision: Decision) -> Any:
-    settings = decision.step.settings
-    resume = decision.action == "resume" and "resume" in type(settings).model_fields
-    return settings.model_copy(update={"resume": resume})
-
-
 def _make_room(decision: Decision, recipe: Recipe) -> None:
     """Move the previous output of a step aside."""
     output, before = decision.step.output, read_record(recipe, decision.step.name)
@@ -207,45 +201,36 @@ def _make_room(decision: Decision, recipe: Recipe) -> None:
     output.rename(aside)
 
 
-def _run_stage(stage: str, settings: list[Any], progress: Progress) -> None:
+def _run_stage(decisions: Sequence[Decision], progress: Progress) -> None:
     """Run several students together, or one step of any other stage."""
-    if stage == "distill":
-        from compress_ssl.pipeline.distill.run import distill_together
-        from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
+    from compress_ssl.pipeline.distill.run import distill_together
+    from compress_ssl.pipeline.embed.run import embed
+    from compress_ssl.pipeline.evaluate.run import evaluate
+    from compress_ssl.pipeline.pretrain.run import pretrain
+    from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
-        distill_together(settings, progress, live_evaluation)
-        return
-    (alone,) = settings
-    if stage == "pretrain":
-        from compress_ssl.pipeline.pretrain.run import pretrain
-        from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
-
-        pretrain(alone, progress, live_evaluation)
-    elif stage == "embed":
-        from compress_ssl.pipeline.embed.run import embed
-
-        embed(alone, progress)
-    else:
-        from compress_ssl.pipeline.evaluate.run import evaluate
-
-        evaluate(alone, progress)
+    settings: list[Any] = []
+    for decision in decisions:
+        given = decision.step.settings
+        resume = decision.action == "resume" and "resume" in type(given).model_fields
+        settings.append(given.model_copy(update={"resume": resume}))
+    match decisions[0].step.stage:
+        case "distill":
+            distill_together(settings, progress, live_evaluation)
+        case "pretrain":
+            pretrain(settings[0], progress, live_evaluation)
+        case "embed":
+            embed(settings[0], progress)
+        case "evaluate":
+            evaluate(settings[0], progress)
 
 
 def _check_before_the_first_step(steps: Iterable[Step], recipe: Recipe) -> None:
-    from compress_ssl.pipeline.networks.architectures import check_architecture
-    from compress_ssl.pipeline.networks.network import check_reference
-    from compress_ssl.storage.publish import is_meant_as_store
-
     for step in steps:
-        for key, check in (
-            ("student", check_architecture),
-            ("arch", check_architecture),
-            ("teacher", check_reference),
-            ("model", check_reference),
-        ):
+        for key in ("student", "arch", "teacher", "model"):
             name = getattr(step.settings, key, None)
             if name and not (key == "model" and is_meant_as_store(name)):
-                check(name)
+                (check_architecture if key in ("student", "arch") else check_reference)(name)
         for folder in image_folders(step):
             open_source(*folder)
         if step.output.exists() and step.stage != "evaluate" and read_record(recipe, step.name) is None:

@@ -11,7 +11,16 @@ from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.distill.settings import options_for as objective_options
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
 from compress_ssl.pipeline.pretrain.settings import options_for as method_options
-from compress_ssl.pipeline.recipe.file import PREVIOUS, RESERVED, STAGES, UNFINISHED, check_tables, validated, where_of
+from compress_ssl.pipeline.recipe.file import (
+    PREVIOUS,
+    RESERVED,
+    STAGES,
+    STORE,
+    UNFINISHED,
+    check_tables,
+    validated,
+    where_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +98,7 @@ def _pretraining(recipe: Recipe, table: Table) -> Step:
 
 
 def _embedding(recipe: Recipe, table: Table, steps: Mapping[str, Step]) -> Step:
-    store = _store(recipe)
+    store = recipe.folder / STORE
     teacher, needs = _network("teacher", table["teacher"], steps) if "teacher" in table else (None, ())
     made = {"store": store} | ({"teacher": teacher} if "teacher" in table else {})
     return Step("embed", "embed", _settings(recipe, "embed", recipe.settings, table, made), store, needs)
@@ -97,7 +106,7 @@ def _embedding(recipe: Recipe, table: Table, steps: Mapping[str, Step]) -> Step:
 
 def _distillation(recipe: Recipe, table: Table) -> Step:
     name = _name("student", table)
-    output, store = recipe.folder / name, _store(recipe)
+    output, store = recipe.folder / name, recipe.folder / STORE
     given = {**({} if recipe.embed is None else {"store": store}), **recipe.distill, **table}
     if "store" not in given:
         raise InputError(f"Student '{name}' has no store; add an [embed] table, or store = PATH under [distill].")
@@ -135,10 +144,6 @@ def _settings(
     given = {key: value for key, value in table.items() if key != "name"}
     where = where_of(stage, evaluation or table.get("name"))
     return validated(model, {**shared, "data": recipe.data, **given, **made}, where)
-
-
-def _store(recipe: Recipe) -> Path:
-    return recipe.folder / "embeddings.zarr"
 
 
 def _name(kind: str, table: Table) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.sources.open_source import open_source
@@ -55,9 +56,11 @@ def decide(
         images: As returned by ``image_fingerprints``.
         force: Run it again even if it is up to date.
     """
-    apart = step.settings.fields_with_role("path", "runtime") | _places(step)
+    # Of an earlier step's output, these are only the path.
+    places = {"teacher", "model"} if step.needs else set()
+    apart = step.settings.fields_with_role("path", "runtime") | places
     record = {
-        "settings": step.settings.result_record(*_places(step)),
+        "settings": step.settings.result_record(*places),
         "inputs": _inputs(step, steps),
         "images": {folder.name: images[folder] for folder in image_folders(step)},
     }
@@ -78,9 +81,19 @@ def decide(
 
 
 def image_fingerprints(recipe: Recipe, steps: Iterable[Step]) -> dict[ImageFolder, str]:
-    """Hash the names, sizes and times of the images in every folder that a step reads."""
-    folders = dict.fromkeys(folder for step in steps for folder in image_folders(step))
-    return {folder: _fingerprint(recipe, folder) for folder in folders}
+    """Hash names, sizes and times of the images in every folder that a step reads, except files the recipe wrote."""
+    own = recipe.folder.resolve()
+    found: dict[ImageFolder, str] = {}
+    for folder in dict.fromkeys(folder for step in steps for folder in image_folders(step)):
+        digest = xxhash.xxh3_128()
+        inside = own.is_relative_to(folder.data.resolve())
+        for path in open_source(*folder).files():
+            if inside and path.resolve().is_relative_to(own):
+                continue
+            stat = path.stat()
+            digest.update(os.fsencode(f"{path.relative_to(folder.data)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
+        found[folder] = digest.hexdigest()
+    return found
 
 
 def _record_path(recipe: Recipe, name: str) -> Path:
@@ -115,16 +128,7 @@ def result_file(step: Step) -> Path:
     """Return the file whose existence shows that a step has written its output."""
     if step.stage == "embed":
         return step.output / "zarr.json"
-    if step.stage == "evaluate":
-        return step.output
-    from compress_ssl.pipeline.common.run_files import MODEL_FILE
-
-    return step.output / MODEL_FILE
-
-
-def _places(step: Step) -> set[str]:
-    """Return the settings that are only the path of an earlier step's output."""
-    return {"teacher", "model"} if step.needs else set()
+    return step.output if step.stage == "evaluate" else step.output / MODEL_FILE
 
 
 def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
@@ -150,8 +154,6 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
 
 def _content(place: PlaceLike) -> str | None:
     """Hash a network's file, or a store's metadata and commit records, which hold the hash of every part."""
-    from compress_ssl.pipeline.common.run_files import MODEL_FILE
-
     if not location(place).is_local:
         return content_hash(open_store(place))
     path = Path(str(place))
@@ -205,16 +207,3 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Mappi
     if inputs.keys() != now["inputs"].keys():
         return "it is made from something else"
     return None if before.get("images") == now["images"] else "the images changed"
-
-
-def _fingerprint(recipe: Recipe, folder: ImageFolder) -> str:
-    """Hash names, sizes and times of the files of a split's images, except those that the recipe wrote."""
-    digest = xxhash.xxh3_128()
-    own = recipe.folder.resolve()
-    inside = own.is_relative_to(folder.data.resolve())
-    for path in open_source(*folder).files():
-        if inside and path.resolve().is_relative_to(own):
-            continue
-        stat = path.stat()
-        digest.update(os.fsencode(f"{path.relative_to(folder.data)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ table overrides a shared list; a shared list is ignored for students whose objec
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import xxhash
@@ -92,7 +92,12 @@ def _cells(
     name = str(table.get("name", "?"))
     fixed, own = _parted(where_of(stage, name), stage, table)
     found: dict[str, tuple[Cell, dict[str, Any]]] = {}
-    for values in _combinations({**{key: values for key, values in shared.items() if key not in fixed}, **own}):
+    lists = {**{key: values for key, values in shared.items() if key not in fixed}, **own}
+    keys = sorted(
+        lists, key=lambda key: key == SEED
+    )  # it varies fastest: cells that differ in it alone are consecutive
+    for combination in itertools.product(*(lists[key] for key in keys)):
+        values = dict(zip(keys, combination, strict=True))
         if stage == "distill":
             concerning = own.keys() | options_for(values, {**defaults, **fixed, **values}.get("objective")).keys()
             values = {key: value for key, value in values.items() if key in concerning}
@@ -107,13 +112,6 @@ def _cells(
                 f"Two combinations of '{name}' would both be called '{text}'; take values that differ more."
             )
     return list(found.values())
-
-
-def _combinations(lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Yield every combination; the seed varies fastest, so that cells that differ in it alone are consecutive."""
-    keys = sorted(lists, key=lambda key: key == SEED)
-    for values in itertools.product(*(lists[key] for key in keys)):
-        yield dict(zip(keys, values, strict=True))
 
 
 def _parted(where: str, stage: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:

@@ -1,7 +1,7 @@
 """A figure for each swept field: scores over its values, with error bars over seeds."""
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 
@@ -20,12 +20,8 @@ from compress_ssl.pipeline.recipe.sweep.results import Group
 WIDTH, HEIGHT, PER_ROW = 4.2, 3.4, 3  # size of a panel in inches, and panels per row
 
 
-class Point(NamedTuple):
-    """Score of a group at its value of the field, in percent."""
-
-    value: Any
-    mean: float
-    deviation: float
+Point = tuple[Any, float, float]
+"""Value of the field, with the mean score of a group in percent, and its standard deviation."""
 
 
 def draw_figures(groups: Sequence[Group], folder: Path) -> list[Path]:
@@ -73,7 +69,7 @@ def _lines(field: str, heading: str, swept: Iterable[Group]) -> dict[str, list[P
             mean, deviation, _ = group.scores[heading]
             others = ", ".join(f"{key} {value}" for key, value in group.values.items() if key != field)
             name = f"{group.table}, {others}" if others else group.table
-            lines.setdefault(name, []).append(Point(group.values[field], mean, deviation or 0))
+            lines.setdefault(name, []).append((group.values[field], mean, deviation or 0))
     return lines
 
 
@@ -81,7 +77,7 @@ def _draw_numbers(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
     for name, points in lines.items():
         values, means, deviations = zip(*sorted(points), strict=True)
         axis.errorbar(values, means, yerr=deviations, marker="o", markersize=4, capsize=3, label=name)
-    every = sorted({point.value for points in lines.values() for point in points})
+    every = sorted({value for points in lines.values() for value, *_ in points})
     if every[0] > 0 and every[-1] >= 8 * every[0]:
         axis.set_xscale("log")
         axis.set_xticks(every, [f"{value:g}" for value in every], rotation=45 if len(every) > 5 else 0)
@@ -89,11 +85,11 @@ def _draw_numbers(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
 
 
 def _draw_names(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
-    names = list(dict.fromkeys(str(point.value) for points in lines.values() for point in points))
+    names = list(dict.fromkeys(str(value) for points in lines.values() for value, *_ in points))
     for number, (name, points) in enumerate(lines.items()):
         aside = 0.5 * ((number + 0.5) / len(lines) - 0.5)
-        places = [names.index(str(point.value)) + aside for point in points]
-        means, deviations = [point.mean for point in points], [point.deviation for point in points]
+        values, means, deviations = zip(*points, strict=True)
+        places = [names.index(str(value)) + aside for value in values]
         axis.errorbar(places, means, yerr=deviations, fmt="o", markersize=4, capsize=3, label=name)
     axis.set_xlim(-0.5, len(names) - 0.5)
     axis.set_xticks(range(len(names)), [re.sub(r"^.*/", "", name) for name in names], rotation=30, ha="right")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from compress_ssl.pipeline.evaluate.results_table import Table, read_result
 from compress_ssl.pipeline.recipe.file import Recipe
-from compress_ssl.pipeline.recipe.steps import Step, plan_steps
+from compress_ssl.pipeline.recipe.steps import plan_steps
 from compress_ssl.pipeline.recipe.sweep.expand import SEED, Cell
 from compress_ssl.pipeline.recipe.up_to_date import is_finished, read_record, used_what_is_there
 
@@ -49,28 +49,60 @@ def sweep_rows(recipe: Recipe, cells: Iterable[Cell]) -> list[Row]:
     """Return the rows of an expanded recipe: ``evaluate.models`` first, then networks that are only trained."""
     steps = {step.name: step for step in plan_steps(recipe)}
     known = {cell.name: cell for cell in cells}
-    networks = dict.fromkeys((*recipe.evaluate.models, *known))
-    return [_row(recipe, steps, known.get(name, Cell(name, name, {}))) for name in networks]
+    rows = []
+    for name in dict.fromkeys((*recipe.evaluate.models, *known)):
+        trained = steps.get(name)
+        record = (read_record(recipe, name) or {}) if trained else {}
+        scores: dict[str, float] = {}
+        reasons = [str(record["failed"])] if "failed" in record else []
+        lacking = trained is not None and not is_finished(recipe, trained)
+        for step in steps.values():
+            if step.stage != "evaluate" or step.name.split(" ", 1)[1] != name:
+                continue
+            evaluated = read_record(recipe, step.name) or {}
+            if is_finished(recipe, step) and used_what_is_there(step, steps, recipe):
+                scores |= read_result(step.output)[1]
+            elif "failed" in evaluated and not reasons:
+                reasons.append(str(evaluated["failed"]))
+            else:
+                lacking = True
+        cell = known.get(name, Cell(name, name, {}))
+        status = "failed" if reasons else "not run" if lacking else "finished"
+        rows.append(Row(cell, status, " ".join(reasons), record.get("seconds"), record.get("together"), scores))
+    return rows
 
 
 def group_rows(rows: Iterable[Row]) -> list[Group]:
     """Group the rows that differ only in their seed, in order of appearance."""
-    groups: dict[str, list[Row]] = {}
+    alike: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(
-            json.dumps([row.cell.table, _but_seed(row.cell.values)], sort_keys=True, default=str), []
-        ).append(row)
-    return [_group(members) for members in groups.values()]
+        key = [row.cell.table, _but_seed(row.cell.values)]
+        alike.setdefault(json.dumps(key, sort_keys=True, default=str), []).append(row)
+    groups = []
+    for members in alike.values():
+        first = members[0].cell
+        scores: dict[str, tuple[float, float | None, int]] = {}
+        for heading in _headings(row.scores for row in members):
+            found = [row.scores[heading] for row in members if heading in row.scores]
+            deviation = statistics.stdev(found) if len(found) > 1 else None
+            scores[heading] = (statistics.fmean(found), deviation, len(found))
+        counts = Counter(row.status for row in members)
+        values = _but_seed(first.values)
+        groups.append(Group(first.table, values, len(members), counts["finished"], counts["failed"], scores))
+    return groups
 
 
 def sweep_table(groups: Sequence[Group]) -> Table:
     """Return a table of mean ± standard deviation in percent; groups that need no scores are left out."""
     headings = _headings(group.scores for group in groups)
-    rows = [
-        (group.name, _networks(group), *(_cell(group.scores.get(heading)) for heading in headings))
-        for group in groups
-        if group.scores or group.finished < group.networks
-    ]
+    rows = []
+    for group in groups:
+        runs = str(group.networks)
+        if group.finished < group.networks:
+            runs = f"{group.finished} of {runs}" + (f", {group.failed} failed" if group.failed else "")
+        elif not group.scores:
+            continue
+        rows.append((group.name, runs, *(_cell(group.scores.get(heading)) for heading in headings)))
     return Table(("networks", "runs", *headings), rows)
 
 
@@ -82,10 +114,11 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["name", "table", *fields, "status", "reason", "seconds", "together", *headings])
     for row in rows:
-        values = [_plain(row.cell.values.get(field, "")) for field in fields]
+        values = [row.cell.values.get(field, "") for field in fields]
+        plain = [json.dumps(each, sort_keys=True) if isinstance(each, dict | list) else each for each in values]
         scores = [row.scores.get(heading, "") for heading in headings]
         writer.writerow(
-            [row.cell.name, row.cell.table, *values, row.status, row.reason, row.seconds, row.together, *scores]
+            [row.cell.name, row.cell.table, *plain, row.status, row.reason, row.seconds, row.together, *scores]
         )
     return written.getvalue()
 
@@ -104,37 +137,6 @@ def as_record(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:
     }
 
 
-def _row(recipe: Recipe, steps: Mapping[str, Step], cell: Cell) -> Row:
-    trained = steps.get(cell.name)
-    record = (read_record(recipe, cell.name) or {}) if trained else {}
-    scores: dict[str, float] = {}
-    reasons = [str(record["failed"])] if "failed" in record else []
-    lacking = trained is not None and not is_finished(recipe, trained)
-    for step in (
-        step for step in steps.values() if step.stage == "evaluate" and step.name.split(" ", 1)[1] == cell.name
-    ):
-        evaluated = read_record(recipe, step.name) or {}
-        if is_finished(recipe, step) and used_what_is_there(step, steps, recipe):
-            scores |= read_result(step.output)[1]
-        elif "failed" in evaluated and not reasons:
-            reasons.append(str(evaluated["failed"]))
-        else:
-            lacking = True
-    status = "failed" if reasons else "not run" if lacking else "finished"
-    return Row(cell, status, " ".join(reasons), record.get("seconds"), record.get("together"), scores)
-
-
-def _group(members: Sequence[Row]) -> Group:
-    first = members[0].cell
-    scores: dict[str, tuple[float, float | None, int]] = {}
-    for heading in _headings(row.scores for row in members):
-        found = [row.scores[heading] for row in members if heading in row.scores]
-        deviation = statistics.stdev(found) if len(found) > 1 else None
-        scores[heading] = (statistics.fmean(found), deviation, len(found))
-    counts = Counter(row.status for row in members)
-    return Group(first.table, _but_seed(first.values), len(members), counts["finished"], counts["failed"], scores)
-
-
 def _but_seed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != SEED}
 
@@ -143,18 +145,8 @@ def _headings(scores: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(heading for each in scores for heading in each))
 
 
-def _networks(group: Group) -> str:
-    if group.finished == group.networks:
-        return str(group.networks)
-    return f"{group.finished} of {group.networks}" + (f", {group.failed} failed" if group.failed else "")
-
-
 def _cell(score: tuple[float, float | None, int] | None) -> str:
     if score is None:
         return ""
     mean, deviation, _ = score
     return f"{mean:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
-
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value

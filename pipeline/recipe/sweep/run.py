@@ -2,24 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from compress_ssl.pipeline.common.progress import Progress
-from compress_ssl.pipeline.recipe.file import SWEEP, Recipe
+from compress_ssl.pipeline.recipe.file import SWEEP
 from compress_ssl.pipeline.recipe.run import Plan, run_recipe
 from compress_ssl.pipeline.recipe.steps import Step
 from compress_ssl.pipeline.recipe.sweep.expand import Cell
 from compress_ssl.pipeline.recipe.sweep.results import Group, Row, as_csv, as_record, group_rows, sweep_rows
 from compress_ssl.pipeline.recipe.up_to_date import Decision
 from compress_ssl.storage.places.durable import write_durably, write_json_durably
-
-
-class Outcome(NamedTuple):
-    """Results of a sweep, and the files that hold them."""
-
-    rows: list[Row]
-    groups: list[Group]
-    files: list[Path]
 
 
 def run_sweep(
@@ -30,8 +21,10 @@ def run_sweep(
     failed: Callable[[Step, str], None],
     *,
     together: int,
-) -> Outcome:
+) -> tuple[list[Row], list[Group], list[Path]]:
     """Run the steps that are out of date, continue after failures, and write the results of all cells.
+
+    ``sweep/results.csv``, ``results.json`` and a figure for each swept field are written into the recipe's folder.
 
     Args:
         plan: Of the expanded recipe.
@@ -39,25 +32,24 @@ def run_sweep(
         announce, failed: As for ``run_recipe``.
         together: Most students to train in one pass over the images.
 
+    Returns:
+        rows, groups: The results.
+        files (list of Path): The files that hold them.
+
     Raises:
         Stopped: If a signal ends it; the results so far are written.
     """
+    from compress_ssl.pipeline.recipe.sweep.figures import draw_figures
+
     try:
         run_recipe(plan, progress, announce, together=together, failed=failed)
     finally:
-        outcome = write_results(plan.recipe, cells)
-    return outcome
-
-
-def write_results(recipe: Recipe, cells: Sequence[Cell]) -> Outcome:
-    """Write ``sweep/results.csv``, ``results.json`` and a figure for each swept field into the recipe's folder."""
-    from compress_ssl.pipeline.recipe.sweep.figures import draw_figures
-
-    rows = sweep_rows(recipe, cells)
-    groups = group_rows(rows)
-    folder = recipe.folder / SWEEP
-    folder.mkdir(parents=True, exist_ok=True)
-    table, record = folder / "results.csv", folder / "results.json"
-    write_durably(table, as_csv(rows).encode())
-    write_json_durably(record, as_record(rows, groups))
-    return Outcome(rows, groups, [table, record, *draw_figures(groups, folder)])
+        rows = sweep_rows(plan.recipe, cells)
+        groups = group_rows(rows)
+        folder = plan.recipe.folder / SWEEP
+        folder.mkdir(parents=True, exist_ok=True)
+        table, record = folder / "results.csv", folder / "results.json"
+        write_durably(table, as_csv(rows).encode())
+        write_json_durably(record, as_record(rows, groups))
+        files = [table, record, *draw_figures(groups, folder)]
+    return rows, groups, files

@@ -19,7 +19,7 @@ from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.policies import draw_parameters
-from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.networks.network import Network, load_network

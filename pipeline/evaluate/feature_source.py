@@ -23,7 +23,7 @@ from compress_ssl.pipeline.evaluate.settings import EvaluateSettings, LinearTrai
 from compress_ssl.pipeline.images.data_set import index_data_set, list_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, Policy, TenCrop
-from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source

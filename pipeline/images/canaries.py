@@ -20,10 +20,9 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.device import device_kind, library_versions
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
 from compress_ssl.pipeline.images.sources.source import ImageSource
-from compress_ssl.storage import EmbeddingStore, Samples, Split
+from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 CANARIES = 16
@@ -41,28 +40,16 @@ def choose_canaries(good: npt.NDArray[np.bool_], view_count: int) -> list[tuple[
     return [(int(rows[i * len(rows) // count]), views[i]) for i in range(count)]
 
 
-def make_canaries(
-    renderer: Renderer,
-    source: ImageSource,
-    samples: Samples,
-    chosen: Sequence[tuple[int, int]],
-    parameters: npt.NDArray[np.float32],
-    sizes: tuple[int, ...],
-    interpolation: Interpolation,
-) -> list[dict[str, Any]]:
-    """Render these views as the teacher sees them, and return each as a store keeps it.
+def make_canaries(renderer: Renderer, job: RenderJob, chosen: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Render the chosen views as the teacher sees them, and return each as a store keeps it.
 
     The teacher's views come from one decode of the whole image, a student's from a decode of its crop alone: if the
     two differ, the later check reports it.
 
     Args:
+        job: All V views of each canary's image.
         chosen (sequence of (int, int)): Row and view of each of the K canaries.
-        parameters (float32 array of shape (K, V, P)): Of all views of each canary's image.
-        sizes (tuple of int): Sides of the V views, in pixels.
-        interpolation: Of all views.
     """
-    rows = np.array([row for row, _ in chosen], np.int64)
-    job = RenderJob.of(source, samples, rows, parameters=parameters, sizes=sizes, interpolation=interpolation)
     batch = next(iter(render(renderer, job, max(1, len(chosen)))), [])  # V tensors (K, S, S, 3)
     canaries = []
     for number, (row, view) in enumerate(chosen):
@@ -71,8 +58,8 @@ def make_canaries(
             {
                 "row": row,
                 "view": view,
-                "size": sizes[view],
-                "parameters": parameters[number, view].tolist(),
+                "size": job.sizes[view],
+                "parameters": job.parameters[number, view].tolist(),
                 "xxh3_128": pixel_hash(image),
                 "picture": base64.b64encode(_picture(image).tobytes()).decode("ascii"),
             }

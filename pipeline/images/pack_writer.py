@@ -19,19 +19,8 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.images.data_set import list_data_set
 from compress_ssl.pipeline.images.pack_settings import PackSettings
-from compress_ssl.pipeline.images.reading import read_ahead, read_image, read_stamp
-from compress_ssl.pipeline.images.sources.pack import (
-    CLASS_NAME,
-    CONTENT_HASH,
-    DATA,
-    FORMAT_NAME,
-    FORMAT_VERSION,
-    LABEL,
-    OFFSET,
-    PATH,
-    is_pack,
-)
-from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
+from compress_ssl.pipeline.images.sources.pack import FORMAT_NAME, FORMAT_VERSION, is_pack
+from compress_ssl.pipeline.images.sources.source import ImageSource, Listing, read_ahead, read_image, read_stamp
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
 from compress_ssl.storage.places.place import writer_lease
@@ -99,11 +88,11 @@ def _write_split(
         return content
 
     offset = np.concatenate([[0], np.cumsum(size)])
-    group[OFFSET] = offset
-    group[LABEL] = listing.labels
-    _write_texts(group, PATH, listing.paths)
-    _write_texts(group, CLASS_NAME, listing.class_names)
-    data = group.create_dataset(DATA, (offset[-1],), np.uint8, fill_time="never")
+    group["offset"] = offset
+    group["label"] = listing.labels
+    _write_texts(group, "path", listing.paths)
+    _write_texts(group, "class_name", listing.class_names)
+    data = group.create_dataset("data", (offset[-1],), np.uint8, fill_time="never")
     content_hash = np.empty(len(size), np.uint64)
     batches = _batches(offset)
     with progress.track(f"pack {source.location.name}", len(size)) as advance:
@@ -112,7 +101,7 @@ def _write_split(
             check_written()
             content_hash[rows.start : rows.stop] = list(map(xxhash.xxh3_64_intdigest, contents))
             advance(len(contents))
-    group[CONTENT_HASH] = content_hash
+    group["content_hash"] = content_hash
 
 
 def _batches(offset: npt.NDArray[np.int64]) -> list[range]:

@@ -203,10 +203,9 @@ def random_parameters(
         parameters (float32 array of shape (N, P)).
     """
     draws = uniform_draws(seed, view, first, len(image_size))
-    area_draws, ratio_draws = draws[:, :CROP_ATTEMPTS], draws[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS]
-    others = draws[:, 2 * CROP_ATTEMPTS :].T
-    x, y, flip, jitter, brightness, contrast, saturation, hue, order, grey, blur, sigma = others
-    left, top, width, height = _crop_boxes(policy, image_size, area_draws, ratio_draws, x, y)
+    left, top, width, height = _crop_boxes(policy, image_size, draws[:, : 2 * CROP_ATTEMPTS + 2])
+    others = draws[:, 2 * CROP_ATTEMPTS + 2 :].T
+    flip, jitter, brightness, contrast, saturation, hue, order, grey, blur, sigma = others
     jittered = jitter < policy.jitter
     low, high = policy.blur_sigma
     return _table(
@@ -270,18 +269,15 @@ def _table(count: int, **columns: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def _crop_boxes(
-    policy: Policy,
-    image_size: npt.NDArray[np.int32],
-    area_draws: npt.NDArray[np.float64],
-    ratio_draws: npt.NDArray[np.float64],
-    x: npt.NDArray[np.float64],
-    y: npt.NDArray[np.float64],
+    policy: Policy, image_size: npt.NDArray[np.int32], draws: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], ...]:
     """Return left, top, width and height (N,) of crop boxes by the rule of torchvision's RandomResizedCrop.
 
     The area is uniform in ``scale``, the ratio log-uniform in ``ratio``; the first of ten attempts that fits is taken,
-    else the largest centred box with an allowed ratio.
+    else the largest centred box with an allowed ratio. ``draws`` are those of all attempts, then left and top.
     """
+    area_draws, ratio_draws = draws[:, :CROP_ATTEMPTS], draws[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS]
+    x, y = draws[:, 2 * CROP_ATTEMPTS :].T
     height, width = image_size[:, 0].astype(np.float64), image_size[:, 1].astype(np.float64)
     low, high = policy.scale
     area = (height * width)[:, None] * (low + (high - low) * area_draws)

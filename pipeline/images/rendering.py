@@ -21,8 +21,7 @@ from torch import Tensor
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.images.colour import apply_colour
-from compress_ssl.pipeline.images.reading import read_ahead, read_image
-from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.images.sources.source import ImageSource, read_ahead, read_image
 from compress_ssl.storage import Samples
 
 READ_AHEAD_BATCHES = 4

@@ -16,8 +16,7 @@ from compress_ssl.pipeline.common.progress import Progress, Silent
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.settings import ContentCheck
 from compress_ssl.pipeline.images.index import decode
-from compress_ssl.pipeline.images.reading import read_image
-from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.images.sources.source import ImageSource, read_image
 from compress_ssl.storage import Split
 
 SAMPLE = 256

@@ -14,9 +14,9 @@ import torch
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.images.index import index_images
 from compress_ssl.pipeline.images.policies import POLICIES, random_parameters
-from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, render
-from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.sources.files import FolderSource
 
 IMAGES, SIZE, BATCH, THREADS, ROUNDS = 400, 224, 32, 2, 3
 

@@ -157,7 +157,7 @@ def test_a_pack_that_is_stopped_leaves_no_file_and_begins_again(
     call: Call, workplace: Path, end: signal.Signals
 ) -> None:
     sleepy = (
-        "import time\nfrom compress_ssl.pipeline.images.sources.folder import FolderSource\nread = FolderSource.read\n"
+        "import time\nfrom compress_ssl.pipeline.images.sources.files import FolderSource\nread = FolderSource.read\n"
         "def slowly(self, path):\n    time.sleep(0.5)\n    return read(self, path)\n"
         "FolderSource.read = slowly\nfrom compress_ssl.cli.main import main\nmain(['pack', 'data', 'data.h5'])"
     )

@@ -7,8 +7,7 @@ from pathlib import Path
 import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.folder import FolderSource
-from compress_ssl.pipeline.images.sources.list_file import ListSource
+from compress_ssl.pipeline.images.sources.files import FolderSource, ListSource
 from compress_ssl.pipeline.images.sources.pack import PackSource, opened_split
 from compress_ssl.pipeline.images.sources.source import ImageSource, is_image
 from compress_ssl.pipeline.images.sources.tar import TarSource
@@ -37,12 +36,12 @@ def open_source(data: Path, split: str, cache_folder: Path | None = None) -> Ima
     place = data / split
     if is_voc(data) and not place.is_dir():
         return VocSource(data / SPLITS / f"{split}.txt", data, split)
-    if place.is_dir() and not (shards := _shards_in(place)):
+    shards = _shards_in(place) if place.is_dir() else _shards_beside(place)
+    if place.is_dir() and not shards:
         return FolderSource(place)
     for file in (place, place.with_name(f"{place.name}.txt")):
         if file.is_file() and file.suffix == ".txt":
             return ListSource(file)
-    shards = _shards_in(place) if place.is_dir() else _shards_beside(place)
     if shards:
         cache = cache_folder / f"{cache_name(place)}.members.npz" if cache_folder else None
         return TarSource(place, tuple(shards), cache)
@@ -62,14 +61,10 @@ def cache_name(location: Path) -> str:
 
 def _shards_in(folder: Path) -> list[Path]:
     """Return the tar files of a folder without sub-folders and images."""
-    shards = []
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir() or is_image(entry.name):
-                return []
-            if entry.name.endswith(".tar"):
-                shards.append(folder / entry.name)
-    return sorted(shards)
+        if any(entry.is_dir() or is_image(entry.name) for entry in entries):
+            return []
+    return sorted(folder.glob("*.tar"))
 
 
 def _shards_beside(place: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import h5py
@@ -22,14 +23,14 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FORMAT_NAME = "compress-ssl-images"
 FORMAT_VERSION = 1
 
-DATA = "data"  # uint8, contiguous: all encoded images, end to end
-OFFSET = "offset"  # int64 (N + 1): image i is data[offset[i] : offset[i + 1]]
-PATH = "path"  # UTF-8 (N)
-LABEL = "label"  # int32 (N); -1 without a label
-CONTENT_HASH = "content_hash"  # uint64 (N): XXH3-64 of the image's bytes
-CLASS_NAME = "class_name"  # UTF-8, one per class; empty without labels
-KINDS = {DATA: "u1", OFFSET: "i8", PATH: "S", LABEL: "i4", CONTENT_HASH: "u8", CLASS_NAME: "S"}
-DATASETS = set(KINDS)
+KINDS = {  # the datasets of a split, and their dtypes
+    "data": "u1",  # contiguous: all encoded images, end to end
+    "offset": "i8",  # (N + 1): image i is data[offset[i] : offset[i + 1]]
+    "path": "S",  # UTF-8 (N)
+    "label": "i4",  # (N); -1 without a label
+    "content_hash": "u8",  # (N): XXH3-64 of the image's bytes
+    "class_name": "S",  # UTF-8, one per class; empty without labels
+}
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class PackSource(ArchiveSource):
         )
         with opened_split(file, self.split) as group:
             try:
-                offset, label, content_hash = (_array(group, name)[:] for name in (OFFSET, LABEL, CONTENT_HASH))
-                paths, class_names = (_array(group, name).asstr()[:].tolist() for name in (PATH, CLASS_NAME))
-                start = _array(group, DATA).id.get_offset()
+                offset, label, content_hash = (_array(group, name)[:] for name in ("offset", "label", "content_hash"))
+                paths, class_names = (_array(group, name).asstr()[:].tolist() for name in ("path", "class_name"))
+                start = _array(group, "data").id.get_offset()
             except (OSError, ValueError, TypeError) as error:
                 raise damaged from error
         lengths = {len(offset) - 1, len(paths), len(label), len(content_hash)}
@@ -90,17 +91,19 @@ def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
                 f"The pack '{file}' has format version {version}, this release reads {FORMAT_VERSION}; pack the images "
                 "again."
             )
-        group = opened.get(split) if _is_own(opened, split) else None
-        if not isinstance(group, h5py.Group) or not group.keys() >= DATASETS:
-            raise InputError(f"The pack '{file}' has no split '{split}'; it has {', '.join(_splits(opened))}.")
+
+        def is_split(item: object) -> bool:
+            return isinstance(item, h5py.Group) and item.keys() >= KINDS.keys()
+
+        # Every group on the way to the split must be stored in this file; an HDF5 link may lead to any other.
+        above = accumulate(split.strip("/").split("/"), "{}/{}".format)
+        own = all(name == "." or isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in above)
+        group = opened.get(split) if own else None
+        if not is_split(group):
+            splits = ["."] if is_split(opened) else []
+            opened.visititems(lambda name, item: splits.append(name) if is_split(item) else None)
+            raise InputError(f"The pack '{file}' has no split '{split}'; it has {', '.join(splits)}.")
         yield group
-
-
-def _is_own(opened: h5py.File, split: str) -> bool:
-    """Return true if a split is stored in this file; an HDF5 link may lead to any other."""
-    parts = split.strip("/").split("/")
-    above = ("/".join(parts[: number + 1]) for number in range(len(parts)))
-    return all(name == "." or isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in above)
 
 
 def _array(group: h5py.Group, name: str) -> h5py.Dataset:
@@ -123,11 +126,3 @@ def is_pack(file: Path) -> bool:
             return bool(opened.attrs.get("format") == FORMAT_NAME)
     except OSError:
         return False
-
-
-def _splits(opened: h5py.File) -> list[str]:
-    found = ["."] if opened.keys() >= DATASETS else []
-    opened.visititems(
-        lambda name, item: found.append(name) if isinstance(item, h5py.Group) and item.keys() >= DATASETS else None
-    )
-    return found

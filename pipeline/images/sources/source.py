@@ -1,8 +1,9 @@
-"""The protocol of image sources, and what the kinds share. Nothing above this folder assumes that images are files."""
+"""The protocol of image sources, and reading from them. Nothing above this folder assumes that images are files."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -64,29 +65,43 @@ class ImageSource(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class FileSource:
-    """Base of the sources whose images are files below one folder."""
+def read_image(source: ImageSource, path: str, advice: str = "restore it, or remove it.") -> bytes:
+    """Return an encoded image.
 
-    location: Path
+    Raises:
+        InputError: If it is missing or cannot be read; the message ends with ``advice``.
+    """
+    try:
+        return source.read(path)
+    except OSError as error:
+        raise InputError(f"The image '{source.describe(path)}' cannot be read ({error.strerror}); {advice}") from error
 
-    @property
-    def root(self) -> Path:
-        """Folder that the images' names are relative to."""
-        return self.location
 
-    def stamp(self, path: str) -> tuple[int, int]:
-        """Return size in bytes and modification time in nanoseconds."""
-        stat = (self.root / path).stat()
-        return stat.st_size, stat.st_mtime_ns
+def read_stamp(source: ImageSource, path: str) -> tuple[int, int]:
+    """Return an image's stamp: its size in bytes, and a number that changes with its content.
 
-    def read(self, path: str) -> bytes:
-        """Return the file's bytes."""
-        return (self.root / path).read_bytes()
+    Raises:
+        InputError: If the image is missing.
+    """
+    try:
+        return source.stamp(path)
+    except OSError as error:
+        where = source.describe(path)
+        raise InputError(f"The image '{where}' cannot be read ({error.strerror}); restore it, or remove it.") from error
 
-    def describe(self, path: str) -> str:
-        """Return the file's path."""
-        return str(self.root / path)
+
+def read_ahead(
+    batches: Iterable[Sequence[int]], read: Callable[[int], bytes], *, threads: int, depth: int
+) -> Iterator[list[bytes]]:
+    """Yield ``read(row)`` of the rows of each batch, reading up to ``depth`` batches at a time in threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[list[Future[bytes]]] = deque()
+        for rows in batches:
+            pending.append([pool.submit(read, row) for row in rows])
+            if len(pending) == depth:
+                yield [future.result() for future in pending.popleft()]
+        for futures in pending:
+            yield [future.result() for future in futures]
 
 
 def is_image(name: str) -> bool:

@@ -44,32 +44,28 @@ class TarSource(ArchiveSource):
     def load_members(self) -> Members:
         """Read the table of members from the cache if that is valid, else from the shards."""
         stamp = json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.archives])
-        members = _read_cache(self.cache, stamp)
-        if members is None:
-            members = _scan(self.location, self.archives)
-            if self.cache is not None:
-                _write_cache(self.cache, stamp, members)
+        if self.cache is not None and (cached := _read_cache(self.cache, stamp)) is not None:
+            return cached
+        logger.info("Indexing %d tar files of '%s'.", len(self.archives), self.location)
+        paths: list[str] = []
+        classes: list[str] = []
+        rows: list[tuple[int, int, int]] = []  # shard, offset, size
+        for number, shard in enumerate(self.archives):
+            images, class_of = _read_shard(shard)
+            for name, (offset, size) in images.items():
+                paths.append(f"{shard.name}/{name}")
+                classes.append(class_of.get(_key(name), ""))
+                rows.append((number, offset, size))
+        if not paths:
+            raise InputError(f"The tar files of '{self.location}' hold no images; check the path.")
+        if any(classes) and not all(classes):
+            bare = paths[classes.index("")]
+            raise InputError(f"'{bare}' of '{self.location}' has no {LABEL_EXTENSION} member, others have one; add it.")
+        shards, offsets, sizes = np.array(rows, np.int64).T
+        members = Members(make_listing(paths, classes), shards.astype(np.int32), offsets, sizes)
+        if self.cache is not None:
+            _write_cache(self.cache, stamp, members)
         return members
-
-
-def _scan(location: Path, shards: tuple[Path, ...]) -> Members:
-    logger.info("Indexing %d tar files of '%s'.", len(shards), location)
-    paths: list[str] = []
-    classes: list[str] = []
-    rows: list[tuple[int, int, int]] = []  # shard, offset, size
-    for number, shard in enumerate(shards):
-        images, class_of = _read_shard(shard)
-        for name, (offset, size) in images.items():
-            paths.append(f"{shard.name}/{name}")
-            classes.append(class_of.get(_key(name), ""))
-            rows.append((number, offset, size))
-    if not paths:
-        raise InputError(f"The tar files of '{location}' hold no images; check the path.")
-    if any(classes) and not all(classes):
-        bare = paths[classes.index("")]
-        raise InputError(f"'{bare}' of '{location}' has no {LABEL_EXTENSION} member, others have one; add it.")
-    file, offset, size = np.array(rows, np.int64).T
-    return Members(make_listing(paths, classes), file.astype(np.int32), offset, size)
 
 
 def _read_shard(shard: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
@@ -122,15 +118,13 @@ def _read_class(shard: Path, member: tarfile.TarInfo) -> str:
     return name
 
 
-def _read_cache(cache: Path | None, stamp: str) -> Members | None:
-    if cache is None:
-        return None
+def _read_cache(cache: Path, stamp: str) -> Members | None:
     try:
         with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as table:
             if table["stamp"].tobytes().decode() != stamp:
                 return None
-            paths, class_names = (_split(table[name].tobytes()) for name in ("path", "class_name"))
-            listing = Listing(paths, table["label"], tuple(class_names))
+            paths, class_names = (table[name].tobytes().decode().split("\0") for name in ("path", "class_name"))
+            listing = Listing(paths, table["label"], tuple(filter(None, class_names)))  # "" if there are none
             return Members(listing, table["shard"], table["offset"], table["size"])
     except Exception:  # noqa: BLE001 missing, or damaged, for which zipfile raises many types: read the shards again
         return None
@@ -153,7 +147,3 @@ def _write_cache(cache: Path, stamp: str, members: Members) -> None:
 
 def _joined(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
     return np.frombuffer("\0".join(texts).encode(), np.uint8)
-
-
-def _split(text: bytes) -> list[str]:
-    return text.decode().split("\0") if text else []

@@ -53,12 +53,7 @@ def split_line(line: str) -> tuple[str, str]:
 
 
 def number_classes(names: Iterable[str]) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
-    """Number classes by their sorted names, as ImageFolder numbers its folders.
-
-    Returns:
-        labels (int32 array of shape (N,)): Index of each name in ``class_names``.
-        class_names (tuple of str).
-    """
+    """Return the label of each of N names (int32, (N,)), and the class names, sorted as ImageFolder sorts folders."""
     names = list(names)
     class_names = tuple(sorted(set(names)))
     index = {name: label for label, name in enumerate(class_names)}

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
-from compress_ssl.pipeline.images.sources.source import FileSource, Listing, check_name, is_image
+from compress_ssl.pipeline.images.sources.files import FileSource
+from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
 from compress_ssl.pipeline.images.sources.text import make_listing, read_lines
 
 IMAGES, ANNOTATIONS, SPLITS = "JPEGImages", "Annotations", Path("ImageSets", "Main")

@@ -29,7 +29,7 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import KnnSettings
 from compress_ssl.pipeline.images.policies import POLICIES, Policy
-from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import open_store

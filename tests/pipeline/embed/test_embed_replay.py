@@ -17,7 +17,7 @@ import json, sys
 from pathlib import Path
 import numpy as np, torch, xxhash
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
-from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import open_store
 data, *stores = map(Path, sys.argv[1:])

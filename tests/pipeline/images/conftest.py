@@ -11,9 +11,9 @@ import xxhash
 from PIL import Image
 
 from compress_ssl.pipeline.images.policies import POLICIES, evaluation_parameters, random_parameters
-from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, render
-from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.sources.files import FolderSource
 
 SIZE, RESIZE = 224, 256
 

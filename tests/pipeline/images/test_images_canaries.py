@@ -18,8 +18,8 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.images.canaries import CANARIES, check_canaries, choose_canaries
-from compress_ssl.pipeline.images.renderers.make import make_renderer
-from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.renderers import make_renderer
+from compress_ssl.pipeline.images.sources.files import FolderSource
 from compress_ssl.storage import EmbeddingStore, open_store
 
 Change = Callable[[dict[str, Any]], None]

@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.images.index import ImageIndex, index_images
-from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.sources.files import FolderSource
 from compress_ssl.storage.schema import Status
 
 

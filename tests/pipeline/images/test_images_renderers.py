@@ -21,7 +21,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 
 # Pillow warns of odd palettes; outside pytest, index.py silences it.
@@ -231,8 +231,8 @@ import numpy as np, torch, xxhash
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.images.policies import evaluation_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render
-from compress_ssl.pipeline.images.renderers.make import make_renderer
-from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.renderers import make_renderer
+from compress_ssl.pipeline.images.sources.files import FolderSource
 paths = [Path(path) for path in sys.argv[1:]]
 hashes = np.array([xxhash.xxh3_64_intdigest(path.read_bytes()) for path in paths], np.uint64)
 parameters = evaluation_parameters(np.full((len(paths), 2), 64, np.int32), 36, 32)[:, None]

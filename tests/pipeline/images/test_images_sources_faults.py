@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.folder import FolderSource
-from compress_ssl.pipeline.images.sources.list_file import ListSource
+from compress_ssl.pipeline.images.sources.files import FolderSource, ListSource
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.pipeline.images.sources.tar import TarSource

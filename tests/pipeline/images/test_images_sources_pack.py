@@ -18,7 +18,7 @@ from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.pack_settings import PackSettings
 from compress_ssl.pipeline.images.pack_writer import BATCH_BYTES, pack
-from compress_ssl.pipeline.images.sources.folder import FolderSource
+from compress_ssl.pipeline.images.sources.files import FolderSource
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage.errors import DiskSpaceError, StoreBusyError
 

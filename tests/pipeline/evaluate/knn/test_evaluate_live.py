@@ -18,7 +18,7 @@ from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.knn.live import LiveNearestNeighbour
-from compress_ssl.pipeline.images.renderers.make import make_renderer
+from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob
 from compress_ssl.pipeline.networks.network import Network, load_network
 

@@ -170,13 +170,15 @@ def _read_cache(cache: Path) -> dict[tuple[str, int, int], _Entry]:
 
 def _write_cache(cache: Path, known: dict[tuple[str, int, int], _Entry]) -> None:
     entries = known.values()
-    dtypes = {"content_hash": np.uint64, "height": np.int32, "width": np.int32, "status": np.uint8}
     buffer = io.BytesIO()
     np.savez(
         buffer,
         path=np.frombuffer("\0".join(stamp[0] for stamp in known).encode(), np.uint8),
         bytes=np.array([stamp[1] for stamp in known], np.int64),
         changed=np.array([stamp[2] for stamp in known], np.int64),
-        **{name: np.array([getattr(entry, name) for entry in entries], dtype) for name, dtype in dtypes.items()},
+        content_hash=np.array([entry.content_hash for entry in entries], np.uint64),
+        height=np.array([entry.height for entry in entries], np.int32),
+        width=np.array([entry.width for entry in entries], np.int32),
+        status=np.array([entry.status for entry in entries], np.uint8),
     )
     write_durably(cache, buffer.getvalue())

@@ -25,6 +25,7 @@ def test_stages_their_settings_and_all_objectives_are_public() -> None:
     stages = {"embed", "distill", "evaluate", "pretrain", "open_store", "describe", "load_network"}
     settings = {"EmbedSettings", "DistillSettings", "KnnSettings", "PretrainSettings"}
     assert stages | settings <= set(compress_ssl.__all__)
+    assert set(compress_ssl.__all__) == compress_ssl.MODULES.keys()
     for objective in OBJECTIVES.values():
         module, _, name = objective.partition(":")
         assert compress_ssl.MODULES[name] == module

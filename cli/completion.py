@@ -1,7 +1,5 @@
 """``compress-ssl completion``."""
 
-from __future__ import annotations
-
 import click
 
 from compress_ssl.cli.groups import example

@@ -1,7 +1,5 @@
 """``compress-ssl doctor``."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import click

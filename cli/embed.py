@@ -1,7 +1,5 @@
 """``compress-ssl embed``."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

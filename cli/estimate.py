@@ -1,7 +1,5 @@
 """``compress-ssl estimate``: the cost of ``embed`` with the same options."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

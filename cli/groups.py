@@ -1,7 +1,5 @@
 """Groups of commands whose errors suggest the nearest known name."""
 
-from __future__ import annotations
-
 import importlib
 
 import click

@@ -1,7 +1,5 @@
 """The ``compress-ssl`` command. Commands are imported when they are called, so that help is quick."""
 
-from __future__ import annotations
-
 import logging
 import signal
 from typing import Any

@@ -1,7 +1,5 @@
 """``compress-ssl pack``."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

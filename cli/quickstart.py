@@ -1,7 +1,5 @@
 """``compress-ssl quickstart``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """``compress-ssl store``: inspect, check and move stores. Each command is a file in ``cli/stores``."""
 
-from __future__ import annotations
-
 import click
 
 from compress_ssl.cli.groups import LazyGroup

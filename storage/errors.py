@@ -5,8 +5,6 @@ disk (exit code 1). A disk that is full or read-only while files are written rai
 ``filename``.
 """
 
-from __future__ import annotations
-
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """Raised by zarr where metadata is cut short, or is JSON of another form."""
 

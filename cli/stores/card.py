@@ -1,7 +1,5 @@
 """``compress-ssl store card``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

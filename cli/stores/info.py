@@ -1,7 +1,5 @@
 """``compress-ssl store info``."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

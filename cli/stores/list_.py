@@ -1,7 +1,5 @@
 """``compress-ssl store list``."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``compress-ssl store merge``."""
 
-from __future__ import annotations
-
 import click
 
 from compress_ssl.cli.groups import example

@@ -1,7 +1,5 @@
 """Rank and world size of this process, as torchrun (or a job script) sets them in the environment; no torch."""
 
-from __future__ import annotations
-
 import os
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Settings of stages that can run on a Dask cluster."""
 
-from __future__ import annotations
-
 from typing import Annotated, Self
 
 from pydantic import field_validator, model_validator

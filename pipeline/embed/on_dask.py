@@ -2,8 +2,6 @@
 
 # mypy: untyped-calls-exclude="distributed"
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

@@ -1,7 +1,5 @@
 """Settings of ``embed``, stage one."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Any, Self

@@ -1,7 +1,5 @@
 """Registry of the evaluations. Imports no torch."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from compress_ssl.pipeline.evaluate.settings import (

@@ -1,7 +1,5 @@
 """Settings of the evaluations: the shared ones, then those of each."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 

@@ -1,7 +1,5 @@
 """Settings of ``pretrain``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self

@@ -1,7 +1,5 @@
 """Settings of every training."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from compress_ssl.pipeline.common.settings import OutputSettings, result_option, runtime_option

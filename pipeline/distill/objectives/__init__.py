@@ -7,8 +7,6 @@ or stores (see ``objective.py``). To add one, write its file and add a line here
 and defaults, are the keyword parameters of its constructor.
 """
 
-from __future__ import annotations
-
 import ast
 from importlib.util import find_spec
 from pathlib import Path

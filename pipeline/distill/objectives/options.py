@@ -3,8 +3,6 @@
 Annotations of an objective's options are evaluated in this module's namespace (``read_signature``).
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from compress_ssl.pipeline.common.settings import result_option

@@ -1,7 +1,5 @@
 """Settings of ``store import`` for embeddings of other programs."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

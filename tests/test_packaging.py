@@ -218,3 +218,16 @@ def test_every_extra_that_a_sentence_names_exists() -> None:
     }
     assert named <= PROJECT["project"]["optional-dependencies"].keys()
     assert {"dashboard", "export", "tensorboard", "voc"} <= named
+
+
+def test_walks_of_the_architecture_page_name_what_exists() -> None:
+    """``path.py:name`` or ``path.py:Class.method``: each is a name in that file; a walk has at most 12 lines."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`((?:cli|pipeline|storage)/[\w/]+\.py):([\w.]+)`", page)
+    assert len(named) > 30
+    for path, name in named:
+        source = (ROOT / path).read_text()
+        for part in name.split("."):
+            assert re.search(rf"(def|class) {part}\b|^{part}\b", source, re.MULTILINE), f"{path} has no {name}"
+    for walk in page.split("### ")[1:]:
+        assert len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) <= 12

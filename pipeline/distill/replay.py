@@ -27,7 +27,12 @@ from compress_ssl.storage.schema import EVALUATION_VIEW
 FRESH_VIEWS = 2**32  # view number of the first epoch's fresh views: no view of a store has it
 PREFILL_EPOCHS = 2**32  # epoch number of the first order in which images prefill the banks: no training reaches it
 
-ViewSegment = tuple[int, npt.NDArray[np.int64]]  # a view, and the rows of consecutive images that are seen in it
+
+class ViewSegment(NamedTuple):
+    """Consecutive images of an epoch's order, and the view they are seen in."""
+
+    view: int
+    rows: npt.NDArray[np.int64]
 
 
 class ReplayBatch(NamedTuple):
@@ -69,7 +74,7 @@ class Replay:
         while count > 0 and epoch >= 0:
             rows = self._order(epoch)[max(0, end - count) : end]
             if len(rows):  # each segment reads its view
-                segments.append((self.schedule.view(epoch), rows))
+                segments.append(ViewSegment(self.schedule.view(epoch), rows))
             count -= len(rows)
             epoch, end = epoch - 1, self.steps_per_epoch * self.batch_size
         return segments[::-1]
@@ -80,7 +85,7 @@ class Replay:
         number = 0
         while count > 0:
             rows = self._order(PREFILL_EPOCHS + number)[: -(-count // self.batch_size) * self.batch_size]
-            segments.append((self.schedule.view(number), rows))
+            segments.append(ViewSegment(self.schedule.view(number), rows))
             count -= len(rows)
             number += 1
         return segments

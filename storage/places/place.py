@@ -102,7 +102,7 @@ class Place(Protocol):
         """Return True if the creation of a store here was interrupted, and what there is of it may be deleted."""
 
     def generation(self) -> object:
-        """Return what distinguishes the store here from a later one at the same place; None if there is none."""
+        """Return a hashable value that tells this store from a later one at the same place; None if there is none."""
 
     def existing_parent(self) -> Self:
         """Return the nearest folder above that exists."""

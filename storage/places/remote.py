@@ -225,7 +225,7 @@ class RemotePath:
             stat = (self / ROOT).stat()
         except FileNotFoundError:
             return None
-        return stat.version, stat.changed
+        return tuple(sorted(stat.version.items())), stat.changed
 
     def existing_parent(self) -> RemotePath:
         return self.parent

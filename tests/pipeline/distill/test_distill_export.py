@@ -41,7 +41,7 @@ torch.save(network.eval()(torch.ones(1, 3, 16, 16)).detach(), "features.pt")
 
 def test_exported_weights_load_into_plain_torchvision(trained: Trained, tmp_path: Path) -> None:
     trained(student="resnet18", epochs=1)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", PLAIN_TORCHVISION], cwd=tmp_path, env=environment, check=True)
     ours = load_network(str(tmp_path / "student" / "model.safetensors")).module.eval()
     with torch.no_grad():

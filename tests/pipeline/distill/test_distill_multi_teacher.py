@@ -184,7 +184,7 @@ def test_auto_asks_for_room_for_the_views_of_all_teachers(
     monkeypatch.setattr(teacher_views, "available_memory", lambda: int(free_views * both))
     caplog.set_level("INFO")
     trained(also_store=(other,))
-    name = teacher_views.MEMORY_NAMES[memory]
+    name = {"device": "the memory of the training device", "mapped": "a memory map"}[memory]
     assert [name in text for text in caplog.messages if "two at a time" in text] == [True, True]
 
 

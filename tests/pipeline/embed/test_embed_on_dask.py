@@ -150,7 +150,7 @@ def test_what_the_user_must_mend_is_not_tried_again(
     save_network(tmp_path / "broken.safetensors", network)
     with pytest.raises(NotRepresentableError, match=r"^The worker on .+: .*split train, row \d+, view 0\) holds "):
         embedded(data, tmp_path / "s.zarr", teacher=str(tmp_path / "broken.safetensors"), scheduler=cluster.address)
-    assert set(Counter(number for _, _, number in cluster.blocks()).values()) == {1}
+    assert set(Counter((split, number) for _, split, number in cluster.blocks()).values()) == {1}
 
 
 def test_workers_that_die_while_they_are_inspected_are_not_waited_for(

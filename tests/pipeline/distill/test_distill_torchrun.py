@@ -25,7 +25,8 @@ PASSES: dict[str, list[dict[str, Any]]] = {
     "one-bank": [{**SMALL, "objective": "compress-1q", "bank_size": 61, "prefill": True}],
     "fresh": [{**SMALL, "student_view": "fresh", "bank_size": 61, "prefill": True, "renderer": "torchvision"}],
     "in-parts": [{**SMALL, "accumulation": 4, "head": "linear", "schedule": "cosine", "teacher_memory": "mapped"}],
-    "measured": [{**SMALL, "live_every": 1, "keep_every": 2, "export": "key", "tensorboard": True}],
+    # Seed 0 gives one of the eight scored images two neighbours that are equally near on some CPUs.
+    "measured": [{**SMALL, "seed": 1, "live_every": 1, "keep_every": 2, "export": "key", "tensorboard": True}],
     "several": [SMALL, {**SMALL, "objective": "compress-1q", "student_size": 12}],
     "alexnet": [{"student": "alexnet-32px", "epochs": 1, "learning_rate": 0.01, "head": "linear"}],
     "two-teachers": [

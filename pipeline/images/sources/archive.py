@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -34,15 +35,15 @@ class Members(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ArchiveSource:
+class ArchiveSource(ABC):
     """Base of these sources: loads the table of members when first needed, and is pickled without it."""
 
     location: Path
     archives: tuple[Path, ...]  # the files that hold the images
 
+    @abstractmethod
     def load_members(self) -> Members:
         """Read the table of members."""
-        raise NotImplementedError
 
     def listing(self) -> Listing:
         """Return all images, in the order of the members."""

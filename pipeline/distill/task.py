@@ -107,8 +107,9 @@ class DistillTask(TrainingTask[ReplayBatch]):
         if self.settings.prefill and is_start and student_banks:  # with keys of the images in the teachers' banks
             seed_step(self.settings.seed, PREFILL_EPOCHS, 0)
             for batch in self._replay.images(self._replay.to_prefill(len(student_banks[0].rows))):
+                images = self._images(batch)
                 for objective in self._objectives:
-                    objective.prefill_student_bank(self._images(batch))
+                    objective.prefill_student_bank(images)
 
     def after_step(self) -> None:
         """Enqueue the batch, and update key encoders."""

@@ -188,7 +188,7 @@ class Split:
 
     @property
     def units(self) -> list[str]:
-        """What is committed block by block: the samples, and each view."""
+        """Units that are committed block by block: the samples, and each view."""
         return [schema.SAMPLES_UNIT, *map(str, range(len(self.views)))]
 
     @property

@@ -24,7 +24,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 Role = Literal["result", "path", "runtime"]
-"""Whether a setting changes the result, is the path of something, or changes only how a stage runs.
+"""Effect of a setting: it changes the result, is the path of something, or changes only how a stage runs.
 
 ``result``: another value makes an output out of date, and a run is not resumed with it. It covers all that can change a
 number, if only by rounding (``renderer``, ``compile``, ``memory_format``, ``batch_size``), what is left out

@@ -1,1 +1,1 @@
-"""What this machine has, and whether the stages work on it."""
+"""Report on this machine, and a self-test of the stages on it."""

@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 Finding = tuple[str, dict[str, Any]]
-"""What a check has found: a sentence, and the same as JSON values, whose numbers have their unit in the name."""
+"""Result of a check: a sentence, and the same as JSON values, whose numbers have their unit in the name."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a worker needs to load the embedder of a run; sent with every task."""
+    """Inputs from which a worker loads the embedder of a run; sent with every task."""
 
     id: str
     settings: EmbedSettings = field(compare=False)  # Resolved: device, precision and threads are set

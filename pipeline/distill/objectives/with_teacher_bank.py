@@ -1,4 +1,4 @@
-"""What the objectives with a memory bank of the teacher's embeddings share: the bank, and CompRess's loss."""
+"""Base of the objectives with a memory bank of the teacher's embeddings: the bank, and CompRess's loss."""
 
 import torch
 from torch import Tensor, nn

@@ -25,10 +25,9 @@ map: $(VENV)/installed-dev
 
 $(VENV)/installed: EXTRAS := all
 $(VENV)/installed-dev: EXTRAS := all,dev
-# Modules are compiled when they are first imported, which few of the libraries' are.
 $(VENV)/installed $(VENV)/installed-dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --editable '.[$(EXTRAS)]'
+	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $(VENV)/installed $@
 
 # Servers for the tests of remote stores: an S3 server, and a web server that only root can install.
@@ -37,7 +36,7 @@ servers: $(MOTO)/installed
 
 $(MOTO)/installed:
 	$(PYTHON) -m venv $(MOTO)
-	$(MOTO)/bin/pip install --quiet --no-compile 'moto[server]==5.2.5'
+	$(MOTO)/bin/pip install --quiet 'moto[server]==5.2.5'
 	touch $@
 
 clean:

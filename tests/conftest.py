@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from PIL import Image
 
 from compress_ssl.pipeline.common.settings import Settings
+from tests.processes import start_ranks
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,22 +123,17 @@ def _archive(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> InTwoProcesses:
-    """Do works (stage, settings, ...) in two processes of torchrun on this machine's CPU.
-
-    What either ended each with.
-    """
+    """Do works (stage, settings, ...) in two ranks on this machine's CPU; what each ended every work with."""
 
     def run(works: Sequence[tuple[str, list[Settings]]]) -> tuple[list[Any], list[Any]]:
+        from tests.pipeline.training.rank import do_works
+
         file = tmp_path_factory.mktemp("torchrun") / "works.json"
         told = [(stage, [each.model_dump(mode="json", exclude_unset=True) for each in given]) for stage, given in works]
         file.write_text(json.dumps(told))
-        worker = ROOT / "tests" / "pipeline" / "training" / "torchrun_worker.py"
-        ended = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", worker, file],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
-        assert ended.returncode == 0, ended.stderr
+        started = start_ranks(*[(do_works, file)] * 2)
+        for process in started:
+            assert process.wait(240) == 0, process.errors
         first, second = (json.loads(file.with_suffix(f".{rank}.json").read_text()) for rank in (0, 1))
         return first, second
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from compress_ssl.storage.places.connection import RETRY_SECONDS, client
+from tests.processes import free_port
 
 ROOT = Path(__file__).parents[1]
 MOTO = ROOT / ".venv-moto" / "bin" / "moto_server"
@@ -123,13 +124,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def again() -> Callable[[], None]:
     """Forget the connections: the environment has changed."""
     return client.cache_clear
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class _running:

@@ -1,11 +1,7 @@
 """The result goes to standard output, as JSON where asked for; all else to standard error, or nowhere."""
 
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +11,8 @@ from click.testing import Result
 
 from compress_ssl.cli.main import main
 from compress_ssl.storage import describe, open_store
+from tests.processes import shown_on_terminal, start_command
 
-ROOT = Path(__file__).parents[2]
 Call = Callable[..., Result]
 
 
@@ -100,44 +96,21 @@ def test_quiet_run_prints_its_table_alone(call: Call, workplace: Path) -> None:
         'folder = "out"\ndata = "data"\n[settings]\nsize = 16\nresize = 16\nthreads = 1\n'
         '[evaluate]\nmodels = ["random/conv4-16"]\n'
     )
-    quiet = subprocess.run(
-        [sys.executable, "-m", "compress_ssl", "-q", "run", "recipe.toml"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    quiet = start_command("-q", "run", "recipe.toml")
+    assert quiet.wait() == 0, quiet.errors
     loud = call("run", "recipe.toml", "--force")
-    assert quiet.stderr == ""
-    assert quiet.stdout == loud.stdout
+    assert quiet.errors == ""
+    assert quiet.output == loud.stdout
     assert loud.stderr.splitlines()[:2] == [
         "To do: evaluate knn random/conv4-16.",
         "run evaluate knn random/conv4-16: forced",
     ]
 
 
-def on_a_terminal(words: list[str], **environment: str) -> str:
-    """Run the command with both outputs on a terminal; what it writes there."""
-    master, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "compress_ssl", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environment},
-        stdout=terminal,
-        stderr=terminal,
-    )
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(master, 65536)
-        except OSError:  # the other side has closed
-            break
-    os.close(master)
-    assert process.wait() == 0, shown
-    return shown.decode()
-
-
 COLOUR = re.compile(r"\x1b\[[\d;]*\b(3\d|4\d|9\d|10\d)[\d;]*m")
 
 
 def test_no_colour_is_written_where_the_user_wants_none(workplace: Path) -> None:
-    assert COLOUR.search(on_a_terminal(["store", "copy", "teacher.zarr", "copy.zarr"]))
-    words = ["evaluate", "student", "--data", "data", "--threads", "1"]
-    assert not COLOUR.search(on_a_terminal(words, NO_COLOR="1"))
+    assert COLOUR.search(shown_on_terminal("store", "copy", "teacher.zarr", "copy.zarr", TERM="xterm-256color"))
+    words = ("evaluate", "student", "--data", "data", "--threads", "1")
+    assert not COLOUR.search(shown_on_terminal(*words, TERM="xterm-256color", NO_COLOR="1"))

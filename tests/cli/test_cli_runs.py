@@ -3,11 +3,9 @@
 import contextlib
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,17 +17,9 @@ from click.testing import Result
 
 from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.storage import open_store
+from tests.processes import shown_on_terminal
 
-ROOT = Path(__file__).parents[2]
 Call = Callable[..., Result]
-
-
-def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "compress_ssl", *map(str, words), "--threads", "1"]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -152,21 +142,9 @@ def test_progress_elsewhere_than_on_a_terminal_is_lines(
 def test_progress_on_a_terminal_is_a_bar_with_rate_and_time(
     made: Path, embed_options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    master, terminal = pty.openpty()
-    words = command("embed", made / "data", tmp_path / "store.zarr", *embed_options)
-    process = subprocess.Popen(
-        words, env={**environment(), "TERM": "xterm", "COLUMNS": "120"}, stderr=terminal, stdout=subprocess.DEVNULL
-    )
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(master, 65536)
-        except OSError:  # the other side has closed
-            break
-    os.close(master)
-    assert process.wait(timeout=60) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    words = ("embed", made / "data", tmp_path / "store.zarr", *embed_options, "--threads", "1")
+    shown = shown_on_terminal(*words, TERM="xterm", COLUMNS="120")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert re.search(r"embed +━+ +80/80 +[\d,]+ views/s +0:00:\d\d", text), text
 
 

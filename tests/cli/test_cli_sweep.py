@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +15,9 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file
 
+from tests.processes import start_command
+
 Call = Callable[..., Result]
-ROOT = Path(__file__).parents[2]
 
 RECIPE = """
 folder = "out"
@@ -223,17 +222,14 @@ def test_killed_sweep_goes_on_and_ends_as_an_uninterrupted_one(
     swept: tuple[Path, Result], work: Path, call: Call
 ) -> None:
     shutil.rmtree(work / "out")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "compress_ssl", "sweep", "recipe.toml"],
-        cwd=work, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start_command("sweep", "recipe.toml")
     until = time.monotonic() + 90
     while not (work / "out" / CELLS[0] / "model.safetensors").exists():
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait(20)
+    process.wait()
     assert not (work / "out" / "sweep" / "results.csv").exists()
     assert call("sweep", "recipe.toml").exit_code == 1
     for name in CELLS[:6]:

@@ -13,7 +13,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.storage import EmbeddingStore
 from tests.pipeline.embed.conftest import DaskProcesses, write_images
+from tests.processes import start_command
 from tests.reliability.truth import Answers, Truth, committed, damage_found, files, read_everything, truth_of
 
 IMAGES, SECONDS_A_BLOCK = 240, 0.4
@@ -60,15 +60,6 @@ class Watch:
         self.counts["stores with damage"] += bool(damage_found(store))
 
 
-def cli(data: Path, store: Path, cluster: DaskProcesses) -> subprocess.Popen[str]:
-    words = (data, store, *WORDS, "--scheduler", cluster.address)
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "compress_ssl", "embed", *map(str, words)],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def kill_workers(folder: Path, data: Path, whole: Path, watch: Watch, count: int, draw: random.Random) -> None:
     """Kill workers over as many stores as it takes."""
     with started(folder / "workers") as cluster:
@@ -76,7 +67,7 @@ def kill_workers(folder: Path, data: Path, whole: Path, watch: Watch, count: int
         while kills < count:
             store = folder / f"workers-{number}.zarr"
             number += 1
-            process = cli(data, store, cluster)
+            process = start_command("embed", data, store, *WORDS, "--scheduler", cluster.address)
             while process.poll() is None and kills < count:
                 seen = len(cluster.blocks())
                 while len(cluster.blocks()) <= seen and process.poll() is None:
@@ -86,9 +77,8 @@ def kill_workers(folder: Path, data: Path, whole: Path, watch: Watch, count: int
                     os.kill(cluster.blocks()[-1][0], signal.SIGKILL)
                     kills += 1
                     watch.look(store, "workers killed")
-            _, said = process.communicate(timeout=600)
-            if process.returncode:
-                sys.exit(f"embed ended with {process.returncode}: {said}")
+            if code := process.wait(600):
+                sys.exit(f"embed ended with {code}: {process.errors}")
             watch.finished(store, whole)
 
 
@@ -97,15 +87,14 @@ def kill_schedulers(folder: Path, data: Path, whole: Path, watch: Watch, count: 
     store = folder / "schedulers.zarr"
     for number in range(count):
         with started(folder / f"scheduler-{number}") as cluster:
-            process = cli(data, store, cluster)
+            process = start_command("embed", data, store, *WORDS, "--scheduler", cluster.address)
             while len(cluster.blocks()) < 3 and process.poll() is None:
                 time.sleep(0.02)
             time.sleep(draw.uniform(0, 4))
-            cluster.processes[0].kill()
-            _, said = process.communicate(timeout=120)
-            watch.counts["runs that ended with a sentence"] += said.splitlines()[-1].startswith(
-                "Error: The scheduler at"
-            )
+            cluster.processes[0][1].send_signal(signal.SIGKILL)
+            process.wait()
+            said = process.errors.splitlines()[-1]
+            watch.counts["runs that ended with a sentence"] += said.startswith("Error: The scheduler at")
             watch.look(store, "schedulers killed")
     one_process(data, store)
     watch.finished(store, whole)

@@ -1,15 +1,10 @@
 """Processes that train: killed at any moment, or asked to stop by a signal; and what the command line says then."""
 
-import multiprocessing
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +15,8 @@ from compress_ssl.cli.main import main
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.run import distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from tests.processes import Forked, start_command
 
-ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
 
 LONG: dict[str, Any] = {"epochs": 40, "checkpoint_minutes": 1e-9}
@@ -31,28 +26,13 @@ PASSES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Forks of a process that has everything imported: a run begins at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "compress_ssl.pipeline.distill.run",
-            "compress_ssl.pipeline.images.renderers.dali",
-            "torchvision.models",
-            "torch._dynamo",
-        ]
-    )
-    return context
-
-
 def changed_since(paths: list[Path], before: list[int]) -> bool:
     return any(path.exists() and path.stat().st_mtime_ns != then for path, then in zip(paths, before, strict=True))
 
 
 @pytest.mark.parametrize("kind", PASSES)
 def test_killed_five_times_and_resumed_it_ends_as_if_nothing_had_happened(
-    student: Students, processes: ForkServerContext, metrics: Any, assert_same: Any, kind: str
+    student: Students, metrics: Any, assert_same: Any, kind: str
 ) -> None:
     whole = [student(f"whole-{number}", **LONG, **each) for number, each in enumerate(PASSES[kind])]
     distill_together(whole, Silent())
@@ -62,17 +42,15 @@ def test_killed_five_times_and_resumed_it_ends_as_if_nothing_had_happened(
         # The first is killed wherever it is, the later ones once they have gone on.
         watched = [each.run / ("checkpoint.pt" if kills else "settings.json") for each in settings]
         before = [path.stat().st_mtime_ns if path.exists() else 0 for path in watched]
-        process = processes.Process(target=distill_together, args=(settings, Silent()))
-        process.start()
+        process = Forked(distill_together, settings, Silent())
         until = time.monotonic() + 60
         while not changed_since(watched, before):
-            assert process.is_alive()
+            assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.05))
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
         assert not (settings[0].run / "model.safetensors").exists()
     models = distill_together(settings, Silent())
     for model, other in zip(models, whole, strict=True):
@@ -95,13 +73,7 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
     whole = student("whole", **long)
     distill_together([whole], Silent())
     runs = {each: student(each.name, **long) for each in codes}
-    started = {
-        each: subprocess.Popen(
-            [sys.executable, "-m", "compress_ssl", *words(settings)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for each, settings in runs.items()
-    }  # fmt: skip
+    started = {each: start_command(*words(settings)) for each, settings in runs.items()}
     waiting = dict(started)
     until = time.monotonic() + 100
     while waiting:
@@ -113,15 +85,14 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
                 del waiting[each]
         time.sleep(0.001)
     for each, process in started.items():
-        output, errors = process.communicate(timeout=60)
-        assert process.returncode == codes[each], errors
-        assert output == ""
+        assert process.wait() == codes[each], process.errors
+        assert process.output == ""
         assert re.fullmatch(
             rf"distill {each.name}: stopped by {each.name} and saved at epoch \d+, step \d+\. "
             r"Run the same command with --resume to continue\.",
-            errors.splitlines()[-1],
+            process.errors.splitlines()[-1],
         )
-        assert "Traceback" not in errors
+        assert "Traceback" not in process.errors
         run = runs[each].run
         assert (run / "checkpoint.pt").exists()
         assert not (run / "model.safetensors").exists()

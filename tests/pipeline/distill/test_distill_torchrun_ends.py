@@ -1,14 +1,11 @@
 """How a training in several processes ends: asked to stop, failed or killed in one of them; and how it goes on."""
 
-import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from safetensors.torch import load_file
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.run import distill
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from tests.processes import Forked, run_command, start_ranks
 
 ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
@@ -29,79 +27,36 @@ LONG: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Forks of a process that has everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "compress_ssl.pipeline.distill.run",
-            "compress_ssl.pipeline.images.renderers.dali",
-            "compress_ssl.cli.distill",
-            "timm",
-        ]
-    )
-    return context
-
-
 def words(settings: DistillSettings) -> list[str]:
     given = settings.model_dump(mode="json", include=settings.model_fields_set, exclude={"store", "data", "run"})
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return ["distill", *map(str, (settings.store, settings.data, settings.run)), *options]
 
 
-def run_command(environment: dict[str, str], arguments: list[str], errors: Path) -> None:
-    """What a process of the launch does."""
-    os.environ |= environment
-    sys.stderr = errors.open("w", buffering=1)
-    sys.argv = ["compress-ssl", *arguments]
-    from compress_ssl.cli.main import main
-
-    main(prog_name="compress-ssl")
+def launch(*arguments: list[str]) -> list[Forked]:
+    """Start a process for each, without torchrun."""
+    return start_ranks(*((run_command, *words) for words in arguments))
 
 
-class Launched:
-    """Two processes started without torchrun, by torch's environment variables, as a job script does it."""
-
-    def __init__(self, context: ForkServerContext, arguments: Sequence[list[str]], folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        self._errors = [folder / f"errors-{rank}.txt" for rank in range(2)]
-        self.processes: list[ForkServerProcess] = [
-            context.Process(
-                target=run_command,
-                args=(shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, given, self._errors[rank]),
-            )
-            for rank, given in enumerate(arguments)
-        ]
-        for process in self.processes:
-            process.start()
-
-    def wait(self) -> tuple[list[int | None], str]:
-        """Exit codes, and what both said on standard error."""
-        for process in self.processes:
-            process.join(100)
-        return [process.exitcode for process in self.processes], "".join(file.read_text() for file in self._errors)
+def wait(launched: Sequence[Forked]) -> tuple[list[int], str]:
+    """Exit codes, and what all said on standard error."""
+    return [process.wait() for process in launched], "".join(process.errors for process in launched)
 
 
-def wait_for(path: Path, processes: Sequence[Any]) -> None:
+def wait_for(path: Path, processes: Sequence[Forked]) -> None:
     until = time.monotonic() + 100
     while not path.exists():
         assert time.monotonic() < until
-        assert all(process.is_alive() for process in processes)
+        assert all(process.poll() is None for process in processes)
         time.sleep(0.005)
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step_saved(
-    student: Students, processes: ForkServerContext, tmp_path: Path
-) -> None:
+def test_a_signal_to_one_process_stops_all_at_the_same_step_saved(student: Students, tmp_path: Path) -> None:
     settings = student(**LONG)
-    launched = Launched(processes, [words(settings)] * 2, tmp_path)
-    wait_for(settings.run / "checkpoint.pt", launched.processes)
-    os.kill(launched.processes[1].pid or 0, signal.SIGUSR1)
-    codes, errors = launched.wait()
+    launched = launch(*[words(settings)] * 2)
+    wait_for(settings.run / "checkpoint.pt", launched)
+    launched[1].send_signal(signal.SIGUSR1)
+    codes, errors = wait(launched)
     assert codes == [75, 75], errors
     state = torch.load(settings.run / "checkpoint.pt")
     assert errors.count("stopped by SIGUSR1 and saved") == 1
@@ -111,26 +66,22 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step_saved(
     assert not settings.run.with_name("student.lease").exists()
 
 
-def test_an_error_of_one_process_ends_all_with_its_one_sentence(
-    student: Students, processes: ForkServerContext, tmp_path: Path
-) -> None:
+def test_an_error_of_one_process_ends_all_with_its_one_sentence(student: Students, tmp_path: Path) -> None:
     elsewhere = student(**LONG).model_copy(update={"data": tmp_path / "not-mounted-here"})
-    launched = Launched(processes, [words(student(**LONG)), words(elsewhere)], tmp_path)
-    codes, errors = launched.wait()
+    launched = launch(words(student(**LONG)), words(elsewhere))
+    codes, errors = wait(launched)
     assert codes == [1, 2], errors
     assert errors.count("Error: ") == 1
     assert "not-mounted-here' does not exist" in errors
     assert "Traceback" not in errors
 
 
-def test_a_process_that_is_killed_ends_the_others_and_the_checkpoint_stays(
-    student: Students, processes: ForkServerContext, tmp_path: Path
-) -> None:
+def test_a_process_that_is_killed_ends_the_others_and_the_checkpoint_stays(student: Students, tmp_path: Path) -> None:
     settings = student(**LONG)
-    launched = Launched(processes, [words(settings)] * 2, tmp_path)
-    wait_for(settings.run / "checkpoint.pt", launched.processes)
-    launched.processes[1].kill()
-    codes, errors = launched.wait()
+    launched = launch(*[words(settings)] * 2)
+    wait_for(settings.run / "checkpoint.pt", launched)
+    launched[1].send_signal(signal.SIGKILL)
+    codes, errors = wait(launched)
     assert codes == [1, -signal.SIGKILL], errors
     assert errors.count("Error: ") == 1
     assert "Another of the 2 processes died without a message" in errors

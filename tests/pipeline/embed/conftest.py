@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,15 +20,12 @@ from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import EmbeddingStore
-from tests.servers import free_port
+from tests.processes import Forked, free_port
 
 TINY = {
     "teacher": "random/conv4-16", "size": 16, "resize": 20, "views": 2, "batch_size": 5, "threads": 1, "block_rows": 9
 }  # fmt: skip
 """Few blocks: each costs some files that are written durably."""
-
-
-FORKED = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
 
 
 def write_images(root: Path, train: int = 36, val: int = 8) -> Path:
@@ -85,57 +82,36 @@ class DaskProcesses:
     notes: Path
     address: str = field(default_factory=lambda: f"tcp://127.0.0.1:{free_port()}")
     environment: dict[str, str] = field(default_factory=dict)
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[tuple[str, Forked]] = field(default_factory=list)
 
-    def start_scheduler(self) -> subprocess.Popen[bytes]:
+    def start_scheduler(self) -> Forked:
         host, port = self.address.removeprefix("tcp://").split(":")
-        # Imported before anything is asked of it: a busy machine takes so long that it would think its workers dead.
-        return self._start(
-            "scheduler",
-            "--host",
-            host,
-            "--port",
-            port,
-            "--no-dashboard",
-            "--preload",
-            "compress_ssl.pipeline.embed.on_dask",
-        )
+        return self._start("scheduler", "--host", host, "--port", port, "--no-dashboard")
 
-    def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start a worker, or with ``--nworkers`` several, under nannies that fork them from one imported process."""
-        here = Path(__file__).parent
+    def start_worker(self, *options: str) -> Forked:
+        """Start a worker, or with ``--nworkers`` several, under nannies."""
         return self._start(
             "worker", self.address, "--host", "127.0.0.1", "--nthreads", "2", "--memory-limit", "0", "--no-dashboard",
-            "--preload", str(here / "noted_blocks.py"), "--preload-nanny", str(here / "imported_once.py"), *options,
+            "--preload", str(Path(__file__).with_name("noted_blocks.py")), *options,
         )  # fmt: skip
 
-    def _start(self, *words: str) -> subprocess.Popen[bytes]:
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        dask = Path(sys.executable).with_name("dask")
-        with (self.notes / f"{words[0]}-{len(self.processes)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [dask, *words],
-                cwd=self.notes,
-                env=os.environ | one_thread | FORKED | {"NOTES": str(self.notes)} | self.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.processes.append(process)
+    def _start(self, *words: str) -> Forked:
+        process = Forked(run_dask, *words, environment={"NOTES": str(self.notes), **self.environment})
+        self.processes.append((words[0], process))
         return process
 
     def wait(self, workers: int) -> None:
         """Wait until every scheduler that was started listens, and this many workers have registered."""
         deadline = time.monotonic() + 120
-        schedulers = len(list(self.notes.glob("scheduler-*.log")))
+        schedulers = len([kind for kind, _ in self.processes if kind == "scheduler"])
         while (
             self._logged("scheduler", "Scheduler at") < schedulers or self._logged("worker", "Registered to") < workers
         ):
-            assert time.monotonic() < deadline, "no worker came for two minutes; see the logs beside the notes"
+            assert time.monotonic() < deadline, [process.errors for _, process in self.processes]
             time.sleep(0.1)
 
     def _logged(self, kind: str, words: str) -> int:
-        return sum(log.read_text().count(words) for log in self.notes.glob(f"{kind}-*.log"))
+        return sum(process.errors.count(words) for each, process in self.processes if each == kind)
 
     def blocks(self) -> list[tuple[int, str, int]]:
         """Process, split and number of each block begun, oldest first."""
@@ -154,10 +130,18 @@ class DaskProcesses:
 
     def end(self) -> None:
         """Kill every process and what it has started."""
-        for process in self.processes:
+        for _, process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def run_dask(*words: str) -> None:
+    from dask.__main__ import main
+
+    dask.config.refresh()  # from this process's environment
+    sys.argv = ["dask", *words]
+    main()
 
 
 @pytest.fixture(scope="session")

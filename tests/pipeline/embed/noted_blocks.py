@@ -1,7 +1,7 @@
 """Preloaded into Dask workers under test: notes the blocks that they begin, in $NOTES/blocks.
 
-They can be told to take longer over each ($NOTES/seconds), to fail (once for each line of $NOTES/failures), and to die
-when they are inspected ($NOTES/fatal-*, once for each file).
+They can be told to take longer over each ($NOTES/seconds), and once for each file to fail ($NOTES/failure-*) or to die
+when they are inspected ($NOTES/fatal-*).
 """
 
 import contextlib
@@ -25,11 +25,10 @@ def noted_embed_block(embedder: Embedder, split: Split, source: ImageSource, beg
         blocks.write(f"{os.getpid()} {begun.split} {begun.number}\n")
     with contextlib.suppress(FileNotFoundError):
         time.sleep(float((NOTES / "seconds").read_text()))
-    with contextlib.suppress(FileNotFoundError):
-        failures = (NOTES / "failures").read_text().splitlines()
-        (NOTES / "failures").write_text("\n".join(failures[1:]))
-        if failures:
-            raise OSError(failures[0])
+    for order in NOTES.glob("failure-*"):
+        with contextlib.suppress(FileNotFoundError):
+            order.unlink()
+            raise OSError("a hiccup")
     return block.embed_block(embedder, split, source, begun, *more)
 
 

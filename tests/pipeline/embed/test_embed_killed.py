@@ -7,82 +7,50 @@ everything, because importing takes longer than such a run.
 import contextlib
 import json
 import os
+import re
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from compress_ssl.storage import open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.tools.verify import verify_store
+from tests.processes import Forked, run_command
 
-ROOT = Path(__file__).parents[3]
-
-LAUNCHER = """
-import json, os, re, signal, sys, threading, time
-import compress_ssl.cli.progress, nvidia.dali, torch, torchvision, zarr
-import compress_ssl.pipeline.embed.run, compress_ssl.pipeline.images.renderers.dali
-from compress_ssl.cli.main import main
-
-def die(seconds):
-    time.sleep(seconds)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def kill_at(pattern, count, seconds):
-    seen = 0
-    def hook(event, arguments):
-        nonlocal seen
-        if event in ("open", "os.rename"):
-            seen += bool(re.search(pattern, f"{event} {arguments[event == 'os.rename']}"))
-            if seen == count:
-                seen += 1
-                threading.Thread(target=die, args=(seconds,)).start() if seconds else die(0)
-    sys.addaudithook(hook)
-
-for line in sys.stdin:
-    request = json.loads(line)
-    process = os.fork()
-    if process == 0:
-        os.dup2(2, 1)
-        if request["kill_at"]:
-            kill_at(*request["kill_at"])
-        main(request["words"], prog_name="compress-ssl")
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-"""
 IMAGES, VIEWS, KILLS = 40, 5, 20
 BLOCKS_IN_FLIGHT = 2
 """One being written, one being computed."""
 
 
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[subprocess.Popen[str]]:
-    """A process that forks the command line: a request in, the exit code out."""
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", LAUNCHER],
-        cwd=ROOT, env=os.environ | one_thread, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True,
-    ) as process:  # fmt: skip
-        yield process
-        process.kill()
-
-
-def run(launcher: subprocess.Popen[str], *words: str | Path, kill_at: tuple[str, int, float] | None = None) -> int:
+def run(*words: str | Path, kill_at: tuple[str, int, float] | None = None) -> int:
     """Run ``embed`` to its end or to its killing, and return the exit code.
 
     ``kill_at`` is (pattern, n, seconds): it is killed seconds after the n-th time that it is about to open or to rename
     a file such that "open PATH" or "os.rename NEW_PATH" matches the pattern.
     """
-    assert launcher.stdin is not None
-    assert launcher.stdout is not None
-    request = {"words": ["embed", *map(str, words)], "kill_at": kill_at}
-    launcher.stdin.write(json.dumps(request) + "\n")
-    launcher.stdin.flush()
-    return int(launcher.stdout.readline())
+    return Forked(run_until, kill_at, "embed", *map(str, words)).wait()
+
+
+def run_until(kill_at: tuple[str, int, float] | None, *words: str) -> None:
+    if kill_at:
+        pattern, count, seconds = kill_at
+        seen = 0
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal seen
+            if event in ("open", "os.rename"):
+                seen += bool(re.search(pattern, f"{event} {arguments[event == 'os.rename']}"))
+                if seen == count:
+                    seen += 1
+                    kill = (os.getpid(), signal.SIGKILL)
+                    threading.Timer(seconds, os.kill, kill).start() if seconds else os.kill(*kill)
+
+        sys.addaudithook(hook)
+    run_command(*words)
 
 
 def random_moments(generator: np.random.Generator) -> list[tuple[str, int, float]]:
@@ -130,7 +98,7 @@ def files(store: Path) -> dict[str, bytes]:
 
 
 def test_killed_at_20_moments_and_resumed_it_does_only_what_is_missing_and_leaves_the_same_bytes(
-    launcher: subprocess.Popen[str], images: Callable[..., Path], tmp_path: Path
+    images: Callable[..., Path], tmp_path: Path
 ) -> None:
     data, generator = images(tmp_path / "data", train=IMAGES, val=2), np.random.default_rng(0)
     words = (
@@ -141,15 +109,15 @@ def test_killed_at_20_moments_and_resumed_it_does_only_what_is_missing_and_leave
     whole.parent.mkdir()
     killed.parent.mkdir()
 
-    assert run(launcher, data, whole, *words) == 0
+    assert run(data, whole, *words) == 0
     for moment in random_moments(generator):
         before, log = committed(killed), computed(killed)
-        assert run(launcher, data, killed, *words, "--resume", kill_at=moment) == -signal.SIGKILL
+        assert run(data, killed, *words, "--resume", kill_at=moment) == -signal.SIGKILL
         after, new = committed(killed), computed(killed)[len(log) :]
         assert after | before == after
         assert not before.keys() & set(new)
         assert len(set(new) - after.keys()) <= BLOCKS_IN_FLIGHT * VIEWS
-    assert run(launcher, data, killed, *words, "--resume") == 0
+    assert run(data, killed, *words, "--resume") == 0
 
     assert open_store(killed)["train"].block_count == IMAGES
     assert len(set(computed(killed))) == IMAGES * VIEWS

@@ -51,8 +51,9 @@ def processes(dask_processes: Callable[..., Any], tmp_path_factory: pytest.TempP
 @pytest.fixture
 def cluster(processes: Any) -> Any:
     """A scheduler and two workers, which have noted nothing and are told nothing."""
-    for note in ("blocks", "seconds", "failures"):
-        (processes.notes / note).unlink(missing_ok=True)
+    for note in ("blocks", "seconds", "failure-*"):
+        for path in processes.notes.glob(note):
+            path.unlink()
     return processes
 
 
@@ -126,7 +127,7 @@ def chunks(place: Path) -> dict[str, tuple[int, int]]:
 def test_a_block_that_fails_once_is_done_again(
     data: Path, tmp_path: Path, embedded: Embedded, one: Path, cluster: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (cluster.notes / "failures").write_text("a hiccup\n")
+    (cluster.notes / "failure-0").touch()
     embedded(data, tmp_path / "store.zarr", block_rows=2, scheduler=cluster.address)
     assert files(tmp_path / "store.zarr") == files(one)
     assert "of split train failed and is tried again: a hiccup" in caplog.text
@@ -135,8 +136,9 @@ def test_a_block_that_fails_once_is_done_again(
 def test_a_block_that_fails_three_times_ends_the_run_with_its_error(
     data: Path, tmp_path: Path, embedded: Embedded, cluster: Any
 ) -> None:
-    (cluster.notes / "failures").write_text("no hiccup\n" * 100)
-    with pytest.raises(OSError, match=r"^no hiccup$"):
+    for number in range(100):
+        (cluster.notes / f"failure-{number}").touch()
+    with pytest.raises(OSError, match=r"^a hiccup$"):
         embedded(data, tmp_path / "store.zarr", split=("train",), scheduler=cluster.address)
     assert max(Counter(number for _, _, number in cluster.blocks()).values()) == 3
 

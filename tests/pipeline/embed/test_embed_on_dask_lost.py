@@ -7,8 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +19,9 @@ from compress_ssl.pipeline.dask import cluster as opening
 from compress_ssl.storage import EmbeddingStore, RemotePath, location, open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.tools.verify import verify_store
+from tests.processes import Forked, start_command
 
 Embedded = Callable[..., EmbeddingStore]
-ROOT = Path(__file__).parents[3]
 SETTINGS = {"split": ("train",), "block_rows": 2}
 WORDS = (
     "--teacher", "random/conv4-16", "--size", "16", "--resize", "20", "--views", "2", "--batch-size", "5",
@@ -33,18 +31,14 @@ WORDS = (
 
 
 @contextlib.contextmanager
-def command(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """``embed`` in a process group of its own, as from a terminal."""
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    with subprocess.Popen(
-        [sys.executable, "-m", "compress_ssl", "embed", *map(str, words)],
-        cwd=ROOT, env=os.environ | one_thread, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+def embedding(*words: str | Path) -> Iterator[Forked]:
+    """``compress-ssl embed``, as from a terminal."""
+    process = start_command("embed", *words)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def files(store: Path) -> dict[str, bytes]:
@@ -76,14 +70,14 @@ def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_wor
     place = tmp_path / "store.zarr"
     with dask_processes(tmp_path / "notes") as cluster:
         scheduler = cluster.start_scheduler()
-        cluster.start_worker()
+        cluster.start_worker("--no-nanny")
         cluster.wait(1)
         (cluster.notes / "seconds").write_text("0.3")
-        with command(data, place, *WORDS, "--scheduler", cluster.address) as process:
+        with embedding(data, place, *WORDS, "--scheduler", cluster.address) as process:
             cluster.next_block(6)
-            scheduler.kill()
-            _, said = process.communicate(timeout=60)
-        assert process.returncode == 1
+            scheduler.send_signal(signal.SIGKILL)
+            assert process.wait() == 1
+            said = process.errors
         assert said.splitlines()[-1] == (
             f"Error: The scheduler at {cluster.address} is gone; start it, and the command again, embed with --resume."
         )
@@ -97,7 +91,7 @@ def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_wor
         cluster.start_scheduler()
         cluster.wait(0)
         late = threading.Thread(
-            target=lambda: (_until(lambda: "waiting for one" in caplog.text), cluster.start_worker())
+            target=lambda: (_until(lambda: "waiting for one" in caplog.text), cluster.start_worker("--no-nanny"))
         )
         late.start()
         embedded(data, place, **SETTINGS, resume=True, scheduler=cluster.address)
@@ -139,12 +133,12 @@ def test_stopped_by_a_signal_it_keeps_the_finished_blocks_and_leaves_no_process(
 ) -> None:
     """A terminal sends Ctrl-C to all processes of the command."""
     data, place = images(tmp_path / "data", train=120), tmp_path / "store.zarr"
-    with command(data, place, *WORDS, "--workers", workers) as process:
+    with embedding(data, place, *WORDS, "--workers", workers) as process:
         _until(lambda: len(committed(place)) > 5)
         (os.killpg if to_all else os.kill)(process.pid, number)
-        _, said = process.communicate(timeout=60)
+        assert process.wait() == code
+        said = process.errors
         _until(lambda: not living(process.pid), 10)
-    assert process.returncode == code
     assert said.splitlines()[-1] == "Stopped. Run the same command with --resume to continue."
     assert "Traceback" not in said
     assert not place.with_name("store.zarr.lease").exists()

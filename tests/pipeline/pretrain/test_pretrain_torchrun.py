@@ -1,10 +1,7 @@
 """Pre-training in two processes of torchrun, on the CPU by gloo, against one process with the same global batch."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,7 @@ import torch
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.pretrain.run import pretrain
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
-
-ROOT = Path(__file__).parents[3]
+from tests.processes import run_command, start_ranks
 
 METHODS: dict[str, dict[str, Any]] = {
     "simclr": {"policy": "moco-v2"},
@@ -57,27 +53,24 @@ def test_two_processes_end_with_the_network_head_and_metrics_of_one(data: Path, 
     assert ends <= {sentence, f"told by another: {sentence}"}
 
 
-def test_moco_stopped_by_torchrun_ends_bit_for_bit_as_if_nothing_had_happened(
+def test_moco_stopped_by_a_signal_ends_bit_for_bit_as_if_nothing_had_happened(
     data: Path, in_two_processes: Any
 ) -> None:
     given = {**METHODS["moco-v2"], "arch": "conv4-16", "epochs": 12, "policy": "crop-flip"}
     whole, stopped = (settings_of(data, name, **given) for name in ("whole", "stopped"))
     told = stopped.model_dump(mode="json", include=stopped.model_fields_set - {"data", "run", "policy"})
     options = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    torchrun = subprocess.Popen(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            "-m", "compress_ssl", "pretrain", stopped.data, stopped.run, "--policy", "crop-flip", *options,
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    words = ("pretrain", str(stopped.data), str(stopped.run), "--policy", "crop-flip", *options)
+    launched = start_ranks(*[(run_command, *words)] * 2)
     until = time.monotonic() + 100
     while not (stopped.run / "checkpoint.pt").exists():
         assert time.monotonic() < until
-        assert torchrun.poll() is None
+        assert all(process.poll() is None for process in launched)
         time.sleep(0.005)
-    torchrun.send_signal(signal.SIGTERM)
-    _, errors = torchrun.communicate(timeout=100)
+    for process in launched:  # as torchrun does
+        process.send_signal(signal.SIGTERM)
+    assert [process.wait() for process in launched] == [75, 75]
+    errors = "".join(process.errors for process in launched)
     assert errors.count("stopped by SIGTERM and saved") == 1, errors
     assert not (stopped.run / "model.safetensors").exists()
     resumed = stopped.model_copy(update={"resume": True})

@@ -1,11 +1,8 @@
 """What the steps of a recipe do when they run: together or alone, interrupted, refused before the first."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -29,8 +26,7 @@ from tests.pipeline.recipe.tiny_recipe import (
     stamps,
     write_images,
 )
-
-ROOT = Path(__file__).parents[3]
+from tests.processes import start_command
 
 
 def test_interrupted_step_goes_on(work: Path) -> None:
@@ -54,13 +50,13 @@ def test_changed_setting_of_an_interrupted_step_spares_the_finished_output_befor
     assert (work / "out" / "small.unfinished").is_dir()
 
 
-def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
+def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(finished / "images", tmp_path / "images")
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    words = [sys.executable, "-m", "compress_ssl", "run", "recipe.toml", "--folder", "out", "--data", "images"]
-    process = subprocess.Popen(
-        words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
-    )
+    monkeypatch.chdir(tmp_path)
+    process = start_command("run", "recipe.toml", "--folder", "out", "--data", "images")
     until = time.monotonic() + 60
     while not list((tmp_path / "out").glob("embeddings.zarr/train/embeddings/commits/0/*.json")):
         assert process.poll() is None
@@ -117,30 +113,16 @@ def test_students_go_apart_only_if_they_see_other_images(tmp_path: Path) -> None
         assert (setting.split(" ")[0] in SHARED_IN_ONE_PASS) == apart
 
 
-def test_killed_pass_goes_on_with_each_student_and_takes_a_new_one_along(work: Path) -> None:
+def test_killed_pass_goes_on_with_each_student_and_takes_a_new_one_along(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     longer = RECIPE.replace("bank_size = 16", "bank_size = 16\nepochs = 60")
     new = 'name = "new"\nstudent = "conv4-16"\nobjective = "compress-1q"\n'
     with_new = longer.replace("[evaluate]", f"[[student]]\n{new}[evaluate]")
     (work / "recipe.toml").write_text(longer)
     alone = Path(shutil.copytree(work, work.with_name("alone")))
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "compress_ssl",
-            "run",
-            "recipe.toml",
-            "--folder",
-            "out",
-            "--data",
-            "images",
-            "--only",
-            "distill",
-        ],
-        cwd=work,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-    )
+    monkeypatch.chdir(work)
+    process = start_command("run", "recipe.toml", "--folder", "out", "--data", "images", "--only", "distill")
     students = [work / "out" / name for name in ("small", "other")]
     until = time.monotonic() + 90
     while not all((student / "checkpoint.pt").is_file() and not student_is_old(student) for student in students):

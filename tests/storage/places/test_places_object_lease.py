@@ -17,7 +17,8 @@ from compress_ssl.storage.errors import StoreBusyError
 from compress_ssl.storage.places import lease
 from compress_ssl.storage.places.lease import STALE_SECONDS
 from compress_ssl.storage.places.place import writer_lease
-from tests.servers import Server, free_port
+from tests.processes import free_port
+from tests.servers import Server
 
 ROOT = Path(__file__).parents[3]
 HOLD = """

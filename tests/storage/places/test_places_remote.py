@@ -27,7 +27,8 @@ from compress_ssl.storage.publish import check_place, is_there
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 from compress_ssl.storage.zarr_stores import CheckedStore, PlaceStore
-from tests.servers import SECRET, Server, free_port
+from tests.processes import free_port
+from tests.servers import SECRET, Server
 from tests.storage.conftest import ATTRIBUTES as MADE_WITH
 
 Fill = Callable[[Any], None]

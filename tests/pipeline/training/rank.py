@@ -1,12 +1,7 @@
-"""What each process of a torchrun does for a test: the works of a JSON file, one after the other.
-
-Usage: torchrun ... torchrun_worker.py FILE. A work is [stage, settings, ...]; FILE.RANK.json gets the result of each:
-hashes of the state (weights, buffers, banks) of everything that was trained, or the sentence of an error.
-"""
+"""What each of two ranks does for a test."""
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +45,20 @@ def work(stage: str, given: list[dict[str, Any]]) -> Any:
     return [state_hashes(each) for each in seen]
 
 
-file = Path(sys.argv[1])
-distilling.train = pretraining.train = remember_and_train
-torch.set_num_threads(1)
-ends: list[Any] = []
-for stage, given in json.loads(file.read_text()):
-    try:
-        ends.append(work(stage, given))
-    except (InputError, RunError) as error:
-        ends.append(str(error))
-    except ReportedByAnotherRank as error:
-        ends.append(f"told by another: {error.__cause__}")
-file.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(ends))
+def do_works(file: Path) -> None:
+    """Do the works of a JSON file, one after the other. A work is [stage, settings, ...].
+
+    FILE.RANK.json gets the result of each: hashes of the state (weights, buffers, banks) of everything that was
+    trained, or the sentence of an error.
+    """
+    distilling.train = pretraining.train = remember_and_train
+    torch.set_num_threads(1)
+    ends: list[Any] = []
+    for stage, given in json.loads(file.read_text()):
+        try:
+            ends.append(work(stage, given))
+        except (InputError, RunError) as error:
+            ends.append(str(error))
+        except ReportedByAnotherRank as error:
+            ends.append(f"told by another: {error.__cause__}")
+    file.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(ends))

@@ -1,0 +1,160 @@
+"""Networks of every library, exported: their cards' code and their ONNX files give what the networks give here."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.run_files import MODEL_FILE
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.export.onnx import sample_photographs
+from compress_ssl.pipeline.export.run import export
+from compress_ssl.pipeline.export.settings import ExportSettings
+from compress_ssl.pipeline.networks.network import Network, load_network, save_network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.storage import open_store
+
+NetworkOf = Callable[[str, int], Network]
+
+LIBRARIES = {
+    "resnet18": ["torchvision", "timm"],
+    "mobilenet_v2": ["torchvision"],
+    "alexnet": ["torchvision"],
+    "timm/test_vit": ["timm"],
+    "conv4-16": ["compress-ssl"],
+}
+SIZES = {"alexnet": 64, "timm/test_vit": 160}
+PLAIN = [name for name, libraries in LIBRARIES.items() if libraries != ["compress-ssl"]]
+
+RUN_CARDS = """
+import json, os, re, sys
+answers = {}
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    blocks = re.findall(r"```python\\n(.*?)```", open("README.md").read(), re.DOTALL)
+    images, features = blocks[0], next(block for block in blocks if block.startswith("normalised"))
+    for block in blocks[1:]:
+        if block == features:
+            continue
+        here = {}
+        exec(images + block + (features if "network = " in block else ""), here)
+        answers.setdefault(folder, []).append(here["features"].tolist())
+assert [name for name in sys.modules if name.startswith("compress_ssl")] == [], "not plain"
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(network_of: NetworkOf, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Exported from the files of runs, each with ``photograph.jpg`` beside; read them, never change them."""
+    folder = tmp_path_factory.mktemp("exported")
+    pixels = sample_photographs(Preprocessing(size=300, resize=300))[0].numpy()
+    made: dict[str, Path] = {}
+    for name in LIBRARIES:
+        run, made[name] = (folder / where / name.replace("/", "-") for where in ("runs", "exported"))
+        save_network(run / MODEL_FILE, network_of(name, SIZES.get(name, 32)))
+        export(ExportSettings(run=str(run), out=made[name]))
+        Image.fromarray(pixels).save(made[name] / "photograph.jpg", quality=95)
+    return made
+
+
+@pytest.fixture(scope="module")
+def plain_answers(folders: dict[str, Path]) -> dict[str, list[np.ndarray]]:
+    """Features by each way that plain architectures' cards show, from one process without this package."""
+    plain = [str(folders[name]) for name in PLAIN]
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUN_CARDS, *plain], capture_output=True, text=True, check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    return {folder: [np.array(each) for each in found] for folder, found in json.loads(answer.stdout).items()}
+
+
+def features_by_embed(out: Path, folder: Path) -> np.ndarray:
+    """What stage one makes of the photograph with the exported folder as its teacher."""
+    (folder / "data" / "train").mkdir(parents=True)
+    (folder / "data" / "train" / "photograph.jpg").write_bytes((out / "photograph.jpg").read_bytes())
+    settings = EmbedSettings(
+        data=folder / "data", store=folder / "store.zarr", teacher=str(out), split=("train:0",), normalise=True,
+        renderer="torchvision", threads=1, device="cpu",
+    )  # fmt: skip
+    embed(settings, Silent())
+    return open_store(folder / "store.zarr")["train"].view(0).astype(np.float64)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_cards_own_lines_give_the_features_of_this_package(
+    folders: dict[str, Path], plain_answers: dict[str, list[np.ndarray]], tmp_path: Path, name: str
+) -> None:
+    answers = plain_answers[str(folders[name])]
+    assert len(answers) == len(LIBRARIES[name]) + 1  # ONNX
+    expected = features_by_embed(folders[name], tmp_path)
+    for features in answers:
+        assert features.shape == expected.shape
+        directions = features / np.linalg.norm(features)
+        np.testing.assert_allclose(directions, expected, atol=1e-3)  # the store is float16
+        np.testing.assert_allclose(features, answers[0], atol=1e-4 * np.abs(features).max())
+
+
+def test_architecture_of_our_own_is_loaded_with_this_package(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = features_by_embed(folders["conv4-16"], tmp_path)
+    monkeypatch.chdir(folders["conv4-16"])
+    code = "".join(re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL))
+    here: dict[str, np.ndarray] = {}
+    exec(code, here)  # noqa: S102 (our own card)
+    features = here["features"].astype(np.float64)
+    np.testing.assert_allclose(features / np.linalg.norm(features), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_onnx_gives_torchs_features_for_any_batch_size(folders: dict[str, Path], name: str) -> None:
+    out = folders[name]
+    network = load_network(str(out / MODEL_FILE))
+    size = network.preprocessing.size
+    network.module.eval()
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    (images,), (features,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(float)", [3, size, size])
+    assert (features.name, features.shape[1:]) == ("features", [network.feature_dim])
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (network.preprocessing.mean, network.preprocessing.std)
+    )
+    for count in (1, 3):
+        batch = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(count))
+        with torch.inference_mode():
+            expected = network.module((batch - mean) / std).numpy()
+        (found,) = session.run(None, {"images": batch.numpy()})
+        assert found.shape == (count, network.feature_dim)
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_onnx_does_not_tell_where_it_was_made(folders: dict[str, Path]) -> None:
+    content = (folders["conv4-16"] / "model.onnx").read_bytes()
+    assert b".py" not in content
+    assert str(Path(torch.__file__).parents[1]).encode() not in content
+
+
+def test_head_of_the_card_is_yaml_that_names_the_library(folders: dict[str, Path]) -> None:
+    for name, libraries in LIBRARIES.items():
+        card = (folders[name] / "README.md").read_text()
+        head = yaml.safe_load(card.split("---\n")[1])
+        assert head.pop("library_name") == libraries[0]
+        assert head.pop("pipeline_tag") == "image-feature-extraction"
+        assert set(libraries) <= set(head.pop("tags"))
+        assert head == {}
+        assert str(Path.home()) not in card
+        assert "/tmp" not in card

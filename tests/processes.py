@@ -1,0 +1,130 @@
+"""Processes that begin at once: forks of one that has imported everything, which takes seconds."""
+
+import multiprocessing
+import os
+import pty
+import select
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+PRELOADED = [
+    "compress_ssl.cli.main", "compress_ssl.cli.progress", "compress_ssl.pipeline.embed.on_dask",
+    *(f"compress_ssl.pipeline.{stage}.run" for stage in ("embed", "pretrain", "distill", "evaluate", "recipe")),
+    "compress_ssl.pipeline.images.renderers.dali", "compress_ssl.pipeline.recipe.live_evaluation", "timm",
+    "torch._dynamo", "distributed.cli.dask_scheduler", "distributed.cli.dask_worker",
+]  # fmt: skip
+
+multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "forkserver"  # of the workers that Dask starts
+
+
+class Forked:
+    """A function running in a process group of its own; its exit code is that of ``sys.exit``, or minus its signal."""
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        *arguments: object,
+        environment: dict[str, str] | None = None,
+        terminal: str | None = None,
+    ) -> None:
+        """Start it in the current folder.
+
+        Args:
+            function: Function of a module, with arguments that can be pickled.
+            *arguments: Its arguments.
+            environment: Variables to add to this process's.
+            terminal: Device that its outputs go to, instead of ``output`` and ``errors``.
+        """
+        self._outputs = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 (deleted with this object)
+        outputs = [terminal or file.name for file in self._outputs]
+        given = {**os.environ, **(environment or {})}
+        process = multiprocessing.get_context("forkserver").Process
+        self._process = process(target=_run, args=(Path.cwd(), given, outputs, function, arguments))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float = 100) -> int:
+        """Return the exit code once it has ended."""
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, f"it has not ended in {timeout} s"
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    @property
+    def output(self) -> str:
+        return Path(self._outputs[0].name).read_text()
+
+    @property
+    def errors(self) -> str:
+        return Path(self._outputs[1].name).read_text()
+
+
+def _run(
+    folder: Path,
+    environment: dict[str, str],
+    outputs: Sequence[str],
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+) -> None:
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ |= environment
+    for number, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY), number)
+    function(*arguments)
+
+
+def start_command(*words: object, **options: Any) -> Forked:
+    """Start ``compress-ssl`` with these words; options as of ``Forked``."""
+    return Forked(run_command, *map(str, words), **options)
+
+
+def run_command(*words: str) -> None:
+    from compress_ssl.cli.main import main
+
+    sys.argv = ["compress-ssl", *words]
+    main(prog_name="compress-ssl")
+
+
+def shown_on_terminal(*words: object, **environment: str) -> str:
+    """Run ``compress-ssl`` with these words and both outputs on a terminal; what it writes there."""
+    master, terminal = pty.openpty()
+    process = start_command(*words, environment=environment, terminal=os.ttyname(terminal))
+    shown = b""
+    while process.poll() is None:
+        while select.select([master], [], [], 0.05)[0]:
+            shown += os.read(master, 65536)
+    os.close(terminal)
+    os.close(master)
+    assert process.wait() == 0, shown
+    return shown.decode()
+
+
+def start_ranks(*calls: tuple[object, ...]) -> list[Forked]:
+    """Start a process for each (function, *arguments), as a job script does it by torch's environment variables."""
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(len(calls)))
+    return [
+        Forked(*call, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})  # type: ignore[arg-type]
+        for rank, call in enumerate(calls)
+    ]
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

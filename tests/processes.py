@@ -6,7 +6,6 @@ import pty
 import select
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,8 @@ class Forked:
             environment: Variables to add to this process's.
             terminal: Device that its outputs go to, instead of ``output`` and ``errors``.
         """
-        self._outputs = [tempfile.NamedTemporaryFile() for _ in range(2)]  # noqa: SIM115 (deleted with this object)
-        outputs = [terminal or file.name for file in self._outputs]
+        self._outputs = [os.memfd_create(name) for name in ("output", "errors")]
+        outputs = [terminal or f"/proc/{os.getpid()}/fd/{file}" for file in self._outputs]
         given = {**os.environ, **(environment or {})}
         process = multiprocessing.get_context("forkserver").Process
         self._process = process(target=_run, args=(Path.cwd(), given, outputs, function, arguments))
@@ -64,11 +63,15 @@ class Forked:
 
     @property
     def output(self) -> str:
-        return Path(self._outputs[0].name).read_text()
+        return Path(f"/proc/self/fd/{self._outputs[0]}").read_text()
 
     @property
     def errors(self) -> str:
-        return Path(self._outputs[1].name).read_text()
+        return Path(f"/proc/self/fd/{self._outputs[1]}").read_text()
+
+    def __del__(self) -> None:
+        for file in self._outputs:
+            os.close(file)
 
 
 def _run(

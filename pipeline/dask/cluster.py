@@ -62,6 +62,8 @@ def open_client(settings: DaskSettings, *, gpus: bool = False) -> Iterator[Clien
         RunError: If the local workers do not start, or the scheduler is lost inside the ``with`` block.
     """
     logging.getLogger("distributed").setLevel(logging.WARNING)
+    # Dask's sync() raises a NameError in a callback if it is interrupted before its coroutine begins.
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     with dask.config.set(CONFIG), contextlib.ExitStack() as stack:
         if settings.scheduler is None:
             cluster = stack.enter_context(_local_cluster(settings.workers or 1, gpus=gpus))

@@ -9,27 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import start_command
+
 ROOT = Path(__file__).parents[2]
 
 
-def doctor(*words: str, cwd: Path, first: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Call the doctor in a process; ``first`` comes first where Python looks for modules."""
-    path = os.pathsep.join(map(str, filter(None, (first, ROOT))))
-    return subprocess.run(
-        [sys.executable, "-m", "compress_ssl", "doctor", *words],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def test_doctor_tries_every_stage_and_leaves_nothing(tmp_path: Path) -> None:
-    answer = doctor("--json", cwd=tmp_path)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    result = json.loads(answer.stdout)
+def test_doctor_tries_every_stage_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = start_command("doctor", "--json")
+    assert process.wait() == 0, process.output + process.errors
+    result = json.loads(process.output)
     assert result["ok"] is True
     checks = {check["name"]: check for check in result["checks"]}
     assert list(checks) == [
@@ -44,11 +33,14 @@ def test_doctor_tries_every_stage_and_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sick(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    """What the doctor says where two libraries are broken."""
+    """What the doctor says where two libraries are broken: those that come first where Python looks for modules."""
     folder = tmp_path_factory.mktemp("sick")
     (folder / "faiss.py").write_text("raise ImportError('libfaiss.so: cannot open shared object file')\n")
     (folder / "safetensors.py").write_text("raise ImportError('no tensor is safe')\n")
-    return doctor(cwd=folder, first=folder)
+    return subprocess.run(
+        [sys.executable, "-m", "compress_ssl", "doctor"], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
 
 
 def test_broken_library_is_named_and_the_rest_is_still_tried(sick: subprocess.CompletedProcess[str]) -> None:

@@ -1,10 +1,8 @@
 """What a run leaves: the network, its best and earlier states, scores, events; and what failing says."""
 
 import json
-import os
+import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torchvision import models
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.progress import Silent
@@ -21,33 +20,22 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import KnnSettings
 from compress_ssl.pipeline.networks.network import load_network
+from tests.processes import Forked, run_command
 
-ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]
 
 
-PLAIN_TORCHVISION = """
-import sys, torch, torchvision
-from safetensors.torch import load_file
-network = torchvision.models.resnet18()
-missing, unexpected = network.load_state_dict(load_file("student/model.safetensors"), strict=False)
-assert (sorted(missing), unexpected) == (["fc.bias", "fc.weight"], []), (missing, unexpected)
-assert not [name for name in sys.modules if name.split(".")[0] in ("compress_ssl", "cli", "pipeline", "storage")]
-network.fc = torch.nn.Identity()
-torch.save(network.eval()(torch.ones(1, 3, 16, 16)).detach(), "features.pt")
-"""
-
-
 def test_exported_weights_load_into_plain_torchvision(trained: Trained, tmp_path: Path) -> None:
-    trained(student="resnet18", epochs=1)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", PLAIN_TORCHVISION], cwd=tmp_path, env=environment, check=True)
+    weights = trained(student="resnet18", epochs=1)
+    network = models.resnet18()
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    assert (sorted(missing), unexpected) == (["fc.bias", "fc.weight"], [])
+    network.fc = torch.nn.Identity()
     ours = load_network(str(tmp_path / "student" / "model.safetensors")).module.eval()
+    images = torch.ones(1, 3, 16, 16)
     with torch.no_grad():
-        torch.testing.assert_close(
-            torch.load(tmp_path / "features.pt"), ours(torch.ones(1, 3, 16, 16)), rtol=1e-4, atol=1e-6
-        )
+        torch.testing.assert_close(network.eval()(images), ours(images), rtol=1e-4, atol=1e-6)
 
 
 def test_key_or_query_encoder_is_exported_as_asked(trained: Trained, assert_same: Any, tmp_path: Path) -> None:
@@ -150,7 +138,8 @@ def test_other_precisions_and_layouts_begin_close_and_learn(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_networks_learn_the_same(trained: Trained) -> None:
+def test_compiled_networks_learn_the_same(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # no pool of processes, which import torch
     plain = trained("plain", learning_rate=1e-3)
     for name, weight in trained("compiled", learning_rate=1e-3, compile=True, live_every=2).items():
         torch.testing.assert_close(weight, plain[name], rtol=1e-3, atol=1e-4)
@@ -178,29 +167,21 @@ def test_bank_larger_than_the_data_set_is_made_as_small_with_a_word(
     assert saved["objective.student_bank.rows"].shape == (29, 16)
 
 
-LITTLE_MEMORY = """
-import resource, sys, torch
-from compress_ssl.cli.main import main
-from compress_ssl.pipeline.distill import run
-from compress_ssl.pipeline.images.renderers import dali
-import torchvision.models, torch._dynamo
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2_000_000_000, resource.RLIM_INFINITY))
-main(sys.argv[1:], prog_name="compress-ssl")
-"""
+def run_in_little_memory(*words: str) -> None:
+    """Run the command with 2 GB more than what is imported."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2_000_000_000, resource.RLIM_INFINITY))
+    run_command(*words)
 
 
 def test_step_that_memory_does_not_hold_is_a_sentence_with_what_to_set(store: Path, data: Path, tmp_path: Path) -> None:
     words = ["distill", store, data, tmp_path / "run", "--student", "conv4-16", "--batch-size", "24", "--objective",
              "crd", "--negatives", "5000000", "--threads", "1", "--device", "cpu"]  # fmt: skip
-    answer = subprocess.run(
-        [sys.executable, "-c", LITTLE_MEMORY, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
-    assert answer.returncode == 1, answer.stderr
-    last = answer.stderr.splitlines()[-1]
+    process = Forked(run_in_little_memory, *map(str, words))
+    assert process.wait() == 1, process.errors
+    last = process.errors.splitlines()[-1]
     assert last == (
         f"Error: The memory was full for '{tmp_path / 'run'}' at --batch-size 24; set --accumulation 2, which computes "
         "the step in smaller parts, or lower --batch-size or --negatives. The last checkpoint is kept."
     )
-    assert "Traceback" not in answer.stderr
+    assert "Traceback" not in process.errors

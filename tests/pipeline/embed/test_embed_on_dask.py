@@ -228,9 +228,8 @@ def test_a_worker_does_not_write_into_another_store_than_the_clients(
         on_dask.writer_of(replace(run, id="later"), object())
 
 
-def test_a_scheduler_that_does_not_answer_is_named(
-    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_scheduler_that_does_not_answer_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress_ssl.pipeline.dask.cluster.CONNECT_SECONDS", 1)
     words = ["embed", data, tmp_path / "s.zarr", "--teacher", "random/conv4-16", "--scheduler", "tcp://127.0.0.1:9"]
     result = CliRunner().invoke(main, list(map(str, words)))
     assert result.exit_code == 2

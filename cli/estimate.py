@@ -42,8 +42,8 @@ def print_estimate(settings: EmbedSettings, as_json: bool) -> None:
         "disk free": f"{left}{verdict}",
         "time": f"{_duration(found.seconds)}{shared} on {found.device} (from {found.warm_up_images:,} images)",
         "work": f"{found.device_hours:.3g} {found.device_hours_are_of}-hours",
-        "one epoch": f"{_duration(found.live_teacher_seconds_an_epoch)} of forward passes with a live teacher, or "
-        f"{_duration(found.reading_seconds_an_epoch)} to read a view from the store",
+        "one epoch": f"{_duration(found.live_teacher_seconds_per_epoch)} of forward passes with a live teacher, or "
+        f"{_duration(found.reading_seconds_per_epoch)} to read a view from the store",
         "pays off": "never: a live teacher is as fast as the disk" if pays is None else f"from epoch {pays} on",
     }
     text = "\n".join(f"{name:<10} {line}" for name, line in lines.items())

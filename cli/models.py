@@ -63,12 +63,12 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
             width = max(len(each.name) for each in group)  # names are never cut
             click.echo(f"{title:<{width}}  features  M parameters    GFLOP  pixels  preprocessing")
             for each in group:
-                wants = each.preprocessing
-                normalisation = NORMALISATIONS.get((wants.mean, wants.std), "other mean")
-                preprocessing = f"{normalisation}, {wants.interpolation} to {wants.resize}"
+                seen = each.preprocessing
+                normalisation = NORMALISATIONS.get((seen.mean, seen.std), "other mean")
+                preprocessing = f"{normalisation}, {seen.interpolation} to {seen.resize}"
                 line = (
                     f"{each.name:<{width}}  {each.feature_dim:>8}  {each.parameters / 1e6:>12.1f}  "
-                    f"{each.flops / 1e9:>7.2f}  {wants.size:>6}  {preprocessing:<28}  {each.note}"
+                    f"{each.flops / 1e9:>7.2f}  {seen.size:>6}  {preprocessing:<28}  {each.note}"
                 )
                 click.echo(line.rstrip())
 

@@ -10,6 +10,7 @@ import click
 from pydantic import ValidationError
 
 from compress_ssl.pipeline.common.settings import Settings, explain
+from compress_ssl.storage import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -88,13 +89,13 @@ def _click_type(annotation: Any) -> click.ParamType[Any]:
     """Return the click type of an annotation; a string that pydantic parses if click has no such type."""
     if get_origin(annotation) in (Union, types.UnionType):
         members = [member for member in get_args(annotation) if member is not type(None)]
-        if Path in members and len(members) > 1:  # a path or a URL, where Path would drop a slash
-            return click.Path()
         annotation = members[0] if len(members) == 1 else str
     if get_origin(annotation) in (tuple, Annotated):
         return _click_type(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
+    if annotation is Place:  # a path or a URL, where Path would drop a slash
+        return click.Path()
     if annotation is Path:
         return click.Path(path_type=Path)
     if annotation in (int, float):

@@ -40,7 +40,7 @@ def run_steps(
 
     plan = plan_run(recipe, steps, force=force)
     if dry_run:
-        foresee(plan, as_json)
+        print_plan(plan, as_json)
         return
     say(summary(plan.decisions))
     done: list[dict[str, str]] = []
@@ -62,10 +62,10 @@ def run_steps(
     print_result({"steps": done, "results": records}, as_json, show)
 
 
-def foresee(plan: Plan, as_json: bool) -> None:
+def print_plan(plan: Plan, as_json: bool) -> None:
     """Print the expected action for each step, and the reason."""
-    foreseen = [_record(decision) for decision in plan.decisions]
-    print_result({"steps": foreseen}, as_json, lambda: click.echo("\n".join(map(sentence, plan.decisions))))
+    planned = [_record(decision) for decision in plan.decisions]
+    print_result({"steps": planned}, as_json, lambda: click.echo("\n".join(map(sentence, plan.decisions))))
 
 
 def summary(decisions: Sequence[Decision]) -> str:

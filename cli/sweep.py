@@ -9,7 +9,7 @@ import click
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.output import print_result, say
 from compress_ssl.cli.run import recipe_options
-from compress_ssl.cli.steps import foresee, run_options, sentence, summary
+from compress_ssl.cli.steps import print_plan, run_options, sentence, summary
 from compress_ssl.pipeline.recipe.file import read_recipe
 from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
 
@@ -77,7 +77,7 @@ def command(
         say(f"Skipped, since a step that they need is not finished: {', '.join(step.name for step in unmet)}.")
     plan = plan_run(expanded, steps, force=force)
     if dry_run:
-        foresee(plan, as_json)
+        print_plan(plan, as_json)
         return
     say(summary(plan.decisions))
     failures: list[str] = []

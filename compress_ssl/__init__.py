@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.distill.objectives.compress_1q import CompRess1q
     from compress_ssl.pipeline.distill.objectives.compress_2q import CompRess2q
     from compress_ssl.pipeline.distill.objectives.crd import CRD
+    from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
     from compress_ssl.pipeline.distill.objectives.regression import Regression, RegressionBN, SimReg
     from compress_ssl.pipeline.distill.objectives.seed import SEED
     from compress_ssl.pipeline.distill.run import distill
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.pretrain.settings import PretrainSettings
     from compress_ssl.storage import describe, open_store
 
-__all__ = ["CRD", "SEED", "ClusterClassification", "CompRess1q", "CompRess2q", "DistillSettings", "EmbedSettings"]
-__all__ += ["KnnSettings", "LinearSettings", "PretrainSettings", "Regression", "RegressionBN", "Silent", "SimReg"]
-__all__ += ["describe", "distill", "embed", "evaluate", "load_network", "open_store", "pretrain"]
+__all__ = ["CRD", "SEED", "Batch", "ClusterClassification", "CompRess1q", "CompRess2q", "DistillSettings"]
+__all__ += ["EmbedSettings", "KnnSettings", "LinearSettings", "PretrainSettings", "Regression", "RegressionBN"]
+__all__ += ["Silent", "SimReg", "TeacherEmbeddings", "__version__", "describe", "distill", "embed", "evaluate"]
+__all__ += ["load_network", "open_store", "pretrain"]
 
 NAMES = {
     "pipeline.common.progress": "Silent",
@@ -43,6 +45,7 @@ NAMES = {
     "pipeline.distill.objectives.compress_1q": "CompRess1q",
     "pipeline.distill.objectives.compress_2q": "CompRess2q",
     "pipeline.distill.objectives.crd": "CRD",
+    "pipeline.distill.objectives.objective": "Batch TeacherEmbeddings",
     "pipeline.distill.objectives.regression": "Regression RegressionBN SimReg",
     "pipeline.distill.objectives.seed": "SEED",
     "pipeline.distill.run": "distill",
@@ -60,6 +63,14 @@ MODULES = {name: f"compress_ssl.{module}" for module, names in NAMES.items() for
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("compress-ssl")
     if name not in MODULES:
         raise AttributeError(f"module 'compress_ssl' has no attribute '{name}'")
     return getattr(importlib.import_module(MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

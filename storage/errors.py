@@ -62,4 +62,4 @@ class StoreRefusedError(StoreUnreachableError):
 
 
 class DiskSpaceError(StoreFailedError):
-    """The disk has less free space than is needed, as found before anything was written."""
+    """The disk has less free space than is needed; nothing half-written is left."""

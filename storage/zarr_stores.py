@@ -71,13 +71,17 @@ class PlaceStore(Store):
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write one object durably."""
-        if self.read_only:
-            raise StoreError(f"'{self.place}' was opened to be read only.")
+        self._require_writable()
         await asyncio.to_thread((self.place / key).write_durably, value.as_buffer_like())
 
     async def delete(self, key: str) -> None:
         """Delete one object."""
+        self._require_writable()
         await asyncio.to_thread((self.place / key).unlink, missing_ok=True)
+
+    def _require_writable(self) -> None:
+        if self.read_only:
+            raise StoreError(f"'{self.place}' was opened to be read only.")
 
     async def list(self) -> AsyncIterator[str]:
         """Yield all keys."""

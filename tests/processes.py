@@ -1,9 +1,11 @@
 """Processes that begin at once: forks of one that has imported everything, which takes seconds."""
 
+import contextlib
 import multiprocessing
 import os
 import pty
 import select
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ PRELOADED = [
     "compress_ssl.pipeline.images.renderers.dali", "compress_ssl.pipeline.recipe.live_evaluation", "timm",
     "torch._dynamo", "distributed.cli.dask_scheduler", "distributed.cli.dask_worker",
 ]  # fmt: skip
+OF_DASK_WORKERS = ["compress_ssl.pipeline.embed.on_dask", "compress_ssl.pipeline.images.renderers.dali"]
 
 multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "forkserver"  # of the workers that Dask starts
@@ -53,13 +56,22 @@ class Forked:
         return self._process.exitcode
 
     def wait(self, timeout: float = 100) -> int:
-        """Return the exit code once it has ended."""
+        """Return the exit code once it has ended; kill it if that takes longer."""
         self._process.join(timeout)
-        assert self._process.exitcode is not None, f"it has not ended in {timeout} s"
+        if self._process.exitcode is None:
+            self.kill_group()
+            raise AssertionError(f"it had not ended in {timeout} s: {self.errors}")
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def kill_group(self) -> None:
+        """Kill it with all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()  # it may not have its group yet
+        self._process.join()
 
     @property
     def output(self) -> str:
@@ -70,6 +82,8 @@ class Forked:
         return Path(f"/proc/self/fd/{self._outputs[1]}").read_text()
 
     def __del__(self) -> None:
+        if self.poll() is None:
+            self.kill_group()
         for file in self._outputs:
             os.close(file)
 
@@ -81,6 +95,7 @@ def _run(
     function: Callable[..., object],
     arguments: tuple[object, ...],
 ) -> None:
+    multiprocessing.get_context("forkserver").set_forkserver_preload(OF_DASK_WORKERS)
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -107,7 +122,9 @@ def shown_on_terminal(*words: object, **environment: str) -> str:
     master, terminal = pty.openpty()
     process = start_command(*words, environment=environment, terminal=os.ttyname(terminal))
     shown = b""
-    while process.poll() is None:
+    ended = False
+    while not ended:
+        ended = process.poll() is not None
         while select.select([master], [], [], 0.05)[0]:
             shown += os.read(master, 65536)
     os.close(terminal)
@@ -118,7 +135,7 @@ def shown_on_terminal(*words: object, **environment: str) -> str:
 
 def start_ranks(*calls: tuple[object, ...]) -> list[Forked]:
     """Start a process for each (function, *arguments), as a job script does it by torch's environment variables."""
-    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(len(calls)))
     return [
         Forked(*call, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})  # type: ignore[arg-type]

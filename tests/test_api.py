@@ -1,7 +1,7 @@
 """The Python API: each name can be imported from ``compress_ssl``; importing the package loads nothing heavy."""
 
 import ast
-import importlib
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +25,9 @@ def test_stages_their_settings_and_all_objectives_are_public() -> None:
     stages = {"embed", "distill", "evaluate", "pretrain", "open_store", "describe", "load_network"}
     settings = {"EmbedSettings", "DistillSettings", "KnnSettings", "PretrainSettings"}
     assert stages | settings <= set(compress_ssl.__all__)
-    assert set(compress_ssl.__all__) == compress_ssl.MODULES.keys()
+    assert set(compress_ssl.__all__) == compress_ssl.MODULES.keys() | {"__version__"}
+    assert set(compress_ssl.__all__) <= set(dir(compress_ssl))
+    assert compress_ssl.__version__ == importlib.metadata.version("compress-ssl")
     for objective in OBJECTIVES.values():
         module, _, name = objective.partition(":")
         assert compress_ssl.MODULES[name] == module

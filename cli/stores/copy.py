@@ -25,5 +25,7 @@ def command(source: str, target: str, as_json: bool) -> None:
         copied = copy_store(plan, place, advance)
     result = {"source": source, "target": target, "parts": len(plan.parts), "bytes": plan.bytes, "copied": copied}
     there = len(plan.parts) - copied
-    summary = f"{place}: {len(plan.parts):,} parts, {plan.bytes / 2**20:,.1f} MiB, all checked ({there:,} were there)"
+    summary = (
+        f"{place}: {len(plan.parts):,} parts, {plan.bytes / 2**20:,.1f} MiB, all checked ({there:,} already present)"
+    )
     print_result(result, as_json, lambda: click.echo(summary))

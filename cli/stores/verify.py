@@ -50,12 +50,12 @@ def command(store: str, as_json: bool, **given: Any) -> None:
         agreements = reembed(opened, settings, TerminalProgress())
     ok = result.ok and all(each.ok for each in agreements)
     answer = {"ok": ok, **asdict(result), "embedded_again": [{"ok": each.ok, **each._asdict()} for each in agreements]}
-    verdict = "all well" if result.ok else "not well"
+    verdict = "ok" if result.ok else "failed"
     lines = [*result.damaged, *result.missing]
     lines.append(f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: {verdict}")
     lines += (
         f"{each.split}: {each.images} images embedded again, cosine {each.cosine_mean:.6f} on average, "
-        f"{each.cosine_least:.6f} at least ({each.least}): {'all well' if each.ok else 'not well'}"
+        f"{each.cosine_min:.6f} at least ({each.least}): {'ok' if each.ok else 'failed'}"
         for each in agreements
     )
     print_result(answer, as_json, lambda: click.echo("\n".join(lines)))

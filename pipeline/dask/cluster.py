@@ -20,7 +20,7 @@ from distributed.comm.core import CommClosedError
 
 from compress_ssl.pipeline.common.errors import InputError, RunError, missing_extra
 from compress_ssl.pipeline.dask.settings import DaskSettings
-from compress_ssl.storage.errors import StoreError, StoreUnreachableError
+from compress_ssl.storage.errors import StoreError, StoreRefusedError, StoreUnreachableError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -36,7 +36,6 @@ GPU_RESOURCE = {"GPU": 0.5}
 MAX_ATTEMPTS = 3
 """Failures of a task before its error is raised. Losing its worker is not a failure, unless it happens four times."""
 POLL_SECONDS = 1.0
-ONLY_USER_CAN_MEND = (InputError, StoreError, PermissionError, ImportError)
 
 CONFIG = {
     # The image paths go to each worker with its first task: 80 MB for ImageNet, once.
@@ -62,8 +61,7 @@ def open_client(settings: DaskSettings, *, gpus: bool = False) -> Iterator[Clien
         RunError: If the local workers do not start, or the scheduler is lost inside the ``with`` block.
     """
     logging.getLogger("distributed").setLevel(logging.WARNING)
-    # Dask's sync() raises a NameError in a callback if it is interrupted before its coroutine begins.
-    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
+    logging.getLogger("tornado.application").addFilter(_is_not_of_an_interrupted_sync)
     with dask.config.set(CONFIG), contextlib.ExitStack() as stack:
         if settings.scheduler is None:
             cluster = stack.enter_context(_local_cluster(settings.workers or 1, gpus=gpus))
@@ -131,9 +129,7 @@ def run_tasks(
             error = future.exception()
             if error is None:
                 yield task, future.result()
-            elif attempt < MAX_ATTEMPTS and (
-                isinstance(error, StoreUnreachableError) or not isinstance(error, ONLY_USER_CAN_MEND)
-            ):
+            elif attempt < MAX_ATTEMPTS and not _only_user_can_mend(error):
                 logger.warning("%s failed and is tried again: %s", task, error)
                 submit(task, attempt + 1)
             elif isinstance(error, KilledWorker):
@@ -142,6 +138,17 @@ def run_tasks(
                 ) from error
             else:
                 raise error
+
+
+def _only_user_can_mend(error: BaseException) -> bool:
+    if isinstance(error, StoreUnreachableError):
+        return isinstance(error, StoreRefusedError)
+    return isinstance(error, (InputError, StoreError, PermissionError, ImportError))
+
+
+def _is_not_of_an_interrupted_sync(record: logging.LogRecord) -> bool:
+    """Return whether tornado logs another error than Dask's NameError when Ctrl-C comes before a coroutine begins."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], NameError)
 
 
 def _wait_for_worker(client: Client) -> None:
@@ -157,9 +164,10 @@ def _wait_for_worker(client: Client) -> None:
 
 
 def dask_setup(worker: object) -> None:
-    """Ignore SIGINT in a local worker (Dask calls this at its start): a terminal sends Ctrl-C to the client too."""
+    """Prepare a local worker for the end of its client, which a terminal's Ctrl-C reaches too; Dask calls it."""
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("distributed.worker").addFilter(lambda record: "during heartbeat" not in record.getMessage())
 
 
 @contextlib.contextmanager

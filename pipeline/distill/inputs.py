@@ -28,6 +28,7 @@ from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.networks.architectures import check_architecture
 from compress_ssl.pipeline.training.distributed import check_batch_divides, local_batch_size, rank0_first, world_size
 from compress_ssl.pipeline.training.run_folder import check_run_folder
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
@@ -132,6 +133,7 @@ def check_students(students: Sequence[DistillSettings]) -> None:
                     "differ; train them one after the other."
                 )
     for student in students:
+        check_architecture(student.student)
         check_batch_divides(student.batch_size, student.accumulation)
         if student.head_or_default == "mlp" and local_batch_size(student.batch_size) == student.accumulation:
             raise InputError(

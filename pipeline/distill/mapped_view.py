@@ -46,7 +46,8 @@ class MappedView:
         """Map the view's file, written first if it does not exist.
 
         Raises:
-            InputError: If the scratch folder is full or cannot be written.
+            InputError: If the scratch folder cannot be written.
+            DiskSpaceError: If it is full.
         """
         records = json.dumps(read_records(split.path, str(view)), sort_keys=True)
         name = xxhash.xxh3_128_hexdigest(f"{split.path.resolve()} {records}".encode())

@@ -15,7 +15,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.cluster_classification import default_clusters
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective, TeacherEmbeddings
 from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, Replay, ReplayBatch
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.rendering import interpolation_of
@@ -64,6 +64,9 @@ class DistillTask(TrainingTask[ReplayBatch]):
             )
             for teacher in teachers
         ]
+        for objective in self._objectives:
+            if objective.teacher_bank is not None and objective.refill_teacher_bank:
+                objective.teacher_bank.exclude_from_checkpoint()
         self._teachers = list(zip(self._objectives, teachers, strict=True))
         self._objective: Objective | MultiTeacher = (
             self._objectives[0] if len(teachers) == 1 else MultiTeacher(self._objectives, settings.weights)
@@ -88,9 +91,9 @@ class DistillTask(TrainingTask[ReplayBatch]):
             tuple(Batch(images[part], each[part], rows[part]) for each in embeddings) for part in range(len(images))
         ]
 
-    def loss(self, part: tuple[Batch, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the objective's loss of one part, and scalars to log."""
-        loss: tuple[Tensor, dict[str, Tensor]] = self._objective(self._network.module, *part)
+    def loss(self, micro_batch: tuple[Batch, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the objective's loss of a micro-batch, and scalars to log."""
+        loss: tuple[Tensor, dict[str, Tensor]] = self._objective(self._network.module, *micro_batch)
         return loss
 
     def before_training(self, epoch: int, step: int) -> None:
@@ -99,7 +102,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
         for objective, teacher in self._teachers:
             if objective.needs_fit and is_start:
                 if is_rank0():
-                    objective.fit_teacher(AllImages(*self._replay.all_embeddings(teacher)))
+                    objective.fit_teacher(TeacherEmbeddings(*self._replay.all_embeddings(teacher)))
                 broadcast_state(objective)
         for objective, teacher in self._teachers:
             self._fill_teacher_bank(objective, teacher, epoch, step)

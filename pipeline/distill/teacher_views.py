@@ -116,7 +116,7 @@ class TeacherViews:
         """Wait for the view of this epoch, and start prefetching the next epoch's.
 
         Raises:
-            InputError: If the scratch folder is full.
+            DiskSpaceError: If the scratch folder is full.
             StoreError: If a view is incomplete or damaged.
         """
         started = time.monotonic()

@@ -1,7 +1,6 @@
 """Examine the machine, the defaults of the stages on it, and whether the stages work."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -31,7 +30,6 @@ class Check:
     detail: str  # what was found, or the reason of the failure
     seconds: float
     facts: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 def examine() -> Iterator[Check]:
@@ -99,18 +97,22 @@ def driver_version(text: str) -> str | None:
 
 def _libraries() -> Finding:
     versions = {"python": platform.python_version()}
-    missing = []
+    missing: list[str] = []
+    missing_extras: dict[str, list[str]] = {}
     for requirement in ("compress-ssl", *(importlib.metadata.requires("compress-ssl") or ())):
-        if "extra ==" in requirement:
-            continue
         name = re.split(r"[^A-Za-z0-9._-]", requirement)[0]
+        extra = re.search(r"extra == ['\"](\w+)", requirement)
+        if extra and extra[1] in {"all", "dev"}:
+            continue
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
+            (missing_extras.setdefault(extra[1], []) if extra else missing).append(name)
     if missing:
         raise ModuleNotFoundError(f"{', '.join(missing)} not installed; run pip install {' '.join(missing)}")
-    return ", ".join(f"{name} {version}" for name, version in versions.items()), {"versions": versions}
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    extras = "".join(f"; [{extra}] not installed ({', '.join(names)})" for extra, names in missing_extras.items())
+    return found + extras, {"versions": versions, "missing_extras": missing_extras}
 
 
 def _uses() -> Finding:

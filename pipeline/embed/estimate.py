@@ -71,9 +71,9 @@ class Estimate(BaseModel):
     device_hours: float  # summed over GPUs, or over CPU threads
     device_hours_are_of: str  # ``GPU`` or ``CPU``
     warm_up_images: int
-    live_teacher_seconds_an_epoch: float
+    live_teacher_seconds_per_epoch: float
     """The teacher's forward passes that a student would wait for without the store."""
-    reading_seconds_an_epoch: float  # one sequential read of a view from the disk or server
+    reading_seconds_per_epoch: float  # one sequential read of a view from the disk or server
     pays_off_after_epochs: int | None
     """First epoch by which embedding and reading took less time than a live teacher; None if there is none."""
 
@@ -144,8 +144,8 @@ def compare_with_live_teacher(plan: EmbedPlan, measured: WarmUp, work_seconds: f
     live = float(split.samples.good.sum()) * measured.forward_seconds
     reading = 2 * len(split.samples) * split.feature_dim / measured.read_bytes_per_second
     return {
-        "live_teacher_seconds_an_epoch": live,
-        "reading_seconds_an_epoch": reading,
+        "live_teacher_seconds_per_epoch": live,
+        "reading_seconds_per_epoch": reading,
         "pays_off_after_epochs": math.floor(work_seconds / (live - reading)) + 1 if live > reading else None,
     }
 

@@ -98,7 +98,8 @@ class DaskExecutor:
 
     def call(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
         """Call the function on one of the workers."""
-        ((_, answer),) = run_tasks(self._client, partial(_call, self._run, function), [arguments])
+        answer: Answer
+        ((_, answer),) = run_tasks(self._client, partial(_call, self._run), [_Call(function, arguments)])
         return answer
 
     def embed_blocks(self, writer: StoreWriter, sources: Sources, blocks: Iterable[Block], advance: Advance) -> None:
@@ -132,9 +133,19 @@ def _inspect_worker(device: Device) -> _WorkerInfo:
     return _WorkerInfo(socket.gethostname(), kind, device_kind(chosen), len(os.sched_getaffinity(0)))
 
 
-def _call(run: RunInfo, function: Callable[..., Answer], arguments: tuple[Any, ...]) -> Answer:
+class _Call(NamedTuple):
+    """A function to call on a worker, with its arguments."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return self.function.__name__
+
+
+def _call(run: RunInfo, call: _Call) -> Any:
     with COMPUTE_LOCK, _naming_this_host(run):
-        return function(embedder_of(run), *arguments)
+        return call.function(embedder_of(run), *call.arguments)
 
 
 def _write_block(run: RunInfo, generation: object, sources: Sources, block: Block) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,13 @@ class UnfinishedTraining:
         write_durably(self.path, save(tensors, {"training": self._key(part)}))
 
     def remove(self) -> None:
-        """Delete the file, when the training has finished."""
-        self.path.unlink(missing_ok=True)
+        """Delete the file and those of the parts, when the training has finished."""
+        for path in (self.path, *self.path.parent.glob(f"{self.path.stem}-*{self.path.suffix}")):
+            path.unlink(missing_ok=True)
+
+    def of_part(self, name: str) -> "UnfinishedTraining":
+        """Return a file of its own for a part that is finished before the rest begins."""
+        return replace(self, path=self.path.with_stem(f"{self.path.stem}-{name}"))
 
     def _key(self, part: Mapping[str, Any]) -> str:
         return json.dumps({**self.identity, **part}, sort_keys=True)

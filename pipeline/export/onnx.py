@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress_ssl.pipeline.common.errors import InputError, RunError, require_extra
+from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
@@ -55,10 +55,9 @@ def write_onnx(network: Network, path: Path) -> Agreement:
     """Write a network, in evaluation mode on the CPU, as an ONNX file for any batch size, and compare it with torch.
 
     Raises:
-        InputError: If torch cannot export it, or the packages of the extra ``[export]`` are not installed.
+        InputError: If torch cannot export it.
         RunError: If the features of onnxruntime differ from torch's.
     """
-    require_extra("Export to ONNX", "onnx", "onnxscript", "onnxruntime", extra="export")
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     size = network.preprocessing.size

@@ -5,6 +5,7 @@ import importlib.metadata
 from typing import Any
 
 from compress_ssl.pipeline.common.device import library_versions
+from compress_ssl.pipeline.common.errors import require_extra
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.export.card import model_card
 from compress_ssl.pipeline.export.folder import CARD_FILE, ONNX_FILE, check_export_folder, new_folder, write_manifest
@@ -27,6 +28,8 @@ def export(settings: ExportSettings) -> dict[str, Any]:
         RunError: If the features of the ONNX file differ from torch's.
     """
     check_export_folder(settings.out, settings.overwrite)
+    if settings.onnx:
+        require_extra("ONNX, which --no-onnx leaves out,", "onnx", "onnxscript", "onnxruntime", extra="export")
     network = load_network(settings.run)
     network.module.eval()
     identity = network.identity()

@@ -122,7 +122,7 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
         raise InputError(f"The recipe '{path}' is not valid TOML: {error}.") from error
     given = {key: value for key, value in overrides.items() if value is not None and key != "settings"}
     _check_keys("the recipe", written, set(Recipe.model_fields))
-    recipe = validated(Recipe, {**written, **given}, f"the recipe '{path}'")
+    recipe = validate_settings(Recipe, {**written, **given}, f"the recipe '{path}'")
     return recipe.model_copy(update={"settings": {**recipe.settings, **overrides.get("settings", {})}})
 
 
@@ -176,7 +176,7 @@ def _check_keys(where: str, given: Mapping[str, Any], known: Collection[str], de
             _check_keys(f"the policy of {where}", value, Policy.model_fields)
 
 
-def validated(model: type[SettingsT], values: Mapping[str, Any], where: str) -> SettingsT:
+def validate_settings(model: type[SettingsT], values: Mapping[str, Any], where: str) -> SettingsT:
     try:
         return model(**values)
     except ValidationError as error:

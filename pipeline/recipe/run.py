@@ -21,10 +21,10 @@ from compress_ssl.pipeline.recipe.up_to_date import (
     decide,
     image_fingerprints,
     image_folders,
+    inputs_unchanged,
     is_finished,
     read_record,
     result_file,
-    used_what_is_there,
     write_record,
 )
 from compress_ssl.storage.errors import StoreError
@@ -116,9 +116,9 @@ def run_recipe(
         if not todo:
             continue
         if failed is None:
-            _carry_out(todo, plan.recipe, progress)
+            _run_together(todo, plan.recipe, progress)
             continue
-        for decision, reason in _carry_out_what_can_be(todo, plan.recipe, progress):
+        for decision, reason in _run_collecting_failures(todo, plan.recipe, progress):
             write_record(plan.recipe, decision.step.name, {**decision.record, "failed": reason}, finished=False)
             lost.add(decision.step.name)
             failed(decision.step, reason)
@@ -152,11 +152,11 @@ def evaluation_results(recipe: Recipe) -> tuple[list[Path], list[str]]:
     """
     steps = {step.name: step for step in plan_steps(recipe)}
     finished = [step for step in steps.values() if step.stage == "evaluate" and is_finished(recipe, step)]
-    current = [step for step in finished if used_what_is_there(step, steps, recipe)]
+    current = [step for step in finished if inputs_unchanged(step, steps, recipe)]
     return [result_file(step) for step in current], [step.name for step in finished if step not in current]
 
 
-def _carry_out(decisions: Sequence[Decision], recipe: Recipe, progress: Progress) -> None:
+def _run_together(decisions: Sequence[Decision], recipe: Recipe, progress: Progress) -> None:
     """Run steps of one stage; trainings that finish are recorded even if others fail."""
     for decision in decisions:
         _make_room(decision, recipe)
@@ -175,18 +175,18 @@ def _carry_out(decisions: Sequence[Decision], recipe: Recipe, progress: Progress
         raise failure
 
 
-def _carry_out_what_can_be(
+def _run_collecting_failures(
     decisions: Sequence[Decision], recipe: Recipe, progress: Progress
 ) -> list[tuple[Decision, str]]:
     """Run steps of one stage, one by one if they cannot start together; return those that fail, with the reason."""
     try:
-        _carry_out(decisions, recipe, progress)
+        _run_together(decisions, recipe, progress)
     except SomeTrainingsFailed as error:
         return [(each, error.reasons[each.step.output]) for each in decisions if each.step.output in error.reasons]
     except (InputError, StoreError, RunError) as error:
         if len(decisions) == 1:
             return [(decisions[0], str(error))]
-        return [failure for each in decisions for failure in _carry_out_what_can_be([each], recipe, progress)]
+        return [failure for each in decisions for failure in _run_collecting_failures([each], recipe, progress)]
     return []
 
 

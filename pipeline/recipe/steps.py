@@ -18,7 +18,7 @@ from compress_ssl.pipeline.recipe.file import (
     STORE,
     UNFINISHED,
     check_tables,
-    validated,
+    validate_settings,
     where_of,
 )
 
@@ -143,7 +143,7 @@ def _settings(
         shared = {"index_folder": recipe.folder / "index", **shared}
     given = {key: value for key, value in table.items() if key != "name"}
     where = where_of(stage, evaluation or table.get("name"))
-    return validated(model, {**shared, "data": recipe.data, **given, **made}, where)
+    return validate_settings(model, {**shared, "data": recipe.data, **given, **made}, where)
 
 
 def _name(kind: str, table: Table) -> str:

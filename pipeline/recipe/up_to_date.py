@@ -119,7 +119,7 @@ def is_finished(recipe: Recipe, step: Step) -> bool:
     return bool((read_record(recipe, step.name) or {}).get("finished")) and result_file(step).is_file()
 
 
-def used_what_is_there(step: Step, steps: Mapping[str, Step], recipe: Recipe) -> bool:
+def inputs_unchanged(step: Step, steps: Mapping[str, Step], recipe: Recipe) -> bool:
     """Return True if a step's last run used the current stores and networks."""
     return (read_record(recipe, step.name) or {}).get("inputs") == _inputs(step, steps)
 

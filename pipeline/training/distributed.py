@@ -78,7 +78,8 @@ def process_group() -> Iterator[None]:
         if is_connection and not isinstance(error, RunError | Stopped):
             raise RunError(
                 f"Another of the {env.world_size} processes died without a message (killed? out of memory?) or did not "
-                f"answer for {TIMEOUT}; resume from the last checkpoint. torch's message: {first_line(error)}"
+                f"answer for {TIMEOUT}; what was saved is kept: run the same command again, with --resume if it has "
+                f"it. torch's message: {first_line(error)}"
             ) from error
         raise
     dist.destroy_process_group()

@@ -12,31 +12,26 @@ class MemoryBank(nn.Module):
     position: Tensor
     images: Tensor | None  # (K,) int64: the image of each row, -1 for none; None if the bank does not track images
 
-    def __init__(
-        self,
-        size: int,
-        dim: int,
-        dtype: torch.dtype = torch.float32,
-        *,
-        in_checkpoint: bool = True,
-        track_images: bool = False,
-    ) -> None:
+    def __init__(self, size: int, dim: int, dtype: torch.dtype = torch.float32, *, track_images: bool = False) -> None:
         """Draw K rows uniformly in plus or minus 1 / sqrt(D / 3), from torch's generator.
 
         Args:
             size, dim: K and D.
             dtype: Half precision halves the memory; similarities are then exact to about 2^-9 (bfloat16) or 2^-12
                 (float16).
-            in_checkpoint: False for a bank that can be refilled from a store.
             track_images: Track the image of each row, so that a query's own entries can be masked.
         """
         super().__init__()
         bound = (dim / 3) ** -0.5
         noise = torch.empty(size, dim).uniform_(-bound, bound)
-        self.register_buffer("rows", noise.to(dtype), persistent=in_checkpoint)
-        self.register_buffer("position", torch.zeros((), dtype=torch.int64), persistent=in_checkpoint)
-        images = torch.full((size,), -1) if track_images else None
-        self.register_buffer("images", images, persistent=in_checkpoint)
+        self.register_buffer("rows", noise.to(dtype))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("images", torch.full((size,), -1) if track_images else None)
+
+    def exclude_from_checkpoint(self) -> None:
+        """Leave the bank out of ``state_dict``, because it can be refilled."""
+        for name, buffer in list(self._buffers.items()):
+            self.register_buffer(name, buffer, persistent=False)
 
     def similarities(self, queries: Tensor) -> Tensor:
         """Return the dot products (B, K) of queries (B, D) with all rows, in float32.

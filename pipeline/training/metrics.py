@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress_ssl.pipeline.common.errors import RunError, require_extra
+from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.run_files import METRICS_FILE
 from compress_ssl.pipeline.training.distributed import all_reduce_mean, is_rank0
 from compress_ssl.storage.places.durable import write_durably
@@ -46,7 +46,6 @@ class MetricsLog:
         self._steps_per_epoch = steps_per_epoch
         self._board: Any = None
         if tensorboard and is_rank0():
-            require_extra("--tensorboard", "tensorboard", extra="tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(run / "tensorboard", purge_step=done + 1)

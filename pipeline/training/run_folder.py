@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compress_ssl.pipeline.common.device import library_versions
-from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError, require_extra
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.pipeline.training.settings import TrainingSettings
@@ -23,10 +23,13 @@ def check_run_folder(settings: TrainingSettings, run: Path) -> None:
     """Check that a run may be written to a folder, before any work is done for it.
 
     Raises:
-        InputError: If the folder holds a run that is neither to be resumed nor overwritten, or anything but a run.
+        InputError: If the folder holds a run that is neither to be resumed nor overwritten, or anything but a run; or
+            if TensorBoard is not installed and ``tensorboard`` is set.
     """
     if not is_rank0():
         return
+    if settings.tensorboard:
+        require_extra("--tensorboard", "tensorboard", extra="tensorboard")
     if run.exists() and not run.is_dir():
         raise InputError(f"'{run}' is a file; give a folder for the run.")
     if _is_empty(run):

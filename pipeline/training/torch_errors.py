@@ -27,6 +27,6 @@ def explain_out_of_memory(sentence: str) -> Iterator[None]:
         raise OutOfMemory(sentence) from error
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of torch's message, short enough for one sentence."""
-    return str(error).partition("\n")[0].rstrip(": ") or "the file is truncated"
+def first_line(error: BaseException, empty: str = "no reason given") -> str:
+    """Return the first line of an error's message, short enough for one sentence; ``empty`` if it has none."""
+    return str(error).partition("\n")[0].rstrip(": ") or empty

@@ -100,9 +100,9 @@ class Trainer(Generic[BatchT]):
             device = self._device if world_size() == 1 else torch.device("cpu")
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            reason = first_line(error, empty="the file is truncated")
             raise InputError(
-                f"The checkpoint '{path}' cannot be read ({first_line(error)}); restore it, or start again with "
-                "--overwrite."
+                f"The checkpoint '{path}' cannot be read ({reason}); restore it, or start again with --overwrite."
             ) from error
         with _explain_mismatch(self.task.run):
             self.task.modules.load_state_dict(state.pop("modules"))

@@ -53,11 +53,8 @@ def client(root: str) -> Any:
 
     Raises:
         StoreRefusedError: If the configuration found cannot be used.
-        StoreError: If obstore is not installed.
     """
     scheme, name = root.split("://")
-    if find_spec("obstore") is None:
-        raise StoreError(needs("obstore", purpose=f"A store at {scheme}://"))
     from obstore.store import GCSStore, HTTPStore, S3Store
 
     seconds = float(os.environ.get(RETRY_SECONDS) or 180)
@@ -110,7 +107,10 @@ def reaching(place: object) -> Iterator[None]:
         PutRefusedError: If a conditional put is refused.
         StoreUnreachableError: If the server cannot be reached (after retries).
         StoreRefusedError: If it refuses the request, or has no such bucket.
+        StoreError: If obstore is not installed.
     """
+    if find_spec("obstore") is None:
+        raise StoreError(needs("obstore", purpose=f"'{place}'"))
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
     try:

@@ -24,6 +24,7 @@ GIVES_KEYS = (
 
 ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 REGION = ("AWS_REGION", "AWS_DEFAULT_REGION")
+PROFILE = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 
 PROFILE_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 """Environment variables that name the files of profiles, and the files if these are not set."""
@@ -39,7 +40,7 @@ class S3Credentials:
     """Settings of an S3 client beside those that it finds in environment variables."""
 
     endpoint: str  # URL of the server; empty for Amazon's
-    config: dict[str, str] = field(default_factory=dict)  # endpoint and region of a profile
+    config: dict[str, str] = field(default_factory=dict)  # endpoint of a profile, and the region
     provider: Boto3CredentialProvider | None = None
     """Gives the keys, and renews them; None if the environment has them."""
 
@@ -64,8 +65,8 @@ def s3_credentials() -> S3Credentials:
     endpoint, region = (next(filter(None, map(os.environ.get, names)), "") for names in (ENDPOINT, REGION))
     has_keys = any(map(os.environ.get, GIVES_KEYS))
     if find_spec("boto3") is None:
-        if os.environ.get("AWS_PROFILE"):
-            raise StoreError(needs("boto3", purpose="AWS_PROFILE"))
+        if named := next(filter(os.environ.get, PROFILE), None):
+            raise StoreError(needs("boto3", purpose=named))
         if not has_keys:
             raise StoreRefusedError(f"{NO_KEYS} {needs('boto3', purpose='All else')}")
         return S3Credentials(endpoint)
@@ -75,16 +76,13 @@ def s3_credentials() -> S3Credentials:
 
     import boto3
     import botocore.session
-    from botocore.exceptions import BotoCoreError, ProfileNotFound
+    from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     try:
         session = botocore.session.Session()
         profile = session.get_scoped_config()
-        found = {
-            "endpoint": not endpoint and profile.get("endpoint_url"),
-            "region": not region and profile.get("region"),
-        }
+        found = {"endpoint": not endpoint and profile.get("endpoint_url"), "region": region or profile.get("region")}
         config = {name: value for name, value in found.items() if value}
         provider = None
         if not has_keys:
@@ -94,9 +92,12 @@ def s3_credentials() -> S3Credentials:
                 raise StoreRefusedError(NO_KEYS)
             credentials.get_frozen_credentials()  # fails here: the client's message would not name the cause
             provider = Boto3CredentialProvider(boto)
-    except ProfileNotFound:
-        wanted = os.environ["AWS_PROFILE"]
-        raise StoreRefusedError(f"AWS_PROFILE names '{wanted}', which is in none of {', '.join(files)}.") from None
-    except BotoCoreError as error:
-        raise StoreRefusedError(f"The credentials for S3 cannot be got: {error}; renew or correct them.") from None
+    except ProfileNotFound as error:
+        raise StoreRefusedError(
+            f"The AWS profile '{error.kwargs['profile']}' is in none of {', '.join(files)}."
+        ) from None
+    except (BotoCoreError, ClientError) as error:
+        raise StoreRefusedError(
+            f"The credentials for S3 could not be obtained: {error}; renew or correct them."
+        ) from None
     return S3Credentials(endpoint or config.get("endpoint", ""), config, provider)

@@ -89,7 +89,7 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[None]:
         ended.set()
         thread.join()
         # Between the renewal and the deletion another process may take it only once its heartbeat is stale.
-        with contextlib.suppress(StoreUnreachableError):
+        with contextlib.suppress(OSError, StoreUnreachableError):
             if mine is not None and (last := put(mine)) is not None:
                 slot.remove(last)
 

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def map_threads(function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 16) -> Iterator[Result]:
-    """Yield ``function`` of every item, in their order; after the first error no further item is started."""
+    """Yield ``function`` of every item, in order; an error cancels the items that have not started."""
     pool = ThreadPoolExecutor(threads)
     try:
         yield from pool.map(function, items)

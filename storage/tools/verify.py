@@ -51,8 +51,8 @@ def verify_store(store: EmbeddingStore, sample: int | None = None, seed: int | N
             given.
         seed: Seed of the draw; different blocks every time if not given.
     """
-    blocks, foreseen = blocks_to_verify(store, sample, seed)
-    return add_up(foreseen, map(verify_block, blocks))
+    blocks, from_records = blocks_to_verify(store, sample, seed)
+    return combine(from_records, map(verify_block, blocks))
 
 
 def blocks_to_verify(
@@ -96,9 +96,9 @@ def verify_block(block: CommittedBlock) -> CheckedBlock:
     return CheckedBlock(len(block.record), sum(part["size"] for part in block.record.values()), damaged)
 
 
-def add_up(foreseen: Verification, blocks: Iterable[CheckedBlock]) -> Verification:
+def combine(from_records: Verification, blocks: Iterable[CheckedBlock]) -> Verification:
     """Return the verification of a store from that of its records and those of its blocks."""
     checked = list(blocks)
-    damaged = [*foreseen.damaged, *(sentence for block in checked for sentence in block.damaged)]
+    damaged = [*from_records.damaged, *(sentence for block in checked for sentence in block.damaged)]
     total = sum(block.bytes for block in checked)
-    return Verification(sum(block.parts for block in checked), total, damaged, foreseen.missing)
+    return Verification(sum(block.parts for block in checked), total, damaged, from_records.missing)

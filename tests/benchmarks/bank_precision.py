@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.distill.objectives.with_teacher_bank import similarity_divergence
+from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import similarity_divergence
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 SIZES, DIM, BATCH, KINDS, TEMPERATURE = (128_000, 1_000_000), 256, 16, 200, 0.04

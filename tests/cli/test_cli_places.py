@@ -32,7 +32,7 @@ def test_store_on_s3_is_made_looked_at_trained_from_and_scored(
     assert (workplace.parent / "cache/compress-ssl/index/teacher.zarr").is_dir()
     info = json.loads(call("store", "info", store, "--json").stdout)
     assert (info["path"], info["splits"]["train"]["views_complete"]) == (store, 3)
-    assert call("store", "verify", store).output.endswith("all well\n")
+    assert call("store", "verify", store).output.endswith("ok\n")
     refused = call("embed", "data", store, *embed_options)
     assert (refused.exit_code, "exists already" in refused.output) == (2, True)
     assert call("embed", "data", store, *embed_options, "--resume").exit_code == 0
@@ -92,7 +92,7 @@ def test_copy_says_what_it_did(call: Call, workplace: Path, bucket: str) -> None
     again = json.loads(call("store", "copy", "teacher.zarr", target, "--json").stdout)
     assert first == {**first, "source": "teacher.zarr", "target": target, "copied": first["parts"]}
     assert again == {**first, "copied": 0}
-    assert call("store", "copy", target, "back.zarr").stdout.endswith("all checked (0 were there)\n")
+    assert call("store", "copy", target, "back.zarr").stdout.endswith("all checked (0 already present)\n")
     assert call("store", "verify", "back.zarr").exit_code == 0
 
 

@@ -186,7 +186,7 @@ def test_store_info_as_json_is_json_alone(call: Call, made: Path) -> None:
 def test_store_verify_passes_what_embed_wrote(call: Call, made: Path) -> None:
     result = call("store", "verify", made / "teacher.zarr")
     assert result.exit_code == 0
-    assert result.stdout.endswith("all well\n")
+    assert result.stdout.endswith("ok\n")
 
 
 def test_store_verify_names_the_part_with_a_flipped_byte(call: Call, workplace: Path) -> None:
@@ -199,7 +199,7 @@ def test_store_verify_names_the_part_with_a_flipped_byte(call: Call, workplace: 
     first, last = result.stdout.splitlines()
     assert part.relative_to(workplace).as_posix() in first
     assert "has other content than was committed" in first
-    assert last.endswith("not well")
+    assert last.endswith("failed")
 
 
 def test_store_verify_names_a_part_that_is_missing_and_a_view_that_is_not_complete(call: Call, workplace: Path) -> None:

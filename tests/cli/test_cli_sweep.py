@@ -137,10 +137,10 @@ def test_a_cell_is_the_student_that_an_ordinary_recipe_makes(
 
 def test_the_same_command_does_again_only_what_failed(work: Path, call: Call) -> None:
     before = {path: path.stat().st_mtime_ns for path in work.glob("out/*/model.safetensors")}
-    foreseen = json.loads(call("sweep", "recipe.toml", "--dry-run", "--json").stdout)["steps"]
-    todo = {step["step"] for step in foreseen if step["action"] != "skip"}
+    planned = json.loads(call("sweep", "recipe.toml", "--dry-run", "--json").stdout)["steps"]
+    todo = {step["step"] for step in planned if step["action"] != "skip"}
     assert todo == {*DIVERGING, *(f"knn {name}" for name in DIVERGING)}
-    assert {step["why"] for step in foreseen if step["step"] in DIVERGING} == {"failed"}
+    assert {step["why"] for step in planned if step["step"] in DIVERGING} == {"failed"}
     mended = RECIPE.replace("1e30", "0.02")
     (work / "recipe.toml").write_text(mended)
     result = call("sweep", "recipe.toml", "--json")
@@ -172,8 +172,8 @@ def test_steps_whose_needs_are_not_there_are_left_out_with_a_word(work: Path, ca
 
 def test_from_takes_a_table_and_what_is_not_run_is_said(work: Path, call: Call) -> None:
     shutil.rmtree(work / "out" / CELLS[4])
-    foreseen = json.loads(call("sweep", "recipe.toml", "--from", "reg", "--dry-run", "--json").stdout)["steps"]
-    assert [step["step"] for step in foreseen][: len(CELLS[4:])] == CELLS[4:]
+    planned = json.loads(call("sweep", "recipe.toml", "--from", "reg", "--dry-run", "--json").stdout)["steps"]
+    assert [step["step"] for step in planned][: len(CELLS[4:])] == CELLS[4:]
     result = call("sweep", "recipe.toml", "--only", "2q")
     assert result.exit_code == 0, result.output
     assert table_of(work)[CELLS[4]]["status"] == "not run"

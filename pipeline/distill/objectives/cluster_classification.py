@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from compress_ssl.pipeline.common.k_means import k_means
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective, TeacherEmbeddings
 
 
 class ClusterClassification(Objective):
@@ -30,7 +30,7 @@ class ClusterClassification(Objective):
         >>> student, images, rows = nn.Linear(6, 16), torch.randn(64, 6), torch.arange(64)
         >>> teacher_embeddings = nn.functional.normalize(torch.randn(64, 32))
         >>> objective = ClusterClassification(student, teacher_dim=32, images=64, clusters=4)
-        >>> objective.fit_teacher(AllImages(teacher_embeddings, rows))
+        >>> objective.fit_teacher(TeacherEmbeddings(teacher_embeddings, rows))
         >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
         >>> for part in rows.chunk(3):
         ...     loss, logged = objective(student, Batch(images[part], teacher_embeddings[part], part))
@@ -61,11 +61,11 @@ class ClusterClassification(Objective):
         self.register_buffer("clusters", torch.full((images,), -1))
         self.seed = seed
 
-    def fit_teacher(self, everything: AllImages) -> None:
+    def fit_teacher(self, teacher: TeacherEmbeddings) -> None:
         """Cluster the teacher's embeddings."""
         device = self.clusters.device
-        found = k_means(everything.embeddings, self.classifier.out_features, self.seed, device)
-        self.clusters[everything.rows.to(device)] = found.nearest.to(device)
+        found = k_means(teacher.embeddings, self.classifier.out_features, self.seed, device)
+        self.clusters[teacher.rows.to(device)] = found.nearest.to(device)
 
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the cross-entropy, averaged over the batch."""

@@ -10,12 +10,12 @@ from torch.nn.functional import normalize
 from compress_ssl.pipeline.common.k_means import k_means
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
-from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank, similarity_divergence
+from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
+from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import TeacherBankObjective, similarity_divergence
 from compress_ssl.pipeline.training.schedule import epoch_order
 
 
-class CompRess1q(WithTeacherBank):
+class CompRess1q(TeacherBankObjective):
     """Match the teacher's similarities to its bank by those of the student, projected into the teacher's space.
 
     The anchors may also be fixed by ``fit_teacher``: the teacher's embeddings of random images, or centroids of their
@@ -64,16 +64,16 @@ class CompRess1q(WithTeacherBank):
         self.anchors, self.seed = anchors, seed
 
     @torch.no_grad()
-    def fit_teacher(self, everything: AllImages) -> None:
+    def fit_teacher(self, teacher: TeacherEmbeddings) -> None:
         """Take the teacher's mean and the fixed anchors."""
-        super().fit_teacher(everything)
+        super().fit_teacher(teacher)
         device, size = self.teacher_bank.rows.device, len(self.teacher_bank.rows)
         if self.anchors == "random":
-            order = epoch_order(np.arange(len(everything.rows)), self.seed, 2**33)  # no training reaches this epoch
-            embeddings, rows = (each[order[:size]].to(device) for each in everything)
+            order = epoch_order(np.arange(len(teacher.rows)), self.seed, 2**33)  # no training reaches this epoch
+            embeddings, rows = (each[order[:size]].to(device) for each in teacher)
             self.teacher_bank.enqueue(self.transform_teacher(embeddings), rows)
         elif self.anchors == "k-means":
-            embeddings = self.transform_teacher(everything.embeddings.to(device))
+            embeddings = self.transform_teacher(teacher.embeddings.to(device))
             centroids = k_means(embeddings, size, self.seed, device).centroids
             self.teacher_bank.enqueue(normalize(centroids.to(device), dim=1))
 

@@ -10,13 +10,13 @@ from compress_ssl.pipeline.common.device import TORCH_DTYPES
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch
-from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank, similarity_divergence
+from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import TeacherBankObjective, similarity_divergence
 from compress_ssl.pipeline.training.distributed import gather_rows
 from compress_ssl.pipeline.training.ema import ema_copy, ema_update
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 
-class CompRess2q(WithTeacherBank):
+class CompRess2q(TeacherBankObjective):
     """Match the teacher's similarities to its bank by the student's similarities to a bank of its own.
 
     The student's bank is filled by a key encoder: the exponential moving average of the student and its head, with
@@ -67,7 +67,8 @@ class CompRess2q(WithTeacherBank):
         """Return the divergence of the two distributions over the banks."""
         queries = normalize(self.projection(features), dim=1)
         teacher = self.stage_for_bank(batch)
-        self._staged_keys.append(self._keys(batch.images))
+        if self.training:
+            self._staged_keys.append(self._keys(batch.images))
         return similarity_divergence(
             self.teacher_bank.similarities(teacher),
             self.student_bank.similarities(queries),
@@ -80,6 +81,8 @@ class CompRess2q(WithTeacherBank):
     def after_step(self, student: nn.Module) -> None:
         """Enqueue the batch of all ranks in both banks, and update the key encoder's parameters (not its buffers)."""
         super().after_step(student)
+        if not self._staged_keys:
+            return
         self.student_bank.enqueue(gather_rows(torch.cat(self._staged_keys)))
         self._staged_keys.clear()
         ema_update(self.key_encoder, student, self.momentum)

@@ -96,13 +96,16 @@ class CRD(Objective):
             self.constants.copy_(torch.stack(list(means.values())))
         noise = self.negatives / count
         losses = [_nce(each / z, noise) for each, z in zip(scores, self.constants, strict=True)]
-        self._staged.append((ours.detach(), theirs.detach(), rows))
+        if self.training:
+            self._staged.append((ours.detach(), theirs.detach(), rows))
         return sum(losses, torch.zeros((), device=ours.device)), {}
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:
         """Store the embeddings of the batch of all ranks."""
         del student
+        if not self._staged:
+            return
         *embeddings, rows = zip(*self._staged, strict=True)
         images = None if self.is_queue else gather_rows(torch.cat(rows))
         for memory, parts in zip((self.student_memory, self.teacher_memory), embeddings, strict=True):

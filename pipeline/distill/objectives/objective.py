@@ -30,8 +30,8 @@ class Batch(NamedTuple):
         return self.rows
 
 
-class AllImages(NamedTuple):
-    """The teacher's view 0 of the n good images of a split, on the CPU."""
+class TeacherEmbeddings(NamedTuple):
+    """The teacher's embeddings of view 0 of all n good images of a split, on the CPU."""
 
     embeddings: Tensor  # (n, D) float32, L2-normalised
     rows: Tensor  # (n,) int64 rows of the split
@@ -97,7 +97,7 @@ class Objective(nn.Module, ABC):
     def after_step(self, student: nn.Module) -> None:
         """Update banks and key encoder; called after each step of the optimizer."""
 
-    def fit_teacher(self, everything: AllImages) -> None:
+    def fit_teacher(self, teacher: TeacherEmbeddings) -> None:
         """Fit what depends on all of the teacher's embeddings; called before the first step where ``needs_fit``."""
 
     def transform_teacher(self, embeddings: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from torch.nn.functional import normalize, pad
 
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch
-from compress_ssl.pipeline.distill.objectives.with_teacher_bank import WithTeacherBank, similarity_divergence
+from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import TeacherBankObjective, similarity_divergence
 
 
-class SEED(WithTeacherBank):
+class SEED(TeacherBankObjective):
     """Match the teacher's similarities to its own embedding of the view and to its queue.
 
     Example:

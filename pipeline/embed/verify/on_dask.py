@@ -1,6 +1,8 @@
 """``store verify`` on a Dask cluster: one task per block."""
 
+import itertools
 import socket
+from typing import NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
@@ -12,8 +14,8 @@ from compress_ssl.storage.tools.verify import (
     CheckedBlock,
     CommittedBlock,
     Verification,
-    add_up,
     blocks_to_verify,
+    combine,
     verify_block,
 )
 
@@ -27,17 +29,27 @@ def verify_on_dask(
         InputError: If the cluster cannot be used, or a worker does not see the store.
         RunError: If the cluster is lost.
     """
-    blocks, foreseen = blocks_to_verify(open_store(place.absolute()), sample, seed)
+    blocks, from_records = blocks_to_verify(open_store(place.absolute()), sample, seed)
     checked: dict[int, CheckedBlock] = {}
     with open_client(settings) as client, progress.track("verify", len(blocks), "blocks") as advance:
-        for (number, _), found in run_tasks(client, _verify, enumerate(blocks)):
-            checked[number] = found
+        for task, found in run_tasks(client, _verify, itertools.starmap(_Task, enumerate(blocks))):
+            checked[task.number] = found
             advance(1)
-    return add_up(foreseen, (checked[number] for number in sorted(checked)))
+    return combine(from_records, (checked[number] for number in sorted(checked)))
 
 
-def _verify(task: tuple[int, CommittedBlock]) -> CheckedBlock:
-    _, block = task
+class _Task(NamedTuple):
+    """A committed block, and its place among those to verify."""
+
+    number: int
+    block: CommittedBlock
+
+    def __str__(self) -> str:
+        return f"Block {self.number} to verify"
+
+
+def _verify(task: _Task) -> CheckedBlock:
+    block = task.block
     if not has_zarr_metadata(block.split):
         raise InputError(
             f"The worker on {socket.gethostname()} does not see '{block.split}'; put the store where all "

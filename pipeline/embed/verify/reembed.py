@@ -26,7 +26,7 @@ from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
-LEAST_COSINE = 0.999  # a smaller cosine fails the check
+MIN_COSINE = 0.999  # a smaller cosine fails the check
 IMAGES = 64  # per split, unless ``sample`` is set
 
 logger = logging.getLogger(__name__)
@@ -38,13 +38,13 @@ class Agreement(NamedTuple):
     split: str
     images: int
     cosine_mean: float
-    cosine_least: float
+    cosine_min: float
     least: str  # view and image of the least cosine
 
     @property
     def ok(self) -> bool:
         """True if all of them agree."""
-        return self.cosine_least >= LEAST_COSINE
+        return self.cosine_min >= MIN_COSINE
 
 
 class _StoredView(NamedTuple):

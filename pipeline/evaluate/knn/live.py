@@ -119,24 +119,22 @@ class LiveNearestNeighbour:
 
     def _pixels(self, network: Network) -> list[Tensor] | Iterator[Tensor]:
         """Return batches (B, S, S, 3) of all images, from the cache if they fit in it."""
-        wants = network.preprocessing
-        key = wants.size, wants.resize, wants.interpolation
+        preprocessing = network.preprocessing
+        key = preprocessing.size, preprocessing.resize, preprocessing.interpolation
         count = len(self._train.samples) + len(self._test.samples)
         if key not in self._cache:
             rendered = self._render(network)
-            if 3 * count * wants.size**2 > self._cached_pixel_bytes:
+            if 3 * count * preprocessing.size**2 > self._cached_pixel_bytes:
                 return rendered
             self._cache[key] = [batch.cpu() for batch in rendered]
         return self._cache[key]
 
     def _render(self, network: Network) -> Iterator[Tensor]:
         """Yield batches uint8 (B, S, S, 3) of the evaluation view of all images."""
-        wants = network.preprocessing
+        size, interpolation = network.preprocessing.size, network.preprocessing.interpolation
         for index in (self._train, self._test):
             source, samples, rows = index.source, index.samples, np.arange(len(index.samples))
-            views = evaluation_parameters(samples.image_size, wants.resize, wants.size)[:, None]
-            job = RenderJob.of(
-                source, samples, rows, parameters=views, sizes=(wants.size,), interpolation=wants.interpolation
-            )
+            views = evaluation_parameters(samples.image_size, network.preprocessing.resize, size)[:, None]
+            job = RenderJob.of(source, samples, rows, parameters=views, sizes=(size,), interpolation=interpolation)
             for (pixels,) in render(self._renderer, job, self._batch_size):
                 yield pixels

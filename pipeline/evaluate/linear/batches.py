@@ -121,3 +121,5 @@ class LiveViews:
                 features += [self.network.features(part).float() for part in parts]
             yield Batch(gather_ragged(torch.cat(features), batch_size, len(rows)), labels[rows])
             advance(len(rows))
+        for _ in rendered:
+            pass  # to its end: the renderer keeps its pipeline for the next epoch

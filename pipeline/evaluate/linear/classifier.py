@@ -48,7 +48,7 @@ class Standardisation(NamedTuple):
         return (_l2_normalize(features.float()) - self.mean) * self.inverse_deviation
 
 
-def standardisation(blocks: Blocks, device: torch.device | str = "cpu") -> Standardisation:
+def fit_standardisation(blocks: Blocks, device: torch.device | str = "cpu") -> Standardisation:
     """Compute mean and deviation of L2-normalised features, summed in float64, in one pass.
 
     The variance is divided by N - 1, and 1e-5 is added to it, as by ``torch.var_mean`` and ``FullBatchNorm`` in
@@ -198,7 +198,9 @@ def fit(
     """
     labels = views.labels
 
-    def train(title: str, rows: Rows, rates: Sequence[float]) -> Classifiers:
+    def train(
+        title: str, rows: Rows, rates: Sequence[float], unfinished: UnfinishedTraining | None = unfinished
+    ) -> Classifiers:
         part = {"rates": list(rates), "images": len(rows)}
         stored = broadcast_from_rank0(lambda: unfinished.read(part)) if unfinished else None
         state = stored or initial_state(len(standardise.mean), classes, len(rates), settings)
@@ -216,7 +218,7 @@ def fit(
     if settings.lr_grid:
         rates = sorted(set(settings.lr_grid))
         training, held_out = hold_out(labels, settings.seed)
-        candidates = train("choose a learning rate", training, rates)
+        candidates = train("choose a learning rate", training, rates, unfinished and unfinished.of_part("grid"))
         top1 = accuracy(candidates, [[evaluation_view(held_out)]], labels[held_out]).top1_percent
         found = dict(zip(rates, top1, strict=True))
         rate = max(rates, key=lambda each: (found[each], -each))

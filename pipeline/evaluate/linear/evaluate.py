@@ -29,7 +29,7 @@ from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures, check_classes
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
-from compress_ssl.pipeline.evaluate.linear.classifier import TOP, Standardisation, accuracy, fit, standardisation
+from compress_ssl.pipeline.evaluate.linear.classifier import TOP, Standardisation, accuracy, fit, fit_standardisation
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
 from compress_ssl.pipeline.evaluate.unfinished_training import UnfinishedTraining
 from compress_ssl.pipeline.images.policies import CROPS
@@ -88,7 +88,7 @@ def evaluate_linear(settings: LinearSettings, source: FeatureSource, progress: P
     if settings.crops == CROPS:
         crops = source.crops(training=False)[settings.test_split]
         tested = [StoredFeatures("test", crops, 1 + crop) for crop in range(CROPS)]
-    standardise = standardisation(train.blocks(), source.device)
+    standardise = fit_standardisation(train.blocks(), source.device)
     unfinished = None
     if live:
         source.network.module.to(memory_format=torch.channels_last)

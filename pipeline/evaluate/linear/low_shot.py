@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
@@ -28,7 +29,7 @@ from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
 from compress_ssl.pipeline.evaluate.linear.batches import Rows, StoredViews
-from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, fit, standardisation
+from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, fit, fit_standardisation
 from compress_ssl.pipeline.evaluate.settings import LowShotSettings
 from compress_ssl.pipeline.images.sources.text import read_lines
 from compress_ssl.storage import Split
@@ -50,6 +51,8 @@ class SubsetResult(Settings):
     learning_rate: float
     held_out_top1_percent: dict[float, float]
     """Of each rate of the grid, on held-out labelled images; empty without a grid."""
+    train_images_xxh3: str = ""
+    """Hash of the rows trained on; results of the earliest releases have none."""
 
 
 class LowShotResult(Settings):
@@ -86,13 +89,14 @@ def evaluate_low_shot(settings: LowShotSettings, source: FeatureSource, progress
     for name, rows in _subsets(settings, split, train.labels):
         features = [StoredFeatures("training", split, view).rows(rows) for view in range(1 + settings.views)]
         views = StoredViews(features.__getitem__, settings.views, train.labels[rows])
-        standardise = standardisation([features[0]], source.device)
+        standardise = fit_standardisation([features[0]], source.device)
         fitted = fit(views, features[0].__getitem__, standardise, len(split.class_names), settings, progress)
         top1, top5 = accuracy(fitted.classifiers, [test.blocks()], test.labels)
         results.append(
             SubsetResult(
                 subset=name,
                 train_images=len(rows),
+                train_images_xxh3=xxhash.xxh3_128_hexdigest(np.asarray(rows, np.int64).tobytes()),
                 top1_percent=top1[0],
                 top5_percent=top5[0],
                 learning_rate=fitted.learning_rate,

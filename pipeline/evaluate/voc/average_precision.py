@@ -16,8 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compress_ssl.pipeline.common.errors import require_extra
-
 POINTS = 10  # precision is averaged over recalls from 0 to 1 in steps of one tenth
 
 
@@ -115,7 +113,6 @@ def coco_average_precision(
         over_overlaps (float): Mean over the classes and over the IoU thresholds 0.5, 0.55, ..., 0.95, in [0, 1].
         at_half (float): Mean over the classes at an IoU threshold of 0.5.
     """
-    require_extra("COCO's average precision", "pycocotools", extra="voc")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

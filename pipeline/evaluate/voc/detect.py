@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from compress_ssl.pipeline.common.device import prepare_device
-from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError, require_extra
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
@@ -80,6 +80,7 @@ def evaluate_voc_detect(settings: VocDetectSettings, source: FeatureSource, prog
         RunError: If training fails.
         Stopped: If a signal requested it.
     """
+    require_extra("COCO's average precision", "pycocotools", extra="voc")
     check_voc(source.data)
     network = source.network
     (train, test), names = annotated_images(source.data, source.index_images())

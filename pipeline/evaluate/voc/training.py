@@ -52,12 +52,12 @@ class DetectionTask(TrainingTask[Batch]):
         self._detector, self._evaluate, self._steps = detector, evaluate, steps
         self._device = next(detector.parameters()).device
 
-    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, micro_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the detector's losses over randomly flipped images."""
-        flips = torch.rand(len(part)) < 0.5  # the loop has seeded torch for this step
+        flips = torch.rand(len(micro_batch)) < 0.5  # the loop has seeded torch for this step
         targets = [
             make_target(image, truth, flip=bool(flip), device=self._device)
-            for (image, truth), flip in zip(part, flips, strict=True)
+            for (image, truth), flip in zip(micro_batch, flips, strict=True)
         ]
         set_training(self._detector)
         with autocast(self._device, self.settings.precision):
@@ -136,6 +136,6 @@ def fine_tune(
             if settings.overwrite or not (run / SETTINGS_FILE).is_file():
                 raise
             # A run with other settings is replaced, as all results are.
-            logger.warning("The training starts over, since the existing one has other settings: %s", error)
+            logger.warning("The training starts over, since the existing one cannot be resumed: %s", error)
             open_runs([(task_settings.model_copy(update={"resume": False, "overwrite": True}), run, inputs)])
         train([task], BatchStream(settings.epochs, steps, images_per_step, batches), "fine-tune", progress)

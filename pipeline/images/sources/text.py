@@ -78,7 +78,7 @@ def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing
     if not unlabelled:
         raise InputError(
             f"The label file '{file}' is for images without labels, but {', '.join(listings)} have labels of their "
-            "own; leave --labels away."
+            "own; leave out --labels."
         )
     names = {split: _paths_by_name(listing.paths) for split, listing in unlabelled.items()}
     class_of: dict[tuple[str, str], str] = {}

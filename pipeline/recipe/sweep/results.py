@@ -12,7 +12,7 @@ from compress_ssl.pipeline.evaluate.results_table import Table, read_result
 from compress_ssl.pipeline.recipe.file import Recipe
 from compress_ssl.pipeline.recipe.steps import plan_steps
 from compress_ssl.pipeline.recipe.sweep.expand import SEED, Cell
-from compress_ssl.pipeline.recipe.up_to_date import is_finished, read_record, used_what_is_there
+from compress_ssl.pipeline.recipe.up_to_date import inputs_unchanged, is_finished, read_record
 
 
 class Row(NamedTuple):
@@ -60,7 +60,7 @@ def sweep_rows(recipe: Recipe, cells: Iterable[Cell]) -> list[Row]:
             if step.stage != "evaluate" or step.name.split(" ", 1)[1] != name:
                 continue
             evaluated = read_record(recipe, step.name) or {}
-            if is_finished(recipe, step) and used_what_is_there(step, steps, recipe):
+            if is_finished(recipe, step) and inputs_unchanged(step, steps, recipe):
                 scores |= read_result(step.output)[1]
             elif "failed" in evaluated and not reasons:
                 reasons.append(str(evaluated["failed"]))

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.k_means import k_means
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
+from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.networks.architectures import build_backbone
@@ -44,7 +44,7 @@ def test_loss_and_its_gradient_are_the_textbooks(student: Students) -> None:
     )
     good = torch.arange(0, 60, 2)
     embeddings = normalize(torch.randn(30, 24), dim=1)
-    objective.fit_teacher(AllImages(embeddings, good))
+    objective.fit_teacher(TeacherEmbeddings(embeddings, good))
     assert (objective.clusters[1::2] == -1).all()
     seen: list[Tensor] = []
     module.register_forward_hook(lambda _, __, features: seen.append(features))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
+from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
 from compress_ssl.pipeline.distill.run import distill, distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.task import build_objective
@@ -38,7 +38,7 @@ def check_gradients(kind: str, settings: DistillSettings) -> None:
         settings, settings.objective_options, module, student_dim=feature_dim, teacher_dim=24, images=100
     )
     embeddings = torch.nn.functional.normalize(torch.randn(100, 24), dim=1)
-    objective.fit_teacher(AllImages(embeddings, torch.arange(100)))
+    objective.fit_teacher(TeacherEmbeddings(embeddings, torch.arange(100)))
     rows = torch.arange(40, 52)
     batch = Batch(torch.randn(12, 3, 16, 16), embeddings[rows], rows)
     stored = {"teacher": batch.teacher_embeddings, "all": embeddings, **dict(objective.named_buffers())}

@@ -19,7 +19,7 @@ from tests.processes import Forked, start_command
 
 Students = Callable[..., DistillSettings]
 
-LONG: dict[str, Any] = {"epochs": 40, "checkpoint_minutes": 1e-9}
+LONG: dict[str, Any] = {"epochs": 25, "checkpoint_minutes": 1e-9}
 PASSES: dict[str, list[dict[str, Any]]] = {
     "one": [{"bank_size": 61, "prefill": True}],
     "several": [{}, {"objective": "compress-1q", "bank_size": 61}, {"student_size": 12, "precision": "float16"}],

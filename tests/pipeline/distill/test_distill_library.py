@@ -75,6 +75,41 @@ def test_defaults_of_the_settings_are_those_of_the_classes() -> None:
         }
 
 
+def test_an_objective_goes_on_from_its_state_dict_as_if_it_had_not_stopped() -> None:
+    """The rows of both banks stay those of the same images."""
+    images, teacher = torch.randn(8, 6), normalize(torch.randn(8, 32))
+    student = nn.Linear(6, 16)
+    first, second = (CompRess2q(student, teacher_dim=32, bank_size=20, key_momentum=0.9) for _ in range(2))
+    for _ in range(2):
+        first(student, Batch(images, teacher))
+        first.after_step(student)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(student, Batch(images, teacher))[0], second(student, Batch(images, teacher))[0])
+
+
+@pytest.mark.parametrize("name", ["compress-2q", "compress-1q", "seed", "crd"])
+def test_a_loss_in_evaluation_mode_changes_no_bank(name: str) -> None:
+    options = {"negative_queue": 20} if name == "crd" else {"bank_size": 20}
+    student = nn.Linear(6, 32)
+    objective = imported(name)(student, teacher_dim=32, **options)
+    batch = Batch(torch.randn(8, 6), normalize(torch.randn(8, 32)))
+    objective(student, batch)
+    objective.after_step(student)
+    before = {key: value.clone() for key, value in objective.state_dict().items() if "bank" in key or "memory" in key}
+    objective.eval()
+    objective(student, batch)
+    objective.after_step(student)
+    assert before
+    assert all(torch.equal(objective.state_dict()[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("options", [{"centre": True}, {"anchors": "k-means"}, {"anchors": "random"}])
+def test_a_loss_before_fit_teacher_is_nan(options: dict[str, Any]) -> None:
+    student = nn.Linear(6, 32)
+    objective = CompRess1q(student, teacher_dim=32, bank_size=20, **options)
+    assert torch.isnan(objective(student, Batch(torch.randn(8, 6), normalize(torch.randn(8, 32))))[0])
+
+
 def losses(student: nn.Module, objective: Any, images: Tensor, dim: int, steps: int = 3) -> list[float]:
     optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.05)
     teacher, found = normalize(torch.randn(len(images), dim)), []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
+from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
 from compress_ssl.pipeline.distill.run import distill, distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.task import MultiTeacher, build_objective
@@ -75,7 +75,7 @@ def test_loss_and_gradients_are_the_weighted_mean_of_those_of_each_teacher_alone
         objective: Any = build_objective(
             settings, settings.objective_options, network, student_dim=feature_dim, teacher_dim=dims[number], images=100
         )
-        objective.fit_teacher(AllImages(stored[number], torch.arange(100)))
+        objective.fit_teacher(TeacherEmbeddings(stored[number], torch.arange(100)))
         return objective.train(), Batch(images, stored[number][rows], rows)
 
     def built() -> tuple[torch.nn.Module, int]:

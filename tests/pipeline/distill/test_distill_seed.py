@@ -12,7 +12,7 @@ import torch
 import zarr
 from torch import Tensor, nn
 
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch
+from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.networks.architectures import build_backbone
@@ -113,9 +113,9 @@ def test_batch_enters_the_queue_after_the_step(student: Students) -> None:
     assert objective.teacher_bank.images.tolist() == [*range(6, 12), *range(6, 30)]
 
 
-def everything() -> AllImages:
+def everything() -> TeacherEmbeddings:
     generator = torch.Generator().manual_seed(4)
-    return AllImages(unit(torch.randn(50, D, generator=generator).relu()), 2 * torch.arange(50))
+    return TeacherEmbeddings(unit(torch.randn(50, D, generator=generator).relu()), 2 * torch.arange(50))
 
 
 def test_random_anchors_are_different_images_and_stay(student: Students) -> None:
@@ -136,7 +136,7 @@ def test_k_means_anchors_are_the_means_of_the_images_nearest_to_them(student: St
     images = everything().embeddings
     kinds = unit(torch.randn(5, D))
     images = unit(kinds.repeat(10, 1) + 0.01 * images)
-    objective.fit_teacher(AllImages(images, torch.arange(50)))
+    objective.fit_teacher(TeacherEmbeddings(images, torch.arange(50)))
     nearest = (images @ objective.teacher_bank.rows.T).argmax(dim=1)
     assert sorted(nearest.bincount(minlength=5).tolist()) == [10] * 5
     means = unit(torch.stack([images[nearest == number].mean(dim=0) for number in range(5)]))

@@ -1,8 +1,6 @@
 """Small data sets, and stage one run on them in this process."""
 
 import contextlib
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -131,9 +129,7 @@ class DaskProcesses:
     def end(self) -> None:
         """Kill every process and what it has started."""
         for _, process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill_group()
 
 
 def run_dask(*words: str) -> None:

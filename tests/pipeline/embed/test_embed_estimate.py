@@ -108,7 +108,7 @@ def test_the_store_pays_from_the_first_epoch_in_which_it_took_less_time(
     live, reading = 100 * forward, 100 * 64 * 2 / rate
     expected = next((epoch for epoch in range(1, 100_000) if work + epoch * reading < epoch * live), None)
     assert found["pays_off_after_epochs"] == expected
-    assert math.isclose(found["live_teacher_seconds_an_epoch"], live)
+    assert math.isclose(found["live_teacher_seconds_per_epoch"], live)
 
 
 def test_an_estimate_is_json(whole: Estimate) -> None:
@@ -119,5 +119,5 @@ def test_a_bucket_is_written_to_and_left_as_it_was(data: Path, bucket: str) -> N
     place = location(f"{bucket}/s.zarr")
     found = estimate(settings_of(data, place), Silent())
     assert (found.disk_left, found.fits) == (None, None)
-    assert found.reading_seconds_an_epoch > 0
+    assert found.reading_seconds_per_epoch > 0
     assert list(place.parent.iterdir()) == []

@@ -37,8 +37,7 @@ def embedding(*words: str | Path) -> Iterator[Forked]:
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill_group()
 
 
 def files(store: Path) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.distill.objectives.with_teacher_bank import similarity_divergence
+from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import similarity_divergence
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 

@@ -276,11 +276,14 @@ def test_keys_of_the_environment_go_before_those_of_the_profile(
     found = s3_credentials()
     assert found.provider is not None
     assert found.provider()["access_key_id"] == "AK"
+    monkeypatch.setenv("AWS_REGION", "us-west-1")
+    assert s3_credentials().config == {"region": "us-west-1"}  # the client's is else that of the provider
+    monkeypatch.delenv("AWS_REGION")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
     assert s3_credentials() == S3Credentials("", {"region": "eu-west-3"})
     monkeypatch.setenv("AWS_REGION", "us-west-1")
-    assert s3_credentials() == S3Credentials("")
+    assert s3_credentials() == S3Credentials("", {"region": "us-west-1"})
 
 
 def test_half_a_pair_of_keys_is_a_sentence(
@@ -299,16 +302,18 @@ def test_half_a_pair_of_keys_is_a_sentence(
 def test_profile_that_gives_no_keys_is_a_sentence(here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("boto3")
     monkeypatch.setenv("AWS_PROFILE", "lab")
-    with pytest.raises(StoreRefusedError, match="AWS_PROFILE names 'lab', which is in none of"):
+    with pytest.raises(StoreRefusedError, match="The AWS profile 'lab' is in none of"):
         s3_credentials()
     (tmp_path / "no-config").write_text(
         "[profile lab]\nsso_start_url = https://lab.example/start\nsso_region = eu-west-3\n"
         "sso_account_id = 1\nsso_role_name = reader\n"
     )
-    with pytest.raises(StoreRefusedError, match=r"^The credentials for S3 cannot be got: .*SSO.*; renew or correct"):
+    with pytest.raises(
+        StoreRefusedError, match=r"^The credentials for S3 could not be obtained: .*SSO.*; renew or correct"
+    ):
         s3_credentials()
     (tmp_path / "no-config").write_text("no profile\n")
-    with pytest.raises(StoreRefusedError, match=r"^The credentials for S3 cannot be got: .*no-config"):
+    with pytest.raises(StoreRefusedError, match=r"^The credentials for S3 could not be obtained: .*no-config"):
         s3_credentials()
 
 
@@ -316,6 +321,7 @@ def test_missing_packages_are_named_with_their_extra(here: None, monkeypatch: py
     """A module that is None in ``sys.modules`` is not found."""
     for package in ("boto3", "obstore"):
         monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "obstore.exceptions", raising=False)
     with pytest.raises(
         StoreRefusedError, match=r"No credentials .* needs the package 'boto3'; .*compress-ssl\[remote\]"
     ):
@@ -328,7 +334,7 @@ def test_missing_packages_are_named_with_their_extra(here: None, monkeypatch: py
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     assert s3_credentials() == S3Credentials("")
     with pytest.raises(
-        StoreError, match=r"^A store at s3:// needs the package 'obstore'; .*'compress-ssl\[remote\]'\.$"
+        StoreError, match=r"^'s3://bucket/store.zarr/.*' needs the package 'obstore'; .*'compress-ssl\[remote\]'\.$"
     ):
         open_store("s3://bucket/store.zarr")
 

@@ -21,7 +21,7 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
-from compress_ssl.pipeline.evaluate.linear.classifier import fit, standardisation
+from compress_ssl.pipeline.evaluate.linear.classifier import fit, fit_standardisation
 from compress_ssl.pipeline.evaluate.linear.evaluate import UNFINISHED_FILE, LinearResult, logistic_regression_accuracy
 from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
@@ -102,7 +102,7 @@ def test_live_features_are_those_of_a_store_with_as_many_views_as_epochs(data: P
 def test_live_and_stored_train_the_same_classifier_on_the_same_views(data: Path) -> None:
     stored, live, settings = views_of(run_of(data), data, epochs=3, limit=16)
     view_0 = stored.read(0)
-    standardise = standardisation([view_0])
+    standardise = fit_standardisation([view_0])
     fitted = [fit(views, view_0.__getitem__, standardise, 2, settings, Silent()) for views in (stored, live)]
     first, second = (each.classifiers.parameters for each in fitted)
     torch.testing.assert_close(first, second, rtol=0, atol=5e-3)
@@ -160,6 +160,19 @@ def test_a_live_training_that_was_killed_goes_on_with_its_last_whole_epoch(data:
     assert broken.images == 120
 
 
+def test_a_killed_live_training_goes_on_without_choosing_its_learning_rate_again(data: Path) -> None:
+    run = run_of(data)
+    grid = {"features": "live", "views": None, "epochs": 2, "lr_grid": (0.01, 0.1)}
+    whole = score(run, data=data, **grid).result
+    (run / "linear.json").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        score(run, Interrupting(after=30 + 8), data=data, **grid)
+    again = Interrupting()
+    assert score(run, again, data=data, **grid).result == whole
+    assert again.images == 30
+    assert sorted(path.name for path in run.iterdir() if "unfinished" in path.name) == []
+
+
 def test_probabilities_of_the_test_images_are_averaged_over_ten_crops(data: Path) -> None:
     run, subset = run_of(data), data.parent / "subset.txt"
     subset.write_text(
@@ -177,7 +190,7 @@ def test_probabilities_of_the_test_images_are_averaged_over_ten_crops(data: Path
     crops, train = open_store(run / "test-crops.zarr"), open_store(run / "views.zarr")["train"]
     assert [len(crops[name].views) for name in ("train", "val")] == [1, 11]
     views = StoredViews(train.view, 2, train.samples.label)
-    standardise = standardisation([train.view(0)])
+    standardise = fit_standardisation([train.view(0)])
     classifier = fit(views, train.view(0).__getitem__, standardise, 2, settings, Silent()).classifiers
     right = 0
     for row, label in enumerate(crops["val"].samples.label):
@@ -194,7 +207,7 @@ def test_logistic_regression_is_scikit_learns_on_the_standardised_features(teach
     deviation = np.sqrt(unit[0].var(axis=0, ddof=1) + 1e-5)
     x, y = ((each - unit[0].mean(axis=0)) / deviation for each in unit)
     expected = 100 * LogisticRegression(C=1 / (30 * 1e-3), max_iter=1000).fit(x, train.labels).score(y, test.labels)
-    ours = logistic_regression_accuracy(train, test, standardisation([train.features]), 1e-3)
+    ours = logistic_regression_accuracy(train, test, fit_standardisation([train.features]), 1e-3)
     assert ours == pytest.approx(expected)
 
 

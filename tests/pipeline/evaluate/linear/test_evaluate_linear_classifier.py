@@ -18,9 +18,9 @@ from compress_ssl.pipeline.evaluate.linear.classifier import (
     Standardisation,
     accuracy,
     fit,
+    fit_standardisation,
     hold_out,
     initial_state,
-    standardisation,
     train_classifiers,
 )
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
@@ -53,7 +53,7 @@ def trained(sample: Sample, settings: LinearSettings, *rates: float) -> Classifi
     views = StoredViews(sample.views.__getitem__, V, sample.labels)
     epochs = views.epochs(np.arange(N), 0, settings, "cpu", lambda images: None)
     state = initial_state(D, C, len(rates), settings)
-    return train_classifiers(epochs, standardisation([sample.views[0]]), state, rates, settings)
+    return train_classifiers(epochs, fit_standardisation([sample.views[0]]), state, rates, settings)
 
 
 def standardised_in_float64(sample: Sample) -> torch.Tensor:
@@ -123,7 +123,7 @@ def test_published_milestones_and_those_of_other_lengths() -> None:
 
 def test_statistics_read_in_blocks_are_those_of_all_rows(sample: Sample) -> None:
     features = sample.views[0]
-    ours = standardisation(iter([features[:7], features[7:8], features[8:]]))
+    ours = fit_standardisation(iter([features[:7], features[7:8], features[8:]]))
     torch.testing.assert_close(
         ours(torch.from_numpy(sample.views[1])).double(), standardised_in_float64(sample)[1], rtol=1e-5, atol=1e-5
     )
@@ -133,7 +133,7 @@ def test_a_feature_that_never_changes_and_a_row_of_zeros_stay_numbers() -> None:
     features = np.zeros((6, 3), np.float16)
     features[1:, 0] = 2
     features[1:, 1] = [1, 2, 3, 4, 5]
-    standardised = standardisation([features])(torch.from_numpy(features))
+    standardised = fit_standardisation([features])(torch.from_numpy(features))
     assert standardised.isfinite().all()
     assert (standardised[:, 2] == 0).all()
 
@@ -219,7 +219,7 @@ def test_the_rate_is_the_best_on_held_out_images_and_trained_again_on_all(sample
     grid = (1e-6, 0.003, 0.3, 1e36)
     settings = settings_of(epochs=4, lr_grid=grid)
     views = StoredViews(sample.views.__getitem__, V, sample.labels)
-    standardise = standardisation([sample.views[0]])
+    standardise = fit_standardisation([sample.views[0]])
     fitted = fit(views, sample.views[0].__getitem__, standardise, C, settings, Silent())
     training, held_out = hold_out(sample.labels, settings.seed)
     for number, rate in enumerate(grid[:3]):

@@ -14,7 +14,12 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.linear.batches import StoredViews
-from compress_ssl.pipeline.evaluate.linear.classifier import accuracy, initial_state, standardisation, train_classifiers
+from compress_ssl.pipeline.evaluate.linear.classifier import (
+    accuracy,
+    fit_standardisation,
+    initial_state,
+    train_classifiers,
+)
 from compress_ssl.pipeline.evaluate.linear.low_shot import balanced_subset, listed_subset
 from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate
 from compress_ssl.pipeline.evaluate.settings import LowShotSettings
@@ -58,7 +63,7 @@ def test_only_the_labelled_images_are_learned_from(teacher: Path) -> None:
     views = StoredViews(lambda view: split.view(view)[rows], 2, split.samples.label[rows])
     epochs = views.epochs(np.arange(6), 0, settings, "cpu", lambda images: None)
     classifiers = train_classifiers(
-        epochs, standardisation([split.view(0)[rows]]), initial_state(16, 2, 1, settings), [0.1], settings
+        epochs, fit_standardisation([split.view(0)[rows]]), initial_state(16, 2, 1, settings), [0.1], settings
     )
     expected = accuracy(classifiers, [[test.view(0)]], test.samples.label)
     assert result.subsets[0].train_images == 6
@@ -141,7 +146,7 @@ def test_bad_images_do_not_shift_the_rows(data: Path) -> None:
     views = StoredViews(lambda view: split.view(view)[rows], 2, np.array([0, 1]))
     epochs = views.epochs(np.arange(2), 0, settings, "cpu", lambda images: None)
     classifiers = train_classifiers(
-        epochs, standardisation([split.view(0)[rows]]), initial_state(16, 2, 1, settings), [0.1], settings
+        epochs, fit_standardisation([split.view(0)[rows]]), initial_state(16, 2, 1, settings), [0.1], settings
     )
     assert accuracy(classifiers, [[test.view(0)]], test.samples.label).top1_percent == [subset.top1_percent]
     assert torch.isfinite(classifiers.parameters).all()

@@ -247,6 +247,6 @@ def test_training_of_other_settings_starts_over(
     assert metrics.read_bytes() == first
     assert "starts over" not in caplog.text
     evaluate(settings_of(voc, out, pictures=0, regions=8, **TWO_EPOCHS), Silent())
-    assert "The training starts over, since the existing one has other settings" in caplog.text
+    assert "The training starts over, since the existing one cannot be resumed" in caplog.text
     assert "inputs.detector.regions = 16, now it is 8" in caplog.text
     assert metrics.read_bytes() != first

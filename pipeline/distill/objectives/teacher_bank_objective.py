@@ -5,12 +5,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import TORCH_DTYPES
-from compress_ssl.pipeline.distill.objectives.objective import AllImages, Batch, Objective
+from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective, TeacherEmbeddings
 from compress_ssl.pipeline.training.distributed import gather_rows
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
 
 
-class WithTeacherBank(Objective):
+class TeacherBankObjective(Objective):
     """An objective whose anchors are the teacher's embeddings of earlier images.
 
     Queries are compared with the bank as it was before the batch, which is enqueued after the step.
@@ -26,14 +26,14 @@ class WithTeacherBank(Objective):
 
         Args:
             mask_own: Mask the entries of the query's own image; needs ``Batch.rows``.
-            centre: Subtract the mean that ``fit_teacher`` takes from all embeddings.
-            fixed: The bank is filled by ``fit_teacher``, then stays, and is checkpointed.
+            centre: Subtract the mean that ``fit_teacher`` takes of all embeddings; NaN until then.
+            fixed: The bank is filled by ``fit_teacher``, and then stays; NaN until then.
         """
         self.needs_fit, self.refill_teacher_bank = centre or fixed, not fixed
-        self.teacher_bank = MemoryBank(
-            size, teacher_dim, TORCH_DTYPES[precision], in_checkpoint=fixed, track_images=mask_own
-        )
-        self.register_buffer("teacher_mean", torch.zeros(teacher_dim) if centre else None)
+        self.teacher_bank = MemoryBank(size, teacher_dim, TORCH_DTYPES[precision], track_images=mask_own)
+        if fixed:
+            self.teacher_bank.rows.fill_(torch.nan)
+        self.register_buffer("teacher_mean", torch.full((teacher_dim,), torch.nan) if centre else None)
         self._staged: list[tuple[Tensor, Tensor | None]] = []
 
     def transform_teacher(self, embeddings: Tensor) -> Tensor:
@@ -41,24 +41,25 @@ class WithTeacherBank(Objective):
         return embeddings if self.teacher_mean is None else normalize(embeddings - self.teacher_mean, dim=1)
 
     @torch.no_grad()
-    def fit_teacher(self, everything: AllImages) -> None:
+    def fit_teacher(self, teacher: TeacherEmbeddings) -> None:
         """Take the teacher's mean."""
         if self.teacher_mean is not None:
-            self.teacher_mean.copy_(everything.embeddings.mean(dim=0, dtype=torch.float64))
+            self.teacher_mean.copy_(teacher.embeddings.mean(dim=0, dtype=torch.float64))
 
     def after_step(self, student: nn.Module) -> None:
         """Enqueue the staged batch of all ranks."""
         del student
-        if self.refill_teacher_bank:
+        if self.refill_teacher_bank and self._staged:
             embeddings, rows = zip(*self._staged, strict=True)
             images = gather_rows(torch.cat(rows)) if self.teacher_bank.images is not None else None
             self.teacher_bank.enqueue(gather_rows(torch.cat(embeddings)), images)
         self._staged.clear()
 
     def stage_for_bank(self, batch: Batch) -> Tensor:
-        """Return the transformed teacher embeddings (B, D) of a (micro-)batch, to be enqueued after the step."""
+        """Return the transformed teacher embeddings (B, D) of a (micro-)batch; in training, stage them for the bank."""
         teacher = self.transform_teacher(batch.teacher_embeddings)
-        self._staged.append((teacher, batch.rows))
+        if self.training:
+            self._staged.append((teacher, batch.rows))
         return teacher
 
     def own_entries(self, batch: Batch) -> Tensor | None:

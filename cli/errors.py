@@ -58,7 +58,7 @@ ENDINGS = (
     ),
     Ending(
         WRONG_USE,
-        "an option, name, setting, path, recipe or data set that cannot be used; no such bucket, wrong credentials",
+        "an option, name, setting, path, recipe or dataset that cannot be used; no such bucket, wrong credentials",
         lambda error: isinstance(error, ValidationError | InputError | StoreRefusedError),
     ),
     Ending(
@@ -72,7 +72,7 @@ ENDINGS = (
         lambda error: isinstance(error, StoreError),
     ),
     Ending(
-        FAILED, "a loss that is not a number; a worker process that died", lambda error: isinstance(error, RunError)
+        FAILED, "a loss that is not finite; a worker process that died", lambda error: isinstance(error, RunError)
     ),
     Ending(
         FAILED,

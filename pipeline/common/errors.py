@@ -1,4 +1,4 @@
-"""Exceptions that end a stage early. Each message is one sentence: what, where, what to do."""
+"""Exceptions that end a stage early. Each message is short: what, where, what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run failed after it had started: the loss is not a number, a worker process died (exit code 1)."""
+    """A run failed after it had started: the loss is not finite, a worker process died (exit code 1)."""
 
 
 class SomeTrainingsFailed(RunError):

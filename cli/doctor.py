@@ -10,9 +10,10 @@ from compress_ssl.cli.output import json_option, print_result
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Examine this machine, and try every stage on it.
+    """Examine this machine, and try embed, distill and evaluate.
 
-    Takes about ten seconds and writes only to a temporary folder. The exit code is 1 if a check failed.
+    Takes about ten seconds and writes only to a temporary folder. pretrain and export are not tried. The exit
+    code is 1 if a check failed.
     """
     from compress_ssl.pipeline.doctor.run import examine
 

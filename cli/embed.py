@@ -20,7 +20,7 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 )
 @settings_options(EmbedSettings)
 @click.option(
-    "--dry-run", is_flag=True, help="Only estimate bytes, files, time and device-hours, as 'compress-ssl estimate'."
+    "--dry-run", is_flag=True, help="Only estimate bytes, files, time and device-hours, like 'compress-ssl estimate'."
 )
 @json_option
 def command(dry_run: bool, as_json: bool, **given: Any) -> None:

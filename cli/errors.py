@@ -71,9 +71,7 @@ ENDINGS = (
         "a store that is missing, incomplete, damaged, in use, or of other images or settings",
         lambda error: isinstance(error, StoreError),
     ),
-    Ending(
-        FAILED, "a loss that is not finite; a worker process that died", lambda error: isinstance(error, RunError)
-    ),
+    Ending(FAILED, "a loss that is not finite; a worker process that died", lambda error: isinstance(error, RunError)),
     Ending(
         FAILED,
         "a disk that fills up",

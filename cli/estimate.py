@@ -19,8 +19,8 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 def command(as_json: bool, **given: Any) -> None:
     """Estimate bytes, files, time and device-hours of embedding.
 
-    Accepts the options of embed, and writes only the index of the images: a few blocks are embedded and written beside
-    STORE for timing, then removed.
+    Takes the options of embed. For timing, a few blocks are embedded and written to a temporary store beside STORE.
+    Only the cached index of the images is kept.
     """
     print_estimate(make_settings(EmbedSettings, given), as_json)
 

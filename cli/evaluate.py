@@ -23,7 +23,7 @@ EVERYTHING = "all"
 
 SUMMARIES = {
     "knn": "Nearest neighbour and weighted k-NN: no training, seconds.",
-    "linear": "Linear classifier on frozen features, as published.",
+    "linear": "Linear classifier on frozen features, stored or live.",
     "low-shot": "Linear classifier on 1 % and 10 % of the labels.",
     "cluster": "Cluster alignment: k-means, clusters mapped to classes.",
     "layers": "Linear classifier on every layer.",

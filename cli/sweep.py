@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 HELP = """Run all combinations of the lists of values in a recipe.
 
-Each combination is an ordinary run. RECIPE is a TOML file, or the name of a recipe in the package. Lists are in a
-'sweep' table of [distill], of a [[student]] or of a [[pretrain]]. Students that see the same batches are trained
+Each combination is an ordinary run. RECIPE is a TOML file, or a recipe of the package such as comparison. Lists are in
+a 'sweep' table of [distill], of a [[student]] or of a [[pretrain]]. Students that see the same batches are trained
 together. If a combination fails, the failure is recorded and the others still run; the same command retries it, and
 resumes a sweep that was stopped.
 
@@ -40,7 +40,7 @@ Results are written to FOLDER/sweep: results.csv, results.json, and one figure p
     type=click.IntRange(min=1),
     default=16,
     show_default=True,
-    help="Most students to train in one pass over the images; fewer need less memory.",
+    help="Maximum number of students trained together in one pass over the images; fewer need less memory.",
 )
 @run_options
 def command(

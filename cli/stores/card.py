@@ -13,14 +13,14 @@ from compress_ssl.cli.output import json_option, print_result
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write; standard output unless given. An existing file is never replaced.",
+    help="File to write (default: standard output). An existing file is never replaced.",
 )
 @json_option
 def command(store: str, output: Path | None, as_json: bool) -> None:
-    """Write the dataset card of a store, a README.md.
+    """Print or write the dataset card of a store.
 
-    The card has the YAML header of a Hugging Face dataset card. Put it beside the store, into the top folder of the
-    repository: zarr warns of other files inside a store.
+    It is a README.md with the YAML header of a Hugging Face dataset card. Put it beside the store, into the top folder
+    of the repository: zarr warns about other files inside a store.
     """
     if output is not None and output.exists():
         raise click.UsageError(

@@ -16,7 +16,7 @@ from compress_ssl.cli.stores.info import writer_sentence
 def command(root: str, as_json: bool) -> None:
     """List every store below a folder or in a bucket.
 
-    One store per line; damaged ones are marked. ROOT is the current folder unless given.
+    One store per line; damaged ones are marked. ROOT defaults to the current folder.
     """
     from compress_ssl.storage import location
     from compress_ssl.storage.tools.catalogue import catalogue

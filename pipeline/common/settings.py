@@ -54,8 +54,8 @@ ContentCheck = Literal["sample", "all"]
 ContentCheckSetting = Annotated[
     ContentCheck,
     runtime_option(
-        "First compare the images with those of the store: all names, and the content of 256 evenly spaced images, "
-        "or of all."
+        "Check first that the images are those of the store: all names, and the content of 256 evenly spaced images "
+        "(sample) or of every image (all)."
     ),
 ]
 
@@ -86,7 +86,7 @@ class StageSettings(Settings):
 
     device: Annotated[Device, runtime_option("Device of the networks; auto is the GPU if there is one.")] = "auto"
     threads: Annotated[
-        int | None, runtime_option("CPU threads for decoding and for torch; all available cores unless given.", ge=1)
+        int | None, runtime_option("CPU threads for decoding and for torch (default: all available cores).", ge=1)
     ] = None
     renderer: Annotated[
         Literal["dali", "torchvision"],
@@ -127,8 +127,7 @@ class ImageSelection(Settings):
     ] = None
     labels: LabelFile = None
     index_folder: Annotated[
-        Path | None,
-        runtime_option("Folder of the index of the images, a cache; 'index' beside the output unless given."),
+        Path | None, runtime_option("Folder that caches the index of the images (default: 'index' beside the output).")
     ] = None
     on_bad_image: Annotated[
         Literal["stop", "skip"],
@@ -139,14 +138,11 @@ class ImageSelection(Settings):
 class ViewGeometry(Settings):
     """Sizes of the views that a network sees."""
 
-    size: Annotated[
-        int | None, result_option("Side of a view, in pixels; the network's default unless given.", ge=8)
-    ] = None
+    size: Annotated[int | None, result_option("Side of a view, in pixels (default: the network's).", ge=8)] = None
     resize: Annotated[
         int | None,
         result_option(
-            "Short side before the centre crop of the evaluation view, in pixels; the network's default unless given.",
-            ge=8,
+            "Short side before the centre crop of the evaluation view, in pixels (default: the network's).", ge=8
         ),
     ] = None
 

@@ -13,8 +13,8 @@ class DaskSettings(Settings):
     workers: Annotated[
         int | None,
         runtime_option(
-            "Start this many Dask workers on this machine; embed gives each a GPU of its own where there are GPUs, "
-            "and divides --threads among them.",
+            "Start N Dask workers on this machine. With embed each has its own GPU, if there are GPUs, and --threads "
+            "is divided among them.",
             ge=1,
         ),
     ] = None

@@ -101,29 +101,29 @@ class DistillSettings(_ObjectiveSettings):
     student: Annotated[
         str,
         result_option(
-            "Architecture: resnet18, mobilenet_v2, alexnet, resnet18-32px, timm/vit_tiny_patch16_224, ...; "
-            "'compress-ssl models --students' lists them."
+            "Architecture: resnet18, mobilenet_v2, alexnet, resnet18-32px, timm/vit_tiny_patch16_224, or any other of "
+            "torchvision or timm; 'compress-ssl models --students' lists recommended ones."
         ),
     ]
     head: Annotated[
         Literal["none", "linear", "mlp", "mlp-2"] | None,
         result_option(
-            "Layers between the student's feature and the objective, dropped at export: none, one linear layer to the "
-            "teacher's dimension, SimReg's MLP of four layers, or SEED's of two; the objective's own unless given "
-            f"({_by_objective(DEFAULT_HEADS)})."
+            "Layers between the student's features and the objective, dropped at export: none, one linear layer to the "
+            "teacher's dimension, SimReg's MLP of four layers (mlp), or SEED's of two (mlp-2). "
+            f"(default: {_by_objective(DEFAULT_HEADS)})"
         ),
     ] = None
     also_store: Annotated[
         tuple[StoreLocation, ...],
         path_option(
-            "Store of another teacher of the same images in the same views, to learn from at once: the loss is the "
-            "mean of the objective's over all teachers. Repeatable."
+            "Store of another teacher of the same images in the same views. The loss is the weighted mean of the "
+            "objective's losses over all teachers (see --store-weights). Repeatable."
         ),
     ] = ()
     store_weights: Annotated[
         tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
         result_option(
-            "Weight of a store in that mean, one for STORE and one for each further one; equal unless given. "
+            "Weight of a teacher's loss: one for STORE, and one for each --also-store (default: equal weights). "
             "Repeatable."
         ),
     ] = ()
@@ -136,20 +136,20 @@ class DistillSettings(_ObjectiveSettings):
             "and learns the teacher's embeddings of view 0 (the published code's cached mode)."
         ),
     ] = "replay"
-    views: Annotated[
-        int | None, result_option("Replay only this many random views; all of them unless given.", ge=1)
-    ] = None
+    views: Annotated[int | None, result_option("Replay only the first N random views (default: all).", ge=1)] = None
     policy: Annotated[
         PolicySetting | None,
-        result_option(f"Augmentation policy of fresh views: {', '.join(POLICIES)}; crop-flip unless given."),
+        result_option(f"Augmentation policy of fresh views: {', '.join(POLICIES)} (default: crop-flip)."),
     ] = None
     student_size: Annotated[
         int | None,
         result_option(
-            "Side of the student's input, in pixels: the same crop, resized; the view's own unless given.", ge=8
+            "Side of the student's input, in pixels: the same crop, resized (default: the size of the views).", ge=8
         ),
     ] = None
-    epochs: Annotated[int, result_option("Number of epochs; epoch e reads view 1 + e mod V.", ge=1)] = 130
+    epochs: Annotated[
+        int, result_option("Passes over the images; replay shows view 1 + (e mod V) in epoch e.", ge=1)
+    ] = 130
     accumulation: Annotated[
         int, result_option("Gradient accumulation: micro-batches per step, for less memory.", ge=1)
     ] = 1
@@ -174,7 +174,7 @@ class DistillSettings(_ObjectiveSettings):
     ] = "auto"
     scratch: Annotated[
         Path | None,
-        runtime_option("Folder on a fast local disk for memory maps; the system's temporary folder unless given."),
+        runtime_option("Folder on a fast local disk for memory maps (default: the system's temporary folder)."),
     ] = None
 
     if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Report on this machine, and a self-test of the stages on it."""
+"""Report on this machine, and a self-test of embed, distill and evaluate on it."""

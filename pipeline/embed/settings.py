@@ -23,7 +23,7 @@ from compress_ssl.storage.places.names import first_outside
 
 
 class SplitSource(Settings):
-    """One split of the store: name, folder in the data set, number of random views."""
+    """One split of the store: name, folder in the dataset, number of random views."""
 
     name: str
     folder: str
@@ -49,7 +49,7 @@ def _parse_split(value: Any) -> Any:
     if not match:
         raise ValueError(
             f"'{value}' must be NAME, NAME=FOLDER, NAME:VIEWS or NAME=FOLDER:VIEWS, with letters, digits, - and _ in "
-            "NAME; for the data set itself write for instance all=."
+            "NAME; for the dataset itself write for instance all=."
         )
     name, folder, views = match.groups()
     return SplitSource(name=name, folder=folder or name, views=None if views is None else int(views))
@@ -85,7 +85,7 @@ def _parse_part(value: Any) -> Any:
 class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     """Settings of ``embed``."""
 
-    data: Annotated[Path, path_option("Data set: a folder with one sub-folder per split, or a pack.", argument=True)]
+    data: Annotated[Path, path_option("Dataset: a folder with one sub-folder per split, or a pack.", argument=True)]
     store: Annotated[
         StoreLocation,
         path_option("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.", argument=True),
@@ -96,8 +96,8 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     split: Annotated[
         tuple[Split, ...],
         result_option(
-            "NAME[=FOLDER][:VIEWS]: a folder of the data set, '.' for the data set itself; the number of random views "
-            "if not --views. Repeatable.",
+            "NAME[=FOLDER][:VIEWS]: a split of the store, its folder in the dataset (default: NAME; all=. takes the "
+            "dataset itself), and its number of random views (default: --views). Repeatable.",
             min_length=1,
         ),
     ] = (SplitSource(name="train", folder="train"), SplitSource(name="val", folder="val", views=0))
@@ -125,7 +125,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         ),
     ] = False
     block_rows: Annotated[
-        int | None, result_option("Images per block, the unit of resuming; about 16 MiB per view unless given.", ge=1)
+        int | None, result_option("Images per block, the unit of resuming (default: about 16 MiB per view).", ge=1)
     ] = None
     part: Annotated[
         Annotated[Part, BeforeValidator(_parse_part, json_schema_input_type=str)] | None,
@@ -136,13 +136,13 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     add_views: Annotated[
         int | None,
         result_option(
-            "Add this many random views to the splits of a complete store that have some. Options that are not given "
-            "are as in the store; --policy may differ.",
+            "Add N random views to the splits of a complete store that have random views. Other options default to "
+            "the store's; --policy may differ.",
             ge=1,
         ),
     ] = None
     add_images: Annotated[
-        bool, result_option("Append the images that are new in the data set to a complete store, in all its views.")
+        bool, result_option("Append the images that are new in the dataset to a complete store, in all its views.")
     ] = False
     pixel_hashes: Annotated[
         int, runtime_option("Log hashes of about this many rendered views to STORE.pixel-hashes.jsonl.", ge=0)

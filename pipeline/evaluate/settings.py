@@ -45,9 +45,7 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
     precision: Annotated[
         Precision, result_option("Precision of the network; auto is float32 on a CPU and float16 on a GPU.")
     ] = "auto"
-    output: Annotated[Path | None, path_option("Folder for results and features; beside the model unless given.")] = (
-        None
-    )
+    output: Annotated[Path | None, path_option("Folder for results and features (default: beside the model).")] = None
 
 
 class KnnSettings(EvaluateSettings):
@@ -56,18 +54,19 @@ class KnnSettings(EvaluateSettings):
     neighbours: Annotated[
         tuple[Count, ...],
         result_option(
-            "Numbers of neighbours of weighted k-NN, besides the nearest neighbour; a default that exceeds the "
-            "training images is left out. Repeatable."
+            "Numbers of neighbours of weighted k-NN; a default larger than the number of training images is left out. "
+            "Repeatable."
         ),
     ] = (20, 200)
     knn_temperature: Annotated[
         float, result_option("Temperature of weighted k-NN, which divides the cosines.", gt=0)
     ] = DEFAULT_VOTE_TEMPERATURE
     labels_per_class: Annotated[
-        tuple[Count, ...],
-        result_option("Also score with only this many labelled training images per class. Repeatable."),
+        tuple[Count, ...], result_option("Also score with only N labelled training images per class. Repeatable.")
     ] = ()
-    draws: Annotated[int, result_option("Number of draws of those images; the mean is reported.", ge=1)] = 10
+    draws: Annotated[
+        int, result_option("Number of random draws for each --labels-per-class; the mean is reported.", ge=1)
+    ] = 10
     crops: Annotated[
         Literal[1, 10], result_option("Crops per image: the centre, or ten, whose normalised features are averaged.")
     ] = 1
@@ -79,7 +78,9 @@ class LinearTraining(EvaluateSettings):
     views: Annotated[
         int,
         result_option(
-            "Stored random views; epoch e trains on view 1 + (e mod views). By default no more than a store has.", ge=1
+            "Number N of stored random views, by default at most as many as a store has; epoch e trains on view "
+            "1 + (e mod N).",
+            ge=1,
         ),
     ] = 4
     policy: Annotated[PolicySetting, result_option(f"Augmentation of the random views: {', '.join(POLICIES)}.")] = (
@@ -91,8 +92,8 @@ class LinearTraining(EvaluateSettings):
     lr_grid: Annotated[
         tuple[Rate, ...],
         result_option(
-            "Train with all these learning rates in one pass on nine tenths of the training images, select the one "
-            "best on the rest, and train with it on all; replaces --learning-rate. Repeatable."
+            "Learning rate to choose from, instead of --learning-rate: all are trained on nine tenths of the training "
+            "images and scored on the rest; the best is then trained on all images. Repeatable."
         ),
     ] = ()
     momentum: Annotated[float, result_option("Momentum of SGD.", ge=0, lt=1)] = 0.9
@@ -100,11 +101,11 @@ class LinearTraining(EvaluateSettings):
     milestones: Annotated[
         tuple[Count, ...],
         result_option(
-            "Epochs at which the learning rate is multiplied by gamma; by default 3/8 and 3/4 of all epochs, 15 and "
-            "30 of 40. Repeatable."
+            "Epoch at which the learning rate is multiplied by --gamma (default: 3/8 and 3/4 of all epochs, 15 and "
+            "30 of 40). Repeatable."
         ),
     ] = ()
-    gamma: Annotated[float, result_option("Factor at the milestones.", gt=0)] = 0.1
+    gamma: Annotated[float, result_option("Factor of the learning rate at each of --milestones.", gt=0)] = 0.1
 
     @property
     def drops(self) -> tuple[int, ...]:
@@ -168,7 +169,7 @@ class LowShotSettings(LinearTraining):
 class ClusterSettings(EvaluateSettings):
     """Cluster alignment; the defaults are the published protocol."""
 
-    clusters: Annotated[int | None, result_option("Clusters; as many as classes by default.", ge=2)] = None
+    clusters: Annotated[int | None, result_option("Number of clusters (default: the number of classes).", ge=2)] = None
     iterations: Annotated[int, result_option("Iterations of k-means.", ge=1)] = 20
     restarts: Annotated[int, result_option("Restarts of each k-means, of which the best is kept.", ge=1)] = 1
     seeds: Annotated[
@@ -181,8 +182,8 @@ class ClusterSettings(EvaluateSettings):
             "Draw the confusion matrix, the cluster sizes, and (with --data) random images of random clusters."
         ),
     ] = False
-    rows: Annotated[int, result_option("Clusters in the picture of images.", ge=1)] = 35
-    columns: Annotated[int, result_option("Images per cluster in that picture.", ge=1)] = 20
+    rows: Annotated[int, result_option("Clusters that --pictures draws images of.", ge=1)] = 35
+    columns: Annotated[int, result_option("Images per cluster that --pictures draws.", ge=1)] = 20
 
 
 class LayersSettings(EvaluateSettings):
@@ -191,7 +192,7 @@ class LayersSettings(EvaluateSettings):
     UNUSED: ClassVar[frozenset[str]] = frozenset({"check_content"})
 
     layers: Annotated[
-        tuple[str, ...], result_option("Layers to score, such as conv5 or stage3; all by default. Repeatable.")
+        tuple[str, ...], result_option("Layer to score, such as conv5 or stage3 (default: all layers). Repeatable.")
     ] = ()
     epochs: Annotated[int, result_option("Passes over the training images.", ge=1)] = 90
     classifier_batch_size: Annotated[int, result_option("Images in one step of the classifiers.", ge=1)] = 256
@@ -254,21 +255,21 @@ class VocDetectSettings(VocSettings):
         float, result_option("Weight decay of the optimizer, SGD with a momentum of 0.9.", ge=0)
     ] = 5e-4
     milestones: Annotated[
-        tuple[int, ...], result_option("Epochs at which the learning rate is multiplied by gamma. Repeatable.")
+        tuple[int, ...], result_option("Epoch at which the learning rate is multiplied by --gamma. Repeatable.")
     ] = (12,)
-    gamma: Annotated[float, result_option("Factor at the milestones.", gt=0)] = 0.1
-    warmup_epochs: Annotated[float, result_option("Epochs of linear warm-up from zero.", ge=0)] = 0.0
+    gamma: Annotated[float, result_option("Factor of the learning rate at each of --milestones.", gt=0)] = 0.1
+    warmup_epochs: Annotated[float, result_option("Epochs of linear warm-up of the learning rate from zero.", ge=0)] = (
+        0.0
+    )
     checkpoint_minutes: Annotated[
-        float, runtime_option("Minutes between checkpoints, besides one at the end of every epoch.", gt=0)
+        float, runtime_option("Save a checkpoint every N minutes, in addition to the end of each epoch.", gt=0)
     ] = 10
-    overwrite: Annotated[
-        bool, runtime_option("Start the training over even if one with these settings could be resumed.")
-    ] = False
+    overwrite: Annotated[bool, runtime_option("Start the training from scratch, even if it could be resumed.")] = False
     score_every: Annotated[
         int | None,
         result_option(
-            "Also score the test images before training and every this many epochs, for the curve; nothing is "
-            "selected by it.",
+            "Also score the test images before training and every N epochs, for the curve; no network is selected by "
+            "these scores.",
             ge=1,
         ),
     ] = None

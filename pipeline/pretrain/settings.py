@@ -40,7 +40,7 @@ class PretrainSettings(TrainingSettings, ImageSelection, ViewGeometry):
     )
     policy: Annotated[
         PolicySetting,
-        result_option(f"Augmentation of the views: {', '.join(POLICIES)}; the default of supervised is crop-flip."),
+        result_option(f"Augmentation of the views: {', '.join(POLICIES)}; supervised defaults to crop-flip."),
     ] = POLICIES["moco-v2"]
     epochs: Epochs = 200
     learning_rate: LearningRate = 0.06

@@ -9,7 +9,7 @@ LearningRate = Annotated[float, result_option("Initial learning rate.", gt=0)]
 WeightDecay = Annotated[float, result_option("Weight decay of the optimizer.", ge=0)]
 Schedule = Annotated[
     Literal["step", "cosine"],
-    result_option("Learning rate schedule: decay at the milestones, or half a cosine to zero."),
+    result_option("Learning rate schedule: decay by --gamma at each of --milestones, or half a cosine to zero."),
 ]
 
 
@@ -25,10 +25,12 @@ class TrainingSettings(OutputSettings):
     schedule: Schedule
     milestones: Annotated[
         tuple[int, ...],
-        result_option("Epochs at which the step schedule multiplies the learning rate by gamma. Repeatable."),
+        result_option("Epoch at which the step schedule multiplies the learning rate by --gamma. Repeatable."),
     ] = (90, 120)
-    gamma: Annotated[float, result_option("Decay factor of the step schedule.", gt=0)] = 0.2
-    warmup_epochs: Annotated[float, result_option("Epochs of linear warmup of the learning rate from zero.", ge=0)] = (
+    gamma: Annotated[
+        float, result_option("Factor of the learning rate at each of --milestones (step schedule).", gt=0)
+    ] = 0.2
+    warmup_epochs: Annotated[float, result_option("Epochs of linear warm-up of the learning rate from zero.", ge=0)] = (
         0.0
     )
     precision: Annotated[
@@ -46,19 +48,19 @@ class TrainingSettings(OutputSettings):
         int, result_option("Seed of the initial weights, the order of images and all other randomness.", ge=0, lt=2**64)
     ] = 0
     checkpoint_minutes: Annotated[
-        float, runtime_option("Save a checkpoint after so many minutes, besides at the end of every epoch.", gt=0)
+        float, runtime_option("Save a checkpoint every N minutes, in addition to the end of each epoch.", gt=0)
     ] = 10
     keep_every: Annotated[
-        int | None, runtime_option("Keep checkpoint and network of every N-th epoch, in RUN/epoch-N.", ge=1)
+        int | None, runtime_option("Keep the checkpoint and network of every N-th epoch, in RUN/epoch-NNNN.", ge=1)
     ] = None
     live_every: Annotated[
         int | None,
         runtime_option(
-            "Evaluate nearest-neighbour accuracy every N epochs; the best network is kept in RUN/best.", ge=1
+            "Measure nearest-neighbour accuracy every N epochs; the best network is kept in RUN/best.", ge=1
         ),
     ] = None
-    live_split: Annotated[str, runtime_option("Split that live evaluation scores.")] = "val"
+    live_split: Annotated[str, runtime_option("Split that --live-every scores.")] = "val"
     live_images: Annotated[
-        int, runtime_option("Largest number of images per split in live evaluation, evenly spaced.", ge=1)
+        int, runtime_option("Maximum number of images per split for --live-every, evenly spaced.", ge=1)
     ] = 2000
     tensorboard: Annotated[bool, runtime_option("Log the metrics to TensorBoard too, in RUN/tensorboard.")] = False

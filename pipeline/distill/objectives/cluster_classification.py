@@ -52,7 +52,7 @@ class ClusterClassification(Objective):
         clusters: Annotated[
             int | None,
             result_option(
-                "Clusters of the teacher's embeddings; unless given 16,000, or one per 39 images if that is less", ge=2
+                "Clusters of the teacher's embeddings, by default 16,000, or one per 39 images if that is fewer", ge=2
             ),
         ] = None,
     ) -> None:

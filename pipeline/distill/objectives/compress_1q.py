@@ -51,8 +51,8 @@ class CompRess1q(TeacherBankObjective):
         anchors: Annotated[
             Literal["queue", "random", "k-means"],
             result_option(
-                "Content of the memory bank: a queue of the last images, or fixed anchors, random images of the store "
-                "or centroids of its k-means, both of view 0"
+                "Content of the memory bank: a queue of the most recent images, or fixed anchors, which are random "
+                "images or k-means centroids of view 0"
             ),
         ] = "queue",
     ) -> None:

@@ -51,7 +51,7 @@ class CompRess2q(TeacherBankObjective):
         mask_own: options.MaskOwn = False,
         centre: options.Centre = False,
         key_momentum: Annotated[
-            float, result_option("Momentum of the key encoder (EMA); lower it for few steps", ge=0, le=1)
+            float, result_option("EMA momentum of the key encoder; lower it for few steps", ge=0, le=1)
         ] = 0.999,
     ) -> None:
         super().__init__(student, teacher_dim, student_dim, head, precision)

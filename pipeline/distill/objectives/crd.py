@@ -64,9 +64,7 @@ class CRD(Objective):
         ] = 0.5,
         negative_queue: Annotated[
             int | None,
-            result_option(
-                "Draw the negatives from the embeddings of so many last images; of every image unless given", ge=1
-            ),
+            result_option("Draw negatives from a queue of the N most recent images, by default from all images", ge=1),
         ] = None,
     ) -> None:
         super().__init__(student, teacher_dim, student_dim, "none", precision)

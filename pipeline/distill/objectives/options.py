@@ -15,7 +15,7 @@ HeadName = Literal["none", "linear", "mlp", "mlp-2"]
 Temperature = Annotated[float, result_option("Temperature of the softmax over similarities", gt=0)]
 
 TeacherTemperature = Annotated[
-    float | None, result_option("Temperature of the teacher's softmax; the student's unless given", gt=0)
+    float | None, result_option("Temperature of the teacher's softmax, by default the student's", gt=0)
 ]
 
 BankSize = Annotated[

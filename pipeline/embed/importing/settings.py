@@ -82,13 +82,13 @@ class ImportSettings(Settings):
     labels: LabelFile = None
     on_bad_image: Annotated[
         Literal["stop", "skip"],
-        result_option("Whether an image that cannot be decoded ends the import, or is recorded and skipped."),
+        result_option("Stop at an image that cannot be decoded, or record it and leave it out."),
     ] = "stop"
     index_folder: Annotated[
-        Path | None, runtime_option("Folder that caches the image index; 'index' beside the store unless given.")
+        Path | None, runtime_option("Folder that caches the index of the images (default: 'index' beside the store).")
     ] = None
-    block_rows: Annotated[int | None, result_option("Images per block; about 16 MiB unless given.", ge=1)] = None
-    threads: Annotated[int | None, runtime_option("CPU threads for indexing; all cores unless given.", ge=1)] = None
+    block_rows: Annotated[int | None, result_option("Images per block (default: about 16 MiB).", ge=1)] = None
+    threads: Annotated[int | None, runtime_option("CPU threads for indexing (default: all cores).", ge=1)] = None
     overwrite: Annotated[bool, runtime_option("Replace the store if it exists.")] = False
 
     @model_validator(mode="after")

@@ -15,8 +15,8 @@ class VerifySettings(DaskSettings, StageSettings):
     sample: Annotated[
         int | None,
         result_option(
-            "Read only this many blocks, drawn anew every time; with --teacher also the number of images of each "
-            "split that are embedded again, 64 unless given.",
+            "Read only N blocks, drawn at random each time; with --teacher, also the number of images per split that "
+            "are embedded again (default: 64).",
             ge=1,
         ),
     ] = None
@@ -27,8 +27,10 @@ class VerifySettings(DaskSettings, StageSettings):
             "Needs --data."
         ),
     ] = None
-    data: Annotated[Path | None, path_option("Data set that the store was made from; with --teacher.")] = None
-    seed: Annotated[int, result_option("Draws random/NAME's weights, as it did for embed.", ge=0, lt=2**64)] = 0
+    data: Annotated[Path | None, path_option("Dataset that the store was made from; needed with --teacher.")] = None
+    seed: Annotated[
+        int, result_option("Seed of the weights of --teacher random/NAME, as given to embed.", ge=0, lt=2**64)
+    ] = 0
     batch_size: Annotated[int, result_option("Images per forward pass; with --teacher.", ge=1)] = 32
 
     @model_validator(mode="after")

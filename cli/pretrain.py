@@ -10,9 +10,7 @@ from compress_ssl.cli.output import json_option, print_result
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 
 
-@click.command(
-    "pretrain", epilog=example("compress-ssl pretrain photographs runs/teacher --arch resnet18 --epochs 100")
-)
+@click.command("pretrain", epilog=example("compress-ssl pretrain photographs runs/teacher --arch resnet18 --epochs 90"))
 @settings_options(PretrainSettings)
 @json_option
 def command(as_json: bool, **given: Any) -> None:

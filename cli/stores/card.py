@@ -23,9 +23,7 @@ def command(store: str, output: Path | None, as_json: bool) -> None:
     of the repository: zarr warns about other files inside a store.
     """
     if output is not None and output.exists():
-        raise click.UsageError(
-            f"'{output}' exists, and somebody may have edited it; delete it, or give another --output."
-        )
+        raise click.UsageError(f"'{output}' exists and may have been edited; delete it, or give another --output.")
     from compress_ssl.pipeline.networks.teachers import TEACHERS
     from compress_ssl.storage import describe, open_store
     from compress_ssl.storage.places.durable import write_durably

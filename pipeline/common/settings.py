@@ -141,9 +141,7 @@ class ViewGeometry(Settings):
     size: Annotated[int | None, result_option("Side of a view, in pixels (default: the network's).", ge=8)] = None
     resize: Annotated[
         int | None,
-        result_option(
-            "Short side before the centre crop of the evaluation view, in pixels (default: the network's).", ge=8
-        ),
+        result_option("Short side before the evaluation view's centre crop, in pixels (default: the network's).", ge=8),
     ] = None
 
 

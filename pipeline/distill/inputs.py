@@ -84,9 +84,7 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
             "embed with --views, or train with --student-view fresh."
         )
     if shared.views is not None and shared.views > available:
-        raise InputError(
-            f"--views {shared.views} was asked for, but '{first.path.parent}' has {available} random views."
-        )
+        raise InputError(f"--views {shared.views} is set, but '{first.path.parent}' has {available} random views.")
     schedule = ViewSchedule(0 if is_fresh else shared.views or available)
     for split in splits:
         check_complete(split, schedule.views)

@@ -147,12 +147,8 @@ class DistillSettings(_ObjectiveSettings):
             "Side of the student's input, in pixels: the same crop, resized (default: the size of the views).", ge=8
         ),
     ] = None
-    epochs: Annotated[
-        int, result_option("Passes over the images; replay shows view 1 + (e mod V) in epoch e.", ge=1)
-    ] = 130
-    accumulation: Annotated[
-        int, result_option("Gradient accumulation: micro-batches per step, for less memory.", ge=1)
-    ] = 1
+    epochs: Annotated[int, result_option("Passes over the images; epoch e replays view 1 + (e mod V).", ge=1)] = 130
+    accumulation: Annotated[int, result_option("Gradient accumulation: micro-batches per step.", ge=1)] = 1
     learning_rate: LearningRate = 0.01
     schedule: Schedule = "step"
     prefill: Annotated[

@@ -89,9 +89,7 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
         return
     for name in store.split_names:
         if len(store[name].complete_views) < len(store[name].views):
-            raise StoreIncompleteError(
-                f"Split {name} of '{place}' is not complete; finish it with --resume, then add more."
-            )
+            raise StoreIncompleteError(f"Split {name} of '{place}' is not complete; finish it with --resume first.")
     growths = {name: growth for name, growth in growths.items() if growth.views or growth.samples}
     if not growths:
         no_views = "its splits have view 0 alone" if settings.add_views else ""

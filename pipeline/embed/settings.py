@@ -129,9 +129,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     ] = None
     part: Annotated[
         Annotated[Part, BeforeValidator(_parse_part, json_schema_input_type=str)] | None,
-        runtime_option(
-            "I/N: embed only every N-th block, from the I-th on; 'store merge' joins the stores of N machines."
-        ),
+        runtime_option("I/N: embed only every N-th block, from the I-th on; 'store merge' joins stores of N machines."),
     ] = None
     add_views: Annotated[
         int | None,

@@ -91,9 +91,7 @@ def check_classes(
     """
     trained = np.unique(train_labels)
     if len(trained) < 2:
-        raise InputError(
-            f"All training images are of class '{class_names[trained[0]]}'; a classifier needs two classes."
-        )
+        raise InputError(f"All training images have class '{class_names[trained[0]]}'; a classifier needs two classes.")
     unknown = np.setdiff1d(test_labels, trained)
     if len(unknown):
         raise InputError(

@@ -178,9 +178,7 @@ class ClusterSettings(EvaluateSettings):
     ] = (1234,)
     pictures: Annotated[
         bool,
-        result_option(
-            "Draw the confusion matrix, the cluster sizes, and (with --data) random images of random clusters."
-        ),
+        result_option("Draw the confusion matrix, cluster sizes, and (with --data) random images of random clusters."),
     ] = False
     rows: Annotated[int, result_option("Clusters that --pictures draws images of.", ge=1)] = 35
     columns: Annotated[int, result_option("Images per cluster that --pictures draws.", ge=1)] = 20
@@ -251,9 +249,7 @@ class VocDetectSettings(VocSettings):
     epochs: Annotated[int, result_option("Passes over the training images.", ge=1)] = 16
     detector_batch_size: Annotated[int, result_option("Images in one step of the detector.", ge=2)] = 2
     learning_rate: Annotated[float, result_option("Initial learning rate.", gt=0)] = 0.001
-    weight_decay: Annotated[
-        float, result_option("Weight decay of the optimizer, SGD with a momentum of 0.9.", ge=0)
-    ] = 5e-4
+    weight_decay: Annotated[float, result_option("Weight decay of SGD (momentum 0.9).", ge=0)] = 5e-4
     milestones: Annotated[
         tuple[int, ...], result_option("Epoch at which the learning rate is multiplied by --gamma. Repeatable.")
     ] = (12,)

@@ -11,9 +11,7 @@ class ExportSettings(Settings):
 
     run: Annotated[
         str,
-        result_option(
-            "Folder of a finished run, or any other network: torchvision/NAME, NAME:PATH, ...", argument=True
-        ),
+        result_option("Folder of a finished run, or another network: torchvision/NAME, NAME:PATH, ...", argument=True),
     ]
     out: Annotated[Path, path_option("Folder to write.", argument=True)]
     onnx: Annotated[

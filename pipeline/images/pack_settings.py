@@ -12,10 +12,7 @@ class PackSettings(Settings):
     """Settings of packing a dataset into one file."""
 
     data: Annotated[
-        Path,
-        path_option(
-            "Dataset: a folder with one sub-folder per split, or anything else that embed reads.", argument=True
-        ),
+        Path, path_option("Dataset: a folder with one sub-folder per split, or whatever embed reads.", argument=True)
     ]
     file: Annotated[Path, path_option("HDF5 file to write.", argument=True)]
     split: Annotated[

@@ -178,9 +178,7 @@ def _load_foreign_format(name: str | None, file: CheckpointFile) -> Network:
         return Network(_name_of(file.path), name, *backbone, preprocessing, loaded)
     of_layout = [other for other in TEACHERS if weights.layout in TEACHERS[other].layouts]
     if LAYOUTS[weights.layout].preprocessing is not None and of_layout and name not in of_layout:
-        raise InputError(
-            f"'{file.path}' has the layout of {', '.join(of_layout)}, not of {name}; give one of these names."
-        )
+        raise InputError(f"'{file.path}' has the layout of {', '.join(of_layout)}, not of {name}; give one of these.")
     backbone, loaded = load_weights(file, weights, teacher.architecture)
     return Network(name, teacher.architecture, *backbone, teacher.preprocessing, loaded)
 

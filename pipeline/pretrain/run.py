@@ -92,9 +92,7 @@ def open_images(settings: PretrainSettings, progress: Progress) -> ImageIndex:
     samples, location = index.samples, index.source.location
     images = np.count_nonzero(samples.good)
     if images < settings.batch_size:
-        raise InputError(
-            f"--batch-size {settings.batch_size} is more than the {images} images of '{location}'; lower it."
-        )
+        raise InputError(f"--batch-size {settings.batch_size} exceeds the {images} images of '{location}'; lower it.")
     if settings.method == "supervised":
         unlabelled = np.flatnonzero(samples.good & (samples.label < 0))
         if len(unlabelled):

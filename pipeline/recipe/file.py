@@ -129,9 +129,7 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
 def check_tables(recipe: Recipe) -> None:
     """Check the keys of all tables, including those that lead to no step."""
     if any(SWEEP in table for table in (recipe.distill, *recipe.pretrain, *recipe.student)):
-        raise InputError(
-            "This recipe has lists of values to try; run it with 'compress-ssl sweep', which tries them all."
-        )
+        raise InputError("This recipe has lists of values to try; run it with 'compress-ssl sweep', which tries all.")
     models = (*STAGES.values(), *(evaluation.settings for evaluation in EVALUATIONS.values()))
     known = set().union(*(model.model_fields for model in models))
     _check_keys("[settings]", recipe.settings, known, DECIDED | {"store", "teacher", "model"})
@@ -141,9 +139,7 @@ def check_tables(recipe: Recipe) -> None:
     for key in recipe.evaluate.shared:
         owner = next((name for name, each in EVALUATIONS.items() if key in each.settings.model_fields), None)
         if owner and key not in known:
-            raise InputError(
-                f"'{key}' in [evaluate] is a setting of one evaluation; write it below [evaluate.{owner}]."
-            )
+            raise InputError(f"'{key}' in [evaluate] belongs to one evaluation; write it below [evaluate.{owner}].")
     _check_keys("[evaluate]", recipe.evaluate.model_extra or {}, known, DECIDED | {"model"})
     for name, table in recipe.evaluate.tables.items():
         where = f"[evaluate.{name}]"

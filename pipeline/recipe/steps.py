@@ -84,9 +84,7 @@ def _add(steps: dict[str, Step], step: Step) -> None:
     if step.name in steps:
         raise InputError(f"There are two steps named '{step.name}'; give each its own name.")
     if other := next((other for other in steps.values() if other.output == step.output), None):
-        raise InputError(
-            f"Steps '{other.name}' and '{step.name}' would both write '{step.output}'; rename one of them."
-        )
+        raise InputError(f"Steps '{other.name}' and '{step.name}' would both write '{step.output}'; rename one.")
     steps[step.name] = step
 
 

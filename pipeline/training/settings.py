@@ -54,10 +54,7 @@ class TrainingSettings(OutputSettings):
         int | None, runtime_option("Keep the checkpoint and network of every N-th epoch, in RUN/epoch-NNNN.", ge=1)
     ] = None
     live_every: Annotated[
-        int | None,
-        runtime_option(
-            "Measure nearest-neighbour accuracy every N epochs; the best network is kept in RUN/best.", ge=1
-        ),
+        int | None, runtime_option("Measure nearest-neighbour accuracy every N epochs; RUN/best keeps the best.", ge=1)
     ] = None
     live_split: Annotated[str, runtime_option("Split that --live-every scores.")] = "val"
     live_images: Annotated[

@@ -87,9 +87,7 @@ class ChunkCache:
         except OSError as error:  # a full disk, another user's folder: the chunk is in memory all the same
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-            logger.warning(
-                "The cache '%s' cannot be written (%s); chunks are fetched anew.", self.folder, error.strerror
-            )
+            logger.warning("The cache '%s' is not writable (%s); chunks are fetched anew.", self.folder, error.strerror)
         return content
 
     def _make_room(self, size: int) -> None:

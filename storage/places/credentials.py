@@ -93,11 +93,7 @@ def s3_credentials() -> S3Credentials:
             credentials.get_frozen_credentials()  # fails here: the client's message would not name the cause
             provider = Boto3CredentialProvider(boto)
     except ProfileNotFound as error:
-        raise StoreRefusedError(
-            f"The AWS profile '{error.kwargs['profile']}' is in none of {', '.join(files)}."
-        ) from None
+        raise StoreRefusedError(f"The AWS profile '{error.kwargs['profile']}' is not in {', '.join(files)}.") from None
     except (BotoCoreError, ClientError) as error:
-        raise StoreRefusedError(
-            f"The credentials for S3 could not be obtained: {error}; renew or correct them."
-        ) from None
+        raise StoreRefusedError(f"The credentials for S3 could not be obtained: {error}; renew or fix them.") from None
     return S3Credentials(endpoint or config.get("endpoint", ""), config, provider)

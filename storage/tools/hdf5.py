@@ -319,9 +319,7 @@ def _opened(file: Path) -> Iterator[h5py.File]:
         with _reading(file):
             root = stack.enter_context(h5py.File(file, "r", locking=False))  # it never changes
             if root.attrs.get("format") != schema.FORMAT_NAME:
-                raise StoreNotFoundError(
-                    f"'{file}' is not a store that 'compress-ssl store export' wrote; check the path."
-                )
+                raise StoreNotFoundError(f"'{file}' is not a file of 'compress-ssl store export'; check the path.")
             version = root.attrs.get("version")
             if version != schema.FORMAT_VERSION:
                 raise StoreVersionError(

@@ -18,9 +18,7 @@ TeacherTemperature = Annotated[
     float | None, result_option("Temperature of the teacher's softmax, by default the student's", gt=0)
 ]
 
-BankSize = Annotated[
-    int, result_option("Embeddings in each memory bank; at most as many as the split has images", ge=1)
-]
+BankSize = Annotated[int, result_option("Embeddings in each memory bank; at most the images of the split", ge=1)]
 
 BankPrecision = Annotated[
     Precision,
@@ -29,6 +27,4 @@ BankPrecision = Annotated[
 
 MaskOwn = Annotated[bool, result_option("Mask the query's own entries in the memory banks")]
 
-Centre = Annotated[
-    bool, result_option("Subtract the mean of the teacher's embeddings (of view 0) before they are compared")
-]
+Centre = Annotated[bool, result_option("Subtract the mean of the teacher's embeddings (of view 0) before comparing")]

@@ -79,9 +79,7 @@ def nearest_neighbours(
                 task.result()
             count += len(block)
     if count < k:
-        raise InputError(
-            f"The {count} training images are fewer than the {k} nearest neighbours; give fewer neighbours."
-        )
+        raise InputError(f"The {count} training images are fewer than the {k} nearest neighbours; give fewer.")
     return found
 
 

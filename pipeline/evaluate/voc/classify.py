@@ -86,9 +86,7 @@ def evaluate_voc_classify(
     from joblib import Parallel, delayed  # type: ignore[import-untyped]
 
     if settings.data is None:
-        raise InputError(
-            "--data is needed for the annotations of the images; give the folder that contains JPEGImages."
-        )
+        raise InputError("--data is needed for the annotations of the images; give the folder with JPEGImages.")
     check_voc(settings.data)
     store = source.features(labelled=False)
     train_features, train_annotations = _read_split("training", store[settings.train_split], settings.data)

@@ -108,9 +108,7 @@ def fine_tune(
     images_per_step = settings.detector_batch_size
     steps = len(rows) // images_per_step
     if steps == 0:
-        raise InputError(
-            f"--detector-batch-size {images_per_step} is more than the {len(rows)} training images; lower it."
-        )
+        raise InputError(f"--detector-batch-size {images_per_step} exceeds the {len(rows)} training images; lower it.")
     task_settings = TrainingSettings.model_validate(
         {
             **settings.model_dump(include=SHARED_SETTINGS),

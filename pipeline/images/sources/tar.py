@@ -79,9 +79,7 @@ def _read_shard(shard: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 name = posixpath.normpath(member.name)
                 if is_image(name) and not member.isfile():
-                    raise InputError(
-                        f"'{name}' in the tar file '{shard}' is not a regular file; write it again as one."
-                    )
+                    raise InputError(f"'{name}' in tar file '{shard}' is not a regular file; write it again as one.")
                 if name.lower().endswith(LABEL_EXTENSION):
                     classes[_key(name)] = _read_class(shard, member)
                 elif is_image(name):

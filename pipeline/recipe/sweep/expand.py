@@ -103,14 +103,10 @@ def _cells(
             values = {key: value for key, value in values.items() if key in concerning}
         text = ",".join((name, *(f"{key}={_text(value)}" for key, value in values.items())))
         if len(text) > LONGEST_NAME:
-            raise InputError(
-                f"'{text}' is too long for the name of a folder; sweep over fewer fields, or shorten '{name}'."
-            )
+            raise InputError(f"'{text}' is too long for a folder's name; sweep over fewer fields, or shorten '{name}'.")
         kept, _ = found.setdefault(text, (Cell(text, name, values), {**fixed, **values, "name": text}))
         if kept.values != values:
-            raise InputError(
-                f"Two combinations of '{name}' would both be called '{text}'; take values that differ more."
-            )
+            raise InputError(f"Two combinations of '{name}' would both be called '{text}'; give values that differ.")
     return list(found.values())
 
 

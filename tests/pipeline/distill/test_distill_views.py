@@ -243,7 +243,7 @@ def test_options_that_do_not_go_together_are_refused(student: Students) -> None:
 def test_more_views_than_the_store_has_or_has_finished_are_refused(
     trained: Trained, store: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"--views 3 was asked for, but '.*teacher.zarr' has 2 random views"):
+    with pytest.raises(InputError, match=r"--views 3 is set, but '.*teacher.zarr' has 2 random views"):
         trained(views=3)
     shutil.copytree(store, tmp_path / "half.zarr")
     (tmp_path / "half.zarr" / "train" / "embeddings" / "commits" / "2.json").unlink()

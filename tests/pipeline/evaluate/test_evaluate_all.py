@@ -37,7 +37,7 @@ def test_all_runs_what_the_data_allow_and_says_why_of_the_rest(teacher: Path) ->
     assert [path.name for path in results] == ["nearest-neighbour.json", "linear.json", "low-shot.json", "cluster.json"]
     assert {name: reason.partition(",")[0] for name, reason in left_out.items()} == {
         "layers": f"'{teacher}' is a store of embeddings",
-        "voc-classify": "--data is needed for the annotations of the images; give the folder that contains JPEGImages.",
+        "voc-classify": "--data is needed for the annotations of the images; give the folder with JPEGImages.",
         "voc-detect": f"--data is needed to compute the features of '{teacher}'; only a store has them already.",
     }
 

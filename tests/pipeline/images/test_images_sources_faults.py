@@ -218,7 +218,7 @@ def test_a_link_in_a_tar_is_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         tar.add(tmp_path / "1.png", "1.png")
         tar.add(tmp_path / "2.png", "2.png")
-    with pytest.raises(InputError, match=r"'2\.png' in the tar file '.*s\.tar' is not a regular file"):
+    with pytest.raises(InputError, match=r"'2\.png' in tar file '.*s\.tar' is not a regular file"):
         tar_source(tmp_path / "s.tar").listing()
 
 

@@ -109,7 +109,7 @@ def test_every_image_is_seen_once_an_epoch_except_the_rest_of_the_last_batch(dat
 
 
 def test_batch_of_more_images_than_there_are_is_one_sentence(data: Path) -> None:
-    with pytest.raises(InputError, match=r"--batch-size 33 is more than the 32 images of '.*train'; lower it\."):
+    with pytest.raises(InputError, match=r"--batch-size 33 exceeds the 32 images of '.*train'; lower it\."):
         pretrain(settings_of(data, batch_size=33), Silent())
     assert not (data.parent / "teacher").exists()
 

@@ -167,7 +167,7 @@ MISTAKES = [
     ("epochs = 7", "epoch = 7", "There is no key 'epoch' in student 'other'. Did you mean 'epochs'?"),
     ('name = "other"', 'nmae = "other"', "There is no key 'nmae' in student '?'. Did you mean 'name'?"),
     ("draws = 3", "drwas = 3", "There is no key 'drwas' in [evaluate.knn]. Did you mean 'draws'?"),
-    ("[evaluate]", "[evaluate]\ndraws = 3", "'draws' in [evaluate] is a setting of one evaluation; write it below"),
+    ("[evaluate]", "[evaluate]\ndraws = 3", "'draws' in [evaluate] belongs to one evaluation; write it below"),
     ("[evaluate.knn]", "[evaluate.linaer]", "There is no key 'linaer' in [evaluate]. Did you mean 'linear'?"),
     ("[evaluate.knn]\ndraws = 3", "knn = 3", "'knn' in [evaluate] must be a table; write [evaluate.knn]"),
     ("[evaluate]", "[evaluate]\nmodles = []", "There is no key 'modles' in [evaluate]. Did you mean 'models'?"),
@@ -233,9 +233,7 @@ def test_table_of_the_wrong_kind_is_named(write: Write) -> None:
 
 
 def test_two_evaluations_never_share_a_folder(write: Write) -> None:
-    with pytest.raises(
-        InputError, match=r"would both write 'out/evaluation/x-a-b/nearest-neighbour.json'; rename one of them"
-    ):
+    with pytest.raises(InputError, match=r"would both write 'out/evaluation/x-a-b/nearest-neighbour.json'; rename one"):
         steps_of(write(WHOLE.replace('"embed", "small"', '"x/a-b", "x-a/b"')))
 
 

@@ -302,14 +302,14 @@ def test_half_a_pair_of_keys_is_a_sentence(
 def test_profile_that_gives_no_keys_is_a_sentence(here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("boto3")
     monkeypatch.setenv("AWS_PROFILE", "lab")
-    with pytest.raises(StoreRefusedError, match="The AWS profile 'lab' is in none of"):
+    with pytest.raises(StoreRefusedError, match="The AWS profile 'lab' is not in"):
         s3_credentials()
     (tmp_path / "no-config").write_text(
         "[profile lab]\nsso_start_url = https://lab.example/start\nsso_region = eu-west-3\n"
         "sso_account_id = 1\nsso_role_name = reader\n"
     )
     with pytest.raises(
-        StoreRefusedError, match=r"^The credentials for S3 could not be obtained: .*SSO.*; renew or correct"
+        StoreRefusedError, match=r"^The credentials for S3 could not be obtained: .*SSO.*; renew or fix"
     ):
         s3_credentials()
     (tmp_path / "no-config").write_text("no profile\n")

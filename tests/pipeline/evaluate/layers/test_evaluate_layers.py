@@ -257,7 +257,7 @@ def test_image_without_a_label_and_a_single_class_are_refused(data: Path) -> Non
     run = run_of(data)
     for split in ("train", "val"):
         shutil.rmtree(data / split / "pear")
-    with pytest.raises(InputError, match=r"All training images are of class 'apple'; a classifier needs two"):
+    with pytest.raises(InputError, match=r"All training images have class 'apple'; a classifier needs two"):
         score(data, run)
     for split in ("train", "val"):
         for file in sorted((data / split / "apple").glob("*.png")):

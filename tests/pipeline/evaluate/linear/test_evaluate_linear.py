@@ -252,7 +252,7 @@ def test_a_class_without_training_image_and_one_class_are_refused(data: Path) ->
         shutil.copy(file, data / "train" / "apple" / f"more-{file.name}")
     subset = data.parent / "subset.txt"
     subset.write_text("".join(f"train/apple/{number:02d}.png\n" for number in range(12)))
-    with pytest.raises(InputError, match="All training images are of class 'apple'; a classifier needs two classes"):
+    with pytest.raises(InputError, match="All training images have class 'apple'; a classifier needs two classes"):
         score(run_of(data), data=data, subset=subset)
     for split in ("train", "val"):
         (data / split / "plum").mkdir()

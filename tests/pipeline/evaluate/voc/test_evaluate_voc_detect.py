@@ -154,7 +154,7 @@ def test_batch_norm_keeps_its_statistics(voc: Path, tmp_path: Path) -> None:
         ("random/conv4-16", {}, "A detector cannot be built around conv4-16; use AlexNet or one of torchvision's Res"),
         ("random/alexnet", {"scales": "fpn"}, "alexnet has one scale only; use --scales single"),
         (SMALL, {"scales": "fpn"}, "A feature pyramid has 5 levels and needs as many --anchor-sizes, .*; 1 were given"),
-        (SMALL, {"detector_batch_size": 30}, "--detector-batch-size 30 is more than the 8 training images; lower it"),
+        (SMALL, {"detector_batch_size": 30}, "--detector-batch-size 30 exceeds the 8 training images; lower it"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

@@ -164,7 +164,7 @@ STUDENT = '[[student]]\nname = "s"\nstudent = "conv4-16"\n'
         (STUDENT + 'sweep = { run = ["a"] }', "'run' cannot be swept by student 's': the recipe itself decides it"),
         ("[distill]\nseed = 1\nsweep = { seed = [1, 2] }", "'seed' of [distill] has a value and a list of values"),
         (STUDENT + f"sweep = {{ head = ['none', '{'x' * 39}'], split = ['{'y' * 39}'], key_momentum = [0.{'1' * 30}], "
-         f"temperature = [0.{'2' * 30}], warmup_epochs = [{'3' * 38}] }}", "is too long for the name of a folder"),
+         f"temperature = [0.{'2' * 30}], warmup_epochs = [{'3' * 38}] }}", "is too long for a folder's name"),
     ],
 )  # fmt: skip
 def test_lists_that_make_no_sense_are_one_sentence(text: str, sentence: str) -> None:

@@ -29,7 +29,7 @@ $(VENV)/installed-dev: EXTRAS := all,dev
 $(VENV)/installed $(VENV)/installed-dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --editable '.[$(EXTRAS)]'
-	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # as pip does, but on all cores
+	-$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib  # as pip does, but on all cores
 	touch $(VENV)/installed $@
 
 # Servers for the tests of remote stores: an S3 server, and a web server that only root can install.

@@ -4,10 +4,12 @@ import contextlib
 import multiprocessing
 import os
 import pty
+import re
 import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,29 @@ def run_command(*words: str) -> None:
 
     sys.argv = ["compress-ssl", *words]
     main(prog_name="compress-ssl")
+
+
+def run_command_until(kill_at: tuple[str, int, float] | None, *words: str) -> None:
+    """Run ``compress-ssl`` until it is killed, if ``kill_at`` is (pattern, n, seconds).
+
+    That is seconds after the n-th time that it is about to open or to rename a file such that "open PATH" or "os.rename
+    NEW_PATH" matches the pattern.
+    """
+    if kill_at:
+        pattern, count, seconds = kill_at
+        seen = 0
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal seen
+            if event in ("open", "os.rename"):
+                seen += bool(re.search(pattern, f"{event} {arguments[event == 'os.rename']}"))
+                if seen == count:
+                    seen += 1
+                    kill = (os.getpid(), signal.SIGKILL)
+                    threading.Timer(seconds, os.kill, kill).start() if seconds else os.kill(*kill)
+
+        sys.addaudithook(hook)
+    run_command(*words)
 
 
 def shown_on_terminal(*words: object, **environment: str) -> str:

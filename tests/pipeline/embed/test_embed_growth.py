@@ -1,9 +1,7 @@
 """A store that is there gets more views or more images; only what is new is computed, and what was there stays."""
 
-import os
 import shutil
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +17,9 @@ from compress_ssl.storage import EmbeddingStore, open_store
 from compress_ssl.storage.errors import StoreError, StoreIncompleteError, StoreMismatchError, StoreNotFoundError
 from compress_ssl.storage.tools.growth import is_growing
 from compress_ssl.storage.tools.verify import verify_store
+from tests.processes import Forked, run_command_until
 
 Embedded = Callable[..., EmbeddingStore]
-
-ROOT = Path(__file__).parents[3]
 
 
 def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
@@ -211,7 +208,7 @@ def test_seed_of_more_views_must_be_the_store_s(
 def test_incomplete_store_is_finished_first(data: Path, tmp_path: Path, embedded: Embedded, grown: Embedded) -> None:
     embedded(data, tmp_path / "store.zarr", part="1/2")
     with pytest.raises(
-        StoreIncompleteError, match=r"Split train of '.*' is not complete; finish it with --resume, then add"
+        StoreIncompleteError, match=r"Split train of '.*' is not complete; finish it with --resume first"
     ):
         grown(data, tmp_path / "store.zarr", add_views=1)
 
@@ -257,26 +254,6 @@ def test_parts_of_two_machines_merge_into_the_bytes_of_one_run(data: Path, tmp_p
     assert files(tmp_path / "all.zarr") == files(embedded(data, tmp_path / "whole.zarr", block_rows=2).path)
 
 
-PROGRAM = """
-import os, re, signal, sys
-import nvidia.dali, torch, torchvision, zarr
-import compress_ssl.pipeline.embed.run, compress_ssl.pipeline.images.renderers.dali
-from compress_ssl.cli.main import main
-
-def hook(event, arguments, seen=[0]):
-    if event == "os.rename" and re.search(r"store[^/]*[.]zarr/", str(arguments[1])):
-        seen[0] += 1
-        if seen[0] == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-for number in map(int, sys.argv[1].split(",")):
-    child = os.fork()
-    if not child:
-        moment = number
-        sys.addaudithook(hook)
-        main([word.replace("store.zarr", f"store-{number}.zarr") for word in sys.argv[2:]])
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, number
-"""
 MOMENTS = (1, 5, 10, 14, 15, 16, 17, 30, 44)
 """Renames at which it is killed: while room is made, before and after the growth counts, while blocks are written."""
 
@@ -288,13 +265,12 @@ def test_killed_while_it_grows_it_opens_and_the_same_command_goes_on_to_the_same
     for number in MOMENTS:
         shutil.copytree(tmp_path / "store.zarr", tmp_path / f"store-{number}.zarr")
     add_images(data)
-    words = ["embed", data, tmp_path / "store.zarr", "--teacher", "random/conv4-16", "--batch-size", "5",
-    "--threads", "1",
-             "--add-views", "1", "--add-images"]  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, ",".join(map(str, MOMENTS)), *map(str, words)],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True,
-    )  # fmt: skip
+    words = ("--teacher", "random/conv4-16", "--batch-size", "5", "--threads", "1", "--add-views", "1", "--add-images")
+    for number in MOMENTS:
+        kill_at = (r"os\.rename .*store[^/]*\.zarr/", number, 0.0)
+        place = tmp_path / f"store-{number}.zarr"
+        process = Forked(run_command_until, kill_at, "embed", str(data), str(place), *words)
+        assert process.wait() == -signal.SIGKILL, process.errors
     states = []
     whole = files(grown(data, tmp_path / "store.zarr", add_views=1, add_images=True).path)
     for number in MOMENTS:

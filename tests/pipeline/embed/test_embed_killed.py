@@ -6,11 +6,7 @@ everything, because importing takes longer than such a run.
 
 import contextlib
 import json
-import os
-import re
 import signal
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +15,7 @@ import numpy as np
 from compress_ssl.storage import open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.tools.verify import verify_store
-from tests.processes import Forked, run_command
+from tests.processes import Forked, run_command_until
 
 IMAGES, VIEWS, KILLS = 40, 5, 20
 BLOCKS_IN_FLIGHT = 2
@@ -32,25 +28,7 @@ def run(*words: str | Path, kill_at: tuple[str, int, float] | None = None) -> in
     ``kill_at`` is (pattern, n, seconds): it is killed seconds after the n-th time that it is about to open or to rename
     a file such that "open PATH" or "os.rename NEW_PATH" matches the pattern.
     """
-    return Forked(run_until, kill_at, "embed", *map(str, words)).wait()
-
-
-def run_until(kill_at: tuple[str, int, float] | None, *words: str) -> None:
-    if kill_at:
-        pattern, count, seconds = kill_at
-        seen = 0
-
-        def hook(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal seen
-            if event in ("open", "os.rename"):
-                seen += bool(re.search(pattern, f"{event} {arguments[event == 'os.rename']}"))
-                if seen == count:
-                    seen += 1
-                    kill = (os.getpid(), signal.SIGKILL)
-                    threading.Timer(seconds, os.kill, kill).start() if seconds else os.kill(*kill)
-
-        sys.addaudithook(hook)
-    run_command(*words)
+    return Forked(run_command_until, kill_at, "embed", *map(str, words)).wait()
 
 
 def random_moments(generator: np.random.Generator) -> list[tuple[str, int, float]]:

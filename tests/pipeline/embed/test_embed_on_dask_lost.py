@@ -154,7 +154,7 @@ def test_with_the_store_on_s3_a_stopped_worker_and_a_killed_one_do_no_harm(
     """One worker is stopped and wakes up after the run, the other is killed and starts again."""
     place = location(f"{bucket}/store.zarr")
     assert isinstance(place, RemotePath)
-    with dask_processes(tmp_path / "notes", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="10 s") as cluster:
+    with dask_processes(tmp_path / "notes", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="5 s") as cluster:
         cluster.start_scheduler()
         sleeper = cluster.start_worker("--no-nanny")
         cluster.start_worker()

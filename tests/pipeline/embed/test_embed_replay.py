@@ -1,50 +1,46 @@
 """The pixels that the teacher saw come out again, in another process that has the store and the images alone."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from compress_ssl.storage import EmbeddingStore
+import numpy as np
+import torch
+import xxhash
 
-ROOT = Path(__file__).parents[3]
+from compress_ssl.pipeline.images.renderers import make_renderer
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.storage import EmbeddingStore, open_store
+from tests.processes import Forked
+
 Wanting = Callable[[str], str]
 
-REPLAY = """
-import json, sys
-from pathlib import Path
-import numpy as np, torch, xxhash
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
-from compress_ssl.pipeline.images.renderers import make_renderer
-from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.storage import open_store
-data, *stores = map(Path, sys.argv[1:])
-renderer = make_renderer("dali", torch.device("cpu"), 3)
-for store in stores:
-    split = open_store(store)["train"]
-    log = store.with_name(f"{store.name}.pixel-hashes.jsonl")
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    wrong, checked = [], 0
-    for view in range(len(split.views)):
-        logged = {line["row"]: line["xxh3_128"] for line in lines if line["view"] == view}
-        rows = np.random.default_rng(view).permutation(list(logged))
-        job = RenderJob(
-            source=open_source(data, split.folder),
-            paths=[split.samples.sample_path[row] for row in rows],
-            content_hash=split.samples.content_hash[rows],
-            parameters=split.augmentation(view)[rows][:, None],
-            sizes=(split.views[view]["size"],),
-            interpolation=interpolation_of(split.views[view]),
-        )
-        images = (image for (batch,) in render(renderer, job, 13) for image in batch)
-        for row, image in zip(rows.tolist(), images, strict=True):
-            checked += 1
-            if xxhash.xxh3_128_hexdigest(image.numpy().tobytes()) != logged[row]:
-                wrong.append((view, row))
-    print(json.dumps({"checked": checked, "wrong": wrong}))
-"""
+
+def replay(data: Path, *stores: Path) -> None:
+    """Render the logged views of each store again, shuffled; print how many there were, and which differ."""
+    renderer = make_renderer("dali", torch.device("cpu"), 3)
+    for store in stores:
+        split = open_store(store)["train"]
+        lines = [json.loads(line) for line in log_of(store).read_text().splitlines()]
+        wrong, checked = [], 0
+        for view in range(len(split.views)):
+            logged = {line["row"]: line["xxh3_128"] for line in lines if line["view"] == view}
+            rows = np.random.default_rng(view).permutation(list(logged))
+            job = RenderJob(
+                source=open_source(data, split.folder),
+                paths=[split.samples.sample_path[row] for row in rows],
+                content_hash=split.samples.content_hash[rows],
+                parameters=split.augmentation(view)[rows][:, None],
+                sizes=(split.views[view]["size"],),
+                interpolation=interpolation_of(split.views[view]),
+            )
+            images = (image for (batch,) in render(renderer, job, 13) for image in batch)
+            for row, image in zip(rows.tolist(), images, strict=True):
+                checked += 1
+                if xxhash.xxh3_128_hexdigest(image.numpy().tobytes()) != logged[row]:
+                    wrong.append((view, row))
+        print(json.dumps({"checked": checked, "wrong": wrong}), flush=True)
 
 
 def log_of(store: Path) -> Path:
@@ -82,11 +78,9 @@ def test_about_1000_logged_views_come_out_the_same_shuffled_in_a_new_process(
         assert {line["view"] for line in lines} == set(range(10))
         stores.append(store.path)
         counts.append(len(lines))
-    answer = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", REPLAY, photographs, *stores],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    replayed = [json.loads(line) for line in answer.stdout.splitlines()[-len(CASES) :]]
+    process = Forked(replay, photographs, *(Path(str(store)) for store in stores))
+    assert process.wait() == 0, process.errors
+    replayed = [json.loads(line) for line in process.output.splitlines()]
     assert replayed == [{"checked": count, "wrong": []} for count in counts]
 
 

@@ -212,7 +212,7 @@ def test_cache_that_cannot_be_written_is_a_warning(
 ) -> None:
     (tmp_path / "chunks").write_text("a file")
     Chunks(web, 1).read(ChunkCache(tmp_path / "chunks", 1000), 0)
-    assert f"The cache '{tmp_path / 'chunks'}' cannot be written" in caplog.text
+    assert f"The cache '{tmp_path / 'chunks'}' is not writable" in caplog.text
 
 
 def test_store_that_replaced_another_is_read_anew(

@@ -15,6 +15,8 @@ import io
 import json
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -227,17 +229,44 @@ class _GuardedFile(io.FileIO):
 
 
 @contextlib.contextmanager
+def _deferred_signals() -> Iterator[Callable[[], None]]:
+    """Hold back Ctrl-C and SIGTERM, whose exceptions crash HDF5 in callbacks; yield a function that delivers them."""
+    came: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+
+    def deliver() -> None:
+        while came and callable(handler := handlers[came[0]]):
+            handler(came.pop(0), None)
+
+    try:
+        yield deliver
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
 def create_hdf5(file: Path, **options: Any) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """Create an HDF5 file and flush it to the disk; leave none if that fails.
 
     Yields:
         root (h5py.File)
-        check (callable): Raises the OSError of a write that has failed; to be called after each piece that is written.
+        check (callable): Raises the OSError of a write that has failed, and delivers signals; to be called after each
+            piece that is written.
     """
     try:
         with _GuardedFile(file, "w+") as guarded:
-            with h5py.File(guarded, "w", **options) as root:
-                yield root, guarded.check
+            with _deferred_signals() as deliver, h5py.File(guarded, "w", **options) as root:
+
+                def check() -> None:
+                    guarded.check()
+                    deliver()
+
+                yield root, check
             guarded.check()
             os.fsync(guarded.fileno())
     except BaseException:

@@ -231,7 +231,7 @@ class _GuardedFile(io.FileIO):
 @contextlib.contextmanager
 def _deferred_signals() -> Iterator[Callable[[], None]]:
     """Hold back Ctrl-C and SIGTERM, whose exceptions crash HDF5 in callbacks; yield a function that delivers them."""
-    came: list[int] = []
+    came: list[Any] = []
     main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
     handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
@@ -245,8 +245,8 @@ def _deferred_signals() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for late in came:
+            signal.raise_signal(late)
 
 
 @contextlib.contextmanager

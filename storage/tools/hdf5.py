@@ -230,23 +230,25 @@ class _GuardedFile(io.FileIO):
 
 @contextlib.contextmanager
 def _deferred_signals() -> Iterator[Callable[[], None]]:
-    """Hold back Ctrl-C and SIGTERM, whose exceptions crash HDF5 in callbacks; yield a function that delivers them."""
+    """Hold back signals that raise exceptions, which crash HDF5 in callbacks; yield a function that delivers them."""
     came: list[Any] = []
     main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if main else ()
+    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
 
     def deliver() -> None:
-        while came and callable(handler := handlers[came[0]]):
-            handler(came.pop(0), None)
+        while came:
+            handlers[came[0]](came.pop(0), None)
 
     try:
         yield deliver
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for late in came:
-            signal.raise_signal(late)
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

@@ -49,10 +49,9 @@ class _Task(NamedTuple):
 
 
 def _verify(task: _Task) -> CheckedBlock:
-    block = task.block
-    if not has_zarr_metadata(block.split):
+    if not has_zarr_metadata(task.block.split):
         raise InputError(
-            f"The worker on {socket.gethostname()} does not see '{block.split}'; put the store where all "
+            f"The worker on {socket.gethostname()} does not see '{task.block.split}'; put the store where all "
             f"workers see it."
         )
-    return verify_block(block)
+    return verify_block(task.block)

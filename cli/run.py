@@ -10,22 +10,17 @@ from click.shell_completion import CompletionItem
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.steps import run_options, run_steps
-from compress_ssl.pipeline.recipe.file import SWEEP, read_recipe, recipe_names
+from compress_ssl.pipeline.recipe.file import read_recipe, recipe_names
 from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _has_lists(name: str) -> bool:
-    """Return True if a recipe of the package has lists of values, which only ``sweep`` runs."""
-    recipe = read_recipe(name)
-    return any(SWEEP in table for table in (recipe.distill, *recipe.pretrain, *recipe.student))
-
-
+RUNNABLE = [name for name in recipe_names() if not read_recipe(name).has_sweep]
 HELP = f"""Run all stages from one file.
 
-RECIPE is a TOML file, or a recipe of the package: {", ".join(name for name in recipe_names() if not _has_lists(name))}.
+RECIPE is a TOML file, or a recipe of the package: {", ".join(RUNNABLE)}.
 
 A step is skipped if its settings and inputs have not changed, and resumed if it was interrupted. An output that is
 replaced is first moved to NAME.previous (NAME.unfinished if it was interrupted).

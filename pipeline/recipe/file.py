@@ -90,6 +90,11 @@ class Recipe(Settings):
     student: tuple[dict[str, Any], ...] = ()
     evaluate: Evaluations = Evaluations()
 
+    @property
+    def has_sweep(self) -> bool:
+        """True if a table has lists of values to try, which only ``sweep`` runs."""
+        return any(SWEEP in table for table in (self.distill, *self.pretrain, *self.student))
+
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes in the package."""
@@ -128,7 +133,7 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
 
 def check_tables(recipe: Recipe) -> None:
     """Check the keys of all tables, including those that lead to no step."""
-    if any(SWEEP in table for table in (recipe.distill, *recipe.pretrain, *recipe.student)):
+    if recipe.has_sweep:
         raise InputError("This recipe has lists of values to try; run it with 'compress-ssl sweep', which tries all.")
     models = (*STAGES.values(), *(evaluation.settings for evaluation in EVALUATIONS.values()))
     known = set().union(*(model.model_fields for model in models))

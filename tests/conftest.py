@@ -23,6 +23,11 @@ InTwoProcesses = Callable[[Sequence[tuple[str, list[Settings]]]], tuple[list[Any
 
 pytest_plugins = ["tests.servers"]
 
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # A core each: the threads of two workers' networks, as many as there are cores, would wait for each other.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; what tests start shall hear it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

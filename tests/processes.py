@@ -8,8 +8,10 @@ import re
 import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,20 @@ def start_ranks(*calls: tuple[object, ...]) -> list[Forked]:
         Forked(*call, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})  # type: ignore[arg-type]
         for rank, call in enumerate(calls)
     ]
+
+
+def wait_until(
+    condition: Callable[[], object],
+    *processes: Forked | subprocess.Popen[Any],
+    seconds: float = 100,
+    every: float = 0.005,
+) -> None:
+    """Wait for a condition that comes true while the processes run."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert all(process.poll() is None for process in processes), "a process ended before"
+        assert time.monotonic() < deadline, f"it has not come about in {seconds} s"
+        time.sleep(every)
 
 
 def free_port() -> int:

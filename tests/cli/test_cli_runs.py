@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from click.testing import Result
 
 from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.storage import open_store
-from tests.processes import shown_on_terminal
+from tests.processes import shown_on_terminal, wait_until
 
 Call = Callable[..., Result]
 
@@ -64,12 +63,8 @@ def test_embed_on_a_disk_that_others_fill_ends_with_a_sentence_and_goes_on(
     store = disk / "store.zarr"
     words = ("embed", made / "data", store, *embed_options, "--block-rows", "1", "--index-folder", tmp_path / "index")
 
-    until = time.monotonic() + 60
-
     def fill() -> None:
-        while not store.exists():
-            assert time.monotonic() < until, "no store was begun for a minute"
-            time.sleep(0.001)
+        wait_until(store.exists, seconds=60, every=0.001)
         with contextlib.suppress(OSError), (disk / "theirs").open("wb") as file:
             while True:
                 file.write(bytes(4096))

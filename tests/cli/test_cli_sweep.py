@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file
 
-from tests.processes import start_command
+from tests.processes import start_command, wait_until
 
 Call = Callable[..., Result]
 
@@ -223,11 +222,7 @@ def test_killed_sweep_goes_on_and_ends_as_an_uninterrupted_one(
 ) -> None:
     shutil.rmtree(work / "out")
     process = start_command("sweep", "recipe.toml")
-    until = time.monotonic() + 90
-    while not (work / "out" / CELLS[0] / "model.safetensors").exists():
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.002)
+    wait_until((work / "out" / CELLS[0] / "model.safetensors").exists, process, seconds=90, every=0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (work / "out" / "sweep" / "results.csv").exists()

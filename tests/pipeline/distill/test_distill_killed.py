@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from compress_ssl.cli.main import main
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.run import distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
-from tests.processes import Forked, start_command
+from tests.processes import Forked, start_command, wait_until
 
 Students = Callable[..., DistillSettings]
 
@@ -43,11 +44,7 @@ def test_killed_five_times_and_resumed_it_ends_as_if_nothing_had_happened(
         watched = [each.run / ("checkpoint.pt" if kills else "settings.json") for each in settings]
         before = [path.stat().st_mtime_ns if path.exists() else 0 for path in watched]
         process = Forked(distill_together, settings, Silent())
-        until = time.monotonic() + 60
-        while not changed_since(watched, before):
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.001)
+        wait_until(partial(changed_since, watched, before), process, seconds=60, every=0.001)
         time.sleep(chance.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

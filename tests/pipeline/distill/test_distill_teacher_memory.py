@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews, ViewSchedule
 from compress_ssl.storage import Split, open_store
 from compress_ssl.storage.errors import DiskSpaceError, StoreError
+from tests.processes import wait_until
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]
@@ -75,10 +75,7 @@ def test_view_is_that_of_the_store_normalised_and_the_next_is_read_ahead(
         rows = np.array([28, 0, 3, 3])
         wanted = torch.from_numpy(split.view(number)[rows]).float()
         torch.testing.assert_close(view.gather(rows, CPU), wanted / wanted.norm(dim=1, keepdim=True))
-        until = time.monotonic() + 30
-        while len(read) < 2:
-            assert time.monotonic() < until
-            time.sleep(0.001)
+        wait_until(lambda: len(read) >= 2, seconds=30)
         assert read == [1, 2]  # the view of the last epoch was held since the first
     with bank.reading(2), bank.reading(1):
         assert read == [1, 2, 2]  # no epoch needed view 2 any more

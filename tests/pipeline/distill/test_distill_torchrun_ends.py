@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.run import distill
 from compress_ssl.pipeline.distill.settings import DistillSettings
-from tests.processes import Forked, run_command, start_ranks
+from tests.processes import Forked, run_command, start_ranks, wait_until
 
 ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
@@ -43,18 +42,10 @@ def wait(launched: Sequence[Forked]) -> tuple[list[int], str]:
     return [process.wait() for process in launched], "".join(process.errors for process in launched)
 
 
-def wait_for(path: Path, processes: Sequence[Forked]) -> None:
-    until = time.monotonic() + 100
-    while not path.exists():
-        assert time.monotonic() < until
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.005)
-
-
 def test_a_signal_to_one_process_stops_all_at_the_same_step_saved(student: Students, tmp_path: Path) -> None:
     settings = student(**LONG)
     launched = launch(*[words(settings)] * 2)
-    wait_for(settings.run / "checkpoint.pt", launched)
+    wait_until((settings.run / "checkpoint.pt").exists, *launched)
     launched[1].send_signal(signal.SIGUSR1)
     codes, errors = wait(launched)
     assert codes == [75, 75], errors
@@ -79,7 +70,7 @@ def test_an_error_of_one_process_ends_all_with_its_one_sentence(student: Student
 def test_a_process_that_is_killed_ends_the_others_and_the_checkpoint_stays(student: Students, tmp_path: Path) -> None:
     settings = student(**LONG)
     launched = launch(*[words(settings)] * 2)
-    wait_for(settings.run / "checkpoint.pt", launched)
+    wait_until((settings.run / "checkpoint.pt").exists, *launched)
     launched[1].send_signal(signal.SIGKILL)
     codes, errors = wait(launched)
     assert codes == [1, -signal.SIGKILL], errors
@@ -101,11 +92,7 @@ def test_stopped_by_torchrun_it_goes_on_in_one_process_and_again_in_two(
          *words(settings)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until = time.monotonic() + 100
-    while not (settings.run / "checkpoint.pt").exists():
-        assert time.monotonic() < until
-        assert torchrun.poll() is None
-        time.sleep(0.005)
+    wait_until((settings.run / "checkpoint.pt").exists, torchrun)
     torchrun.send_signal(signal.SIGTERM)
     output, errors = torchrun.communicate(timeout=100)
     assert output == ""

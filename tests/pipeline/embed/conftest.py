@@ -18,7 +18,7 @@ from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import EmbeddingStore
-from tests.processes import Forked, free_port
+from tests.processes import Forked, free_port, wait_until
 
 TINY = {
     "teacher": "random/conv4-16", "size": 16, "resize": 20, "views": 2, "batch_size": 5, "threads": 1, "block_rows": 9
@@ -120,10 +120,7 @@ class DaskProcesses:
 
     def next_block(self, seen: int) -> tuple[int, str, int]:
         """Wait for a block beyond those seen, and return it."""
-        deadline = time.monotonic() + 120
-        while len(self.blocks()) <= seen:
-            assert time.monotonic() < deadline, "no block was begun for two minutes"
-            time.sleep(0.02)
+        wait_until(lambda: len(self.blocks()) > seen, seconds=120, every=0.02)
         return self.blocks()[seen]
 
     def end(self) -> None:

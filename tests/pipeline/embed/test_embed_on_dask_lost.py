@@ -19,7 +19,7 @@ from compress_ssl.pipeline.dask import cluster as opening
 from compress_ssl.storage import EmbeddingStore, RemotePath, location, open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.tools.verify import verify_store
-from tests.processes import Forked, start_command
+from tests.processes import Forked, start_command, wait_until
 
 Embedded = Callable[..., EmbeddingStore]
 SETTINGS = {"split": ("train",), "block_rows": 2}
@@ -90,7 +90,7 @@ def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_wor
         cluster.start_scheduler()
         cluster.wait(0)
         late = threading.Thread(
-            target=lambda: (_until(lambda: "waiting for one" in caplog.text), cluster.start_worker("--no-nanny"))
+            target=lambda: (wait_until(lambda: "waiting for one" in caplog.text), cluster.start_worker("--no-nanny"))
         )
         late.start()
         embedded(data, place, **SETTINGS, resume=True, scheduler=cluster.address)
@@ -98,13 +98,6 @@ def test_a_lost_scheduler_ends_the_command_and_resume_goes_on_when_there_are_wor
     assert f"No worker is connected to {cluster.address}; waiting for one." in caplog.text
     assert kept == {path: chunks(place)[path] for path in kept}
     assert files(place) == files(Path(str(embedded(data, tmp_path / "one.zarr", **SETTINGS).path)))
-
-
-def _until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it has not come about in {seconds} s"
-        time.sleep(0.01)
 
 
 def living(group: int) -> list[str]:
@@ -133,11 +126,11 @@ def test_stopped_by_a_signal_it_keeps_the_finished_blocks_and_leaves_no_process(
     """A terminal sends Ctrl-C to all processes of the command."""
     data, place = images(tmp_path / "data", train=200), tmp_path / "store.zarr"
     with embedding(data, place, *WORDS, "--workers", workers) as process:
-        _until(lambda: len(committed(place)) > 5)
+        wait_until(lambda: len(committed(place)) > 5)
         (os.killpg if to_all else os.kill)(process.pid, number)
         assert process.wait() == code
         said = process.errors
-        _until(lambda: not living(process.pid), 10)
+        wait_until(lambda: not living(process.pid), seconds=10)
     assert said.splitlines()[-1] == "Stopped. Run the same command with --resume to continue."
     assert "Traceback" not in said
     assert not place.with_name("store.zarr.lease").exists()
@@ -162,7 +155,7 @@ def test_with_the_store_on_s3_a_stopped_worker_and_a_killed_one_do_no_harm(
         (cluster.notes / "seconds").write_text("0.3")
 
         def stop_and_kill() -> None:
-            _until(lambda: [process for process, *_ in cluster.blocks()].count(sleeper.pid) == 4)
+            wait_until(lambda: [process for process, *_ in cluster.blocks()].count(sleeper.pid) == 4)
             sleeper.send_signal(signal.SIGSTOP)
             process, *_ = cluster.next_block(len(cluster.blocks()) + 2)
             assert process != sleeper.pid

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.pretrain.run import pretrain
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
-from tests.processes import run_command, start_ranks
+from tests.processes import run_command, start_ranks, wait_until
 
 METHODS: dict[str, dict[str, Any]] = {
     "simclr": {"policy": "moco-v2"},
@@ -62,11 +61,7 @@ def test_moco_stopped_by_a_signal_ends_bit_for_bit_as_if_nothing_had_happened(
     options = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     words = ("pretrain", str(stopped.data), str(stopped.run), "--policy", "crop-flip", *options)
     launched = start_ranks(*[(run_command, *words)] * 2)
-    until = time.monotonic() + 100
-    while not (stopped.run / "checkpoint.pt").exists():
-        assert time.monotonic() < until
-        assert all(process.poll() is None for process in launched)
-        time.sleep(0.005)
+    wait_until((stopped.run / "checkpoint.pt").exists, *launched)
     for process in launched:  # as torchrun does
         process.send_signal(signal.SIGTERM)
     assert [process.wait() for process in launched] == [75, 75]

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from tests.pipeline.recipe.tiny_recipe import (
     stamps,
     write_images,
 )
-from tests.processes import start_command
+from tests.processes import start_command, wait_until
 
 
 def test_interrupted_step_goes_on(work: Path) -> None:
@@ -57,11 +56,8 @@ def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(
     (tmp_path / "recipe.toml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     process = start_command("run", "recipe.toml", "--folder", "out", "--data", "images")
-    until = time.monotonic() + 60
-    while not list((tmp_path / "out").glob("embeddings.zarr/train/embeddings/commits/0/*.json")):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.005)
+    records = "embeddings.zarr/train/embeddings/commits/0/*.json"
+    wait_until(lambda: list((tmp_path / "out").glob(records)), process, seconds=60)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert record_of(tmp_path, "embed")["finished"] is False
@@ -124,11 +120,11 @@ def test_killed_pass_goes_on_with_each_student_and_takes_a_new_one_along(
     monkeypatch.chdir(work)
     process = start_command("run", "recipe.toml", "--folder", "out", "--data", "images", "--only", "distill")
     students = [work / "out" / name for name in ("small", "other")]
-    until = time.monotonic() + 90
-    while not all((student / "checkpoint.pt").is_file() and not student_is_old(student) for student in students):
-        assert process.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.005)
+    wait_until(
+        lambda: all((student / "checkpoint.pt").is_file() and not student_is_old(student) for student in students),
+        process,
+        seconds=90,
+    )
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not any((student / "model.safetensors").is_file() for student in students)

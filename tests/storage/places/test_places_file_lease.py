@@ -18,6 +18,7 @@ from compress_ssl.storage.errors import StoreBusyError
 from compress_ssl.storage.places import lease
 from compress_ssl.storage.places.lease import STALE_SECONDS
 from compress_ssl.storage.places.place import writer_lease
+from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[3]
 HOLD = """
@@ -149,13 +150,12 @@ def test_heart_beats_while_the_lease_is_held(store: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
     with writer_lease(store):
         first = json.loads(lease_file(store).read_text())["heartbeat"]
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            time.sleep(0.02)
+
+        def has_beaten() -> bool:
             content = lease_file(store).read_text()
-            if content and json.loads(content)["heartbeat"] > first:
-                return
-    pytest.fail("no heartbeat in 10 s")
+            return bool(content) and json.loads(content)["heartbeat"] > first
+
+        wait_until(has_beaten, seconds=10, every=0.02)
 
 
 def test_lease_that_another_has_taken_is_left_to_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

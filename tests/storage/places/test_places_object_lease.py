@@ -17,7 +17,7 @@ from compress_ssl.storage.errors import StoreBusyError
 from compress_ssl.storage.places import lease
 from compress_ssl.storage.places.lease import STALE_SECONDS
 from compress_ssl.storage.places.place import writer_lease
-from tests.processes import free_port
+from tests.processes import free_port, wait_until
 from tests.servers import Server
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +51,10 @@ def holder(store: RemotePath) -> Iterator["subprocess.Popen[str]"]:
 
 def lease_object(store: RemotePath) -> RemotePath:
     return store.with_name("store.zarr.lease")
+
+
+def heartbeat_of(store: RemotePath) -> float:
+    return float(json.loads(lease_object(store).read_bytes())["heartbeat"])
 
 
 def leave(store: RemotePath, **changes: Any) -> None:
@@ -99,11 +103,8 @@ def test_lease_that_is_no_lease_holds_nobody_off(store: RemotePath, content: byt
 def test_heart_beats_while_the_lease_is_held(store: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
     with writer_lease(store):
-        first = json.loads(lease_object(store).read_bytes())["heartbeat"]
-        deadline = time.monotonic() + 20
-        while json.loads(lease_object(store).read_bytes())["heartbeat"] == first:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        first = heartbeat_of(store)
+        wait_until(lambda: heartbeat_of(store) != first, seconds=20, every=0.05)
 
 
 def test_lease_that_another_has_taken_is_left_to_it(store: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,11 +127,8 @@ def test_network_that_fails_meanwhile_does_not_end_the_heartbeat(
         time.sleep(0.3)
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
         again()
-        before = json.loads(lease_object(store).read_bytes())["heartbeat"]
-        deadline = time.monotonic() + 20
-        while json.loads(lease_object(store).read_bytes())["heartbeat"] == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        before = heartbeat_of(store)
+        wait_until(lambda: heartbeat_of(store) != before, seconds=20, every=0.05)
 
 
 def test_of_many_at_once_exactly_one_gets_it(store: RemotePath) -> None:

@@ -142,7 +142,7 @@ class Split:
         self._store = store
         self.attributes: dict[str, Any] = dict(group.attrs)
         attributes = self.attributes
-        self.folder: str = attributes["folder"]  # the split's folder, relative to the data set's root
+        self.folder: str = attributes["folder"]  # the split's folder, relative to the dataset's root
         check_inside(f"'{path}/zarr.json'", [self.folder])
         self.views: list[dict[str, Any]] = attributes["views"]
         """Policy, seed and size of each view; view 0 is the evaluation view."""

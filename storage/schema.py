@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 
 CHUNK_BYTES = 16 * 2**20  # size of one view of one block that reads fastest (docs/store-format.md)
 
-MIN_BLOCKS = 32  # small data sets get smaller blocks, so that a run can be resumed and shared by workers
+MIN_BLOCKS = 32  # small datasets get smaller blocks, so that a run can be resumed and shared by workers
 
 CHECKSUM_BYTES = 4  # at the end of each chunk
 
@@ -113,7 +113,7 @@ class SplitPlan:
     """Everything needed to create a split."""
 
     samples: Samples
-    folder: str  # the split's folder, relative to the data set's root
+    folder: str  # the split's folder, relative to the dataset's root
     views: list[dict[str, Any]]  # Policy, seed and size of each view; view 0 is the evaluation view
     columns: tuple[str, ...]  # names of the P augmentation parameters
     feature_dim: int

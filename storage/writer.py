@@ -29,7 +29,7 @@ def create_store(
     There is never half a store (``compress_ssl.storage.publish``).
 
     Args:
-        attributes: What the embeddings were made from (teacher, data set, renderer, versions): attributes of the root.
+        attributes: What the embeddings were made from (teacher, dataset, renderer, versions): attributes of the root.
         overwrite: Delete the embedding store at ``path`` once the new one is ready; nothing else is ever deleted.
 
     Raises:

@@ -38,7 +38,7 @@ def _lines(store: str, description: dict[str, Any]) -> list[str]:
         f"{description['stored_bytes'] / 2**20:,.1f} MiB in {description['objects']:,} objects",
         "teacher": ", ".join(filter(None, facts)),
         "precision": f"against float32: KL {precision['kl_mean_nats']:.2g} nats on average" if precision else "",
-        "data set": f"{data['name']}, {data['images']:,} images" if {"name", "images"} <= data.keys() else "",
+        "dataset": f"{data['name']}, {data['images']:,} images" if {"name", "images"} <= data.keys() else "",
         "rendered": f"by {rendering['renderer']} on {rendering['device_kind']}" if rendering else "",
         "versions": versions,
         "written by": writer_sentence(description["writer"]),

@@ -221,7 +221,7 @@ def build_objective(
 
 
 def fit_options(settings: DistillSettings, images: int) -> dict[str, Any]:
-    """Return the objective's options, with sizes that fit the data set; changes are logged.
+    """Return the objective's options, with sizes that fit the dataset; changes are logged.
 
     A larger bank would hold earlier views of an image beside the newest.
 
@@ -233,7 +233,7 @@ def fit_options(settings: DistillSettings, images: int) -> dict[str, Any]:
         if (size := options.get(name)) is not None and size > images:
             options[name] = images
             logger.warning(
-                "'%s': --%s %d is reduced to the size of the data set, which has %d images.",
+                "'%s': --%s %d is reduced to the size of the dataset, which has %d images.",
                 settings.run.name, name.replace("_", "-"), size, images,
             )  # fmt: skip
     if "clusters" in options:

@@ -93,12 +93,12 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
     growths = {name: growth for name, growth in growths.items() if growth.views or growth.samples}
     if not growths:
         no_views = "its splits have view 0 alone" if settings.add_views else ""
-        no_images = "all images of the data set are in it" if settings.add_images else ""
+        no_images = "all images of the dataset are in it" if settings.add_images else ""
         raise InputError(f"There is nothing to add to '{place}': {' and '.join(filter(None, (no_views, no_images)))}.")
     canaries = executor.call(_more_canaries, place, plan, growths)
     before = store.attributes["data_set"]
     appended = {name: len(growth.samples) for name, growth in growths.items() if growth.samples}
-    fingerprints = {name: plan.indexes[name].fingerprint() for name in appended}  # of images in the data set's order
+    fingerprints = {name: plan.indexes[name].fingerprint() for name in appended}  # of images in the dataset's order
     data_set = {
         **before,
         "images": before["images"] + sum(appended.values()),

@@ -33,7 +33,7 @@ class SplitSource(Settings):
     @classmethod
     def _inside(cls, folder: str) -> str:
         if first_outside([folder]) is not None:
-            raise ValueError(f"'{folder}' leads out of the data set; give the folder above both as DATA.")
+            raise ValueError(f"'{folder}' leads out of the dataset; give the folder above both as DATA.")
         return folder
 
     def __str__(self) -> str:

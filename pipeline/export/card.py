@@ -64,7 +64,7 @@ def model_card(
     if len(origin.views) > 1:  # random views of the teacher, besides the first
         view = origin.views[1]
         images |= {"random views": len(origin.views) - 1, "pixels of a side": view["size"], "policy": view["policy"]}
-    scores = table(("network", "evaluation", "data set", "splits", "score", "percent"), origin.scores)
+    scores = table(("network", "evaluation", "dataset", "splits", "score", "percent"), origin.scores)
     with_versions = [
         f"- {when} with {', '.join(map(' '.join, libraries.items()))}"
         for when, libraries in (("trained", origin.versions), ("exported", versions))

@@ -27,7 +27,7 @@ class Origin(NamedTuple):
     views: list[dict[str, Any]]
     versions: dict[str, str]
     scores: list[tuple[str, ...]]
-    """Network, evaluation, data set, splits, score and percent; of the network, then of its teachers."""
+    """Network, evaluation, dataset, splits, score and percent; of the network, then of its teachers."""
 
 
 def read_origin(reference: str, weights_sha256: str) -> Origin:

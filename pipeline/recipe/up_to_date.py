@@ -30,7 +30,7 @@ from compress_ssl.storage.tools.identity import content_hash
 
 
 class ImageFolder(NamedTuple):
-    """A split of a data set."""
+    """A split of a dataset."""
 
     data: Path
     name: str

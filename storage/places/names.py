@@ -1,4 +1,4 @@
-"""Names that stay in the folder they are relative to: of images in a data set, of splits in a store."""
+"""Names that stay in the folder they are relative to: of images in a dataset, of splits in a store."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_inside(where: str, names: Sequence[str]) -> None:
     """
     name = first_outside(names)
     if name is not None:
-        raise StoreUnsafeError(f"{where} names {name!r}, which leads out of the data set; it was not opened.")
+        raise StoreUnsafeError(f"{where} names {name!r}, which leads out of the dataset; it was not opened.")
 
 
 def first_outside(names: Sequence[str]) -> str | None:

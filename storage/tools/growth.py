@@ -64,7 +64,7 @@ def is_growing(attributes: Mapping[str, Any]) -> bool:
 
 
 def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Samples) -> schema.Samples | None:
-    """Return the images of a data set that a split lacks, labelled by its class numbers; None if it lacks none.
+    """Return the images of a dataset that a split lacks, labelled by its class numbers; None if it lacks none.
 
     Raises:
         StoreMismatchError: If an image that the split holds is gone, or has other content or another label; names it.

@@ -1,4 +1,4 @@
-"""The memory that ``embed`` takes at most, for data sets of several sizes.
+"""The memory that ``embed`` takes at most, for datasets of several sizes.
 
 python -m tests.benchmarks.embed_memory [IMAGES ...]
 """

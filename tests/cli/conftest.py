@@ -1,4 +1,4 @@
-"""A small data set, a store and a run made from it by the command line, and a way to call it."""
+"""A small dataset, a store and a run made from it by the command line, and a way to call it."""
 
 import shutil
 from collections.abc import Callable

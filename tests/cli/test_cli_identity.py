@@ -1,4 +1,4 @@
-"""A student, and a store that is evaluated, do not get another data set than the store's."""
+"""A student, and a store that is evaluated, do not get another dataset than the store's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ Call = Callable[..., Result]
 
 @pytest.fixture
 def other(workplace: Path, images: Callable[..., Path]) -> str:
-    """A data set of the same names and sizes."""
+    """A dataset of the same names and sizes."""
     images(workplace / "other", seed=9)
     return "other"
 

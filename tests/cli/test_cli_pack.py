@@ -1,4 +1,4 @@
-"""``pack``, and the other kinds of data sets, as a user meets them."""
+"""``pack``, and the other kinds of datasets, as a user meets them."""
 
 import json
 import shutil

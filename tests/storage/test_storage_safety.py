@@ -221,7 +221,7 @@ def test_path_that_leaves_the_data_set_is_refused(tmp_path: Path, plan: Callable
     plans = {f"train{number}": plan(paths=[*paths, name]) for number, name in enumerate(OUTSIDE)}
     create_store(tmp_path / "s.zarr", {}, plans)
     for split in open_store(tmp_path / "s.zarr").splits:
-        with pytest.raises(StoreUnsafeError, match=rf"{split.name}/sample_path' names .* leads out of the data set"):
+        with pytest.raises(StoreUnsafeError, match=rf"{split.name}/sample_path' names .* leads out of the dataset"):
             _ = split.samples
 
 
@@ -230,7 +230,7 @@ def test_odd_names_that_stay_inside_are_let_pass() -> None:
 
 
 def test_folder_that_leaves_the_data_set_is_refused(complete: Path) -> None:
-    refused = pytest.raises(StoreUnsafeError, match=r"val/zarr\.json' names .* leads out of the data set")
+    refused = pytest.raises(StoreUnsafeError, match=r"val/zarr\.json' names .* leads out of the dataset")
     for name in OUTSIDE:
         with edited(complete / "val/zarr.json", set_to("attributes", "folder")(name)), refused:
             open_store(complete)

@@ -96,7 +96,7 @@ def _open_splits(settings: ImportSettings, progress: Progress) -> dict[str, _Spl
             if len(differing):
                 first = differing[0]
                 raise InputError(
-                    f"'{given.file}' has class {labels[first]} for '{samples.sample_path[first]}', the data set class "
+                    f"'{given.file}' has class {labels[first]} for '{samples.sample_path[first]}', the dataset class "
                     f"{samples.label[first]} ({len(differing):,} of {len(rows):,} differ); give the images it was made "
                     "from."
                 )

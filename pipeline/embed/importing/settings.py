@@ -38,7 +38,7 @@ def _parse_file(value: Any) -> Any:
     split, folder, file = match.groups()
     split = split or "train"
     if first_outside([folder or split]) is not None:
-        raise ValueError(f"'{folder}' leads out of the data set; give the folder above both as --data.")
+        raise ValueError(f"'{folder}' leads out of the dataset; give the folder above both as --data.")
     return SplitFile(split=split, folder=folder or split, file=Path(file))
 
 

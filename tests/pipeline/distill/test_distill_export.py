@@ -160,8 +160,7 @@ def test_bank_larger_than_the_data_set_is_made_as_small_with_a_word(
 ) -> None:
     trained(bank_size=10**12)
     assert (
-        "'student': --bank-size 1000000000000 is reduced to the size of the data set, which has 29 images"
-        in caplog.text
+        "'student': --bank-size 1000000000000 is reduced to the size of the dataset, which has 29 images" in caplog.text
     )
     saved = torch.load(tmp_path / "student" / "checkpoint.pt")["modules"]
     assert saved["objective.student_bank.rows"].shape == (29, 16)

@@ -1,4 +1,4 @@
-"""Small data sets, and stage one run on them in this process."""
+"""Small datasets, and stage one run on them in this process."""
 
 import contextlib
 import sys

@@ -221,7 +221,7 @@ def test_there_must_be_something_to_add_and_a_store_to_add_it_to(
     embedded(data, tmp_path / "store.zarr", split=("val:0",))
     with pytest.raises(InputError, match="its splits have view 0 alone"):
         grown(data, tmp_path / "store.zarr", add_views=1)
-    with pytest.raises(InputError, match="all images of the data set are in it"):
+    with pytest.raises(InputError, match="all images of the dataset are in it"):
         grown(data, tmp_path / "store.zarr", add_images=True)
     assert len(grown(data, tmp_path / "store.zarr", add_views=1, split=("val",))["val"].views) == 2
 

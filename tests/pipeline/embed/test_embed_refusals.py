@@ -124,7 +124,7 @@ def test_resuming_with_other_settings_is_refused_by_the_first_that_differs(made:
 def test_a_split_is_a_folder_of_the_data_set(data: Path, tmp_path: Path, embedded: Embedded) -> None:
     """A store that names another would not be opened."""
     for folder in ("../other", "/etc", "a/../.."):
-        with pytest.raises(ValidationError, match="leads out of the data set"):
+        with pytest.raises(ValidationError, match="leads out of the dataset"):
             embedded(data, tmp_path / "s.zarr", split=(f"train={folder}",))
 
 

@@ -1,4 +1,4 @@
-"""Indexing the splits of a data set, and the list of images to take."""
+"""Indexing the splits of a dataset, and the list of images to take."""
 
 from pathlib import Path
 

@@ -95,7 +95,7 @@ def test_one_renderer_takes_bilinear_and_bicubic_jobs_in_turns(
 
 
 def odd_files(photo: Image.Image, folder: Path) -> None:
-    """Write one photograph in every odd way that a data set has in store."""
+    """Write one photograph in every odd way that a dataset has in store."""
     rotated = Image.Exif()
     rotated[0x0112] = 6
     transparent = photo.copy()

@@ -1,4 +1,4 @@
-"""A data set is the store's or it is not: the first image that tells is named, whatever tells it."""
+"""A dataset is the store's or it is not: the first image that tells is named, whatever tells it."""
 
 import shutil
 from collections.abc import Callable

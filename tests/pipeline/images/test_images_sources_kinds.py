@@ -31,7 +31,7 @@ COUNT = 7  # images of a class
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of one split, ``train``, of PNGs and JPEGs."""
+    """A dataset of one split, ``train``, of PNGs and JPEGs."""
     root = tmp_path_factory.mktemp("sources") / "folder"
     generator = np.random.default_rng(0)
     for name in CLASSES:
@@ -104,7 +104,7 @@ KINDS = {"pack": as_pack, "list": as_list, "shards": as_shards, "flat": as_flat}
 def made(
     request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Callable[[str], str]]:
-    """The data set in another kind, and what it calls each image of the folder."""
+    """The dataset in another kind, and what it calls each image of the folder."""
     return KINDS[request.param](folder, tmp_path_factory.mktemp("kind") / request.param)
 
 

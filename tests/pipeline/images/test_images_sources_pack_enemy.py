@@ -32,7 +32,7 @@ def packed(tmp_path: Path) -> Path:
 
 
 def outside(group: h5py.Group, name: str) -> Path:
-    """Move a data set into another file."""
+    """Move a dataset into another file."""
     other = Path(group.file.filename).with_name("other.h5")
     with h5py.File(other, "a") as file:
         group.copy(name, file)

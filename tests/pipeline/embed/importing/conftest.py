@@ -1,4 +1,4 @@
-"""A small data set, and its embeddings as our own stage one makes them."""
+"""A small dataset, and its embeddings as our own stage one makes them."""
 
 from pathlib import Path
 

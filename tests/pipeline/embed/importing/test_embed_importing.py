@@ -250,7 +250,7 @@ BAD = {
         pth(lambda ours: tuple(part[:20] for part in published(ours))),
         "has 20 rows, '.*train' 24 images; give",
     ),
-    "labels": (pth(other_labels), r"has class 1 for 'apple/003\.jpg', the data set class 0 \(1 of 24 differ\)"),
+    "labels": (pth(other_labels), r"has class 1 for 'apple/003\.jpg', the dataset class 0 \(1 of 24 differ\)"),
     "indices": (pth(double_index), "indices of .* are not the numbers from 0 to 23, each once"),
     "a dict": (pth(lambda ours: {"state_dict": {}}), "holds neither a tensor nor"),
     "four parts": (pth(lambda ours: (*published(ours), 1)), "holds neither a tensor nor"),
@@ -315,7 +315,7 @@ def test_array_is_chosen_by_name(data: Path, ours: EmbeddingStore, tmp_path: Pat
         ({"files": ("a.npy", "train=b.npy")}, "two files are of one split"),
         ({"paths": ("val=b.txt",)}, "--paths names the images of split val, of which no FILE is given"),
         ({"size": 300}, "--size 300 is larger than --resize 256"),
-        ({"files": ("train:../x=b.npy",)}, "leads out of the data set"),
+        ({"files": ("train:../x=b.npy",)}, "leads out of the dataset"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(settings: dict[str, Any], sentence: str) -> None:

@@ -66,7 +66,7 @@ def test_devices_that_share_the_queries_find_what_one_finds() -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 19, 100, 300])
 def test_of_equal_similarities_the_smaller_row_is_first(k: int) -> None:
-    """Up to eight rows are equal: images that are in a data set more than once."""
+    """Up to eight rows are equal: images that are in a dataset more than once."""
     distinct = np.unique(signs(60, 64, 1), axis=0)
     bank = np.concatenate([distinct] * 5)[:300]
     queries = signs(30, 64, 2)

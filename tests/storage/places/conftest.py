@@ -17,7 +17,7 @@ def remote(bucket: str) -> RemotePath:
 
 @pytest.fixture
 def finished(remote: RemotePath, made: Path) -> RemotePath:
-    """The finished store, uploaded: it has the objects of one that was written there, as ``test_places_remote.py`` shows."""
+    """The finished store, uploaded; ``test_places_remote.py`` shows that one written there has the same objects."""
     folder = LocalPath(made / "complete.zarr")
     keys = [file.relative_to(folder).as_posix() for file in folder.files()]
     list(map_threads(lambda key: (remote / key).write_bytes((folder / key).read_bytes()), keys))

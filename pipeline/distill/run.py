@@ -12,6 +12,7 @@ from pathlib import Path
 from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
+from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
 from compress_ssl.pipeline.distill.inputs import check_complete, check_students, open_inputs
 from compress_ssl.pipeline.distill.replay import Replay
 from compress_ssl.pipeline.distill.settings import DistillSettings
@@ -22,7 +23,6 @@ from compress_ssl.pipeline.training.distributed import process_group
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.task import BatchStream, LiveEvaluation, make_score_function
-from compress_ssl.pipeline.training.torch_errors import explain_out_of_memory
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 

@@ -26,8 +26,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from compress_ssl.pipeline.common.errors import InputError, ReportedByAnotherRank, RunError, Stopped
+from compress_ssl.pipeline.common.torch_errors import first_line
 from compress_ssl.pipeline.common.torchrun import torchrun_env
-from compress_ssl.pipeline.training.torch_errors import first_line
 
 Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 

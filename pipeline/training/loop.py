@@ -19,9 +19,9 @@ from typing import Any
 
 from compress_ssl.pipeline.common.errors import RunError, SomeTrainingsFailed, Stopped
 from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.common.torch_errors import OutOfMemory
 from compress_ssl.pipeline.training.distributed import all_reduce_max, is_rank0, world_size
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
-from compress_ssl.pipeline.training.torch_errors import OutOfMemory
 from compress_ssl.pipeline.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)

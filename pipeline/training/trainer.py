@@ -13,6 +13,7 @@ import torch
 from compress_ssl.pipeline.common.device import AUTOCAST_DTYPES
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, CHECKPOINT_FILE, EPOCH_FOLDER
+from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory, first_line
 from compress_ssl.pipeline.training.distributed import (
     broadcast_from_rank0,
     broadcast_state,
@@ -25,7 +26,6 @@ from compress_ssl.pipeline.training.distributed import (
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
 from compress_ssl.pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
-from compress_ssl.pipeline.training.torch_errors import explain_out_of_memory, first_line
 from compress_ssl.storage.places.durable import write_durably
 
 logger = logging.getLogger(__name__)

@@ -8,14 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
 from compress_ssl.pipeline.training.run_folder import open_runs
 from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
-from compress_ssl.pipeline.training.torch_errors import explain_out_of_memory
 
 STEPS = 4
 
@@ -78,21 +76,6 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path, parts: int) -> Non
     whole, in_parts = run_loop(tmp_path / "whole"), run_loop(tmp_path / "parts", parts)
     for ours, theirs in zip(in_parts.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
-
-
-def test_full_memory_is_a_sentence() -> None:
-    for error in [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory."),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
-    ]:
-        with pytest.raises(RunError, match=r"^take less\.$"), explain_out_of_memory("take less."):
-            raise error
-
-
-def test_other_faults_keep_their_own_words() -> None:
-    with pytest.raises(RuntimeError, match="shapes differ"), explain_out_of_memory("take less."):
-        raise RuntimeError("shapes differ")
 
 
 def test_metrics_pending_at_a_checkpoint_go_into_the_next_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from compress_ssl.pipeline.common.errors import InputError, RunError, Stopped, Terminated
 from compress_ssl.pipeline.common.settings import explain
+from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
 from compress_ssl.storage.errors import StoreError, StoreFailedError, StoreRefusedError
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ ENDINGS = (
     Ending(
         FAILED,
         "too little memory, of the host or of the GPU",
-        # torch's error by its name, without torch
-        lambda error: isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError",
+        is_out_of_memory,
         "The memory is full; lower --batch-size, or end other programs. {resume}",
     ),
     Ending(

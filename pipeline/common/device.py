@@ -45,13 +45,6 @@ def prepare_device(device: Device, threads: int, *, training: bool = False) -> t
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def all_devices(device: torch.device) -> list[torch.device]:
-    """Return every GPU that this process sees if ``device`` is one, else ``device`` alone."""
-    if device.type != "cuda":
-        return [device]
-    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-
-
 def device_kind(device: torch.device) -> str:
     """Return ``cpu``, or the GPU's model."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

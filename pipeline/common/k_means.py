@@ -1,10 +1,12 @@
 """k-means by faiss: clusters to evaluate, pseudo-labels to distil, anchors."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import faiss
 import torch
 from torch import Tensor
+
+from compress_ssl.pipeline.common.faiss_index import flat_index
 
 ITERATIONS = 20  # of Lloyd's algorithm, as in UMBCvision/CompRess, kmeans.py at f6d5a1ff4064
 
@@ -25,7 +27,7 @@ def k_means(
     iterations: int = ITERATIONS,
     restarts: int = 1,
 ) -> Clusters:
-    """Cluster embeddings by Euclidean distance, on the GPU if faiss was built for it.
+    """Cluster embeddings by Euclidean distance, on the GPU if faiss can use it.
 
     Args:
         embeddings (float32 tensor of shape (N, D)): All of them are used; faiss would draw 256 per cluster.
@@ -39,22 +41,13 @@ def k_means(
     clustering.niter, clustering.nredo, clustering.seed = iterations, restarts, seed % 2**31
     clustering.max_points_per_centroid = len(rows)  # no subsampling
     clustering.min_points_per_centroid = 1  # no warning
-    clustering.train(rows, _flat_index(rows.shape[1], device))
+    clustering.train(rows, flat_index(rows.shape[1], faiss.METRIC_L2, device))
     centroids = torch.from_numpy(faiss.vector_float_to_array(clustering.centroids).reshape(clusters, -1))
     return Clusters(centroids, nearest_centroids(embeddings, centroids, device))
 
 
 def nearest_centroids(embeddings: Tensor, centroids: Tensor, device: torch.device) -> Tensor:
     """Return the index (N,) int64 of the centroid (K, D) nearest to each embedding (N, D)."""
-    index = _flat_index(centroids.shape[1], device)
+    index = flat_index(centroids.shape[1], faiss.METRIC_L2, device)
     index.add(centroids.cpu().numpy())
     return torch.from_numpy(index.search(embeddings.cpu().numpy(), 1)[1][:, 0])
-
-
-def _flat_index(dim: int, device: torch.device) -> Any:
-    if device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
-        options = faiss.GpuIndexFlatConfig()
-        options.device = device.index or 0
-        return faiss.GpuIndexFlatL2(faiss.StandardGpuResources(), dim, options)
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    return faiss.IndexFlatL2(dim)

@@ -5,18 +5,16 @@ import errno
 import re
 from collections.abc import Iterator
 
-import torch
-
 from compress_ssl.pipeline.common.errors import RunError
 
 FULL_MEMORY = re.compile(
-    r"DefaultCPUAllocator|Storage size calculation overflowed"  # torch on the CPU
-    r"|cannot allocate memory|bad_alloc"  # the C library and C++
+    r"can(?:'t|not) allocate|bad_alloc|storage size calculation overflowed"  # on the host: torch, DALI, C and C++
     r"|cuda.{0,100}out.of.memory|cudaErrorMemoryAllocation"  # torch, DALI, faiss, NCCL, Triton
+    r"|CUDA allocation failed|CUDABadAlloc|Nvml insufficient memory|nvImageCodec failure: '#5'"  # DALI
     r"|ALLOC(?:ATION)?_FAILED|ALLOCATOR_FAILURE",  # cuBLAS and its like; cuDNN; nvJPEG, nvImageCodec
     re.IGNORECASE | re.DOTALL,
 )
-"""What the messages say where the error is only a ``RuntimeError``."""
+"""What the messages of libraries say where the error is only a ``RuntimeError``."""
 
 
 class OutOfMemory(RunError):
@@ -28,12 +26,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     Our own errors, which may name any file, are never searched for the libraries' words.
     """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError | OutOfMemory):
+    if isinstance(error, MemoryError | OutOfMemory) or type(error).__name__ == "OutOfMemoryError":  # torch's
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    is_of_library = isinstance(error, RuntimeError) and not isinstance(error, RunError)
-    return is_of_library and FULL_MEMORY.search(str(error)) is not None
+    is_ours = type(error).__module__.startswith("compress_ssl.")
+    return isinstance(error, RuntimeError) and not is_ours and FULL_MEMORY.search(str(error)) is not None
 
 
 @contextlib.contextmanager

@@ -116,13 +116,12 @@ def _libraries() -> Finding:
 
 
 def _uses() -> Finding:
-    import faiss
-
     from compress_ssl.pipeline.common.device import choose_precision, prepare_device
+    from compress_ssl.pipeline.common.faiss_index import faiss_uses
 
     settings = StageSettings()
     device = prepare_device(settings.device, settings.thread_count)
-    on_gpu = hasattr(faiss, "get_num_gpus") and faiss.get_num_gpus() > 0
+    on_gpu = faiss_uses(device)
     facts = {
         "device": device.type,
         "precision": choose_precision("auto", device),

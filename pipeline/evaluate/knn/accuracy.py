@@ -90,7 +90,7 @@ def few_labels_accuracy(
     features = train_features(rows_drawn)
     accuracies = []
     for rows, positions in zip(drawn, inverse.reshape(draws, -1), strict=True):
-        found = nearest_neighbours(features[positions], test.features, 1, devices=[device])
+        found = nearest_neighbours(features[positions], test.features, 1, device=device)
         accuracies.append(_top1_percent(train_labels[rows][found.row[:, 0]], test.labels))
     return NearestNeighbourResult(
         top1_percent=float(np.mean(accuracies)),

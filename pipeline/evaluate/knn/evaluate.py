@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from compress_ssl.pipeline.common.device import all_devices
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
@@ -112,7 +111,7 @@ def evaluate_knn(settings: KnnSettings, source: FeatureSource, progress: Progres
     ]
     with progress.track("search", len(train.labels)) as advance:
         bank = _with_progress(train.blocks(), advance)
-        found = nearest_neighbours(bank, test.features, max([1, *counts]), devices=all_devices(source.device))
+        found = nearest_neighbours(bank, test.features, max([1, *counts]), device=source.device)
     nearest = nearest_neighbour_accuracy(found, train.labels, test.labels)
     temperature = settings.knn_temperature
     weighted = tuple(

@@ -113,7 +113,7 @@ class LiveNearestNeighbour:
         if not np.isfinite(features).all():
             raise RunError("The features of the evaluation view are not finite; lower --learning-rate.")
         train, test = np.split(features, [len(self._train.samples)])
-        found = nearest_neighbours(train, test, 1, devices=[self._renderer.device])
+        found = nearest_neighbours(train, test, 1, device=self._renderer.device)
         result = nearest_neighbour_accuracy(found, self._train.samples.label, self._test.samples.label)
         return {"nn_top1_percent": result.top1_percent}
 

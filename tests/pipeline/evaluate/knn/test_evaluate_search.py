@@ -55,15 +55,6 @@ def test_bank_may_come_in_parts_of_any_size(cuts: list[int]) -> None:
     np.testing.assert_allclose(parts.similarity, whole.similarity, atol=1e-6)
 
 
-def test_devices_that_share_the_queries_find_what_one_finds() -> None:
-    generator = np.random.default_rng(3)
-    bank, queries = (generator.normal(size=(count, 6)).astype(np.float32) for count in (90, 50))
-    alone = nearest_neighbours(bank, queries, 7, bank_block=23, query_block=8)
-    shared = nearest_neighbours(bank, queries, 7, devices=("cpu", "cpu", "cpu"), bank_block=23, query_block=8)
-    np.testing.assert_array_equal(shared.row, alone.row)
-    np.testing.assert_array_equal(shared.similarity, alone.similarity)
-
-
 @pytest.mark.parametrize("k", [1, 2, 19, 100, 300])
 def test_of_equal_similarities_the_smaller_row_is_first(k: int) -> None:
     """Up to eight rows are equal: images that are in a dataset more than once."""
@@ -123,6 +114,12 @@ def test_more_neighbours_than_there_are_is_an_error(k: int) -> None:
         InputError, match=f"The 30 training images are fewer than the {k} nearest neighbours; give fewer"
     ):
         nearest_neighbours(np.ones((30, 4)), np.ones((2, 4)), k)
+
+
+def test_gpu_that_faiss_does_not_see_is_replaced_by_the_cpu() -> None:
+    bank = np.random.default_rng(5).normal(size=(40, 8))
+    found = nearest_neighbours(bank, bank, 1, device="cuda:63")
+    np.testing.assert_array_equal(found.row[:, 0], np.arange(40))
 
 
 def test_features_of_two_networks_are_an_error() -> None:

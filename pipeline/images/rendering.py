@@ -8,8 +8,9 @@ Letters: N images, V views, P parameters, B batch, S side in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,6 +59,12 @@ class RenderJob:
         n = len(self.paths)
         return [slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
 
+    def part(self, rows: slice) -> RenderJob:
+        """Return the job of rendering some of the images."""
+        return replace(
+            self, paths=self.paths[rows], content_hash=self.content_hash[rows], parameters=self.parameters[rows]
+        )
+
     def read(self, row: int) -> bytes:
         """Return an encoded image.
 
@@ -80,8 +87,13 @@ class Renderer(Protocol):
     name: str
     device: torch.device
 
-    def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
-        """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on ``device``."""
+    def geometry(self, batches: Iterable[RenderJob], batch_size: int) -> Iterator[list[Tensor]]:
+        """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on ``device``.
+
+        Args:
+            batches: Of the same sizes and interpolation; taken some batches ahead of what is yielded.
+            batch_size: Largest number of images in one of them.
+        """
         ...
 
 
@@ -92,19 +104,29 @@ def interpolation_of(view: Mapping[str, Any]) -> Interpolation:
 
 
 def render(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
-    """Yield, for each batch in order, its V views as uint8 tensors (B, S, S, 3), colour included.
+    """Yield, for each batch of a job in order, its V views as uint8 tensors (B, S, S, 3), colour included.
 
     Raises:
         InputError: If an image is missing or is not the one that was indexed.
         RunError: If the renderer fails; names the batch's images.
     """
-    for rows, views in zip(job.batches(batch_size), renderer.geometry(job, batch_size), strict=True):
-        yield [apply_colour(pixels, job.parameters[rows, view]) for view, pixels in enumerate(views)]
+    return render_batches(renderer, map(job.part, job.batches(batch_size)), batch_size)
+
+
+def render_batches(renderer: Renderer, batches: Iterable[RenderJob], batch_size: int) -> Iterator[list[Tensor]]:
+    """Yield the views of each batch as ``render`` does, as one stream: the next batches are read and decoded meanwhile.
+
+    Args:
+        batches, batch_size: As of ``Renderer.geometry``.
+    """
+    batches, ahead = itertools.tee(batches)
+    for batch, views in zip(batches, renderer.geometry(ahead, batch_size), strict=True):
+        yield [apply_colour(pixels, batch.parameters[:, view]) for view, pixels in enumerate(views)]
 
 
 def read_images(
-    job: RenderJob, batch_size: int, threads: int, prepare: Callable[[bytes], bytes] = bytes
+    batches: Iterable[RenderJob], threads: int, prepare: Callable[[bytes], bytes] = bytes
 ) -> Iterator[list[bytes]]:
     """Yield each batch's encoded images after ``prepare``, read ahead and checked against their hashes."""
-    batches = (range(rows.start, rows.stop) for rows in job.batches(batch_size))
-    return read_ahead(batches, lambda row: prepare(job.read(row)), threads=threads, depth=READ_AHEAD_BATCHES)
+    images = ([(batch, row) for row in range(len(batch.paths))] for batch in batches)
+    return read_ahead(images, lambda image: prepare(image[0].read(image[1])), threads=threads, depth=READ_AHEAD_BATCHES)

@@ -47,7 +47,7 @@ class AnnotatedImages:
         no_views = np.empty((len(rows), 0, 0), np.float32)  # whole images
         job = RenderJob.of(self.index.source, samples, rows, parameters=no_views, sizes=())
         numbers = iter(order)
-        for contents in read_images(job, batch_size, threads):
+        for contents in read_images(map(job.part, job.batches(batch_size)), threads):
             pixels = [torch.from_numpy(np.array(decode(content))).permute(2, 0, 1) for content in contents]
             yield [(image, self.ground_truth[next(numbers)]) for image in pixels]
 

@@ -9,7 +9,8 @@ decoded by Pillow as ImageFolder would, and passed as raw pixels in a PPM.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -56,21 +57,27 @@ class DaliRenderer:
         self._threads = threads
         self._pipelines: dict[tuple[int, tuple[int, ...], Interpolation], tuple[Pipeline, _Feed]] = {}
 
-    def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
+    def geometry(self, batches: Iterable[RenderJob], batch_size: int) -> Iterator[list[Tensor]]:
         """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on the renderer's device."""
-        key = (batch_size, job.sizes, job.interpolation)
-        # Not reused after a job that fails or is left halfway, whose prefetched batches are still in the pipeline.
+        batches, fed = itertools.tee(batches)
+        first = next(batches, None)
+        if first is None:
+            return
+        key = (batch_size, first.sizes, first.interpolation)
+        # Not reused after a stream that fails or is left halfway, whose prefetched batches are still in the pipeline.
         idle = self._pipelines.pop(key, None)
         pipeline, feed = idle or self._build(*key)
-        feed.batches = _inputs(job, batch_size, self._threads)
-        batches = job.batches(batch_size)
-        for number, rows in enumerate(batches):
+        feed.batches = _inputs(fed, self._threads)
+        for batch in itertools.chain([first], batches):
             try:
                 outputs = pipeline.run()
             except RuntimeError as error:
                 # DALI prefetches, so the failing image may be a few batches ahead.
-                ahead = batches[min(number + PREFETCH_BATCHES, len(batches) - 1)]
-                suspects = [job.source.describe(path) for path in job.paths[rows.start : ahead.stop]]
+                suspects = [
+                    each.source.describe(path)
+                    for each in (batch, *itertools.islice(batches, PREFETCH_BATCHES))
+                    for path in each.paths
+                ]
                 named = ", ".join(f"'{path}'" for path in suspects[:PATHS_NAMED])
                 if len(suspects) > PATHS_NAMED:
                     named += f" and {len(suspects) - PATHS_NAMED} more"
@@ -132,12 +139,12 @@ class _Feed:
         return next(self.batches)
 
 
-def _inputs(job: RenderJob, batch_size: int, threads: int) -> Iterator[tuple[Any, ...]]:
-    contents = read_images(job, batch_size, threads, _for_dali)
-    for rows, encoded in zip(job.batches(batch_size), contents, strict=True):
+def _inputs(batches: Iterable[RenderJob], threads: int) -> Iterator[tuple[Any, ...]]:
+    batches, ahead = itertools.tee(batches)
+    for batch, encoded in zip(batches, read_images(ahead, threads, _for_dali), strict=True):
         arguments = [
-            job.parameters[rows, view][:, columns].astype(dtype, order="C")
-            for view in range(len(job.sizes))
+            batch.parameters[:, view, columns].astype(dtype, order="C")
+            for view in range(len(batch.sizes))
             for columns, dtype in VIEW_ARGUMENTS
         ]
         yield ([np.frombuffer(content, np.uint8) for content in encoded], *arguments)

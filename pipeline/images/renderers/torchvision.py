@@ -1,8 +1,8 @@
 """The reference renderer: Pillow and the functional transforms of torchvision."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from itertools import repeat, tee
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +25,15 @@ class TorchvisionRenderer:
         self.device = device
         self._threads = threads
 
-    def geometry(self, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
+    def geometry(self, batches: Iterable[RenderJob], batch_size: int) -> Iterator[list[Tensor]]:
         """Yield, for each batch in order, V uint8 tensors (B, S, S, 3)."""
+        batches, ahead = tee(batches)
         with ThreadPoolExecutor(self._threads) as pool:
-            contents = read_images(job, batch_size, self._threads)
-            for rows, batch in zip(job.batches(batch_size), contents, strict=True):
-                images = list(pool.map(_views, batch, job.parameters[rows], repeat(job)))
+            for batch, contents in zip(batches, read_images(ahead, self._threads), strict=True):
+                images = list(pool.map(_views, contents, batch.parameters, repeat(batch)))
                 yield [
                     torch.from_numpy(np.stack([views[view] for views in images])).to(self.device)
-                    for view in range(len(job.sizes))
+                    for view in range(len(batch.sizes))
                 ]
 
 

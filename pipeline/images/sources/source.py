@@ -5,13 +5,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.storage.places.names import first_outside
+
+ImageT = TypeVar("ImageT")
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 
@@ -91,13 +93,13 @@ def read_stamp(source: ImageSource, path: str) -> tuple[int, int]:
 
 
 def read_ahead(
-    batches: Iterable[Sequence[int]], read: Callable[[int], bytes], *, threads: int, depth: int
+    batches: Iterable[Sequence[ImageT]], read: Callable[[ImageT], bytes], *, threads: int, depth: int
 ) -> Iterator[list[bytes]]:
-    """Yield ``read(row)`` of the rows of each batch, reading up to ``depth`` batches at a time in threads."""
+    """Yield ``read(image)`` of the images of each batch, reading up to ``depth`` batches at a time in threads."""
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[list[Future[bytes]]] = deque()
-        for rows in batches:
-            pending.append([pool.submit(read, row) for row in rows])
+        for images in batches:
+            pending.append([pool.submit(read, image) for image in images])
             if len(pending) == depth:
                 yield [future.result() for future in pending.popleft()]
         for futures in pending:

@@ -1,7 +1,7 @@
 """Nearest neighbour while training, against features computed one image at a time from the files."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,9 +131,9 @@ class Counting:
         self.real = make_renderer("torchvision", torch.device("cpu"), 1)
         self.name, self.device, self.jobs = self.real.name, self.real.device, 0
 
-    def geometry(self, job: RenderJob, batch_size: int) -> Any:
+    def geometry(self, batches: Iterable[RenderJob], batch_size: int) -> Any:
         self.jobs += 1
-        return self.real.geometry(job, batch_size)
+        return self.real.geometry(batches, batch_size)
 
 
 @pytest.mark.parametrize(("cached_pixel_bytes", "jobs"), [(42 * 3 * 16 * 16, 2), (42 * 3 * 16 * 16 - 1, 6)])

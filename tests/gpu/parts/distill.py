@@ -1,0 +1,57 @@
+"""Stage two against the CPU: every objective; then what may change its losses by rounding only."""
+
+import os
+from typing import Any, get_args
+
+from compress_ssl.pipeline.distill.settings import DistillSettings
+from tests.gpu.run import Run
+from tests.gpu.stages import apart, distill_settings, losses, stored
+from tests.pipeline.distill.kinds import KINDS
+
+DRAWN = {"crd", "crd-queue", "cc", "1q-k-means"}
+"""Kinds with random numbers of the device, or centres that a tie moves: only about as on the CPU."""
+
+TOY_KINDS = ("2q", "cc", "two teachers")
+
+
+def distill_equal(run: Run) -> None:
+    """Every kind of student on both devices, from the same pixels, all in float32."""
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # read by cuBLAS and cuDNN when they begin
+    stored(run, "small")
+    stored(run, "second")
+    further = {
+        "accumulation": {"accumulation": 4},
+        "two teachers": {"also_store": [str(run.folder / "second.zarr")]},
+        "fresh views": {"student_view": "fresh"},
+    }
+    kinds = {**KINDS, **further}
+    for kind in TOY_KINDS if run.toy else kinds:
+        given = kinds[kind]
+        with run.attempt(f"{kind} as on the CPU"):
+            here, there = (
+                losses(distill_settings(run, f"{kind}-{device}".replace(" ", "-"), device=device, **given))
+                for device in (run.device, "cpu")
+            )
+            most = 0.2 if kind in DRAWN else 2e-3
+            run.check(f"{kind} as on the CPU", apart(there, here) < most, apart=apart(there, here), losses=here)
+
+
+def distill_variants(run: Run) -> None:
+    """What may change the losses by rounding only: where the teacher's views are, precision, compiling, layout."""
+    stored(run, "small")
+    base = losses(distill_settings(run, "base"))
+    tiers = get_args(DistillSettings.model_fields["teacher_memory"].annotation)
+    variants: dict[str, tuple[float, dict[str, Any]]] = {
+        **{f"teacher in {tier}": (0.01, {"teacher_memory": tier}) for tier in tiers},
+        **{f"precision {each}": (0.05, {"precision": each}) for each in ("bfloat16", "float16")},
+        **{f"banks in {each}": (0.05, {"bank_precision": each}) for each in ("bfloat16", "float16")},
+        "contiguous": (0.01, {"memory_format": "contiguous"}),
+        "compiled": (0.02, {"compile": True}),
+        "rendered by DALI": (0.2, {"renderer": "dali"}),
+    }
+    for name in ("teacher in pinned", "precision float16", "compiled") if run.toy else ():
+        del variants[name]  # a CPU has no pinned memory, emulates float16, and takes half a minute to compile
+    for name, (most, given) in variants.items():
+        with run.attempt(name):
+            found = losses(distill_settings(run, name.replace(" ", "-"), **given))
+            run.check(name, apart(base, found) < most, apart=apart(base, found))

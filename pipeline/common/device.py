@@ -45,6 +45,11 @@ def prepare_device(device: Device, threads: int, *, training: bool = False) -> t
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on a device; a GPU gets it through pinned memory, and the host does not wait."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+
+
 def device_kind(device: torch.device) -> str:
     """Return ``cpu``, or the GPU's model."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

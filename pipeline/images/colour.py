@@ -14,7 +14,7 @@ Letters: B batch, M altered samples, K samples of one step, S side in pixels. Be
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.images.policies import COLUMN, JITTER_ORDERS
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision rounds it
@@ -57,7 +58,7 @@ def apply_colour(images: Tensor, parameters: npt.NDArray[np.float32]) -> Tensor:
     chosen = np.flatnonzero(altered)
     steps = _plan(parameters[chosen], images.shape[1])
     indices = [chosen, *(step.rows for step in steps)]
-    (selected, *rows), amounts = _to_device(indices, [step.amounts for step in steps], images.device)
+    (selected, *rows), amounts = _as_tensors(indices, [step.amounts for step in steps], images.device)
     result = images.index_select(0, selected).permute(0, 3, 1, 2)
     result = result.to(torch.float32, memory_format=torch.contiguous_format)
     for step, its_rows, its_amounts in zip(steps, rows, amounts, strict=True):
@@ -97,15 +98,13 @@ def _blends_around_hue(order: tuple[str, ...]) -> list[str]:
 _JITTER_STEPS = np.array([_blends_around_hue(order) for order in JITTER_ORDERS])  # (24, 6) names
 
 
-def _to_device(
+def _as_tensors(
     indices: Sequence[npt.NDArray[np.int64]], amounts: Sequence[npt.NDArray[np.float32]], device: torch.device
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return int64 and float32 arrays as tensors on a device, copied in one piece and without waiting for it."""
-    arrays = [*indices, *amounts]  # the wider ones first, so that all are aligned
+    """Return int64 and float32 arrays as tensors on a device, copied there in one piece."""
+    arrays: list[npt.NDArray[Any]] = [*indices, *amounts]  # the wider ones first, so that all are aligned
     packed = torch.from_numpy(np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays]))
-    if device.type == "cuda":
-        packed = packed.pin_memory().to(device, non_blocking=True)
-    parts = packed.split([array.nbytes for array in arrays])
+    parts = torch.split(to_device(packed, device), [array.nbytes for array in arrays])
     rows = [part.view(torch.int64) for part in parts[: len(indices)]]
     shaped = zip(parts[len(indices) :], amounts, strict=True)
     return rows, [part.view(torch.float32).view(array.shape) for part, array in shaped]
@@ -113,7 +112,7 @@ def _to_device(
 
 def _luma(images: Tensor) -> Tensor:
     """Return the grey value of each pixel, (K, 1, S, S)."""
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = torch.split(images, 1, dim=1)
     return (LUMA[0] * red).add_(LUMA[1] * green).add_(LUMA[2] * blue)
 
 
@@ -145,7 +144,7 @@ def _mean(luma: Tensor) -> Tensor:
 def _hue(images: Tensor, shifts: Tensor) -> Tensor:
     """Shift the hue by ``shifts`` turns of the colour circle, through HSV."""
     unit = images.div_(255)
-    red, green, blue = unit.split(1, dim=1)
+    red, green, blue = torch.split(unit, 1, dim=1)
     value, lowest = unit.amax(1, keepdim=True), unit.amin(1, keepdim=True)  # (K, 1, S, S)
     is_red, is_green = value == red, value == green
     chroma = value - lowest
@@ -181,8 +180,9 @@ def _blur_weights(sigma: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.f
     """Return the Gaussian's weights (K, taps); a reflection needs fewer taps on a side than the side has pixels."""
     radius = min(blur_kernel_size(side) // 2, side - 1)
     taps = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    values = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2)
+    weights: npt.NDArray[np.float32] = (values / values.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weights
 
 
 def _blur(images: Tensor, weights: Tensor) -> Tensor:

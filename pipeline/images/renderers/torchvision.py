@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.images.index import decode
 from compress_ssl.pipeline.images.policies import COLUMN
 from compress_ssl.pipeline.images.rendering import RenderJob, read_images
@@ -31,10 +32,8 @@ class TorchvisionRenderer:
         with ThreadPoolExecutor(self._threads) as pool:
             for batch, contents in zip(batches, read_images(ahead, self._threads), strict=True):
                 images = list(pool.map(_views, contents, batch.parameters, repeat(batch)))
-                yield [
-                    torch.from_numpy(np.stack([views[view] for views in images])).to(self.device)
-                    for view in range(len(batch.sizes))
-                ]
+                stacked = [np.stack([views[view] for views in images]) for view in range(len(batch.sizes))]
+                yield [to_device(torch.from_numpy(pixels), self.device) for pixels in stacked]
 
 
 def _views(content: bytes, parameters: npt.NDArray[np.float32], job: RenderJob) -> list[npt.NDArray[np.uint8]]:

@@ -13,6 +13,7 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings, Part
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import COLUMNS, TenCrop
+from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
@@ -21,8 +22,8 @@ from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
 from compress_ssl.storage.writer import StoreWriter
 
-OLD_DEFAULTS = {"interpolation": "bilinear"}
-"""Interpolation of teachers and views in stores that do not record it: there was no choice."""
+OLD_DEFAULTS = {"interpolation": "bilinear", "hw_decoder_load": 0.0}
+"""What holds for stores that do not record it: interpolation was no choice, and a CPU has no hardware decoder."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,11 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
             "normalised": settings.normalise,
         },
         "data_set": describe_data_set(settings.data, indexes),
-        "rendering": {"renderer": settings.renderer, "device_kind": compute.device_kind},
+        "rendering": {
+            "renderer": settings.renderer,
+            "hw_decoder_load": HW_DECODER_LOAD,
+            "device_kind": compute.device_kind,
+        },
         "computed_with": {
             "batch_size": settings.batch_size,
             "threads": compute.threads,

@@ -43,8 +43,8 @@ def choose_canaries(good: npt.NDArray[np.bool_], view_count: int) -> list[tuple[
 def make_canaries(renderer: Renderer, job: RenderJob, chosen: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
     """Render the chosen views as the teacher sees them, and return each as a store keeps it.
 
-    The teacher's views come from one decode of the whole image, a student's from a decode of its crop alone: if the
-    two differ, the later check reports it.
+    The teacher's views come from one decode of the whole image, on the CPU a student's from a decode of its crop alone:
+    if the two differ, the later check reports it.
 
     Args:
         job: All V views of each canary's image.

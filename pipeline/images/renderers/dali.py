@@ -1,9 +1,15 @@
 """The default renderer: NVIDIA DALI, on the CPU or the GPU.
 
 Images and parameters are fed through ``fn.external_source``, so the order is ours and the pipeline keeps no state. An
-image is decoded once for all its views; with a single view only its crop box is decoded, which gives the same pixels.
-JPEGs go to DALI unchanged. Other formats, which DALI reads differently, not at all, or more strictly than Pillow, are
-decoded by Pillow as ImageFolder would, and passed as raw pixels in a PPM.
+image is decoded once for all its views. On the CPU a single view has only its crop box decoded, which gives the same
+pixels; on a GPU the whole image always is, because nvImageCodec 0.9 may crash there on a part of a JPEG
+(https://github.com/NVIDIA/nvImageCodec/issues/55). JPEGs go to DALI unchanged. Other formats, which DALI reads
+differently, not at all, or more strictly than Pillow, are decoded by Pillow as ImageFolder would, and passed as raw
+pixels in a PPM.
+
+A batch stays valid after the next runs of its pipeline: torch's tensors share DALI's buffers, and DALI takes one back
+from a GPU only after waiting for all the GPU's work (its dynamic executor, the default, and ``dltensor.h``).
+``Pipeline.run`` returns when the batch is finished, and DLPack makes torch's current stream wait for it all the same.
 """
 
 from __future__ import annotations
@@ -23,9 +29,10 @@ from torch.utils.dlpack import from_dlpack
 
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.settings import Interpolation
+from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
 from compress_ssl.pipeline.images.index import decode
 from compress_ssl.pipeline.images.policies import COLUMN
-from compress_ssl.pipeline.images.rendering import RenderJob, read_images
+from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, read_images
 
 # The arguments of one view, in the order in which they are fed: columns, and the dtype that DALI expects.
 VIEW_ARGUMENTS: tuple[tuple[int | list[int], type[np.generic]], ...] = (
@@ -42,6 +49,14 @@ INTERPOLATIONS: dict[Interpolation, types.DALIInterpType] = {
 }
 
 PREFETCH_BATCHES = 2
+
+GPU_PIPELINE_THREADS = 32
+"""At most so many threads of a pipeline on a GPU: its decoder keeps 16 MiB of the GPU's memory and 16 MiB of pinned
+memory for each. DALI's authors find 3 to 5 enough as a rule (https://github.com/NVIDIA/DALI/issues/4912).
+"""
+
+IDLE_PIPELINES = 4  # kept to be used again
+
 PATHS_NAMED = 8  # paths listed in an error message
 
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -58,7 +73,12 @@ class DaliRenderer:
         self._pipelines: dict[tuple[int, tuple[int, ...], Interpolation], tuple[Pipeline, _Feed]] = {}
 
     def geometry(self, batches: Iterable[RenderJob], batch_size: int) -> Iterator[list[Tensor]]:
-        """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on the renderer's device."""
+        """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on the renderer's device.
+
+        Raises:
+            InputError: If an image is missing or is not the one that was indexed.
+            RunError: If DALI fails; names the images that it may be. If memory is full, DALI's error passes unchanged.
+        """
         batches, fed = itertools.tee(batches)
         first = next(batches, None)
         if first is None:
@@ -72,6 +92,8 @@ class DaliRenderer:
             try:
                 outputs = pipeline.run()
             except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 # DALI prefetches, so the failing image may be a few batches ahead.
                 suspects = [
                     each.source.describe(path)
@@ -93,26 +115,30 @@ class DaliRenderer:
         except StopIteration:
             pipeline.reset()  # type: ignore[no-untyped-call]
         self._pipelines[key] = pipeline, feed
+        while len(self._pipelines) > IDLE_PIPELINES:
+            del self._pipelines[next(iter(self._pipelines))]  # the one that has been idle for longest
 
     def _build(self, batch_size: int, sizes: tuple[int, ...], interpolation: Interpolation) -> tuple[Pipeline, _Feed]:
         on_gpu = self.device.type == "cuda"
         options: dict[str, Any] = {
             "device": "mixed" if on_gpu else "cpu",
             "output_type": types.DALIImageType.RGB,
-            "jpeg_fancy_upsampling": True,  # equals Pillow's decoding exactly
+            "jpeg_fancy_upsampling": True,  # on the CPU, equals Pillow's decoding exactly
+            "hw_decoder_load": HW_DECODER_LOAD,
             "adjust_orientation": False,  # ImageFolder ignores EXIF
         }
         feed = _Feed()
         pipeline = Pipeline(  # type: ignore[no-untyped-call]
             batch_size=batch_size,
-            num_threads=self._threads,
+            num_threads=min(self._threads, GPU_PIPELINE_THREADS) if on_gpu else self._threads,
             device_id=(self.device.index or 0) if on_gpu else None,
             prefetch_queue_depth=PREFETCH_BATCHES,
         )
         with pipeline:
             count = len(VIEW_ARGUMENTS)
             encoded, *arguments = fn.external_source(source=feed, num_outputs=1 + count * len(sizes), batch=True)
-            decoded = None if len(sizes) == 1 else fn.decoders.image(encoded, **options)
+            only_box = len(sizes) == 1 and not on_gpu
+            decoded = None if only_box else fn.decoders.image(encoded, **options)
             views = []
             for view, size in enumerate(sizes):
                 start, shape, resize, window, flip = arguments[view * count : (view + 1) * count]

@@ -128,20 +128,20 @@ def test_a_split_is_a_folder_of_the_data_set(data: Path, tmp_path: Path, embedde
             embedded(data, tmp_path / "s.zarr", split=(f"train={folder}",))
 
 
-def without_interpolation(value: Any) -> Any:
-    """Metadata as it was before there was a choice."""
+def without(keys: set[str], value: Any) -> Any:
+    """Metadata as it was before it had these keys."""
     if isinstance(value, dict):
-        return {key: without_interpolation(inner) for key, inner in value.items() if key != "interpolation"}
-    return [without_interpolation(inner) for inner in value] if isinstance(value, list) else value
+        return {key: without(keys, inner) for key, inner in value.items() if key not in keys}
+    return [without(keys, inner) for inner in value] if isinstance(value, list) else value
 
 
-def test_a_store_that_does_not_say_its_interpolation_is_bilinear(
+def test_a_store_that_does_not_say_so_is_bilinear_and_without_a_hardware_decoder(
     data: Path, tmp_path: Path, embedded: Embedded, wanting: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = embedded(data, tmp_path / "store.zarr", teacher=wanting("bilinear"))
     expected = [store["train"].view(view).tobytes() for view in (0, 1, 2)]
     for file in store.path.rglob("zarr.json"):
-        file.write_text(json.dumps(without_interpolation(json.loads(file.read_bytes()))))
+        file.write_text(json.dumps(without({"interpolation", "hw_decoder_load"}, json.loads(file.read_bytes()))))
     for place in ("embeddings", "augmentation"):
         shutil.rmtree(store.path / "train" / place / "c" / "2")
     (store.path / "train" / "embeddings" / "commits" / "2.json").unlink()
@@ -151,6 +151,17 @@ def test_a_store_that_does_not_say_its_interpolation_is_bilinear(
     assert caplog.messages == []
     with pytest.raises(StoreMismatchError, match=r"interpolation( of view 0)? = 'bilinear', now it is 'bicubic'"):
         embedded(data, tmp_path / "store.zarr", teacher=wanting("bicubic"), resume=True)
+
+
+def test_going_on_with_images_that_a_hardware_decoder_decoded_is_refused(
+    data: Path, tmp_path: Path, embedded: Embedded
+) -> None:
+    metadata = embedded(data, tmp_path / "store.zarr").path / "zarr.json"
+    content = json.loads(metadata.read_text())
+    content["attributes"]["rendering"]["hw_decoder_load"] = 0.65
+    metadata.write_text(json.dumps(content))
+    with pytest.raises(StoreMismatchError, match=r"hw_decoder_load = 0\.65, now it is 0\.0"):
+        embedded(data, tmp_path / "store.zarr", resume=True)
 
 
 def test_going_on_with_other_images_is_refused_by_row(data: Path, tmp_path: Path, embedded: Embedded) -> None:

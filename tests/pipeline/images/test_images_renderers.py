@@ -94,6 +94,15 @@ def test_one_renderer_takes_bilinear_and_bicubic_jobs_in_turns(
         assert torch.equal(torch.cat([views[0] for views in render(renderer, job, 4)]), rendered("dali", job, 4)[0])
 
 
+def test_one_renderer_takes_more_kinds_of_job_than_it_keeps_pipelines(
+    photos: list[Path], job_of: MakeJob, rendered: Rendered
+) -> None:
+    renderer, job = make_renderer("dali", torch.device("cpu"), 2), job_of(photos[:8])
+    expected = rendered("dali", job)[0]
+    for batch_size in (1, 2, 3, 4, 5, 6, 3, 1):
+        assert torch.equal(torch.cat([views[0] for views in render(renderer, job, batch_size)]), expected)
+
+
 def odd_files(photo: Image.Image, folder: Path) -> None:
     """Write one photograph in every odd way that a dataset has in store."""
     rotated = Image.Exif()
@@ -224,24 +233,46 @@ def test_a_file_that_is_not_the_one_indexed_is_named_and_rendering_goes_on(
         assert torch.equal(torch.cat([views[0] for views in render(renderer, good, 4)]), expected)
 
 
-FAILING = """
-import sys
+SETTING = """
+import resource, sys
 from pathlib import Path
 import numpy as np, torch, xxhash
 from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
 from compress_ssl.pipeline.images.policies import evaluation_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.sources.files import FolderSource
 paths = [Path(path) for path in sys.argv[1:]]
 hashes = np.array([xxhash.xxh3_64_intdigest(path.read_bytes()) for path in paths], np.uint64)
-parameters = evaluation_parameters(np.full((len(paths), 2), 64, np.int32), 36, 32)[:, None]
+renderer = make_renderer("dali", torch.device("cpu"), 1)
+def render_all(side):
+    parameters = evaluation_parameters(np.full((len(paths), 2), 64, np.int32), side, side)[:, None]
+    list(render(renderer, RenderJob(FolderSource(Path()), sys.argv[1:], hashes, parameters, (side,)), 12))
+"""
+
+NAMING = """
 try:
-    job = RenderJob(FolderSource(Path()), sys.argv[1:], hashes, parameters, (32,))
-    list(render(make_renderer("dali", torch.device("cpu"), 1), job, 12))
+    render_all(32)
 except RunError as error:
     print(error, flush=True)
 """
+
+WITHOUT_MEMORY = """
+render_all(32)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+try:
+    render_all(30_000)  # 2.7 GB
+except RuntimeError as error:
+    print(type(error).__name__, is_out_of_memory(error), flush=True)
+"""
+
+
+def printed_by(script: str, paths: list[Path]) -> str:
+    """What a process prints that ends in a failure of DALI, which may crash it."""
+    command = [sys.executable, "-c", SETTING + script, *paths]
+    return subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False).stdout
 
 
 def test_a_png_that_only_pillow_accepts_is_rendered(tmp_path: Path, job_of: MakeJob, rendered: Rendered) -> None:
@@ -252,15 +283,20 @@ def test_a_png_that_only_pillow_accepts_is_rendered(tmp_path: Path, job_of: Make
 
 
 def test_a_file_that_dali_cannot_read_ends_the_run_with_the_names_of_its_batch(tmp_path: Path) -> None:
-    """In a process of its own: after such a failure DALI may crash it. No scan has seen these files."""
+    """No scan has seen these files."""
     paths = [tmp_path / f"{number}.jpg" for number in range(12)]
     for path in paths:
         Image.new("RGB", (64, 64), "red").save(path)
     paths[3].write_bytes(paths[3].read_bytes()[:100])
-    root = Path(__file__).parents[3]
-    run = subprocess.run([sys.executable, "-c", FAILING, *paths], cwd=root, capture_output=True, text=True, check=False)
-    assert f"one of these images: '{paths[0]}', " in run.stdout
-    assert f"'{paths[7]}' and 4 more (" in run.stdout
-    assert "leave it out, or use --renderer torchvision." in run.stdout
-    assert "encountered" not in run.stdout
-    assert str(paths[8]) not in run.stdout
+    printed = printed_by(NAMING, paths)
+    assert f"one of these images: '{paths[0]}', " in printed
+    assert f"'{paths[7]}' and 4 more (" in printed
+    assert "leave it out, or use --renderer torchvision." in printed
+    assert "encountered" not in printed
+    assert str(paths[8]) not in printed
+
+
+def test_memory_that_runs_out_in_dali_is_blamed_on_no_image(tmp_path: Path) -> None:
+    path = tmp_path / "one.jpg"
+    Image.new("RGB", (64, 64), "red").save(path)
+    assert printed_by(WITHOUT_MEMORY, [path]) == "RuntimeError True\n"

@@ -89,7 +89,7 @@ ENDINGS = (
         FAILED,
         "too little memory, of the host or of the GPU",
         is_out_of_memory,
-        "The memory is full; lower --batch-size, or end other programs. {resume}",
+        "The memory is full; lower the batch size if there is one, or end other programs. {resume}",
     ),
     Ending(
         WRONG_USE,

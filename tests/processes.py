@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import socket
@@ -119,6 +120,13 @@ def run_command(*words: str) -> None:
 
     sys.argv = ["compress-ssl", *words]
     main(prog_name="compress-ssl")
+
+
+def run_in_little_memory(*words: str) -> None:
+    """Run ``compress-ssl`` with 2 GB more than what is imported."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2_000_000_000, resource.RLIM_INFINITY))
+    run_command(*words)
 
 
 def run_command_until(kill_at: tuple[str, int, float] | None, *words: str) -> None:

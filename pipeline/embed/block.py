@@ -68,6 +68,14 @@ class ComputeInfo(NamedTuple):
     threads: int
 
 
+def full_memory(settings: EmbedSettings | VerifySettings, device: str) -> str:
+    """Return what to say if memory runs out while images are rendered and embedded on a device of this kind."""
+    return (
+        f"The memory was full for '{settings.teacher}' at --batch-size {settings.batch_size} on {device}; lower "
+        "--batch-size, or end other programs."
+    )
+
+
 def load_embedder(
     teacher: str, settings: EmbedSettings | VerifySettings, precision: Precision, normalise: bool
 ) -> Embedder:

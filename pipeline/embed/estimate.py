@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict
 from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
-from compress_ssl.pipeline.embed.block import Block, Embedder, Sources, embed_images, good_images
+from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
+from compress_ssl.pipeline.embed.block import Block, Embedder, Sources, embed_images, full_memory, good_images
 from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
 from compress_ssl.pipeline.embed.executor import InProcess
 from compress_ssl.pipeline.embed.growth import settings_of_store
@@ -83,7 +84,7 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
 
     Raises:
         InputError: If the data, the teacher or a setting cannot be used.
-        RunError: If rendering fails.
+        RunError: If rendering fails, or memory is full.
     """
     store = open_store(settings.store) if is_there(settings.store) and (settings.resume or settings.adds) else None
     if store is not None and settings.adds:
@@ -95,8 +96,9 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
     begin = _clock()
     executor = InProcess(alone, progress)
     loading = _clock() - begin
-    plan = plan_embedding(alone, executor.network, executor.compute, progress)
-    measured = _warm_up(alone, plan, executor)
+    with explain_out_of_memory(full_memory(alone, executor.compute.device_kind)):
+        plan = plan_embedding(alone, executor.network, executor.compute, progress)
+        measured = _warm_up(alone, plan, executor)
 
     images = views = views_to_do = 0
     whole, to_write, work = measured.metadata, StoreSize(), np.zeros(2)

@@ -6,7 +6,8 @@ from typing import Any
 
 from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.pipeline.common.progress import Progress
-from compress_ssl.pipeline.embed.block import good_images
+from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
+from compress_ssl.pipeline.embed.block import full_memory, good_images
 from compress_ssl.pipeline.embed.checks.canaries import check_all_canaries, pixel_hash_file, plan_canaries
 from compress_ssl.pipeline.embed.checks.precision import measure_precision
 from compress_ssl.pipeline.embed.executor import Executor, InProcess
@@ -34,7 +35,7 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         InputError: If the data, the teacher, the cluster or a setting cannot be used.
         StoreError: If the store exists (and neither resume nor overwrite is set), is busy, was made from something
             else, or does not fit on the disk.
-        RunError: If rendering fails, or the cluster is lost.
+        RunError: If rendering fails, memory is full, or the cluster is lost.
     """
     settings = _with_absolute_paths(settings) if settings.scheduler else settings
     resuming = settings.resume and is_there(settings.store)
@@ -43,7 +44,14 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         settings = settings_of_store(settings, open_store(settings.store))
     elif not resuming:
         check_place(settings.store, overwrite=settings.overwrite)
-    with exclusive_writer(settings.store), open_executor(settings, progress) as executor:
+    with (
+        exclusive_writer(settings.store),
+        open_executor(settings, progress) as executor,
+        explain_out_of_memory(
+            f"{full_memory(settings, executor.compute.device_kind)} What is committed stays: run the same command "
+            "again, with --resume if it has it."
+        ),
+    ):
         plan = plan_embedding(settings, executor.network, executor.compute, progress)
         sources = {name: index.source for name, index in plan.indexes.items()}
         if growing:

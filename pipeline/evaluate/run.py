@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
@@ -33,7 +34,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluated:
     Raises:
         InputError: If the model, the dataset or a setting cannot be used.
         StoreError: If a store is incomplete or damaged.
-        RunError: If a training fails.
+        RunError: If a training fails, or memory is full.
     """
     with process_group():
         return _evaluate(FeatureSource(settings, progress), settings, progress)
@@ -98,7 +99,10 @@ def _evaluate(source: FeatureSource, settings: EvaluateSettings, progress: Progr
             "live'."
         )
     start = time.monotonic()
-    result = pkgutil.resolve_name(f"{__package__}.{evaluation.function}")(settings, source, progress)
+    with explain_out_of_memory(
+        f"The memory was full in evaluate {name} of '{settings.model}'; lower the batch sizes, or end other programs."
+    ):
+        result = pkgutil.resolve_name(f"{__package__}.{evaluation.function}")(settings, source, progress)
     record = {
         "evaluation": name,
         "network": source.description,

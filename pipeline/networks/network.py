@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE
+from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
 from compress_ssl.pipeline.networks.architectures import (
     LISTED_BY,
     TIMM,
@@ -58,6 +59,8 @@ class Network:
             with torch.inference_mode():
                 self.module.eval()(torch.zeros(1, 3, size, size, device=device))
         except (RuntimeError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
             raise InputError(
                 f"{self.architecture} cannot take images of {size} pixels ({str(error).partition(chr(10))[0]}); take "
                 "another size or another network."

@@ -13,7 +13,7 @@ import torch
 from compress_ssl.pipeline.common.device import AUTOCAST_DTYPES
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, CHECKPOINT_FILE, EPOCH_FOLDER
-from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory, first_line
+from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory, first_line, is_out_of_memory
 from compress_ssl.pipeline.training.distributed import (
     broadcast_from_rank0,
     broadcast_state,
@@ -39,6 +39,8 @@ def _explain_mismatch(run: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(
             f"The checkpoint in '{run}' does not fit these networks ({first_line(error)}); start again with "
             "--overwrite."
@@ -100,6 +102,8 @@ class Trainer(Generic[BatchT]):
             device = self._device if world_size() == 1 else torch.device("cpu")
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = first_line(error, empty="the file is truncated")
             raise InputError(
                 f"The checkpoint '{path}' cannot be read ({reason}); restore it, or start again with --overwrite."

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 
 from compress_ssl.cli.errors import ENDINGS, OTHER_ENDINGS
 from compress_ssl.cli.progress import TerminalProgress
+from compress_ssl.pipeline.export import run as export
 
 Call = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
@@ -165,6 +167,15 @@ def test_signal_ends_every_command_with_its_code_and_says_how_to_continue(
             rf"^(Stopped\.|.*: stopped by .*) Run the same command {again}\.$", result.stderr, re.MULTILINE
         )
         assert "Traceback" not in result.output
+
+
+def test_full_memory_without_a_sentence_of_the_stage_is_1(
+    call: Call, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "model_card", lambda *_: torch.empty(2**50))
+    assert_ends(
+        call("export", "student", "exported", "--no-onnx"), 1, "^Error: The memory is full; .* end other programs"
+    )
 
 
 def test_wrong_use_is_2(call: Call, workplace: Path) -> None:

@@ -16,9 +16,11 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cosine_similarity
 
+from compress_ssl.pipeline.common.device import device_kind
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
-from compress_ssl.pipeline.embed.block import Embedder, embed_images, load_embedder
+from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
+from compress_ssl.pipeline.embed.block import Embedder, embed_images, full_memory, load_embedder
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
@@ -60,6 +62,7 @@ def reembed(store: EmbeddingStore, settings: VerifySettings, progress: Progress)
 
     Raises:
         InputError: If the teacher or the data cannot be used, or an image is missing or has changed.
+        RunError: If rendering fails, or memory is full.
     """
     if settings.teacher is None or settings.data is None:
         raise InputError("--teacher and --data are needed to embed images again; give both.")
@@ -73,11 +76,12 @@ def reembed(store: EmbeddingStore, settings: VerifySettings, progress: Progress)
                 store.path, key, teacher[key], settings.teacher, value,
             )  # fmt: skip
     agreements = []
-    for name in store.split_names:
-        split = store[name]
-        if sample := _draw(split, settings.sample or IMAGES):
-            source = open_source(settings.data, split.folder)
-            agreements.append(_compare(embedder, split, source, sample, progress))
+    with explain_out_of_memory(full_memory(settings, device_kind(embedder.renderer.device))):
+        for name in store.split_names:
+            split = store[name]
+            if sample := _draw(split, settings.sample or IMAGES):
+                source = open_source(settings.data, split.folder)
+                agreements.append(_compare(embedder, split, source, sample, progress))
     return agreements
 
 

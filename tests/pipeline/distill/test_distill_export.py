@@ -1,7 +1,6 @@
 """What a run leaves: the network, its best and earlier states, scores, events; and what failing says."""
 
 import json
-import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import KnnSettings
 from compress_ssl.pipeline.networks.network import load_network
-from tests.processes import Forked, run_command
+from tests.processes import Forked, run_in_little_memory
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]
@@ -164,13 +163,6 @@ def test_bank_larger_than_the_data_set_is_made_as_small_with_a_word(
     )
     saved = torch.load(tmp_path / "student" / "checkpoint.pt")["modules"]
     assert saved["objective.student_bank.rows"].shape == (29, 16)
-
-
-def run_in_little_memory(*words: str) -> None:
-    """Run the command with 2 GB more than what is imported."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2_000_000_000, resource.RLIM_INFINITY))
-    run_command(*words)
 
 
 def test_step_that_memory_does_not_hold_is_a_sentence_with_what_to_set(store: Path, data: Path, tmp_path: Path) -> None:

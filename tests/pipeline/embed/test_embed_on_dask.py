@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from compress_ssl.cli.main import main
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.common.torch_errors import OutOfMemory, explain_out_of_memory
 from compress_ssl.pipeline.dask.cluster import IN_FLIGHT, open_client, run_tasks
 from compress_ssl.pipeline.dask.settings import DaskSettings
 from compress_ssl.pipeline.embed import on_dask
@@ -153,6 +154,15 @@ def test_what_the_user_must_mend_is_not_tried_again(
     with pytest.raises(NotRepresentableError, match=r"^The worker on .+: .*split train, row \d+, view 0\) holds "):
         embedded(data, tmp_path / "s.zarr", teacher=str(tmp_path / "broken.safetensors"), scheduler=cluster.address)
     assert set(Counter((split, number) for _, split, number in cluster.blocks()).values()) == {1}
+
+
+def test_full_memory_of_a_worker_is_known_to_the_client(cluster: Any) -> None:
+    with (
+        open_client(DaskSettings(scheduler=cluster.address)) as client,
+        pytest.raises(OutOfMemory, match=r"^take less\.$"),
+        explain_out_of_memory("take less."),
+    ):
+        list(run_tasks(client, torch.empty, [2**50]))
 
 
 def test_workers_that_die_while_they_are_inspected_are_not_waited_for(

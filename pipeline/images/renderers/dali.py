@@ -14,9 +14,10 @@ from a GPU only after waiting for all the GPU's work (its dynamic executor, the 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -87,33 +88,21 @@ class DaliRenderer:
         # Not reused after a stream that fails or is left halfway, whose prefetched batches are still in the pipeline.
         idle = self._pipelines.pop(key, None)
         pipeline, feed = idle or self._build(*key)
-        feed.batches = _inputs(fed, self._threads)
-        for batch in itertools.chain([first], batches):
+        # Closed here, since its threads must not end wherever the garbage collector finds a pipeline left halfway.
+        with contextlib.closing(_inputs(fed, self._threads)) as feed.batches:
+            for batch in itertools.chain([first], batches):
+                try:
+                    outputs = pipeline.run()
+                except RuntimeError as error:
+                    if is_out_of_memory(error):
+                        raise
+                    # DALI prefetches, so the failing image may be a few batches ahead.
+                    raise _failure(error, [batch, *itertools.islice(batches, PREFETCH_BATCHES)]) from error
+                yield [from_dlpack(output.as_tensor()) for output in outputs]
             try:
-                outputs = pipeline.run()
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                # DALI prefetches, so the failing image may be a few batches ahead.
-                suspects = [
-                    each.source.describe(path)
-                    for each in (batch, *itertools.islice(batches, PREFETCH_BATCHES))
-                    for path in each.paths
-                ]
-                named = ", ".join(f"'{path}'" for path in suspects[:PATHS_NAMED])
-                if len(suspects) > PATHS_NAMED:
-                    named += f" and {len(suspects) - PATHS_NAMED} more"
-                # DALI's reason, without the tracebacks around it.
-                reason = (str(error).partition("encountered:")[2] or str(error)).strip().partition("\n")[0].rstrip(" :")
-                raise RunError(
-                    f"DALI failed on one of these images: {named} ({reason}); leave it out, or use --renderer "
-                    "torchvision."
-                ) from error
-            yield [from_dlpack(output.as_tensor()) for output in outputs]
-        try:
-            pipeline.run()  # to the end of the feed, so that the pipeline can be used again
-        except StopIteration:
-            pipeline.reset()  # type: ignore[no-untyped-call]
+                pipeline.run()  # to the end of the feed, so that the pipeline can be used again
+            except StopIteration:
+                pipeline.reset()  # type: ignore[no-untyped-call]
         self._pipelines[key] = pipeline, feed
         while len(self._pipelines) > IDLE_PIPELINES:
             del self._pipelines[next(iter(self._pipelines))]  # the one that has been idle for longest
@@ -156,6 +145,19 @@ class DaliRenderer:
         return pipeline, feed
 
 
+def _failure(error: RuntimeError, batches: Iterable[RenderJob]) -> RunError:
+    """Return DALI's error with the names of the images that it may be about."""
+    suspects = [batch.source.describe(path) for batch in batches for path in batch.paths]
+    named = ", ".join(f"'{path}'" for path in suspects[:PATHS_NAMED])
+    if len(suspects) > PATHS_NAMED:
+        named += f" and {len(suspects) - PATHS_NAMED} more"
+    # DALI's reason, without the tracebacks around it.
+    reason = (str(error).partition("encountered:")[2] or str(error)).strip().partition("\n")[0].rstrip(" :")
+    return RunError(
+        f"DALI failed on one of these images: {named} ({reason}); leave it out, or use --renderer torchvision."
+    )
+
+
 class _Feed:
     """Source of the pipeline's inputs, called once per batch: encoded images, then the arguments of every view."""
 
@@ -165,7 +167,7 @@ class _Feed:
         return next(self.batches)
 
 
-def _inputs(batches: Iterable[RenderJob], threads: int) -> Iterator[tuple[Any, ...]]:
+def _inputs(batches: Iterable[RenderJob], threads: int) -> Generator[tuple[Any, ...]]:
     batches, ahead = itertools.tee(batches)
     for batch, encoded in zip(batches, read_images(ahead, threads, _for_dali), strict=True):
         arguments = [

@@ -11,6 +11,8 @@ from compress_ssl.pipeline.common.torchrun import torchrun_env
 
 LIBRARIES = ("compress-ssl", "torch", "torchvision", "nvidia-dali-cuda130", "zarr", "numpy", "pillow")
 
+MIN_DRIVER = 580  # of CUDA 13: docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
+
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TORCH_DTYPES = {"float32": torch.float32, **AUTOCAST_DTYPES}
 
@@ -28,7 +30,10 @@ def prepare_device(device: Device, threads: int, *, training: bool = False) -> t
     torch.set_num_threads(threads)
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise InputError("--device cuda was asked for, but torch sees no GPU; check the driver, or use --device cpu.")
+        raise InputError(
+            f"--device cuda was asked for, but torch sees no GPU; check the driver ({MIN_DRIVER} or later), or use "
+            "--device cpu."
+        )
     on_gpu = available and device != "cpu"
     torch.use_deterministic_algorithms(training and not on_gpu)
     torch.backends.cudnn.deterministic = not training

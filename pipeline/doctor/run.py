@@ -77,13 +77,15 @@ def _processor() -> Finding:
 def _gpus() -> Finding:
     import torch
 
+    from compress_ssl.pipeline.common.device import MIN_DRIVER
+
     found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     gpus = [{"name": gpu.name, "memory_bytes": gpu.total_memory} for gpu in found]
     version = Path("/proc/driver/nvidia/version")
     driver = driver_version(version.read_text()) if version.exists() else None
     facts = {"gpus": gpus, "driver": driver, "cuda": torch.version.cuda}
     if not gpus:
-        seen = f"driver {driver} is there, but torch sees no GPU" if driver else "none"
+        seen = f"torch sees none with driver {driver} (it needs {MIN_DRIVER} or later)" if driver else "none"
         return f"{seen}; everything runs on the processor", facts
     shown = ", ".join(f"{gpu.name} ({gpu.total_memory / GIB:,.0f} GiB)" for gpu in found)
     return f"{shown}; driver {driver or 'unknown'}, CUDA {torch.version.cuda}", facts

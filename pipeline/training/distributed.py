@@ -34,7 +34,12 @@ Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 ResultT = TypeVar("ResultT")
 
 TIMEOUT = timedelta(hours=1)
-"""How long a rank waits for another. A rank that died is noticed at once, by its closed connection."""
+"""How long a rank waits for one that hangs.
+
+Gloo notices at once that a rank has died, by its closed connection. NCCL does so between machines at most: a rank that
+waits for its GPU is aborted (SIGABRT) by the watchdog of torch's ``ProcessGroupNCCL`` after this time, if torchrun or
+srun has not ended it before.
+"""
 
 _group_numbers = itertools.count()
 

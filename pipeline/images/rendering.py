@@ -28,8 +28,8 @@ from compress_ssl.storage import Samples
 READ_AHEAD_BATCHES = 4
 
 HW_DECODER_LOAD = 0.0
-"""Share of a batch that DALI may leave to a GPU's hardware JPEG decoder. Its pixels are others than those of the CUDA
-decoder, and which images of a batch it takes depends on the batch, so it takes none.
+"""Share of a batch that DALI may leave to a GPU's hardware JPEG decoder. None: its pixels may differ from those of the
+CUDA decoder, and which images of a batch it takes depends on the batch.
 """
 
 

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where the parts work and write results.jsonl")
     parser.add_argument("part", nargs="*", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--toy", action="store_true", help="toy sizes on the CPU, to try the parts themselves")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     if unknown := [name for name in given.part if name not in PARTS]:
         parser.error(f"there is no part '{unknown[0]}'; take of {', '.join(PARTS)}")
     if given.toy:

@@ -8,10 +8,12 @@ from tests.gpu.run import Run
 from tests.gpu.stages import apart, distill_settings, losses, stored
 from tests.pipeline.distill.kinds import KINDS
 
-DRAWN = {"crd", "crd-queue", "cc", "1q-k-means"}
-"""Kinds with random numbers of the device, or centres that a tie moves: only about as on the CPU."""
-
+MOST_APART = 2e-3
+MOST_APART_OF = {"crd": 0.05, "crd-queue": 0.05, "cc": 0.1, "1q-k-means": 0.1, "1q-random": 0.02}
+"""Of kinds with random numbers of the device, centres that a tie moves, or a bank in half precision."""
 TOY_KINDS = ("2q", "cc", "two teachers")
+NOT_ON_A_CPU = {"teacher in pinned", "precision float16", "compiled"}
+"""It has no pinned memory, emulates float16, and compiles for half a minute."""
 
 
 def distill_equal(run: Run) -> None:
@@ -32,7 +34,7 @@ def distill_equal(run: Run) -> None:
                 losses(distill_settings(run, f"{kind}-{device}".replace(" ", "-"), device=device, **given))
                 for device in (run.device, "cpu")
             )
-            most = 0.2 if kind in DRAWN else 2e-3
+            most = MOST_APART_OF.get(kind, MOST_APART)
             run.check(f"{kind} as on the CPU", apart(there, here) < most, apart=apart(there, here), losses=here)
 
 
@@ -49,9 +51,9 @@ def distill_variants(run: Run) -> None:
         "compiled": (0.02, {"compile": True}),
         "rendered by DALI": (0.2, {"renderer": "dali"}),
     }
-    for name in ("teacher in pinned", "precision float16", "compiled") if run.toy else ():
-        del variants[name]  # a CPU has no pinned memory, emulates float16, and takes half a minute to compile
     for name, (most, given) in variants.items():
+        if run.toy and name in NOT_ON_A_CPU:
+            continue
         with run.attempt(name):
             found = losses(distill_settings(run, name.replace(" ", "-"), **given))
             run.check(name, apart(base, found) < most, apart=apart(base, found))

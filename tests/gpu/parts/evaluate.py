@@ -50,11 +50,11 @@ def neighbours(run: Run) -> None:
     bank, queries = (generator.standard_normal((count, dim), np.float32).astype(np.float16) for count in (rows, asked))
     few = queries[: asked // 10]
     there = nearest_neighbours(bank, few, k)
-    here = nearest_neighbours(bank, few, k, device=run.device)
+    here = nearest_neighbours(bank, few, k, device=torch.device(run.device))
     same, apart = float((here.row == there.row).mean()), float(abs(here.similarity - there.similarity).max())
     run.check("neighbours as on the CPU", same > 0.999 and apart < 1e-4, same=same, similarity_apart=apart)
     begun = time.perf_counter()
-    nearest_neighbours(bank, queries, k, device=run.device)
+    nearest_neighbours(bank, queries, k, device=torch.device(run.device))
     run.measured(f"{k} neighbours", seconds=time.perf_counter() - begun, rows=rows, queries=asked, features=dim)
     here_rows, here_queries = (normalize(torch.from_numpy(each).float().to(run.device)) for each in (bank, queries))
     seconds = seconds_of(lambda: [(part @ here_rows.T).topk(k) for part in here_queries.split(1024)], run.device, 3)

@@ -75,12 +75,15 @@ def run_part(run: Run, part: Part) -> str:
         target=_run_part, args=(run, part.function)
     )
     process.start()
-    process.join(part.seconds)
-    code = process.exitcode
-    if process.pid is not None:
+    assert process.pid is not None
+    try:
+        process.join(part.seconds)
+        code = process.exitcode
+    finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with what it started and left
-    process.join()
+            os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
+        process.kill()  # it may not have its group yet
+        process.join()
     if code is None:
         return f"killed after {part.seconds} s"
     return "" if code == 0 else f"exit code {code}"
@@ -99,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_intermixed_args(arguments)
     if unknown := [name for name in given.part if name not in PARTS]:
         parser.error(f"there is no part '{unknown[0]}'; take of {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the part under way ends too
     if given.toy:
         import tests.processes  # noqa: F401 (what a process has imported that is forked for each part)
     wanted = {name: part for name, part in PARTS.items() if name in given.part or not given.part}

@@ -26,8 +26,10 @@ def embed(run: Run) -> None:
     """Stores by half precision; their rows embedded again; the estimate of a longer one against what it takes."""
     for name in ("photos", "moco"):
         with run.attempt(f"store {name}"):
-            found = stored(run, name).attributes.get("precision_against_float32", {"kl_mean_nats": 0.0})
+            pace = Pace()
+            found = stored(run, name, pace).attributes.get("precision_against_float32", {"kl_mean_nats": 0.0})
             run.check(f"store {name} in half precision", found["kl_mean_nats"] < KL_NATS, kl_nats=found["kl_mean_nats"])
+            run.measured(f"store {name}", views_per_second=pace.per_second)
     with run.attempt("rows come out again"):
         embedded_again(run, stored(run, "photos"), run.device)
     with run.attempt("estimate"):

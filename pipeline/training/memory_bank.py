@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+CONVERTED_ROWS = 8192  # rows of a half-precision bank that a CPU converts to float32 at a time
+
 
 class MemoryBank(nn.Module):
     """A queue of K embeddings of dimension D, initialized with noise (MoCo, He et al. 2020, published code)."""
@@ -38,7 +40,7 @@ class MemoryBank(nn.Module):
 
         Enqueue only after the backward pass, which needs these rows.
         """
-        if self.rows.dtype == torch.float32:
+        if self.rows.dtype == queries.dtype:
             return queries @ self.rows.T
         products: Tensor = _HalfProducts.apply(queries, self.rows)
         return products
@@ -62,16 +64,52 @@ class MemoryBank(nn.Module):
         self.position.copy_((self.position + count) % len(self.rows))
 
 
+def dot_products(queries: Tensor, rows: Tensor, *, out: Tensor) -> None:
+    """Write the dot products (B, K) of queries (B, D) and a bank's rows (K, D) to ``out``, in the queries' precision.
+
+    Rows in half precision are multiplied in it on a GPU, and the sums are not rounded to it. On a CPU the rows are
+    converted, a part at a time: many CPUs only emulate half precision, and torch rounds the sums there.
+    """
+    if rows.dtype == queries.dtype:
+        torch.mm(queries, rows.T, out=out)
+    elif rows.is_cuda:
+        torch.mm(queries.to(rows.dtype), rows.T, out_dtype=out.dtype, out=out)
+    else:
+        for part, columns in zip(
+            torch.split(rows, CONVERTED_ROWS), torch.split(out, CONVERTED_ROWS, dim=1), strict=True
+        ):
+            torch.mm(queries, part.to(queries.dtype).T, out=columns)
+
+
+def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
+    """Return the sums (B, D) of a bank's rows (K, D) with weights (B, K), in the weights' precision.
+
+    On a GPU, weights for rows in half precision are scaled to it: those of a gradient would underflow in float16.
+    """
+    if rows.dtype == weights.dtype:
+        return weights @ rows
+    if rows.is_cuda:
+        scale = weights.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        return torch.mm((weights / scale).to(rows.dtype), rows, out_dtype=weights.dtype) * scale
+    sums = weights.new_zeros(len(weights), rows.shape[1])
+    for part, columns in zip(
+        torch.split(rows, CONVERTED_ROWS), torch.split(weights, CONVERTED_ROWS, dim=1), strict=True
+    ):
+        sums.addmm_(columns, part.to(weights.dtype))
+    return sums
+
+
 class _HalfProducts(torch.autograd.Function):
-    """Matrix products in half precision, forward and backward; gradients are scaled, as float16 would underflow."""
+    """``dot_products`` with gradient for the queries."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, queries: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
-        return (queries.to(rows.dtype) @ rows.T).float()
+        products = queries.new_empty(len(queries), len(rows))
+        dot_products(queries, rows, out=products)
+        return products
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,), (rows,) = gradients, ctx.saved_tensors  # type: ignore[attr-defined]
-        scale = gradient.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        return ((gradient / scale).to(rows.dtype) @ rows).float() * scale, None
+        (rows,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return weighted_sums(gradients[0], rows), None

@@ -11,7 +11,7 @@ from compress_ssl.pipeline.common.k_means import k_means
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
-from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import TeacherBankObjective, similarity_divergence
+from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import TeacherBankObjective
 from compress_ssl.pipeline.training.schedule import epoch_order
 
 
@@ -80,11 +80,4 @@ class CompRess1q(TeacherBankObjective):
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the divergence of the two distributions over the teacher's bank."""
         queries = normalize(self.projection(features), dim=1)
-        teacher = self.stage_for_bank(batch)
-        return similarity_divergence(
-            self.teacher_bank.similarities(teacher),
-            self.teacher_bank.similarities(queries),
-            self.temperature,
-            self.teacher_temperature,
-            self.own_entries(batch),
-        )
+        return self.bank_divergence(queries, batch, self.teacher_bank)

@@ -10,7 +10,7 @@ from compress_ssl.pipeline.common.device import TORCH_DTYPES
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch
-from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import TeacherBankObjective, similarity_divergence
+from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import TeacherBankObjective
 from compress_ssl.pipeline.training.distributed import gather_rows
 from compress_ssl.pipeline.training.ema import ema_copy, ema_update
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
@@ -66,16 +66,9 @@ class CompRess2q(TeacherBankObjective):
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the divergence of the two distributions over the banks."""
         queries = normalize(self.projection(features), dim=1)
-        teacher = self.stage_for_bank(batch)
         if self.training:
             self._staged_keys.append(self._keys(batch.images))
-        return similarity_divergence(
-            self.teacher_bank.similarities(teacher),
-            self.student_bank.similarities(queries),
-            self.temperature,
-            self.teacher_temperature,
-            self.own_entries(batch),
-        )
+        return self.bank_divergence(queries, batch, self.student_bank)
 
     @torch.no_grad()
     def after_step(self, student: nn.Module) -> None:

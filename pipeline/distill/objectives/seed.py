@@ -6,13 +6,12 @@ the teacher is 1e-4). The loss here is the divergence: the paper's cross-entropy
 no gradient. The teacher's embedding is the store's, without the projection that the paper's teachers keep.
 """
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch
-from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import TeacherBankObjective, similarity_divergence
+from compress_ssl.pipeline.distill.objectives.teacher_bank_objective import TeacherBankObjective
 
 
 class SEED(TeacherBankObjective):
@@ -52,17 +51,4 @@ class SEED(TeacherBankObjective):
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the divergence of the two distributions over the view's embedding and the queue."""
         queries = normalize(self.projection(features), dim=1)
-        teacher = self.stage_for_bank(batch)
-        own = self.own_entries(batch)
-        return similarity_divergence(
-            self._similarities(teacher, teacher),
-            self._similarities(queries, teacher),
-            self.temperature,
-            self.teacher_temperature,
-            None if own is None else pad(own, (1, 0)),
-        )
-
-    def _similarities(self, queries: Tensor, teacher: Tensor) -> Tensor:
-        """Return similarities to the teacher's embedding of the view, then to the queue: (B, 1 + K)."""
-        own_view = (queries * teacher).sum(dim=1, keepdim=True)
-        return torch.cat([own_view, self.teacher_bank.similarities(queries)], dim=1)
+        return self.bank_divergence(queries, batch, self.teacher_bank, with_own_anchor=True)

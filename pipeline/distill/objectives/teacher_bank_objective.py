@@ -1,10 +1,11 @@
-"""Base of the objectives with a memory bank of the teacher's embeddings: the bank, and CompRess's loss."""
+"""Base of the objectives with a memory bank of the teacher's embeddings."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import TORCH_DTYPES
+from compress_ssl.pipeline.distill.objectives.bank_divergence import bank_divergence
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective, TeacherEmbeddings
 from compress_ssl.pipeline.training.distributed import gather_rows
 from compress_ssl.pipeline.training.memory_bank import MemoryBank
@@ -18,6 +19,8 @@ class TeacherBankObjective(Objective):
 
     teacher_bank: MemoryBank
     teacher_mean: Tensor | None
+    temperature: float
+    teacher_temperature: float | None
 
     def add_teacher_bank(
         self, teacher_dim: int, size: int, precision: str, *, mask_own: bool, centre: bool, fixed: bool = False
@@ -55,49 +58,25 @@ class TeacherBankObjective(Objective):
             self.teacher_bank.enqueue(gather_rows(torch.cat(embeddings)), images)
         self._staged.clear()
 
-    def stage_for_bank(self, batch: Batch) -> Tensor:
-        """Return the transformed teacher embeddings (B, D) of a (micro-)batch; in training, stage them for the bank."""
-        teacher = self.transform_teacher(batch.teacher_embeddings)
+    def bank_divergence(
+        self, queries: Tensor, batch: Batch, student_bank: MemoryBank, *, with_own_anchor: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``bank_divergence`` of a (micro-)batch; in training, stage its teacher embeddings for the bank.
+
+        Args:
+            queries ((B, F)): L2-normalised, compared with the rows of ``student_bank``.
+            with_own_anchor: Prepend each image's own teacher embedding to the anchors.
+        """
+        teacher, bank = self.transform_teacher(batch.teacher_embeddings), self.teacher_bank
         if self.training:
             self._staged.append((teacher, batch.rows))
-        return teacher
-
-    def own_entries(self, batch: Batch) -> Tensor | None:
-        """Return which of the K entries of the bank are of each image itself, (B, K) bool; None if not masked."""
-        images = self.teacher_bank.images
-        return None if images is None else batch.require_rows()[:, None] == images
-
-
-def similarity_divergence(
-    teacher_similarities: Tensor,
-    student_similarities: Tensor,
-    temperature: float,
-    teacher_temperature: float | None = None,
-    masked: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return KL(teacher || student) of the softmaxes over K anchors, averaged over the batch.
-
-    Args:
-        teacher_similarities, student_similarities (float tensors of shape (B, K)): Cosine similarities of each image
-            with the anchors.
-        temperature: Of the softmax.
-        teacher_temperature: Of the teacher's softmax; the same unless given.
-        masked (bool tensor of shape (B, K)): Anchors masked for an image; at least one stays for each.
-
-    Returns:
-        loss (scalar): CompRess (Koohpayegani et al. 2020), equations 1 to 3.
-        diagnostics: ``teacher_perplexity``: the exponential of the teacher's entropy, averaged: the effective number of
-            anchors.
-    """
-    masked = torch.zeros((), dtype=torch.bool, device=teacher_similarities.device) if masked is None else masked
-    teacher, student = (
-        torch.log_softmax((similarities / divisor).masked_fill(masked, -torch.inf), dim=1).masked_fill(masked, 0)
-        for similarities, divisor in (
-            (teacher_similarities, teacher_temperature or temperature),
-            (student_similarities, temperature),
+        return bank_divergence(
+            teacher,
+            queries,
+            bank.rows,
+            student_bank.rows,
+            self.temperature,
+            self.teacher_temperature,
+            masked=None if bank.images is None else batch.require_rows()[:, None] == bank.images,
+            own_anchor=teacher if with_own_anchor else None,
         )
-    )
-    probability = teacher.exp().masked_fill(masked, 0)
-    loss = (probability * (teacher - student)).sum(dim=1).mean()
-    perplexity = (-(probability * teacher).sum(dim=1)).exp().mean()
-    return loss, {"teacher_perplexity": perplexity}

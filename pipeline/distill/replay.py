@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.distill.teacher_views import TeacherView, TeacherViews, ViewSchedule
 from compress_ssl.pipeline.images.policies import Policy, fresh_parameters, resized_parameters
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
@@ -96,7 +97,10 @@ class Replay:
             with self.teachers[teacher].reading(number) as view:
                 for start in range(0, len(order), self.batch_size):
                     rows = order[start : start + self.batch_size]
-                    yield view.gather(rows, self.renderer.device), torch.from_numpy(rows).to(self.renderer.device)
+                    yield (
+                        view.gather(rows, self.renderer.device),
+                        to_device(torch.from_numpy(rows), self.renderer.device),
+                    )
 
     def all_embeddings(self, teacher: int) -> tuple[Tensor, Tensor]:
         """Return one teacher's embeddings of view 0 of all good images, and their rows; on the CPU."""
@@ -143,5 +147,5 @@ class Replay:
             yield ReplayBatch(
                 dict(zip(self.sizes, rendered, strict=True)),
                 tuple(view.gather(chosen, self.renderer.device) for view in views),
-                torch.from_numpy(chosen).to(self.renderer.device),
+                to_device(torch.from_numpy(chosen), self.renderer.device),
             )

@@ -162,10 +162,10 @@ class DistillSettings(_ObjectiveSettings):
         Literal["query", "key"], result_option("Encoder to export: the trained one, or its EMA (compress-2q).")
     ] = "query"
     teacher_memory: Annotated[
-        Literal["auto", "device", "pinned", "mapped"],
+        Literal["auto", "device", "host", "mapped"],
         runtime_option(
-            "Memory that holds the teacher's view in use: the training device's, pinned host memory, or a memory map "
-            "in the scratch folder; auto is the first that has room."
+            "Memory that holds the teacher's view in use: the training device's, the host's, or a memory map in the "
+            "scratch folder; auto is the first that has room."
         ),
     ] = "auto"
     scratch: Annotated[

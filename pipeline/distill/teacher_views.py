@@ -1,8 +1,8 @@
 """A teacher's embeddings of the view in use, with the next one prefetched.
 
-A view is held in the training device's memory, in pinned host memory, or in a memory map on a local disk: in the first
-of these that has room for two views, the one in use and the next. Every rank holds them whole; a memory map is shared
-by the ranks of a machine.
+A view is held in the training device's memory, in host memory, or in a memory map on a local disk: in the first of
+these that has room for two views, the one in use and the next. Every rank holds them whole; a memory map is shared by
+the ranks of a machine.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
@@ -61,9 +61,14 @@ class TeacherView(NamedTuple):
 
     def gather(self, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
         """Return embeddings (len(rows), D) of some rows on the device, float32 and L2-normalised."""
-        here = rows if self.row_of is None else self.row_of[rows]
-        chosen = self.embeddings[torch.from_numpy(here).to(self.embeddings.device)]
-        return normalize(chosen.to(device).float(), dim=1)
+        here = torch.from_numpy(rows if self.row_of is None else self.row_of[rows])
+        if self.embeddings.is_cuda or device.type == "cpu":
+            chosen = self.embeddings[to_device(here, self.embeddings.device)].to(device)
+        else:  # only the batch is pinned, in memory that torch uses again once it is copied
+            shape = (len(here), self.embeddings.shape[1])
+            batch = torch.empty(shape, dtype=self.embeddings.dtype, pin_memory=True)
+            chosen = torch.index_select(self.embeddings, 0, here, out=batch).to(device, non_blocking=True)
+        return normalize(chosen.float(), dim=1)
 
     def close(self) -> None:
         """Release the memory map, if the view is in one."""
@@ -90,8 +95,6 @@ class TeacherViews:
                 split.
             needed: Bytes needed for the views of all teachers, where there are others.
 
-        Raises:
-            InputError: If the memory asked for does not exist on this machine.
         """
         self.feature_dim = split.feature_dim
         self._split, self._row_of, self._schedule, self._device = split, row_of, schedule, device
@@ -99,7 +102,7 @@ class TeacherViews:
         self.memory = _choose_memory(settings.teacher_memory, needed or bytes_of_views(split), device)
         where = {
             "device": "the memory of the training device",
-            "pinned": "pinned host memory",
+            "host": "host memory",
             "mapped": f"a memory map in '{self._scratch}'",
         }[self.memory]
         logger.info(
@@ -164,7 +167,6 @@ class TeacherViews:
             (len(self._split), self._split.feature_dim),
             dtype=torch.float16,
             device=self._device if self.memory == "device" else "cpu",
-            pin_memory=self.memory == "pinned",
         )
         for rows, block in self._split.blocks(number):
             embeddings[rows] = torch.from_numpy(block).to(embeddings.device)
@@ -177,8 +179,6 @@ def bytes_of_views(split: Split, count: int = 2) -> int:
 
 
 def _choose_memory(asked: str, needed: int, device: torch.device) -> str:
-    if asked == "pinned" and device.type != "cuda":
-        raise InputError("--teacher-memory pinned is for training on a GPU; on a CPU use device or mapped.")
     if asked != "auto":
         return asked
     if device.type == "cuda":
@@ -187,5 +187,5 @@ def _choose_memory(asked: str, needed: int, device: torch.device) -> str:
         if needed <= MEMORY_FRACTION * free:
             return "device"
     if needed * torchrun_env().local_world_size <= MEMORY_FRACTION * available_memory():
-        return "pinned" if device.type == "cuda" else "device"
+        return "host" if device.type == "cuda" else "device"
     return "mapped"

@@ -1,5 +1,6 @@
 """Preprocessing of the images of a network."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,12 @@ class Preprocessing:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Convert uint8 images (B, S, S, 3) to normalized float32 (B, 3, S, S) in channels_last memory format."""
-        mean = 255 * torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = 255 * torch.tensor(self.std, device=images.device).view(3, 1, 1)
-        return (images.permute(0, 3, 1, 2).float() - mean) / std
+        levels = images.permute(0, 3, 1, 2).float()
+        return (levels - _for_levels(self.mean, images.device)) / _for_levels(self.std, images.device)
+
+
+@functools.cache  # a copy to a GPU for each batch would make the host wait
+@torch.inference_mode(mode=False)
+def _for_levels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """Return the values of the channels (3, 1, 1) for levels of 0 to 255."""
+    return 255 * torch.tensor(values, device=device).view(3, 1, 1)

@@ -4,7 +4,7 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound="nn.Module")
 
@@ -17,5 +17,8 @@ def ema_copy(model: ModuleT) -> ModuleT:
 @torch.no_grad()
 def ema_update(ema_model: nn.Module, model: nn.Module, momentum: float) -> None:
     """Set each parameter, but no buffer, to ``momentum`` times itself plus ``1 - momentum`` times the model's."""
-    for average, parameter in zip(ema_model.parameters(), model.parameters(), strict=True):
-        average.mul_(momentum).add_(parameter, alpha=1 - momentum)
+    averages: list[Tensor] = list(ema_model.parameters())
+    parameters: list[Tensor] = list(model.parameters())
+    if averages:  # in a few kernels for all of them
+        torch._foreach_mul_(averages, momentum)
+        torch._foreach_add_(averages, parameters, alpha=1 - momentum)

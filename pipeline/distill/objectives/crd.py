@@ -76,6 +76,7 @@ class CRD(Objective):
         self.student_memory, self.teacher_memory = (MemoryBank(count, EMBEDDING_DIM) for _ in range(2))
         self.register_buffer("constants", torch.zeros(2))
         self.negatives, self.temperature, self.momentum = negatives, temperature, memory_momentum
+        self._has_constants = False
         self._staged: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -89,7 +90,8 @@ class CRD(Objective):
             self._scores(ours, theirs, self.teacher_memory, rows, drawn),
             self._scores(theirs, ours, self.student_memory, rows, drawn),
         )
-        if not self.constants.any():  # the mean score of the first batch, times M
+        self._has_constants = self._has_constants or bool(self.constants.any())  # a GPU is waited for until there are
+        if not self._has_constants:  # the mean score of the first batch, times M
             means = all_reduce_mean({str(side): each.detach().mean() * count for side, each in enumerate(scores)})
             self.constants.copy_(torch.stack(list(means.values())))
         noise = self.negatives / count

@@ -160,14 +160,6 @@ def test_scratch_folder_that_cannot_be_made_is_named(trained: Trained, tmp_path:
         trained(teacher_memory="mapped", scratch=tmp_path / "file")
 
 
-def test_pinned_memory_is_for_gpus(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match="--teacher-memory pinned is for training on a GPU; on a CPU use device or mapped"
-    ):
-        trained(teacher_memory="pinned", device="cpu")
-    assert not (tmp_path / "student").exists()
-
-
 @pytest.mark.parametrize(("free_views", "memory"), [(4.01, "device"), (3.99, "mapped")])
 def test_auto_maps_what_takes_more_than_half_of_the_free_memory(
     make_bank: Callable[..., TeacherViews],

@@ -2,12 +2,14 @@
 
 import contextlib
 import importlib.metadata
+import logging
 
 import torch
+from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Device, Precision
-from compress_ssl.pipeline.common.torchrun import torchrun_env
+from compress_ssl.pipeline.common.torchrun import TorchrunEnv, torchrun_env
 
 LIBRARIES = ("compress-ssl", "torch", "torchvision", "nvidia-dali-cuda130", "zarr", "numpy", "pillow")
 
@@ -16,13 +18,15 @@ MIN_DRIVER = 580  # of CUDA 13: docs.nvidia.com/deploy/cuda-compatibility/minor-
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TORCH_DTYPES = {"float32": torch.float32, **AUTOCAST_DTYPES}
 
+logger = logging.getLogger(__name__)
+
 
 def prepare_device(device: Device, threads: int, *, training: bool = False) -> torch.device:
     """Return the device to run on, after setting torch's threads and determinism.
 
     Embedding is deterministic on every device. Training is deterministic on the CPU, where that costs next to nothing
-    and makes a resumed run end in the same weights; on a GPU it takes the fastest algorithms. Under torchrun each
-    process takes the GPU of its local rank.
+    and makes a resumed run end in the same weights; on a GPU it takes the fastest algorithms, and TF32 for matrix
+    products in float32. Under torchrun each process takes the GPU of its local rank, or the only one that it sees.
 
     Raises:
         InputError: If a GPU is asked for and torch sees none, or there are fewer GPUs than processes on this machine.
@@ -37,20 +41,36 @@ def prepare_device(device: Device, threads: int, *, training: bool = False) -> t
     on_gpu = available and device != "cpu"
     torch.use_deterministic_algorithms(training and not on_gpu)
     torch.backends.cudnn.deterministic = not training
+    torch.backends.cudnn.benchmark = training
+    torch.set_float32_matmul_precision("high" if training and on_gpu else "highest")
     if not on_gpu:
         return torch.device("cpu")
-    env, gpus = torchrun_env(), torch.cuda.device_count()
+    env = torchrun_env()
     if env.world_size > 1:
-        if env.local_rank >= gpus:
-            raise InputError(
-                f"{env.local_world_size} processes were started on this machine, which has {gpus} GPUs; start one per "
-                "GPU, or use --device cpu."
-            )
-        torch.cuda.set_device(env.local_rank)
+        torch.cuda.set_device(gpu_of_rank(env, torch.cuda.device_count()))
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+def gpu_of_rank(env: TorchrunEnv, visible: int) -> int:
+    """Return the index of a rank's GPU among the visible ones: its local rank, or 0 if it sees one alone.
+
+    Slurm's ``--gpus-per-task=1`` shows each process its own GPU; that ranks do not share it is checked when they meet
+    (``training.distributed.check_gpus_differ``).
+
+    Raises:
+        InputError: If there are several GPUs, but fewer than ranks on this machine.
+    """
+    if visible == 1:
+        return 0
+    if env.local_rank >= visible:
+        raise InputError(
+            f"{env.local_world_size} processes were started on this machine, which has {visible} GPUs; start one per "
+            "GPU, or use --device cpu."
+        )
+    return env.local_rank
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the host on a device; a GPU gets it through pinned memory, and the host does not wait."""
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
@@ -60,11 +80,31 @@ def device_kind(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def choose_precision(precision: Precision, device: torch.device) -> Precision:
-    """Resolve ``auto``: float32 on the CPU, float16 on a GPU."""
-    if precision != "auto":
-        return precision
-    return "float16" if device.type == "cuda" else "float32"
+def choose_precision(precision: Precision, device: torch.device, *, training: bool = False) -> Precision:
+    """Resolve ``auto``, and replace half precision that the device only emulates by float32, with a warning.
+
+    ``auto`` is float32 on a CPU. On a GPU it is float16, or bfloat16 in training, whose range needs no loss scaling.
+    """
+    if precision == "auto":
+        if device.type == "cpu":
+            return "float32"
+        return "bfloat16" if training and not _is_emulated("bfloat16", device) else "float16"
+    if _is_emulated(precision, device):
+        logger.warning(
+            "This %s only emulates %s, which is slower than float32; float32 is used instead.",
+            "CPU" if device.type == "cpu" else device_kind(device), precision,
+        )  # fmt: skip
+        return "float32"
+    return precision
+
+
+def _is_emulated(precision: Precision, device: torch.device) -> bool:
+    if device.type == "cuda":
+        return precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bfloat16":  # oneDNN takes AVX-512 without bfloat16 for support, which is slower than float32
+        has_instructions = torch.cpu.get_capabilities().get("avx512_bf16", True)
+        return not (has_instructions and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return precision == "float16" and not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from compress_ssl.pipeline.common.device import prepare_device
+from compress_ssl.pipeline.common.device import choose_precision, prepare_device
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
@@ -19,7 +19,7 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.task import DistillTask, build_student
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews, bytes_of_views
 from compress_ssl.pipeline.images.policies import POLICIES
-from compress_ssl.pipeline.training.distributed import process_group
+from compress_ssl.pipeline.training.distributed import check_gpus_differ, process_group
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.task import BatchStream, LiveEvaluation, make_score_function
@@ -54,8 +54,13 @@ def distill_together(
         Stopped: If a signal stopped it.
     """
     check_students(students)
+    device = prepare_device(students[0].device, students[0].thread_count, training=True)
+    check_gpus_differ(device)
+    students = [
+        student.model_copy(update={"precision": choose_precision(student.precision, device, training=True)})
+        for student in students
+    ]
     shared = students[0]
-    device = prepare_device(shared.device, shared.thread_count, training=True)
     inputs = open_inputs(students, device, progress)
 
     networks = [build_student(student, inputs.splits[0], inputs.view_size) for student in students]

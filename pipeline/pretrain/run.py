@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from compress_ssl.pipeline.common.device import prepare_device
+from compress_ssl.pipeline.common.device import choose_precision, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
@@ -25,6 +25,7 @@ from compress_ssl.pipeline.pretrain.methods import Method, MoCoV2, SimCLR, Super
 from compress_ssl.pipeline.pretrain.settings import OPTIONS, PretrainSettings
 from compress_ssl.pipeline.training.distributed import (
     check_batch_divides,
+    check_gpus_differ,
     local_batch_size,
     process_group,
     rank0_first,
@@ -57,6 +58,8 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     check_batch_divides(settings.batch_size)
     check_run_folder(settings, settings.run)
     device = prepare_device(settings.device, settings.thread_count, training=True)
+    check_gpus_differ(device)
+    settings = settings.model_copy(update={"precision": choose_precision(settings.precision, device, training=True)})
     default = Preprocessing()
     size = settings.size or default.size
     preprocessing = Preprocessing(size=size, resize=settings.resize or max(default.resize, size))

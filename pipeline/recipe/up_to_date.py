@@ -28,6 +28,9 @@ from compress_ssl.storage.publish import has_zarr_metadata, is_meant_as_store
 from compress_ssl.storage.reader import open_store
 from compress_ssl.storage.tools.identity import content_hash
 
+FORMER_DEFAULTS = {("pretrain", "precision"): "float32", ("distill", "precision"): "float32"}
+"""Defaults that have changed, by stage and setting: what was made by them is up to date."""
+
 
 class ImageFolder(NamedTuple):
     """A split of a dataset."""
@@ -68,7 +71,11 @@ def decide(
     if before is None:
         return Decision(step, "run", "not run before", record)
     chosen = step.settings.model_dump(mode="json", exclude=apart, exclude_defaults=True)
-    before["settings"] = {key: value for key, value in before.get("settings", {}).items() if key not in apart}
+    before["settings"] = {
+        key: value
+        for key, value in before.get("settings", {}).items()
+        if key not in apart and (key in chosen or value != FORMER_DEFAULTS.get((step.stage, key), ...))
+    }
     if change := _difference(before, record, chosen):
         return Decision(step, "run", change, record)
     if force:

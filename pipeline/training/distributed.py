@@ -11,6 +11,7 @@ import contextlib
 import functools
 import itertools
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -109,6 +110,20 @@ def rank() -> int:
 def is_rank0() -> bool:
     """Return True on the rank that writes files."""
     return rank() == 0
+
+
+def check_gpus_differ(device: torch.device) -> None:
+    """Raise ``InputError`` if two ranks have one GPU, for which NCCL would wait or fail; a collective call."""
+    if world_size() == 1:
+        return
+    gpu = f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
+    gpus: list[str | None] = [None] * world_size()
+    dist.all_gather_object(gpus, gpu)
+    if gpu is not None and (sharing := gpus.count(gpu)) > 1:
+        raise InputError(
+            f"{sharing} processes share one GPU of {socket.gethostname()}; start one process per GPU, or use --device "
+            "cpu."
+        )
 
 
 def check_batch_divides(batch_size: int, micro_batches: int = 1, option: str = "--batch-size") -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from compress_ssl.pipeline.common.settings import OutputSettings, result_option, runtime_option
+from compress_ssl.pipeline.common.settings import OutputSettings, Precision, result_option, runtime_option
 
 Epochs = Annotated[int, result_option("Passes over the images.", ge=1)]
 LearningRate = Annotated[float, result_option("Initial learning rate.", gt=0)]
@@ -34,9 +34,12 @@ class TrainingSettings(OutputSettings):
         0.0
     )
     precision: Annotated[
-        Literal["float32", "bfloat16", "float16"],
-        result_option("Precision of the networks in training (automatic mixed precision); losses are float32."),
-    ] = "float32"
+        Precision,
+        result_option(
+            "Precision of the networks in training (automatic mixed precision); losses are float32. auto is float32 on "
+            "a CPU and bfloat16 on a GPU."
+        ),
+    ] = "auto"
     memory_format: Annotated[
         Literal["channels_last", "contiguous"], result_option("torch's memory format of images and weights.")
     ] = "channels_last"

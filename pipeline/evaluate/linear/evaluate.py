@@ -34,7 +34,7 @@ from compress_ssl.pipeline.evaluate.settings import LinearSettings
 from compress_ssl.pipeline.evaluate.unfinished_training import UnfinishedTraining
 from compress_ssl.pipeline.images.policies import CROPS
 from compress_ssl.pipeline.images.sources.open_source import open_source
-from compress_ssl.pipeline.training.distributed import check_batch_divides, is_rank0
+from compress_ssl.pipeline.training.distributed import check_batch_divides, check_gpus_differ, is_rank0
 
 UNFINISHED_FILE = "linear-unfinished.safetensors"
 
@@ -91,6 +91,7 @@ def evaluate_linear(settings: LinearSettings, source: FeatureSource, progress: P
     standardise = fit_standardisation(train.blocks(), source.device)
     unfinished = None
     if live:
+        check_gpus_differ(source.device)
         source.network.module.to(memory_format=torch.channels_last)
         images = open_source(source.data, split.folder, source.index_folder)
         precision = choose_precision(settings.precision, source.device)

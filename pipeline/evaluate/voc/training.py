@@ -114,7 +114,7 @@ def fine_tune(
             **settings.model_dump(include=SHARED_SETTINGS),
             "batch_size": images_per_step,
             "schedule": "step",
-            "precision": choose_precision(settings.precision, device),
+            "precision": choose_precision(settings.precision, device, training=True),
             "live_every": settings.score_every,
             "resume": not settings.overwrite,
             "overwrite": settings.overwrite,

@@ -3,6 +3,9 @@
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +15,18 @@ import pytest
 import torch
 from torch import nn
 
+from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.embed.checks.precision import anchor_divergence
 from compress_ssl.pipeline.networks.network import load_network, save_network
-from compress_ssl.storage import EmbeddingStore
+from compress_ssl.storage import EmbeddingStore, open_store
 
 Embedded = Callable[..., EmbeddingStore]
 ATTRIBUTE = "precision_against_float32"
+
+needs_bfloat16 = pytest.mark.skipif(
+    choose_precision("bfloat16", torch.device("cpu")) != "bfloat16", reason="This CPU only emulates bfloat16."
+)
 
 
 def naive_divergences(
@@ -66,6 +74,7 @@ def test_divergence_of_the_same_is_zero_and_grows_with_the_rounding() -> None:
     assert 0 < half < brain < 1e-2
 
 
+@needs_bfloat16
 def test_bfloat16_teacher_says_and_keeps_how_far_it_is_from_float32(
     data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,10 +97,27 @@ def test_bfloat16_teacher_says_and_keeps_how_far_it_is_from_float32(
     assert f"{kept['kl_mean_nats']:.2g} nats in the mean, {kept['kl_max_nats']:.2g} at most" in line
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_that_the_cpu_only_emulates_is_replaced_by_float32_with_a_warning(
+    data: Path, tmp_path: Path, precision: str
+) -> None:
+    place = tmp_path / "store.zarr"
+    done = subprocess.run(
+        [sys.executable, "-m", "compress_ssl", "embed", data, place, "--teacher", "random/conv4-16", "--size", "16",
+         "--resize", "18", "--views", "1", "--split", "train", "--precision", precision],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    sentence = f"This CPU only emulates {precision}, which is slower than float32; float32 is used instead."
+    assert done.stderr.count(sentence) == 1
+    assert open_store(place).attributes["teacher"]["precision"] == "float32"
+
+
 def test_float32_has_nothing_to_say(data: Path, tmp_path: Path, embedded: Embedded) -> None:
     assert ATTRIBUTE not in embedded(data, tmp_path / "store.zarr", precision="float32").attributes
 
 
+@needs_bfloat16
 def test_resumed_run_neither_measures_again_nor_compares(
     data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,34 +1,38 @@
-"""One block: render its images, run the network on them, return the arrays to be written.
+"""Blocks: render their images, run the network on them, return the arrays to be written.
 
 A block is the unit that any process can compute: it needs the open store, the images and the network.
 
 Letters: R rows of the block, V views asked for, P parameters, D features, B batch, S side in pixels.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby, tee
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.common.device import autocast, choose_precision, prepare_device
 from compress_ssl.pipeline.common.settings import Precision
+from compress_ssl.pipeline.embed.embedder import Embedder, HostRows, embed_images
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.policies import draw_parameters
-from compress_ssl.pipeline.images.renderers import make_renderer
-from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render_batches
 from compress_ssl.pipeline.images.sources.source import ImageSource
-from compress_ssl.pipeline.networks.network import Network, load_network
 from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 from compress_ssl.storage.writer import StoreWriter
 
 Sources = Mapping[str, ImageSource]  # by split name
 Advance = Callable[[int], None]  # called with the number of views done since its last call
+OnPixels = Callable[[str, int, int, Tensor], None]
+"""Called with split, view, row in the split and uint8 pixels (S, S, 3)."""
+
+BATCHES_AHEAD = {"cpu": 0, "cuda": 1}
+"""Batches that a device is given to compute before the embeddings of an earlier one are waited for."""
 
 
 class Block(NamedTuple):
@@ -50,16 +54,6 @@ class EmbeddedView(NamedTuple):
     augmentation: npt.NDArray[np.float32]  # (R, P)
 
 
-class Embedder(NamedTuple):
-    """Network and renderer on one device; each process loads them once."""
-
-    network: Network
-    renderer: Renderer
-    batch_size: int
-    precision: Precision
-    normalise: bool = False  # true if embeddings are L2-normalised
-
-
 class ComputeInfo(NamedTuple):
     """Device, precision and thread count of each process, as the store records them."""
 
@@ -76,81 +70,107 @@ def full_memory(settings: EmbedSettings | VerifySettings, device: str) -> str:
     )
 
 
-def load_embedder(
-    teacher: str, settings: EmbedSettings | VerifySettings, precision: Precision, normalise: bool
-) -> Embedder:
-    """Load a network onto the device of the settings, and their renderer.
-
-    Raises:
-        InputError: If there is no such network or device.
-    """
-    device = prepare_device(settings.device, settings.thread_count)
-    network = load_network(teacher, settings.seed)
-    network.module.eval().to(device).to(memory_format=torch.channels_last)
-    renderer = make_renderer(settings.renderer, device, settings.thread_count)
-    return Embedder(network, renderer, settings.batch_size, choose_precision(precision, device), normalise)
-
-
 def good_images(store: EmbeddingStore, block: Block) -> int:
     """Count the images of a block that can be embedded."""
     split = store[block.split]
     return int(split.samples.good[split.block_slice(block.number)].sum())
 
 
-def embed_block(
+def embed_blocks(
     embedder: Embedder,
-    split: Split,
-    source: ImageSource,
-    block: Block,
+    store: EmbeddingStore,
+    sources: Sources,
+    blocks: Iterable[Block],
     advance: Advance,
-    on_pixels: Callable[[str, int, int, Tensor], None] | None = None,
-) -> dict[int, EmbeddedView]:
-    """Compute the embeddings of one block, by view number.
+    on_pixels: OnPixels | None = None,
+) -> Iterator[tuple[Block, dict[int, EmbeddedView]]]:
+    """Compute the embeddings of blocks, in order; yield each block with its embeddings, by view number.
+
+    A batch ends with its block, so that its embeddings do not depend on the blocks before. Blocks of a split and the
+    same views are nevertheless one stream: images of the next blocks are read and decoded meanwhile.
 
     Args:
-        split, source: The block's split, and its images.
+        sources: The images of each split.
+        blocks: Taken some batches ahead of what is yielded.
         advance: Called after each batch.
-        on_pixels: Called with (split, view, row in the split, uint8 pixels (S, S, 3)) of every view rendered.
+        on_pixels: Called with every view rendered.
     """
-    rows, samples = split.block_slice(block.number), split.samples
-    image_size = samples.image_size[rows]
-    good = np.flatnonzero(samples.good[rows])  # within the block
-    drawn = {view: draw_parameters(view, split.views[view], rows.start, image_size) for view in block.views}
-    results = {
-        view: EmbeddedView(np.full((len(image_size), split.feature_dim), np.nan, np.float32), parameters)
-        for view, parameters in drawn.items()
-    }
-    job = RenderJob.of(
-        source,
-        samples,
-        rows.start + good,
-        parameters=np.stack([drawn[view][good] for view in block.views], axis=1),
-        sizes=tuple(int(split.views[view]["size"]) for view in block.views),
-        interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
-    )
-    batches = job.batches(embedder.batch_size)
-    for batch, rendered in zip(batches, render(embedder.renderer, job, embedder.batch_size), strict=True):
-        for view, pixels in zip(block.views, rendered, strict=True):
-            results[view].embeddings[good[batch]] = embed_images(embedder, pixels)
+    for (name, views), alike in groupby(blocks, key=lambda block: (block.split, block.views)):
+        split, source = store[name], sources[name]
+        works = (_Work.of(block, split, source) for block in alike)
+        embedded: dict[int, EmbeddedView] = {}
+        for work, batch, computed in _taken_later(_compute(embedder, works, on_pixels), embedder.renderer.device):
+            if batch.start == 0:
+                embedded = {view: work.empty(view, split.feature_dim) for view in views}
+            for view, rows in zip(views, computed, strict=False):  # none for a block without a good image
+                embedded[view].embeddings[work.good[batch]] = rows.get()
+                advance(len(rows.rows))
+            if batch.stop == len(work.good):
+                yield work.block, embedded
+
+
+class _Work(NamedTuple):
+    """A block, and what to render of it."""
+
+    block: Block
+    first: int  # row in the split
+    good: npt.NDArray[np.intp]  # rows of good images within the block
+    parameters: dict[int, npt.NDArray[np.float32]]  # (R, P) by view
+    job: RenderJob  # of the good images
+
+    @classmethod
+    def of(cls, block: Block, split: Split, source: ImageSource) -> Self:
+        rows, samples = split.block_slice(block.number), split.samples
+        image_size = samples.image_size[rows]
+        good = np.flatnonzero(samples.good[rows])
+        drawn = {view: draw_parameters(view, split.views[view], rows.start, image_size) for view in block.views}
+        job = RenderJob.of(
+            source,
+            samples,
+            rows.start + good,
+            parameters=np.stack([drawn[view][good] for view in block.views], axis=1),
+            sizes=tuple(int(split.views[view]["size"]) for view in block.views),
+            interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
+        )
+        return cls(block, rows.start, good, drawn, job)
+
+    def empty(self, view: int, feature_dim: int) -> EmbeddedView:
+        parameters = self.parameters[view]
+        return EmbeddedView(np.full((len(parameters), feature_dim), np.nan, np.float32), parameters)
+
+
+Computed = tuple[_Work, slice, list[HostRows]]
+"""A batch of a block's good images, and its embeddings by view."""
+
+
+def _compute(embedder: Embedder, works: Iterable[_Work], on_pixels: OnPixels | None) -> Iterator[Computed]:
+    """Render and embed blocks of the same split and views, batch by batch."""
+    works, ahead = tee(works)
+    size = embedder.batch_size
+    batches = (work.job.part(rows) for work in ahead for rows in work.job.batches(size))
+    rendered = render_batches(embedder.renderer, batches, size)
+    for work in works:
+        for rows in work.job.batches(size) or [slice(0, 0)]:
+            pixels = next(rendered) if rows.stop else []
             if on_pixels is not None:
-                for row, image in zip(good[batch], pixels, strict=True):
-                    on_pixels(block.split, view, rows.start + int(row), image)
-            advance(len(pixels))
-    return results
+                for view, images in zip(work.block.views, pixels, strict=False):
+                    for row, image in zip(work.good[rows], images, strict=True):
+                        on_pixels(work.block.split, view, work.first + int(row), image)
+            yield work, rows, [embed_images(embedder, images) for images in pixels]
+    next(rendered, None)  # to its end, so that the renderer can use its pipeline again
+
+
+def _taken_later(batches: Iterator[Computed], device: torch.device) -> Iterator[Computed]:
+    """Yield batches so late that the device has one more to compute meanwhile."""
+    waiting: deque[Computed] = deque()
+    for batch in batches:
+        waiting.append(batch)
+        if len(waiting) > BATCHES_AHEAD[device.type]:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def write_views(writer: StoreWriter, block: Block, embedded: dict[int, EmbeddedView]) -> None:
     """Write a block's views, each with its commit record."""
     for view, (embeddings, augmentation) in embedded.items():
         writer.write_block(block.split, block.number, view, embeddings, augmentation)
-
-
-@torch.inference_mode()
-def embed_images(embedder: Embedder, pixels: Tensor) -> npt.NDArray[np.float32]:
-    """Return the embeddings (B, D) of uint8 images (B, S, S, 3)."""
-    with autocast(pixels.device, embedder.precision):
-        features = embedder.network.features(pixels)
-    features = features.float()
-    if embedder.normalise:
-        features = normalize(features, dim=1, eps=torch.finfo(torch.float32).tiny)
-    return features.cpu().numpy()

@@ -1,8 +1,8 @@
 """Estimate what ``embed`` costs: bytes and files follow from the plan, time from a short timed run.
 
 In the timed run a few blocks of every split are rendered, embedded and written to a temporary store beside the store's
-place, with the batches, threads and code of ``embed``. The first block of each split, in which caches and the allocator
-fill, counts as start-up if there is time for a second one.
+place, with the batches, threads and code of ``embed``. What the first block of each split takes longer, in which caches
+and the allocator fill, counts as start-up.
 
 A cost is an array (2,) of seconds: of wall-clock time, which other processes lengthen, and of CPU time over all threads
 of this process, which they hardly do.
@@ -12,7 +12,6 @@ import math
 import os
 import time
 import timeit
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -25,8 +24,9 @@ from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
-from compress_ssl.pipeline.embed.block import Block, Embedder, Sources, embed_images, full_memory, good_images
+from compress_ssl.pipeline.embed.block import Block, Sources, full_memory, good_images
 from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
+from compress_ssl.pipeline.embed.embedder import Embedder, embed_images
 from compress_ssl.pipeline.embed.executor import InProcess
 from compress_ssl.pipeline.embed.growth import settings_of_store
 from compress_ssl.pipeline.embed.plan import EmbedPlan, missing_blocks, plan_embedding
@@ -176,7 +176,7 @@ def _warm_up(settings: EmbedSettings, plan: EmbedPlan, executor: InProcess) -> W
         sources = {name: index.source for name, index in indexes.items()}
         blocks, images, per_image = missing_blocks(writer), 0, {}
         for name in splits:
-            of_split = [block for block in blocks if block.split == name]
+            of_split = [block for block in blocks if block.split == name and good_images(writer.store, block)]
             per_image[name], first_block, count = _time_blocks(executor, writer, sources, of_split)
             start, images = start + first_block, images + count
         return WarmUp(per_image, start, executor.call(_forward_seconds, settings), _read_rate(place), metadata, images)
@@ -185,32 +185,34 @@ def _warm_up(settings: EmbedSettings, plan: EmbedPlan, executor: InProcess) -> W
 def _time_blocks(
     executor: InProcess, writer: StoreWriter, sources: Sources, blocks: list[Block]
 ) -> tuple[Cost, Cost, int]:
-    """Embed blocks; return the cost per image, what the first block cost above that, and the number of images."""
-    started: list[Cost] = []
-    images: list[int] = []
+    """Embed blocks; return the cost per image, what the first block cost above that, and the number of images.
 
-    def until_time_is_up() -> Iterator[Block]:
-        for block in blocks:
-            if len(started) > 1 and _clock()[0] - started[0][0] > SECONDS:
-                return
-            images.append(good_images(writer.store, block))
-            started.append(_clock())
-            yield block
+    The second block says how many more take the rest of the time. They are one stream, as in ``embed``: what decoding,
+    forward passes and writing do at the same time is measured so.
+    """
 
-    executor.embed_blocks(writer, sources, until_time_is_up(), lambda views: None)
-    end, first = _clock(), 1 if any(images[1:]) else 0
-    per_image = (end - started[first]) / max(1, sum(images[first:]))
-    first_block = started[first] - started[0] - sum(images[:first]) * per_image
-    return per_image, np.maximum(first_block, 0), sum(images)
+    def timed(some: list[Block]) -> tuple[Cost, int]:
+        begin = _clock()
+        executor.embed_blocks(writer, sources, some, lambda views: None)
+        return _clock() - begin, sum(good_images(writer.store, block) for block in some)
+
+    (first, images), (second, more) = timed(blocks[:1]), timed(blocks[1:2])
+    left = max(0.0, SECONDS - first[0] - second[0])
+    rest, most = timed(blocks[2 : 2 + math.ceil(left / second[0])])
+    work, count = second + rest, more + most
+    if not count:
+        work, count = first, images
+    per_image = work / max(1, count)
+    return per_image, np.maximum(first - images * per_image, 0), images + more + most
 
 
 def _forward_seconds(embedder: Embedder, settings: EmbedSettings) -> float:
-    """Return the seconds of the teacher's forward pass per view: the best of three batches."""
+    """Return the seconds of the teacher's forward pass per view: the best of three batches, smaller ones on a CPU."""
     size = settings.size or embedder.network.preprocessing.size
-    count = min(32, embedder.batch_size)
-    pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8, device=embedder.renderer.device)
-    # Synchronous, since the result is on the host.
-    return min(timeit.repeat(lambda: embed_images(embedder, pixels), number=1, repeat=3)) / count
+    device = embedder.renderer.device
+    count = min(32, embedder.batch_size) if device.type == "cpu" else embedder.batch_size
+    pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8, device=device)
+    return min(timeit.repeat(lambda: embed_images(embedder, pixels).get(), number=1, repeat=3)) / count
 
 
 def _read_rate(place: Place) -> float:

@@ -7,16 +7,9 @@ from typing import Any, Protocol, TypeVar
 
 from compress_ssl.pipeline.common.device import device_kind
 from compress_ssl.pipeline.common.progress import Progress
-from compress_ssl.pipeline.embed.block import (
-    Advance,
-    Block,
-    ComputeInfo,
-    Sources,
-    embed_block,
-    load_embedder,
-    write_views,
-)
+from compress_ssl.pipeline.embed.block import Advance, Block, ComputeInfo, Sources, embed_blocks, write_views
 from compress_ssl.pipeline.embed.checks.canaries import log_pixel_hashes
+from compress_ssl.pipeline.embed.embedder import load_embedder
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.storage.writer import StoreWriter
@@ -25,7 +18,7 @@ Answer = TypeVar("Answer")
 
 
 class Executor(Protocol):
-    """One or several processes, each with an ``Embedder``, that run the same ``embed_block``."""
+    """One or several processes, each with an ``Embedder``, that run the same ``embed_blocks``."""
 
     network: Network  # for its preprocessing and identity
     compute: ComputeInfo
@@ -56,16 +49,17 @@ class InProcess:
         return function(self._embedder, *arguments)
 
     def embed_blocks(self, writer: StoreWriter, sources: Sources, blocks: Iterable[Block], advance: Advance) -> None:
-        """Compute blocks one after the other."""
+        """Compute blocks as one stream.
+
+        Held in memory: a block being computed, one being written, and batches read and decoded ahead.
+        """
         written: Future[None] | None = None
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(1))
             log = None
             if self._pixel_hashes:
                 log = stack.enter_context(log_pixel_hashes(writer.store, self._pixel_hashes))
-            for block in blocks:
-                split = writer.store[block.split]
-                embedded = embed_block(self._embedder, split, sources[block.split], block, advance, log)
+            for block, embedded in embed_blocks(self._embedder, writer.store, sources, blocks, advance, log):
                 if written is not None:
                     written.result()
                 written = pool.submit(write_views, writer, block, embedded)

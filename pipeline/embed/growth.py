@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.embed.block import Embedder
 from compress_ssl.pipeline.embed.checks.canaries import canaries_of, check_all_canaries
+from compress_ssl.pipeline.embed.embedder import Embedder
 from compress_ssl.pipeline.embed.executor import Executor
 from compress_ssl.pipeline.embed.plan import OLD_DEFAULTS, EmbedPlan, check_teacher_and_renderer
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource

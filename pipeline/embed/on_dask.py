@@ -28,13 +28,12 @@ from compress_ssl.pipeline.embed.block import (
     Advance,
     Block,
     ComputeInfo,
-    Embedder,
     Sources,
-    embed_block,
+    embed_blocks,
     good_images,
-    load_embedder,
     write_views,
 )
+from compress_ssl.pipeline.embed.embedder import Embedder, load_embedder
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 from compress_ssl.storage.commits import is_committed
@@ -152,13 +151,13 @@ def _write_block(run: RunInfo, generation: object, sources: Sources, block: Bloc
     with _naming_this_host(run):
         with COMPUTE_LOCK:
             embedder, writer = embedder_of(run), writer_of(run, generation)
-            split = writer.store[block.split]
+            split = writer.store[block.split].path
             # A task runs again if its worker is lost before it has reported the result.
-            missing = tuple(view for view in block.views if not is_committed(split.path, str(view), block.number))
+            missing = tuple(view for view in block.views if not is_committed(split, str(view), block.number))
             if not missing:
                 return
-            block = block._replace(views=missing)
-            embedded = embed_block(embedder, split, sources[block.split], block, lambda views: None)
+            alone = [block._replace(views=missing)]
+            ((block, embedded),) = embed_blocks(embedder, writer.store, sources, alone, lambda views: None)
         write_views(writer, block, embedded)
 
 

@@ -85,6 +85,7 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
         "computed_with": {
             "batch_size": settings.batch_size,
             "threads": compute.threads,
+            "compiled": settings.compile,
             "machine": platform.machine(),
             "versions": library_versions(),
         },

@@ -117,6 +117,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
             "with float32 on up to 1,000 images first."
         ),
     ] = "auto"
+    compile: Annotated[bool, result_option("Compile the teacher with torch.compile; needs a C++ compiler.")] = False
     normalise: Annotated[
         bool,
         result_option(

@@ -6,14 +6,15 @@ Letters: K canaries, V views, P parameters, S side in pixels.
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from compress_ssl.pipeline.embed.block import Embedder, Sources
+from compress_ssl.pipeline.embed.block import OnPixels, Sources
+from compress_ssl.pipeline.embed.embedder import Embedder
 from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.images.canaries import check_canaries, choose_canaries, make_canaries, pixel_hash
 from compress_ssl.pipeline.images.policies import draw_parameters
@@ -65,7 +66,7 @@ def pixel_hash_file(store: Place) -> Path:
 
 
 @contextlib.contextmanager
-def log_pixel_hashes(store: EmbeddingStore, count: int) -> Iterator[Callable[[str, int, int, Tensor], None]]:
+def log_pixel_hashes(store: EmbeddingStore, count: int) -> Iterator[OnPixels]:
     """Open the log of ``--pixel-hashes``, which holds one JSON object per line: split, view, row and XXH3-128.
 
     Yields a function of (split, view, row, pixels (S, S, 3)) that logs about ``count`` of all views. A killed run

@@ -3,7 +3,9 @@
 Letters: N images, D features, B batch.
 """
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
-from compress_ssl.pipeline.embed.block import Embedder, embed_images
+from compress_ssl.pipeline.embed.embedder import Embedder, embed_images
 from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
@@ -86,21 +88,34 @@ def measure_precision(embedder: Embedder, plan: EmbedPlan, progress: Progress) -
     }
 
 
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute float32 convolutions and matrix products of a GPU in float32.
+
+    Both are set by torch's older interface, as everywhere here: one that mixes it with ``fp32_precision`` is refused.
+    """
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
+
+
 def _embed_in_both(
     embedder: Embedder, job: RenderJob, progress: Progress
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return normalised embeddings (N, D) in float32 and in the embedder's precision."""
-    half, single = embedder._replace(normalise=True), embedder._replace(normalise=True, precision="float32")
+    half = embedder._replace(normalise=True)
+    single = half._replace(features=None, precision="float32")
     pairs = []
     with progress.track(f"{embedder.precision} against float32", len(job.paths)) as advance:
         for (pixels,) in render(embedder.renderer, job, embedder.batch_size):
-            tf32 = torch.backends.cudnn.allow_tf32
-            torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions on a GPU is TF32
-            try:
-                reference = embed_images(single, pixels)
-            finally:
-                torch.backends.cudnn.allow_tf32 = tf32
-            pairs.append((reference, embed_images(half, pixels)))
+            with without_tf32():
+                exact = embed_images(single, pixels)
+            pairs.append((exact.get(), embed_images(half, pixels).get()))
             advance(len(pixels))
     reference, other = (np.concatenate(each) for each in zip(*pairs, strict=True))
     broken = np.flatnonzero(~np.isfinite(other).all(axis=1))

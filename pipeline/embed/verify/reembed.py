@@ -20,7 +20,8 @@ from compress_ssl.pipeline.common.device import device_kind
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
-from compress_ssl.pipeline.embed.block import Embedder, embed_images, full_memory, load_embedder
+from compress_ssl.pipeline.embed.block import full_memory
+from compress_ssl.pipeline.embed.embedder import Embedder, embed_images, load_embedder
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
@@ -118,7 +119,7 @@ def _compare(
                 interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
             )
             for (pixels,) in render(embedder.renderer, job, embedder.batch_size):
-                again.append(embed_images(embedder, pixels))
+                again.append(embed_images(embedder, pixels).get())
                 advance(len(pixels))
     before = torch.from_numpy(np.stack([each.embedding for each in sample])).double()
     now = torch.from_numpy(np.concatenate(again)).double()

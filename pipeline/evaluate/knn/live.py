@@ -17,7 +17,7 @@ from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.settings import ImageSelection, Precision
-from compress_ssl.pipeline.embed.block import Embedder, embed_images
+from compress_ssl.pipeline.embed.embedder import Embedder, embed_images
 from compress_ssl.pipeline.evaluate.features import check_labels
 from compress_ssl.pipeline.evaluate.knn.accuracy import nearest_neighbour_accuracy
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
@@ -105,7 +105,7 @@ class LiveNearestNeighbour:
         training = [layer for layer in network.module.modules() if layer.training]
         network.module.eval()
         try:
-            blocks = [embed_images(embedder, batch.to(self._renderer.device)) for batch in self._pixels(network)]
+            blocks = [embed_images(embedder, batch.to(self._renderer.device)).get() for batch in self._pixels(network)]
         finally:  # every layer returns to its own previous mode
             for layer in training:
                 layer.training = True

@@ -13,23 +13,26 @@ from typing import Any
 
 from compress_ssl.pipeline.common import device
 from compress_ssl.pipeline.embed import block, on_dask
-from compress_ssl.pipeline.embed.block import Block, Embedder
-from compress_ssl.pipeline.images.sources.source import ImageSource
-from compress_ssl.storage import Split
+from compress_ssl.pipeline.embed.block import Block, Sources
+from compress_ssl.pipeline.embed.embedder import Embedder
+from compress_ssl.storage import EmbeddingStore
 
 NOTES = Path(os.environ["NOTES"])
 
 
-def noted_embed_block(embedder: Embedder, split: Split, source: ImageSource, begun: Block, *more: Any) -> Any:
-    with (NOTES / "blocks").open("a") as blocks:
-        blocks.write(f"{os.getpid()} {begun.split} {begun.number}\n")
+def noted_embed_blocks(
+    embedder: Embedder, store: EmbeddingStore, sources: Sources, blocks: list[Block], *more: Any
+) -> Any:
+    (begun,) = blocks
+    with (NOTES / "blocks").open("a") as notes:
+        notes.write(f"{os.getpid()} {begun.split} {begun.number}\n")
     with contextlib.suppress(FileNotFoundError):
         time.sleep(float((NOTES / "seconds").read_text()))
     for order in NOTES.glob("failure-*"):
         with contextlib.suppress(FileNotFoundError):
             order.unlink()
             raise OSError("a hiccup")
-    return block.embed_block(embedder, split, source, begun, *more)
+    return block.embed_blocks(embedder, store, sources, blocks, *more)
 
 
 def fatal_prepare_device(*given: Any) -> Any:
@@ -40,4 +43,4 @@ def fatal_prepare_device(*given: Any) -> Any:
     return device.prepare_device(*given)
 
 
-on_dask.embed_block, on_dask.prepare_device = noted_embed_block, fatal_prepare_device
+on_dask.embed_blocks, on_dask.prepare_device = noted_embed_blocks, fatal_prepare_device

@@ -10,17 +10,16 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
-from compress_ssl.pipeline.embed import executor
-from compress_ssl.pipeline.embed.block import Block, Embedder
+from compress_ssl.pipeline.embed import block
+from compress_ssl.pipeline.embed.embedder import Embedder, HostRows
 from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.renderers import torchvision as torchvision_renderer
-from compress_ssl.pipeline.images.sources.source import ImageSource
-from compress_ssl.storage import EmbeddingStore, Split
+from compress_ssl.storage import EmbeddingStore
 from compress_ssl.storage.writer import StoreWriter
 
 Embedded = Callable[..., EmbeddingStore]
@@ -137,19 +136,20 @@ def test_a_block_is_written_while_the_next_is_computed(
     data: Path, tmp_path: Path, embedded: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every write waits for the computing of the next block to begin: if that came after the write, it never would."""
-    begun = [threading.Event() for _ in range(5)]
+    begun = [threading.Event() for _ in range(4)]
     waited: list[bool] = []
-    embed_block, write_block = executor.embed_block, StoreWriter.write_block
+    numbers = iter(range(16))  # of batches: a block has two, in two views each
+    embed_images, write_block = block.embed_images, StoreWriter.write_block
 
-    def computing(embedder: Embedder, split: Split, source: ImageSource, block: Block, *more: Any) -> Any:
-        begun[block.number].set()
-        return embed_block(embedder, split, source, block, *more)
+    def computing(embedder: Embedder, pixels: Tensor) -> HostRows:
+        begun[next(numbers) // 4].set()
+        return embed_images(embedder, pixels)
 
-    def writing(writer: StoreWriter, split: str, block: int, *more: Any) -> None:
-        waited.append(begun[min(block + 1, 3)].wait(timeout=60))
-        write_block(writer, split, block, *more)
+    def writing(writer: StoreWriter, split: str, number: int, *more: Any) -> None:
+        waited.append(begun[min(number + 1, 3)].wait(timeout=60))
+        write_block(writer, split, number, *more)
 
-    monkeypatch.setattr(executor, "embed_block", computing)
+    monkeypatch.setattr(block, "embed_images", computing)
     monkeypatch.setattr(StoreWriter, "write_block", writing)
     train = embedded(data, tmp_path / "store.zarr", split=("train:1",), block_rows=9)["train"]
     assert waited == [True] * 8

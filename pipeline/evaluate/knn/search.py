@@ -22,8 +22,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.faiss_index import flat_index
 from compress_ssl.pipeline.evaluate.features import l2_normalize
 
-# Bytes of a block of the bank in float32: with 2,048 features 4,096 rows on a CPU.
-CPU_BLOCK_BYTES = 2**25
+CPU_BLOCK_ROWS = 8_192  # of the bank: 64 MiB with 2,048 features
 GPU_BLOCK_BYTES = 2**32  # 131,072 rows of 8,192 features; less on a GPU with less than four times that free
 PART_ROWS = 2_048  # of the bank that are normalised, and of the queries that are searched, at once
 
@@ -54,7 +53,7 @@ def nearest_neighbours(
             row.
         k: Rows to find for each query.
         device (torch.device or str): Similarities are computed in float32 on every device.
-        bank_block, query_block: Rows of a block; R by default as many as its bytes allow.
+        bank_block, query_block: Rows of a block; by default as many as memory allows on a GPU.
 
     Returns:
         neighbours (Neighbours).
@@ -82,10 +81,8 @@ def nearest_neighbours(
 
 def _block_rows(index: Any, device: torch.device) -> int:
     if isinstance(index, faiss.IndexFlat):  # which no index on a GPU is
-        size = CPU_BLOCK_BYTES
-    else:
-        size = min(GPU_BLOCK_BYTES, torch.cuda.mem_get_info(device)[0] // 4)
-    return max(1, size // (4 * int(index.d)))
+        return CPU_BLOCK_ROWS
+    return max(1, min(GPU_BLOCK_BYTES, torch.cuda.mem_get_info(device)[0] // 4) // (4 * int(index.d)))
 
 
 def _blocks(

@@ -31,12 +31,14 @@ def ours(teacher: Tensor, queries: Tensor, teacher_bank: Tensor, student_bank: T
     bank_divergence(teacher, queries, teacher_bank, student_bank, TEMPERATURE)[0].backward()
 
 
-def published(teacher: Tensor, queries: Tensor, teacher_bank: Tensor, student_bank: Tensor) -> None:
+def published(teacher: Tensor, queries: Tensor, teacher_bank: Tensor, student_bank: Tensor) -> Tensor:
     teacher_queue = teacher_bank.clone()
     student_queue = teacher_queue if student_bank is teacher_bank else student_bank.clone()
     student = (torch.mm(student_queue.detach(), queries.T).T / TEMPERATURE).squeeze().contiguous()
     target = (torch.mm(teacher_queue.detach(), teacher.T).T / TEMPERATURE).squeeze().contiguous()
-    kl_div(log_softmax(student, dim=1), softmax(target, dim=1), reduction="batchmean").backward()
+    loss = kl_div(log_softmax(student, dim=1), softmax(target, dim=1), reduction="batchmean")
+    loss.backward()
+    return loss
 
 
 def bare(teacher: Tensor, queries: Tensor, teacher_bank: Tensor, student_bank: Tensor) -> None:

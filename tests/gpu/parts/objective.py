@@ -1,23 +1,19 @@
 """CompRess's loss at the paper's size against the published way, in milliseconds, gigabytes and rounding."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div, log_softmax, normalize, softmax
+from torch.nn.functional import normalize
 
 from compress_ssl import Batch, CompRess1q, CompRess2q
 from compress_ssl.pipeline.common.device import prepare_device
+from tests.benchmarks.objective import TEMPERATURE, published
 from tests.gpu.measure import peak_bytes, seconds_of
 from tests.gpu.run import Run
 
-TEMPERATURE = 0.04
 GOAL = 0.6  # of the published way's time
-WAYS: dict[str, dict[str, Any]] = {
-    "ours": {}, **{f"banks in {each}": {"bank_precision": each} for each in ("float32", "bfloat16", "float16")},
-}  # fmt: skip
-LOSS_APART, GRADIENT_APART = 0.02, 0.05  # relative, of any way
+LOSS_APART, GRADIENT_APART = 0.02, 0.05  # relative, with banks of any precision
 
 
 def objective(run: Run) -> None:
@@ -35,75 +31,62 @@ def objective(run: Run) -> None:
 
 
 def compare(run: Run, kind: str, features: Tensor, teacher: Tensor) -> None:
-    """Measure the objective in all its ways, and the published one in float32 and TF32; check the rounding."""
-    name = f"{kind}, {teacher.shape[1]} features"
+    """Measure the objective with banks of every precision, and the published way; check loss and gradient."""
+    name, batch = f"{kind}, {teacher.shape[1]} features", Batch(features, teacher)
     as_the_stage = torch.get_float32_matmul_precision()
-    made = make(run, kind, features, teacher, bank_precision="float32")
-    published = Published([bank.rows for bank in (made.teacher_bank, made.student_bank) if bank], features, teacher)
-    torch.set_float32_matmul_precision("highest")
-    true_loss, true_gradient = with_gradient(published.loss(), features)
     seconds: dict[str, float] = {}
 
-    def measure(way: str, function: Callable[[], None]) -> None:
-        seconds[way], held = seconds_of(function, run.device), peak_bytes(function, run.device)
+    def measure(way: str, step: Callable[[], object]) -> None:
+        seconds[way], held = seconds_of(step, run.device), peak_bytes(step, run.device)
         run.measured(name, way=way, ms=1e3 * seconds[way], gb_above_the_banks=held / 1e9)
 
-    measure("published", published.step)
-    torch.set_float32_matmul_precision("high")
-    measure("published, TF32", published.step)
-    torch.set_float32_matmul_precision(as_the_stage)
-    for way, given in WAYS.items():
-        ours = make(run, kind, features, teacher, **given)
+    first = make(run, kind, batch, "float32")
+    banks = [bank for bank in (first.teacher_bank, first.student_bank) if bank is not None]
 
-        def step(ours: CompRess1q | CompRess2q = ours) -> Tensor:
-            loss, _ = ours(nn.Identity(), Batch(features, teacher))
+    def step_as_published() -> Tensor:
+        queries = normalize(features, dim=1)
+        loss = published(teacher, queries, banks[0].rows, banks[-1].rows)
+        for bank, newest in zip(banks, (teacher, queries.detach()), strict=False):
+            bank.enqueue(newest)
+        return loss
+
+    torch.set_float32_matmul_precision("highest")
+    true_loss, true_gradient = with_gradient(step_as_published, features)
+    measure("published", step_as_published)
+    torch.set_float32_matmul_precision("high")
+    measure("published, TF32", step_as_published)
+    torch.set_float32_matmul_precision(as_the_stage)
+    for precision in ("float32", "bfloat16", "float16"):
+        made = make(run, kind, batch, precision)
+
+        def step(made: CompRess1q | CompRess2q = made) -> Tensor:
+            loss, _ = made(nn.Identity(), batch)
             loss.backward()
-            ours.after_step(nn.Identity())
+            made.after_step(nn.Identity())
             return loss
 
-        loss, gradient = with_gradient(ours(nn.Identity(), Batch(features, teacher))[0], features)
-        ours.after_step(nn.Identity())
+        loss, gradient = with_gradient(step, features)
         apart = float(abs(loss / true_loss - 1))
         gradient_apart = float((gradient - true_gradient).norm() / true_gradient.norm())
         ok = apart < LOSS_APART and gradient_apart < GRADIENT_APART
-        run.check(f"{name}, {way}: rounding", ok, loss_apart=apart, gradient_apart=gradient_apart)
-        measure(way, step)
-    run.goal(f"{name}: share of the published way's time", seconds["ours"] / seconds["published"], most=GOAL)
+        run.check(f"{name}, banks in {precision}: rounding", ok, loss_apart=apart, gradient_apart=gradient_apart)
+        measure(f"banks in {precision}", step)
+    share = seconds["banks in float32"] / seconds["published"]
+    run.goal(f"{name}: share of the published way's time", share, most=GOAL)
 
 
-def make(run: Run, kind: str, features: Tensor, teacher: Tensor, **given: Any) -> CompRess1q | CompRess2q:
+def make(run: Run, kind: str, batch: Batch, bank_precision: str) -> CompRess1q | CompRess2q:
     """Return an objective whose banks begin with the same noise each time."""
     torch.manual_seed(0)
     kinds: dict[str, type[CompRess1q | CompRess2q]] = {"2q": CompRess2q, "1q": CompRess1q}
-    dims = {"teacher_dim": teacher.shape[1], "student_dim": features.shape[1]}
-    bank = {"bank_size": 512 if run.toy else 128_000, "temperature": TEMPERATURE, "head": "none"}
-    return kinds[kind](nn.Identity(), **dims, **bank, **given).to(run.device)
+    given = {"teacher_dim": batch.teacher_embeddings.shape[1], "student_dim": batch.images.shape[1], "head": "none",
+             "bank_size": 512 if run.toy else 128_000, "bank_precision": bank_precision}  # fmt: skip
+    return kinds[kind](nn.Identity(), temperature=TEMPERATURE, **given).to(run.device)
 
 
-def with_gradient(loss: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    (gradient,) = torch.autograd.grad(loss, features)
-    return loss.detach().double(), gradient.double()
-
-
-class Published:
-    """A step as in UMBCvision/CompRess, nn/compress_loss.py: banks cloned, softmaxes of all similarities, kl_div."""
-
-    def __init__(self, banks: list[Tensor], features: Tensor, teacher: Tensor) -> None:
-        """Take the banks: the teacher's, and for 2q the student's."""
-        self._banks, self._features, self._teacher, self._position = banks, features, teacher, 0
-
-    def loss(self) -> Tensor:
-        queues = [bank.clone() for bank in self._banks]
-        student = (queues[-1] @ normalize(self._features, dim=1).T).T / TEMPERATURE
-        teacher = (queues[0] @ self._teacher.T).T / TEMPERATURE
-        student, teacher = student.contiguous(), teacher.contiguous()
-        return kl_div(log_softmax(student, dim=1), softmax(teacher, dim=1), reduction="batchmean")
-
-    def step(self) -> None:
-        self.loss().backward()
-        size = len(self._banks[0])
-        places = (torch.arange(len(self._teacher), device=self._teacher.device) + self._position) % size
-        with torch.no_grad():
-            for bank, newest in zip(self._banks, (self._teacher, normalize(self._features, dim=1)), strict=False):
-                bank.index_copy_(0, places, newest)
-        self._position = (self._position + len(self._teacher)) % size
+def with_gradient(step: Callable[[], Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of a step, and its gradient with respect to the features."""
+    features.grad = None
+    loss = step().detach().double()
+    assert features.grad is not None
+    return loss, features.grad.double()

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.distill import replay
 from compress_ssl.pipeline.distill.run import distill
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob
-from compress_ssl.pipeline.networks.network import load_network
 from tests.gpu.measure import Pace
-from tests.gpu.parts.forward import pixels_of, seconds_of_pass
+from tests.gpu.parts.forward import embedder_of, forward_pace
 from tests.gpu.run import Run
 from tests.gpu.stages import distill_settings, stored
 
@@ -26,12 +24,13 @@ from tests.gpu.stages import distill_settings, stored
 def step(run: Run) -> None:
     """Students trained from the store of R50x4; the fastest of them from pixels that are there already, too."""
     stored(run, "many")
-    teacher = seconds_of_teacher(run)
+    teacher = embedder_of(run, "conv4-16" if run.toy else "resnet50-w4")
+    teacher_pace = forward_pace(run, teacher, teacher.batch_size)
     students = ("conv4-16",) if run.toy else ("resnet18", "mobilenet_v2", "resnet50")
     for student in students:
         with run.attempt(f"training of {student}"):
             pace = training_pace(run, student=student)
-            live = 1 / (1 / pace + teacher)
+            live = 1 / (1 / pace + 1 / teacher_pace)
             run.measured(f"training of {student}", images_per_second=pace, with_a_live_teacher=live, times=pace / live)
     with run.attempt("training without rendering"), patch.object(replay, "render", pixels_at_hand):
         for given in ({}, {"objective": "compress-1q"}, {"precision": "float32"}):
@@ -43,19 +42,15 @@ def step(run: Run) -> None:
         kernels(run)
 
 
-def seconds_of_teacher(run: Run) -> float:
-    """Return the seconds that R50x4 takes for an image that is rendered, as ``embed`` runs it."""
-    device, batch = torch.device(run.device), 8 if run.toy else 128
-    network = load_network("random/conv4-16" if run.toy else "random/resnet50-w4")
-    network.module.eval().to(device).to(memory_format=torch.channels_last)
-    return seconds_of_pass(network, pixels_of(run, batch), choose_precision("auto", device)) / batch
-
-
 def settings_of(run: Run, name: str, **given: Any) -> DistillSettings:
-    half = {"precision": "float32" if run.toy else "bfloat16"}
     size = {"batch_size": 8, "bank_size": 16} if run.toy else {"batch_size": 256, "bank_size": 12_800}
     return distill_settings(
-        run, name, store=run.folder / "many.zarr", data=run.folder / "many", renderer="dali", **(half | size | given)
+        run,
+        name,
+        store=run.folder / "many.zarr",
+        data=run.folder / "many",
+        renderer="dali",
+        **({"precision": "auto"} | size | given),
     )
 
 

@@ -166,7 +166,8 @@ def embedder_of(run: RunInfo) -> Embedder:
     """Load a run's embedder, once per worker.
 
     Raises:
-        InputError: If the worker has other library versions or other weights than the client.
+        InputError: If the worker has other library versions or other weights than the client, or would compute in
+            another precision.
     """
     logging.getLogger("compress_ssl").setLevel(logging.INFO)  # forwarded to the client
     for library, wanted in run.versions.items():
@@ -174,6 +175,8 @@ def embedder_of(run: RunInfo) -> Embedder:
             raise InputError(f"it has {library} {found}, the client {wanted}; install the same version.")
     settings = run.settings
     embedder = load_embedder(settings.teacher, settings, settings.precision, settings.normalise)
+    if embedder.precision != settings.precision:
+        raise InputError(f"it only emulates {settings.precision}; leave it out, or give --precision float32.")
     if weights_sha256(embedder.network.module) != run.weights_sha256:
         raise InputError(f"'{settings.teacher}' has other weights here than where the client runs; copy the client's.")
     kind = device_kind(embedder.renderer.device)

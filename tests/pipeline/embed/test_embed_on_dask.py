@@ -220,9 +220,24 @@ def test_a_worker_that_would_compute_something_else_is_refused(
         on_dask.embedder_of(replace(run, id="another", **change))
 
 
+def test_a_worker_without_instructions_for_the_precision_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    run = a_run(data, tmp_path)
+    half = run.settings.model_copy(update={"precision": "bfloat16"})
+    with pytest.raises(InputError, match="^it only emulates bfloat16; leave it out, or give --precision float32"):
+        on_dask.embedder_of(replace(run, id="half", settings=half))
+
+
 def a_run(data: Path, tmp_path: Path) -> on_dask.RunInfo:
     settings = EmbedSettings(
-        data=data, store=tmp_path / "store.zarr", teacher="random/conv4-16", threads=1, device="cpu"
+        data=data,
+        store=tmp_path / "store.zarr",
+        teacher="random/conv4-16",
+        threads=1,
+        device="cpu",
+        precision="float32",
     )
     sha = load_network("random/conv4-16").identity()["weights_sha256"]
     return on_dask.RunInfo("one", settings, "cpu", sha, {})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision import models
@@ -137,10 +138,11 @@ def test_other_precisions_and_layouts_begin_close_and_learn(
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_networks_learn_the_same(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # no pool of processes, which import torch
+def test_compiled_networks_learn_the_same(trained: Trained) -> None:
     plain = trained("plain", learning_rate=1e-3)
-    for name, weight in trained("compiled", learning_rate=1e-3, compile=True, live_every=2).items():
+    with torch._inductor.config.patch(compile_threads=1):  # no pool of processes, which import torch
+        compiled = trained("compiled", learning_rate=1e-3, compile=True, live_every=2)
+    for name, weight in compiled.items():
         torch.testing.assert_close(weight, plain[name], rtol=1e-3, atol=1e-4)
 
 

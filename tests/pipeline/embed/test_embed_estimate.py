@@ -78,6 +78,16 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Estimate:
     return estimate(settings_of(data, tmp_path_factory.mktemp("whole") / "s.zarr"), Silent())
 
 
+def test_two_blocks_of_a_split_are_timed_however_little_time_there_is(
+    data: Path, tmp_path: Path, whole: Estimate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress_ssl.pipeline.embed.estimate.SECONDS", 0.0)
+    found = estimate(settings_of(data, tmp_path / "s.zarr"), Silent())
+    assert found.warm_up_images == 2 * 8 + 2 * 8 - 1  # a bad image is among the first
+    assert whole.warm_up_images == 149 + 40
+    assert found.views_to_do == whole.views_to_do
+
+
 def test_a_part_is_a_share(data: Path, tmp_path: Path, whole: Estimate) -> None:
     part = estimate(settings_of(data, tmp_path / "s.zarr", part="1/3"), Silent())
     assert part.views_to_do == pytest.approx(whole.views_to_do / 3, abs=1)

@@ -17,7 +17,7 @@ from torch import nn
 
 from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.embed.checks.precision import anchor_divergence
+from compress_ssl.pipeline.embed.checks.precision import anchor_divergence, without_tf32
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import EmbeddingStore, open_store
 
@@ -75,6 +75,25 @@ def test_divergence_of_the_same_is_zero_and_grows_with_the_rounding() -> None:
 
 
 @needs_bfloat16
+@pytest.mark.parametrize("products", ["high", "highest"])
+@pytest.mark.parametrize("convolutions", [True, False])
+def test_the_reference_is_float32_whatever_the_run_allows(products: str, convolutions: bool) -> None:
+    """Read by torch's other interface; torch refuses to answer if the two contradict each other."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
+    try:
+        with without_tf32():
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+            assert torch.backends.cudnn.conv.fp32_precision in ("ieee", "none")
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == products
+        assert torch.backends.cudnn.allow_tf32 == convolutions
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 def test_bfloat16_teacher_says_and_keeps_how_far_it_is_from_float32(
     data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:

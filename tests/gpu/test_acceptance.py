@@ -1,6 +1,7 @@
 """The acceptance run itself, in toy sizes on the CPU: all its parts pass, and what fails is told."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -14,6 +15,11 @@ def test_every_part_passes_in_toy_sizes(tmp_path: Path) -> None:
     run = Run(tmp_path, toy=True)
     assert run_parts(run, PARTS)
     assert {line["part"] for line in run.lines()} == set(PARTS)
+
+
+def test_readme_has_the_parts_and_their_limits() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", Path(__file__).with_name("README.md").read_text(), re.MULTILINE)
+    assert rows == [(name, str(part.seconds)) for name, part in PARTS.items()]
 
 
 def part_that_holds(run: Run) -> None:

@@ -101,9 +101,9 @@ def choose_precision(precision: Precision, device: torch.device, *, training: bo
 def _is_emulated(precision: Precision, device: torch.device) -> bool:
     if device.type == "cuda":
         return precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "bfloat16":  # oneDNN takes AVX-512 without bfloat16 for support, which is slower than float32
-        has_instructions = torch.cpu.get_capabilities().get("avx512_bf16", True)
-        return not (has_instructions and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if precision == "bfloat16":  # oneDNN also supports AVX-512 without bfloat16, more slowly than float32
+        has_only_float32 = torch.cpu._is_avx512_supported() and not torch.cpu._is_avx512_bf16_supported()
+        return has_only_float32 or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return precision == "float16" and not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 

@@ -54,14 +54,14 @@ class Run:
             reason = f"{type(error).__name__}: {error}"[:600]
             self.check(name, False, error=reason, at=f"{Path(frame.filename).name}:{frame.lineno}")
 
+    def lines(self) -> list[dict[str, Any]]:
+        """Return all lines said in this folder."""
+        file = self.folder / RESULTS
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
     def _say(self, name: str, ok: bool | None, facts: dict[str, Any]) -> None:
         line = {"part": self.part, "check": name, "ok": ok, **facts}
         with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, default=float) + "\n")
         shown = (f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}" for key, value in facts.items())
         print(MARKS[ok], f"[{self.part}]", name, *shown, flush=True)
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return all lines said in this folder."""
-        file = self.folder / RESULTS
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []

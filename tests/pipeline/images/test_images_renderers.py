@@ -8,6 +8,7 @@ above 1, none above 32 (measured: mean 0.16, worst image 0.22, one in ten thousa
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -211,6 +212,17 @@ def test_two_jobs_can_be_rendered_in_turns(photos: list[Path], job_of: MakeJob, 
     pairs = list(zip(*(render(renderer, job, 4) for job in jobs), strict=True))
     for number, job in enumerate(jobs):
         assert torch.equal(torch.cat([pair[number][0] for pair in pairs]), rendered(name, job, 4)[0])
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+def test_a_stream_left_half_way_ends_its_threads_at_once(photos: list[Path], job_of: MakeJob, name: str) -> None:
+    """Not when the garbage collector gets to them: it may run where a thread is being started, and then hangs."""
+    renderer, before = make_renderer(name, torch.device("cpu"), 2), set(threading.enumerate())
+    stream = render(renderer, job_of(photos[:20]), 4)
+    next(stream)
+    assert set(threading.enumerate()) - before
+    del stream
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize("fault", ["changed", "missing"])

@@ -94,7 +94,6 @@ class TeacherViews:
             row_of (int64 array): For each row that may be asked for, where those are another split's, the row of this
                 split.
             needed: Bytes needed for the views of all teachers, where there are others.
-
         """
         self.feature_dim = split.feature_dim
         self._split, self._row_of, self._schedule, self._device = split, row_of, schedule, device

@@ -87,7 +87,9 @@ class DaskExecutor:
             on_host = Counter(worker.host for worker in workers)
             threads = settings.threads or min(max(1, worker.cores // on_host[worker.host]) for worker in workers)
         device, kind = workers[0].device, workers[0].device_kind
-        precision = choose_precision(settings.precision, torch.device(device))
+        precision = settings.precision
+        if precision == "auto" or device == "cpu":  # this machine may have no GPU; a worker checks its own
+            precision = choose_precision(precision, torch.device(device))
         resolved = settings.model_copy(update={"device": device, "precision": precision, "threads": threads})
         self.network = load_network(settings.teacher, settings.seed)
         self.compute = ComputeInfo(kind, precision, threads)

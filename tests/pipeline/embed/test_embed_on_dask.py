@@ -230,6 +230,20 @@ def test_a_worker_without_instructions_for_the_precision_is_refused(
         on_dask.embedder_of(replace(run, id="half", settings=half))
 
 
+@pytest.mark.parametrize(
+    ("asked", "chosen"), [("auto", "float16"), ("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "float32")]
+)
+def test_a_client_without_a_gpu_chooses_the_precision_of_workers_with_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpu = on_dask._WorkerInfo("node-1", "cuda", "NVIDIA H100", 8)
+    monkeypatch.setattr(on_dask, "_inspect_workers", lambda client, device: [gpu])
+    settings = a_run(data, tmp_path).settings.model_copy(update={"precision": asked, "device": "auto"})
+    client: Any = None  # not asked
+    assert on_dask.DaskExecutor(client, settings).compute.precision == chosen
+
+
 def a_run(data: Path, tmp_path: Path) -> on_dask.RunInfo:
     settings = EmbedSettings(
         data=data,

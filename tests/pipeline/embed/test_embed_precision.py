@@ -24,8 +24,9 @@ from compress_ssl.storage import EmbeddingStore, open_store
 Embedded = Callable[..., EmbeddingStore]
 ATTRIBUTE = "precision_against_float32"
 
-needs_bfloat16 = pytest.mark.skipif(
-    choose_precision("bfloat16", torch.device("cpu")) != "bfloat16", reason="This CPU only emulates bfloat16."
+needs_bfloat16, needs_float16 = (
+    pytest.mark.skipif(choose_precision(each, torch.device("cpu")) != each, reason=f"This CPU only emulates {each}.")
+    for each in ("bfloat16", "float16")
 )
 
 
@@ -74,7 +75,6 @@ def test_divergence_of_the_same_is_zero_and_grows_with_the_rounding() -> None:
     assert 0 < half < brain < 1e-2
 
 
-@needs_bfloat16
 @pytest.mark.parametrize("products", ["high", "highest"])
 @pytest.mark.parametrize("convolutions", [True, False])
 def test_the_reference_is_float32_whatever_the_run_allows(products: str, convolutions: bool) -> None:
@@ -94,6 +94,7 @@ def test_the_reference_is_float32_whatever_the_run_allows(products: str, convolu
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
+@needs_bfloat16
 def test_bfloat16_teacher_says_and_keeps_how_far_it_is_from_float32(
     data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -151,6 +152,7 @@ def test_resumed_run_neither_measures_again_nor_compares(
     assert not [message for message in caplog.messages if "float32" in message]
 
 
+@needs_float16
 def test_output_that_overflows_in_float16_is_named_before_anything_is_written(
     data: Path, tmp_path: Path, embedded: Embedded
 ) -> None:

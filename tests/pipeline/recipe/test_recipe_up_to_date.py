@@ -80,6 +80,20 @@ def test_setting_that_came_with_a_new_version_is_no_change_at_its_default(work: 
     assert run(work, default, dry_run=True, only=("small",)) == {"small": ("skip", "up to date")}
 
 
+def test_default_that_has_changed_since_is_no_change(work: Path) -> None:
+    for name in ("big", "small"):
+        path = work / "out" / "steps" / f"{name}.json"
+        record = json.loads(path.read_text())
+        assert record["settings"]["precision"] == "auto"
+        record["settings"]["precision"] = "float32"
+        path.write_text(json.dumps(record))
+    assert actions(run(work, dry_run=True)) == {}
+    explicit = RECIPE.replace('name = "small"', 'name = "small"\nprecision = "float32"')
+    assert run(work, explicit, dry_run=True)["small"] == ("skip", "up to date")
+    half = RECIPE.replace('name = "small"', 'name = "small"\nprecision = "bfloat16"')
+    assert run(work, half, dry_run=True)["small"] == ("run", "precision was 'float32', is 'bfloat16'")
+
+
 def test_changed_embedding_runs_all_that_comes_after(work: Path) -> None:
     decisions = run(work, RESEEDED)
     assert actions(decisions) == dict.fromkeys(STEPS[1:], "run")

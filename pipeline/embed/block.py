@@ -32,7 +32,7 @@ OnPixels = Callable[[str, int, int, Tensor], None]
 """Called with split, view, row in the split and uint8 pixels (S, S, 3)."""
 
 BATCHES_AHEAD = {"cpu": 0, "cuda": 1}
-"""Batches that a device is given to compute before the embeddings of an earlier one are waited for."""
+"""Batches that are started on a device before it is waited for the embeddings of an earlier one."""
 
 
 class Block(NamedTuple):
@@ -62,7 +62,7 @@ class ComputeInfo(NamedTuple):
     threads: int
 
 
-def full_memory(settings: EmbedSettings | VerifySettings, device: str) -> str:
+def full_memory_message(settings: EmbedSettings | VerifySettings, device: str) -> str:
     """Return what to say if memory runs out while images are rendered and embedded on a device of this kind."""
     return (
         f"The memory was full for '{settings.teacher}' at --batch-size {settings.batch_size} on {device}; lower "
@@ -161,7 +161,7 @@ def _compute(embedder: Embedder, works: Iterable[_Work], on_pixels: OnPixels | N
 
 
 def _taken_later(batches: Iterator[Computed], device: torch.device) -> Iterator[Computed]:
-    """Yield batches so late that the device has one more to compute meanwhile."""
+    """Yield each batch after ``BATCHES_AHEAD`` more have been started, so that a GPU is not idle meanwhile."""
     waiting: deque[Computed] = deque()
     for batch in batches:
         waiting.append(batch)

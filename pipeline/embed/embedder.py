@@ -48,7 +48,7 @@ class HostRows(NamedTuple):
     """Embeddings (B, D) on their way to the host."""
 
     rows: Tensor
-    arrived: torch.cuda.Event | None  # none on the CPU, where they are
+    arrived: torch.cuda.Event | None  # None on the CPU, where they are already
 
     def get(self) -> npt.NDArray[np.float32]:
         """Wait for the embeddings, and return them."""
@@ -123,7 +123,7 @@ def _compile_now(embedder: Embedder, size: int) -> None:
 
 @torch.inference_mode()
 def embed_images(embedder: Embedder, pixels: Tensor) -> HostRows:
-    """Compute the embeddings (B, D) of uint8 images (B, S, S, 3); a GPU may still be at it on return."""
+    """Compute the embeddings (B, D) of uint8 images (B, S, S, 3); on a GPU they may not be ready on return."""
     with autocast(pixels.device, embedder.precision):
         features = (embedder.features or embedder.network.features)(pixels)
     features = features.float()

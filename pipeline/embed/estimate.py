@@ -1,7 +1,7 @@
 """Estimate what ``embed`` costs: bytes and files follow from the plan, time from a short timed run.
 
 In the timed run a few blocks of every split are rendered, embedded and written to a temporary store beside the store's
-place, with the batches, threads and code of ``embed``. What the first block of each split takes longer, in which caches
+place, with the batches, threads and code of ``embed``. The extra time of the first block of each split, in which caches
 and the allocator fill, counts as start-up.
 
 A cost is an array (2,) of seconds: of wall-clock time, which other processes lengthen, and of CPU time over all threads
@@ -24,7 +24,7 @@ from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
-from compress_ssl.pipeline.embed.block import Block, Sources, full_memory, good_images
+from compress_ssl.pipeline.embed.block import Block, Sources, full_memory_message, good_images
 from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
 from compress_ssl.pipeline.embed.embedder import Embedder, embed_images
 from compress_ssl.pipeline.embed.executor import InProcess
@@ -96,7 +96,7 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
     begin = _clock()
     executor = InProcess(alone, progress)
     loading = _clock() - begin
-    with explain_out_of_memory(full_memory(alone, executor.compute.device_kind)):
+    with explain_out_of_memory(full_memory_message(alone, executor.compute.device_kind)):
         plan = plan_embedding(alone, executor.network, executor.compute, progress)
         measured = _warm_up(alone, plan, executor)
 
@@ -187,8 +187,8 @@ def _time_blocks(
 ) -> tuple[Cost, Cost, int]:
     """Embed blocks; return the cost per image, what the first block cost above that, and the number of images.
 
-    The second block says how many more take the rest of the time. They are one stream, as in ``embed``: what decoding,
-    forward passes and writing do at the same time is measured so.
+    The second block's time tells how many more fit into the time left. Those are one stream, as in ``embed``, so that
+    decoding, forward passes and writing overlap.
     """
 
     def timed(some: list[Block]) -> tuple[Cost, int]:

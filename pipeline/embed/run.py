@@ -7,7 +7,7 @@ from typing import Any
 from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
-from compress_ssl.pipeline.embed.block import full_memory, good_images
+from compress_ssl.pipeline.embed.block import full_memory_message, good_images
 from compress_ssl.pipeline.embed.checks.canaries import check_all_canaries, pixel_hash_file, plan_canaries
 from compress_ssl.pipeline.embed.checks.precision import measure_precision
 from compress_ssl.pipeline.embed.executor import Executor, InProcess
@@ -48,8 +48,8 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         exclusive_writer(settings.store),
         open_executor(settings, progress) as executor,
         explain_out_of_memory(
-            f"{full_memory(settings, executor.compute.device_kind)} What is committed stays: run the same command "
-            "again, with --resume if it has it."
+            f"{full_memory_message(settings, executor.compute.device_kind)} What is committed stays: run the same "
+            "command again, with --resume if it has it."
         ),
     ):
         plan = plan_embedding(settings, executor.network, executor.compute, progress)

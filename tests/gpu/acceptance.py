@@ -69,7 +69,7 @@ def run_parts(run: Run, parts: Mapping[str, Part]) -> bool:
 
 
 def run_part(run: Run, part: Part) -> str:
-    """Run one part in a process group of its own; return how it ended other than well."""
+    """Run one part in a process group of its own; return how it failed, or nothing."""
     # On a GPU a new interpreter, as CUDA cannot be forked; on the CPU a fork of one that has imported everything.
     process = multiprocessing.get_context("forkserver" if run.toy else "spawn").Process(
         target=_run_part, args=(run, part.function)

@@ -51,7 +51,7 @@ def matrix_peak(dtype: torch.dtype, device: str) -> float:
 
 
 class Pace(Silent):
-    """Progress that measures the pace of a stage's longest piece of work, without its first fifth and all around it."""
+    """Progress that measures the pace of a stage's longest task, without the task's first fifth."""
 
     per_second = 0.0
     seconds = 0.0

@@ -1,4 +1,4 @@
-"""One run of the acceptance parts: where it writes, how large it is, and the lines that it says."""
+"""One run of the acceptance parts: where it writes, how large it is, and the lines that it reports."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ MARKS = {True: "ok  ", False: "FAIL", None: "    "}
 
 @dataclass(frozen=True)
 class Run:
-    """A part of a run; every line that it says is printed, and added to the folder's ``results.jsonl``."""
+    """A part of a run; every line that it reports is printed, and added to the folder's ``results.jsonl``."""
 
     folder: Path
     toy: bool  # toy sizes on the CPU: tries the parts themselves
@@ -32,21 +32,21 @@ class Run:
         return len(os.sched_getaffinity(0))
 
     def check(self, name: str, ok: bool, **facts: Any) -> None:
-        """Say whether something holds."""
-        self._say(name, bool(ok), facts)
+        """Report whether something holds."""
+        self._report(name, bool(ok), facts)
 
     def measured(self, name: str, **facts: Any) -> None:
-        """Say figures that nothing is asked of."""
-        self._say(name, None, facts)
+        """Report figures that have no goal."""
+        self._report(name, None, facts)
 
     def goal(self, name: str, value: float, *, least: float = -float("inf"), most: float = float("inf")) -> None:
         """Check a ratio against its goal; toy sizes only measure it."""
         bounds = {key: bound for key, bound in (("least", least), ("most", most)) if abs(bound) < float("inf")}
-        self._say(name, None if self.toy else least <= value <= most, {"value": value, **bounds})
+        self._report(name, None if self.toy else least <= value <= most, {"value": value, **bounds})
 
     @contextlib.contextmanager
     def attempt(self, name: str) -> Iterator[None]:
-        """Say an exception inside the block as a failed check, and go on."""
+        """Report an exception inside the block as a failed check, and go on."""
         try:
             yield
         except Exception as error:  # noqa: BLE001
@@ -55,11 +55,11 @@ class Run:
             self.check(name, False, error=reason, at=f"{Path(frame.filename).name}:{frame.lineno}")
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return all lines said in this folder."""
+        """Return all lines reported in this folder."""
         file = self.folder / RESULTS
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
-    def _say(self, name: str, ok: bool | None, facts: dict[str, Any]) -> None:
+    def _report(self, name: str, ok: bool | None, facts: dict[str, Any]) -> None:
         line = {"part": self.part, "check": name, "ok": ok, **facts}
         with (self.folder / RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, default=float) + "\n")

@@ -20,7 +20,7 @@ from compress_ssl.pipeline.common.device import device_kind
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
-from compress_ssl.pipeline.embed.block import full_memory
+from compress_ssl.pipeline.embed.block import full_memory_message
 from compress_ssl.pipeline.embed.embedder import Embedder, embed_images, load_embedder
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
@@ -77,7 +77,7 @@ def reembed(store: EmbeddingStore, settings: VerifySettings, progress: Progress)
                 store.path, key, teacher[key], settings.teacher, value,
             )  # fmt: skip
     agreements = []
-    with explain_out_of_memory(full_memory(settings, device_kind(embedder.renderer.device))):
+    with explain_out_of_memory(full_memory_message(settings, device_kind(embedder.renderer.device))):
         for name in store.split_names:
             split = store[name]
             if sample := _draw(split, settings.sample or IMAGES):

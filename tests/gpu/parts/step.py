@@ -96,7 +96,7 @@ def waits_of(run: Run, epochs: int) -> collections.Counter[str]:
 
 
 def kernels(run: Run) -> None:
-    """Write the tables of torch's profiler; say the launches, the waits, and the GPU's busy share."""
+    """Write the tables of torch's profiler; report the launches, the waits, and the GPU's busy share."""
     on_gpu = run.device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     pace = Pace()

@@ -89,8 +89,10 @@ def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
     if rows.dtype == weights.dtype:
         return weights @ rows
     if rows.is_cuda:
-        scale = weights.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
-        return torch.mm((weights / scale).to(rows.dtype), rows, out_dtype=weights.dtype) * scale
+        scale = torch.linalg.vector_norm(weights, ord=torch.inf, dim=1, keepdim=True)
+        scale.clamp_(min=torch.finfo(weights.dtype).tiny)
+        scaled = torch.div(weights, scale, out=torch.empty_like(weights, dtype=rows.dtype))
+        return torch.mm(scaled, rows, out_dtype=weights.dtype) * scale
     sums = weights.new_zeros(len(weights), rows.shape[1])
     for part, columns in zip(
         torch.split(rows, CONVERTED_ROWS), torch.split(weights, CONVERTED_ROWS, dim=1), strict=True

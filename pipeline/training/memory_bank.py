@@ -89,7 +89,7 @@ def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
     if rows.dtype == weights.dtype:
         return weights @ rows
     if rows.is_cuda:
-        scale = torch.linalg.vector_norm(weights, ord=torch.inf, dim=1, keepdim=True)
+        scale: Tensor = torch.linalg.vector_norm(weights, ord=torch.inf, dim=1, keepdim=True)
         scale.clamp_(min=torch.finfo(weights.dtype).tiny)
         scaled = torch.div(weights, scale, out=torch.empty_like(weights, dtype=rows.dtype))
         return torch.mm(scaled, rows, out_dtype=weights.dtype) * scale

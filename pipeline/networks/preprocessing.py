@@ -1,6 +1,5 @@
 """Preprocessing of the images of a network."""
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +24,6 @@ class Preprocessing:
         return (levels - _for_levels(self.mean, images.device)) / _for_levels(self.std, images.device)
 
 
-@functools.cache  # a copy to a GPU for each batch would make the host wait
-@torch.inference_mode(mode=False)
 def _for_levels(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    """Return the values of the channels (3, 1, 1) for levels of 0 to 255."""
-    return 255 * torch.tensor(values, device=device).view(3, 1, 1)
+    """Return the values of the channels (3, 1, 1) for levels of 0 to 255; filled on the device, since a copy would make the host wait."""
+    return 255 * torch.cat([torch.full((1, 1, 1), value, device=device) for value in values])

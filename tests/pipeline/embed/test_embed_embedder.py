@@ -111,6 +111,7 @@ def inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("error:Dynamo detected")  # a user would read it
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_teacher_embeds_the_same_and_resumes_to_the_same_bytes(
     data: Path, tmp_path: Path, embedded: Embedded, inductor: None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from compress_ssl.storage import RemotePath, location
+from compress_ssl.storage import RemotePath
 from compress_ssl.storage.errors import StoreBusyError
 from compress_ssl.storage.places import lease
 from compress_ssl.storage.places.lease import STALE_SECONDS
@@ -32,16 +32,9 @@ with writer_lease(location(sys.argv[1])):
 
 
 @pytest.fixture
-def store(bucket: str) -> RemotePath:
-    place = location(f"{bucket}/store.zarr")
-    assert isinstance(place, RemotePath)
-    return place
-
-
-@pytest.fixture
-def holder(store: RemotePath) -> Iterator["subprocess.Popen[str]"]:
+def holder(remote: RemotePath) -> Iterator["subprocess.Popen[str]"]:
     """Another process that holds the lease until its input ends."""
-    command = [sys.executable, "-c", HOLD, str(store)]
+    command = [sys.executable, "-c", HOLD, str(remote)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -49,96 +42,96 @@ def holder(store: RemotePath) -> Iterator["subprocess.Popen[str]"]:
         process.kill()
 
 
-def lease_object(store: RemotePath) -> RemotePath:
-    return store.with_name("store.zarr.lease")
+def lease_object(remote: RemotePath) -> RemotePath:
+    return remote.with_name("store.zarr.lease")
 
 
-def heartbeat_of(store: RemotePath) -> float:
-    return float(json.loads(lease_object(store).read_bytes())["heartbeat"])
+def heartbeat_of(remote: RemotePath) -> float:
+    return float(json.loads(lease_object(remote).read_bytes())["heartbeat"])
 
 
-def leave(store: RemotePath, **changes: Any) -> None:
+def leave(remote: RemotePath, **changes: Any) -> None:
     """Write a lease as this process would hold it, but for some changes."""
-    with writer_lease(store):
-        content: dict[str, Any] = json.loads(lease_object(store).read_bytes()) | changes
-    lease_object(store).write_bytes(json.dumps(content).encode())
+    with writer_lease(remote):
+        content: dict[str, Any] = json.loads(lease_object(remote).read_bytes()) | changes
+    lease_object(remote).write_bytes(json.dumps(content).encode())
 
 
-def test_second_writer_is_refused_and_told_who_holds_it(store: RemotePath, holder: "subprocess.Popen[str]") -> None:
+def test_second_writer_is_refused_and_told_who_holds_it(remote: RemotePath, holder: "subprocess.Popen[str]") -> None:
     with (
-        pytest.raises(StoreBusyError, match=rf"'{store}' is being written by process {holder.pid} on"),
-        writer_lease(store),
+        pytest.raises(StoreBusyError, match=rf"'{remote}' is being written by process {holder.pid} on"),
+        writer_lease(remote),
     ):
         pass
     holder.communicate("")
-    assert not lease_object(store).exists()
+    assert not lease_object(remote).exists()
 
 
-def test_lease_of_a_killed_process_is_taken_at_once(store: RemotePath, holder: "subprocess.Popen[str]") -> None:
+def test_lease_of_a_killed_process_is_taken_at_once(remote: RemotePath, holder: "subprocess.Popen[str]") -> None:
     holder.kill()
     holder.wait()
-    with writer_lease(store):
-        assert json.loads(lease_object(store).read_bytes())["process"] != holder.pid
-    assert not lease_object(store).exists()
+    with writer_lease(remote):
+        assert json.loads(lease_object(remote).read_bytes())["process"] != holder.pid
+    assert not lease_object(remote).exists()
 
 
 @pytest.mark.parametrize(("age", "held"), [(STALE_SECONDS - 20, True), (STALE_SECONDS + 1, False)])
-def test_another_machine_holds_it_while_its_heartbeat_is_fresh(store: RemotePath, age: float, held: bool) -> None:
-    leave(store, machine="elsewhere boot pid", heartbeat=time.time() - age)
+def test_another_machine_holds_it_while_its_heartbeat_is_fresh(remote: RemotePath, age: float, held: bool) -> None:
+    leave(remote, machine="elsewhere boot pid", heartbeat=time.time() - age)
     if held:
-        with pytest.raises(StoreBusyError, match="on elsewhere"), writer_lease(store):
+        with pytest.raises(StoreBusyError, match="on elsewhere"), writer_lease(remote):
             pass
     else:
-        with writer_lease(store):
-            assert b"elsewhere" not in lease_object(store).read_bytes()
+        with writer_lease(remote):
+            assert b"elsewhere" not in lease_object(remote).read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"", b'{"machine": "a b', b"[]", b"null"])
-def test_lease_that_is_no_lease_holds_nobody_off(store: RemotePath, content: bytes) -> None:
-    lease_object(store).write_bytes(content)
-    with writer_lease(store):
-        assert json.loads(lease_object(store).read_bytes())["process"]
+def test_lease_that_is_no_lease_holds_nobody_off(remote: RemotePath, content: bytes) -> None:
+    lease_object(remote).write_bytes(content)
+    with writer_lease(remote):
+        assert json.loads(lease_object(remote).read_bytes())["process"]
 
 
-def test_heart_beats_while_the_lease_is_held(store: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heart_beats_while_the_lease_is_held(remote: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
-    with writer_lease(store):
-        first = heartbeat_of(store)
-        wait_until(lambda: heartbeat_of(store) != first, seconds=20, every=0.05)
+    with writer_lease(remote):
+        first = heartbeat_of(remote)
+        wait_until(lambda: heartbeat_of(remote) != first, seconds=20, every=0.05)
 
 
-def test_lease_that_another_has_taken_is_left_to_it(store: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_that_another_has_taken_is_left_to_it(remote: RemotePath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
     other = json.dumps({"machine": "elsewhere b p", "process": 1, "started": "1", "heartbeat": time.time()}).encode()
-    with writer_lease(store):
-        lease_object(store).write_bytes(other)
+    with writer_lease(remote):
+        lease_object(remote).write_bytes(other)
         time.sleep(0.3)
-    assert lease_object(store).read_bytes() == other
+    assert lease_object(remote).read_bytes() == other
 
 
 def test_network_that_fails_meanwhile_does_not_end_the_heartbeat(
-    store: RemotePath, s3: Server, monkeypatch: pytest.MonkeyPatch, again: Callable[[], None]
+    remote: RemotePath, s3: Server, monkeypatch: pytest.MonkeyPatch, again: Callable[[], None]
 ) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setenv("COMPRESS_SSL_RETRY_SECONDS", "0")
-    with writer_lease(store):
+    with writer_lease(remote):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         again()
         time.sleep(0.3)
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
         again()
-        before = heartbeat_of(store)
-        wait_until(lambda: heartbeat_of(store) != before, seconds=20, every=0.05)
+        before = heartbeat_of(remote)
+        wait_until(lambda: heartbeat_of(remote) != before, seconds=20, every=0.05)
 
 
-def test_of_many_at_once_exactly_one_gets_it(store: RemotePath) -> None:
+def test_of_many_at_once_exactly_one_gets_it(remote: RemotePath) -> None:
     count = 8
     start, tried = threading.Barrier(count), threading.Barrier(count)
 
     def attempt(_: int) -> bool:
         start.wait(60)
         try:
-            with writer_lease(store):
+            with writer_lease(remote):
                 tried.wait(60)
                 return True
         except StoreBusyError:
@@ -147,4 +140,4 @@ def test_of_many_at_once_exactly_one_gets_it(store: RemotePath) -> None:
 
     with ThreadPoolExecutor(count) as pool:
         assert sum(pool.map(attempt, range(count))) == 1
-    assert not lease_object(store).exists()
+    assert not lease_object(remote).exists()

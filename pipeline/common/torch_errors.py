@@ -38,7 +38,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def explain_out_of_memory(sentence: str) -> Iterator[None]:
     """Raise ``OutOfMemory`` with a sentence on what to change if memory runs out inside the block.
 
-    The innermost block has the say: an ``OutOfMemory`` passes unchanged.
+    The innermost block decides: an ``OutOfMemory`` passes unchanged.
     """
     try:
         yield

@@ -32,7 +32,7 @@ OnPixels = Callable[[str, int, int, Tensor], None]
 """Called with split, view, row in the split and uint8 pixels (S, S, 3)."""
 
 BATCHES_AHEAD = {"cpu": 0, "cuda": 1}
-"""Batches that are started on a device before it is waited for the embeddings of an earlier one."""
+"""Batches started on a device before the embeddings of an earlier one are taken."""
 
 
 class Block(NamedTuple):

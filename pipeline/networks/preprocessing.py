@@ -25,5 +25,8 @@ class Preprocessing:
 
 
 def _for_levels(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    """Return the values of the channels (3, 1, 1) for levels of 0 to 255; filled on the device, since a copy would make the host wait."""
+    """Return the values of the channels (3, 1, 1), for levels of 0 to 255.
+
+    They are filled on the device: copying them to a GPU would make the host wait.
+    """
     return 255 * torch.cat([torch.full((1, 1, 1), value, device=device) for value in values])

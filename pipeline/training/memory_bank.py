@@ -75,10 +75,8 @@ def dot_products(queries: Tensor, rows: Tensor, *, out: Tensor) -> None:
     elif rows.is_cuda:
         torch.mm(queries.to(rows.dtype), rows.T, out_dtype=out.dtype, out=out)
     else:
-        for part, columns in zip(
-            torch.split(rows, CONVERTED_ROWS), torch.split(out, CONVERTED_ROWS, dim=1), strict=True
-        ):
-            torch.mm(queries, part.to(queries.dtype).T, out=columns)
+        for part in _parts(rows):
+            torch.mm(queries, rows[part].to(queries.dtype).T, out=out[:, part])
 
 
 def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
@@ -94,11 +92,13 @@ def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
         scaled = torch.div(weights, scale, out=torch.empty_like(weights, dtype=rows.dtype))
         return torch.mm(scaled, rows, out_dtype=weights.dtype) * scale
     sums = weights.new_zeros(len(weights), rows.shape[1])
-    for part, columns in zip(
-        torch.split(rows, CONVERTED_ROWS), torch.split(weights, CONVERTED_ROWS, dim=1), strict=True
-    ):
-        sums.addmm_(columns, part.to(weights.dtype))
+    for part in _parts(rows):
+        sums.addmm_(weights[:, part], rows[part].to(weights.dtype))
     return sums
+
+
+def _parts(rows: Tensor) -> list[slice]:
+    return [slice(start, start + CONVERTED_ROWS) for start in range(0, len(rows), CONVERTED_ROWS)]
 
 
 class _HalfProducts(torch.autograd.Function):

@@ -65,7 +65,7 @@ class TeacherBankObjective(Objective):
 
         Args:
             queries ((B, F)): L2-normalised, compared with the rows of ``student_bank``.
-            with_own_anchor: Prepend each image's own teacher embedding to the anchors.
+            with_own_anchor: Add each image's own teacher embedding to its anchors.
         """
         teacher, bank = self.transform_teacher(batch.teacher_embeddings), self.teacher_bank
         if self.training:

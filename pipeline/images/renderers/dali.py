@@ -52,7 +52,7 @@ INTERPOLATIONS: dict[Interpolation, types.DALIInterpType] = {
 PREFETCH_BATCHES = 2
 
 GPU_PIPELINE_THREADS = 32
-"""At most so many threads of a pipeline on a GPU: its decoder keeps 16 MiB of the GPU's memory and 16 MiB of pinned
+"""Maximum threads of a pipeline on a GPU: its decoder keeps 16 MiB of the GPU's memory and 16 MiB of pinned
 memory for each. DALI's authors find 3 to 5 enough as a rule (https://github.com/NVIDIA/DALI/issues/4912).
 """
 

@@ -1,4 +1,4 @@
-"""Errors about a store. Every message names the store, what is wrong and what to do.
+"""Errors about a store or a file beside it. Every message names the store, what is wrong and what to do.
 
 A ``StoreError`` is wrong use or a bad store (exit code 2), but for ``StoreFailedError``, a failure of a server or a
 disk (exit code 1). A disk that is full or read-only while files are written raises ``OSError`` with ``errno`` and
@@ -35,6 +35,14 @@ class StoreDamagedError(StoreError):
 
 class StoreUnsafeError(StoreError):
     """The metadata would run code, read files outside the store or take more memory than its data."""
+
+
+class UnreadableFileError(StoreError):
+    """A small file is damaged, or is something else (``compress_ssl.storage.typed_files``)."""
+
+    def __init__(self, where: object, fault: str, otherwise: str) -> None:
+        super().__init__(f"'{where}' {fault}; {otherwise}.")
+        self.fault = fault  # what is wrong, without the file's name: "is not valid JSON (...)"
 
 
 class StoreMismatchError(StoreError):

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Each folder, lowest first, and the others it may import."""
 
 NOT_FOR = {
-    "storage": {"torch", "torchvision", "PIL", "nvidia", "faiss", "click", "rich", "pydantic"},
+    "storage": {"torch", "torchvision", "PIL", "nvidia", "faiss", "click", "rich"},
     "pipeline": {"click", "rich"},
     "cli": {"torch", "torchvision", "nvidia", "faiss", "zarr", "numpy"},
 }

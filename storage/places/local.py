@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -25,6 +26,18 @@ class LocalPath(PosixPath):
 
     is_local: ClassVar[bool] = True
     is_writable: ClassVar[bool] = True
+
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        descriptor = os.open(self, os.O_RDONLY | os.O_NONBLOCK)  # opening a FIFO would wait for its writer
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self))
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "Is not a regular file", str(self))
+            if limit is not None and status.st_size > limit:
+                raise OSError(errno.EFBIG, f"Is larger than {limit:,} bytes", str(self))
+            return file.read(-1 if limit is None else limit)
 
     def size(self) -> int:
         return self.stat().st_size

@@ -48,7 +48,8 @@ class Place(Protocol):
 
     def absolute(self) -> Self: ...
 
-    def read_bytes(self) -> bytes: ...
+    def read_bytes(self, limit: int | None = ...) -> bytes:
+        """Return the content of a regular file; OSError (EINVAL, EFBIG) if it is none, or has more than ``limit``."""
 
     def is_file(self) -> bool: ...
 

@@ -90,9 +90,12 @@ class RemotePath:
         """The key as the client wants it: without the percent signs of a web server's URL."""
         return self.key if self.is_writable else unquote(self.key)
 
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, limit: int | None = None) -> bytes:
         with reaching(self):
-            return bytes(self._client.get(self._object).bytes())
+            answer = self._client.get(self._object)
+            if limit is not None and answer.meta["size"] > limit:
+                raise OSError(errno.EFBIG, f"Is larger than {limit:,} bytes", str(self))
+            return bytes(answer.bytes())
 
     def write_bytes(self, data: bytes | bytearray | memoryview, mode: PutMode = "overwrite") -> Version:
         """Write the object, whole or not at all; returns its version.

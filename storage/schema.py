@@ -32,6 +32,9 @@ ROOM = "room"
 GROWING = "growing"
 """Attribute of a root until a growth is finished: the attributes its splits will have (storage/tools/growth.py)."""
 
+GROWTH = "growth"
+"""Attribute of a root that has grown or is growing: what was asked for the last time."""
+
 SAMPLES_UNIT = "samples"
 """The unit of the per-sample arrays. A unit is what is committed block by block; the others are the views."""
 

@@ -1,5 +1,6 @@
 """``--add-views`` and ``--add-images``: check an existing store, then add views and images to it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,15 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.images.policies import TEN_CROP, Policy
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
 from compress_ssl.storage.errors import StoreIncompleteError, StoreMismatchError
-from compress_ssl.storage.schema import EVALUATION_VIEW
+from compress_ssl.storage.schema import EVALUATION_VIEW, GROWING, GROWTH
 from compress_ssl.storage.tools.growth import SplitGrowth, grow_store, is_growing, resume_growth, samples_to_append
 from compress_ssl.storage.tools.identity import check_same
 
 
 def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSettings:
     """Return the settings with those that were not given taken from a store: its splits, views, teacher's precision.
+
+    The views of a store that is growing are those that it will have.
 
     Raises:
         InputError: If random views are to be added to a store of the ten crops, and no policy is given.
@@ -27,7 +30,9 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
     given = settings.model_fields_set
     names = [source.name for source in settings.split] if "split" in given else store.split_names
     splits = {name: store[name] for name in names}
-    evaluation = next(iter(splits.values())).views[EVALUATION_VIEW]
+    growing = store.attributes.get(GROWING, {})
+    views = {name: growing.get(name, split.attributes)["views"] for name, split in splits.items()}
+    evaluation = next(iter(views.values()))[EVALUATION_VIEW]
     teacher = store.attributes["teacher"]
     stored: dict[str, Any] = {
         "size": evaluation["size"],
@@ -35,42 +40,50 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
         "precision": teacher["precision"],
         "normalise": teacher.get("normalised", False),
     }
-    last = next((split.views[-1] for split in splits.values() if len(split.views) > 1), None)
+    last = next((of_split[-1] for of_split in views.values() if len(of_split) > 1), None)
     if last is not None:
         policy = dict(last["policy"])
         if policy.pop("name") != TEN_CROP:
             stored |= {"policy": Policy(**policy), "seed": last["seed"]}
-        elif settings.add_views and "policy" not in given:
+        elif settings.add_views and "policy" not in given and not settings.resume:
             raise InputError(
                 f"'{store.path}' has the ten crops, and there are no more of them; give the --policy of more views."
             )
     update = {name: value for name, value in stored.items() if name not in given}
     # A split of view 0 alone stays so, unless it is named.
-    added = {name: (settings.add_views or 0) * (len(splits[name].views) > 1 or "split" in given) for name in splits}
+    more = 0 if settings.resume else settings.add_views or 0  # to resume begins no growth
     sources = tuple(
-        SplitSource(name=name, folder=split.folder, views=len(split.views) - 1 + added[name])
+        SplitSource(
+            name=name,
+            folder=split.folder,
+            views=len(views[name]) - 1 + more * (len(views[name]) > 1 or "split" in given),
+        )
         for name, split in splits.items()
     )
     return settings.model_copy(update={**update, "split": sources})
 
 
 def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
-    """Add views and images to a complete store, or resume that. Call under the writer's lease.
+    """Add views and images to a complete store; with ``resume`` finish that, if it is not finished, and begin nothing.
+
+    Call under the writer's lease.
 
     Raises:
         StoreMismatchError: If the store was made by another teacher, of other images or with another seed; names the
             difference.
         StoreIncompleteError: If the store is not complete, or is growing and ``resume`` is not set.
-        InputError: If there is nothing to add, or the canaries have other pixels now.
+        InputError: If there is nothing to add, or to resume, or the canaries have other pixels now.
     """
     place = settings.store
-    resuming = is_growing(open_store(place).attributes)
-    if resuming:
-        if not settings.resume:
-            raise StoreIncompleteError(
-                f"'{place}' was interrupted while views or images were added; finish that with --resume, then add more."
-            )
+    attributes = open_store(place).attributes
+    wish = _wish(settings)
+    if settings.resume:
+        _check_wished(place, attributes, wish)
         resume_growth(place)
+    elif is_growing(attributes):
+        raise StoreIncompleteError(
+            f"'{place}' was interrupted while views or images were added; finish that with --resume, then add more."
+        )
     store = open_store(place)
     check_teacher_and_renderer(store, plan)
     for name, planned in plan.splits.items():
@@ -83,9 +96,9 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
         if last["seed"] is not None and len(split.views) > 1:
             wanted["seed"] = settings.seed
         check_same(split.path, found, wanted)
-    growths = {name: _growth(store[name], plan, settings, resuming=resuming) for name in plan.splits}
+    growths = {name: _growth(store[name], plan, settings, growing=is_growing(attributes)) for name in plan.splits}
     executor.call(check_all_canaries, place, {name: index.source for name, index in plan.indexes.items()})
-    if resuming:
+    if settings.resume:
         return
     for name in store.split_names:
         if len(store[name].complete_views) < len(store[name].views):
@@ -104,19 +117,52 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
         "images": before["images"] + sum(appended.values()),
         "fingerprint": {**before["fingerprint"], **fingerprints},
     }
-    grow_store(place, growths, {"canaries": canaries, "data_set": data_set})
+    grow_store(place, growths, {"canaries": canaries, "data_set": data_set, GROWTH: wish})
 
 
-def _growth(split: Split, plan: EmbedPlan, settings: EmbedSettings, *, resuming: bool) -> SplitGrowth:
+def _wish(settings: EmbedSettings) -> dict[str, Any]:
+    """Return what is asked for, as a store remembers it."""
+    return {
+        "add_views": settings.add_views,
+        "add_images": settings.add_images,
+        "splits": sorted(source.name for source in settings.split),
+        "policy": settings.policy.model_dump(mode="json") if settings.add_views else None,
+    }
+
+
+def _check_wished(place: Place, attributes: Mapping[str, Any], wish: Mapping[str, Any]) -> None:
+    """Check that a growth that is to be resumed is the one that a store of these attributes has begun, or has finished.
+
+    Images alone may be asked for in any store that is not growing: it lacks none, or ``_growth`` refuses.
+
+    Raises:
+        InputError: If it is another one.
+    """
+    growing, known = is_growing(attributes), attributes.get(GROWTH)
+    is_known = known == wish or (growing and known is None)  # an earlier release did not record it
+    if is_known or not (wish["add_views"] or (wish["add_images"] and growing)):
+        return
+    if growing:
+        raise InputError(f"Something else is being added to '{place}'; finish that with --resume alone, then add more.")
+    raise InputError(
+        f"These views are not being added to '{place}': there is nothing to resume; leave --resume out to add them."
+    )
+
+
+def _growth(split: Split, plan: EmbedPlan, settings: EmbedSettings, *, growing: bool) -> SplitGrowth:
     planned = plan.splits[split.name]
     samples = samples_to_append(split.name, split.samples, planned.samples)
-    if samples is not None and (resuming or not settings.add_images):
+    if samples is not None and (settings.resume or not settings.add_images):
         advice = "append them with --add-images, or give the images that it was made from"
+        if growing:
+            advice = "finish it without them"
+        elif settings.add_images:
+            advice = "leave --resume out to append them"
         raise StoreMismatchError(
             f"{len(samples)} images of split {split.name} are not in the store, '{samples.sample_path[0]}' first; "
-            f"{'finish it without them' if resuming else advice}."
+            f"{advice}."
         )
-    return SplitGrowth([] if resuming else planned.views[len(split.views) :], samples)
+    return SplitGrowth(planned.views[len(split.views) :], samples)
 
 
 def _more_canaries(

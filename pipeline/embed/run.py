@@ -1,6 +1,7 @@
 """Stage one: plan the store, check or create it, embed the blocks that are missing, finish it."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,9 +19,12 @@ from compress_ssl.pipeline.networks.reference import parse_reference
 from compress_ssl.storage import EmbeddingStore, Place, open_store
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.publish import check_place, is_store, is_there
+from compress_ssl.storage.schema import GROWTH
 from compress_ssl.storage.tools.growth import is_growing
 from compress_ssl.storage.tools.size import StoreSize, block_size, samples_size, size_on_disk, view_size
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
+
+logger = logging.getLogger(__name__)
 
 FILE_BYTES = 4096  # upper bound of what a file takes beyond its bytes: disks allocate whole blocks
 
@@ -39,7 +43,10 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
     """
     settings = _with_absolute_paths(settings) if settings.scheduler else settings
     resuming = settings.resume and is_there(settings.store)
-    growing = settings.adds or (resuming and is_growing(open_store(settings.store).attributes))
+    growing = settings.adds
+    if resuming and not growing:
+        attributes = open_store(settings.store).attributes
+        growing = is_growing(attributes) or (GROWTH in attributes and not settings.gives_views)
     if growing:
         settings = settings_of_store(settings, open_store(settings.store))
     elif not resuming:
@@ -63,6 +70,8 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
             _create(settings, plan, executor)
         writer = StoreWriter(settings.store)
         blocks = missing_blocks(writer, settings.part)
+        if settings.resume and not blocks:
+            logger.info("Nothing is left to embed: all that was asked for is in '%s'.", settings.store)
         if growing or resuming:
             needed = StoreSize()
             for block in blocks:

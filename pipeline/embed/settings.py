@@ -160,7 +160,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
             how, given = "--add-views" if self.add_views else "--add-images", self.model_fields_set
             if self.overwrite:
                 raise ValueError(f"--overwrite makes a new store, {how} keeps the one that is there; give one of them.")
-            if "views" in given or ("split" in given and any(source.views is not None for source in self.split)):
+            if self.gives_views:
                 raise ValueError(f"{how} takes the views that the store has; leave --views and NAME:VIEWS out.")
             if "policy" in given and (not self.add_views or isinstance(self.policy, TenCrop)):
                 raise ValueError(f"--policy with {how} must be one of random views to be added; leave it out.")
@@ -178,6 +178,12 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     def adds(self) -> bool:
         """True if views or images are added to an existing store."""
         return self.add_views is not None or self.add_images
+
+    @property
+    def gives_views(self) -> bool:
+        """True if the number of views was given."""
+        given = self.model_fields_set
+        return "views" in given or ("split" in given and any(source.views is not None for source in self.split))
 
     def views_of(self, source: SplitSource) -> int:
         """Return the number of views of a split, without view 0."""

@@ -6,7 +6,8 @@ opens:
 
 1. Room is made: a split's attribute ``room`` records how large its arrays may be, the arrays are resized, the new
    samples are written and recorded. None of it counts yet.
-2. One write to the root records what it will have grown to (``growing``). From here on the next call completes it.
+2. One write to the root records what was asked for (``growth``, which stays) and what the splits will be (``growing``).
+   From here on the next call completes it.
 3. Each split gets its new attributes. Now it lacks blocks, like a store that is being written.
 4. Once none is lacking, ``StoreWriter.finish`` deletes ``growing``.
 """

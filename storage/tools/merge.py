@@ -23,8 +23,8 @@ from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_wri
 
 BY_SPLIT = {"data_set", "canaries", "splits"}  # attributes of the root with an entry for each split
 
-MAY_DIFFER = {"computed_with", "rendering", "precision_against_float32", "growing"}
-"""Attributes that only affect the rounding; the first store's are kept."""
+MAY_DIFFER = {"computed_with", "rendering", "precision_against_float32", "growing", "growth"}
+"""Attributes that only affect the rounding or how the store came about; the first store's are kept."""
 
 logger = logging.getLogger(__name__)
 

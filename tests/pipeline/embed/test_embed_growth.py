@@ -44,7 +44,7 @@ def grown(embedded: Embedded) -> Embedded:
 def test_added_views_are_those_of_a_store_that_was_made_with_them(
     data: Path, tmp_path: Path, embedded: Embedded, grown: Embedded
 ) -> None:
-    """Byte for byte but for the canaries, some of which are of the new views."""
+    """Byte for byte but for the canaries, some of which are of the new views, and for what it remembers."""
     whole = embedded(data, tmp_path / "whole.zarr", views=5, seed=3)
     embedded(data, tmp_path / "store.zarr", views=2, seed=3)
     stamps = {path: path.stat().st_ino for path in (tmp_path / "store.zarr/train/embeddings/c").rglob("0")}
@@ -55,8 +55,9 @@ def test_added_views_are_those_of_a_store_that_was_made_with_them(
     assert [len(store[name].views) for name in ("train", "val")] == [6, 1]
     canaries = store.attributes["canaries"]["train"]
     assert {canary["view"] for canary in canaries} == set(range(6))
-    assert {key: store.attributes[key] for key in store.attributes if key != "canaries"} == {
-        key: whole.attributes[key] for key in whole.attributes if key != "canaries"
+    own = {"canaries", "growth"}
+    assert {key: store.attributes[key] for key in store.attributes if key not in own} == {
+        key: whole.attributes[key] for key in whole.attributes if key not in own
     }
     assert store.attributes["canaries"]["val"] == whole.attributes["canaries"]["val"]
 
@@ -261,7 +262,7 @@ MOMENTS = (1, 5, 10, 14, 15, 16, 17, 30, 44)
 """Renames at which it is killed: while room is made, before and after the growth counts, while blocks are written."""
 
 
-def test_killed_while_it_grows_it_opens_and_the_same_command_goes_on_to_the_same_bytes(
+def test_killed_while_it_grows_it_opens_and_goes_on_to_the_same_bytes(
     data: Path, tmp_path: Path, embedded: Embedded, grown: Embedded
 ) -> None:
     old = embedded(data, tmp_path / "store.zarr", block_rows=10, split=("train",))["train"].view(2)
@@ -281,9 +282,43 @@ def test_killed_while_it_grows_it_opens_and_the_same_command_goes_on_to_the_same
         states.append((is_growing(store.attributes), len(store["train"].views)))
         if not is_growing(store.attributes):
             np.testing.assert_array_equal(store["train"].view(2), old)
-        done = grown(data, store.path, add_views=1, add_images=True, resume=True)
+        if not is_growing(store.attributes) and number == MOMENTS[0]:
+            with pytest.raises(InputError, match="there is nothing to resume; leave --resume out to add them"):
+                grown(data, store.path, add_views=1, add_images=True, resume=True)
+        done = grown(data, store.path, add_views=1, add_images=True, resume=is_growing(store.attributes))
         assert files(done.path) == whole, number
     assert set(states) == {(False, 3), (True, 3), (True, 4)}
+
+
+def test_to_resume_finishes_what_was_begun_and_begins_nothing(
+    data: Path, tmp_path: Path, embedded: Embedded, grown: Embedded
+) -> None:
+    """Of two splits in parts, as two machines would; done is done however often and however it is asked for."""
+    place = tmp_path / "store.zarr"
+    embedded(data, place, views=1)
+    with pytest.raises(InputError, match="there is nothing to resume"):
+        grown(data, place, add_views=2, resume=True)
+    assert not is_growing(grown(data, place, add_images=True, resume=True).attributes)  # it lacks none
+    grown(data, place, add_views=2, policy="moco-v2", part="1/2")
+    for other in ({"add_views": 1}, {"add_images": True}, {"add_views": 2, "policy": "crop-flip"}):
+        with pytest.raises(InputError, match=r"Something else is being added to .*; finish that with --resume alone"):
+            grown(data, place, resume=True, **other)
+    with pytest.raises(StoreIncompleteError, match="finish that with --resume"):
+        grown(data, place, add_views=2, policy="moco-v2")
+    grown(data, place, add_views=2, part="2/2", resume=True)
+    store = open_store(place)
+    assert (store.is_complete, is_growing(store.attributes), len(store["train"].views)) == (True, False, 4)
+    before = files(place)
+    for again in ({"add_views": 2}, {"add_views": 2, "policy": "moco-v2"}, {"add_images": True}, {}):
+        grown(data, place, resume=True, **again)
+        assert files(place) == before
+    for other in ({"add_views": 1}, {"add_views": 2, "policy": "crop-flip"}, {"add_views": 2, "split": ("val",)}):
+        with pytest.raises(InputError, match="there is nothing to resume"):
+            grown(data, place, resume=True, **other)
+    shutil.copy(data / "train/apple/000.png", data / "train/apple/later.png")
+    with pytest.raises(StoreMismatchError, match=r"'apple/later\.png' first; leave --resume out to append them"):
+        grown(data, place, add_images=True, resume=True)
+    assert files(place) == before
 
 
 def test_ten_crops_are_all_there_are_but_random_views_may_follow(

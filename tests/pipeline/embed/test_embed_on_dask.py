@@ -298,7 +298,8 @@ def test_a_store_grows_on_a_cluster_as_it_does_in_one_process(
     for name, where in (("one", {}), ("many", {"scheduler": cluster.address})):
         embedded(data, tmp_path / name / "store.zarr", split=("train",))
         more = {"teacher": "random/conv4-16", "threads": 1, "batch_size": 5, "add_views": 2, **where}
-        embed(EmbedSettings(data=data, store=tmp_path / name / "store.zarr", **more), Silent())
+        for resume in (False, True):  # the second finds it done
+            embed(EmbedSettings(data=data, store=tmp_path / name / "store.zarr", resume=resume, **more), Silent())
     many = open_store(tmp_path / "many" / "store.zarr")["train"]
     assert many.complete_views == [0, 1, 2, 3, 4]
     assert files(tmp_path / "many" / "store.zarr") == files(tmp_path / "one" / "store.zarr")

@@ -24,6 +24,7 @@ from compress_ssl.storage.errors import StoreBusyError, StoreUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0  # age of a heartbeat from another machine after which its holder counts as gone
@@ -42,15 +43,49 @@ class LeaseSlot(Protocol):
     def remove(self, version: Any) -> None:
         """Delete it, if it still is of this version."""
 
+    def kept(self) -> AbstractContextManager[bytes]:
+        """Give the content, which where there are locks nobody changes meanwhile; empty if there is none."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The lease of one writer; it can be sent to processes that write for it."""
+
+    store: object
+    slot: LeaseSlot
+    holder: str  # a random name: no two writers have the same, and no writer twice
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Run the block under the lease, which on a disk nobody can take meanwhile.
+
+        Raises:
+            StoreBusyError: If another writer has taken it, as after a suspension of this one.
+        """
+        with self.slot.kept() as content:
+            lease = parse(content)
+            if lease is None or lease.get("holder") != self.holder:
+                raise StoreBusyError(
+                    f"'{self.store}' was taken over by another writer while this one did not answer; nothing more was "
+                    "written to it."
+                )
+            yield
+
+    def check(self) -> None:
+        """Raise StoreBusyError if another writer has taken the lease."""
+        with self.held():
+            pass
+
 
 @contextlib.contextmanager
-def hold_lease(store: object, slot: LeaseSlot) -> Iterator[None]:
+def hold_lease(store: object, slot: LeaseSlot) -> Iterator[Lease]:
     """Hold the writer's lease of a store while the block runs; a thread renews its heartbeat.
 
     Raises:
         StoreBusyError: If a living process holds it.
     """
-    me = identity() | {"holder": uuid.uuid4().hex}
+    lease_of_mine = Lease(store, slot, uuid.uuid4().hex)
+    me = identity() | {"holder": lease_of_mine.holder}
     mine: Any = None  # version of the lease that this process has put; None if another process has it
     ended = threading.Event()
 
@@ -84,7 +119,7 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[None]:
     thread = threading.Thread(target=beat, name="lease-heartbeat", daemon=True)
     thread.start()
     try:
-        yield
+        yield lease_of_mine
     finally:
         ended.set()
         thread.join()
@@ -161,12 +196,20 @@ class LeaseFile:
                 self.path.unlink()
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Open the file, created if there is none, under an exclusive lock."""
+    def kept(self) -> Iterator[bytes]:
+        content = b""
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError):
+                content = os.pread(stack.enter_context(self._locked(os.O_RDONLY, fcntl.LOCK_SH)), 65536, 0)
+            yield content
+
+    @contextlib.contextmanager
+    def _locked(self, flags: int = os.O_RDWR | os.O_CREAT, lock: int = fcntl.LOCK_EX) -> Iterator[int]:
+        """Open the file, created if there is none, under a lock."""
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o664)
+            descriptor = os.open(self.path, flags, 0o664)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                fcntl.flock(descriptor, lock)
                 if self._has_name(descriptor):  # not if it was released and removed between our open and our lock
                     yield descriptor
                     return

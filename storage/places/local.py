@@ -12,7 +12,7 @@ from pathlib import PosixPath
 from typing import TYPE_CHECKING, ClassVar
 
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, write_durably
-from compress_ssl.storage.places.lease import LeaseFile, hold_lease
+from compress_ssl.storage.places.lease import Lease, LeaseFile, hold_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ class LocalPath(PosixPath):
                 with contextlib.suppress(PermissionError):  # another user's
                     path.chmod(stat.S_IMODE(wanted))
 
-    def lease(self) -> AbstractContextManager[None]:
+    def lease(self) -> AbstractContextManager[Lease]:
         place = self.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)
         return hold_lease(self, LeaseFile(place.with_name(f"{place.name}.lease")))

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.connection import without_secrets
-from compress_ssl.storage.places.lease import identity, is_held, parse
+from compress_ssl.storage.places.lease import Lease, identity, is_held, parse
 from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.remote import READ_ONLY, WRITABLE, RemotePath
 
@@ -90,7 +90,7 @@ class Place(Protocol):
     def make_read_only(self) -> None:
         """Make every file below read-only, and readable by the group; folders stay as writable as they are."""
 
-    def lease(self) -> AbstractContextManager[None]:
+    def lease(self) -> AbstractContextManager[Lease]:
         """Hold the writer's lease of the store here while the block runs; StoreBusyError if a living process has it."""
 
     def replaced(self) -> AbstractContextManager[LocalPath]:
@@ -148,8 +148,8 @@ def location(place: PlaceLike) -> Place:
     return RemotePath(f"{scheme.lower()}://{parts.netloc}", key)
 
 
-def writer_lease(store: PlaceLike) -> AbstractContextManager[None]:
-    """Hold the writer's lease of a store while the block runs.
+def writer_lease(store: PlaceLike) -> AbstractContextManager[Lease]:
+    """Hold the writer's lease of a store or a run while the block runs; ``Lease.check`` tells whether it is lost.
 
     Raises:
         StoreBusyError: If a living process holds it.

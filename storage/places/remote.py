@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.connection import ObjectStat, PutRefusedError, client, reaching
-from compress_ssl.storage.places.lease import hold_lease
+from compress_ssl.storage.places.lease import Lease, hold_lease
 from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.names import ROOT
 from compress_ssl.storage.places.parallel import map_threads
@@ -194,7 +194,7 @@ class RemotePath:
     def make_read_only(self) -> None:
         """Do nothing: objects have no such mark."""
 
-    def lease(self) -> AbstractContextManager[None]:
+    def lease(self) -> AbstractContextManager[Lease]:
         return hold_lease(self, _LeaseObject(self.with_name(f"{self.name}.lease")))
 
     @contextlib.contextmanager
@@ -263,6 +263,13 @@ class _LeaseObject:
 
     def remove(self, version: Version) -> None:
         self.path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[bytes]:
+        content = b""
+        with contextlib.suppress(FileNotFoundError):
+            content = self.path.read_bytes()
+        yield content
 
 
 def _version(answer: Any) -> Version:

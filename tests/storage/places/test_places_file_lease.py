@@ -16,7 +16,7 @@ import pytest
 
 from compress_ssl.storage.errors import StoreBusyError
 from compress_ssl.storage.places import lease
-from compress_ssl.storage.places.lease import STALE_SECONDS
+from compress_ssl.storage.places.lease import STALE_SECONDS, LeaseFile
 from compress_ssl.storage.places.place import writer_lease
 from tests.processes import wait_until
 
@@ -206,3 +206,30 @@ def test_of_many_at_once_exactly_one_gets_it(store: Path) -> None:
         with ThreadPoolExecutor(count) as pool:
             assert sum(pool.map(attempt, range(count))) == 1
         assert not lease_file(store).exists()
+
+
+def test_writer_notices_that_its_lease_was_taken(store: Path) -> None:
+    with writer_lease(store) as lease:
+        lease.check()
+        leave_a_lease_of_another(store)
+        with pytest.raises(StoreBusyError, match=r"'.*store\.zarr' was taken over by another writer"):
+            lease.check()
+        lease_file(store).unlink()  # the other has ended
+        with pytest.raises(StoreBusyError, match="was taken over"):
+            lease.check()
+
+
+def test_nobody_takes_a_lease_while_something_is_written_under_it(store: Path) -> None:
+    with ThreadPoolExecutor(1) as pool, writer_lease(store) as lease:
+        with lease.held():
+            taking = pool.submit(leave_a_lease_of_another, store)
+            time.sleep(0.2)
+            assert not taking.done()
+        taking.result()
+
+
+def leave_a_lease_of_another(store: Path) -> None:
+    """Take the lease as another writer does that counts this one as gone."""
+    other = json.dumps({"machine": "elsewhere b p", "process": 1, "started": "1", "heartbeat": time.time()}).encode()
+    slot = LeaseFile(lease_file(store))
+    assert slot.put(other, slot.read()[1])

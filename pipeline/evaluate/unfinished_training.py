@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from compress_ssl.pipeline.common.tensor_files import check_safetensors, safetensors_bytes
 from compress_ssl.storage.places.durable import write_durably
 
 
@@ -28,16 +28,17 @@ class UnfinishedTraining:
         """
         try:
             with safe_open(self.path, framework="pt") as file:
-                if (file.metadata() or {}).get("training") != self._key(part):
+                metadata = file.metadata() or {}
+                if metadata.get("training") != self._key(part):
                     return None
+                check_safetensors(self.path, metadata)
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, ValueError):
             return None
 
     def write(self, part: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
         """Replace the stored state."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        write_durably(self.path, save(tensors, {"training": self._key(part)}))
+        write_durably(self.path, safetensors_bytes(state, {"training": self._key(part)}))
 
     def remove(self) -> None:
         """Delete the file and those of the parts, when the training has finished."""

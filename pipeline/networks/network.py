@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE
+from compress_ssl.pipeline.common.tensor_files import not_finite, safetensors_bytes
 from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
 from compress_ssl.pipeline.networks.architectures import (
     LISTED_BY,
@@ -24,7 +24,7 @@ from compress_ssl.pipeline.networks.architectures import (
     timm_pretrained,
     torchvision_pretrained,
 )
-from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile, read_checkpoint_file
+from compress_ssl.pipeline.networks.checkpoints.file import GET_AGAIN, CheckpointFile, read_checkpoint_file
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights, find_weights
 from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint, architecture_of, load_weights
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
@@ -143,9 +143,11 @@ def _load_file(reference: str, name: str | None, path: Path) -> Network:
     if path.is_dir() and not file.is_file():
         raise InputError(f"'{path}' holds no {MODEL_FILE}; it is not a finished run (use --resume to finish it).")
     checkpoint = read_checkpoint_file(file)
-    if name is None and HEADER in checkpoint.metadata:
-        return _load_own_format(checkpoint)
-    return _load_foreign_format(name, checkpoint)
+    is_own = name is None and HEADER in checkpoint.metadata
+    network = _load_own_format(checkpoint) if is_own else _load_foreign_format(name, checkpoint)
+    if wrong := not_finite(network.module):
+        raise InputError(f"The weights '{wrong}' in '{file}' are not finite; {GET_AGAIN}.")
+    return network
 
 
 def _load_own_format(file: CheckpointFile) -> Network:
@@ -208,11 +210,9 @@ def _identify(file: CheckpointFile, weights: Weights) -> str:
 
 def save_network(path: Path, network: Network) -> None:
     """Write a network's weights as safetensors; those of a torchvision architecture load into torchvision's."""
-    # Copied: a few of timm's networks (CoaT) have one tensor under several names, which safetensors refuses.
-    state = network.module.state_dict()
-    tensors = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
     header = {"architecture": network.architecture, "preprocessing": asdict(network.preprocessing)}
-    write_durably(path, save(tensors, {"format": "pt", HEADER: json.dumps(header, sort_keys=True)}))
+    metadata = {"format": "pt", HEADER: json.dumps(header, sort_keys=True)}
+    write_durably(path, safetensors_bytes(network.module.state_dict(), metadata))
 
 
 def _name_of(file: Path) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
@@ -15,6 +14,7 @@ from compress_ssl.pipeline.common.device import autocast, choose_precision
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
+from compress_ssl.pipeline.common.tensor_files import safetensors_bytes
 from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
 from compress_ssl.pipeline.evaluate.voc.detector import set_training
 from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages, Batch, make_target
@@ -77,8 +77,7 @@ class DetectionTask(TrainingTask[Batch]):
 
     def save_network(self, folder: Path) -> None:
         """Write the detector's weights."""
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self._detector.state_dict().items()}
-        write_durably(folder / DETECTOR_FILE, save(tensors))
+        write_durably(folder / DETECTOR_FILE, safetensors_bytes(self._detector.state_dict(), {}))
 
 
 def fine_tune(

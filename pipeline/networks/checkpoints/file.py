@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.tensor_files import check_archive, check_safetensors
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch's legacy format, as a pickle
@@ -85,7 +86,9 @@ def read_checkpoint_file(path: Path, *, mapped: bool = False) -> CheckpointFile:
         try:
             with safe_open(path, framework="pt") as opened:
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-                return CheckpointFile(path, sha256, tensors, opened.metadata() or {})
+                metadata = opened.metadata() or {}
+            check_safetensors(path, metadata)
+            return CheckpointFile(path, sha256, tensors, metadata)
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"'{path}' is a damaged safetensors file ({error}); {GET_AGAIN}.") from error
     raise InputError(f"'{path}' is not a checkpoint but {_describe_start(start)}; {GET_AGAIN}.")
@@ -106,6 +109,8 @@ def _describe_start(start: bytes) -> str:
 def _read_torch(path: Path, is_zip: bool, mapped: bool) -> Any:
     """Read a file of ``torch.save``; any error of the unpickler on damaged or hostile bytes becomes one sentence."""
     try:
+        if is_zip:
+            check_archive(path)
         names = _globals_in_file(path, is_zip)
         refused = [name for name in sorted(names) if RUNS_CODE.match(name)]
         if not refused:

@@ -92,7 +92,7 @@ def command(
 
     def show() -> None:
         if groups:
-            print_table(sweep_table(groups))
+            print_table(sweep_table(rows, groups))
         click.echo("\n".join(map(str, files)))
 
     print_result(as_record(rows, groups), as_json, show)

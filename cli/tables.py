@@ -22,7 +22,7 @@ def print_table(table: Table, title: str | None = None) -> None:
     """Print a table of results to standard output: words to the left, numbers to the right.
 
     One that is wider than the terminal has a network a column instead of a row, if that fits; else it is printed in
-    parts, some columns at a time.
+    parts, some columns at a time. The table's notes follow, a line each.
     """
     from rich.console import Console
 
@@ -37,6 +37,8 @@ def print_table(table: Table, title: str | None = None) -> None:
     parts = [lines] if fits(lines) else [turned] if fits(turned) else _parts(lines, fits)
     for number, part in enumerate(parts):
         console.print(_rich_table(part, title if number == 0 else None))
+    for note in table.notes:
+        console.print(note)
 
 
 def _parts(lines: Lines, fits: Callable[[Lines], bool]) -> list[Lines]:

@@ -4,12 +4,14 @@ The features of a network are an embedding store too, written by stage one with 
 teacher are in its store already, so it is scored without a forward pass, by the same code.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from compress_ssl.pipeline.common.device import prepare_device
@@ -18,9 +20,10 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
+from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
 from compress_ssl.pipeline.evaluate.features import check_labels
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings, LinearTraining
-from compress_ssl.pipeline.images.data_set import index_data_set, list_data_set
+from compress_ssl.pipeline.images.data_set import index_data_set, list_data_set, subset_by_folder
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, Policy, TenCrop
 from compress_ssl.pipeline.images.renderers import make_renderer
@@ -32,10 +35,13 @@ from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage import EmbeddingStore, Split, location, open_store
 from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.publish import is_meant_as_store
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 logger = logging.getLogger(__name__)
+
+STORE_IMAGES_FILE = "images-of-the-store.txt"
 
 TrainingT = TypeVar("TrainingT", bound="LinearTraining")
 
@@ -51,7 +57,8 @@ class FeatureSource:
     def __init__(self, settings: EvaluateSettings, progress: Progress) -> None:
         self._settings, self._progress = settings, progress
         self.is_store = is_meant_as_store(settings.model)
-        self.folder = _output_folder(settings, self.is_store)
+        folder = _output_folder(settings, self.is_store)
+        self.folder = folder if self.is_store else _folder_of_data_set(folder, settings)
         self._store: EmbeddingStore | None = None
 
     def features(self, *, labelled: bool = True) -> EmbeddingStore:
@@ -128,6 +135,20 @@ class FeatureSource:
         size = self._settings.size or self.network.preprocessing.size
         return size, self._settings.resize or max(self.network.preprocessing.resize, size)
 
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Settings by which another network is evaluated on the same images; those of a store are listed in a file."""
+        if self._store is None or not self.is_store:
+            return {}
+        splits = [self._store[name] for name in (self._settings.train_split, self._settings.test_split)]
+        lines = []
+        for split in splits:
+            images = split.samples.take(np.flatnonzero(split.samples.good)).sample_path
+            lines += [image if split.folder == "." else f"{split.folder}/{image}" for image in images]
+        file = self.folder / STORE_IMAGES_FILE
+        write_durably(file, "".join(f"{line}\n" for line in lines).encode())
+        return {"train_split": splits[0].folder, "test_split": splits[1].folder, "subset": file, "limit": None}
+
     @cached_property
     def device(self) -> torch.device:
         """Device to compute on; torch's number of threads is set with it."""
@@ -192,6 +213,8 @@ class FeatureSource:
         views = {settings.train_split: train_views, settings.test_split: test_views}
         store = open_store(settings.model) if self.is_store else self._embed(name, views, policy, labelled=labelled)
         self._check_same_classes(store[settings.train_split].class_names, store[settings.test_split].class_names)
+        if self.is_store:
+            self._check_selected(store)
         is_crops = isinstance(policy, TenCrop)
         for split, count in views.items():
             stored = _count_views(store[split], is_crops=is_crops)
@@ -207,6 +230,28 @@ class FeatureSource:
                 check_same_images(store[split], images, settings.check_content, settings.thread_count, self._progress)
         self._store = store
         return store
+
+    def _check_selected(self, store: EmbeddingStore) -> None:
+        """Check that the selection of images, if there is one, is the store's, all of whose images are scored."""
+        settings = self._settings
+        splits = [store[name] for name in dict.fromkeys((settings.train_split, settings.test_split))]
+        listed = subset_by_folder(settings.subset, [split.folder for split in splits]) if settings.subset else {}
+        for split in splits:
+            images = split.samples.take(np.flatnonzero(split.samples.good)).sample_path
+            more = settings.limit is not None and len(images) > settings.limit
+            if more or not set(images) <= set(listed.get(split.folder, images)):
+                raise InputError(
+                    f"Split {split.name} of '{settings.model}' has {len(images):,} images, others than "
+                    f"{f'--limit {settings.limit}' if more else '--subset'} selects, and a store is scored on all of "
+                    "its images; leave the option out, or embed the images that it selects."
+                )
+            view = split.views[EVALUATION_VIEW]
+            for option, asked, stored in (
+                ("--size", settings.size, view["size"]),
+                ("--resize", settings.resize, view["policy"].get("resize")),
+            ):
+                if None not in (asked, stored) and asked != stored:
+                    logger.warning("%s %d has no effect on '%s', made with %d.", option, asked, settings.model, stored)
 
     def _embed(self, name: str, views: dict[str, int], policy: Policy | TenCrop, *, labelled: bool) -> EmbeddingStore:
         """Run stage one with this network; features of an earlier evaluation are reused if nothing has changed."""
@@ -248,6 +293,25 @@ def _count_views(split: Split, *, is_crops: bool) -> int:
     """Count the stored random views of a split, or its ten-crop ones, view 0 excluded."""
     names = [view["policy"]["name"] for view in split.views[EVALUATION_VIEW + 1 :]]
     return sum((name == TEN_CROP) is is_crops for name in names)
+
+
+def _folder_of_data_set(folder: Path, settings: EvaluateSettings) -> Path:
+    """Return the folder, or one in it with the dataset's name if its result of this evaluation is of another dataset.
+
+    Raises:
+        InputError: If there is one, and the folder was given by ``output``.
+    """
+    path = folder / next(each.file for each in EVALUATIONS.values() if type(settings) is each.settings)
+    name = settings.data.resolve().name if settings.data else None
+    try:
+        before = json.loads(path.read_bytes())["data_set"]["name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return folder
+    if name in (None, before):
+        return folder
+    if settings.output is not None:
+        raise InputError(f"'{path}' is a result on {before}, which one on {name} would replace; give another --output.")
+    return folder / str(name)
 
 
 def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:

@@ -1,7 +1,7 @@
-"""One table of the results of several evaluations."""
+"""One table of the results of several evaluations, which says what images its scores are of."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +9,45 @@ from compress_ssl.pipeline.common.errors import InputError
 
 
 class Table(NamedTuple):
-    """Column headings, and one row of cells per network."""
+    """Column headings, one row of cells per network, and sentences to print below."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+
+class ScoredImages(NamedTuple):
+    """The images of a score."""
+
+    data_set: str
+    train: int | None  # number of training images: the neighbours, or those a classifier was trained on
+    test: int | None
+    content: tuple[str, ...] = ()  # hashes of the images of both splits, and of the rows of a subset; empty if unknown
+
+    def __str__(self) -> str:
+        """Return a phrase with both numbers."""
+        if self.train is None or self.test is None:
+            return f"images of {self.data_set} (how many was not recorded)"
+        return f"{self.test:,} test images and {self.train:,} training images of {self.data_set}"
+
+    def counts(self) -> dict[str, Any]:
+        """Return the dataset's name and both numbers as JSON values."""
+        return {"data_set": self.data_set, "train_images": self.train, "test_images": self.test}
+
+    def may_be(self, other: "ScoredImages") -> bool:
+        """Return True unless something that is known of both differs."""
+        return self[:3] == other[:3] and all(
+            one == two or not one or not two for one, two in zip(self.content, other.content, strict=True)
+        )
+
+
+class Result(NamedTuple):
+    """What a table shows of one evaluation."""
+
+    network: str
+    architecture: str
+    scores: dict[str, float]  # percent, by column heading
+    images: dict[str, ScoredImages]  # by the same headings
 
 
 def results_table(results: Iterable[Path]) -> Table:
@@ -24,32 +59,74 @@ def results_table(results: Iterable[Path]) -> Table:
     Raises:
         InputError: If a file cannot be read, or is not a result.
     """
-    rows: list[tuple[tuple[str, str], dict[str, float]]] = []
+    rows: list[Result] = []
     for path in results:
-        network, scores = read_result(path)
-        if rows and rows[-1][0] == network and not rows[-1][1].keys() & scores.keys():
-            rows[-1][1].update(scores)
+        result = read_result(path)
+        if rows and rows[-1][:2] == result[:2] and not rows[-1].scores.keys() & result.scores.keys():
+            rows[-1].scores.update(result.scores)
+            rows[-1].images.update(result.images)
         else:
-            rows.append((network, dict(scores)))
-    headings = tuple(dict.fromkeys(heading for _, scores in rows for heading in scores))
+            rows.append(result)
+    headings = tuple(dict.fromkeys(heading for row in rows for heading in row.scores))
     cells = [
-        (*network, *(f"{scores[heading]:.1f}" if heading in scores else "" for heading in headings))
-        for network, scores in rows
+        (row.network, row.architecture, *(f"{row.scores[each]:.1f}" if each in row.scores else "" for each in headings))
+        for row in rows
     ]
-    return Table(("network", "architecture", *headings), cells)
+    return Table(
+        ("network", "architecture", *headings), cells, image_notes([(row.network, row.images) for row in rows])
+    )
 
 
-def read_result(path: Path) -> tuple[tuple[str, str], dict[str, float]]:
-    """Return name and architecture of a network, and its scores in percent by column heading.
+def image_notes(rows: Sequence[tuple[str, Mapping[str, ScoredImages]]]) -> tuple[str, ...]:
+    """Return sentences that say what images the scores of a table are of, and a warning if they cannot be compared.
+
+    Args:
+        rows: Name of each network, and the images of each of its scores.
+    """
+    of_heading: dict[str, dict[ScoredImages, list[str]]] = {}
+    for name, images in rows:
+        for heading, each in images.items():
+            known = of_heading.setdefault(heading, {})
+            known.setdefault(next(filter(each.may_be, known), each), []).append(name)
+    alike: dict[str, list[str]] = {}
+    for heading, found in of_heading.items():
+        if len(found) == 1:
+            alike.setdefault(str(next(iter(found))), []).append(heading)
+    differing = [heading for heading, found in of_heading.items() if len(found) > 1]
+    if len(alike) == 1 and not differing:
+        return (f"Of {next(iter(alike))}.",)
+    notes = [f"{'; '.join(headings)}: of {phrase}." for phrase, headings in alike.items()]
+    for heading in differing:
+        parts = "; ".join(f"{images}: {', '.join(names)}" for images, names in of_heading[heading].items())
+        notes.append(f"{heading} is of different images, and cannot be compared between them. {parts}.")
+    return tuple(notes)
+
+
+def read_result(path: Path) -> Result:
+    """Read a result.
 
     Raises:
         InputError: If the file cannot be read, or is not the result of an evaluation.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
-        network = (str(record["network"]["name"]), str(record["network"]["architecture"]))
-        return network, {str(heading): float(value) for heading, value in record["scores"].items()}
+        network = record["network"]
+        scores = {str(heading): float(value) for heading, value in record["scores"].items()}
+        images = {heading: _images_of(record, heading) for heading in scores}
+        return Result(str(network["name"]), str(network["architecture"]), scores, images)
     except (OSError, ValueError) as error:
         raise InputError(f"The result '{path}' cannot be read ({error}); run the evaluation again.") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(f"'{path}' is not the result of an evaluation; run it again.") from error
+
+
+def _images_of(record: Mapping[str, Any], heading: str) -> ScoredImages:
+    """Return the images of a score; the evaluations have their numbers at different places."""
+    data_set, result = record.get("data_set", {}), record.get("result", {})
+    subsets = {f"{each['subset']} labels": each for each in result.get("subsets", ())}
+    part = {**result, **next(iter(result.get("nearest", ())), {}), **subsets.get(heading.removesuffix(", top-5"), {})}
+    prints = data_set.get("fingerprint", {})
+    content = [prints.get(record.get(split), "") for split in ("train_split", "test_split")]
+    content.append(part.get("train_images_xxh3", ""))
+    name = str(data_set.get("name", "an unknown dataset"))
+    return ScoredImages(name, part.get("train_images"), part.get("test_images"), tuple(map(str, content)))

@@ -43,7 +43,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress) -> Evaluated:
 def evaluate_with_baselines(
     settings: EvaluateSettings, baselines: Sequence[str], progress: Progress
 ) -> Iterator[Evaluated]:
-    """Evaluate the model, then each baseline of its architecture at the same image sizes.
+    """Evaluate the model, then each baseline of its architecture on the same images, at the same sizes.
 
     Baselines are ``random`` (untrained) and ``torchvision`` (supervised weights, if available).
 
@@ -65,7 +65,7 @@ def evaluate_with_baselines(
         size, resize = source.sizes
         for baseline, model in models.items():
             place = {"output": source.folder / f"baseline-{baseline}", "index_folder": source.index_folder}
-            changed = {"model": model, "size": size, "resize": resize, **place}
+            changed = {"model": model, "size": size, "resize": resize, **place, **source.selection}
             yield evaluate(settings.model_copy(update=changed), progress)
 
 

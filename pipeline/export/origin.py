@@ -73,13 +73,17 @@ def read_origin(reference: str, weights_sha256: str) -> Origin:
 
 
 def _result_files(folder: Path, run: Path, stores: Sequence[str]) -> Iterator[Path]:
-    """Yield the JSON files beside the network, in its recipe's folder of results, and beside the teachers' stores."""
-    yield from sorted(folder.glob("*.json"))
+    """Yield the JSON files beside the network, in its recipe's folder of results, and beside the teachers' stores.
+
+    Those of further datasets are in a folder of each.
+    """
+    yield from (*sorted(folder.glob("*.json")), *sorted(folder.glob("*/*.json")))
     for path in sorted((run.parent / "evaluation").glob("*/*.json")):
         if path.parent.suffix not in (".previous", ".unfinished"):  # replaced by a recipe, or interrupted in it
             yield path
     for store in dict.fromkeys(stores):
-        yield from sorted(Path(f"{store}.evaluation").glob("*.json"))
+        results = Path(f"{store}.evaluation")
+        yield from (*sorted(results.glob("*.json")), *sorted(results.glob("*/*.json")))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def index_data_set(
     """
     index_folder = selection.index_folder or index_beside(output)
     listed = list_data_set(data, folders, index_folder, selection.labels)
-    subsets = _read_subset(selection.subset, list(listed)) if selection.subset else {}
+    subsets = subset_by_folder(selection.subset, list(listed)) if selection.subset else {}
     return {
         folder: index_images(
             source,
@@ -84,8 +84,12 @@ def list_data_set(
     return {folder: (source, listings[folder]) for folder, source in sources.items()}
 
 
-def _read_subset(file: Path, folders: list[str]) -> dict[str, list[str]]:
-    """Return the listed images of each folder; a folder with none in the list is used whole."""
+def subset_by_folder(file: Path, folders: list[str]) -> dict[str, list[str]]:
+    """Return the listed images of each folder; a folder with none in the list is used whole.
+
+    Raises:
+        InputError: If the list cannot be used, or names an image in none of the folders.
+    """
     chosen: dict[str, list[str]] = {}
     for _, line in read_lines(file, "subset list"):
         folder = next((folder for folder in folders if folder == "." or line.startswith(f"{folder}/")), None)

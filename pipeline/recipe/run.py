@@ -193,9 +193,9 @@ def _run_collecting_failures(
 def _make_room(decision: Decision, recipe: Recipe) -> None:
     """Move the previous output of a step aside."""
     output, before = decision.step.output, read_record(recipe, decision.step.name)
-    if decision.action != "run" or before is None or not output.exists():
+    if decision.action != "run" or not output.exists():
         return
-    aside = output.with_name(output.name + (PREVIOUS if before.get("finished") else UNFINISHED))
+    aside = output.with_name(output.name + (PREVIOUS if before is None or before.get("finished") else UNFINISHED))
     if aside.is_dir():
         shutil.rmtree(aside)
     output.rename(aside)

@@ -125,9 +125,39 @@ def _evaluation(recipe: Recipe, evaluation: str, table: Table, reference: str, s
         embed = steps["embed"]
         model, needs = embed.settings.model_dump()["teacher"], embed.needs
     folder = recipe.folder / "evaluation" / re.sub(r"[/:]", "-", reference)
-    given, made = {**recipe.evaluate.shared, **table}, {"model": model, "output": folder}
-    settings = _settings(recipe, "evaluate", recipe.settings, given, made, evaluation)
+    given = {**recipe.evaluate.shared, **table}
+    made: dict[str, Any] = {"model": model, "output": folder}
+    shared = recipe.settings
+    if "embed" in steps and "embed" in recipe.evaluate.models and not found.needs_network:
+        _check_selection(recipe, given, where_of("evaluate", evaluation))
+        shared = {**shared, **_selection_of_store(recipe, reference)}
+        if needs != ("embed",):
+            folders = {split["name"]: split["folder"] for split in steps["embed"].settings.model_dump()["split"]}
+            for key in ("train_split", "test_split"):
+                name = {**recipe.settings, **given}.get(key, found.settings.model_fields[key].default)
+                made[key] = folders.get(name, name)
+    settings = _settings(recipe, "evaluate", shared, given, made, evaluation)
     return Step("evaluate", f"{evaluation} {reference}", settings, folder / found.file, needs)
+
+
+def _selection_of_store(recipe: Recipe, reference: str) -> dict[str, Any]:
+    """Return what selects the images of the recipe's store, on which networks are compared with its teacher.
+
+    An untrained network, which has no image size of its own, gets that of the store too.
+    """
+    keys = ("limit", "subset", "labels", *(("size", "resize") if reference.startswith("random/") else ()))
+    return {key: recipe.embed[key] for key in keys if recipe.embed and key in recipe.embed}
+
+
+def _check_selection(recipe: Recipe, given: Table, where: str) -> None:
+    """Check that an evaluation of the recipe's store selects no images of its own: a store is scored on all of its."""
+    stored = {**recipe.settings, **(recipe.embed or {})}
+    for key in ("limit", "subset"):
+        if key in given and given[key] != stored.get(key):
+            raise InputError(
+                f"'{key}' in {where} is {given[key]!r}, but the teacher is scored on all images of the store; write it "
+                "in [settings] or [embed], or take 'embed' out of the models."
+            )
 
 
 def _settings(

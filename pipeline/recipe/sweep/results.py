@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from compress_ssl.pipeline.evaluate.results_table import Table, read_result
+from compress_ssl.pipeline.evaluate.results_table import ScoredImages, Table, image_notes, read_result
 from compress_ssl.pipeline.recipe.file import Recipe
 from compress_ssl.pipeline.recipe.steps import plan_steps
 from compress_ssl.pipeline.recipe.sweep.expand import SEED, Cell
@@ -25,6 +25,7 @@ class Row(NamedTuple):
     """Wall-clock time of its training, shared with those trained together; None if it was not trained here."""
     together: int | None  # number of networks trained in the same pass
     scores: dict[str, float]  # Percent, by heading
+    images: dict[str, ScoredImages]  # by heading
 
 
 class Group(NamedTuple):
@@ -54,6 +55,7 @@ def sweep_rows(recipe: Recipe, cells: Iterable[Cell]) -> list[Row]:
         trained = steps.get(name)
         record = (read_record(recipe, name) or {}) if trained else {}
         scores: dict[str, float] = {}
+        images: dict[str, ScoredImages] = {}
         reasons = [str(record["failed"])] if "failed" in record else []
         lacking = trained is not None and not is_finished(recipe, trained)
         for step in steps.values():
@@ -61,14 +63,16 @@ def sweep_rows(recipe: Recipe, cells: Iterable[Cell]) -> list[Row]:
                 continue
             evaluated = read_record(recipe, step.name) or {}
             if is_finished(recipe, step) and inputs_unchanged(step, steps, recipe):
-                scores |= read_result(step.output)[1]
+                result = read_result(step.output)
+                scores |= result.scores
+                images |= result.images
             elif "failed" in evaluated and not reasons:
                 reasons.append(str(evaluated["failed"]))
             else:
                 lacking = True
         cell = known.get(name, Cell(name, name, {}))
         status = "failed" if reasons else "not run" if lacking else "finished"
-        rows.append(Row(cell, status, " ".join(reasons), record.get("seconds"), record.get("together"), scores))
+        rows.append(Row(cell, status, " ".join(reasons), record.get("seconds"), record.get("together"), scores, images))
     return rows
 
 
@@ -92,18 +96,19 @@ def group_rows(rows: Iterable[Row]) -> list[Group]:
     return groups
 
 
-def sweep_table(groups: Sequence[Group]) -> Table:
+def sweep_table(rows: Sequence[Row], groups: Sequence[Group]) -> Table:
     """Return a table of mean ± standard deviation in percent; groups that need no scores are left out."""
+    notes = image_notes([(row.cell.name, row.images) for row in rows])
     headings = _headings(group.scores for group in groups)
-    rows = []
+    cells = []
     for group in groups:
         runs = str(group.networks)
         if group.finished < group.networks:
             runs = f"{group.finished} of {runs}" + (f", {group.failed} failed" if group.failed else "")
         elif not group.scores:
             continue
-        rows.append((group.name, runs, *(_cell(group.scores.get(heading)) for heading in headings)))
-    return Table(("networks", "runs", *headings), rows)
+        cells.append((group.name, runs, *(_cell(group.scores.get(heading)) for heading in headings)))
+    return Table(("networks", "runs", *headings), cells, notes)
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -112,13 +117,14 @@ def as_csv(rows: Sequence[Row]) -> str:
     headings = _headings(row.scores for row in rows)
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(["name", "table", *fields, "status", "reason", "seconds", "together", *headings])
+    writer.writerow(["name", "table", *fields, "status", "reason", "seconds", "together", *headings, "images"])
     for row in rows:
         values = [row.cell.values.get(field, "") for field in fields]
         plain = [json.dumps(each, sort_keys=True) if isinstance(each, dict | list) else each for each in values]
         scores = [row.scores.get(heading, "") for heading in headings]
+        images = " ".join(image_notes([(row.cell.name, row.images)]))
         writer.writerow(
-            [row.cell.name, row.cell.table, *plain, row.status, row.reason, row.seconds, row.together, *scores]
+            [row.cell.name, row.cell.table, *plain, row.status, row.reason, row.seconds, row.together, *scores, images]
         )
     return written.getvalue()
 
@@ -126,9 +132,12 @@ def as_csv(rows: Sequence[Row]) -> str:
 def as_record(rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, Any]:
     """Return the rows and groups as JSON values."""
     statistic = ("mean", "standard_deviation", "networks")
-    networks = [row._asdict() for row in rows]
+    networks = [
+        {**row.cell._asdict(), **row._asdict(), "images": {key: images.counts() for key, images in row.images.items()}}
+        for row in rows
+    ]
     return {
-        "networks": [{**each.pop("cell")._asdict(), **each} for each in networks],
+        "networks": [{key: value for key, value in network.items() if key != "cell"} for network in networks],
         "groups": [
             group._asdict()
             | {"scores": {key: dict(zip(statistic, score, strict=True)) for key, score in group.scores.items()}}

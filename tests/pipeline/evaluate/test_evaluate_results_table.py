@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,8 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.evaluate.results_table import results_table
 
 
-def result(folder: Path, name: str, scores: dict[str, float], evaluation: str = "knn") -> Path:
-    record = {"evaluation": evaluation, "network": {"name": name, "architecture": "conv4-16"}, "scores": scores}
+def result(folder: Path, name: str, scores: dict[str, float], evaluation: str = "knn", **more: Any) -> Path:
+    record = {"evaluation": evaluation, "network": {"name": name, "architecture": "conv4-16"}, "scores": scores, **more}
     path = folder / f"{name}-{evaluation}.json"
     path.write_text(json.dumps(record))
     return path
@@ -42,6 +43,46 @@ def test_one_evaluation_of_two_networks_of_one_name_is_two_rows(tmp_path: Path) 
     (tmp_path / "other").mkdir()
     paths = [result(tmp_path, "student", {"NN": 1.0}), result(tmp_path / "other", "student", {"NN": 2.0})]
     assert [row[2] for row in results_table(paths).rows] == ["1.0", "2.0"]
+
+
+def scored(train: int, test: int, content: str = "") -> dict[str, Any]:
+    prints = {"train": content, "val": content} if content else {}
+    return {
+        "data_set": {"name": "fruit", "fingerprint": prints},
+        "train_split": "train",
+        "test_split": "val",
+        "result": {"nearest": [{"train_images": train, "test_images": test}]},
+    }
+
+
+def test_table_says_once_what_images_all_its_scores_are_of(tmp_path: Path) -> None:
+    paths = [
+        result(tmp_path, "small", {"NN": 1.0, "k-NN 20": 2.0}, **scored(1200, 400, "a")),
+        result(tmp_path, "large", {"NN": 3.0}, **scored(1200, 400)),  # an older result, without a fingerprint
+    ]
+    assert results_table(paths).notes == ("Of 400 test images and 1,200 training images of fruit.",)
+
+
+def test_table_says_which_scores_are_of_other_images(tmp_path: Path) -> None:
+    few = {"test_images": 400, "subsets": [{"subset": "1 %", "train_images": 12}]}
+    paths = [
+        result(tmp_path, "small", {"NN": 1.0}, **scored(1200, 400)),
+        result(tmp_path, "small", {"1 % labels": 1.0}, "low-shot", **(scored(1200, 400) | {"result": few})),
+    ]
+    assert results_table(paths).notes == (
+        "NN: of 400 test images and 1,200 training images of fruit.",
+        "1 % labels: of 400 test images and 12 training images of fruit.",
+    )
+
+
+@pytest.mark.parametrize("other", [scored(200, 200, "a"), scored(1200, 400, "b")])
+def test_table_says_that_scores_of_different_images_cannot_be_compared(tmp_path: Path, other: dict[str, Any]) -> None:
+    paths = [result(tmp_path, "large", {"NN": 3.0}, **scored(1200, 400, "a"))]
+    paths.append(result(tmp_path, "small", {"NN": 1.0}, **other))
+    (note,) = results_table(paths).notes
+    assert "NN is of different images, and cannot be compared between them." in note
+    assert "400 test images and 1,200 training images of fruit: large; " in note
+    assert note.endswith(": small.")
 
 
 def test_no_result_is_a_table_without_rows() -> None:

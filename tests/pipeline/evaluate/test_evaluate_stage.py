@@ -16,7 +16,7 @@ from compress_ssl.pipeline.common.progress import Progress, Silent
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate
+from compress_ssl.pipeline.evaluate.run import Evaluated, evaluate, evaluate_with_baselines
 from compress_ssl.pipeline.evaluate.settings import KnnSettings
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import open_store
@@ -141,6 +141,42 @@ def test_changed_images_are_computed_again(data: Path) -> None:
     new = open_store(run / "features.zarr")["val"].view(0)
     assert (old != new).any(axis=1).tolist() == [row == 6 for row in range(12)]
     np.testing.assert_array_equal(new[6], open_store(run / "features.zarr")["train"].view(0)[15])
+
+
+def test_second_dataset_does_not_replace_the_result_on_the_first(data: Path) -> None:
+    run, other = run_of(data), data.parent / "other"
+    first = score(run, data=data)
+    content = first.path.read_bytes()
+    shutil.copytree(data, other)
+    shutil.rmtree(other / "val" / "pear")
+    shutil.copytree(data / "train" / "pear", other / "val" / "pear")
+    second = score(run, data=other)
+    assert second.path == run / "other" / first.path.name
+    assert json.loads(second.path.read_bytes())["data_set"]["name"] == "other"
+    assert first.path.read_bytes() == content
+    assert score(run, data=data).path == first.path
+    with pytest.raises(InputError, match=r"nearest-neighbour\.json' is a result on data, which one on other would"):
+        score(run, data=other, output=run)
+    assert first.path.is_file()
+
+
+def test_store_is_not_scored_as_if_its_images_were_selected(data: Path, teacher: Path) -> None:
+    with pytest.raises(InputError, match=r"Split train of .* has 30 images, others than --limit 10 selects"):
+        score(teacher, limit=10)
+    listed = data.parent / "list.txt"
+    listed.write_text("train/apple/00.png\ntrain/pear/00.png\n")
+    with pytest.raises(InputError, match=r"Split train of .* has 30 images, others than --subset selects"):
+        score(teacher, subset=listed)
+    assert score(teacher, limit=30).result.nearest[0].train_images == 30
+
+
+def test_baselines_of_a_store_are_scored_on_its_images(data: Path) -> None:
+    store, given = data.parent / "few.zarr", {"split": ("train", "val:0"), "views": 1, "limit": 8, **MACHINE}
+    embed(EmbedSettings(data=data, store=store, teacher="random/conv4-16", **given), Silent())
+    settings = KnnSettings(model=str(store), data=data, neighbours=(), **{**MACHINE, "size": None, "resize": None})
+    teacher, baseline = evaluate_with_baselines(settings, ["random"], Silent())
+    assert baseline.result == teacher.result  # the same network, untrained
+    assert (teacher.result.nearest[0].train_images, teacher.result.nearest[0].test_images) == (8, 8)
 
 
 def test_defaults_that_are_more_than_the_images_are_left_out_and_said(

@@ -19,7 +19,7 @@ TEMPERATURES, SEEDS = (0.02, 0.04, 0.4), range(5)
 def row(table: str, status: str = "finished", scores: dict[str, float] | None = None, **values: Any) -> Row:
     name = ",".join((table, *(f"{key}={value}" for key, value in values.items())))
     reason = "The loss is not a number." if status == "failed" else ""
-    return Row(Cell(name, table, values), status, reason, 3.5, 2, scores or {})
+    return Row(Cell(name, table, values), status, reason, 3.5, 2, scores or {}, {})
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_groups_are_the_mean_and_sample_deviation_over_seeds(rows: list[Row]) ->
 
 
 def test_table_says_what_failed_and_leaves_no_silent_gap(rows: list[Row]) -> None:
-    table = sweep_table(group_rows(rows))
+    table = sweep_table(rows, group_rows(rows))
     assert table.columns == ("networks", "runs", "NN", "Linear")
     cells = {line[0]: line[1:] for line in table.rows}
     assert cells["teacher"] == ("1", "50.0", "60.0")

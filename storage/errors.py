@@ -33,16 +33,16 @@ class StoreDamagedError(StoreError):
     """A committed part of the store is missing or has other bytes than were committed."""
 
 
-class StoreUnsafeError(StoreError):
-    """The metadata would run code, read files outside the store or take more memory than its data."""
-
-
-class UnreadableFileError(StoreError):
-    """A small file is damaged, or is something else (``compress_ssl.storage.typed_files``)."""
+class UnreadableFileError(StoreDamagedError):
+    """A small file, of a store or beside one, is damaged or something else (``compress_ssl.storage.typed_files``)."""
 
     def __init__(self, where: object, fault: str, otherwise: str) -> None:
         super().__init__(f"'{where}' {fault}; {otherwise}.")
         self.fault = fault  # what is wrong, without the file's name: "is not valid JSON (...)"
+
+
+class StoreUnsafeError(StoreError):
+    """The metadata would run code, read files outside the store or take more memory than its data."""
 
 
 class StoreMismatchError(StoreError):

@@ -1,15 +1,17 @@
 """Recognising a store without opening it; publishing one atomically: there is never half a store to be opened."""
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
-from compress_ssl.storage.errors import StoreError, StoreExistsError
+from compress_ssl.storage.errors import StoreError, StoreExistsError, UnreadableFileError
 from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.names import ROOT
 from compress_ssl.storage.places.place import PlaceLike, location
 from compress_ssl.storage.schema import FORMAT_NAME
+from compress_ssl.storage.typed_files import read_json
+from compress_ssl.storage.typed_json import FileModel
 
 logger = logging.getLogger(__name__)
 
@@ -17,18 +19,21 @@ RESUME_OR_OVERWRITE = "use --resume to finish it or --overwrite to delete it and
 OVERWRITE = "use --overwrite to replace it, or another path"
 
 
+class _Group(FileModel):
+    attributes: dict[str, Any]
+
+
 def is_store(place: PlaceLike) -> bool:
     """Return whether a folder is an embedding store, of any version and however damaged: it may be deleted as one."""
     folder = location(place)
     try:
-        attributes = json.loads((folder / ROOT).read_bytes())["attributes"]
-        return bool(attributes["format"] == FORMAT_NAME)
+        return bool(read_json(folder / ROOT, _Group).attributes.get("format") == FORMAT_NAME)
+    except UnreadableFileError:
+        damaged = True
     except StoreError:
         raise
     except OSError:
         damaged = folder.is_dir()
-    except (ValueError, KeyError, TypeError):
-        damaged = True
     return damaged and next(folder.glob("*/embeddings/commits"), None) is not None
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import zarr
 
 from compress_ssl.storage import schema
+from compress_ssl.storage.attributes import root_attributes, split_attributes
 from compress_ssl.storage.commits import check_sizes, read_records
 from compress_ssl.storage.errors import (
     UNREADABLE,
@@ -26,7 +27,7 @@ from compress_ssl.storage.errors import (
 from compress_ssl.storage.places.names import check_inside, check_split_names
 from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import has_zarr_metadata, is_store
-from compress_ssl.storage.safety import check_committed_sizes, check_views
+from compress_ssl.storage.safety import check_committed_sizes
 from compress_ssl.storage.zarr_stores import CheckedStore
 
 
@@ -70,7 +71,7 @@ def open_store(path: PlaceLike) -> EmbeddingStore:
         raise StoreNotFoundError(f"'{place}' is a zarr group, but not an embedding store; check the path.")
     if attributes.get("version") != schema.FORMAT_VERSION:
         raise StoreVersionError(
-            f"'{place}' has format version {attributes.get('version')}, but this release reads version "
+            f"'{place}' has format version {attributes.get('version')!r:.40}, but this release reads version "
             f"{schema.FORMAT_VERSION}; upgrade compress-ssl, or embed again."
         )
     return EmbeddingStore(place, store, attributes)
@@ -85,10 +86,8 @@ class EmbeddingStore:
 
     def __init__(self, path: Place, store: CheckedStore, attributes: Mapping[str, Any]) -> None:
         self.path = path
-        self.attributes = attributes
-        names = attributes.get("splits")
-        if not isinstance(names, list):
-            raise _damaged(path, "names no splits")
+        self.attributes: Mapping[str, Any] = root_attributes(path, attributes)
+        names = attributes["splits"]
         check_split_names(path, names)
         self._splits: dict[str, Split] = {}
         for name in sorted(names):
@@ -140,17 +139,14 @@ class Split:
         self.path = path
         self.name = path.name
         self._store = store
-        self.attributes: dict[str, Any] = dict(group.attrs)
+        self.attributes: dict[str, Any] = split_attributes(path, dict(group.attrs))
         attributes = self.attributes
         self.folder: str = attributes["folder"]  # the split's folder, relative to the dataset's root
         check_inside(f"'{path}/zarr.json'", [self.folder])
         self.views: list[dict[str, Any]] = attributes["views"]
         """Policy, seed and size of each view; view 0 is the evaluation view."""
-        check_views(self.views)
         self.class_names: tuple[str, ...] = tuple(attributes["class_names"])
         self.block_rows: int = attributes["block_rows"]
-        if type(self.block_rows) is not int or self.block_rows < 1:
-            raise ValueError(f"block_rows is {self.block_rows!r}")
         self._arrays: dict[str, zarr.Array[Any]] = {}
         for name in schema.ARRAYS:
             try:

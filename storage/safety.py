@@ -5,19 +5,15 @@ is taken on a header's word: what is committed must have the size that the heade
 size (``compress_ssl.storage.commits``). No file outside is read: ``compress_ssl.storage.places.names``.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from compress_ssl.storage import schema
+from compress_ssl.storage.attributes import OTHERWISE, SIZE_LIMIT
 from compress_ssl.storage.errors import StoreUnsafeError
 from compress_ssl.storage.places.place import Place
-
-SIZE_LIMIT = 2**48
-"""Of rows, views, features: more than any store can have, and products of two still fit numpy's sizes."""
-
-MAX_PIXELS = 2**14  # of a view's side: it decides the memory for a batch of views
+from compress_ssl.storage.typed_json import parse_json
 
 
 def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
@@ -27,7 +23,7 @@ def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
         StoreUnsafeError: If its type, codecs, layout or sizes are others.
         ValueError, KeyError, TypeError, AttributeError: If it is not an array's.
     """
-    metadata: dict[str, Any] = json.loads(content)
+    metadata = parse_json(f"{path}/zarr.json", content, dict[str, Any], otherwise=OTHERWISE)
     spec = schema.ARRAYS[path.name]
     codecs = ["vlen-utf8" if spec.dtype == "string" else "bytes", "crc32c"]
     shape, grid = metadata["shape"], metadata["chunk_grid"]
@@ -51,22 +47,10 @@ def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise StoreUnsafeError(
-                f"'{path}/zarr.json' has {what} {found!r}, which no embedding store has; it was not opened: get the "
+                f"'{path}/zarr.json' has {what} {found!r:.200}, which no embedding store has; it was not opened: get the "
                 "store from whoever made it, or embed again."
             )
     return metadata
-
-
-def check_views(views: Any) -> None:
-    """Check that views are described by tables, and have a size that can be rendered, if any.
-
-    Raises:
-        ValueError: Naming the first that is not.
-    """
-    for number, view in enumerate(views):
-        size = view.get("size", 1)
-        if type(size) is not int or not 1 <= size <= MAX_PIXELS:
-            raise ValueError(f"view {number} has the size {size!r}")
 
 
 def check_committed_sizes(split: Place, chunks: Mapping[str, schema.Shape], records: Iterable[schema.Record]) -> None:

@@ -60,5 +60,7 @@ def _first_fault(error: ValidationError) -> str:
     if first["type"] == "json_invalid":
         return f"is not valid JSON ({first['ctx']['error']})"
     what = ".".join(map(str, first["loc"]))
-    message = first["msg"].removeprefix("Value error, ").replace("valid dictionary", "object")
+    if first["type"] == "missing":
+        return f"lacks '{what}'"
+    message = first["msg"].removeprefix("Value error, ").replace("a valid dictionary", "an object")
     return f"has a wrong {what} ({message})" if what else f"holds something else ({message})"

@@ -231,12 +231,13 @@ def draw_parameters(
     view: int, description: Mapping[str, Any], first: int, image_size: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
     """Return a view's parameters (N, P) for samples ``first`` onwards, from the view's description in a store."""
-    policy, size = dict(description["policy"]), description["size"]
+    policy, size = description["policy"], description["size"]
     if view == EVALUATION_VIEW:
         return evaluation_parameters(image_size, policy["resize"], size)
-    if policy.pop("name") == TEN_CROP:
+    if policy["name"] == TEN_CROP:
         return ten_crop_parameters(image_size, policy["resize"], size, view - EVALUATION_VIEW - 1)
-    return random_parameters(Policy(**policy), size, description["seed"], view, first, image_size)
+    settings = {name: value for name, value in policy.items() if name != "name"}
+    return random_parameters(Policy(**settings), size, description["seed"], view, first, image_size)
 
 
 def fresh_parameters(

@@ -181,24 +181,67 @@ def test_texts_that_claim_to_be_two_billion_take_no_memory(complete: Path, memor
 
 
 ATTRIBUTES = {
-    "rows of a block": (("block_rows",), (0, -3, 2.5, True, "5", None, [5]), r"\(block_rows is"),
-    "size of a view": (("views", 2, "size"), (0, -1, 2**20, 10**15, 1.5, "224", None, [8]), r"\(view 2 has the size"),
-    "views": (("views",), ("abc", 5, None, [5], [["a"]]), ""),
+    "rows of a block": (("block_rows",), (0, -3, 2.5, True, "5", None, [5], 10**4000), "block_rows"),
+    "size of a view": (("views", 2, "size"), (0, -1, 2**20, 10**15, 1.5, "224", None, [8]), r"views\.2\.size"),
+    "views": (("views",), ("abc", 5, None, [5], [["a"]], []), "views"),
+    "samples": (("samples",), (-1, 2.5, 10**40, "22", None), "samples"),
+    "folder": (("folder",), (5, None, ["a"]), "folder"),
+    "class names": (("class_names",), ("ab", [1, 2], {"a": "b"}, None), "class_names"),
+    "room": (("room",), (5, {"views": "many"}), "room"),
+    "seed": (("views", 1, "seed"), ("one", [1], 0.5), r"views\.1\.seed"),
+    "policy": (
+        ("views", 0, "policy"),
+        ("some", None, {"name": 5}, {"name": "a", "resize": 10**9}),
+        r"views\.0\.policy",
+    ),
 }
+
+
+ROOT_ATTRIBUTES: list[tuple[tuple[str, ...], Any]] = [
+    (("splits",), "train"),
+    (("teacher",), "a"),
+    (("teacher",), None),
+    (("teacher", "name"), {"a": 1}),
+    (("teacher", "feature_dim"), 1e999),
+    (("teacher", "mean"), [float("nan")]),
+    (("data_set",), ["a"]),
+    (("data_set", "images"), "22"),
+    (("data_set", "fingerprint"), "a"),
+    (("rendering",), 5),
+    (("computed_with",), {"versions": ["1"]}),
+    (("canaries",), {"train": 5}),
+    (("growing",), {"train": {}}),
+]
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_attribute_that_is_no_number_or_table_is_refused(complete: Path, attribute: str) -> None:
     keys, values, reason = ATTRIBUTES[attribute]
-    refused = pytest.raises(StoreDamagedError, match=rf"train/zarr\.json' cannot be read {reason}")
+    refused = pytest.raises(StoreDamagedError, match=rf"train/zarr\.json' has a wrong {reason}.*embed again\.$")
     for value in values:
         with edited(complete / "train/zarr.json", set_to("attributes", *keys)(value)), refused:
             open_store(complete)
 
 
+def test_attribute_of_the_root_that_is_of_another_type_is_refused(complete: Path) -> None:
+    for keys, value in ROOT_ATTRIBUTES:
+        refused = pytest.raises(StoreDamagedError, match=rf"store\.zarr/zarr\.json' (has a wrong|lacks) .*{keys[0]}")
+        with edited(complete / "zarr.json", set_to("attributes", *keys)(value)), refused:
+            open_store(complete)
+
+
+def test_attribute_that_is_missing_is_an_error_of_what_needs_it(complete: Path) -> None:
+    attributes = open_store(complete).attributes
+    for table in (attributes, attributes["teacher"], open_store(complete)["train"].views[0]):
+        with pytest.raises(StoreDamagedError, match=r"zarr\.json' lacks the attribute 'precision'; .*embed again\.$"):
+            table["precision"]
+    assert attributes.get("precision") is None
+    assert json.loads(json.dumps(attributes)) == attributes
+
+
 def test_brackets_without_end_are_an_error(complete: Path) -> None:
     (complete / "train/label/zarr.json").write_text("[" * 200_000)
-    with pytest.raises(StoreDamagedError, match=r"train/label' is missing or its zarr\.json cannot be read"):
+    with pytest.raises(StoreDamagedError, match=r"train/label/zarr\.json' is not valid JSON \(recursion limit"):
         open_store(complete)
 
 

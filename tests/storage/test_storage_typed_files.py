@@ -36,7 +36,7 @@ def test_a_file_is_returned_as_its_model_with_keys_of_other_releases(tmp_path: P
         (b'{"process": ' + b"[" * 100_000, "is not valid JSON (recursion limit exceeded"),
         (b'{"process": ' + b"9" * 100_000 + b"}", "is not valid JSON (number out of range"),
         (b"[1]", "holds something else"),
-        (b"{}", "has a wrong process (Field required)"),
+        (b"{}", "lacks 'process'"),
         (b'{"process": "7", "heartbeat": 1}', "has a wrong process (Input should be a valid integer)"),
         (b'{"process": 1e999, "heartbeat": 1}', "has a wrong process"),
         (b'{"process": true, "heartbeat": 1}', "has a wrong process"),

@@ -26,6 +26,7 @@ from compress_ssl.pipeline.training.distributed import broadcast_state, is_rank0
 from compress_ssl.pipeline.training.schedule import seed_step
 from compress_ssl.pipeline.training.task import ScoreFunction, TrainingTask
 from compress_ssl.storage import Split
+from compress_ssl.storage.places.durable import Held
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
         loss: tuple[Tensor, dict[str, Tensor]] = self._objective(self._network.module, *micro_batch)
         return loss
 
-    def before_training(self, epoch: int, step: int) -> None:
+    def before_training(self, epoch: int, step: int) -> Mapping[str, float]:
         """Fit objectives to all embeddings of their teacher, and fill the memory banks that checkpoints omit."""
         is_start = (epoch, step) == (0, 0)
         for objective, teacher in self._teachers:
@@ -113,6 +114,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
                 images = self._images(batch)
                 for objective in self._objectives:
                     objective.prefill_student_bank(images)
+        return {}
 
     def after_step(self) -> None:
         """Enqueue the batch, and update key encoders."""
@@ -122,9 +124,9 @@ class DistillTask(TrainingTask[ReplayBatch]):
         """Return the student's scores of live evaluation, if it was asked for."""
         return {} if self._score is None else self._score(self._exported)
 
-    def save_network(self, folder: Path) -> None:
+    def save_network(self, folder: Path, held: Held) -> None:
         """Write the student, or its key encoder where that is exported."""
-        save_network(folder / MODEL_FILE, self._exported)
+        save_network(folder / MODEL_FILE, self._exported, held)
 
     @property
     def out_of_memory_hint(self) -> str:  # type: ignore[override]

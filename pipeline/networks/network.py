@@ -1,5 +1,6 @@
 """Networks with their preprocessing, loaded by reference: a run, a checkpoint file, published weights, or untrained."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint, ar
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
-from compress_ssl.storage.places.durable import write_durably
+from compress_ssl.storage.places.durable import Held, write_durably
 
 HEADER = "compress_ssl"  # key of the metadata of ``model.safetensors`` that holds architecture and preprocessing
 
@@ -208,11 +209,15 @@ def _identify(file: CheckpointFile, weights: Weights) -> str:
     return of_layout[0] if len(of_layout) == 1 else architecture
 
 
-def save_network(path: Path, network: Network) -> None:
-    """Write a network's weights as safetensors; those of a torchvision architecture load into torchvision's."""
+def save_network(path: Path, network: Network, held: Held = contextlib.nullcontext) -> None:
+    """Write a network's weights as safetensors; those of a torchvision architecture load into torchvision's.
+
+    Args:
+        held: As of ``write_durably``.
+    """
     header = {"architecture": network.architecture, "preprocessing": asdict(network.preprocessing)}
     metadata = {"format": "pt", HEADER: json.dumps(header, sort_keys=True)}
-    write_durably(path, safetensors_bytes(network.module.state_dict(), metadata))
+    write_durably(path, safetensors_bytes(network.module.state_dict(), metadata), held)
 
 
 def _name_of(file: Path) -> str:

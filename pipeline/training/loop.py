@@ -21,25 +21,35 @@ from compress_ssl.pipeline.common.errors import RunError, SomeTrainingsFailed, S
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.torch_errors import OutOfMemory
 from compress_ssl.pipeline.training.distributed import all_reduce_max, is_rank0, world_size
+from compress_ssl.pipeline.training.run_folder import Leases
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
 from compress_ssl.pipeline.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""Slurm sends SIGTERM and SIGUSR1 before it ends a job (``--signal=USR1@120``); SIGINT is Ctrl-C."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+"""Slurm sends SIGTERM and SIGUSR1 before it ends a job (``--signal=USR1@120``); a terminal sends SIGHUP when it is
+closed, and SIGINT at Ctrl-C."""
+
+LOOK_SECONDS = 1  # time between two looks at the leases; they are also held while a file gets its name
 
 
-def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], title: str, progress: Progress) -> None:
+def train(
+    tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], title: str, progress: Progress, leases: Leases
+) -> None:
     """Train tasks to the end of the last epoch, each from its checkpoint if there is one, and write the networks.
 
+    Args:
+        leases: Of the tasks' runs.
+
     Raises:
+        StoreBusyError: If another process has taken the lease of a run.
         SomeTrainingsFailed: If a loss or a weight of a task is no longer finite, or its memory ran out; its last
             checkpoint stays. The other tasks are finished and written first.
         Stopped: If a signal asked for the end; everything is saved.
         InputError: If a checkpoint cannot be read.
     """
-    trainers = [Trainer(task, stream) for task in tasks]
+    trainers = [Trainer(task, stream, leases[task.run]) for task in tasks]
     failures: dict[Path, str] = {}
     steps = stream.steps_per_epoch
     epoch, step = min(trainer.position for trainer in trainers)
@@ -51,9 +61,13 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
         for trainer in trainers:
             at_exit.callback(trainer.log.close)
         advance((epoch * steps + step) * stream.batch_size)
-        saved_at = time.monotonic()
+        saved_at = looked_at = time.monotonic()
         while epoch < stream.epochs and trainers:
             for batch in stream.batches(epoch, step):
+                if time.monotonic() - looked_at > LOOK_SECONDS:
+                    looked_at = time.monotonic()
+                    for trainer in trainers:
+                        trainer.check_lease()
                 for trainer in _due(trainers, epoch, step):
                     with _drop_failed(trainer, trainers, failures):
                         trainer.train_step(batch)
@@ -77,9 +91,8 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
                 epoch, step, saved_at = epoch + 1, 0, time.monotonic()
             if trainers and epoch < stream.epochs:
                 _raise_if_stopped(received(), f"{title}: stopped by {{}} and saved at epoch {epoch}, step {step}.")
-    if is_rank0():
-        for trainer in trainers:
-            trainer.task.save_network(trainer.task.run)
+    for trainer in trainers:
+        trainer.save_network(trainer.task.run)
     if failures:
         raise SomeTrainingsFailed(failures)
     _raise_if_stopped(received(), f"{title}: stopped by {{}} after the last step.")

@@ -1,6 +1,7 @@
 """Metrics of a run: means over steps, as JSON lines and, if asked for, for TensorBoard."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -13,24 +14,37 @@ from torch import Tensor
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.run_files import METRICS_FILE
 from compress_ssl.pipeline.training.distributed import all_reduce_mean, is_rank0
-from compress_ssl.storage.places.durable import write_durably
+from compress_ssl.storage.errors import UnreadableFileError
+from compress_ssl.storage.places.durable import Held, naming, write_durably
+from compress_ssl.storage.typed_files import read_bounded
+from compress_ssl.storage.typed_json import FileModel, parse_json
+
+logger = logging.getLogger(__name__)
+
+MAX_METRICS_BYTES = 2**30
 
 
-def truncate_metrics(run: Path, epoch: int, step: int) -> None:
-    """Drop the logged metrics of the steps after (epoch, step), which a resumed run repeats."""
+class _Line(FileModel):
+    epoch: int
+    step: int
+
+
+def truncate_metrics(run: Path, epoch: int, step: int, held: Held) -> None:
+    """Drop the logged metrics of the steps after (epoch, step), which a resumed run repeats, and damaged lines."""
     path = run / METRICS_FILE
     if not is_rank0() or not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    *lines, _cut_short = read_bounded(path, MAX_METRICS_BYTES).split(b"\n")  # empty, but of a killed run
+    for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-        except ValueError:
-            break  # the last line of a killed run
-        if (entry["epoch"], entry["step"]) > (epoch, step):
-            break
-        kept.append(line)
-    write_durably(path, "".join(f"{line}\n" for line in kept).encode())
+            entry = parse_json(path, line, _Line)
+        except UnreadableFileError as error:
+            logger.warning("Line %d of '%s' %s; it is left out.", number, path, error.fault)
+            continue
+        if (entry.epoch, entry.step) <= (epoch, step):
+            kept.append(line + b"\n")
+    write_durably(path, b"".join(kept), held)
 
 
 class MetricsLog:
@@ -39,10 +53,17 @@ class MetricsLog:
     _sums: dict[str, Tensor]
 
     def __init__(
-        self, run: Path, *, steps_per_epoch: int, tensorboard: bool, done: int, pending: Mapping[str, Any] | None = None
+        self,
+        run: Path,
+        held: Held,
+        *,
+        steps_per_epoch: int,
+        tensorboard: bool,
+        done: int,
+        pending: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the log after ``done`` steps, with the ``pending`` sums of a checkpoint."""
-        self._run = run
+        self._run, self._held = run, held
         self._steps_per_epoch = steps_per_epoch
         self._board: Any = None
         if tensorboard and is_rank0():
@@ -89,8 +110,9 @@ class MetricsLog:
         """Log one line of values."""
         if not is_rank0():
             return
-        with (self._run / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": epoch, "step": step, **values}) + "\n")
+        path, line = self._run / METRICS_FILE, json.dumps({"epoch": epoch, "step": step, **values}) + "\n"
+        with self._held(), naming(path), path.open("a", encoding="utf-8") as file:
+            file.write(line)
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, epoch * self._steps_per_epoch + step)

@@ -13,6 +13,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.training.distributed import convert_sync_batchnorm, is_rank0
 from compress_ssl.pipeline.training.settings import TrainingSettings
+from compress_ssl.storage.places.durable import Held
 
 BatchT = TypeVar("BatchT")
 
@@ -71,8 +72,9 @@ class TrainingTask(ABC, Generic[BatchT]):
     def loss(self, micro_batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss (a scalar) of one micro-batch, and scalars to log."""
 
-    def before_training(self, epoch: int, step: int) -> None:
-        """Rebuild state that checkpoints omit; called once, before the step (epoch, step)."""
+    def before_training(self, epoch: int, step: int) -> Mapping[str, float]:
+        """Rebuild state that checkpoints omit, before the step (epoch, step); return scores to log."""
+        return {}
 
     def after_step(self) -> None:
         """Update what the optimizer does not; called after each of its steps."""
@@ -82,8 +84,8 @@ class TrainingTask(ABC, Generic[BatchT]):
         return {}
 
     @abstractmethod
-    def save_network(self, folder: Path) -> None:
-        """Write the network to a folder."""
+    def save_network(self, folder: Path, held: Held) -> None:
+        """Write the network to a folder, under the lease of the run."""
 
 
 def make_score_function(

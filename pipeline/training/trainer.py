@@ -1,19 +1,23 @@
 """Optimizer, gradient scaler, metrics and checkpoints of one training task."""
 
-import contextlib
-import io
 import logging
-import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic
 
 import torch
 
 from compress_ssl.pipeline.common.device import AUTOCAST_DTYPES
-from compress_ssl.pipeline.common.errors import InputError, RunError
-from compress_ssl.pipeline.common.run_files import BEST_FOLDER, CHECKPOINT_FILE, EPOCH_FOLDER
-from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory, first_line, is_out_of_memory
+from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER
+from compress_ssl.pipeline.common.tensor_files import not_finite
+from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
+from compress_ssl.pipeline.training.checkpoint import (
+    explain_mismatch,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
 from compress_ssl.pipeline.training.distributed import (
     broadcast_from_rank0,
     broadcast_state,
@@ -26,25 +30,12 @@ from compress_ssl.pipeline.training.distributed import (
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
 from compress_ssl.pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
-from compress_ssl.storage.places.durable import write_durably
+from compress_ssl.storage.places.durable import Held
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 50  # metrics are logged every so many steps and at the end of every epoch
 BEST_METRIC = "nn_top1_percent"
-
-
-@contextlib.contextmanager
-def _explain_mismatch(run: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, RuntimeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"The checkpoint in '{run}' does not fit these networks ({first_line(error)}); start again with "
-            "--overwrite."
-        ) from error
 
 
 class Trainer(Generic[BatchT]):
@@ -54,8 +45,8 @@ class Trainer(Generic[BatchT]):
         position (tuple of int): The next step, as (epoch, step).
     """
 
-    def __init__(self, task: TrainingTask[BatchT], stream: BatchStream[BatchT]) -> None:
-        self.task = task
+    def __init__(self, task: TrainingTask[BatchT], stream: BatchStream[BatchT], held: Held) -> None:
+        self.task, self._held = task, held
         self._steps_per_epoch = stream.steps_per_epoch
         self._batch_size = stream.batch_size
         self._device = next(task.modules.parameters()).device
@@ -67,16 +58,18 @@ class Trainer(Generic[BatchT]):
         broadcast_state(task.modules)
         self._loss = wrap_ddp(task.modules, task.loss)
         epoch, step = self.position
-        truncate_metrics(task.run, epoch, step)
-        if epoch < task.settings.epochs:
-            task.before_training(epoch, step)
+        truncate_metrics(task.run, epoch, step, held)
+        scores = task.before_training(epoch, step) if epoch < task.settings.epochs else {}
         self.log = MetricsLog(
             task.run,
+            held,
             steps_per_epoch=self._steps_per_epoch,
             tensorboard=task.settings.tensorboard,
             done=epoch * self._steps_per_epoch + step,
             pending=pending,
         )
+        if scores:
+            self.log.write(epoch, step, scores)
 
     def _restore(self) -> tuple[tuple[int, int], dict[str, Any] | None]:
         """Load the checkpoint in place; return the position and the pending metrics."""
@@ -84,33 +77,33 @@ class Trainer(Generic[BatchT]):
         state = broadcast_from_rank0(self._load_modules)
         if state is None:
             return (0, 0), None
-        with _explain_mismatch(run):
-            self._optimizer.load_state_dict(state["optimizer"])
+        with explain_mismatch(run):
+            restore_optimizer(self._optimizer, state["optimizer"])
             self._scaler.load_state_dict(state["scaler"])
-            self._best, epoch, step = float(state["best"]), int(state["epoch"]), int(state["step"])
-            pending: dict[str, Any] = state["pending_metrics"]
+        epoch, step, pending = state["epoch"], state["step"], state["pending_metrics"]
+        self._best = state["best"]
         pending["sums"] = {name: total.to(self._device) for name, total in pending["sums"].items()}
         logger.info("Resuming '%s' at epoch %d, step %d.", run, epoch, step)
         return (epoch, step), pending
 
     def _load_modules(self) -> dict[str, Any] | None:
         """Load the checkpoint's parameters and buffers in place; return the rest, on the CPU if it is broadcast."""
-        path = self.task.run / CHECKPOINT_FILE
-        if not path.exists():
+        run, epochs, steps = self.task.run, self.task.settings.epochs, self._steps_per_epoch
+        state = read_checkpoint(run, self._device if world_size() == 1 else torch.device("cpu"))
+        if state is None:
             return None
-        try:
-            device = self._device if world_size() == 1 else torch.device("cpu")
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            if is_out_of_memory(error):
-                raise
-            reason = first_line(error, empty="the file is truncated")
-            raise InputError(
-                f"The checkpoint '{path}' cannot be read ({reason}); restore it, or start again with --overwrite."
-            ) from error
-        with _explain_mismatch(self.task.run):
+        with explain_mismatch(run):
+            if not (0, 0) < (state["epoch"], state["step"]) <= (epochs, 0) or state["step"] >= steps:
+                raise ValueError(f"epoch {state['epoch']}, step {state['step']} of {epochs} epochs of {steps} steps")
             self.task.modules.load_state_dict(state.pop("modules"))
+            if name := not_finite(self.task.modules):
+                raise ValueError(f"{name} is not finite")
         return state
+
+    def check_lease(self) -> None:
+        """Raise ``StoreBusyError`` if another process has taken the lease of the run."""
+        with self._held():
+            pass
 
     def train_step(self, batch: BatchT) -> None:
         """Take one step of the optimizer; raise ``RunError`` if memory runs out or a logged loss is not finite."""
@@ -154,10 +147,14 @@ class Trainer(Generic[BatchT]):
             self._best = values[BEST_METRIC]
             copies.append(run / BEST_FOLDER)
         for folder in copies:
-            if is_rank0():
-                self.task.save_network(folder)
+            self.save_network(folder)
             self._save_checkpoint(folder)
         self._save_checkpoint(run)
+
+    def save_network(self, folder: Path) -> None:
+        """Write the network to a folder, on rank 0."""
+        if is_rank0():
+            self.task.save_network(folder, self._held)
 
     def save(self) -> None:
         """Write the checkpoint; raise ``RunError`` and keep the last one if a weight is not finite."""
@@ -165,12 +162,11 @@ class Trainer(Generic[BatchT]):
         self._save_checkpoint(self.task.run)
 
     def _check_finite(self) -> None:
-        for name, weight in self.task.modules.named_parameters():
-            if not bool(torch.isfinite(weight).all()):
-                raise RunError(
-                    f"The weights '{name}' of '{self.task.run}' are no longer finite after epoch {self.position[0]}, "
-                    f"step {self.position[1]}; start again with --overwrite and a lower --learning-rate."
-                )
+        if name := not_finite(self.task.modules):
+            raise RunError(
+                f"The weights '{name}' of '{self.task.run}' are no longer finite after epoch {self.position[0]}, "
+                f"step {self.position[1]}; start again with --overwrite and a lower --learning-rate."
+            )
 
     def _save_checkpoint(self, folder: Path) -> None:
         state = {
@@ -183,6 +179,4 @@ class Trainer(Generic[BatchT]):
             "pending_metrics": self.log.pending(),  # on all ranks: a collective call
         }
         if is_rank0():
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            write_durably(folder / CHECKPOINT_FILE, buffer.getbuffer())
+            write_checkpoint(folder, state, self._held)

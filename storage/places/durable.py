@@ -6,31 +6,58 @@ folder is flushed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PARTIAL_SUFFIX = ".partial"
 
+Held = Callable[[], AbstractContextManager[object]]
+"""Returns a context under which a file gets its name: a writer's ``Lease.held``."""
 
-def write_durably(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Write ``data`` to a file: whole and on the disk, or not at all."""
+
+def write_durably(path: Path, data: bytes | bytearray | memoryview, held: Held = contextlib.nullcontext) -> None:
+    """Write ``data`` to a file: whole and on the disk, or not at all.
+
+    Args:
+        held: Of the writer of what the file is a part of.
+
+    Raises:
+        OSError: If the disk fails or is full; names the file.
+    """
     make_directory_durably(path.parent)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    with naming(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with held():
+                partial.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        flush_directory(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an ``OSError`` of the block that names none, as those of write and fsync do not."""
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
         raise
-    flush_directory(path.parent)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -38,9 +65,9 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def write_json_durably(path: Path, value: Any) -> None:
+def write_json_durably(path: Path, value: Any, held: Held = contextlib.nullcontext) -> None:
     """Write ``value`` as indented JSON; the same value gives the same bytes."""
-    write_durably(path, json_bytes(value))
+    write_durably(path, json_bytes(value), held)
 
 
 def make_directory_durably(path: Path) -> None:

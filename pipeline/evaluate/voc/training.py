@@ -19,12 +19,11 @@ from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
 from compress_ssl.pipeline.evaluate.voc.detector import set_training
 from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages, Batch, make_target
 from compress_ssl.pipeline.training.loop import train
-from compress_ssl.pipeline.training.metrics import MetricsLog
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
-from compress_ssl.storage.places.durable import write_durably
+from compress_ssl.storage.places.durable import Held, write_durably
 
 Score = Callable[[], Mapping[str, float]]
 
@@ -45,11 +44,9 @@ class DetectionTask(TrainingTask[Batch]):
 
     out_of_memory_hint = "lower --detector-batch-size, --max-size or --regions"
 
-    def __init__(
-        self, run: Path, settings: TrainingSettings, detector: FasterRCNN, evaluate: Score, steps: int
-    ) -> None:
+    def __init__(self, run: Path, settings: TrainingSettings, detector: FasterRCNN, evaluate: Score) -> None:
         self.run, self.settings, self.modules = run, settings, nn.ModuleDict({"detector": detector})
-        self._detector, self._evaluate, self._steps = detector, evaluate, steps
+        self._detector, self._evaluate = detector, evaluate
         self._device = next(detector.parameters()).device
 
     def loss(self, micro_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,19 +62,17 @@ class DetectionTask(TrainingTask[Batch]):
         total = torch.stack([value.float() for value in losses.values()]).sum()
         return total, {name: value.detach() for name, value in losses.items()}
 
-    def before_training(self, epoch: int, step: int) -> None:
+    def before_training(self, epoch: int, step: int) -> Mapping[str, float]:
         """Score the untrained detector, as the first point of the curve."""
-        if self.settings.live_every and (epoch, step) == (0, 0):
-            log = MetricsLog(self.run, steps_per_epoch=self._steps, tensorboard=False, done=0)
-            log.write(0, 0, self._evaluate())
+        return self._evaluate() if self.settings.live_every and (epoch, step) == (0, 0) else {}
 
     def evaluate(self) -> Mapping[str, float]:
         """Score the detector as it is now."""
         return self._evaluate()
 
-    def save_network(self, folder: Path) -> None:
+    def save_network(self, folder: Path, held: Held) -> None:
         """Write the detector's weights."""
-        write_durably(folder / DETECTOR_FILE, safetensors_bytes(self._detector.state_dict(), {}))
+        write_durably(folder / DETECTOR_FILE, safetensors_bytes(self._detector.state_dict(), {}), held)
 
 
 def fine_tune(
@@ -124,15 +119,15 @@ def fine_tune(
         order = epoch_order(rows, settings.seed, epoch)[first_step * images_per_step : steps * images_per_step]
         yield from images.read(order, images_per_step, settings.thread_count)
 
-    task = DetectionTask(run, task_settings, detector, evaluate, steps)
-    with run_leases([run]):
+    task = DetectionTask(run, task_settings, detector, evaluate)
+    with run_leases([run]) as leases:
         inputs = {**inputs, "detector": settings.model_dump(mode="json", include=DETECTOR_SETTINGS)}
         try:
-            open_runs([(task_settings, run, inputs)])
+            open_runs([(task_settings, run, inputs)], leases)
         except InputError as error:
             if settings.overwrite or not (run / SETTINGS_FILE).is_file():
                 raise
             # A run with other settings is replaced, as all results are.
             logger.warning("The training starts over, since the existing one cannot be resumed: %s", error)
-            open_runs([(task_settings.model_copy(update={"resume": False, "overwrite": True}), run, inputs)])
-        train([task], BatchStream(settings.epochs, steps, images_per_step, batches), "fine-tune", progress)
+            open_runs([(task_settings.model_copy(update={"resume": False, "overwrite": True}), run, inputs)], leases)
+        train([task], BatchStream(settings.epochs, steps, images_per_step, batches), "fine-tune", progress, leases)

@@ -36,6 +36,9 @@ class Commands(LazyGroup):
         except (Exception, KeyboardInterrupt) as error:
             from compress_ssl.cli.errors import FAILED, ending_of
 
+            if torchrun_env().world_size > 1:
+                # srun --kill-on-bad-exit sends SIGTERM when the first rank has ended: the others keep their exit code.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if isinstance(error, ReportedByAnotherRank):
                 ending = ending_of(error.__cause__) if error.__cause__ else None
                 ctx.exit(ending.exit_code if ending else FAILED)

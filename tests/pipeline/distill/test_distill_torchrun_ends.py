@@ -37,6 +37,14 @@ def launch(*arguments: list[str]) -> list[Forked]:
     return start_ranks(*((run_command, *words) for words in arguments))
 
 
+def run_until_deaf(*words: str) -> None:
+    """Run a command that ends early, and check that SIGTERM can no longer change its exit code."""
+    try:
+        run_command(*words)
+    finally:
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
 def wait(launched: Sequence[Forked]) -> tuple[list[int], str]:
     """Exit codes, and what all said on standard error."""
     return [process.wait() for process in launched], "".join(process.errors for process in launched)
@@ -44,7 +52,7 @@ def wait(launched: Sequence[Forked]) -> tuple[list[int], str]:
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step_saved(student: Students, tmp_path: Path) -> None:
     settings = student(**LONG)
-    launched = launch(*[words(settings)] * 2)
+    launched = start_ranks(*[(run_until_deaf, *words(settings))] * 2)
     wait_until((settings.run / "checkpoint.pt").exists, *launched)
     launched[1].send_signal(signal.SIGUSR1)
     codes, errors = wait(launched)

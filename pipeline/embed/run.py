@@ -15,7 +15,7 @@ from compress_ssl.pipeline.embed.executor import Executor, InProcess
 from compress_ssl.pipeline.embed.growth import grow, settings_of_store
 from compress_ssl.pipeline.embed.plan import EmbedPlan, check_resumable, missing_blocks, plan_embedding
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.networks.reference import parse_reference
+from compress_ssl.pipeline.networks.reference import with_absolute_path
 from compress_ssl.storage import EmbeddingStore, Place, open_store
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.publish import check_place, is_store, is_there
@@ -105,12 +105,10 @@ def open_executor(settings: EmbedSettings, progress: Progress) -> Iterator[Execu
 
 def _with_absolute_paths(settings: EmbedSettings) -> EmbedSettings:
     """Make paths absolute: Dask workers have other working folders."""
-    _, name, path = parse_reference(settings.teacher)
     absolute: dict[str, Any] = {"data": settings.data.absolute(), "store": settings.store.absolute()}
+    absolute["teacher"] = with_absolute_path(settings.teacher)
     if settings.index_folder is not None:
         absolute["index_folder"] = settings.index_folder.absolute()
-    if path is not None:
-        absolute["teacher"] = f"{name}:{path.absolute()}" if name else str(path.absolute())
     return settings.model_copy(update=absolute)
 
 

@@ -31,7 +31,7 @@ from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.network import Network, check_reference, load_network
-from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS
+from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage import EmbeddingStore, Split, location, open_store
 from compress_ssl.storage.errors import StoreMismatchError
@@ -316,7 +316,7 @@ def _folder_of_data_set(folder: Path, settings: EvaluateSettings) -> Path:
 
 def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:
     """Return the run's own folder; for a store or a checkpoint a folder beside it."""
-    path = Path(settings.model) if is_store else check_reference(settings.model).path
+    _, _, path, part = Reference("file", None, Path(settings.model)) if is_store else check_reference(settings.model)
     if settings.output is not None:
         return settings.output
     if is_store and not location(settings.model).is_local:
@@ -327,4 +327,8 @@ def _output_folder(settings: EvaluateSettings, is_store: bool) -> Path:
         raise InputError(f"'{settings.model}' does not exist; give a store, {REFERENCE_FORMS}.")
     if path.name == MODEL_FILE:
         return path.parent
-    return path if path.is_dir() and not is_store else path.with_name(f"{path.name}.evaluation")
+    return (
+        path
+        if path.is_dir() and not is_store
+        else path.with_name(f"{path.name}{f'.{part}' if part else ''}.evaluation")
+    )

@@ -3,9 +3,11 @@
 ``NAME`` is torchvision's, ``timm/NAME`` timm's. ``NAME-32px`` is torchvision's network adapted to small images, with
 the same parameter names. ``resnet50-wN`` has N times the channels; ``-tf-same`` pads its max-pool as TensorFlow does.
 ``resnet18-narrow-32px`` has half the channels and a first convolution of stride 2: a teacher that a CPU can train.
-``conv4-W`` is the four-layer network of few-shot learning with W channels.
+``conv4-W`` is the four-layer network of few-shot learning with W channels. ``NAME-32px-solo-learn`` is a ResNet as
+solo-learn adapts it to CIFAR; ``vit_small_patch16-12heads`` is MoCo v3's ViT-S.
 """
 
+import logging
 import pickle
 import re
 from collections.abc import Callable
@@ -29,6 +31,13 @@ from compress_ssl.pipeline.networks.timm_models import timm_backbone, timm_names
 TIMM = "timm/"
 
 SMALL_IMAGES = "-32px"
+SOLO_LEARN = f"{SMALL_IMAGES}-solo-learn"
+
+TWELVE_HEADS = {f"{TIMM}vit_{size}_patch16_224": f"vit_{size}_patch16-12heads" for size in ("tiny", "small")}
+"""timm's ViTs, with 3 and 6 heads, to those of the same shapes with 12."""
+
+SOLO_LEARN_CIFAR10 = Preprocessing((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 32, 32)
+"""As solo-learn's solo/data/pretrain_dataloader.py, commit 9187ea3."""
 
 LISTED_BY, TIMM_LISTED_BY = "compress-ssl models '*PART-OF-NAME*'", "compress-ssl models 'timm/*PART-OF-NAME*'"
 
@@ -38,7 +47,10 @@ OURS: dict[str, Callable[[], Backbone]] = {
     **{f"resnet50-w{width}": partial(wide_resnet50, width) for width in (2, 4, 5)},
     "resnet50-tf-same": partial(wide_resnet50, 1, tf_same=True),
     **{f"resnet50-w{width}-tf-same": partial(wide_resnet50, width, tf_same=True) for width in (2, 4)},
+    **{ours: partial(timm_backbone, name.removeprefix(TIMM), num_heads=12) for name, ours in TWELVE_HEADS.items()},
 }
+
+logger = logging.getLogger(__name__)
 
 
 def architecture_names() -> list[str]:
@@ -47,7 +59,8 @@ def architecture_names() -> list[str]:
     unsuitable = {"googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1"}
     names = [name for name in models.list_models(module=models) if name not in unsuitable]
     adapted = re.compile(r"(resnet|resnext|wide_resnet)\d+|mobilenet_v2$|alexnet$")
-    return sorted([*names, *(f"{name}{SMALL_IMAGES}" for name in names if adapted.match(name)), *OURS])
+    small = [f"{name}{SMALL_IMAGES}" for name in names if adapted.match(name)]
+    return sorted([*names, *small, *(f"{name}{SOLO_LEARN}" for name in names if name.startswith("resnet")), *OURS])
 
 
 def check_architecture(name: str) -> None:
@@ -73,18 +86,21 @@ def build_backbone(name: str, seed: int = 0) -> Backbone:
             return OURS[name]()
         if name.startswith(TIMM):
             return timm_backbone(name.removeprefix(TIMM))
-        base = name.removesuffix(SMALL_IMAGES)
+        base = name.removesuffix(SOLO_LEARN).removesuffix(SMALL_IMAGES)
         network = models.get_model(base, weights=None)
         if name != base:
-            adapt_to_small_images(network)
+            adapt_to_small_images(network, padding=2 if name.endswith(SOLO_LEARN) else 1)
         return without_head(network)
 
 
 def default_preprocessing(architecture: str) -> Preprocessing:
     """Return the preprocessing of an architecture whose weights have no other.
 
-    timm lists it for its networks; all others have ImageNet's, those for small images at 32 pixels.
+    timm lists it for its networks; solo-learn has CIFAR-10's; all others have ImageNet's, those for small images at 32
+    pixels.
     """
+    if architecture.endswith(SOLO_LEARN):
+        return SOLO_LEARN_CIFAR10
     if architecture.startswith(TIMM):
         return timm_preprocessing(architecture.removeprefix(TIMM))
     return Preprocessing(size=32, resize=32) if architecture.endswith(SMALL_IMAGES) else Preprocessing()
@@ -119,7 +135,17 @@ def torchvision_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
 
 def torchvision_preprocessing(name: str) -> Preprocessing:
     """Return the preprocessing that torchvision's default weights were evaluated with."""
-    transforms = models.get_model_weights(name).DEFAULT.transforms()
+    return _evaluated_with(models.get_model_weights(name).DEFAULT)
+
+
+def preprocessing_of_torchvision_file(name: str, sha256: str) -> Preprocessing | None:
+    """Return the preprocessing of a file of torchvision, whose name has the start of its SHA-256; None if unknown."""
+    published = [each for each in models.get_model_weights(name) if each.url.endswith(f"-{sha256[:8]}.pth")]
+    return _evaluated_with(published[0]) if published else None
+
+
+def _evaluated_with(weights: models.WeightsEnum) -> Preprocessing:
+    transforms = weights.transforms()
     return Preprocessing(
         tuple(transforms.mean),
         tuple(transforms.std),
@@ -143,7 +169,14 @@ def timm_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
     published = timm.get_pretrained_cfg(model)
     if published is None or not published.has_weights:
         raise InputError(f"timm has no weights of {model}; take a name with a tag (compress-ssl models '{name}*').")
+    if any("QuickGELU" in note for note in published.notes or ()):
+        logger.warning(
+            "The weights of %s were trained with another GELU; %s has the features they were published for.",
+            name, name.replace("_clip_", "_clip_quickgelu_"),
+        )  # fmt: skip
     try:
+        if published.hf_hub_id:
+            _reach_hub(published.hf_hub_id)
         backbone = timm_backbone(model, pretrained=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         source = f"https://huggingface.co/{published.hf_hub_id}" if published.hf_hub_id else published.url
@@ -152,3 +185,25 @@ def timm_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
             f"{source} and give {name}:PATH, or set HF_HOME to a cache that has it."
         ) from error
     return backbone, timm_preprocessing(model)
+
+
+def _reach_hub(hub_id: str) -> None:
+    """Raise ``OSError`` at once if weights are not in the cache and the hub does not answer: timm tries 12 times."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, _, revision = hub_id.partition("@")
+    files = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    if any(isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in files):
+        return
+    client = logging.getLogger("huggingface_hub")
+    level = client.level
+    client.setLevel(logging.ERROR)
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision or None))
+    except HfHubHTTPError:
+        pass  # it answers: timm says what it lacks
+    except Exception as error:  # of whichever client the hub's library has
+        raise OSError(f"the Hugging Face hub cannot be reached: {error}") from error
+    finally:
+        client.setLevel(level)

@@ -116,7 +116,7 @@ def narrow_resnet() -> Backbone:
     return Backbone(network, 256)
 
 
-def adapt_to_small_images(network: nn.Module, stride: int = 1) -> None:
+def adapt_to_small_images(network: nn.Module, stride: int = 1, padding: int = 1) -> None:
     """Adapt the first layers of torchvision's ResNet, MobileNet-V2 or AlexNet to 32-pixel images.
 
     ResNet gets a 3x3 convolution without max-pool (He et al. 2016, section 4.2), MobileNet-V2 a first convolution of
@@ -125,9 +125,10 @@ def adapt_to_small_images(network: nn.Module, stride: int = 1) -> None:
 
     Args:
         stride: Of a ResNet's first convolution.
+        padding: Of the same; solo-learn's is 2.
     """
     if isinstance(network, ResNet):
-        network.conv1 = nn.Conv2d(3, 64, 3, stride, padding=1, bias=False)
+        network.conv1 = nn.Conv2d(3, 64, 3, stride, padding, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
     elif isinstance(network, MobileNetV2):

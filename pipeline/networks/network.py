@@ -22,12 +22,14 @@ from compress_ssl.pipeline.networks.architectures import (
     check_architecture,
     check_torchvision,
     default_preprocessing,
+    preprocessing_of_torchvision_file,
     timm_pretrained,
     torchvision_pretrained,
 )
 from compress_ssl.pipeline.networks.checkpoints.file import GET_AGAIN, CheckpointFile, read_checkpoint_file
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights, find_weights
 from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint, architecture_of, load_weights
+from compress_ssl.pipeline.networks.checkpoints.variants import built_as, preprocessing_of, warn_of_variants
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
@@ -79,7 +81,7 @@ class Network:
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
             "interpolation": self.preprocessing.interpolation,
-            **({"checkpoint": {"file_sha256": file.file_sha256, "layout": file.layout}} if file else {}),
+            **({"checkpoint": file.identity()} if file else {}),
         }
 
 
@@ -89,15 +91,16 @@ def load_network(reference: str, seed: int = 0) -> Network:
     Args:
         reference: ``random/NAME`` for an untrained network; ``torchvision/NAME`` or ``timm/NAME`` for published
             weights; a run's folder or its ``model.safetensors``; a checkpoint of another program as ``NAME:PATH``
-            (NAME: a teacher or an architecture), or its path alone if the file identifies its network.
+            (NAME: a teacher or an architecture), or its path alone if the file identifies its network. ``PATH#PART``
+            chooses among its state dicts; ``torchvision/NAME:PATH`` is a file of torchvision.
         seed: Of the weights of ``random/NAME``: the initialization of a student trained with this seed.
 
     Raises:
         InputError: If there is no such network, or its file cannot be used.
     """
-    kind, name, path = check_reference(reference)
+    parsed = kind, name, path, _ = check_reference(reference)
     if path is not None:
-        return _load_file(reference, name, path)
+        return _load_file(reference, parsed, path)
     assert name is not None
     if kind == "random":
         return Network(f"{name}, untrained", name, *build_backbone(name, seed), default_preprocessing(name))
@@ -113,7 +116,7 @@ def check_reference(reference: str) -> Reference:
     Raises:
         InputError: If a name is unknown (names the nearest), or the file does not exist.
     """
-    parsed = kind, name, path = parse_reference(reference)
+    parsed = kind, name, path, _ = parse_reference(reference)
     if name is None:
         return parsed
     if kind == "torchvision":
@@ -128,7 +131,7 @@ def check_reference(reference: str) -> Reference:
     return parsed
 
 
-def _load_file(reference: str, name: str | None, path: Path) -> Network:
+def _load_file(reference: str, parsed: Reference, path: Path) -> Network:
     if not path.exists():
         problem = f"The network '{reference}' is not {REFERENCE_FORMS}; check the path."
         if reference in TEACHERS:
@@ -144,8 +147,12 @@ def _load_file(reference: str, name: str | None, path: Path) -> Network:
     if path.is_dir() and not file.is_file():
         raise InputError(f"'{path}' holds no {MODEL_FILE}; it is not a finished run (use --resume to finish it).")
     checkpoint = read_checkpoint_file(file)
-    is_own = name is None and HEADER in checkpoint.metadata
-    network = _load_own_format(checkpoint) if is_own else _load_foreign_format(name, checkpoint)
+    if parsed.name is None and parsed.part is None and HEADER in checkpoint.metadata:
+        network = _load_own_format(checkpoint)
+    elif parsed.kind == "torchvision":
+        network = _load_torchvision(checkpoint, parsed)
+    else:
+        network = _load_foreign_format(checkpoint, parsed.name, parsed.part)
     if wrong := not_finite(network.module):
         raise InputError(f"The weights '{wrong}' in '{file}' are not finite; {GET_AGAIN}.")
     return network
@@ -174,17 +181,37 @@ def _load_own_format(file: CheckpointFile) -> Network:
     return Network(_name_of(file.path), architecture, *backbone, preprocessing)
 
 
-def _load_foreign_format(name: str | None, file: CheckpointFile) -> Network:
-    weights = find_weights(file)
+def _load_torchvision(file: CheckpointFile, parsed: Reference) -> Network:
+    """Return a network with one of the files that torchvision has published for it, whichever version."""
+    assert parsed.name is not None
+    preprocessing = preprocessing_of_torchvision_file(parsed.name, file.sha256)
+    if preprocessing is None:
+        raise InputError(
+            f"'{file.path}' is none of torchvision's files of {parsed.name}, by its SHA-256; give {parsed.name}:PATH "
+            "for weights of another origin."
+        )
+    backbone, loaded = load_weights(file, find_weights(file, parsed.part), parsed.name)
+    return Network(f"torchvision {parsed.name}", parsed.name, *backbone, preprocessing, loaded)
+
+
+def _load_foreign_format(file: CheckpointFile, name: str | None, part: str | None) -> Network:
+    weights = find_weights(file, part)
     name = name or _identify(file, weights)
     teacher = TEACHERS.get(name)
     if teacher is None:
-        preprocessing = LAYOUTS[weights.layout].preprocessing or default_preprocessing(name)
-        backbone, loaded = load_weights(file, weights, name)
-        return Network(_name_of(file.path), name, *backbone, preprocessing, loaded)
+        architecture = built_as(name, weights)
+        warn_of_variants(file, weights, architecture)
+        backbone, loaded = load_weights(file, weights, architecture)
+        return Network(_name_of(file.path), architecture, *backbone, preprocessing_of(architecture, weights), loaded)
     of_layout = [other for other in TEACHERS if weights.layout in TEACHERS[other].layouts]
-    if LAYOUTS[weights.layout].preprocessing is not None and of_layout and name not in of_layout:
+    known = LAYOUTS[weights.layout].preprocessing
+    if known is not None and of_layout and name not in of_layout:
         raise InputError(f"'{file.path}' has the layout of {', '.join(of_layout)}, not of {name}; give one of these.")
+    if known not in (None, teacher.preprocessing):
+        raise InputError(
+            f"'{file.path}' has the layout {weights.layout}, whose images are normalized otherwise than {name}'s; give "
+            f"{teacher.architecture}:PATH."
+        )
     backbone, loaded = load_weights(file, weights, teacher.architecture)
     return Network(name, teacher.architecture, *backbone, teacher.preprocessing, loaded)
 

@@ -1,10 +1,15 @@
-"""Network references: ``random/NAME``, ``torchvision/NAME``, ``timm/NAME``, ``NAME:PATH`` or a path."""
+"""Network references: ``random/NAME``, ``torchvision/NAME``, ``timm/NAME``, ``NAME:FILE`` or a path.
+
+``#PART`` after a file chooses among its state dicts, as in ``resnet50:checkpoint.pth.tar#state_dict_ema``.
+"""
 
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 REFERENCE_FORMS = "a run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME"
+
+TORCHVISION = "torchvision/"
 
 
 class Reference(NamedTuple):
@@ -13,19 +18,37 @@ class Reference(NamedTuple):
     kind: Literal["random", "torchvision", "timm", "file"]
     name: str | None
     """An architecture (as ``build_backbone`` takes it) or, before a path, a teacher; None for a path alone."""
-    path: Path | None  # of a run or a file; only for ``file``
+    path: Path | None  # of a run or a file; only for ``file``, and for torchvision's weights from a file
+    part: str | None = None  # key of a state dict in the file, or what its names start with; None for the usual one
 
 
 def parse_reference(reference: str) -> Reference:
-    """Parse a reference without checking its name; the disk is looked at only for paths that contain a colon."""
+    """Parse a reference without checking its name; the disk is looked at only for paths that contain : or #."""
     name, colon, path = reference.partition(":")
-    if colon and path and re.fullmatch(r"(timm/)?[\w.-]+", name) and not Path(reference).exists():
-        return Reference("file", name, Path(path).expanduser())  # a shell does not expand a ~ after a colon
-    kind, _, name = reference.partition("/")
-    match kind:
+    if colon and path and re.fullmatch(r"((timm|torchvision)/)?[\w.-]+", name) and not Path(reference).exists():
+        kind: Literal["torchvision", "file"] = "torchvision" if name.startswith(TORCHVISION) else "file"
+        return Reference(kind, name.removeprefix(TORCHVISION), *_file_and_part(path))
+    kind_or_folder, _, name = reference.partition("/")
+    match kind_or_folder:
         case "random" | "torchvision":
-            return Reference(kind, name, None)
+            return Reference(kind_or_folder, name, None)
         case "timm":
-            return Reference(kind, reference, None)
+            return Reference(kind_or_folder, reference, None)
         case _:
-            return Reference("file", None, Path(reference))
+            return Reference("file", None, *_file_and_part(reference))
+
+
+def with_absolute_path(reference: str) -> str:
+    """Return a reference whose path, if it has one, is absolute."""
+    kind, name, path, part = parse_reference(reference)
+    if path is None:
+        return reference
+    source = TORCHVISION if kind == "torchvision" else ""
+    return f"{f'{source}{name}:' if name else ''}{path.absolute()}{f'#{part}' if part else ''}"
+
+
+def _file_and_part(text: str) -> tuple[Path, str | None]:
+    file, mark, part = text.rpartition("#")
+    if not (file and mark and part) or "/" in part or Path(text).expanduser().exists():
+        file, part = text, ""
+    return Path(file).expanduser(), part or None  # a shell does not expand a ~ after a colon

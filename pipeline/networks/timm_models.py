@@ -22,7 +22,7 @@ def timm_names() -> Sequence[str]:
     return tuple(sorted(name for name in names if not name.partition(".")[0].endswith("_enc")))
 
 
-def timm_backbone(name: str, pretrained: bool = False) -> Backbone:
+def timm_backbone(name: str, pretrained: bool = False, **options: Any) -> Backbone:
     """Return a network of timm.
 
     A transformer keeps the position embedding of its own image size and interpolates it to other sizes if timm can
@@ -30,11 +30,12 @@ def timm_backbone(name: str, pretrained: bool = False) -> Backbone:
 
     Args:
         pretrained: Load the published weights, from the hub or its cache.
+        options: Of timm's function of the network.
     """
     import timm
     from timm.layers.drop import DropPath
 
-    create: Any = functools.partial(timm.create_model, name, num_classes=0, pretrained=pretrained)
+    create: Any = functools.partial(timm.create_model, name, num_classes=0, pretrained=pretrained, **options)
     config = timm.get_pretrained_cfg(name)
     if config and config.fixed_input_size:
         try:

@@ -187,7 +187,7 @@ def _network(what: str, reference: Any, steps: Mapping[str, Step]) -> tuple[Any,
     """Return how a stage is given a network, and the names of the steps that make it."""
     if reference in steps:
         return str(steps[reference].output), (reference,)
-    if not isinstance(reference, str) or "/" in reference or ":" in reference or Path(reference).exists():
+    if not isinstance(reference, str) or {*"/:#"} & {*reference} or Path(reference).exists():
         return reference, ()
     raise unknown_name(
         what, reference, {*steps, "torchvision/NAME", "timm/NAME", "NAME:PATH", "random/NAME", "path/to/a/run"}

@@ -101,6 +101,8 @@ def _describe_start(start: bytes) -> str:
         return "a web page, such as a login or confirmation page"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer"
+    if start.startswith(b"\x89HDF\r\n"):
+        return "an HDF5 file, such as Keras writes"
     if start.startswith(b"\x80"):
         return "a pickle not written by torch"
     return f"a file that starts with {start[:16]!r}"
@@ -110,6 +112,7 @@ def _read_torch(path: Path, is_zip: bool, mapped: bool) -> Any:
     """Read a file of ``torch.save``; any error of the unpickler on damaged or hostile bytes becomes one sentence."""
     try:
         if is_zip:
+            _check_records(path)
             check_archive(path)
         names = _globals_in_file(path, is_zip)
         refused = [name for name in sorted(names) if RUNS_CODE.match(name)]
@@ -119,6 +122,8 @@ def _read_torch(path: Path, is_zip: bool, mapped: bool) -> Any:
             ]
             with torch.serialization.safe_globals(placeholders), warnings.catch_warnings(action="ignore"):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
+    except InputError:
+        raise
     except Exception as error:
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0] or type(error).__name__
         raise InputError(
@@ -126,6 +131,21 @@ def _read_torch(path: Path, is_zip: bool, mapped: bool) -> Any:
             f"{GET_AGAIN}, or save its state dict as safetensors."
         ) from error
     raise InputError(f"'{path}' would run {refused[0]} when read; it was refused and nothing was run: delete it.")
+
+
+def _check_records(path: Path) -> None:
+    """Check that a zip archive is one of ``torch.save``, and that it is read to no more bytes than it has."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    if any(record.filename.endswith("/constants.pkl") for record in records):
+        raise InputError(
+            f"'{path}' is a TorchScript archive, a program with its weights; save the state dict of "
+            "torch.jit.load(FILE) with torch.save. OpenAI's CLIP is timm/vit_base_patch32_clip_quickgelu_224.openai."
+        )
+    if (unpacked := sum(record.file_size for record in records)) > path.stat().st_size:
+        raise InputError(
+            f"'{path}' would unpack to {unpacked / 1e9:.1f} GB, but torch.save compresses nothing; {GET_AGAIN}."
+        )
 
 
 def _globals_in_file(path: Path, is_zip: bool) -> set[str]:

@@ -1,24 +1,19 @@
 """Checkpoint layouts of the projects that publish weights, recognised by their keys.
 
-``find_weights`` takes the state dict out of its container (``CONTAINERS``), removes what torch.compile and parallel
-training add to the keys, and selects the backbone's keys by the first of ``LAYOUTS`` whose marks are all found.
+``find_weights`` takes a state dict (``state_dicts.py``), and selects the backbone's keys by the first of ``LAYOUTS``
+whose marks are all found.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
+from compress_ssl.pipeline.networks.checkpoints.state_dicts import StateDict, take_state_dict
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
-
-CONTAINERS = ("state_dict", "model", "teacher", "student", "network", "model_state_dict")
-"""Keys of the state dict in a file that holds more. DINO's authors evaluate its teacher."""
-
-PARALLEL = "module."  # prefix of (Distributed)DataParallel
 
 IMAGENET = Preprocessing()
 UNIT_RANGE = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -100,6 +95,12 @@ LAYOUTS: dict[str, Layout] = {
         prefix="backbone.",
         preprocessing=IMAGENET_BICUBIC,
     ),
+    "vissl": Layout(
+        source="facebookresearch/vissl, vissl/models/trunks/resnext.py, commit 0e611ca, and "
+        "extra_scripts/convert_vissl_to_torchvision.py, commit 0832020; all of its configurations normalise alike",
+        prefix="_feature_blocks.",
+        preprocessing=IMAGENET,
+    ),
     "compress-alexnet": Layout(
         source="UMBCvision/CompRess, models/alexnet.py, commit 4dcb51a; train_student.py, commit cf33bab",
         marks=(r"features\.0\.", r"feats\.0\.", r"feats\.2\."),
@@ -162,48 +163,52 @@ LAYOUTS: dict[str, Layout] = {
     ),
 }  # in order of precedence; ``plain`` matches every file
 
+NOT_READ = {
+    r"(.+\.)?_conv_stem\.": "EfficientNet-PyTorch (lukemelas), whose names are not read; timm has the same networks: "
+    "give timm/tf_efficientnet_b0.in1k and the like, or convert it to the names of timm/tf_efficientnet_*",
+    r"(.+\.)?(embeddings\.(cls_token|class_embedding|patch_embed|position_embed)|embedder\.|convolution\.)": "Hugging "
+    "Face transformers, whose names are not read; give the same network as timm/NAME, or convert it to timm's names",
+    r"(module\.)?visual\.(class_embedding|conv1|trunk|transformer)\b": "CLIP or OpenCLIP, whose names are not read; "
+    "give the same network as timm/NAME, OpenAI's with 'quickgelu' in its name, or convert it to timm's names",
+    r"(backbone\.(bottom_up\.)?)?res[2-5]\.\d+\.": "Detectron2, whose names and BGR images are not read; give the file "
+    "that it was trained from",
+}  # names of projects that cannot be read, to what to say; a regular expression that must match the start of some key
+
 
 class Weights(NamedTuple):
     """The weights of a file, by its layout."""
 
     layout: str
     backbone: dict[str, Tensor]  # by the architecture's keys; may include a head
-    others: tuple[str, ...]  # keys of the file outside the backbone: heads, momentum encoders, queues
+    others: dict[str, Tensor]  # what the state dict holds outside the backbone: heads, momentum encoders, queues
+    taken: StateDict
 
 
-def find_weights(file: CheckpointFile) -> Weights:
-    """Find the weights of a file and its layout; raise ``InputError`` if it holds none."""
-    container, found = _state_dict(file)
-    # torch.compile inserts this after the name of any compiled module.
-    tensors = {str(key).replace("_orig_mod.", ""): value for key, value in found.items() if isinstance(value, Tensor)}
-    if all(key.startswith(PARALLEL) for key in tensors):
-        tensors = {key.removeprefix(PARALLEL): value for key, value in tensors.items()}
-        container = f"{container} {PARALLEL}".strip()
+def find_weights(file: CheckpointFile, part: str | None = None) -> Weights:
+    """Find the weights of a file and their layout.
+
+    Args:
+        part: Of the file, as in a reference; None for the usual one.
+
+    Raises:
+        InputError: If the file has no weights, or not the part, or is another project's that cannot be read.
+    """
+    taken = take_state_dict(file, part)
+    for mark, advice in NOT_READ.items():
+        if any(re.match(mark, key) for key in taken.tensors):
+            raise InputError(f"'{file.path}' was written by {advice}.")
     name, layout = next(
         (name, layout)
         for name, layout in LAYOUTS.items()
-        if re.match(layout.container, container)
-        and all(any(re.match(mark, key) for key in tensors) for mark in (re.escape(layout.prefix), *layout.marks))
+        if re.match(layout.container, taken.container)
+        and all(any(re.match(mark, key) for key in taken.tensors) for mark in (re.escape(layout.prefix), *layout.marks))
     )
-    backbone, others = {}, []
-    for key, value in tensors.items():
+    backbone, others = {}, {}
+    for key, value in taken.tensors.items():
         if not key.startswith(layout.prefix):
-            others.append(key)
+            others[key] = value
             continue
         ours = key.removeprefix(layout.prefix)
         theirs = next(filter(ours.startswith, layout.names), "")
         backbone[layout.names.get(theirs, "") + ours.removeprefix(theirs)] = value
-    return Weights(name, backbone, tuple(others))
-
-
-def _state_dict(file: CheckpointFile) -> tuple[str, Mapping[Any, Any]]:
-    """Return the mapping that holds tensors, and its key in the file; the key is empty for the file itself."""
-    content = file.content if isinstance(file.content, Mapping) else {}
-    for container, found in (*((name, content.get(name)) for name in CONTAINERS), ("", content)):
-        if isinstance(found, Mapping) and any(isinstance(value, Tensor) for value in found.values()):
-            return container, found
-    keys = [str(key) for key in content][:5]
-    raise InputError(
-        f"'{file.path}' holds no weights{f' under its keys {keys}' if keys else ''}; give a file with a state dict "
-        f"(at the top level or under one of {', '.join(CONTAINERS)})."
-    )
+    return Weights(name, backbone, others, taken)

@@ -37,13 +37,23 @@ class LoadedCheckpoint:
     used: int  # number of tensors loaded
     left_out: tuple[str, ...]  # keys of the other tensors: heads, momentum encoders, queues
     missing: tuple[str, ...]  # keys that the file lacks: only batch norm's counters, which affect no output
+    taken: str  # key of its state dict in the file, or what the names started with
+    usual: str  # key that is taken if nothing is chosen and nothing is averaged
+    beside: tuple[str, ...]  # keys of state dicts that could be taken instead
 
     def __str__(self) -> str:
         """Return one line for the log."""
+        others = ", ".join(f"#{key}" for key in self.beside)
+        choice = f"; taken: #{self.taken}, not {others} (choose as in FILE#{self.beside[0]})" if others else ""
         return (
-            f"loaded {self.used} tensors of '{self.path}' (layout {self.layout}, SHA-256 {self.file_sha256[:16]}); "
-            f"left out: {_by_part(self.left_out)}; missing: {_by_part(self.missing)}"
+            f"loaded {self.used} tensors of '{self.path}' (layout {self.layout}, SHA-256 {self.file_sha256[:16]})"
+            f"{choice}; left out: {_by_part(self.left_out)}; missing: {_by_part(self.missing)}"
         )
+
+    def identity(self) -> dict[str, str]:
+        """Return what a store records of the file."""
+        part = {} if self.taken == self.usual else {"part": self.taken}
+        return {"file_sha256": self.file_sha256, "layout": self.layout, **part}
 
 
 def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> tuple[Backbone, LoadedCheckpoint]:
@@ -67,7 +77,9 @@ def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> t
         ) from error
     head = tuple(LAYOUTS[weights.layout].prefix + key for key in weights.backbone if key not in wanted)
     missing = tuple(key for key in wanted if key not in used)
-    loaded = LoadedCheckpoint(file.path, file.sha256, weights.layout, len(used), head + weights.others, missing)
+    choice = weights.taken.part, weights.taken.usual, weights.taken.beside
+    left_out = head + tuple(weights.others)
+    loaded = LoadedCheckpoint(file.path, file.sha256, weights.layout, len(used), left_out, missing, *choice)
     logger.info("%s: %s", architecture, loaded)
     return backbone, loaded
 
@@ -77,16 +89,19 @@ def mismatches(module: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
 
     Keys outside the network's top-level modules (heads) and in the place of its classifier are ignored.
     """
-    wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
+    wanted = module.state_dict()
     found = []
-    for key, shape in wanted.items():
-        if key in weights and weights[key].shape != shape:
-            found.append(f"{key} is {tuple(weights[key].shape)} instead of {tuple(shape)}")
-        elif key not in weights and not key.endswith(".num_batches_tracked"):  # affects no output; not in old files
-            found.append(f"{key} is missing")
+    for key, tensor in wanted.items():
+        idle = key.endswith(".num_batches_tracked")  # affects no output; not in old files
+        if key not in weights:
+            found += [] if idle else [f"{key} is missing"]
+        elif weights[key].shape != tensor.shape:
+            found.append(f"{key} is {tuple(weights[key].shape)} instead of {tuple(tensor.shape)}")
+        elif weights[key].is_floating_point() != tensor.is_floating_point() and not idle:
+            found.append(f"{key} is {weights[key].dtype} instead of {tensor.dtype}")
     parts = {key.partition(".")[0] for key in wanted}
-    idle = [name for name, layer in module.named_modules() if isinstance(layer, nn.Identity)]
-    classifier = tuple(f"{name}." for name in idle[-1:])  # removed: the last module that is an identity
+    identities = [name for name, layer in module.named_modules() if isinstance(layer, nn.Identity)]
+    classifier = tuple(f"{name}." for name in identities[-1:])  # removed: the last module that is an identity
     found += [
         f"{key} is unexpected"
         for key in weights

@@ -126,6 +126,9 @@ WRITERS: dict[str, Callable[[nn.Module], Any]] = {
         "module.", body(network) | under("projection_head.0.", head()) | {"prototypes.weight": torch.zeros(30, 8)}
     ),
     "dino": dino,
+    "vissl": lambda network: {
+        "classy_state_dict": {"base_model": {"model": {"trunk": under("_feature_blocks.", body(network))}}}
+    },
     "compress-alexnet": compress_alexnet,
     "solo-learn": lambda network: lightning(
         network, "backbone.", under("classifier.", head()) | under("projector.0.", head())

@@ -1,5 +1,6 @@
 """Published weights by name: they come with their preprocessing, or a sentence names what to do."""
 
+import time
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -55,6 +56,24 @@ def test_timm_s_weights_that_cannot_be_had_are_one_sentence(hub_cache: Path) -> 
         load_network("timm/resnet18.a1_in1k")
     assert "\n" not in str(caught.value)
     assert not hub_cache.exists() or not list(hub_cache.rglob("*.safetensors"))
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own client waits 46 seconds, and logs 20 lines."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it was waited for"))
+    with pytest.raises(InputError, match=r"\(the Hugging Face hub cannot be reached: .*\); download the model"):
+        load_network("timm/resnet18.a1_in1k")
+    assert not caplog.records
+
+
+def test_weights_for_another_gelu_are_said(hub_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_network("timm/vit_base_patch32_clip_224.openai")
+    assert "timm/vit_base_patch32_clip_quickgelu_224.openai has the features" in caplog.messages[0]
 
 
 def test_truncated_weights_of_timm_are_one_sentence(hub_cache: Path) -> None:

@@ -1,10 +1,10 @@
-"""What a string says of a network, without looking at anything but paths that hold a colon."""
+"""What a string says of a network, without looking at anything but paths that hold a colon or a #."""
 
 from pathlib import Path
 
 import pytest
 
-from compress_ssl.pipeline.networks.reference import Reference, parse_reference
+from compress_ssl.pipeline.networks.reference import Reference, parse_reference, with_absolute_path
 
 
 def test_a_reference_is_taken_apart() -> None:
@@ -21,12 +21,31 @@ def test_a_reference_is_taken_apart() -> None:
         ("teacher", ("file", None, Path("teacher"))),
         ("runs/monday:noon/model.safetensors", ("file", None, Path("runs/monday:noon/model.safetensors"))),
         ("teacher:", ("file", None, Path("teacher:"))),
+        ("torchvision/resnet50:a.pth", ("torchvision", "resnet50", Path("a.pth"))),
+        ("resnet18:a.pth#model_ema", ("file", "resnet18", Path("a.pth"), "model_ema")),
+        ("~/a.pth#a.b", ("file", None, Path.home() / "a.pth", "a.b")),
+        ("runs/#3/model.safetensors", ("file", None, Path("runs/#3/model.safetensors"))),
+        ("a.pth#", ("file", None, Path("a.pth#"))),
     ]:
         assert parse_reference(reference) == Reference(*parts)  # type: ignore[arg-type]
 
 
-def test_a_path_with_a_colon_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_with_an_absolute_path_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert parse_reference("monday:noon") == ("file", "monday", Path("noon"))
+    for reference, absolute in [
+        ("resnet18:a.pth#ema", f"resnet18:{tmp_path}/a.pth#ema"),
+        ("torchvision/resnet18:a.pth", f"torchvision/resnet18:{tmp_path}/a.pth"),
+        ("runs/teacher", f"{tmp_path}/runs/teacher"),
+        ("timm/resnet18", "timm/resnet18"),
+    ]:
+        assert with_absolute_path(reference) == absolute
+
+
+def test_a_path_with_a_colon_or_a_mark_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_reference("monday:noon") == Reference("file", "monday", Path("noon"))
+    assert parse_reference("resnet18:a#b") == Reference("file", "resnet18", Path("a"), "b")
     Path("monday:noon").mkdir()
-    assert parse_reference("monday:noon") == ("file", None, Path("monday:noon"))
+    Path("a#b").touch()
+    assert parse_reference("monday:noon") == Reference("file", None, Path("monday:noon"))
+    assert parse_reference("resnet18:a#b") == Reference("file", "resnet18", Path("a#b"))

@@ -9,6 +9,7 @@ import click
 from compress_ssl.cli.groups import LazyGroup, example
 from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped, Terminated
 from compress_ssl.pipeline.common.torchrun import torchrun_env
+from compress_ssl.storage.places.retries import give_up
 
 FOR_TORCHRUN = ("pretrain", "distill", "evaluate")  # commands that torchrun may start in several processes
 
@@ -23,8 +24,8 @@ class Commands(LazyGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a fault of the program keeps its traceback."""
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, _terminate)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _end)
         try:
             return super().invoke(ctx)
         except (click.Abort, click.exceptions.Exit):
@@ -53,8 +54,9 @@ class Commands(LazyGroup):
             ctx.exit(ending.exit_code)
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+def _end(number: int, _: object) -> None:
+    give_up()
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 @click.group(

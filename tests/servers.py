@@ -3,6 +3,7 @@
 ``make servers`` installs them; a test that needs one which is not there is skipped, and says so.
 """
 
+import math
 import os
 import re
 import shutil
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from compress_ssl.storage.places.connection import RETRY_SECONDS, client
+from compress_ssl.storage.places import retries
+from compress_ssl.storage.places.connection import client
+from compress_ssl.storage.places.retries import RETRY_SECONDS
 from tests.processes import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +118,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         RETRY_SECONDS: 2,
     }.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(retries, "_ending_since", math.inf)  # an interrupted command in this process has set it
     client.cache_clear()
     yield
     client.cache_clear()

@@ -7,29 +7,22 @@ ours prints or writes them.
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import errno
-import netrc
 import os
 import re
 from datetime import timedelta
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
-from urllib.parse import urlsplit
 
 from compress_ssl.storage.errors import StoreError, StoreRefusedError, StoreUnreachableError
-from compress_ssl.storage.places.credentials import needs, s3_credentials
+from compress_ssl.storage.places.credentials import s3_credentials, web_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
 
     from obstore import UpdateVersion
 
-RETRY_SECONDS = "COMPRESS_SSL_RETRY_SECONDS"
-"""Environment variable: for how long a failing request is retried; three minutes unless set."""
+ANSWER_SECONDS, CONNECT_SECONDS = 300, 10  # for a whole answer, and for a connection
 
 Version: TypeAlias = "UpdateVersion"
 """Distinguishes an object from earlier and later ones of its name: its ETag, its generation, or both."""
@@ -46,88 +39,104 @@ class ObjectStat(NamedTuple):
 class PutRefusedError(Exception):
     """A conditional put was refused: there is an object already, or another version of it."""
 
+    was_sent_before = False  # true if the answer to an earlier attempt was lost, which may have put the object
+
 
 @lru_cache(maxsize=256)
 def client(root: str) -> Any:
-    """Return the obstore client of a bucket or host; one per process.
+    """Return the obstore client of a bucket or host; one per process. ``retries`` repeats its requests, it does not.
 
     Raises:
         StoreRefusedError: If the configuration found cannot be used.
     """
-    scheme, name = root.split("://")
+    from obstore.exceptions import BaseError
     from obstore.store import GCSStore, HTTPStore, S3Store
 
-    seconds = float(os.environ.get(RETRY_SECONDS) or 180)
-    retry: Any = {"retry_timeout": timedelta(seconds=seconds)}
-    options: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10)}
-    if scheme == "s3":
-        found = s3_credentials()
-        settings: Any = {"config": found.config, "credential_provider": found.provider}
-        # The user's own endpoint may be without TLS, as in a lab's network; Amazon's never is.
-        options["allow_http"] = found.endpoint.startswith("http://")
-        return S3Store(name, **settings, client_options=options, retry_config=retry)
-    if scheme == "gs":
-        options["allow_http"] = True  # asked for by nothing but a service account's file that names such a server
-        return GCSStore(name, client_options=options, retry_config=retry)
-    headers = {}
-    with contextlib.suppress(OSError, netrc.NetrcParseError):  # user and password of ~/.netrc, or the file in NETRC
-        entry = netrc.netrc(os.environ.get("NETRC")).hosts.get(urlsplit(f"//{name}").hostname or "")
-        if entry is not None:
-            token = base64.b64encode(f"{entry[0]}:{entry[2]}".encode()).decode()
-            headers = {"authorization": f"Basic {token}"}
-    options |= {"allow_http": scheme == "http", "default_headers": headers}
-    return HTTPStore(f"{root}/", client_options=options, retry_config=retry)
+    scheme, name = root.split("://")
+    options: Any = {"timeout": timedelta(seconds=ANSWER_SECONDS), "connect_timeout": timedelta(seconds=CONNECT_SECONDS)}
+    settings: Any = {"client_options": options, "retry_config": {"max_retries": 0}}
+    try:
+        if scheme == "s3":
+            found = s3_credentials()
+            settings |= {"config": found.config, "credential_provider": found.provider}
+            # The user's own endpoint may be without TLS, as in a lab's network; Amazon's never is.
+            options["allow_http"] = found.endpoint.startswith("http://")
+            return S3Store(name, **settings)
+        if scheme == "gs":
+            options["allow_http"] = True  # asked for by nothing but a service account's file that names such a server
+            return GCSStore(name, **settings)
+        options |= {"allow_http": scheme == "http", "default_headers": web_credentials(name)}
+        return HTTPStore(f"{root}/", **settings)
+    except (BaseError, ValueError, TypeError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreRefusedError(
+            f"'{root}' cannot be used: {first_line(error)}; check what the environment sets."
+        ) from None
 
 
-SERVER_ANSWERED = re.compile(r"status code: (\d{3} [A-Z][A-Za-z ]*)")
+STATUS = re.compile(r"status code: ((\d{3}) [A-Z][A-Za-z ]*)")
+HOST = re.compile(r"https?://(?:[^/\s]*@)?([^/\s]+)")
 
 REFUSALS = (
     ("NoSuchBucket", "there is no such bucket; check its name, or create it"),
     ("metadata.google.internal", "no credentials were found; set GOOGLE_APPLICATION_CREDENTIALS"),
+    ("ExpiredToken", "the credentials have expired; renew them"),
+    ("RequestTimeTooSkewed", "this machine's clock is wrong; set it"),
     ("code: 401", "the server does not accept these credentials; correct or renew them"),
     (
         "code: 403",
         "the server refuses these credentials, or the lack of them, for this; check them and the bucket's rules",
     ),
     ("PermanentRedirect", "the bucket is in another region; set AWS_REGION"),
+    ("MissingContentLength", "the server does not state the size of what it sends (Content-Length); use another"),
+    ("InvalidContentType", "the server does not speak TLS; give its address as http://"),
+    ("certificate", "the server's certificate is not trusted by this machine; add its issuer, or check the address"),
 )
 FAILURES = (
-    ("lookup address", "there is no such host; check the URL and AWS_ENDPOINT_URL"),
-    ("kind: Connect", "no connection; check the URL and the network, then run the same command again"),
-    ("kind: Timeout", "no answer in time; check the network, then run the same command again"),
-)  # parts of the client's messages, and what they mean: the server refuses a request, or cannot be reached
+    ("lookup address", "there is no such host{at}; check the URL and AWS_ENDPOINT_URL"),
+    ("kind: Connect", "no connection{at}; check the URL and the network"),
+    ("kind: Timeout", "no answer in time{at}; check the network"),
+    ("HttpError", "the connection{at} was broken off; check the network"),
+)  # parts of the client's messages, and what they mean: the server refuses a request, or it or the network fails
 
 
-@contextlib.contextmanager
-def reaching(place: object) -> Iterator[None]:
-    """Turn the client's errors into one sentence that names the place and the reason.
+def explained(place: object, error: BaseException) -> Exception:
+    """Return an error of a request, the client's as one sentence that names the place and the reason.
 
-    Raises:
+    Returns:
         FileNotFoundError: If there is no such object.
         PutRefusedError: If a conditional put is refused.
-        StoreUnreachableError: If the server cannot be reached (after retries).
-        StoreRefusedError: If it refuses the request, or has no such bucket.
-        StoreError: If obstore is not installed.
+        StoreUnreachableError: If the server or the network fails: later the same request may succeed.
+        StoreRefusedError: If the request is refused, or makes the client fail.
     """
-    if find_spec("obstore") is None:
-        raise StoreError(needs("obstore", purpose=f"'{place}'"))
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
-    try:
-        yield
-    except (AlreadyExistsError, PreconditionError) as error:
-        raise PutRefusedError(str(place)) from error
-    except (FileNotFoundError, BaseError) as error:
-        text = str(error)
-        if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in text:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from None
-        for reasons, error_class in ((REFUSALS, StoreRefusedError), (FAILURES, StoreUnreachableError)):
-            for sign, reason in reasons:
-                if sign in text:
-                    raise error_class(f"'{place}' cannot be used: {reason}.") from None
-        answered = SERVER_ANSWERED.search(text)
-        said = f"the server answers {answered[1].strip()}" if answered else without_secrets(text.partition("\n")[0])
-        raise StoreUnreachableError(f"'{place}' cannot be used: {said}; try again later, or check the place.") from None
+    text = str(error)
+    if isinstance(error, AlreadyExistsError | PreconditionError):
+        return PutRefusedError(str(place))
+    if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in text:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
+    if isinstance(error, Exception) and not isinstance(error, FileNotFoundError | BaseError):
+        return error
+    host = HOST.search(text)
+    for reasons, error_class in ((REFUSALS, StoreRefusedError), (FAILURES, StoreUnreachableError)):
+        for sign, reason in reasons:
+            if sign in text:
+                return error_class(f"'{place}' cannot be used: {reason.format(at=f' to {host[1]}' if host else '')}.")
+    if (answer := STATUS.search(text)) is None:
+        return StoreRefusedError(f"'{place}' cannot be used: {first_line(error)}; check the place.")
+    status = int(answer[2])
+    may_pass = (status >= 500 and status != 501) or status in (408, 425, 429) or "RequestTimeout" in text
+    failed = StoreUnreachableError if may_pass else StoreRefusedError
+    code = re.search("<Code>([A-Za-z]+)</Code>", text)
+    said = f"{answer[1].strip()}{f' ({code[1]})' if code else ''}"
+    return failed(f"'{place}' cannot be used: the server answers {said}; try again later, or check the place.")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without secrets."""
+    return without_secrets(str(error).partition("\n")[0])
 
 
 def without_secrets(text: str) -> str:

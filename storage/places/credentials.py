@@ -1,21 +1,27 @@
 """Credentials, region and endpoint for S3: from the environment variables of Amazon's tools, else through boto3.
 
 The client itself reads keys in environment variables. All else (profiles in ``~/.aws``, single sign-on, roles, the
-metadata service of Amazon's machines) is left to boto3.
+metadata service of Amazon's machines) is left to boto3. Passwords of web servers are in ``~/.netrc``.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import logging
+import netrc
 import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from compress_ssl.storage.errors import StoreError, StoreRefusedError
 
 if TYPE_CHECKING:
     from obstore.auth.boto3 import Boto3CredentialProvider
+
+logger = logging.getLogger(__name__)
 
 GIVES_KEYS = (
     *("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE"),
@@ -55,7 +61,7 @@ def s3_credentials() -> S3Credentials:
 
     Raises:
         StoreRefusedError: If there are no credentials, only half a pair of keys, or boto3 cannot get those that are
-            configured.
+            configured; if the endpoint is no URL.
         StoreError: If a profile is asked for and boto3 is not installed.
     """
     pair = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -63,6 +69,7 @@ def s3_credentials() -> S3Credentials:
         if os.environ.get(name) and not os.environ.get(other):
             raise StoreRefusedError(f"{name} is set without {other}; set both.")
     endpoint, region = (next(filter(None, map(os.environ.get, names)), "") for names in (ENDPOINT, REGION))
+    _check_endpoint(endpoint, next(filter(os.environ.get, ENDPOINT), ""))
     has_keys = any(map(os.environ.get, GIVES_KEYS))
     if find_spec("boto3") is None:
         if named := next(filter(os.environ.get, PROFILE), None):
@@ -71,7 +78,7 @@ def s3_credentials() -> S3Credentials:
             raise StoreRefusedError(f"{NO_KEYS} {needs('boto3', purpose='All else')}")
         return S3Credentials(endpoint)
     files = [os.environ.get(name) or file for name, file in PROFILE_FILES.items()]
-    if has_keys and ((endpoint and region) or not any(Path(file).expanduser().is_file() for file in files)):
+    if has_keys and ((endpoint and region) or not any(map(os.path.isfile, map(os.path.expanduser, files)))):
         return S3Credentials(endpoint)
 
     import boto3
@@ -94,6 +101,37 @@ def s3_credentials() -> S3Credentials:
             provider = Boto3CredentialProvider(boto)
     except ProfileNotFound as error:
         raise StoreRefusedError(f"The AWS profile '{error.kwargs['profile']}' is not in {', '.join(files)}.") from None
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, OSError, ValueError) as error:  # OSError, ValueError: its files of profiles
+        if isinstance(error, StoreRefusedError):
+            raise
         raise StoreRefusedError(f"The credentials for S3 could not be obtained: {error}; renew or fix them.") from None
+    _check_endpoint(config.get("endpoint", ""), "endpoint_url of the AWS profile")
     return S3Credentials(endpoint or config.get("endpoint", ""), config, provider)
+
+
+def _check_endpoint(url: str, origin: str) -> None:
+    """Check that an endpoint is an address of a server, on which the client else panics.
+
+    Raises:
+        StoreRefusedError: If it is none; the message leaves the value out, which may hold a password.
+    """
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if not url or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0):
+            return
+    raise StoreRefusedError(f"{origin} is no address of a server; write it as https://HOST or http://HOST:PORT.")
+
+
+def web_credentials(host: str) -> dict[str, str]:
+    """Return the header with the user and password for a web server: those of ``~/.netrc``, or the file in NETRC."""
+    file = os.environ.get("NETRC") or "~/.netrc"
+    try:
+        entry = netrc.netrc(os.environ.get("NETRC")).hosts.get(urlsplit(f"//{host}").hostname or "")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, netrc.NetrcParseError) as error:
+        logger.warning("'%s' cannot be read (%s); '%s' is asked without a password.", file, type(error).__name__, host)
+        return {}
+    if entry is None:
+        return {}
+    return {"authorization": f"Basic {base64.b64encode(f'{entry[0]}:{entry[2]}'.encode()).decode()}"}

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from compress_ssl.storage.errors import StoreBusyError, StoreUnreachableError
+from compress_ssl.storage.places.retries import retrying_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +102,7 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[Lease]:
         nonlocal mine
         while mine is not None and not ended.wait(HEARTBEAT_SECONDS):
             # A disk or a network that fails for a moment must not end the heartbeat of a living process.
-            with contextlib.suppress(OSError, StoreUnreachableError):
+            with contextlib.suppress(OSError, StoreUnreachableError), retrying_for(HEARTBEAT_SECONDS):
                 mine = put(mine)
 
     for _ in range(ATTEMPTS):
@@ -124,7 +125,7 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[Lease]:
         ended.set()
         thread.join()
         # Between the renewal and the deletion another process may take it only once its heartbeat is stale.
-        with contextlib.suppress(OSError, StoreUnreachableError):
+        with contextlib.suppress(OSError, StoreUnreachableError), retrying_for(HEARTBEAT_SECONDS):
             if mine is not None and (last := put(mine)) is not None:
                 slot.remove(last)
 

@@ -17,18 +17,19 @@ import tempfile
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from urllib.parse import unquote
 
 from compress_ssl.storage.errors import StoreError
-from compress_ssl.storage.places.connection import ObjectStat, PutRefusedError, client, reaching
+from compress_ssl.storage.places.connection import ObjectStat, PutRefusedError, client
 from compress_ssl.storage.places.lease import Lease, hold_lease
 from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.names import ROOT
 from compress_ssl.storage.places.parallel import map_threads
+from compress_ssl.storage.places.retries import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from obstore import PutMode
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 WRITABLE = ("s3", "gs")
 READ_ONLY = ("https", "http")
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, order=True)
@@ -81,9 +84,9 @@ class RemotePath:
     def absolute(self) -> RemotePath:
         return self
 
-    @property
-    def _client(self) -> Any:
-        return client(self.root)
+    def _ask(self, request: Callable[[Any], Answer]) -> Answer:
+        """Return the answer to a request that is sent through the client of the server, again if it fails."""
+        return ask(self, lambda: request(client(self.root)))
 
     @property
     def _object(self) -> str:
@@ -91,11 +94,18 @@ class RemotePath:
         return self.key if self.is_writable else unquote(self.key)
 
     def read_bytes(self, limit: int | None = None) -> bytes:
-        with reaching(self):
-            answer = self._client.get(self._object)
+        return self.read(limit)[0]
+
+    def read(self, limit: int | None = None) -> tuple[bytes, Version]:
+        """Return the content, and the version that has it."""
+
+        def read(client: Any) -> tuple[bytes, Version]:
+            answer = client.get(self._object)
             if limit is not None and answer.meta["size"] > limit:
                 raise OSError(errno.EFBIG, f"Is larger than {limit:,} bytes", str(self))
-            return bytes(answer.bytes())
+            return bytes(answer.bytes()), _version(answer.meta)
+
+        return self._ask(read)
 
     def write_bytes(self, data: bytes | bytearray | memoryview, mode: PutMode = "overwrite") -> Version:
         """Write the object, whole or not at all; returns its version.
@@ -104,18 +114,25 @@ class RemotePath:
             PutRefusedError: If ``mode`` forbids it.
         """
         self.check_writable()
-        with reaching(self):
+        content = bytes(data)
+        try:
             # In one request, whatever its size: an upload in parts that is broken off is paid for, and unseen.
-            result = self._client.put(self._object, bytes(data), mode=mode, use_multipart=False)
-        return _version(result)
+            put = self._ask(lambda client: client.put(self._object, content, mode=mode, use_multipart=False))
+        except PutRefusedError as refused:
+            if refused.was_sent_before:
+                with contextlib.suppress(FileNotFoundError):
+                    found, version = self.read()
+                    if found == content:  # an earlier attempt put it, and only its answer was lost
+                        return version
+            raise
+        return _version(put)
 
     def write_durably(self, data: bytes | bytearray | memoryview) -> None:
         self.write_bytes(data)
 
     def stat(self) -> ObjectStat:
         """Return size and version; FileNotFoundError if there is no such object."""
-        with reaching(self):
-            meta = self._client.head(self._object)
+        meta = self._ask(lambda client: client.head(self._object))
         return ObjectStat(meta["size"], _version(meta), meta["last_modified"])
 
     def size(self) -> int:
@@ -145,8 +162,7 @@ class RemotePath:
         """Return the folders and the objects directly below; none behind https."""
         if not self.is_writable:
             return [], []
-        with reaching(self):
-            below = self._client.list_with_delimiter(f"{self.key}/" if self.key else None)
+        below = self._ask(lambda client: client.list_with_delimiter(f"{self.key}/" if self.key else None))
         keys = below["common_prefixes"], [meta["path"] for meta in below["objects"]]
         folders, objects = (
             [RemotePath(self.root, key.strip("/")) for key in found if key.strip("/") != self.key] for found in keys
@@ -167,17 +183,16 @@ class RemotePath:
                 yield path
 
     def files(self) -> Iterator[RemotePath]:
-        with reaching(self):
-            for metas in self._client.list(f"{self.key}/" if self.key else None):
-                yield from (RemotePath(self.root, meta["path"]) for meta in metas)
+        pages = self._ask(lambda client: list(client.list(f"{self.key}/" if self.key else None)))
+        return (RemotePath(self.root, meta["path"]) for metas in pages for meta in metas)
 
     def unlink(self, missing_ok: bool = False) -> None:
         self.check_writable()
         if not missing_ok and not self.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         # Some servers answer a deletion of nothing with an error, others do not.
-        with contextlib.suppress(FileNotFoundError), reaching(self):
-            self._client.delete(self._object)
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(lambda client: client.delete(self._object))
 
     def check_writable(self) -> None:
         if not (self.is_writable and self.key):
@@ -252,8 +267,7 @@ class _LeaseObject:
     path: RemotePath
 
     def read(self) -> tuple[bytes, Version]:
-        version = self.path.stat().version  # before the content, so that a put between the two refuses ours
-        return self.path.read_bytes(), version
+        return self.path.read()
 
     def put(self, content: bytes, version: Version | None) -> Version | None:
         try:

@@ -135,7 +135,9 @@ def test_server_that_cannot_be_reached_is_a_failed_run(
         ("distill", store, "data", "new", *distill_options),
         ("evaluate", store, "--output", "scores"),
     ):
-        assert_ends(call(*words), 1, "cannot be used: no connection; check the URL and the network")
+        assert_ends(
+            call(*words), 1, rf"cannot be used: no connection to 127\.0\.0\.1:{port}; check the URL and the network"
+        )
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +13,7 @@ from compress_ssl.cli.output import json_option, print_result, say
 from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
+from compress_ssl.storage.typed_files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,4 +123,4 @@ def _show(results: list[Path], as_json: bool) -> None:
         print_table(results_table(results))
         click.echo("\n".join(map(str, results)))
 
-    print_result([{"path": str(path), **json.loads(path.read_bytes())} for path in results], as_json, show)
+    print_result([{"path": str(path), **read_json(path, dict[str, Any])} for path in results], as_json, show)

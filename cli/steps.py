@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from compress_ssl.cli.output import json_option, print_result, say
+from compress_ssl.storage.typed_files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ def run_steps(
         if results:
             print_table(results_table(results), title or None)
 
-    records = [json.loads(path.read_bytes()) for path in results] if as_json else []
+    records = [read_json(path, dict[str, Any]) for path in results] if as_json else []
     print_result({"steps": done, "results": records}, as_json, show)
 
 

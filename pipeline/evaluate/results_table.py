@@ -1,11 +1,46 @@
 """One table of the results of several evaluations, which says what images its scores are of."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
-from compress_ssl.pipeline.common.errors import InputError
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
+
+from compress_ssl.storage.typed_files import read_json
+
+
+class _Images(TypedDict, total=False):
+    train_images: int | None
+    test_images: int | None
+    train_images_xxh3: str
+    subset: str
+
+
+class _Numbers(_Images, total=False):
+    nearest: list[_Images]
+    subsets: list[_Images]
+
+
+class _DataSet(TypedDict, total=False):
+    name: str
+    fingerprint: dict[str, str]
+
+
+class _Network(TypedDict):
+    name: str
+    architecture: str
+
+
+class _File(TypedDict):
+    """The result of an evaluation, as far as tables need it; early ones lack the optional keys."""
+
+    network: _Network
+    scores: dict[str, FiniteFloat]
+    data_set: NotRequired[_DataSet]
+    result: NotRequired[_Numbers]
+    train_split: NotRequired[str | None]
+    test_split: NotRequired[str | None]
 
 
 class Table(NamedTuple):
@@ -57,7 +92,7 @@ def results_table(results: Iterable[Path]) -> Table:
     empty if a network has no such score.
 
     Raises:
-        InputError: If a file cannot be read, or is not a result.
+        UnreadableFileError: If a file is not a result.
     """
     rows: list[Result] = []
     for path in results:
@@ -106,27 +141,22 @@ def read_result(path: Path) -> Result:
     """Read a result.
 
     Raises:
-        InputError: If the file cannot be read, or is not the result of an evaluation.
+        UnreadableFileError: If the file is not the result of an evaluation.
     """
-    try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
-        network = record["network"]
-        scores = {str(heading): float(value) for heading, value in record["scores"].items()}
-        images = {heading: _images_of(record, heading) for heading in scores}
-        return Result(str(network["name"]), str(network["architecture"]), scores, images)
-    except (OSError, ValueError) as error:
-        raise InputError(f"The result '{path}' cannot be read ({error}); run the evaluation again.") from error
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"'{path}' is not the result of an evaluation; run it again.") from error
+    record = read_json(path, _File, otherwise="run the evaluation again")
+    scores, network = record["scores"], record["network"]
+    images = {heading: _images_of(record, heading) for heading in scores}
+    return Result(network["name"], network["architecture"], scores, images)
 
 
-def _images_of(record: Mapping[str, Any], heading: str) -> ScoredImages:
+def _images_of(record: _File, heading: str) -> ScoredImages:
     """Return the images of a score; the evaluations have their numbers at different places."""
     data_set, result = record.get("data_set", {}), record.get("result", {})
-    subsets = {f"{each['subset']} labels": each for each in result.get("subsets", ())}
-    part = {**result, **next(iter(result.get("nearest", ())), {}), **subsets.get(heading.removesuffix(", top-5"), {})}
+    subsets = {f"{each.get('subset')} labels": each for each in result.get("subsets", ())}
+    nearest = result.get("nearest", [])[:1]
+    part: Any = {**result, **(nearest[0] if nearest else {}), **subsets.get(heading.removesuffix(", top-5"), {})}
     prints = data_set.get("fingerprint", {})
-    content = [prints.get(record.get(split), "") for split in ("train_split", "test_split")]
+    content = [prints.get(split or "", "") for split in (record.get("train_split"), record.get("test_split"))]
     content.append(part.get("train_images_xxh3", ""))
-    name = str(data_set.get("name", "an unknown dataset"))
-    return ScoredImages(name, part.get("train_images"), part.get("test_images"), tuple(map(str, content)))
+    name = data_set.get("name", "an unknown dataset")
+    return ScoredImages(name, part.get("train_images"), part.get("test_images"), tuple(content))

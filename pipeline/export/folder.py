@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import uuid
@@ -10,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.storage.places.durable import flush_directory, make_directory_durably, write_json_durably
+from compress_ssl.storage.typed_files import read_json
 
 CARD_FILE, ONNX_FILE = "README.md", "model.onnx"
 
@@ -20,6 +22,14 @@ MANIFEST_FILE = "export.json"  # identity of the network, and sizes and hashes o
 
 FILES = (MODEL_FILE, ONNX_FILE, f"{ONNX_FILE}.data", CARD_FILE)
 """Files of an export besides its manifest; the third holds the weights of an ONNX file that is too large for them."""
+
+
+class _File(TypedDict):
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    files: dict[str, _File]
 
 
 def check_export_folder(out: Path, overwrite: bool) -> None:
@@ -37,12 +47,9 @@ def check_export_folder(out: Path, overwrite: bool) -> None:
         raise InputError(f"'{out}' is not empty and holds no export; give another folder.")
     if not overwrite:
         raise InputError(f"'{out}' holds an export already; use --overwrite to replace it, or give another folder.")
-    try:
-        written = {name: file["sha256"] for name, file in json.loads(manifest.read_bytes())["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"'{manifest}' is not the manifest of an export ({error}); give another folder.") from error
+    written = read_json(manifest, _Manifest, otherwise="give another folder")["files"]
     for name in FILES:
-        if (out / name).exists() and written.get(name) != file_sha256(out / name):
+        if (out / name).exists() and (name not in written or written[name]["sha256"] != file_sha256(out / name)):
             raise InputError(
                 f"'{out / name}' was changed since export wrote it, and --overwrite would delete it; move it away, or "
                 "give another folder."

@@ -1,14 +1,17 @@
 """The origin of a network: what its run recorded, and the scores of these very weights."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
-from compress_ssl.pipeline.common.errors import InputError
+from pydantic import ConfigDict, FiniteFloat
+from typing_extensions import TypedDict
+
 from compress_ssl.pipeline.common.run_files import BEST_FOLDER, EPOCH_FOLDER, MODEL_FILE, SETTINGS_FILE
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.training.settings import TrainingSettings
+from compress_ssl.storage.typed_files import read_json
+from compress_ssl.storage.typed_json import check_value
 
 NOT_SHOWN = {
     *TrainingSettings.fields_with_role("path", "runtime"),
@@ -18,13 +21,68 @@ NOT_SHOWN = {
 }  # keys of ``settings.json`` that are not options of the method: paths, runtime options, inputs and versions
 
 
+class _Teacher(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    name: str
+    architecture: str
+    weights_sha256: str
+
+
+class _View(TypedDict):
+    size: int
+    policy: dict[str, Any]
+
+
+class _Inputs(TypedDict, total=False):
+    teacher: _Teacher
+    further_teachers: list["_Inputs"]
+    data_set: dict[str, Any]
+    fingerprint: Any
+    views: list[_View]
+
+
+class _Record(TypedDict, total=False):
+    """``settings.json`` of a run, as far as a card needs it."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    inputs: _Inputs
+    versions: dict[str, str]
+    store: str | None
+    also_store: list[str]
+
+
+class _DataSet(TypedDict):
+    name: str
+
+
+class _Network(TypedDict):
+    name: str
+    weights_sha256: str
+
+
+class _Result(TypedDict):
+    """The result of an evaluation, as far as a card needs it."""
+
+    evaluation: str
+    network: _Network
+    data_set: _DataSet
+    train_split: NotRequired[str | None]
+    test_split: NotRequired[str | None]
+    scores: dict[str, FiniteFloat]
+
+
+MOVE = "restore it, or move it away"
+
+
 class Origin(NamedTuple):
     """The origin of a network; empty for a published file."""
 
     settings: dict[str, Any]  # of the method, without those that are off
-    teachers: list[dict[str, Any]]
+    teachers: list[_Teacher]
     data_set: dict[str, Any]
-    views: list[dict[str, Any]]
+    views: list[_View]
     versions: dict[str, str]
     scores: list[tuple[str, ...]]
     """Network, evaluation, dataset, splits, score and percent; of the network, then of its teachers."""
@@ -38,14 +96,14 @@ def read_origin(reference: str, weights_sha256: str) -> Origin:
         weights_sha256: Results of other weights are left out.
 
     Raises:
-        InputError: If a record or a result cannot be read.
+        UnreadableFileError: If a record or a result is damaged.
     """
     path = Path(reference)
     folder = path.parent if path.name == MODEL_FILE else path
     is_earlier = folder.name == BEST_FOLDER or folder.name.startswith(EPOCH_FOLDER.partition("{")[0])
     run = folder.parent if is_earlier else folder
-    record = _read(run / SETTINGS_FILE) if (run / SETTINGS_FILE).is_file() else {}
-    inputs = record.get("inputs", {})
+    record = read_json(run / SETTINGS_FILE, _Record, otherwise=MOVE) if (run / SETTINGS_FILE).is_file() else _Record()
+    inputs = record.get("inputs", _Inputs())
     teachers = [each["teacher"] for each in (inputs, *inputs.get("further_teachers", [])) if "teacher" in each]
     settings = {
         name: value
@@ -55,20 +113,18 @@ def read_origin(reference: str, weights_sha256: str) -> Origin:
     stores = [store for store in (record.get("store"), *record.get("also_store", [])) if store is not None]
     found: list[tuple[str, tuple[str, ...]]] = []
     for path in _result_files(folder, run, stores) if folder.is_dir() else ():
-        result = _read(path)
-        if "evaluation" not in result or "scores" not in result:
+        content = read_json(path, Any, otherwise=MOVE)
+        if not isinstance(content, dict) or not content.keys() >= {"evaluation", "scores"}:
             continue
-        try:
-            network, of = result["network"], result["data_set"]["name"]
-            splits = " → ".join(result[key] for key in ("train_split", "test_split") if result.get(key))
-            for title, percent in result["scores"].items():
-                row = (network["name"], result["evaluation"], of, splits, title, f"{float(percent):.1f}")
-                found.append((network["weights_sha256"], row))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"'{path}' is not a result of evaluate ({error!r}); evaluate again.") from error
+        result = check_value(path, content, _Result, otherwise="evaluate again")
+        network, of = result["network"], result["data_set"]["name"]
+        splits = " → ".join(filter(None, (result.get("train_split"), result.get("test_split"))))
+        for title, percent in result["scores"].items():
+            row = (network["name"], result["evaluation"], of, splits, title, f"{percent:.1f}")
+            found.append((network["weights_sha256"], row))
     owners = dict.fromkeys((weights_sha256, *(teacher.get("weights_sha256") for teacher in teachers)))
     scores = [row for owner in owners for sha256, row in found if sha256 == owner]
-    data_set = inputs.get("data_set", {key: inputs[key] for key in ("fingerprint",) if key in inputs})
+    data_set = inputs.get("data_set", {"fingerprint": inputs["fingerprint"]} if "fingerprint" in inputs else {})
     return Origin(settings, teachers, data_set, inputs.get("views", []), record.get("versions", {}), scores)
 
 
@@ -84,11 +140,3 @@ def _result_files(folder: Path, run: Path, stores: Sequence[str]) -> Iterator[Pa
     for store in dict.fromkeys(stores):
         results = Path(f"{store}.evaluation")
         yield from (*sorted(results.glob("*.json")), *sorted(results.glob("*/*.json")))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' cannot be read ({error}); restore it, or move it away.") from error
-    return record if isinstance(record, dict) else {}

@@ -17,7 +17,6 @@ Keys are the fields of the stages' settings. ``steps.py`` turns a recipe into st
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +30,7 @@ from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALU
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 from compress_ssl.pipeline.images.policies import Policy
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
+from compress_ssl.storage.typed_files import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -109,7 +109,8 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
         overrides: Replacements for ``folder`` and ``data``; ``settings`` are merged into those of the recipe.
 
     Raises:
-        InputError: If there is no such recipe, it is not TOML, or a key is unknown.
+        InputError: If there is no such recipe, or a key is unknown.
+        UnreadableFileError: If it is not TOML.
     """
     if source in recipe_names():
         path = RECIPES / f"{source}.toml"
@@ -121,10 +122,7 @@ def read_recipe(source: str, **overrides: Any) -> Recipe:
             raise InputError(f"The recipe '{source}' does not exist; check the path.")
         if not path.is_file():
             raise unknown_name("recipe", source, recipe_names())
-    try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"The recipe '{path}' is not valid TOML: {error}.") from error
+    written = read_toml(path)
     given = {key: value for key, value in overrides.items() if value is not None and key != "settings"}
     _check_keys("the recipe", written, set(Recipe.model_fields))
     recipe = validate_settings(Recipe, {**written, **given}, f"the recipe '{path}'")

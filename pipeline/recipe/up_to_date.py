@@ -5,7 +5,6 @@ stores and networks it used, and of the names, sizes and times of the images it 
 are the same and its output exists. Paths do not count: a folder may be moved.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import xxhash
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.common.settings import ImageSelection
@@ -27,9 +28,24 @@ from compress_ssl.storage.places.place import PlaceLike, location
 from compress_ssl.storage.publish import has_zarr_metadata, is_meant_as_store
 from compress_ssl.storage.reader import open_store
 from compress_ssl.storage.tools.identity import content_hash
+from compress_ssl.storage.typed_files import read_json
 
 FORMER_DEFAULTS = {("pretrain", "precision"): "float32", ("distill", "precision"): "float32"}
 """Defaults that have changed, by stage and setting: what was made by them is up to date."""
+
+
+class _Record(TypedDict, total=False):
+    """What ``read_record`` returns; other keys are kept."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    settings: dict[str, Any]
+    inputs: dict[str, str | None]
+    images: dict[str, str]
+    finished: bool
+    failed: str  # why it failed, one sentence
+    seconds: float
+    together: int  # number of networks trained in the same pass
 
 
 class ImageFolder(NamedTuple):
@@ -108,12 +124,16 @@ def _record_path(recipe: Recipe, name: str) -> Path:
 
 
 def read_record(recipe: Recipe, name: str) -> dict[str, Any] | None:
-    """Return the settings and inputs of a step's last run; None if it was never run."""
+    """Return the settings and inputs of a step's last run; None if it was never run.
+
+    Raises:
+        UnreadableFileError: If the record is damaged.
+    """
+    otherwise = "restore it, or delete it and move the step's output away"
     try:
-        record: dict[str, Any] = json.loads(_record_path(recipe, name).read_bytes())
-    except (OSError, ValueError):
+        return dict(read_json(_record_path(recipe, name), _Record, otherwise=otherwise))
+    except FileNotFoundError:
         return None
-    return record
 
 
 def write_record(recipe: Recipe, name: str, record: Mapping[str, Any], *, finished: bool) -> None:

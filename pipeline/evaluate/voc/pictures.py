@@ -1,6 +1,5 @@
 """Pictures of a detector: its training curve, and boxes on some test images."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,9 @@ from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.run_files import METRICS_FILE
 from compress_ssl.pipeline.evaluate.voc.average_precision import Detections
 from compress_ssl.pipeline.evaluate.voc.images import AnnotatedImages
+from compress_ssl.pipeline.training.metrics import MAX_METRICS_BYTES
+from compress_ssl.storage.typed_files import read_bounded
+from compress_ssl.storage.typed_json import parse_json
 
 DRAWN_FROM_SCORE = 0.5  # minimum score of drawn detections
 
@@ -24,7 +26,8 @@ COLUMNS = 4
 
 def draw_curve(run: Path, picture: Path, note: str) -> None:
     """Draw the losses of a run, and its average precision on the test images where it was scored during training."""
-    lines = [json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
+    path = run / METRICS_FILE
+    lines = [parse_json(path, line, dict[str, float]) for line in read_bounded(path, MAX_METRICS_BYTES).splitlines()]
     steps = max(line["step"] for line in lines)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     left = figure.subplots()

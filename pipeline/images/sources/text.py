@@ -14,22 +14,24 @@ import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.source import Listing, is_image
+from compress_ssl.storage.typed_files import read_text
 
 KAGGLE_COLUMN = "PredictionString"  # LOC_val_solution.csv: a class and a box for every object
+
+
+MAX_BYTES = 2**32  # of a list of images: about 50 million
 
 
 def read_lines(file: Path, kind: str) -> list[tuple[int, str]]:
     """Return the non-empty lines of a UTF-8 text file, each with its line number.
 
     Raises:
-        InputError: If it is no file, not UTF-8, or empty; the message calls the file a ``kind``.
+        InputError: If it is no file, or empty; the message calls the file a ``kind``.
+        UnreadableFileError: If it is not UTF-8.
     """
     if not file.is_file():
         raise InputError(f"The {kind} '{file}' is not a file; give a text file with one image per line.")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"The {kind} '{file}' is not UTF-8 text; save it as UTF-8.") from error
+    text = read_text(file, limit=MAX_BYTES, otherwise="save it as UTF-8")
     # Not splitlines(): it also splits at characters that a file name may contain, such as U+2028.
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
@@ -116,14 +118,22 @@ def _paths_by_name(paths: Sequence[str]) -> dict[str, list[str]]:
     return names | {path: [path] for path in paths}
 
 
+def _cells(line: str) -> list[str]:
+    """Return the cells of a line of CSV; none if csv cannot read it."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]))]
+    except csv.Error:  # a cell of more than 128 KiB
+        return []
+
+
 def _entries(file: Path) -> Iterator[tuple[int, str, str]]:
     """Yield line number, name and class of every line."""
     lines = read_lines(file, "label file")
     if file.suffix.lower() == ".csv":
         (_, header), *lines = lines
-        columns = next(csv.reader([header]))
+        columns = _cells(header)
         for number, line in lines:
-            cells = [cell.strip() for cell in next(csv.reader([line]))]
+            cells = _cells(line)
             if len(cells) < 2 or not cells[0] or not cells[1]:
                 raise InputError(
                     f"Line {number} of '{file}' has no class; its first two columns are an image and its class."

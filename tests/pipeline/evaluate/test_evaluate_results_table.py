@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.evaluate.results_table import results_table
+from compress_ssl.storage.errors import StoreError
 
 
 def result(folder: Path, name: str, scores: dict[str, float], evaluation: str = "knn", **more: Any) -> Path:
@@ -92,23 +92,25 @@ def test_no_result_is_a_table_without_rows() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "cannot be read"),
-        ('{"network": {"name": "a"', "cannot be read"),
-        ("\xff", "cannot be read"),
-        ("[]", "is not the result of an evaluation; run it again"),
-        ('{"network": {"name": "a"}}', "is not the result of an evaluation; run it again"),
-        ('{"network": {"name": "a", "architecture": "b"}, "scores": [3]}', "is not the result of an evaluation"),
-        ('{"network": {"name": "a", "architecture": "b"}, "scores": {"NN": "much"}}', "cannot be read"),
+        ("", "is not valid JSON"),
+        ('{"network": {"name": "a"', "is not valid JSON"),
+        ("\xff", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("[]", "holds something else (Input should be an object); run the evaluation again."),
+        ('{"network": {"name": "a"}}', "lacks 'network.architecture'; run the evaluation again."),
+        ('{"network": {"name": "a", "architecture": "b"}, "scores": [3]}', "has a wrong scores"),
+        ('{"network": {"name": "a", "architecture": "b"}, "scores": {"NN": "much"}}', "has a wrong scores.NN"),
+        ('{"network": {"name": "a", "architecture": "b"}, "scores": {"NN": NaN}}', "has a wrong scores.NN"),
+        ('{"network": {"name": "a", "architecture": "b"}, "scores": {}, "result": 5}', "has a wrong result"),
+        (
+            '{"network": {"name": "a", "architecture": "b"}, "scores": {}, "result": {"subsets": [5]}}',
+            "has a wrong result.subsets.0",
+        ),
     ],
 )
 def test_file_that_is_no_result_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "nearest-neighbour.json"
     path.write_bytes(text.encode("latin1"))
-    with pytest.raises(InputError, match=r"nearest-neighbour\.json") as caught:
+    with pytest.raises(StoreError, match=r"nearest-neighbour\.json") as caught:
         results_table([path])
     assert sentence in str(caught.value)
-
-
-def test_result_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"missing\.json' cannot be read \(.*\); run the evaluation again\."):
-        results_table([tmp_path / "missing.json"])

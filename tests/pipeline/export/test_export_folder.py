@@ -16,6 +16,7 @@ from compress_ssl.pipeline.export import run as stage
 from compress_ssl.pipeline.export.run import export
 from compress_ssl.pipeline.export.settings import ExportSettings
 from compress_ssl.pipeline.networks.network import Network, load_network, save_network
+from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.durable import write_json_durably
 
 NetworkOf = Callable[[str, int], Network]
@@ -134,7 +135,7 @@ def test_manifest_cannot_name_files_outside(run: Path, tmp_path: Path) -> None:
 def test_damaged_manifest_is_a_sentence(run: Path, tmp_path: Path) -> None:
     quick(run, tmp_path / "out")
     (tmp_path / "out" / "export.json").write_text("[]")
-    with pytest.raises(InputError, match=r"export.json' is not the manifest of an export"):
+    with pytest.raises(StoreError, match=r"export.json' holds something else"):
         quick(run, tmp_path / "out", overwrite=True)
 
 
@@ -202,7 +203,7 @@ def test_earlier_state_of_a_run_has_the_runs_record(run: Path, network_of: Netwo
 
 def test_record_that_cannot_be_read_is_a_sentence(run: Path, tmp_path: Path) -> None:
     (run / "settings.json").write_text("{")
-    with pytest.raises(InputError, match=r"settings.json' cannot be read"):
+    with pytest.raises(StoreError, match=r"settings.json' is not valid JSON"):
         quick(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

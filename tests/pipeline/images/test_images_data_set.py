@@ -10,6 +10,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
+from compress_ssl.storage.errors import StoreError
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_a_subset_list_that_cannot_be_used_is_named(data: Path, tmp_path: Path) 
         (tmp_path / "subset.txt").unlink(missing_ok=True)
         if content is not None:
             (tmp_path / "subset.txt").write_bytes(content)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises((InputError, StoreError), match=message):
             index(data, "train", "val", subset=tmp_path / "subset.txt")
 
 

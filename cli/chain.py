@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress_ssl.cli.groups import NearestGroup, example
-from compress_ssl.cli.options import make_settings, only_given, settings_options
+from compress_ssl.cli.options import LOCAL_PATH, make_settings, only_given, settings_options
 from compress_ssl.cli.steps import run_options, run_steps
 from compress_ssl.pipeline.common.settings import Settings, StageSettings
 from compress_ssl.pipeline.distill.settings import DistillSettings
@@ -52,8 +52,8 @@ class StageCommand(click.Command):
         "  evaluate --labels-per-class 10",
     ),
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset with one sub-folder per split.  [required]")
-@click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to.  [required]")
+@click.option("--data", type=LOCAL_PATH, help="Dataset with one sub-folder per split.  [required]")
+@click.option("--folder", type=LOCAL_PATH, help="Folder to write to.  [required]")
 @settings_options(StageSettings)
 @run_options
 def command(**given: Any) -> None:

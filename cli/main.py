@@ -9,7 +9,9 @@ import click
 from compress_ssl.cli.groups import LazyGroup, example
 from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped, Terminated
 from compress_ssl.pipeline.common.torchrun import torchrun_env
+from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.retries import give_up
+from compress_ssl.storage.places.urls import check_no_secrets
 
 FOR_TORCHRUN = ("pretrain", "distill", "evaluate")  # commands that torchrun may start in several processes
 
@@ -21,6 +23,15 @@ class Commands(LazyGroup):
         *("pretrain", "embed", "distill", "evaluate", "export", "chain", "run", "sweep"),
         *("quickstart", "pack", "estimate", "store", "models", "doctor", "completion"),
     )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse URLs with passwords before any message repeats them."""
+        for text in (*args, *(arg.partition("=")[2] for arg in args)):  # --data=URL, train=FILE
+            try:
+                check_no_secrets(text)
+            except StoreError as error:
+                raise click.UsageError(str(error), ctx) from None
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a fault of the program keeps its traceback."""

@@ -10,7 +10,8 @@ import click
 from pydantic import ValidationError
 
 from compress_ssl.pipeline.common.settings import Settings, explain
-from compress_ssl.storage import Place
+from compress_ssl.storage import Place, StoreError
+from compress_ssl.storage.places.urls import check_is_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+class LocalPathType(click.Path):
+    """A path of this machine, whether or not there is anything; a URL, of which Path would make a folder, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path."""
+        try:
+            check_is_path(value)
+        except StoreError as error:
+            self.fail(str(error), param, ctx)
+        return Path(value)
+
+
+LOCAL_PATH = LocalPathType(path_type=Path)
 
 
 def settings_options(
@@ -97,7 +113,7 @@ def _click_type(annotation: Any) -> click.ParamType[Any]:
     if annotation is Place:  # a path or a URL, where Path would drop a slash
         return click.Path()
     if annotation is Path:
-        return click.Path(path_type=Path)
+        return LOCAL_PATH
     if annotation in (int, float):
         return click.INT if annotation is int else click.FLOAT
     return click.STRING

@@ -4,17 +4,14 @@ from pathlib import Path
 
 import click
 
+from compress_ssl.cli.options import LOCAL_PATH
 from compress_ssl.cli.output import json_option, say
 from compress_ssl.cli.steps import run_steps
 
 
 @click.command("quickstart")
 @click.option(
-    "--folder",
-    type=click.Path(path_type=Path),
-    default=Path("runs/quickstart"),
-    show_default=True,
-    help="Folder to write to.",
+    "--folder", type=LOCAL_PATH, default=Path("runs/quickstart"), show_default=True, help="Folder to write to."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness.")
 @json_option

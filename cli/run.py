@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import LOCAL_PATH
 from compress_ssl.cli.steps import run_options, run_steps
 from compress_ssl.pipeline.recipe.file import read_recipe, recipe_names
 from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
@@ -37,8 +38,8 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add RECIPE, ``--data``, ``--folder`` and ``--from`` to a command."""
     for option in (
         click.option("--from", "first", metavar="STEP", help="Start at this step or stage."),
-        click.option("--folder", type=click.Path(path_type=Path), help="Folder to write to instead of the recipe's."),
-        click.option("--data", type=click.Path(path_type=Path), help="Dataset to use instead of the recipe's."),
+        click.option("--folder", type=LOCAL_PATH, help="Folder to write to instead of the recipe's."),
+        click.option("--data", type=LOCAL_PATH, help="Dataset to use instead of the recipe's."),
         click.argument("recipe", shell_complete=_recipes),
     ):
         command = option(command)

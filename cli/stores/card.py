@@ -5,15 +5,14 @@ from pathlib import Path
 import click
 
 from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import LOCAL_PATH
 from compress_ssl.cli.output import json_option, print_result
 
 
 @click.command("card", epilog=example("compress-ssl store card teacher.zarr --output README.md"))
 @click.argument("store", type=click.Path())
 @click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write (default: standard output). An existing file is never replaced.",
+    "--output", type=LOCAL_PATH, help="File to write (default: standard output). An existing file is never replaced."
 )
 @json_option
 def command(store: str, output: Path | None, as_json: bool) -> None:

@@ -20,7 +20,7 @@ def command(source: str, target: str, as_json: bool) -> None:
     from compress_ssl.storage import location
     from compress_ssl.storage.tools.copy import copy_store, plan_copy
 
-    plan, place = plan_copy(location(source)), location(target)
+    place, plan = location(target), plan_copy(location(source))
     with TerminalProgress().track("copy", len(plan.parts), "parts") as advance:
         copied = copy_store(plan, place, advance)
     result = {"source": source, "target": target, "parts": len(plan.parts), "bytes": plan.bytes, "copied": copied}

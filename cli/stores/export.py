@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from compress_ssl.cli.groups import example
+from compress_ssl.cli.options import LOCAL_PATH
 from compress_ssl.cli.output import json_option, print_result
 
 
 @click.command("export", epilog=example("compress-ssl store export teacher.zarr --to teacher.h5"))
 @click.argument("store", type=click.Path())
-@click.option("--to", "file", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
+@click.option("--to", "file", type=LOCAL_PATH, required=True, help="HDF5 file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is an exported store.")
 @json_option
 def command(store: str, file: Path, overwrite: bool, as_json: bool) -> None:

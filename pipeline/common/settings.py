@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 
 from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.storage.places.place import Place, location
+from compress_ssl.storage.places.urls import check_is_path, check_no_secrets, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -69,6 +70,16 @@ class Settings(BaseModel):
     """Base of all settings: immutable, and unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _paths_are_paths(self) -> Self:
+        for value in self.__dict__.values():
+            for each in value if isinstance(value, tuple) else (value,):
+                if isinstance(each, Path):
+                    check_is_path(each)
+                elif isinstance(each, str):
+                    check_no_secrets(each)
+        return self
 
     @classmethod
     def fields_with_role(cls, *roles: Role) -> set[str]:
@@ -165,4 +176,4 @@ def explain(error: ValidationError, spell: Callable[[str], str] = str) -> str:
         return f"{name} is missing; give it."
     if first["type"] == "value_error":
         return f"{name}: {message}"
-    return f"{name}: {message[0].lower()}{message[1:]}, got {first['input']!r}."
+    return f"{name}: {message[0].lower()}{message[1:]}, got {without_secrets(repr(first['input']))}."

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from compress_ssl.storage.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from compress_ssl.storage.places.credentials import s3_credentials, web_credentials
+from compress_ssl.storage.places.urls import without_secrets
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -137,8 +138,3 @@ def explained(place: object, error: BaseException) -> Exception:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without secrets."""
     return without_secrets(str(error).partition("\n")[0])
-
-
-def without_secrets(text: str) -> str:
-    """Return a URL, or a text that holds some, without users, passwords and queries."""
-    return re.sub(r"://[^/\s]*@", "://", re.sub(r"[?#][^\s'\"]*", "", text))

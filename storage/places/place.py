@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
-from urllib.parse import urlsplit
 
 from compress_ssl.storage.errors import StoreError
-from compress_ssl.storage.places.connection import without_secrets
 from compress_ssl.storage.places.lease import Lease, identity, is_held, parse
 from compress_ssl.storage.places.local import LocalPath
-from compress_ssl.storage.places.remote import READ_ONLY, WRITABLE, RemotePath
+from compress_ssl.storage.places.remote import RemotePath
+from compress_ssl.storage.places.urls import is_url, split_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -127,25 +125,7 @@ def location(place: PlaceLike) -> Place:
     if isinstance(place, LocalPath | RemotePath):
         return place
     text = str(place)
-    scheme, colon, rest = text.partition(":")
-    known = scheme.lower() in (*WRITABLE, *READ_ONLY)
-    if not colon or not (rest.startswith("//") or (known and rest.startswith("/"))) or not scheme.isalnum():
-        return LocalPath(text)
-    shown = without_secrets(text)
-    if not known or not rest.startswith("//"):
-        raise StoreError(
-            f"'{shown}' is no place for a store; give a folder, or a URL as s3://BUCKET/NAME, gs://, https://."
-        )
-    parts = urlsplit(text)
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise StoreError(
-            f"'{shown}' was given with a password, a signature or other settings, which would end up in records; leave "
-            "them out: they are taken from the environment, ~/.aws, GOOGLE_APPLICATION_CREDENTIALS or ~/.netrc."
-        )
-    key = re.sub("/+", "/", parts.path).strip("/")
-    if not parts.netloc or ".." in key.split("/"):
-        raise StoreError(f"'{shown}' names no bucket or host, or leaves it by '..'; give {scheme}://BUCKET/NAME.")
-    return RemotePath(f"{scheme.lower()}://{parts.netloc}", key)
+    return RemotePath(*split_url(text)) if is_url(text) else LocalPath(text)
 
 
 def writer_lease(store: PlaceLike) -> AbstractContextManager[Lease]:

@@ -27,6 +27,7 @@ from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.names import ROOT
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.retries import ask
+from compress_ssl.storage.places.urls import WRITABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from obstore import PutMode
 
     from compress_ssl.storage.places.connection import Version
-
-WRITABLE = ("s3", "gs")
-READ_ONLY = ("https", "http")
 
 Answer = TypeVar("Answer")
 

@@ -17,7 +17,7 @@ from compress_ssl.storage.errors import (
     StoreNotFoundError,
     StoreUnreachableError,
 )
-from compress_ssl.storage.places.connection import without_secrets
+from compress_ssl.storage.places.urls import without_secrets
 from compress_ssl.storage.publish import check_place, is_there
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer

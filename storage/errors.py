@@ -42,7 +42,7 @@ class UnreadableFileError(StoreDamagedError):
 
 
 class StoreUnsafeError(StoreError):
-    """The metadata would run code, read files outside the store or take more memory than its data."""
+    """The store would run code, read files outside it or take more memory than its data, or has impossible values."""
 
 
 class StoreMismatchError(StoreError):

@@ -22,12 +22,15 @@ from compress_ssl.storage.errors import (
     StoreError,
     StoreIncompleteError,
     StoreNotFoundError,
+    StoreUnsafeError,
     StoreVersionError,
 )
+from compress_ssl.storage.parameters import COLUMNS, impossible
 from compress_ssl.storage.places.names import check_inside, check_split_names
 from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import has_zarr_metadata, is_store
 from compress_ssl.storage.safety import check_committed_sizes
+from compress_ssl.storage.values import Fault, not_finite, wrong_sample
 from compress_ssl.storage.zarr_stores import CheckedStore
 
 
@@ -129,6 +132,8 @@ class EmbeddingStore:
         return self._splits[name]
 
 
+Rows = slice | npt.NDArray[np.integer[Any]]
+
 BLOCKS_AT_ONCE = 16  # chunks that zarr reads side by side: about 256 MiB
 
 
@@ -188,6 +193,11 @@ class Split:
         return [schema.SAMPLES_UNIT, *map(str, range(len(self.views)))]
 
     @property
+    def chunks(self) -> dict[str, schema.Shape]:
+        """Shape of the chunks of each array."""
+        return {name: array.chunks for name, array in self._arrays.items()}
+
+    @property
     def block_count(self) -> int:
         """Number of blocks."""
         return schema.block_count(len(self), self.block_rows)
@@ -208,6 +218,8 @@ class Split:
         values = {name: self._read(name, slice(len(self))) for name in schema.SAMPLE_ARRAYS}
         paths = [str(path) for path in values.pop("sample_path")]
         check_inside(f"'{self.path}/sample_path'", paths)
+        fault = wrong_sample(values["status"], values["label"], values["image_size"], len(self.class_names))
+        self._refuse("", slice(len(self)), fault)
         return schema.Samples(sample_path=paths, **values, class_names=self.class_names)
 
     def committed_blocks(self, view: int) -> int:
@@ -232,7 +244,7 @@ class Split:
             StoreDamagedError: If a committed part is missing, has another size, or does not match its checksum.
         """
         self._check_complete(view)
-        return self._read("embeddings", (view, slice(len(self))))
+        return self._embeddings(view, slice(len(self)))
 
     def blocks(self, view: int) -> Iterator[tuple[slice, npt.NDArray[np.float16]]]:
         """Yield rows and embeddings of a view, several whole blocks at a time. Raises as ``view``."""
@@ -240,7 +252,7 @@ class Split:
         step = BLOCKS_AT_ONCE * self.block_rows
         for start in range(0, len(self), step):
             rows = slice(start, min(start + step, len(self)))
-            yield rows, self._read("embeddings", (view, rows))
+            yield rows, self._embeddings(view, rows)
 
     def rows(self, view: int, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float16]:
         """Return the embeddings (len(rows), D) of some samples; reads every block they are in.
@@ -259,16 +271,43 @@ class Split:
                 f"Split {self.name} of '{self.path.parent}' has no row {outside[0]}; it has rows 0 to {len(self) - 1}."
             )
         self._check_complete(view)
-        return self._read("embeddings", (view, wanted))
+        return self._embeddings(view, wanted)
 
     def augmentation(self, view: int) -> npt.NDArray[np.float32]:
         """Return the augmentation parameters (N, P) of one view; ``columns`` names them. Raises as ``view``."""
         self._check_complete(view)
-        return self._read("augmentation", (view, slice(len(self))))
+        return self._augmentation(view, slice(len(self)))
 
     def block(self, view: int, block: int) -> dict[str, npt.NDArray[Any]]:
         """Return embeddings (R, D) and augmentation parameters (R, P) of a committed block of R rows, by array name."""
-        return {name: self._read(name, (view, self.block_slice(block))) for name in schema.VIEW_ARRAYS}
+        rows = self.block_slice(block)
+        return {"embeddings": self._embeddings(view, rows), "augmentation": self._augmentation(view, rows)}
+
+    def _embeddings(self, view: int, rows: Rows) -> npt.NDArray[np.float16]:
+        values = self._read("embeddings", (view, rows))
+        self._refuse(f" of view {view}", rows, not_finite(values, self._status_and_size[0][rows] == schema.Status.GOOD))
+        return values
+
+    def _augmentation(self, view: int, rows: slice) -> npt.NDArray[np.float32]:
+        values = self._read("augmentation", (view, rows))
+        if self.columns == COLUMNS:
+            status, image_size = self._status_and_size
+            fault = impossible(values, status[rows], image_size[rows], self.views[view])
+            self._refuse(f" of view {view}", rows, fault)
+        return values
+
+    @cached_property
+    def _status_and_size(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        return self._read("status", slice(len(self))), self._read("image_size", slice(len(self)))
+
+    def _refuse(self, where: str, rows: Rows, fault: Fault) -> None:
+        """Raise StoreUnsafeError for a fault in one of these rows, if there is one."""
+        if fault is not None:
+            row = (rows.start or 0) + fault[0] if isinstance(rows, slice) else rows[fault[0]]
+            raise StoreUnsafeError(
+                f"Row {row}{where} of split {self.name} of '{self.path.parent}' {fault[1]}; get the store from whoever "
+                "made it, or embed again."
+            )
 
     def _check_complete(self, view: int) -> None:
         if not 0 <= view < len(self.views):
@@ -296,7 +335,7 @@ class Split:
         return {block: records[block] for block in sorted(records) if 0 <= block < self.block_count}
 
     def _check_sizes(self, records: dict[int, schema.Record]) -> None:
-        check_committed_sizes(self.path, {name: each.chunks for name, each in self._arrays.items()}, records.values())
+        check_committed_sizes(self.path, self.chunks, records.values())
         check_sizes(self.path, records)
 
     def _read(self, name: str, selection: Any) -> npt.NDArray[Any]:

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 @settings_options(VerifySettings, without={"renderer"})
 @json_option
 def command(store: str, as_json: bool, **given: Any) -> None:
-    """Compare the committed bytes of a store with their checksums.
+    """Compare the committed bytes of a store with their checksums, and check that its values are possible.
 
     With --teacher, a sample of images is also rendered and embedded again; a cosine below 0.999 is an error.
     """
     settings = make_settings(VerifySettings, given)
     from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.images.stored_views import wrong_views
     from compress_ssl.storage import location, open_store
     from compress_ssl.storage.tools.verify import verify_store
 
@@ -43,6 +44,7 @@ def command(store: str, as_json: bool, **given: Any) -> None:
         result = verify_on_dask(location(store), settings, TerminalProgress(), settings.sample)
     else:
         result = verify_store(opened, settings.sample)
+    result.damaged.extend(wrong_views(opened))
     agreements: list[Agreement] = []
     if settings.teacher is not None and not result.damaged:
         from compress_ssl.pipeline.embed.verify.reembed import reembed

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from compress_ssl.pipeline.common.torchrun import torchrun_env
+from compress_ssl.storage.attributes import MAX_PIXELS
 from compress_ssl.storage.places.place import Place, location
 from compress_ssl.storage.places.urls import check_is_path, check_no_secrets, without_secrets
 
@@ -149,10 +150,16 @@ class ImageSelection(Settings):
 class ViewGeometry(Settings):
     """Sizes of the views that a network sees."""
 
-    size: Annotated[int | None, result_option("Side of a view, in pixels (default: the network's).", ge=8)] = None
+    size: Annotated[
+        int | None, result_option("Side of a view, in pixels (default: the network's).", ge=8, le=MAX_PIXELS)
+    ] = None
     resize: Annotated[
         int | None,
-        result_option("Short side before the evaluation view's centre crop, in pixels (default: the network's).", ge=8),
+        result_option(
+            "Short side before the evaluation view's centre crop, in pixels (default: the network's).",
+            ge=8,
+            le=MAX_PIXELS,
+        ),
     ] = None
 
 

@@ -28,6 +28,7 @@ from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.images.stored_views import check_views
 from compress_ssl.pipeline.networks.architectures import check_architecture
 from compress_ssl.pipeline.training.distributed import check_batch_divides, local_batch_size, rank0_first, world_size
 from compress_ssl.pipeline.training.run_folder import check_run_folder
@@ -87,6 +88,7 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
         raise InputError(f"--views {shared.views} is set, but '{first.path.parent}' has {available} random views.")
     schedule = ViewSchedule(0 if is_fresh else shared.views or available)
     for split in splits:
+        check_views(split)
         check_complete(split, schedule.views)
     good = int(first.samples.good.sum())
     if good < shared.batch_size:

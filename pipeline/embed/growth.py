@@ -11,6 +11,7 @@ from compress_ssl.pipeline.embed.executor import Executor
 from compress_ssl.pipeline.embed.plan import OLD_DEFAULTS, EmbedPlan, check_teacher_and_renderer
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.images.policies import TEN_CROP, Policy
+from compress_ssl.pipeline.images.stored_views import check_views
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
 from compress_ssl.storage.errors import StoreIncompleteError, StoreMismatchError
 from compress_ssl.storage.schema import EVALUATION_VIEW, GROWING, GROWTH
@@ -31,6 +32,8 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
     names = [source.name for source in settings.split] if "split" in given else store.split_names
     splits = {name: store[name] for name in names}
     growing = store.attributes.get(GROWING, {})
+    for split in splits.values():
+        check_views(split)
     views = {name: growing.get(name, split.attributes)["views"] for name, split in splits.items()}
     evaluation = next(iter(views.values()))[EVALUATION_VIEW]
     teacher = store.attributes["teacher"]

@@ -12,11 +12,12 @@ from compress_ssl.pipeline.embed.block import Block, ComputeInfo
 from compress_ssl.pipeline.embed.settings import EmbedSettings, Part
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import COLUMNS, TenCrop
+from compress_ssl.pipeline.images.policies import Policy, TenCrop
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.parameters import COLUMNS
 from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
@@ -47,6 +48,8 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
     resize = settings.resize or max(network.preprocessing.resize, size)
     if size > resize:
         raise InputError(f"--size {size} is larger than --resize {resize}; the crop must fit the resized image.")
+    if isinstance(settings.policy, Policy) and settings.policy.blur and settings.policy.blur_sigma[1] > size:
+        raise InputError(f"The policy's blur_sigma goes up to {settings.policy.blur_sigma[1]:g}; {size} is the most.")
     network.check_size(size)
     folders = [source.folder for source in settings.split]
     by_folder = index_data_set(

@@ -22,7 +22,9 @@ from compress_ssl.pipeline.common.device import device_kind, library_versions
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
 from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.images.stored_views import check_views
 from compress_ssl.storage import EmbeddingStore, Split
+from compress_ssl.storage.parameters import impossible
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 CANARIES = 16
@@ -88,6 +90,8 @@ def check_canaries(
     """
     canaries = store.attributes.get("canaries", {}).get(split_name, [])
     split = store[split_name]
+    if canaries:
+        check_views(split)
     try:
         if rows is not None:
             canaries = [canary for canary in canaries if canary["row"] in rows]
@@ -134,6 +138,10 @@ def _check_stored(canary: dict[str, Any], split: Split) -> None:
     parameters = np.array(canary["parameters"], np.float32)
     if parameters.shape != (len(split.columns),):
         raise ValueError(f"{parameters.size} parameters")
+    samples = split.samples
+    status, image_size = samples.status[row : row + 1], samples.image_size[row : row + 1]
+    if fault := impossible(parameters[None], status, image_size, split.views[view]):
+        raise ValueError(f"row {row} {fault[1]}")
 
 
 def _render(

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress_ssl.pipeline.common.device import to_device
-from compress_ssl.pipeline.images.policies import COLUMN, JITTER_ORDERS
+from compress_ssl.pipeline.images.policies import JITTER_ORDERS
+from compress_ssl.storage.parameters import COLUMN
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision rounds it
 GREY_STEPS = 256  # grey levels are summed exactly, in integer steps of 1/256

@@ -1,9 +1,6 @@
 """Augmentation policies and the parameters of views, drawn once from (policy, seed, view, sample).
 
-Every view is made by the same steps, so one set of columns describes every policy:
-
-1. crop a box out of the decoded image, 2. resize the box, 3. crop the view's window out of that, 4. flip;
-then, if the columns ask for it, 5. colour jitter, 6. grey, 7. blur (``colour.py``).
+``compress_ssl.storage.parameters`` has the columns, and the steps by which they make a view.
 
 Randomness is counter-based: Philox keyed by (seed, view) and advanced by sample, so any rows can be drawn
 anywhere, in any order, by any number of workers.
@@ -21,27 +18,8 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from compress_ssl.pipeline.common.errors import unknown_name
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.storage.parameters import COLUMN, COLUMNS
 from compress_ssl.storage.schema import EVALUATION_VIEW
-
-COLUMNS = (
-    "crop_left",  # pixels of the decoded image
-    "crop_top",
-    "crop_width",
-    "crop_height",
-    "resize_width",  # pixels the box is resized to
-    "resize_height",
-    "window_left",  # position of the view's window in the resized box
-    "window_top",
-    "flip",  # 1: mirrored left to right
-    "brightness",  # factors; 1 leaves the image unchanged
-    "contrast",
-    "saturation",
-    "hue",  # shift in turns of the colour circle; 0 leaves the image unchanged
-    "jitter_order",  # index into JITTER_ORDERS
-    "grey",  # 1: converted to grey
-    "blur_sigma",  # pixels of the view; 0: no blur
-)
-COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 
 JITTER_ORDERS = tuple(itertools.permutations(("brightness", "contrast", "saturation", "hue")))  # 24
 
@@ -70,7 +48,7 @@ class Policy(Settings):
 
     def __str__(self) -> str:
         """Return the name of a published policy, or ``custom``."""
-        return next((name for name, known in POLICIES.items() if known == self), "custom")
+        return next((name for name, known in POLICIES.items() if known == self), CUSTOM)
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
@@ -104,7 +82,7 @@ class TenCrop(Settings):
         return TEN_CROP
 
 
-TEN_CROP = "ten-crop"
+TEN_CROP, CUSTOM = "ten-crop", "custom"
 CROPS = 10
 
 

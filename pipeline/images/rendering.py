@@ -20,12 +20,16 @@ import xxhash
 from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.images.colour import apply_colour
 from compress_ssl.pipeline.images.sources.source import ImageSource, read_ahead, read_image
 from compress_ssl.storage import Samples
+from compress_ssl.storage.parameters import COLUMN
 
 READ_AHEAD_BATCHES = 4
+
+CERTAINLY_FREE = 2**30  # bytes of a batch for which nobody asks whether they are free
 
 HW_DECODER_LOAD = 0.0
 """Share of a batch that DALI may leave to a GPU's hardware JPEG decoder. None: its pixels may differ from those of the
@@ -124,9 +128,22 @@ def render_batches(renderer: Renderer, batches: Iterable[RenderJob], batch_size:
     Args:
         batches, batch_size: As of ``Renderer.geometry``.
     """
-    batches, ahead = itertools.tee(batches)
+    batches, ahead = itertools.tee(map(_fitting, batches))
     for batch, views in zip(batches, renderer.geometry(ahead, batch_size), strict=True):
         yield [apply_colour(pixels, batch.parameters[:, view]) for view, pixels in enumerate(views)]
+
+
+def _fitting(batch: RenderJob) -> RenderJob:
+    """Return a batch, if its images fit in the memory once they are resized; InputError if not."""
+    sides = batch.parameters[:, :, [COLUMN["resize_width"], COLUMN["resize_height"]]].astype(np.float64)
+    needed = 3 * sides.prod(axis=2).sum()
+    if needed > CERTAINLY_FREE and needed > (free := available_memory()):
+        raise InputError(
+            f"{len(batch.paths)} images of '{batch.source.location}', resized to {sides[..., 0].max():.0f} x "
+            f"{sides[..., 1].max():.0f} pixels at most, take {format_bytes(needed)}, and {format_bytes(free)} are "
+            "free; lower the batch size or the size of the views."
+        )
+    return batch
 
 
 def read_images(

@@ -1,15 +1,32 @@
-"""Verification of a store's bytes against its commit records, block by block."""
+"""Verification of a store's bytes against its commit records, and of the values in them, block by block."""
 
+import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from compress_ssl.storage.commits import checksum, read_records
+import numpy as np
+import numpy.typing as npt
+
 from compress_ssl.storage.errors import StoreDamagedError
+from compress_ssl.storage.parameters import COLUMNS, impossible
+from compress_ssl.storage.places.cache import is_part
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.reader import EmbeddingStore
-from compress_ssl.storage.schema import Record, unit_name
+from compress_ssl.storage.schema import (
+    ARRAYS,
+    CHECKSUM_BYTES,
+    SAMPLES_UNIT,
+    VIEW_ARRAYS,
+    Part,
+    Record,
+    Shape,
+    Status,
+    item_size,
+    unit_name,
+)
+from compress_ssl.storage.values import not_finite, wrong_sample
 
 
 @dataclass(frozen=True)
@@ -19,24 +36,32 @@ class Verification:
     parts: int
     bytes: int
     damaged: list[str] = field(default_factory=list)
-    """One sentence for each part that is missing or has other bytes than were committed."""
+    """One sentence for each part that is missing, has other bytes than were committed, or a value that none has."""
     missing: list[str] = field(default_factory=list)  # one sentence for each view that is not complete
 
     @property
     def ok(self) -> bool:
-        """True when the store is complete and every byte that was read is as committed."""
+        """True when the store is complete, and all that was read is as committed and possible."""
         return not self.damaged and not self.missing
 
 
 class CommittedBlock(NamedTuple):
-    """One block of a unit."""
+    """One block of a unit, and what the values in it depend on."""
 
     split: Place
+    unit: str
+    number: int
+    first: int  # row of the split
     record: Record
+    samples: Record  # the parts of the same block's samples
+    chunks: dict[str, Shape]  # by array name
+    description: dict[str, Any]  # of the view; empty for the samples
+    columns: tuple[str, ...]
+    classes: int
 
 
 class CheckedBlock(NamedTuple):
-    """Result of the verification of one block: parts and bytes read, a sentence for each damaged part."""
+    """Result of the verification of one block: parts and bytes read, a sentence for each part that is wrong."""
 
     parts: int
     bytes: int
@@ -44,7 +69,7 @@ class CheckedBlock(NamedTuple):
 
 
 def verify_store(store: EmbeddingStore, sample: int | None = None, seed: int | None = None) -> Verification:
-    """Read committed parts and compare their sizes and XXH3-64 with their records.
+    """Read committed parts, compare their sizes and XXH3-64 with their records, and check their values.
 
     Args:
         sample: Read only so many blocks (of a view, or of the per-sample arrays), drawn at random; all of them if not
@@ -61,17 +86,33 @@ def blocks_to_verify(
     """Return the blocks whose bytes are to be read, and what the records alone show. Parameters as ``verify_store``."""
     blocks: list[CommittedBlock] = []
     damaged, missing = [], []
-    for split, unit in store.units:
-        try:
-            records = read_records(split.path, unit)
-        except StoreDamagedError as error:
-            damaged.append(str(error))
-            continue
-        known = [record for block, record in records.items() if 0 <= block < split.block_count]
-        if len(known) < split.block_count:
-            what = f"{split.name}, {unit_name(unit)}"
-            missing.append(f"{what}: {len(known)} of {split.block_count} blocks are committed")
-        blocks += [CommittedBlock(split.path, record) for record in known]
+    for split in store.splits:
+        chunks, samples = split.chunks, dict[int, Record]()
+        for unit in split.units:  # the samples are the first
+            try:
+                records = split.committed(unit)
+            except StoreDamagedError as error:
+                damaged.append(str(error))
+                continue
+            if len(records) < split.block_count:
+                what = f"{split.name}, {unit_name(unit)}"
+                missing.append(f"{what}: {len(records)} of {split.block_count} blocks are committed")
+            samples = samples or records
+            blocks += [
+                CommittedBlock(
+                    split=split.path,
+                    unit=unit,
+                    number=number,
+                    first=number * split.block_rows,
+                    record=record,
+                    samples=samples.get(number, {}),
+                    chunks=chunks,
+                    description={} if unit == SAMPLES_UNIT else split.views[int(unit)],
+                    columns=split.columns,
+                    classes=len(split.class_names),
+                )
+                for number, record in records.items()
+            ]
     if sample is not None and sample < len(blocks):
         blocks = random.Random(seed).sample(blocks, sample)
     return blocks, Verification(0, 0, damaged, missing)
@@ -79,21 +120,68 @@ def blocks_to_verify(
 
 def verify_block(block: CommittedBlock) -> CheckedBlock:
     """Read the parts of one block."""
-    damaged = []
+    damaged: list[str] = []
+    arrays: dict[str, npt.NDArray[Any]] = {}
     for key, part in block.record.items():
-        path, fault = block.split / key, ""
+        content, fault = _read(block.split / key, part)
+        if fault:
+            damaged.append(f"'{block.split / key}' {fault}")
+        else:
+            arrays |= _decoded(block, key, content)
+    if not damaged and (fault := _impossible(block, arrays)):
+        damaged.append(f"{fault}; get the store from whoever made it, or embed again")
+    return CheckedBlock(len(block.record), sum(part["size"] for part in block.record.values()), damaged)
+
+
+def _read(path: Place, part: Part) -> tuple[bytes, str]:
+    """Return the bytes of a part, and what is wrong with them; wrong ones of a server are read a second time."""
+    content, fault = b"", ""
+    for _ in range(1 if path.is_local else 2):
         try:
             if not path.is_file():
-                fault = "is missing"
-            elif path.size() != part["size"]:
-                fault = f"has {path.size()} bytes instead of {part['size']}"
-            elif checksum(path) != part["xxh3_64"]:
+                return b"", "is missing"
+            if (size := path.size()) != part["size"]:
+                fault = f"has {size} bytes instead of {part['size']}"
+            elif is_part(content := path.read_bytes(), part):
+                return content, ""
+            else:
                 fault = "has other content than was committed"
         except OSError as error:
             fault = f"cannot be read ({error.strerror})"
-        if fault:
-            damaged.append(f"'{path}' {fault}")
-    return CheckedBlock(len(block.record), sum(part["size"] for part in block.record.values()), damaged)
+    return b"", fault
+
+
+def _decoded(block: CommittedBlock, key: str, content: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Return a part's array by name, without its view; none for texts, or if the part is not as large as a chunk."""
+    name = key.partition("/")[0]
+    spec, shape = ARRAYS[name], block.chunks[name]
+    if spec.dtype == "string" or len(content) - CHECKSUM_BYTES != item_size(spec) * math.prod(shape):
+        return {}
+    values = np.frombuffer(content, np.dtype(spec.dtype).newbyteorder("<"), math.prod(shape)).reshape(shape)
+    return {name: values[0] if name in VIEW_ARRAYS else values}
+
+
+def _impossible(block: CommittedBlock, arrays: dict[str, npt.NDArray[Any]]) -> str:
+    """Return a sentence about the first row of a block with values that no store has; empty if there is none."""
+    is_view = block.unit != SAMPLES_UNIT
+    wanted = {"status", "image_size", *(VIEW_ARRAYS if is_view else ("label",))}
+    for key, part in block.samples.items() if is_view else ():
+        if key.partition("/")[0] in wanted:
+            content, unreadable = _read(block.split / key, part)
+            arrays |= {} if unreadable else _decoded(block, key, content)
+    if not wanted <= arrays.keys():
+        return ""  # another part is damaged, which is said elsewhere
+    status = arrays["status"]
+    if not is_view:
+        fault = wrong_sample(status, arrays["label"], arrays["image_size"], block.classes)
+    else:
+        fault = not_finite(arrays["embeddings"], status == Status.GOOD)
+        if fault is None and block.columns == COLUMNS:
+            fault = impossible(arrays["augmentation"], status, arrays["image_size"], block.description)
+    if fault is None:
+        return ""
+    where = f" of view {block.unit}" if is_view else ""
+    return f"Row {block.first + fault[0]}{where} of split {block.split.name} of '{block.split.parent}' {fault[1]}"
 
 
 def combine(from_records: Verification, blocks: Iterable[CheckedBlock]) -> Verification:

@@ -18,9 +18,10 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.images.index import index_images
-from compress_ssl.pipeline.images.policies import COLUMNS, POLICIES, evaluation_parameters, fresh_parameters
+from compress_ssl.pipeline.images.policies import POLICIES, evaluation_parameters, fresh_parameters
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import SplitPlan
+from compress_ssl.storage.parameters import COLUMNS
 from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.writer import StoreWriter, create_store
 

@@ -48,7 +48,7 @@ def truth(seed: int) -> Truth:
 def write(place: Path, arrays: Truth, *, whole: bool) -> None:
     train = arrays["train"]
     samples = {name: values for name, values in train.items() if name not in ("embeddings", "augmentation")}
-    samples["sample_path"] = train["sample_path"].tolist()
+    samples |= {"sample_path": train["sample_path"].tolist(), "class_names": tuple("abcdefghi")}
     views = [{"policy": {"name": "none"}, "seed": None, "size": 8}] * VIEWS
     columns = tuple("abcde")
     create_store(place, {}, {"train": SplitPlan(Samples(**samples), "train", views, columns, FEATURES, BLOCK_ROWS)})

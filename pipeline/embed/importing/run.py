@@ -19,12 +19,13 @@ from compress_ssl.pipeline.embed.importing.matrix import Matrix, open_matrix
 from compress_ssl.pipeline.embed.importing.settings import ImportSettings, SplitFile
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_beside, list_data_set
 from compress_ssl.pipeline.images.index import ImageIndex, index_images
-from compress_ssl.pipeline.images.policies import COLUMNS, evaluation_parameters
+from compress_ssl.pipeline.images.policies import evaluation_parameters
 from compress_ssl.pipeline.images.sources.open_source import cache_name
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.pipeline.images.sources.text import read_lines
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage import EmbeddingStore, SplitPlan, open_store
+from compress_ssl.storage.parameters import COLUMNS
 from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
 from compress_ssl.storage.schema import EVALUATION_VIEW, default_block_rows
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer

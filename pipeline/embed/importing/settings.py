@@ -14,6 +14,7 @@ from compress_ssl.pipeline.common.settings import (
     result_option,
     runtime_option,
 )
+from compress_ssl.storage.attributes import MAX_PIXELS
 from compress_ssl.storage.places.names import first_outside
 
 
@@ -71,8 +72,8 @@ class ImportSettings(Settings):
     array: Annotated[
         str | None, result_option("Name of the matrix in an HDF5 file or a zarr group that has several.")
     ] = None
-    size: Annotated[int, result_option("Side of the network's input, in pixels.", ge=8)] = 224
-    resize: Annotated[int, result_option("Short side before the centre crop, in pixels.", ge=8)] = 256
+    size: Annotated[int, result_option("Side of the network's input, in pixels.", ge=8, le=MAX_PIXELS)] = 224
+    resize: Annotated[int, result_option("Short side before the centre crop, in pixels.", ge=8, le=MAX_PIXELS)] = 256
     interpolation: Annotated[Literal["bilinear", "bicubic"], result_option("Interpolation of the resizing.")] = (
         "bilinear"
     )

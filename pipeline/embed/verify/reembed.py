@@ -26,6 +26,7 @@ from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource
+from compress_ssl.pipeline.images.stored_views import check_views
 from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -80,6 +81,7 @@ def reembed(store: EmbeddingStore, settings: VerifySettings, progress: Progress)
     with explain_out_of_memory(full_memory_message(settings, device_kind(embedder.renderer.device))):
         for name in store.split_names:
             split = store[name]
+            check_views(split)
             if sample := _draw(split, settings.sample or IMAGES):
                 source = open_source(settings.data, split.folder)
                 agreements.append(_compare(embedder, split, source, sample, progress))

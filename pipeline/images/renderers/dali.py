@@ -32,8 +32,8 @@ from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
 from compress_ssl.pipeline.images.index import decode
-from compress_ssl.pipeline.images.policies import COLUMN
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, read_images
+from compress_ssl.storage.parameters import COLUMN
 
 # The arguments of one view, in the order in which they are fed: columns, and the dtype that DALI expects.
 VIEW_ARGUMENTS: tuple[tuple[int | list[int], type[np.generic]], ...] = (

@@ -12,9 +12,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from compress_ssl.pipeline.common.device import to_device
+from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.index import decode
-from compress_ssl.pipeline.images.policies import COLUMN
 from compress_ssl.pipeline.images.rendering import RenderJob, read_images
+from compress_ssl.storage.parameters import COLUMN
 
 
 class TorchvisionRenderer:
@@ -41,6 +42,12 @@ def _views(content: bytes, parameters: npt.NDArray[np.float32], job: RenderJob) 
     image, mode, views = decode(content), InterpolationMode(job.interpolation), []
     for row, size in zip(parameters, job.sizes, strict=True):
         value = {name: int(row[number]) for name, number in COLUMN.items()}
+        right, bottom = value["crop_left"] + value["crop_width"], value["crop_top"] + value["crop_height"]
+        if right > image.width or bottom > image.height:  # torchvision would fill it up with black
+            raise InputError(
+                f"An image of {image.width} x {image.height} pixels is to be cropped up to {right} x {bottom}; its "
+                "size in the store is wrong: get the store from whoever made it, or embed again."
+            )
         box = F.crop(image, value["crop_top"], value["crop_left"], value["crop_height"], value["crop_width"])
         resized = F.resize(box, [value["resize_height"], value["resize_width"]], mode, antialias=True)
         window = F.crop(resized, value["window_top"], value["window_left"], size, size)

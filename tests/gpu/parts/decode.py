@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from compress_ssl.pipeline.images.policies import COLUMN
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob
+from compress_ssl.storage.parameters import COLUMN
 from tests.gpu.run import Run
 from tests.gpu.views import differing, job_of, levels_apart, rendered
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.transforms import functional as F
 
 from compress_ssl.pipeline.images.colour import apply_colour, blur_kernel_size
-from compress_ssl.pipeline.images.policies import COLUMN, COLUMNS, JITTER_ORDERS
+from compress_ssl.pipeline.images.policies import JITTER_ORDERS
+from compress_ssl.storage.parameters import COLUMN, COLUMNS
 
 SIDE = 48
 NEUTRAL = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}

@@ -14,8 +14,6 @@ from torchvision.transforms import functional as F
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.policies import (
-    COLUMN,
-    COLUMNS,
     JITTER_ORDERS,
     POLICIES,
     Policy,
@@ -25,6 +23,7 @@ from compress_ssl.pipeline.images.policies import (
     random_parameters,
     resized_parameters,
 )
+from compress_ssl.storage.parameters import COLUMN, COLUMNS
 
 FULL = Policy(scale=(0.2, 0.9), ratio=(0.6, 1.5), flip=0.3, jitter=0.8, brightness=0.4, contrast=0.3, saturation=0.2,
               hue=0.1, grey=0.2, blur=0.5)  # fmt: skip

@@ -14,12 +14,13 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import COLUMN, POLICIES, fresh_parameters
+from compress_ssl.pipeline.images.policies import POLICIES, fresh_parameters
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 from compress_ssl.pipeline.pretrain.methods import MoCoV2, SimCLR, Supervised
 from compress_ssl.pipeline.pretrain.run import RandomViews, pretrain
 from compress_ssl.pipeline.pretrain.settings import OPTIONS, PretrainSettings
+from compress_ssl.storage.parameters import COLUMN
 
 
 def settings_of(data: Path, name: str = "teacher", **given: Any) -> PretrainSettings:

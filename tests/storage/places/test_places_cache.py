@@ -87,7 +87,7 @@ def test_what_was_read_once_is_not_fetched_again(url: str, web: Server, values: 
     store = open_store(url)
     store["train"].view(1)
     before = web.requests()
-    assert sum("/c/1/" in path for path in before) == 5
+    assert sum("embeddings/c/1/" in path for path in before) == 5
     np.testing.assert_array_equal(store["train"].view(1), values(1, slice(0, 22)))
     store["train"].rows(1, [3, 20])
     assert web.requests() == before

@@ -20,11 +20,12 @@ from compress_ssl.pipeline.evaluate.layers.features import Batch, window_paramet
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import LayersSettings
 from compress_ssl.pipeline.images.index import index_images
-from compress_ssl.pipeline.images.policies import COLUMN, evaluation_parameters
+from compress_ssl.pipeline.images.policies import evaluation_parameters
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.files import FolderSource
 from compress_ssl.pipeline.networks.network import load_network, save_network
+from compress_ssl.storage.parameters import COLUMN
 
 MACHINE: dict[str, Any] = {"size": 16, "resize": 17, "device": "cpu", "threads": 1, "renderer": "torchvision"}
 COUNTS = {"early": 7, "late": 4}

@@ -1,0 +1,62 @@
+"""The views that a store describes, which may come from anybody: can this release draw and render them?"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.settings import Interpolation, explain
+from compress_ssl.pipeline.images.policies import CUSTOM, POLICIES, TEN_CROP, Policy
+from compress_ssl.storage import EmbeddingStore, Split
+from compress_ssl.storage.parameters import COLUMNS
+from compress_ssl.storage.schema import EVALUATION_VIEW
+
+
+def check_views(split: Split) -> None:
+    """Check that the views of a split, which may come from anybody, are such as this program draws and renders.
+
+    Raises:
+        InputError: Naming the first that is not.
+    """
+    where = f"split {split.name} of '{split.path.parent}'"
+    if split.columns != COLUMNS:
+        raise InputError(f"The views of {where} have other parameters than {', '.join(COLUMNS)}; embed it again.")
+    for number, view in enumerate(split.views):
+        if fault := _fault(number, view):
+            raise InputError(
+                f"View {number} of {where} has {fault}, which this release cannot render; get the store from whoever "
+                "made it, upgrade compress-ssl, or embed again."
+            )
+
+
+def wrong_views(store: EmbeddingStore) -> Iterator[str]:
+    """Yield the sentence of ``check_views`` for each split that it refuses."""
+    for split in store.splits:
+        try:
+            check_views(split)
+        except InputError as error:
+            yield str(error)
+
+
+def _fault(number: int, view: Mapping[str, Any]) -> str:
+    """Return what is wrong with the description of a view, empty if nothing is."""
+    policy, seed, interpolation = (
+        dict(view.get("policy") or {}),
+        view.get("seed"),
+        view.get("interpolation", "bilinear"),
+    )
+    name, resize = policy.pop("name", None), policy.get("resize")
+    is_random = number != EVALUATION_VIEW and name != TEN_CROP
+    known = (*POLICIES, CUSTOM, TEN_CROP) if number != EVALUATION_VIEW else ("evaluation",)
+    if name not in known:
+        return f"the policy {name!r}"
+    if interpolation not in get_args(Interpolation):
+        return f"the interpolation {interpolation!r}"
+    if not is_random:
+        return "" if resize is not None and resize >= view["size"] else f"size {view['size']} and resize {resize}"
+    try:
+        Policy(**policy)
+    except ValidationError as error:
+        return f"a policy whose {explain(error)}".rstrip(".")
+    return "" if isinstance(seed, int) and 0 <= seed < 2**64 else f"the seed {seed!r}"

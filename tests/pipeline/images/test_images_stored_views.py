@@ -1,0 +1,57 @@
+"""What a store may say of its views: all that is drawn is possible, and what cannot be drawn is named."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from compress_ssl.pipeline.images.policies import POLICIES, Policy, draw_parameters
+from compress_ssl.storage.parameters import COLUMN, COLUMNS, FRACTIONS, impossible
+
+STRONG = Policy(scale=(0.01, 1), ratio=(0.1, 10), jitter=1, brightness=1, contrast=1, saturation=1, hue=0.5, blur=1)
+EVALUATION = {"policy": {"name": "evaluation", "resize": 256}, "seed": None, "size": 224}
+CROPS = {"policy": {"name": "ten-crop", "resize": 40}, "seed": None, "size": 32}
+RANDOM = [
+    {"policy": {"name": str(policy), **policy.model_dump(mode="json")}, "seed": 3, "size": 32}
+    for policy in (*POLICIES.values(), STRONG)
+]
+GOOD = 0
+
+
+def image_sizes(count: int) -> npt.NDArray[np.int32]:
+    """Heights and widths from 1 to 60,000 pixels, and some that are extreme."""
+    drawn = np.exp(np.random.default_rng(0).uniform(0, np.log(60_000), (count, 2))).astype(np.int32)
+    return np.concatenate([drawn, [[1, 1], [1, 60_000], [60_000, 1], [3, 1], [375, 500]]]).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    ("view", "description"),
+    [(0, EVALUATION), *((view, CROPS) for view in (1, 4, 5, 10)), *((1, each) for each in RANDOM)],
+)
+def test_all_that_is_drawn_is_possible(view: int, description: dict[str, Any]) -> None:
+    sizes = image_sizes(3000)
+    parameters = draw_parameters(view, description, 0, sizes)
+    assert impossible(parameters, np.full(len(sizes), GOOD, np.uint8), sizes, description) is None
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("value", [1e9, -1e9, np.nan, np.inf, -1.5, 100_000])
+def test_what_cannot_be_drawn_is_named_but_for_images_that_are_left_out(column: str, value: float) -> None:
+    sizes = np.full((5, 2), 50, np.int32)
+    parameters = draw_parameters(1, RANDOM[0], 0, sizes)
+    parameters[[2, 4], COLUMN[column]] = value
+    bad_image = np.array([GOOD, GOOD, 1, GOOD, GOOD], np.uint8)
+    fault = impossible(parameters, bad_image, sizes, RANDOM[0])
+    assert fault is not None
+    assert fault[0] == 4
+    assert column in fault[1] or column.partition("_")[2] in fault[1]
+    assert impossible(parameters[:4], bad_image[:4], sizes[:4], RANDOM[0]) is None
+
+
+@pytest.mark.parametrize("column", sorted({*COLUMNS} - FRACTIONS))
+def test_pixels_and_choices_are_whole_numbers(column: str) -> None:
+    sizes = np.full((1, 2), 50, np.int32)
+    parameters = draw_parameters(0, EVALUATION, 0, sizes)
+    parameters[0, COLUMN[column]] += 0.5 if column not in ("crop_width", "crop_height") else -0.5
+    assert impossible(parameters, np.zeros(1, np.uint8), sizes, EVALUATION) is not None

@@ -101,7 +101,7 @@ UNUSABLE = [
     (("store", "info", f"https://me:{SECRET}@host/x.zarr"), "'https://host/x.zarr' was given with a password"),
     (
         ("distill", f"https://host/x.zarr?sig={SECRET}", "data", "run", "--student", "conv4-16"),
-        "STORE: 'https://host/x",
+        "'https://host/x",
     ),
     (("evaluate", f"s3://b/x.zarr?key={SECRET}"), "'s3://b/x.zarr' was given with a password"),
     (("store", "copy", "teacher.zarr", "https://host/x.zarr"), "can only be read"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
+from compress_ssl.cli.exit_codes import FAILED, INTERRUPTED, RESUMABLE, SUCCESS, WRONG_USE
 from compress_ssl.pipeline.common.errors import InputError, RunError, Stopped, Terminated
 from compress_ssl.pipeline.common.settings import explain
 from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
@@ -15,10 +16,6 @@ from compress_ssl.storage.errors import StoreError, StoreFailedError, StoreRefus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-SUCCESS, FAILED, WRONG_USE = 0, 1, 2
-RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: a batch system can put the same job back into its queue
-INTERRUPTED = 130  # 128 plus the number of SIGINT, as shells have it
 
 BAD_PATH = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTEMPTY),
@@ -53,7 +50,7 @@ ENDINGS = (
     Ending(INTERRUPTED, "Ctrl-C (SIGINT)", _is_interrupt, "{error} {resume}"),
     Ending(
         RESUMABLE,
-        "SIGTERM or SIGUSR1, as a batch system sends before its time limit",
+        "SIGTERM or SIGUSR1, as a batch system sends before its time limit; SIGHUP, as a terminal that is closed",
         lambda error: isinstance(error, Stopped | Terminated),
         "{error} {resume}",
     ),

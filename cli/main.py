@@ -1,17 +1,23 @@
 """The ``compress-ssl`` command. Commands are imported when they are called, so that help is quick."""
 
+import contextlib
 import logging
+import os
 import signal
 from typing import Any
 
 import click
 
+from compress_ssl.cli.exit_codes import FAILED, INTERRUPTED, RESUMABLE
 from compress_ssl.cli.groups import LazyGroup, example
 from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped, Terminated
 from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.retries import give_up
 from compress_ssl.storage.places.urls import check_no_secrets
+
+TERMINATE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+STOP_SIGNALS = (*TERMINATE, signal.SIGINT)
 
 FOR_TORCHRUN = ("pretrain", "distill", "evaluate")  # commands that torchrun may start in several processes
 
@@ -35,8 +41,9 @@ class Commands(LazyGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a fault of the program keeps its traceback."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, _end)
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, _stop)
         try:
             return super().invoke(ctx)
         except (click.Abort, click.exceptions.Exit):
@@ -46,11 +53,13 @@ class Commands(LazyGroup):
                 ctx.exit(error.exit_code)
             raise
         except (Exception, KeyboardInterrupt) as error:
-            from compress_ssl.cli.errors import FAILED, ending_of
+            from compress_ssl.cli.errors import ending_of
 
             if torchrun_env().world_size > 1:
                 # srun --kill-on-bad-exit sends SIGTERM when the first rank has ended: the others keep their exit code.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if isinstance(error, Stopped | KeyboardInterrupt):
+                _stop_at_once_from_now_on()
             if isinstance(error, ReportedByAnotherRank):
                 ending = ending_of(error.__cause__) if error.__cause__ else None
                 ctx.exit(ending.exit_code if ending else FAILED)
@@ -61,13 +70,33 @@ class Commands(LazyGroup):
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             can_resume = command is not None and any(parameter.name == "resume" for parameter in command.params)
             resume = f"Run the same command {'with --resume to continue' if can_resume else 'again'}."
-            click.echo(prefix + ending.message(error, resume), err=True)
+            with contextlib.suppress(OSError):  # the terminal was closed
+                click.echo(prefix + ending.message(error, resume), err=True)
             ctx.exit(ending.exit_code)
 
 
-def _end(number: int, _: object) -> None:
+def _stop(number: int, _: object) -> None:
+    """End the command with its exit code, at a first signal."""
+    _stop_at_once_from_now_on()
     give_up()
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+    raise Terminated if number in TERMINATE else KeyboardInterrupt
+
+
+def _stop_at_once_from_now_on() -> None:
+    """Let the next signal end the process; but not SIGHUP, which kernel and shell both send of a closed terminal."""
+    for each in STOP_SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, _do_nothing if each == signal.SIGHUP else _stop_at_once)
+
+
+def _do_nothing(*_: object) -> None:
+    pass
+
+
+def _stop_at_once(number: int, _: object) -> None:
+    with contextlib.suppress(OSError):  # a closed terminal
+        os.write(2, b"\nStopped at once.\n")
+    os._exit(RESUMABLE if number in TERMINATE else INTERRUPTED)
 
 
 @click.group(

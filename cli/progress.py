@@ -55,9 +55,14 @@ def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Callab
         Rate(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=total)
+    progress = Progress(*columns, console=console)
+    task = progress.add_task(title, total=total)
+    progress.start()
+    try:
         yield lambda amount: progress.update(task, advance=amount)
+    finally:
+        with contextlib.suppress(OSError):  # the terminal was closed
+            progress.stop()
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def _run(
     os.environ.clear()
     os.environ |= environment
     for number, path in enumerate(outputs, start=1):
-        os.dup2(os.open(path, os.O_WRONLY), number)
+        os.dup2(os.open(path, os.O_RDWR), number)  # for reading too, so that a terminal controls the process
     function(*arguments)
 
 

@@ -41,7 +41,7 @@ class ReportedByAnotherRank(RuntimeError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGUSR1 outside a training: whatever is committed stays (exit code 75)."""
+    """SIGTERM, SIGUSR1 or SIGHUP outside a training: whatever is committed stays (exit code 75)."""
 
 
 def missing_extra(purpose: str, package: str, *, extra: str) -> str | None:

@@ -102,7 +102,8 @@ def train(
 def _stop_requests() -> Iterator[Callable[[], signal.Signals | None]]:
     """Catch the signals inside the block; yield a function that returns the first one received, or None.
 
-    A second signal of the same kind ends the process at once.
+    A second signal of the same kind goes to the handler before, which ends the process at once; but not SIGHUP, which
+    the kernel and the shell of a closed terminal may both send.
     """
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
@@ -114,7 +115,8 @@ def _stop_requests() -> Iterator[Callable[[], signal.Signals | None]]:
     def record(number: int, frame: FrameType | None) -> None:
         del frame
         received.append(signal.Signals(number))
-        signal.signal(number, previous[signal.Signals(number)])
+        if number != signal.SIGHUP:
+            signal.signal(number, previous[signal.Signals(number)])
 
     for each in previous:
         signal.signal(each, record)
@@ -122,7 +124,8 @@ def _stop_requests() -> Iterator[Callable[[], signal.Signals | None]]:
         yield lambda: received[0] if received else None
     finally:
         for each, handler in previous.items():
-            signal.signal(each, handler)
+            if signal.getsignal(each) is record:
+                signal.signal(each, handler)
 
 
 def _due(trainers: list[Trainer[BatchT]], epoch: int, step: int) -> list[Trainer[BatchT]]:

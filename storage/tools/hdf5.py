@@ -233,7 +233,7 @@ def _deferred_signals() -> Iterator[Callable[[], None]]:
     """Hold back signals that raise exceptions, which crash HDF5 in callbacks; yield a function that delivers them."""
     came: list[Any] = []
     main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if main else ()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP) if main else ()
     handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
     for number in handlers:
         signal.signal(number, lambda number, _: came.append(number))

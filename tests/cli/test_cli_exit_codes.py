@@ -140,7 +140,9 @@ def test_server_that_cannot_be_reached_is_a_failed_run(
         )
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)]
+)
 def test_signal_ends_every_command_with_its_code_and_says_how_to_continue(
     call: Call,
     workplace: Path,

@@ -1,5 +1,7 @@
 """Processes that train: killed at any moment, or asked to stop by a signal; and what the command line says then."""
 
+import os
+import pty
 import random
 import re
 import signal
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from compress_ssl.cli.main import main
@@ -65,7 +68,7 @@ def words(settings: DistillSettings) -> list[str]:
 def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
     student: Students, assert_same: Any, metrics: Any
 ) -> None:
-    codes = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+    codes = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
     long = {"epochs": 60, "checkpoint_minutes": 1000}
     whole = student("whole", **long)
     distill_together([whole], Silent())
@@ -98,3 +101,28 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
         assert ended.value.code == 0
         assert_same(load_file(run / "model.safetensors"), load_file(whole.run / "model.safetensors"))
         assert metrics(run) == metrics(whole.run)
+
+
+def test_closed_terminal_ends_a_run_that_is_saved(student: Students) -> None:
+    settings = student(epochs=10_000, checkpoint_minutes=1000)
+    master, terminal = pty.openpty()
+    process = start_command(*words(settings), terminal=os.ttyname(terminal))
+    wait_until((settings.run / "metrics.jsonl").exists, process)
+    os.close(terminal)
+    os.close(master)  # the kernel sends SIGHUP, and nothing can be written any more
+    assert process.wait() == 75
+    state = torch.load(settings.run / "checkpoint.pt")
+    assert (state["epoch"], state["step"]) > (0, 0)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.02])
+def test_three_quick_ctrl_c_end_a_run_without_a_traceback(student: Students, seconds: float) -> None:
+    settings = student(epochs=10_000)
+    process = start_command(*words(settings))
+    wait_until((settings.run / "metrics.jsonl").exists, process)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(seconds)
+    assert process.wait() == 130
+    assert process.errors.splitlines()[-1].startswith(("Stopped", "distill"))
+    assert "Traceback" not in process.errors

@@ -1,6 +1,7 @@
 """The protocol of image sources, and reading from them. Nothing above this folder assumes that images are files."""
 
 import os
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,8 @@ from compress_ssl.storage.places.names import first_outside
 
 ImageT = TypeVar("ImageT")
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""torchvision's, and ``.jfif``, which some browsers give to JPEGs that they save."""
 
 
 class Listing(NamedTuple):
@@ -109,6 +111,23 @@ def read_ahead(
 def is_image(name: str) -> bool:
     """Return true if the name has an image's extension."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def is_hidden(name: str) -> bool:
+    """Return true if a file or folder is none of the dataset's: ``.ipynb_checkpoints``, macOS's ``._1.jpg``."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def composed_otherwise(name: str, is_there: Callable[[str], bool]) -> str:
+    """Return a clause that says that a missing name is there with its accents written otherwise; nothing if it is not.
+
+    An accented letter is one character (NFC) or a letter and an accent (NFD, on macOS): equal in print, not in bytes.
+    """
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, name)
+        if other != name and is_there(other):
+            return f", though it is in Unicode's other form, {form}: rename it, for instance with convmv"
+    return ""
 
 
 def check_name(name: str, where: str | os.PathLike[str]) -> None:

@@ -24,6 +24,11 @@ from compress_ssl.storage.places.durable import write_durably
 
 LABEL_EXTENSION = ".cls"
 
+MAX_CLASS_BYTES = 4096
+
+FORMAT = 2
+"""Of the cache; another one is older than the checks that a shard must pass."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +48,10 @@ class TarSource(ArchiveSource):
 
     def load_members(self) -> Members:
         """Read the table of members from the cache if that is valid, else from the shards."""
-        stamp = json.dumps([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.archives])
+        if special := next((path for path in self.archives if not path.is_file()), None):
+            raise InputError(f"'{special}' is not a file; take it away, or put the tar file there.")
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.archives]
+        stamp = json.dumps([FORMAT, stats])
         if self.cache is not None and (cached := _read_cache(self.cache, stamp)) is not None:
             return cached
         logger.info("Indexing %d tar files of '%s'.", len(self.archives), self.location)
@@ -54,7 +62,7 @@ class TarSource(ArchiveSource):
             images, class_of = _read_shard(shard)
             for name, (offset, size) in images.items():
                 paths.append(f"{shard.name}/{name}")
-                classes.append(class_of.get(_key(name), ""))
+                classes.append(class_of.get(name, ""))
                 rows.append((number, offset, size))
         if not paths:
             raise InputError(f"The tar files of '{self.location}' hold no images; check the path.")
@@ -63,41 +71,93 @@ class TarSource(ArchiveSource):
             raise InputError(f"'{bare}' of '{self.location}' has no {LABEL_EXTENSION} member, others have one; add it.")
         shards, offsets, sizes = np.array(rows, np.int64).T
         members = Members(make_listing(paths, classes), shards.astype(np.int32), offsets, sizes)
-        if self.cache is not None:
-            _write_cache(self.cache, stamp, members)
+        try:
+            if self.cache is not None:
+                _write_cache(self.cache, stamp, members)
+        except OSError as error:
+            logger.warning("'%s' cannot be written (%s): the tar files are indexed anew.", self.cache, error.strerror)
         return members
 
 
 def _read_shard(shard: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """Return offset and size of each image of a shard, and the class of each key that has one."""
+    """Return offset and size of each image of a shard, and the class of each image that has one."""
     images: dict[str, tuple[int, int]] = {}
-    classes: dict[str, str] = {}
-    end = 0
+    labels: dict[str, str] = {}  # by key, the name of its label
+    classes: dict[str, str] = {}  # by key
+    size = shard.stat().st_size
     try:
         with tarfile.open(shard, "r:", encoding="utf-8") as tar:
             for member in tar:
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                tar.members.clear()  # type: ignore[attr-defined]  # or the TarFile keeps them all, a kilobyte each
+                if tar.offset > size:
+                    break
                 name = posixpath.normpath(member.name)
-                if is_image(name) and not member.isfile():
-                    raise InputError(f"'{name}' in tar file '{shard}' is not a regular file; write it again as one.")
-                if name.lower().endswith(LABEL_EXTENSION):
+                is_label = name.lower().endswith(LABEL_EXTENSION)
+                if member.isdir() or not (is_label or is_image(name)):
+                    continue
+                _check_plain(shard, name, member, tar)
+                if name in images or labels.get(_key(name)) == name:
+                    raise InputError(f"The tar file '{shard}' holds '{name}' twice; write it again without one.")
+                if is_label:
+                    if (other := labels.setdefault(_key(name), name)) != name:
+                        raise _of_one_key(shard, other, name)
                     classes[_key(name)] = _read_class(shard, member)
-                elif is_image(name):
-                    if name in images:
-                        raise InputError(f"The tar file '{shard}' holds '{name}' twice; write it again without one.")
+                else:
                     check_name(name, shard)
                     images[name] = member.offset_data, member.size
-                tar.members.clear()  # type: ignore[attr-defined]  # or the TarFile keeps them all, a kilobyte each
-        whole = read_range(shard, end, tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+            end = tar.offset
     except tarfile.TarError as error:
         # Raised for the first member only; a broken later one looks like the end of the file.
         what = "is cut short" if "unexpected end" in str(error) else "is not an uncompressed tar file"
         raise InputError(f"'{shard}' {what}; copy it again, or make it again.") from error
-    except OSError:
-        whole = False
-    if not whole:
-        raise InputError(f"'{shard}' is cut short: it has no end mark; copy it again, or make it again.")
-    return images, classes
+    _check_end(shard, end)
+    image_of: dict[str, str] = {}  # by key
+    for name in images:
+        label, other = labels.get(_key(name)), image_of.setdefault(_key(name), name)
+        if label is not None and other is not name and _stem(label) != _key(name):
+            raise _of_one_key(shard, other, name)
+    return images, {name: classes[key] for name in images if (key := _key(name)) in classes}
+
+
+def _check_plain(shard: Path, name: str, member: tarfile.TarInfo, tar: tarfile.TarFile) -> None:
+    """Check that a member is a file whose bytes are in the tar, as they are and as many as it says."""
+    end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    whole = end == tar.offset and "size" not in tar.pax_headers  # where the next one is
+    if not member.isreg() or member.issparse() or not whole:
+        raise InputError(f"'{name}' in tar file '{shard}' is not a regular file; write it again as one.")
+
+
+def _check_end(shard: Path, end: int) -> None:
+    """Check that nothing but zeros, and a block of them, follows the last member that was found."""
+    with shard.open("rb") as file:
+        file.seek(end)
+        mark = file.read(tarfile.BLOCKSIZE)
+        if mark != bytes(tarfile.BLOCKSIZE):
+            raise InputError(f"'{shard}' is cut short: it has no end mark; copy it again, or make it again.")
+        while block := file.read(tarfile.RECORDSIZE):
+            if any(block):
+                break
+        else:
+            return
+        at = file.tell() - len(block) + (len(block) - len(block.lstrip(b"\0")))
+        at -= at % tarfile.BLOCKSIZE
+        file.seek(at)
+        header = file.read(tarfile.BLOCKSIZE)
+    try:
+        lost = f"'{tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape').name}' and what follows it"
+    except tarfile.TarError:
+        lost = f"{shard.stat().st_size - at:,} bytes"
+    raise InputError(
+        f"'{shard}' goes on behind its end mark, as after 'cat a.tar b.tar': {lost} would be left out; give its parts "
+        "as shards, or join them with 'tar --concatenate'."
+    )
+
+
+def _of_one_key(shard: Path, one: str, other: str) -> InputError:
+    return InputError(
+        f"'{one}' and '{other}' in tar file '{shard}' have the same key, '{_key(one).lstrip('/')}' (a name up to its "
+        "first dot), and so one class; write them again with other dots, such as photo-hat00.jpg."
+    )
 
 
 def _key(name: str) -> str:
@@ -105,14 +165,22 @@ def _key(name: str) -> str:
     return f"{folder}/{last.partition('.')[0]}"
 
 
+def _stem(label: str) -> str:
+    """Return the key that a label's whole name stands for: without its last extension alone."""
+    folder, _, last = label.rpartition("/")
+    return f"{folder}/{last[: -len(LABEL_EXTENSION)]}"
+
+
 def _read_class(shard: Path, member: tarfile.TarInfo) -> str:
     where = f"{shard}/{posixpath.normpath(member.name)}"
     try:
-        name = read_range(shard, member.offset_data, member.size).decode().strip()
+        name = read_range(shard, member.offset_data, min(member.size, MAX_CLASS_BYTES)).decode().strip()
     except UnicodeDecodeError as error:
         raise InputError(f"The class in '{where}' is not UTF-8 text; write it again.") from error
     if not name:
         raise InputError(f"The class in '{where}' is empty; write a name or a number.")
+    if member.size > MAX_CLASS_BYTES or not name.isprintable():
+        raise InputError(f"The class in '{where}' is not one line of text; write a name or a number.")
     return name
 
 

@@ -1,12 +1,9 @@
 """What is wrong with a list, a label file, a tar or a folder is named; and which kind is chosen."""
 
-import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.files import FolderSource, ListSource
@@ -15,24 +12,7 @@ from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.pipeline.images.sources.tar import TarSource
 from compress_ssl.pipeline.images.sources.text import add_labels, number_classes, split_line
 from compress_ssl.storage.errors import StoreError
-
-
-def picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_tar(path: Path, *members: tuple[str, bytes] | str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for member in members:
-            name, content = (member, picture()) if isinstance(member, str) else member
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            tar.addfile(header, io.BytesIO(content))
-    return path
-
+from tests.pipeline.images.tar_files import picture, write_tar
 
 # ---- lists
 
@@ -169,105 +149,6 @@ def test_labels_that_nobody_needs_are_refused(tmp_path: Path) -> None:
 def test_a_missing_label_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"The label file '.*nothing\.txt' is not a file"):
         add_labels({"val": flat("1.jpg")}, tmp_path / "nothing.txt")
-
-
-# ---- tars
-
-
-def tar_source(*shards: Path, cache: Path | None = None) -> TarSource:
-    return TarSource(shards[0].parent, shards, cache)
-
-
-def test_a_key_ends_at_the_first_dot_and_carries_the_label(tmp_path: Path) -> None:
-    members = (
-        "a.b/1.left.png",
-        "a.b/1.right.png",
-        ("a.b/1.cls", b" 10\n"),
-        "2.jpg",
-        ("2.CLS", b"9"),
-        ("2.json", b"{}"),
-    )
-    paths, labels, classes = tar_source(write_tar(tmp_path / "s.tar", *members)).listing()
-    assert paths == ["s.tar/a.b/1.left.png", "s.tar/a.b/1.right.png", "s.tar/2.jpg"]
-    assert classes == ("10", "9")
-    assert labels.tolist() == [0, 0, 1]
-
-
-def test_shards_without_labels_have_none(tmp_path: Path) -> None:
-    shards = [write_tar(tmp_path / f"{number}.tar", "1.png") for number in (0, 1)]
-    paths, labels, classes = tar_source(*shards).listing()
-    assert (paths, labels.tolist(), classes) == (["0.tar/1.png", "1.tar/1.png"], [-1, -1], ())
-
-
-def test_a_tar_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    for members, sentence in [
-        (("1.png", ("1.cls", b"a"), "2.png"), r"'s\.tar/2\.png' of '.*' has no \.cls member, others have one"),
-        (("1.png", "./1.png"), r"The tar file '.*s\.tar' holds '1\.png' twice"),
-        (("1.png", ("1.cls", b"\n")), r"The class in '.*s\.tar/1\.cls' is empty"),
-        (("1.png", ("1.cls", b"\xff")), r"The class in '.*s\.tar/1\.cls' is not UTF-8"),
-        ((("notes.txt", b"text"),), r"hold no images"),
-        ((), r"hold no images"),
-        (("caf\udce9.png",), r"The name 'caf\\xe9\.png' in '.*s\.tar' is not UTF-8"),
-    ]:
-        with pytest.raises(InputError, match=sentence):
-            tar_source(write_tar(tmp_path / "s.tar", *members)).listing()
-
-
-def test_a_link_in_a_tar_is_named(tmp_path: Path) -> None:
-    (tmp_path / "1.png").write_bytes(picture())
-    (tmp_path / "2.png").symlink_to("1.png")
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        tar.add(tmp_path / "1.png", "1.png")
-        tar.add(tmp_path / "2.png", "2.png")
-    with pytest.raises(InputError, match=r"'2\.png' in tar file '.*s\.tar' is not a regular file"):
-        tar_source(tmp_path / "s.tar").listing()
-
-
-def test_a_tar_that_is_cut_anywhere_is_named(tmp_path: Path) -> None:
-    whole = write_tar(tmp_path / "whole.tar", "1.png", ("1.cls", b"a"), ("2.png", picture() * 9), ("2.cls", b"b"))
-    content = whole.read_bytes()
-    with tarfile.open(whole) as tar:
-        last = tar.getmembers()[-1]
-    end = last.offset_data + tarfile.BLOCKSIZE  # what follows is the end mark, then padding
-    assert len(tar_source(whole).listing().paths) == 2
-    cut = tmp_path / "cut.tar"
-    for size in [0, 1, 100, *range(511, end + 511, 256)]:
-        cut.write_bytes(content[:size])
-        with pytest.raises(InputError, match=r"'.*cut\.tar' is (cut short|not an uncompressed tar file)"):
-            tar_source(cut).listing()
-
-
-def test_what_is_no_tar_is_named(tmp_path: Path) -> None:
-    for content in [b"", b"text" * 300]:
-        (tmp_path / "s.tar").write_bytes(content)
-        with pytest.raises(InputError, match=r"'.*s\.tar' is not an uncompressed tar file; copy it again"):
-            tar_source(tmp_path / "s.tar").listing()
-
-
-def test_a_compressed_tar_is_named(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "s.tar", "w:gz"):
-        pass
-    with pytest.raises(InputError, match=r"'.*s\.tar' is not an uncompressed tar file"):
-        tar_source(tmp_path / "s.tar").listing()
-
-
-def test_members_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shard = write_tar(tmp_path / "s.tar", "b/ü 1.png", ("b/ü 1.cls", "ü".encode()))
-    cache = tmp_path / "index" / "members.npz"
-    first = tar_source(shard, cache=cache)
-    expected, content = first.listing(), first.read("s.tar/b/ü 1.png")
-    with monkeypatch.context() as patch:
-        patch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("a shard was looked into again"))
-        again = tar_source(shard, cache=cache)
-        found = again.listing()
-        assert (found.paths, found.labels.tolist(), found.class_names) == (
-            (expected.paths, expected.labels.tolist(), expected.class_names)
-        )
-        assert again.read("s.tar/b/ü 1.png") == content
-    write_tar(shard, "other.png")
-    assert tar_source(shard, cache=cache).listing().paths == ["s.tar/other.png"]
-    cache.write_bytes(cache.read_bytes()[:200])
-    assert tar_source(shard, cache=cache).listing().paths == ["s.tar/other.png"]
 
 
 # ---- which kind

@@ -1,18 +1,25 @@
 """Sources whose images are files: a folder with one sub-folder per class, a flat folder, or a text file of paths.
 
 The order of a folder is that of torchvision's ImageFolder: sorted classes, then sorted folders, then sorted names.
+Hidden files and folders are not images, and no folder is read twice, whatever links there are.
 A list has one path per line, relative to the list's folder, optionally with a class.
 """
 
+import errno
+import logging
 import os
 import posixpath
+import stat
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, Listing, check_name, is_image
+from compress_ssl.pipeline.images.sources.source import IMAGE_EXTENSIONS, Listing, check_name, is_hidden, is_image
 from compress_ssl.pipeline.images.sources.text import make_listing, read_lines, split_line
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,10 @@ class FileSource:
 
     def stamp(self, path: str) -> tuple[int, int]:
         """Return size in bytes and modification time in nanoseconds."""
-        stat = (self.root / path).stat()
-        return stat.st_size, stat.st_mtime_ns
+        found = (self.root / path).stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return found.st_size, found.st_mtime_ns
 
     def read(self, path: str) -> bytes:
         """Return the file's bytes."""
@@ -44,46 +53,79 @@ class FolderSource(FileSource):
     """The images of one folder, named relative to it."""
 
     def listing(self) -> Listing:
-        """Return all images in torchvision's order, and the class names (none in a flat folder)."""
+        """Return all images in torchvision's order, and the class names (none in a flat folder); log what is left."""
         root = self.location
         if not root.exists():
             raise InputError(f"The image folder '{root}' does not exist; check the path.")
         if not root.is_dir():
             raise InputError(f"'{root}' is a file; give the folder that holds the images.")
-        classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        for name in classes:
+        found: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)  # folders with their images, by class
+        left_out: LeftOut = defaultdict(list)
+        for folder, names in _folders(root, left_out):
+            found[folder.split("/")[0]].append((folder, names))
+        flat = [name for _, names in found.pop("") for name in names]
+        classes = {name: [path for _, paths in sorted(found[name]) for path in paths] for name in sorted(found)}
+        if any(classes.values()) and flat:
+            left_out["beside the class folders"] = flat
+        if left_out:
+            counts = (f"{len(names):,} {kind} ({names[0]!r})" for kind, names in sorted(left_out.items()))
+            logger.info("Left out of '%s', with the first of each kind: %s.", root, ", ".join(counts))
+        for name in (*classes, *(path for paths in classes.values() for path in paths), *flat):
             check_name(name, root)
-        found = {name: list(_images_below(root, name)) for name in classes}
-        if any(found.values()):
-            empty = [name for name, images in found.items() if not images]
-            if empty:
+        if any(classes.values()):
+            if empty := [name for name, images in classes.items() if not images]:
                 raise InputError(f"Class '{empty[0]}' in '{root}' has no image; remove the folder or fill it.")
-            paths = [path for images in found.values() for path in images]
+            paths = [path for images in classes.values() for path in images]
             return make_listing(paths, [path.split("/")[0] for path in paths])
-        flat = sorted(entry.name for entry in os.scandir(root) if entry.is_file() and is_image(entry.name))
         if not flat:
             raise InputError(
                 f"'{root}' holds no images; give a folder with one sub-folder per class, or a flat folder, of "
                 f"{', '.join(IMAGE_EXTENSIONS)} files."
             )
-        for name in flat:
-            check_name(name, root)
         return make_listing(flat)
 
     def files(self) -> Iterator[Path]:
         """Yield every image file below the folder."""
-        for folder, folders, names in os.walk(self.location, followlinks=True):
-            folders.sort()
-            yield from (Path(folder, name) for name in sorted(names) if is_image(name))
+        for _, paths in _folders(self.location, defaultdict(list)):
+            yield from (self.location / path for path in paths)
 
 
-def _images_below(root: Path, class_name: str) -> Iterator[str]:
-    for folder, _, names in sorted(os.walk(root / class_name, followlinks=True)):
+LeftOut = dict[str, list[str]]
+"""Names of files and folders that are no images, by what they are."""
+
+
+def _folders(root: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder from ``root`` (named "") on, and its images' paths, sorted; both are relative to ``root``."""
+    top, seen = os.path.realpath(root), set()
+    for folder, folders, names in os.walk(root, followlinks=True):
         relative = Path(folder).relative_to(root).as_posix()
+        before = "" if relative == "." else f"{relative}/"
+        images = []
         for name in sorted(names):
-            if is_image(name):
-                check_name(f"{relative}/{name}", root)
-                yield f"{relative}/{name}"
+            if is_hidden(name):
+                left_out["hidden"].append(before + name)
+            elif is_image(name):
+                images.append(before + name)
+            else:
+                left_out[Path(name).suffix.lower() or "without extension"].append(before + name)
+        yield before[:-1], images
+        below, folders[:] = sorted(folders), []
+        for name in below:
+            path = os.path.join(folder, name)
+            identity = os.stat(path).st_dev, os.stat(path).st_ino
+            if is_hidden(name):
+                left_out["hidden"].append(before + name)
+            elif identity in seen or (os.path.islink(path) and _is_read_anyway(os.path.realpath(path), top)):
+                left_out["linked to a folder that is read anyway"].append(before + name)
+            else:
+                seen.add(identity)
+                folders.append(name)
+
+
+def _is_read_anyway(folder: str, top: str) -> bool:
+    """Return true if a folder is a dataset's ``top``, above it, or below it and not hidden."""
+    common = os.path.commonpath([folder, top])
+    return common == folder or (common == top and not any(map(is_hidden, os.path.relpath(folder, top).split("/"))))
 
 
 class ListSource(FileSource):

@@ -45,9 +45,9 @@ def root(tmp_path: Path) -> Path:
 
 def test_classes_and_files_come_in_the_order_of_image_folder(root: Path) -> None:
     put(root, "b/2.jpg", "b/10.JPG", "b/sub/deep/x.PNG", "b/sub.jpg", "a/ä.jpeg", "a/Z.tiff", "a/z.webp", "B/1.bmp")
-    put(root, "a/notes.txt", "a/movie.gif", "c/1.jpg", "loose.jpg", "elsewhere/linked/l.jpg")
-    (root / "c" / "link").symlink_to(root / "elsewhere" / "linked", target_is_directory=True)
-    (root / "a-link").symlink_to(root / "b", target_is_directory=True)
+    put(root, "a/notes.txt", "a/movie.gif", "c/1.jpg", "loose.jpg", "../elsewhere/linked/l.jpg", "../d/1.jpg")
+    (root / "c" / "link").symlink_to(root.parent / "elsewhere" / "linked", target_is_directory=True)
+    (root / "a-link").symlink_to(root.parent / "d", target_is_directory=True)
     reference = ImageFolder(str(root))
     found = index(root)
     assert list(found.samples.class_names) == reference.classes

@@ -5,6 +5,9 @@ disk (exit code 1). A disk that is full or read-only while files are written rai
 ``filename``.
 """
 
+import difflib
+from collections.abc import Iterable
+
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """Raised by zarr where metadata is cut short, or is JSON of another form."""
 
@@ -71,3 +74,9 @@ class StoreRefusedError(StoreUnreachableError):
 
 class DiskSpaceError(StoreFailedError):
     """The disk has less free space than is needed; nothing half-written is left."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest of some names, behind a blank; nothing if none is near."""
+    nearest = difflib.get_close_matches(name, [*known], n=1)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""

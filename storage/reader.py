@@ -24,6 +24,7 @@ from compress_ssl.storage.errors import (
     StoreNotFoundError,
     StoreUnsafeError,
     StoreVersionError,
+    did_you_mean,
 )
 from compress_ssl.storage.parameters import COLUMNS, impossible
 from compress_ssl.storage.places.names import check_inside, check_split_names
@@ -128,7 +129,10 @@ class EmbeddingStore:
 
     def __getitem__(self, name: str) -> Split:
         if name not in self._splits:
-            raise StoreError(f"'{self.path}' has no split '{name}'; it has {', '.join(self.split_names) or 'none'}.")
+            raise StoreError(
+                f"'{self.path}' has no split '{name}'; it has {', '.join(self.split_names) or 'none'}."
+                f"{did_you_mean(name, self.split_names)}"
+            )
         return self._splits[name]
 
 

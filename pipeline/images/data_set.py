@@ -1,5 +1,6 @@
 """A dataset: its splits, each a source of images, indexed when a stage asks for them."""
 
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from compress_ssl.pipeline.images.sources.open_source import cache_name, open_so
 from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 from compress_ssl.pipeline.images.sources.text import add_labels, read_lines
 from compress_ssl.storage.places.cache import user_cache
+from compress_ssl.storage.places.durable import make_directory_durably
 from compress_ssl.storage.places.place import PlaceLike, location
 
 
@@ -33,9 +35,10 @@ def index_data_set(
             ``index_beside`` returns.
 
     Raises:
-        InputError: If the folders, the images or the subset list cannot be used.
+        InputError: If the folders, the images or the subset list cannot be used, or the index cannot be written.
     """
     index_folder = selection.index_folder or index_beside(output)
+    _check_writable(index_folder)
     listed = list_data_set(data, folders, index_folder, selection.labels)
     subsets = subset_by_folder(selection.subset, list(listed)) if selection.subset else {}
     return {
@@ -67,6 +70,18 @@ def index_beside(output: PlaceLike) -> Path:
     """Return the folder that caches the index: ``index`` beside a local output, else in the user's cache."""
     place = location(output)
     return Path(str(place.parent)) / "index" if place.is_local else user_cache() / "index" / place.name
+
+
+def _check_writable(index_folder: Path) -> None:
+    try:
+        make_directory_durably(index_folder)
+        with tempfile.TemporaryFile(dir=index_folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"The index of the images cannot be written into '{index_folder}' ({error.strerror}); give another folder "
+            "with --index-folder."
+        ) from error
 
 
 def list_data_set(

@@ -15,8 +15,8 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress, Silent
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.common.settings import ContentCheck
-from compress_ssl.pipeline.images.index import decode
-from compress_ssl.pipeline.images.sources.source import ImageSource, read_image
+from compress_ssl.pipeline.images.decode import decode
+from compress_ssl.pipeline.images.sources.source import ImageSource, composed_otherwise, read_image
 from compress_ssl.storage import Split
 
 SAMPLE = 256
@@ -38,9 +38,10 @@ def check_same_images(split: Split, source: ImageSource, check: ContentCheck, th
         try:
             source.stamp(path)
         except OSError as error:
+            form = composed_otherwise(path, partial(_is_there, source))
             raise InputError(
                 f"The store was made from other images: row {row} of split {split.name}, '{path}', is not in "
-                f"'{source.location}'; {ADVICE}."
+                f"'{source.location}'{form}; {ADVICE}."
             ) from error
     compared, shown = (rows, progress) if check == "all" else (evenly_spaced(rows, SAMPLE, endpoint=True), Silent())
     with ThreadPoolExecutor(threads) as pool, shown.track(f"check {split.name}", len(compared)) as advance:
@@ -49,6 +50,14 @@ def check_same_images(split: Split, source: ImageSource, check: ContentCheck, th
             for _ in pool.map(partial(_check_content, split, source), part):
                 pass
             advance(len(part))
+
+
+def _is_there(source: ImageSource, path: str) -> bool:
+    try:
+        source.stamp(path)
+    except OSError:
+        return False
+    return True
 
 
 def _check_content(split: Split, source: ImageSource, row: int) -> None:

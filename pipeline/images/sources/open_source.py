@@ -12,6 +12,7 @@ from compress_ssl.pipeline.images.sources.pack import PackSource, opened_split
 from compress_ssl.pipeline.images.sources.source import ImageSource, is_image
 from compress_ssl.pipeline.images.sources.tar import TarSource
 from compress_ssl.pipeline.images.sources.voc import SPLITS, VocSource, is_voc
+from compress_ssl.storage.errors import did_you_mean
 
 
 def open_source(data: Path, split: str, cache_folder: Path | None = None) -> ImageSource:
@@ -47,9 +48,10 @@ def open_source(data: Path, split: str, cache_folder: Path | None = None) -> Ima
         return TarSource(place, tuple(shards), cache)
     if place.exists():
         raise InputError(f"'{place}' is a file, but neither a list (.txt) nor a tar; give a folder of images.")
+    known = {entry.stem if entry.suffix in (".txt", ".tar") else entry.name for entry in data.iterdir()}
     raise InputError(
         f"The dataset '{data}' has no folder '{split}' (nor {split}.txt, {split}.tar, {split}-000000.tar); check the "
-        "path."
+        f"path.{did_you_mean(split, known)}"
     )
 
 

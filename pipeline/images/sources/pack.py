@@ -16,6 +16,7 @@ import numpy as np
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members
 from compress_ssl.pipeline.images.sources.source import Listing
+from compress_ssl.storage.errors import did_you_mean
 from compress_ssl.storage.places.names import first_outside
 from compress_ssl.storage.tools.hdf5 import array_in
 
@@ -57,6 +58,10 @@ class PackSource(ArchiveSource):
         if len(lengths) > 1 or start is None or offset[0] != 0 or (size < 0).any():
             raise damaged
         if start + int(offset[-1]) > file.stat().st_size:
+            raise damaged
+        if len(set(paths)) < len(paths) or len(set(class_names)) < len(class_names):
+            raise damaged
+        if len(label) and not -1 <= label.min() <= label.max() < len(class_names):
             raise damaged
         if (outside := first_outside(paths)) is not None:
             raise InputError(
@@ -102,7 +107,9 @@ def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
         if not is_split(group):
             splits = ["."] if is_split(opened) else []
             opened.visititems(lambda name, item: splits.append(name) if is_split(item) else None)
-            raise InputError(f"The pack '{file}' has no split '{split}'; it has {', '.join(splits)}.")
+            raise InputError(
+                f"The pack '{file}' has no split '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}"
+            )
         yield group
 
 

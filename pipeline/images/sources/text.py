@@ -6,6 +6,7 @@ class.
 """
 
 import csv
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.sources.source import Listing, is_image
+from compress_ssl.pipeline.images.sources.source import Listing, composed_otherwise, is_image
 from compress_ssl.storage.typed_files import read_text
 
 KAGGLE_COLUMN = "PredictionString"  # LOC_val_solution.csv: a class and a box for every object
@@ -63,10 +64,18 @@ def number_classes(names: Iterable[str]) -> tuple[npt.NDArray[np.int32], tuple[s
 
 
 def make_listing(paths: list[str], classes: Sequence[str] = ()) -> Listing:
-    """Return the listing of these images; ``classes`` names each one's class, and is empty without labels."""
+    """Return the listing of these images; ``classes`` names each one's class, and is empty without labels.
+
+    Raises:
+        InputError: If the names of two classes look the same.
+    """
     if not any(classes):
         return Listing(paths, np.full(len(paths), -1, np.int32), ())
-    return Listing(paths, *number_classes(classes))
+    labels, class_names = number_classes(classes)
+    form_of = {unicodedata.normalize("NFC", name): name for name in class_names}
+    if twice := [name for name in class_names if form_of[unicodedata.normalize("NFC", name)] != name]:
+        raise InputError(f"Class '{twice[0]}' is there in two Unicode forms, NFC and NFD; make one class of them.")
+    return Listing(paths, labels, class_names)
 
 
 def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing]:
@@ -92,7 +101,10 @@ def add_labels(listings: Mapping[str, Listing], file: Path) -> dict[str, Listing
         }
         if len(found) != 1:
             what = "is several images" if found else "is not an image"
-            raise InputError(f"'{name}', in line {number} of '{file}', {what} of {', '.join(names)}; correct the line.")
+            form = composed_otherwise(name, lambda other: any(other in known for known in names.values()))
+            raise InputError(
+                f"'{name}', in line {number} of '{file}', {what} of {', '.join(names)}{form}; correct the line."
+            )
         (image,) = found
         if image in class_of:
             raise InputError(f"'{name}', in line {number} of '{file}', is in an earlier line too; remove one of them.")
@@ -132,6 +144,8 @@ def _entries(file: Path) -> Iterator[tuple[int, str, str]]:
     if file.suffix.lower() == ".csv":
         (_, header), *lines = lines
         columns = _cells(header)
+        if columns and is_image(columns[0]):
+            raise InputError(f"Line 1 of '{file}' is an image, not a header; write one above it, such as image,class.")
         for number, line in lines:
             cells = _cells(line)
             if len(cells) < 2 or not cells[0] or not cells[1]:

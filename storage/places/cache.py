@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import uuid
+from functools import cache
 from pathlib import Path
 
 import xxhash
@@ -87,7 +88,7 @@ class ChunkCache:
         except OSError as error:  # a full disk, another user's folder: the chunk is in memory all the same
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-            logger.warning("The cache '%s' is not writable (%s); chunks are fetched anew.", self.folder, error.strerror)
+            _say_unwritable(self.folder, error.strerror)
         return content
 
     def _make_room(self, size: int) -> None:
@@ -106,6 +107,12 @@ class ChunkCache:
                     file.unlink(missing_ok=True)
                     total -= stat.st_size
             self._total, self._added = total, size
+
+
+@cache
+def _say_unwritable(folder: Path, reason: str) -> None:
+    """Log it once: a run reads thousands of chunks."""
+    logger.warning("The cache '%s' is not writable (%s); chunks are fetched anew.", folder, reason)
 
 
 def fetch(path: Place, part: Part) -> bytes:

@@ -2,6 +2,9 @@
 
 The file is named by its content (the view's commit records), so processes that need the same view share it. It is
 published by a rename. Each process that maps it holds a shared lock; the last one to release it deletes the file.
+
+The scratch folder may be in ``/tmp``, where anyone can make files. So its folder is this user's alone, links are not
+followed, and a file is mapped only if it is this user's and ends in the hash of what it should hold.
 """
 
 import contextlib
@@ -10,10 +13,12 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
 from torch import Tensor
@@ -24,48 +29,74 @@ from compress_ssl.storage import Split
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import DiskSpaceError
 
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+HASH_BYTES = 16
+
 
 def scratch_folder(given: Path | None) -> Path:
     """Return the folder for mapped views, in the one given or in the system's temporary folder."""
     return (given or Path(tempfile.gettempdir())) / f"compress-ssl-views-{os.getuid()}"
 
 
+def make_scratch_folder(folder: Path) -> None:
+    """Make the folder if it is missing, and see to it that no other user can write into it.
+
+    Raises:
+        InputError: If it cannot be made, is a link or a file, or belongs to another user.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=PRIVATE_FOLDER)
+        found = folder.lstat()
+        is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+        if is_own and stat.S_IMODE(found.st_mode) != PRIVATE_FOLDER:
+            folder.chmod(PRIVATE_FOLDER)  # an earlier release left it to the umask
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    if not is_own:
+        raise InputError(
+            f"The scratch folder '{folder}' is not a folder of yours, so others could change what students learn from; "
+            "give another with --scratch."
+        )
+
+
 def sweep_views(folder: Path) -> None:
     """Delete views that killed processes left: those without a lock."""
     for lock_path in folder.glob("*.lock"):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock_path.open("r+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for suffix in (".float16", ".partial", ".lock"):
-                lock_path.with_suffix(suffix).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in use, just deleted, or none of ours
+            lock = _open(lock_path, os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for suffix in (".float16", ".partial", ".lock"):
+                    lock_path.with_suffix(suffix).unlink(missing_ok=True)
+            finally:
+                os.close(lock)
 
 
 class MappedView:
     """One view of a split, memory-mapped; ``close`` releases it."""
 
     def __init__(self, split: Split, view: int, folder: Path) -> None:
-        """Map the view's file, written first if it does not exist.
+        """Map the view's file, written first if it does not exist or is not what it should be.
 
         Raises:
-            InputError: If the scratch folder cannot be written.
+            InputError: If the scratch folder cannot be written, or is not this user's.
             DiskSpaceError: If it is full.
         """
         records = json.dumps(read_records(split.path, str(view)), sort_keys=True)
-        name = xxhash.xxh3_128_hexdigest(f"{split.path.resolve()} {records}".encode())
+        name = xxhash.xxh3_128_hexdigest(f"{split.path.resolve()} {records} with hash".encode())
         self._path = folder / f"{name}.float16"
         self._lock_path = self._path.with_suffix(".lock")
+        make_scratch_folder(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._lock_shared()
         except OSError as error:
-            raise InputError(
-                f"The scratch folder '{folder}' cannot be written ({error.strerror}); give another with --scratch."
-            ) from error
+            raise _unusable(folder, error) from error
         try:
-            if not self._path.is_file():
+            while (embeddings := _map(self._path, (len(split), split.feature_dim))) is None:
                 self._write_once(split, view)
-            # Copy on write: torch wants an array it could write to.
-            shape = (len(split), split.feature_dim)
-            self.embeddings: Tensor = torch.from_numpy(np.memmap(self._path, np.float16, mode="c", shape=shape))
+            self.embeddings: Tensor = torch.from_numpy(embeddings)
         except BaseException:
             self.close()
             raise
@@ -85,7 +116,7 @@ class MappedView:
     def _lock_shared(self) -> int:
         """Open the lock file and take a shared lock; again, if its last holder has deleted it meanwhile."""
         while True:
-            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o664)
+            lock = _open(self._lock_path, os.O_RDWR | os.O_CREAT)
             fcntl.flock(lock, fcntl.LOCK_SH)
             if self._lock_exists(lock):
                 return lock
@@ -93,30 +124,66 @@ class MappedView:
 
     def _lock_exists(self, lock: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(lock), self._lock_path.stat())
+            return os.path.samestat(os.fstat(lock), self._lock_path.lstat())
         except FileNotFoundError:
             return False
 
     def _write_once(self, split: Split, view: int) -> None:
         """Write the file under an exclusive lock, unless another process does so first."""
-        while not self._path.is_file():
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if self._lock_exists(self._lock):
-                if not self._path.is_file():
-                    _write(split, view, self._path)
-                fcntl.flock(self._lock, fcntl.LOCK_SH)
-            else:
-                os.close(self._lock)
-                self._lock = self._lock_shared()
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        if self._lock_exists(self._lock):
+            if _map(self._path, (len(split), split.feature_dim)) is None:
+                _write(split, view, self._path)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        else:
+            os.close(self._lock)
+            self._lock = self._lock_shared()
+
+
+def _unusable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"The scratch folder '{folder}' cannot be written ({error.strerror}); give another with --scratch."
+    )
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a file of this user's alone; links are not followed, and pipes not waited for."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, PRIVATE_FILE)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(errno.EPERM, f"'{path.name}' in it is not a file of yours alone", str(path))
+    return descriptor
+
+
+def _map(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float16] | None:
+    """Map a view's file (N, D); None if there is none, or its bytes are not those that were written."""
+    try:
+        descriptor = _open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    with open(descriptor, "rb") as file:
+        size = 2 * shape[0] * shape[1]
+        if os.fstat(descriptor).st_size != size + HASH_BYTES:
+            return None
+        # Copy on write: torch wants an array it could write to.
+        embeddings = np.memmap(file, np.float16, mode="c", shape=shape)
+        digest = xxhash.xxh3_128(path.name.encode())
+        digest.update(embeddings.data)
+        return embeddings if os.pread(descriptor, HASH_BYTES, size) == digest.digest() else None
 
 
 def _write(split: Split, view: int, path: Path) -> None:
     """Write the file block by block; plain writes, since a full disk kills a process that writes to a map."""
     partial = path.with_suffix(".partial")
+    digest = xxhash.xxh3_128(path.name.encode())
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)  # of a killed process
+        with open(_open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             for _, block in split.blocks(view):
                 file.write(block.data)
+                digest.update(block.data)
+            file.write(digest.digest())
         partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)

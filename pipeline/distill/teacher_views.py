@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.torchrun import torchrun_env
-from compress_ssl.pipeline.distill.mapped_view import MappedView, scratch_folder, sweep_views
+from compress_ssl.pipeline.distill.mapped_view import MappedView, make_scratch_folder, scratch_folder, sweep_views
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
@@ -109,6 +109,7 @@ class TeacherViews:
             len(split), split.feature_dim, format_bytes(bytes_of_views(split, 1)), where,
         )  # fmt: skip
         if self.memory == "mapped":
+            make_scratch_folder(self._scratch)
             sweep_views(self._scratch)
         self._pool = ThreadPoolExecutor(1)
         self._views: dict[int, Future[TeacherView]] = {}

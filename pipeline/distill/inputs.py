@@ -24,7 +24,7 @@ from compress_ssl.pipeline.distill.teacher_views import ViewSchedule
 from compress_ssl.pipeline.images.canaries import check_canaries
 from compress_ssl.pipeline.images.policies import resized_parameters
 from compress_ssl.pipeline.images.renderers import make_renderer
-from compress_ssl.pipeline.images.rendering import Renderer
+from compress_ssl.pipeline.images.rendering import Renderer, decoding_of
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource
@@ -203,6 +203,11 @@ def check_same_views(split: Split, other: Split, row_of: npt.NDArray[np.int64], 
         raise InputError(
             f"'{other.path.parent}' describes views by other columns than '{split.path.parent}' "
             f"({', '.join(other.columns)}); embed it again, or train with --student-view fresh."
+        )
+    if len({decoding_of(each.views[EVALUATION_VIEW]) for each in (split, other)}) > 1:
+        raise InputError(
+            f"'{split.path.parent}' and '{other.path.parent}' hold 16-bit or CMYK images, which the older of the two "
+            "shows in other colours; embed it again."
         )
     good = np.flatnonzero(split.samples.good)
     for view in views:

@@ -18,7 +18,7 @@ from torch import Tensor
 from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.distill.teacher_views import TeacherView, TeacherViews, ViewSchedule
 from compress_ssl.pipeline.images.policies import Policy, fresh_parameters, resized_parameters
-from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.training.distributed import local_batch_size, rank_indices
 from compress_ssl.pipeline.training.schedule import epoch_order
@@ -140,7 +140,7 @@ class Replay:
             rows,
             parameters=np.stack([resized_parameters(parameters, size, side) for side in self.sizes], axis=1),
             sizes=self.sizes,
-            interpolation=interpolation_of(description),
+            view=description,
         )
         for batch, rendered in zip(job.batches(batch_size), render(self.renderer, job, batch_size), strict=True):
             chosen = rows[batch]

@@ -20,7 +20,7 @@ from compress_ssl.pipeline.embed.embedder import Embedder, HostRows, embed_image
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.policies import draw_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render_batches
+from compress_ssl.pipeline.images.rendering import RenderJob, render_batches
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
@@ -130,7 +130,7 @@ class _Work(NamedTuple):
             rows.start + good,
             parameters=np.stack([drawn[view][good] for view in block.views], axis=1),
             sizes=tuple(int(split.views[view]["size"]) for view in block.views),
-            interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
+            view=split.views[EVALUATION_VIEW],
         )
         return cls(block, rows.start, good, drawn, job)
 

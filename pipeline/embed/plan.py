@@ -11,6 +11,7 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.embed.block import Block, ComputeInfo
 from compress_ssl.pipeline.embed.settings import EmbedSettings, Part
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
+from compress_ssl.pipeline.images.decode import DECODING
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import Policy, TenCrop
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD
@@ -23,7 +24,7 @@ from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
 from compress_ssl.storage.writer import StoreWriter
 
-OLD_DEFAULTS = {"interpolation": "bilinear", "hw_decoder_load": 0.0}
+OLD_DEFAULTS = {"interpolation": "bilinear", "hw_decoder_load": 0.0, "decoding": 1}
 """What holds for stores that do not record it: interpolation was no choice, and a CPU has no hardware decoder."""
 
 logger = logging.getLogger(__name__)
@@ -56,18 +57,19 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
         settings.data, folders, settings.store, settings, threads=settings.thread_count, progress=progress
     )
     look: dict[str, Any] = {"size": size, "interpolation": network.preprocessing.interpolation}
-    evaluation = {"policy": {"name": "evaluation", "resize": resize}, "seed": None, **look}  # nothing is drawn
+    evaluation: dict[str, Any] = {"policy": {"name": "evaluation", "resize": resize}, "seed": None}  # nothing is drawn
     policy = {"name": str(settings.policy), **settings.policy.model_dump(mode="json")}
-    random_view = {"policy": policy, "seed": settings.seed, **look}
+    random_view: dict[str, Any] = {"policy": policy, "seed": settings.seed}
     if isinstance(settings.policy, TenCrop):
-        random_view = {"policy": policy | {"resize": resize}, "seed": None, **look}
+        random_view = {"policy": policy | {"resize": resize}, "seed": None}
     indexes, splits = {}, {}
     for source in settings.split:
         index = indexes[source.name] = by_folder[source.folder]
+        seen = look | ({"decoding": DECODING} if index.decoding_matters else {})
         splits[source.name] = SplitPlan(
             samples=index.samples,
             folder=source.folder,
-            views=[evaluation, *[random_view] * settings.views_of(source)],
+            views=[evaluation | seen, *[random_view | seen] * settings.views_of(source)],
             columns=COLUMNS,
             feature_dim=network.feature_dim,
             block_rows=settings.block_rows or default_block_rows(len(index.samples), network.feature_dim),

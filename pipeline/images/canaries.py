@@ -20,7 +20,7 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.device import device_kind, library_versions
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.images.stored_views import check_views
 from compress_ssl.storage import EmbeddingStore, Split
@@ -157,7 +157,7 @@ def _render(
             np.array([canaries[number]["row"] for number in chosen]),
             parameters=np.array([[canaries[number]["parameters"]] for number in chosen], np.float32),
             sizes=(size,),
-            interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
+            view=split.views[EVALUATION_VIEW],
         )
         # Cloned, since a renderer may reuse the memory that it yields.
         rendered = (image.clone() for (batch,) in render(renderer, job, batch_size) for image in batch)

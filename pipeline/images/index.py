@@ -6,7 +6,7 @@ stamp (size, and modification time or hash) are the same.
 """
 
 import io
-import warnings
+import logging
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,20 +16,21 @@ from typing import NamedTuple
 
 import numpy as np
 import xxhash
-from PIL import Image
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
-from compress_ssl.pipeline.images.sources.source import ImageSource, Listing, read_image, read_stamp
+from compress_ssl.pipeline.images.decode import DECODED_ANEW, Kind, decode, decode_with_kind
+from compress_ssl.pipeline.images.sources.source import ImageSource, Listing, composed_otherwise, read_image, read_stamp
 from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.schema import Samples, Status
+
+MAX_IMAGE_BYTES = 2**30  # of one encoded image; a larger one is not read, and bad
 
 SCANS_PER_SAVE = 10_000
 """Images scanned between two writes of the cache: at most so many are lost if the scan is killed."""
 
-# Warnings of odd EXIF blocks and palettes do not concern the pixels. Set once, since filters are shared by all threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,22 @@ class ImageIndex:
 
     source: ImageSource
     samples: Samples
+    decoding_matters: bool = False  # True if there are images that the numbers of ``DECODING`` make another RGB of
 
     def fingerprint(self) -> str:
         """Return the XXH3-128 of all paths and content hashes, in hexadecimal."""
         digest = xxhash.xxh3_128("\0".join(self.samples.sample_path).encode())
         digest.update(self.samples.content_hash.astype("<u8").tobytes())
         return digest.hexdigest()
+
+
+SAID_OF = {
+    Kind.SIXTEEN_BITS: (logging.INFO, "%d of %d images have 16 bits ('%s' first); the high 8 are used."),
+    Kind.CUT_OFF: (
+        logging.WARNING,
+        "%d of %d images have 32 bits ('%s' first); what is below 0 or above 255 is cut off: save them with 8 bits.",
+    ),
+}
 
 
 class _Entry(NamedTuple):
@@ -53,6 +64,7 @@ class _Entry(NamedTuple):
     height: int
     width: int
     status: int  # a Status
+    kind: int  # a Kind
 
 
 def index_images(
@@ -83,9 +95,10 @@ def index_images(
     if only is not None:
         wanted = set(only)
         if missing := sorted(wanted.difference(everything)):
+            form = composed_otherwise(missing[0], set(everything).__contains__)
             raise InputError(
-                f"'{missing[0]}', one of the images asked for, is not an image in '{source.location}' ({len(missing)} "
-                f"of {len(only)} are not); correct the subset list."
+                f"'{missing[0]}', one of the images asked for, is not an image in '{source.location}'{form} "
+                f"({len(missing)} of {len(only)} are not); correct the subset list."
             )
         rows = np.array([row for row, path in enumerate(everything) if path in wanted], np.int64)
     if limit is not None:
@@ -100,9 +113,13 @@ def index_images(
         status=np.array([entry.status for entry in entries], np.uint8),
         class_names=class_names,
     )
+    of_kind = {kind: [row for row, entry in enumerate(entries) if entry.kind == kind] for kind in Kind}
+    for kind, (level, sentence) in SAID_OF.items():
+        if found := of_kind[kind]:
+            logger.log(level, sentence, len(found), len(paths), source.describe(paths[found[0]]))
     if not samples.good.any():
         raise InputError(f"None of the {len(paths)} images in '{source.location}' can be decoded; check them.")
-    return ImageIndex(source, samples)
+    return ImageIndex(source, samples, any(of_kind[kind] for kind in DECODED_ANEW))
 
 
 def _scan(
@@ -115,8 +132,9 @@ def _scan(
         with ThreadPoolExecutor(threads) as pool, progress.track(f"index {source.location.name}", len(todo)) as advance:
             for start in range(0, len(todo), SCANS_PER_SAVE):
                 part = todo[start : start + SCANS_PER_SAVE]
+                sizes = [stamps[path][1] for path in part]
                 try:
-                    for path, entry in zip(part, pool.map(partial(_scan_image, source), part), strict=True):
+                    for path, entry in zip(part, pool.map(partial(_scan_image, source), part, sizes), strict=True):
                         if not skip_bad and entry.status == Status.BAD_IMAGE:
                             raise _undecodable(source, path)
                         known[stamps[path]] = entry
@@ -129,32 +147,31 @@ def _scan(
     return [known[stamps[path]] for path in paths]
 
 
-def _scan_image(source: ImageSource, path: str) -> _Entry:
+def _scan_image(source: ImageSource, path: str, size: int) -> _Entry:
+    if size > MAX_IMAGE_BYTES:
+        return _Entry(0, 0, 0, Status.BAD_IMAGE, Kind.PLAIN)
     content = read_image(source, path)
     content_hash = xxhash.xxh3_64_intdigest(content)
     try:
-        width, height = decode(content).size
+        image, kind = decode_with_kind(content)
     except Exception:  # noqa: BLE001 Pillow's plugins raise anything on a broken file
-        return _Entry(content_hash, 0, 0, Status.BAD_IMAGE)
-    return _Entry(content_hash, height, width, Status.GOOD)
+        return _Entry(content_hash, 0, 0, Status.BAD_IMAGE, Kind.PLAIN)
+    return _Entry(content_hash, image.height, image.width, Status.GOOD, kind)
 
 
 def _undecodable(source: ImageSource, path: str) -> InputError:
     reason = "it could not be decoded earlier"  # and can be now
     try:
-        decode(source.read(path))
+        if source.stamp(path)[0] > MAX_IMAGE_BYTES:
+            reason = f"it has more than {MAX_IMAGE_BYTES:,} bytes"
+        else:
+            decode(source.read(path))
     except Exception as error:  # noqa: BLE001 as above
         reason = str(error).partition("<")[0].strip() or type(error).__name__
     return InputError(
         f"The image '{source.describe(path)}' cannot be decoded ({reason}); replace it, or leave bad images out with "
         "--on-bad-image skip."
     )
-
-
-def decode(content: bytes) -> Image.Image:
-    """Decode an image as torchvision's ImageFolder loader does: RGB, first frame, EXIF rotation ignored."""
-    with Image.open(io.BytesIO(content)) as image:
-        return image.convert("RGB")
 
 
 def _read_cache(cache: Path) -> dict[tuple[str, int, int], _Entry]:
@@ -180,5 +197,6 @@ def _write_cache(cache: Path, known: dict[tuple[str, int, int], _Entry]) -> None
         height=np.array([entry.height for entry in entries], np.int32),
         width=np.array([entry.width for entry in entries], np.int32),
         status=np.array([entry.status for entry in entries], np.uint8),
+        kind=np.array([entry.kind for entry in entries], np.uint8),
     )
     write_durably(cache, buffer.getvalue())

@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import xxhash
+from PIL import Image
 from torch import Tensor
 
-from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.images.colour import apply_colour
+from compress_ssl.pipeline.images.decode import DECODING, decode
 from compress_ssl.pipeline.images.sources.source import ImageSource, read_ahead, read_image
 from compress_ssl.storage import Samples
 from compress_ssl.storage.parameters import COLUMN
@@ -47,6 +49,7 @@ class RenderJob:
     parameters: npt.NDArray[np.float32]  # (N, V, P) augmentation parameters
     sizes: tuple[int, ...]  # V sides, in pixels
     interpolation: Interpolation = "bilinear"  # of all views
+    decoding: int = DECODING
 
     @classmethod
     def of(
@@ -58,10 +61,17 @@ class RenderJob:
         parameters: npt.NDArray[np.float32],
         sizes: tuple[int, ...],
         interpolation: Interpolation = "bilinear",
+        view: Mapping[str, Any] | None = None,
     ) -> RenderJob:
-        """Return the job of rendering V views of N rows of a split; ``parameters`` (N, V, P) are those of the rows."""
+        """Return the job of rendering V views of N rows of a split.
+
+        Args:
+            parameters (float32 array of shape (N, V, P)): Those of the rows.
+            view: A store's description of a view, whose interpolation and decoding are taken.
+        """
         paths = [samples.sample_path[row] for row in rows]
-        return cls(source, paths, samples.content_hash[rows], parameters, sizes, interpolation)
+        job = cls(source, paths, samples.content_hash[rows], parameters, sizes, interpolation)
+        return job if view is None else replace(job, interpolation=interpolation_of(view), decoding=decoding_of(view))
 
     def batches(self, batch_size: int) -> list[slice]:
         """Return the rows of each batch; the last may be shorter."""
@@ -89,6 +99,21 @@ class RenderJob:
             )
         return content
 
+    def decode(self, row: int, content: bytes) -> Image.Image:
+        """Decode what ``read`` returned with Pillow.
+
+        Raises:
+            RunError: If that is impossible, though it was possible when the image was indexed.
+        """
+        try:
+            return decode(content, self.decoding)
+        except Exception as error:  # Pillow's plugins raise anything on a broken file
+            reason = str(error).partition("<")[0].strip() or type(error).__name__
+            raise RunError(
+                f"The image '{self.source.describe(self.paths[row])}' cannot be decoded ({reason}); replace it, and "
+                "embed the images again."
+            ) from error
+
 
 class Renderer(Protocol):
     """Decodes, crops, resizes and flips."""
@@ -110,6 +135,11 @@ def interpolation_of(view: Mapping[str, Any]) -> Interpolation:
     """Return the interpolation of a view from its description; the first stores lack it, and are bilinear."""
     interpolation: Interpolation = view.get("interpolation", "bilinear")
     return interpolation
+
+
+def decoding_of(view: Mapping[str, Any]) -> int:
+    """Return the decoding of a view from its description; it is there only where it makes a difference."""
+    return int(view.get("decoding", 1))
 
 
 def render(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
@@ -147,8 +177,14 @@ def _fitting(batch: RenderJob) -> RenderJob:
 
 
 def read_images(
-    batches: Iterable[RenderJob], threads: int, prepare: Callable[[bytes], bytes] = bytes
+    batches: Iterable[RenderJob], threads: int, prepare: Callable[[RenderJob, int, bytes], bytes] | None = None
 ) -> Iterator[list[bytes]]:
-    """Yield each batch's encoded images after ``prepare``, read ahead and checked against their hashes."""
+    """Yield each batch's encoded images after ``prepare(job, row, image)``, read ahead and checked by their hashes."""
+
+    def read(image: tuple[RenderJob, int]) -> bytes:
+        batch, row = image
+        content = batch.read(row)
+        return content if prepare is None else prepare(batch, row, content)
+
     images = ([(batch, row) for row in range(len(batch.paths))] for batch in batches)
-    return read_ahead(images, lambda image: prepare(image[0].read(image[1])), threads=threads, depth=READ_AHEAD_BATCHES)
+    return read_ahead(images, read, threads=threads, depth=READ_AHEAD_BATCHES)

@@ -99,10 +99,7 @@ def test_copy_says_what_it_did(call: Call, workplace: Path, bucket: str) -> None
 UNUSABLE = [
     (("store", "info", "s3://nowhere/x.zarr"), "there is no such bucket"),
     (("store", "info", f"https://me:{SECRET}@host/x.zarr"), "'https://host/x.zarr' was given with a password"),
-    (
-        ("distill", f"https://host/x.zarr?sig={SECRET}", "data", "run", "--student", "conv4-16"),
-        "'https://host/x",
-    ),
+    (("distill", f"https://host/x.zarr?sig={SECRET}", "data", "run", "--student", "conv4-16"), "'https://host/x"),
     (("evaluate", f"s3://b/x.zarr?key={SECRET}"), "'s3://b/x.zarr' was given with a password"),
     (("store", "copy", "teacher.zarr", "https://host/x.zarr"), "can only be read"),
     (("evaluate", "s3://nowhere/x.zarr", "--output", "out"), "there is no such bucket"),

@@ -18,7 +18,7 @@ from compress_ssl.pipeline.embed.embedder import Embedder
 from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.images.canaries import check_canaries, choose_canaries, make_canaries, pixel_hash
 from compress_ssl.pipeline.images.policies import draw_parameters
-from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Place, SplitPlan, open_store
 from compress_ssl.storage.schema import EVALUATION_VIEW
@@ -53,9 +53,8 @@ def canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer, first
     views = list(enumerate(descriptions, first))
     drawn = np.stack([[draw_parameters(*view, row, size)[0] for view in views] for row, size in sides])  # (K, V, P)
     sizes = tuple(int(view["size"]) for view in descriptions)
-    interpolation = interpolation_of(split.views[EVALUATION_VIEW])
     rows = np.array([row for row, _ in chosen], np.int64)
-    job = RenderJob.of(source, split.samples, rows, parameters=drawn, sizes=sizes, interpolation=interpolation)
+    job = RenderJob.of(source, split.samples, rows, parameters=drawn, sizes=sizes, view=split.views[EVALUATION_VIEW])
     canaries = make_canaries(renderer, job, chosen)
     return [{**canary, "view": first + canary["view"]} for canary in canaries]
 

@@ -18,7 +18,7 @@ from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.embed.embedder import Embedder, embed_images
 from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.images.policies import draw_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 IMAGES = 1000
@@ -69,7 +69,7 @@ def measure_precision(embedder: Embedder, plan: EmbedPlan, progress: Progress) -
         rows,
         parameters=draw_parameters(EVALUATION_VIEW, view, 0, samples.image_size[rows])[:, None],
         sizes=(int(view["size"]),),
-        interpolation=interpolation_of(view),
+        view=view,
     )
     mean, largest = anchor_divergence(*_embed_in_both(embedder, job, progress))
     logger.info(

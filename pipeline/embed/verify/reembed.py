@@ -23,7 +23,7 @@ from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
 from compress_ssl.pipeline.embed.block import full_memory_message
 from compress_ssl.pipeline.embed.embedder import Embedder, embed_images, load_embedder
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.images.stored_views import check_views
@@ -118,7 +118,7 @@ def _compare(
                 np.array([each.row for each in same_size]),
                 parameters=np.stack([each.parameters for each in same_size])[:, None],
                 sizes=(size,),
-                interpolation=interpolation_of(split.views[EVALUATION_VIEW]),
+                view=split.views[EVALUATION_VIEW],
             )
             for (pixels,) in render(embedder.renderer, job, embedder.batch_size):
                 again.append(embed_images(embedder, pixels).get())

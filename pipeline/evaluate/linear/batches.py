@@ -20,7 +20,7 @@ from compress_ssl.pipeline.common.device import autocast
 from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.evaluate.settings import LinearTraining
 from compress_ssl.pipeline.images.policies import fresh_parameters
-from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.training.distributed import gather_ragged, local_batch_size, rank_indices
@@ -109,9 +109,9 @@ class LiveViews:
         batch_size, device = settings.classifier_batch_size, self.renderer.device
         samples, evaluation = self.split.samples, self.split.views[EVALUATION_VIEW]
         stored = np.flatnonzero(samples.good)[rank_indices(order, batch_size)]
-        size, interpolation = int(evaluation["size"]), interpolation_of(evaluation)
+        size = int(evaluation["size"])
         views = fresh_parameters(settings.policy, size, settings.seed, view, samples.image_size)[stored][:, None]
-        job = RenderJob.of(self.source, samples, stored, parameters=views, sizes=(size,), interpolation=interpolation)
+        job = RenderJob.of(self.source, samples, stored, parameters=views, sizes=(size,), view=evaluation)
         rendered = render(self.renderer, job, local_batch_size(batch_size))
         for rows in torch.split(torch.from_numpy(order).to(labels.device), batch_size):
             pixels = next(rendered, [])  # a rank may have no image of a shorter last step

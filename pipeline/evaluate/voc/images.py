@@ -19,7 +19,8 @@ from compress_ssl.pipeline.common.device import autocast, choose_precision
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.evaluate.settings import VocDetectSettings
 from compress_ssl.pipeline.evaluate.voc.average_precision import Detections, GroundTruth
-from compress_ssl.pipeline.images.index import ImageIndex, decode
+from compress_ssl.pipeline.images.decode import decode
+from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.rendering import RenderJob, read_images
 from compress_ssl.pipeline.images.sources.voc import find_classes, read_annotations
 

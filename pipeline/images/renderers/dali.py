@@ -3,9 +3,9 @@
 Images and parameters are fed through ``fn.external_source``, so the order is ours and the pipeline keeps no state. An
 image is decoded once for all its views. On the CPU a single view has only its crop box decoded, which gives the same
 pixels; on a GPU the whole image always is, because nvImageCodec 0.9 may crash there on a part of a JPEG
-(https://github.com/NVIDIA/nvImageCodec/issues/55). JPEGs go to DALI unchanged. Other formats, which DALI reads
-differently, not at all, or more strictly than Pillow, are decoded by Pillow as ImageFolder would, and passed as raw
-pixels in a PPM.
+(https://github.com/NVIDIA/nvImageCodec/issues/55). JPEGs go to DALI unchanged. Whatever DALI reads differently, not at
+all, or more strictly than Pillow (other formats, four colours, JPEGs with junk between their segments) is decoded by
+Pillow as ImageFolder would, and passed as raw pixels in a PPM.
 
 A batch stays valid after the next runs of its pipeline: torch's tensors share DALI's buffers, and DALI takes one back
 from a GPU only after waiting for all the GPU's work (its dynamic executor, the default, and ``dltensor.h``).
@@ -31,7 +31,6 @@ from torch.utils.dlpack import from_dlpack
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
-from compress_ssl.pipeline.images.index import decode
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, read_images
 from compress_ssl.storage.parameters import COLUMN
 
@@ -61,6 +60,8 @@ IDLE_PIPELINES = 4  # kept to be used again
 PATHS_NAMED = 8  # paths listed in an error message
 
 JPEG_MAGIC = b"\xff\xd8\xff"
+FIRST_MARKER, START_OF_SCAN, FRAMES = 0xC0, 0xDA, frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+MAX_HEADER_BYTES = 10  # of a frame, up to its number of colours; no scan is shorter
 
 
 class DaliRenderer:
@@ -146,16 +147,31 @@ class DaliRenderer:
 
 
 def _failure(error: RuntimeError, batches: Iterable[RenderJob]) -> RunError:
-    """Return DALI's error with the names of the images that it may be about."""
-    suspects = [batch.source.describe(path) for batch in batches for path in batch.paths]
-    named = ", ".join(f"'{path}'" for path in suspects[:PATHS_NAMED])
-    if len(suspects) > PATHS_NAMED:
-        named += f" and {len(suspects) - PATHS_NAMED} more"
+    """Return DALI's error with the names of the images that it cannot decode, or of all if it can decode each alone."""
+    suspects = [(batch, row) for batch in batches for row in range(len(batch.paths))]
+    found = [(batch, row) for batch, row in suspects if _is_refused(_for_dali(batch, row, batch.read(row)))]
+    paths = [batch.source.describe(batch.paths[row]) for batch, row in found or suspects]
+    named = ", ".join(f"'{path}'" for path in paths[:PATHS_NAMED])
+    if len(paths) > PATHS_NAMED:
+        named += f" and {len(paths) - PATHS_NAMED} more"
     # DALI's reason, without the tracebacks around it.
     reason = (str(error).partition("encountered:")[2] or str(error)).strip().partition("\n")[0].rstrip(" :")
-    return RunError(
-        f"DALI failed on one of these images: {named} ({reason}); leave it out, or use --renderer torchvision."
-    )
+    where = "" if found else "one of these images: "
+    return RunError(f"DALI failed on {where}{named} ({reason}); leave it out, or use --renderer torchvision.")
+
+
+def _is_refused(encoded: bytes) -> bool:
+    """Return true if DALI cannot decode an image alone."""
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)  # type: ignore[no-untyped-call]
+    with pipeline:
+        images = fn.external_source(source=[[np.frombuffer(encoded, np.uint8)]])
+        pipeline.set_outputs(fn.decoders.image(images, device="cpu"))  # type: ignore[no-untyped-call]
+    pipeline.build()  # type: ignore[no-untyped-call]
+    try:
+        pipeline.run()
+    except RuntimeError:
+        return True
+    return False
 
 
 class _Feed:
@@ -178,9 +194,25 @@ def _inputs(batches: Iterable[RenderJob], threads: int) -> Generator[tuple[Any, 
         yield ([np.frombuffer(content, np.uint8) for content in encoded], *arguments)
 
 
-def _for_dali(content: bytes) -> bytes:
-    if content.startswith(JPEG_MAGIC):
+def _for_dali(job: RenderJob, row: int, content: bytes) -> bytes:
+    if content.startswith(JPEG_MAGIC) and _is_read_alike(content, job.decoding):
         return content
     buffer = io.BytesIO()
-    decode(content).save(buffer, "PPM")
+    job.decode(row, content).save(buffer, "PPM")
     return buffer.getvalue()
+
+
+def _is_read_alike(jpeg: bytes, decoding: int) -> bool:
+    """Return true if DALI reads a JPEG as Pillow does: without junk between its segments, in at most three colours."""
+    at = 2
+    while jpeg[at : at + 1] == b"\xff" and at + MAX_HEADER_BYTES <= len(jpeg):
+        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4])
+        if marker == 0xFF:  # fills
+            at += 1
+        elif marker == START_OF_SCAN:
+            return True
+        elif marker < FIRST_MARKER or length < 2 or (marker in FRAMES and jpeg[at + 9] > 3 and decoding > 1):
+            return False
+        else:
+            at += 2 + length
+    return False

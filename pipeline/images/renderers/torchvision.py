@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat, tee
+from functools import partial
+from itertools import tee
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,6 @@ from torchvision.transforms import functional as F
 
 from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.index import decode
 from compress_ssl.pipeline.images.rendering import RenderJob, read_images
 from compress_ssl.storage.parameters import COLUMN
 
@@ -32,16 +32,16 @@ class TorchvisionRenderer:
         batches, ahead = tee(batches)
         with ThreadPoolExecutor(self._threads) as pool:
             for batch, contents in zip(batches, read_images(ahead, self._threads), strict=True):
-                images = list(pool.map(_views, contents, batch.parameters, repeat(batch)))
+                images = list(pool.map(partial(_views, batch), range(len(contents)), contents))
                 stacked = [np.stack([views[view] for views in images]) for view in range(len(batch.sizes))]
                 yield [to_device(torch.from_numpy(pixels), self.device) for pixels in stacked]
 
 
-def _views(content: bytes, parameters: npt.NDArray[np.float32], job: RenderJob) -> list[npt.NDArray[np.uint8]]:
-    """Render the V views of one image; its parameters are (V, P)."""
-    image, mode, views = decode(content), InterpolationMode(job.interpolation), []
-    for row, size in zip(parameters, job.sizes, strict=True):
-        value = {name: int(row[number]) for name, number in COLUMN.items()}
+def _views(job: RenderJob, row: int, content: bytes) -> list[npt.NDArray[np.uint8]]:
+    """Render the V views of one image."""
+    image, mode, views = job.decode(row, content), InterpolationMode(job.interpolation), []
+    for parameters, size in zip(job.parameters[row], job.sizes, strict=True):
+        value = {name: int(parameters[number]) for name, number in COLUMN.items()}
         right, bottom = value["crop_left"] + value["crop_width"], value["crop_top"] + value["crop_height"]
         if right > image.width or bottom > image.height:  # torchvision would fill it up with black
             raise InputError(

@@ -1,0 +1,56 @@
+"""Decode an image with Pillow, nearly as torchvision's ImageFolder does."""
+
+import io
+import warnings
+from enum import IntEnum
+
+import numpy as np
+from PIL import Image
+
+DECODING = 2
+"""How a file becomes RGB; a store records it where it makes a difference.
+
+1, of the first stores: a 16-bit grey above 255 is white, and JPEGs in four colours (CMYK) are as DALI has them, if it
+renders.
+2: of 16 bits the high byte is taken, and those JPEGs are always Pillow's.
+"""
+
+# Warnings of odd EXIF blocks and palettes do not concern the pixels. Set once, since filters are shared by all threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class Kind(IntEnum):
+    """What an image needs besides being read: most need nothing."""
+
+    PLAIN = 0
+    SIXTEEN_BITS = 1
+    CMYK_JPEG = 2
+    CUT_OFF = 3  # numbers of 32 bits, of which 0 to 255 are kept
+
+
+DECODED_ANEW = (Kind.SIXTEEN_BITS, Kind.CMYK_JPEG)  # what ``DECODING`` 1 and 2 make different pixels of
+
+
+def decode(content: bytes, decoding: int = DECODING) -> Image.Image:
+    """Decode an image: RGB, first frame, EXIF rotation ignored.
+
+    Of 16-bit greys, which ImageFolder makes white, the high byte is taken, as Pillow does for 16-bit colours.
+    """
+    return decode_with_kind(content, decoding)[0]
+
+
+def decode_with_kind(content: bytes, decoding: int = DECODING) -> tuple[Image.Image, Kind]:
+    """Decode an image as ``decode`` does, and return its kind too."""
+    with Image.open(io.BytesIO(content)) as image:
+        kind = _kind_of(image)
+        if kind == Kind.SIXTEEN_BITS and decoding > 1:
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB"), kind
+        return image.convert("RGB"), kind
+
+
+def _kind_of(image: Image.Image) -> Kind:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Kind.SIXTEEN_BITS
+    if image.mode in ("I", "F"):
+        return Kind.CUT_OFF
+    return Kind.CMYK_JPEG if image.mode == "CMYK" and image.format in ("JPEG", "MPO") else Kind.PLAIN

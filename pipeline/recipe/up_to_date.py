@@ -19,7 +19,9 @@ from typing_extensions import TypedDict
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.evaluate.settings import VocSettings
 from compress_ssl.pipeline.images.sources.open_source import open_source
+from compress_ssl.pipeline.images.sources.voc import ANNOTATIONS
 from compress_ssl.pipeline.networks.reference import parse_reference
 from compress_ssl.pipeline.recipe.file import Recipe
 from compress_ssl.pipeline.recipe.steps import Step
@@ -104,13 +106,14 @@ def decide(
 
 
 def image_fingerprints(recipe: Recipe, steps: Iterable[Step]) -> dict[ImageFolder, str]:
-    """Hash names, sizes and times of the images in every folder that a step reads, except files the recipe wrote."""
+    """Hash names, sizes and times of the files in every folder that a step reads, except those the recipe wrote."""
     own = recipe.folder.resolve()
     found: dict[ImageFolder, str] = {}
     for folder in dict.fromkeys(folder for step in steps for folder in image_folders(step)):
         digest = xxhash.xxh3_128()
         inside = own.is_relative_to(folder.data.resolve())
-        for path in open_source(*folder).files():
+        annotations = sorted((folder.data / ANNOTATIONS).glob("*.xml")) if folder.name == ANNOTATIONS else None
+        for path in annotations or open_source(*folder).files():
             if inside and path.resolve().is_relative_to(own):
                 continue
             stat = path.stat()
@@ -213,6 +216,7 @@ def image_folders(step: Step) -> list[ImageFolder]:
             names = [source.folder for source in settings.split]
         case "evaluate" if step.needs != ("embed",) and not is_meant_as_store(settings.model):
             names = [settings.train_split, settings.test_split]
+            names += [ANNOTATIONS] if isinstance(settings, VocSettings) else []
         case _:
             names = []
     return [ImageFolder(settings.data, name) for name in names]
@@ -222,6 +226,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Mappi
     """Describe the first change since the last run; None if there is none.
 
     A setting that is newer than the record has not changed if it has its default; ``chosen`` are those that do not.
+    Nor has a folder of annotations, which earlier releases did not record.
     """
     old, new = before.get("settings", {}), now["settings"]
     for key in sorted({*old, *new}):
@@ -233,4 +238,6 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Mappi
             return f"'{name}' has changed"
     if inputs.keys() != now["inputs"].keys():
         return "it is made from something else"
-    return None if before.get("images") == now["images"] else "the images changed"
+    images = before.get("images", {})
+    same = images and all(now["images"].get(name, content) == content for name, content in images.items())
+    return None if same or images == now["images"] else "the images changed"

@@ -1,8 +1,9 @@
 """Average precision: VOC2007's eleven-point rule, for images and for boxes, and COCO's for boxes.
 
 The rules are those of the VOC2007 development kit (``VOCevalcls.m``, ``VOCevaldet.m``), also implemented by
-``lib/datasets/voc_eval.py`` of rbgirshick/py-faster-rcnn (45e0da9a), with one difference: that compares recall with
-multiples of 0.1 in floating point, where a recall of exactly 3, 6 or 7 tenths does not reach its point. Here it does.
+``lib/datasets/voc_eval.py`` of rbgirshick/py-faster-rcnn (45e0da9a), with two differences: that compares recall with
+multiples of 0.1 in floating point, where a recall of exactly 3, 6 or 7 tenths does not reach its point, and asks for an
+overlap of more than 0.5. Here, as in the kit, the recall does reach it, and an overlap of exactly 0.5 is enough.
 
 Letters: N images, D detections and O objects of an image.
 """

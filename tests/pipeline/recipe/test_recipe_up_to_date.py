@@ -218,6 +218,21 @@ def test_changed_list_of_labelled_images_scores_again(work: Path) -> None:
     assert run(work, text)[step] == ("run", f"'{listed}' has changed")
 
 
+def test_changed_annotation_scores_again_but_what_earlier_releases_scored_stays(work: Path, voc: Path) -> None:
+    table = f'[evaluate.voc-classify]\ndata = "{voc}"\ncost = [1.0]\n'
+    text = RECIPE.replace('models = ["embed", "small", "other"]', f'models = ["random/conv4-16"]\n{table}')
+    name = "voc-classify random/conv4-16"
+    assert run(work, text)[name] == ("run", "not run before")
+    assert run(work, text)[name] == ("skip", "up to date")
+    os.utime(voc / "Annotations" / "000003.xml")
+    assert run(work, text, dry_run=True)[name] == ("run", "the images changed")
+    record = work / "out" / "steps" / "voc-classify random-conv4-16.json"
+    made = json.loads(record.read_text())
+    del made["images"]["Annotations"]  # as earlier releases wrote it
+    record.write_text(json.dumps(made))
+    assert run(work, text, dry_run=True)[name] == ("skip", "up to date")
+
+
 def test_from_and_only_leave_the_other_steps_alone(work: Path) -> None:
     assert list(run(work, first="distill")) == STEPS[2:]
     assert list(run(work, only=("small", "evaluate"))) == ["small", *STEPS[4:]]

@@ -1,11 +1,16 @@
 """``compress-ssl store info``."""
 
+from __future__ import annotations
+
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from compress_ssl.cli.output import json_option, print_result
+
+if TYPE_CHECKING:
+    from compress_ssl.storage import EmbeddingStore
 
 
 @click.command("info")
@@ -15,11 +20,24 @@ def command(store: str, as_json: bool) -> None:
     """Describe a store: teacher, images, size and completeness."""
     from compress_ssl.storage import describe, open_store
 
-    description = describe(open_store(store))
-    print_result(description, as_json, lambda: click.echo("\n".join(_lines(store, description))))
+    opened = open_store(store)
+    description = describe(opened)
+    print_result(description, as_json, lambda: click.echo("\n".join(_lines(store, description, _spread(opened)))))
 
 
-def _lines(store: str, description: dict[str, Any]) -> list[str]:
+def _spread(store: EmbeddingStore) -> str:
+    """Describe how much the embeddings differ; empty for a remote store, and for a damaged one."""
+    from compress_ssl.storage.errors import StoreError
+    from compress_ssl.storage.tools.spread import embedding_spread
+
+    try:
+        spread = embedding_spread(store) if store.path.is_local else None
+    except StoreError:
+        return ""
+    return spread.sentence if spread else ""
+
+
+def _lines(store: str, description: dict[str, Any], spread: str) -> list[str]:
     teacher, data, rendering, computed = (
         description.get(key) or {} for key in ("teacher", "data_set", "rendering", "computed_with")
     )
@@ -38,6 +56,7 @@ def _lines(store: str, description: dict[str, Any]) -> list[str]:
         f"{description['stored_bytes'] / 2**20:,.1f} MiB in {description['objects']:,} objects",
         "teacher": ", ".join(filter(None, facts)),
         "precision": f"against float32: KL {precision['kl_mean_nats']:.2g} nats on average" if precision else "",
+        "features": spread,
         "dataset": f"{data['name']}, {data['images']:,} images" if {"name", "images"} <= data.keys() else "",
         "rendered": f"by {rendering['renderer']} on {rendering['device_kind']}" if rendering else "",
         "versions": versions,

@@ -10,6 +10,7 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
 from compress_ssl.pipeline.embed.block import full_memory_message, good_images
 from compress_ssl.pipeline.embed.checks.canaries import check_all_canaries, pixel_hash_file, plan_canaries
+from compress_ssl.pipeline.embed.checks.collapse import warn_if_collapsed
 from compress_ssl.pipeline.embed.checks.precision import measure_precision
 from compress_ssl.pipeline.embed.executor import Executor, InProcess
 from compress_ssl.pipeline.embed.growth import grow, settings_of_store
@@ -83,7 +84,9 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         with progress.track("embed", views, "views") as advance:
             executor.embed_blocks(writer, sources, blocks, advance)
         writer.finish()
-    return open_store(settings.store)
+    store = open_store(settings.store)
+    warn_if_collapsed(store)
+    return store
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from compress_ssl.pipeline.common.device import library_versions
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.embed.checks.collapse import warn_if_collapsed
 from compress_ssl.pipeline.embed.importing.matrix import Matrix, open_matrix
 from compress_ssl.pipeline.embed.importing.settings import ImportSettings, SplitFile
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_beside, list_data_set
@@ -67,7 +68,9 @@ def import_embeddings(settings: ImportSettings, progress: Progress) -> Embedding
                         writer.write_block(name, block, EVALUATION_VIEW, embeddings, parameters)
                         advance(rows.stop - rows.start)
             writer.finish()
-    return open_store(settings.store)
+    store = open_store(settings.store)
+    warn_if_collapsed(store)
+    return store
 
 
 def _open_splits(settings: ImportSettings, progress: Progress) -> dict[str, _SplitMatrix]:

@@ -11,10 +11,12 @@ and Fletcher-32 of every chunk) have not noticed them before.
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -85,20 +87,30 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
     make_directory_durably(file.parent)
     needed, free = committed_size(store), LocalPath(file).free_bytes()
     if free is not None and needed > free:
-        raise DiskSpaceError(
-            f"'{file}' needs {needed / 2**30:,.2f} GiB, '{file.parent}' has {free / 2**30:,.2f} GiB left; free some "
-            "space, or give another path."
-        )
+        raise _no_space(file, needed)
     partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
-    with create_hdf5(partial, libver=LAYOUT, track_order=True) as (root, check):
-        _write_attributes(root, store.attributes)
-        for split in store.splits:
-            for size in _write_split(root, split):
-                check()
-                advance(size)
-        root.attrs[COMMIT] = _commit_of(root)
+    try:
+        with create_hdf5(partial, libver=LAYOUT, track_order=True) as (root, check):
+            _write_attributes(root, store.attributes)
+            for split in store.splits:
+                for size in _write_split(root, split):
+                    check()
+                    advance(size)
+            root.attrs[COMMIT] = _commit_of(root)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(file, needed) from error
+        raise
     partial.replace(file)
     flush_directory(file.parent)
+
+
+def _no_space(file: Path, needed: int) -> DiskSpaceError:
+    free = shutil.disk_usage(file.parent).free
+    return DiskSpaceError(
+        f"'{file}' needs {needed / 2**20:,.1f} MiB, '{file.parent}' has {free / 2**20:,.1f} MiB left; free some space, "
+        "or give another path."
+    )
 
 
 def _write_split(root: h5py.File, split: Split) -> Iterator[int]:
@@ -203,20 +215,48 @@ def _plan(group: h5py.Group) -> schema.SplitPlan:
 
 
 class _GuardedFile(io.FileIO):
-    """A file for HDF5 to write, which keeps its first error: HDF5 crashes the process where a write fails."""
+    """A file for HDF5 to write, which keeps its first error: HDF5 crashes the process where a write fails.
 
-    error: OSError | None = None
+    What cannot be written any more is kept in memory, so that HDF5 reads what it has written until it is closed.
+    """
+
+    def __init__(self, file: Path, mode: str) -> None:
+        super().__init__(file, mode)
+        self.error: OSError | None = None
+        self._lost: list[tuple[int, bytes]] = []  # by position
 
     def write(self, content: Any) -> int:
-        """Write all of the content, or nothing after an error."""
-        left = memoryview(content).cast("B")
+        """Write all of the content, or keep it after an error."""
+        start, left = self.tell(), memoryview(content).cast("B")
         try:
             while len(left) and self.error is None:
                 left = left[super().write(left) :]
         except OSError as error:
             error.filename = str(self.name)
             self.error = error
+        if self.error is not None:
+            self._lost.append((start, bytes(content)))
+            self.seek(start + len(content))
         return len(content)
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as much as there would be, had all been written."""
+        start, into = self.tell(), memoryview(buffer).cast("B")
+        count = super().readinto(into) or 0
+        for at, piece in self._lost:
+            first, last = max(at, start), min(at + len(piece), start + len(into))
+            if first < last:
+                into[first - start : last - start] = piece[first - at : last - at]
+                count = max(count, last - start)
+        self.seek(start + count)
+        return count
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position; the end is where it would be, had all been written."""
+        place = super().seek(position, whence)
+        if whence == os.SEEK_END and self._lost:
+            place = super().seek(max(place, position + max(at + len(piece) for at, piece in self._lost)))
+        return place
 
     def truncate(self, size: int | None = None) -> int:
         """Set the file's length; does nothing after an error."""

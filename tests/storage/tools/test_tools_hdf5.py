@@ -1,6 +1,7 @@
 """A store to one HDF5 file and back: nothing is lost, and a file that was cut or changed never becomes a store."""
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from compress_ssl.storage.errors import (
 )
 from compress_ssl.storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
 from compress_ssl.storage.tools.copy import copy_store, plan_copy
-from compress_ssl.storage.tools.hdf5 import export_hdf5, import_hdf5
+from compress_ssl.storage.tools.hdf5 import create_hdf5, export_hdf5, import_hdf5
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store
 
@@ -254,6 +255,29 @@ def test_export_that_does_not_fit_the_disk_is_refused_before_it_begins(
     """The disk is the real one, as full as it would have to be."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=100))
-    with pytest.raises(DiskSpaceError, match=r"store\.h5' needs 0\.00 GiB, '.*' has 0\.00 GiB left; free some space"):
+    with pytest.raises(DiskSpaceError, match=r"store\.h5' needs 0\.0 MiB, '.*' has 0\.0 MiB left; free some space"):
         export(complete, tmp_path / "store.h5")
     assert not list(tmp_path.glob("store.h5*"))
+
+
+def write_and_read(file: Path) -> None:
+    with create_hdf5(file) as (root, check):
+        for number in range(200):
+            root.create_dataset(f"group/{number}", data=np.full(1000, number), chunks=(100,), fletcher32=True)
+        root.flush()
+        for number in range(200):
+            root[f"group/{number}"].refresh()
+            np.testing.assert_array_equal(root[f"group/{number}"][:], number)
+        check()
+
+
+def test_hdf5_reads_what_it_could_not_write(tmp_path: Path) -> None:
+    """The file may not grow beyond 16 KiB; HDF5 is not told before its piece is done, and reads it meanwhile."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large"):
+            write_and_read(tmp_path / "new.h5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "new.h5").exists()

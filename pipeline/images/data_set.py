@@ -69,7 +69,12 @@ def describe_data_set(data: Path, indexes: Mapping[str, ImageIndex]) -> dict[str
 def index_beside(output: PlaceLike) -> Path:
     """Return the folder that caches the index: ``index`` beside a local output, else in the user's cache."""
     place = location(output)
-    return Path(str(place.parent)) / "index" if place.is_local else user_cache() / "index" / place.name
+    if place.is_local:
+        return Path(str(place.parent)) / "index"
+    folder = user_cache("index", place.name)
+    if folder is None:
+        raise InputError(f"There is no home folder for the index of '{place}'; give --index-folder.")
+    return folder
 
 
 def _check_writable(index_folder: Path) -> None:

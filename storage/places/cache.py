@@ -8,6 +8,7 @@ is read stays readable until it is closed.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -17,8 +18,9 @@ from pathlib import Path
 
 import xxhash
 
-from compress_ssl.storage.errors import StoreDamagedError, StoreError
+from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX
+from compress_ssl.storage.places.environment import number_from
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.schema import Part
 
@@ -36,29 +38,30 @@ RECOUNT = 0.05
 """Share of the bound that a process adds before it measures the folder again, to which all processes add."""
 
 
-def user_cache() -> Path:
-    """Return this program's folder in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress-ssl"
+def user_cache(*below: str) -> Path | None:
+    """Return a folder in the user's cache; None if the user has no home folder, as in some containers."""
+    home = os.path.expanduser("~")  # stays "~" if there is none
+    given = os.environ.get("XDG_CACHE_HOME") or (Path(home, ".cache") if home != "~" else None)
+    return Path(given, "compress-ssl", *below) if given else None
 
 
 class ChunkCache:
     """Chunks of remote stores in a folder of this machine."""
 
-    def __init__(self, folder: Path | None = None, bound: int | None = None) -> None:
+    def __init__(self, folder: Path | None = None, bound: float | None = None) -> None:
         """Take the folder and the bound in bytes given, else those of the environment, else the defaults.
 
         Raises:
             StoreError: If the bound in the environment is not a number.
         """
-        self.folder = folder or Path(os.environ.get(FOLDER) or user_cache() / "chunks")
-        if bound is None and (given := os.environ.get(BYTES)):
-            if not given.isdecimal():
-                raise StoreError(f"{BYTES} must be a number of bytes, got '{given}'; write 100000000000 for 100 GB.")
-            bound = int(given)
+        chosen = folder or os.environ.get(FOLDER) or user_cache("chunks")
+        self.folder = Path(chosen or os.devnull)
         if bound is None:
-            existing = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
-            bound = int(min(MAX_BYTES, MAX_SHARE_OF_DISK * shutil.disk_usage(existing).total))
-        self.bound = bound
+            bound = number_from(BYTES, "bytes", "100000000000 for 100 GB")
+        if bound is None:
+            existing = next(path for path in (self.folder, *self.folder.absolute().parents) if os.path.exists(path))
+            bound = min(MAX_BYTES, MAX_SHARE_OF_DISK * shutil.disk_usage(existing).total)
+        self.bound = bound if chosen else 0
         self._added: float = 0
         self._total: int | None = None
 
@@ -110,7 +113,7 @@ class ChunkCache:
 
 
 @cache
-def _say_unwritable(folder: Path, reason: str) -> None:
+def _say_unwritable(folder: Path, reason: str | None) -> None:
     """Log it once: a run reads thousands of chunks."""
     logger.warning("The cache '%s' is not writable (%s); chunks are fetched anew.", folder, reason)
 
@@ -118,15 +121,22 @@ def _say_unwritable(folder: Path, reason: str) -> None:
 def fetch(path: Place, part: Part) -> bytes:
     """Return the bytes of a committed part from its place; bytes that are wrong are read a second time.
 
+    An object that is larger than was committed is not read.
+
     Raises:
         StoreDamagedError: If they are not what was committed.
     """
     fault = "is missing"
     with contextlib.suppress(FileNotFoundError):
         for _ in range(2):
-            content = path.read_bytes()
-            if is_part(content, part):
-                return content
+            try:
+                content = path.read_bytes(part["size"])
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
+            else:
+                if is_part(content, part):
+                    return content
         fault = "has other content than was committed"
     raise StoreDamagedError(
         f"'{path}' {fault}; run 'compress-ssl store verify' for all the damage, then restore a copy or embed again."

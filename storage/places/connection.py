@@ -61,7 +61,7 @@ def client(root: str) -> Any:
             found = s3_credentials()
             settings |= {"config": found.config, "credential_provider": found.provider}
             # The user's own endpoint may be without TLS, as in a lab's network; Amazon's never is.
-            options["allow_http"] = found.endpoint.startswith("http://")
+            options["allow_http"] = found.endpoint.lower().startswith("http://")
             return S3Store(name, **settings)
         if scheme == "gs":
             options["allow_http"] = True  # asked for by nothing but a service account's file that names such a server
@@ -79,9 +79,11 @@ def client(root: str) -> Any:
 STATUS = re.compile(r"status code: ((\d{3}) [A-Z][A-Za-z ]*)")
 HOST = re.compile(r"https?://(?:[^/\s]*@)?([^/\s]+)")
 
+PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+
 REFUSALS = (
     ("NoSuchBucket", "there is no such bucket; check its name, or create it"),
-    ("metadata.google.internal", "no credentials were found; set GOOGLE_APPLICATION_CREDENTIALS"),
+    ("computeMetadata", "no credentials were found; set GOOGLE_APPLICATION_CREDENTIALS"),
     ("ExpiredToken", "the credentials have expired; renew them"),
     ("RequestTimeTooSkewed", "this machine's clock is wrong; set it"),
     ("code: 401", "the server does not accept these credentials; correct or renew them"),
@@ -92,13 +94,14 @@ REFUSALS = (
     ("PermanentRedirect", "the bucket is in another region; set AWS_REGION"),
     ("MissingContentLength", "the server does not state the size of what it sends (Content-Length); use another"),
     ("InvalidContentType", "the server does not speak TLS; give its address as http://"),
+    ("kind: Builder", "the client cannot use its address; check AWS_ENDPOINT_URL, or what else names the server"),
     ("certificate", "the server's certificate is not trusted by this machine; add its issuer, or check the address"),
 )
 FAILURES = (
-    ("lookup address", "there is no such host{at}; check the URL and AWS_ENDPOINT_URL"),
-    ("kind: Connect", "no connection{at}; check the URL and the network"),
-    ("kind: Timeout", "no answer in time{at}; check the network"),
-    ("HttpError", "the connection{at} was broken off; check the network"),
+    ("lookup address", "there is no host {host}; check the URL and AWS_ENDPOINT_URL"),
+    ("kind: Connect", "no connection to {host}; check the URL and the network"),
+    ("kind: Timeout", "no answer from {host} in time; check the network"),
+    ("HttpError", "the connection to {host} was broken off; check the network"),
 )  # parts of the client's messages, and what they mean: the server refuses a request, or it or the network fails
 
 
@@ -118,13 +121,16 @@ def explained(place: object, error: BaseException) -> Exception:
         return PutRefusedError(str(place))
     if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in text:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
-    if isinstance(error, Exception) and not isinstance(error, FileNotFoundError | BaseError):
+    is_clients = isinstance(error, FileNotFoundError | BaseError) or "Could not parse path" in text
+    if isinstance(error, Exception) and not is_clients:
         return error
-    host = HOST.search(text)
+    host = found[1] if (found := HOST.search(text)) else "the server"
+    if any(map(os.environ.get, PROXIES)):
+        host += " (through a proxy, unless NO_PROXY names it)"
     for reasons, error_class in ((REFUSALS, StoreRefusedError), (FAILURES, StoreUnreachableError)):
         for sign, reason in reasons:
             if sign in text:
-                return error_class(f"'{place}' cannot be used: {reason.format(at=f' to {host[1]}' if host else '')}.")
+                return error_class(f"'{place}' cannot be used: {reason.format(host=host)}.")
     if (answer := STATUS.search(text)) is None:
         return StoreRefusedError(f"'{place}' cannot be used: {first_line(error)}; check the place.")
     status = int(answer[2])

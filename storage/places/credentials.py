@@ -7,7 +7,6 @@ metadata service of Amazon's machines) is left to boto3. Passwords of web server
 from __future__ import annotations
 
 import base64
-import contextlib
 import logging
 import netrc
 import os
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from compress_ssl.storage.errors import StoreError, StoreRefusedError
+from compress_ssl.storage.places.urls import is_server
 
 if TYPE_CHECKING:
     from obstore.auth.boto3 import Boto3CredentialProvider
@@ -70,6 +70,9 @@ def s3_credentials() -> S3Credentials:
             raise StoreRefusedError(f"{name} is set without {other}; set both.")
     endpoint, region = (next(filter(None, map(os.environ.get, names)), "") for names in (ENDPOINT, REGION))
     _check_endpoint(endpoint, next(filter(os.environ.get, ENDPOINT), ""))
+    for name in (*pair, "AWS_SESSION_TOKEN", *REGION):  # the client ends in a panic
+        if not (value := os.environ.get(name, "")).isprintable() or not value.isascii():
+            raise StoreRefusedError(f"{name} holds a line end or another character that it cannot have; set it anew.")
     has_keys = any(map(os.environ.get, GIVES_KEYS))
     if find_spec("boto3") is None:
         if named := next(filter(os.environ.get, PROFILE), None):
@@ -115,11 +118,8 @@ def _check_endpoint(url: str, origin: str) -> None:
     Raises:
         StoreRefusedError: If it is none; the message leaves the value out, which may hold a password.
     """
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(url)
-        if not url or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0):
-            return
-    raise StoreRefusedError(f"{origin} is no address of a server; write it as https://HOST or http://HOST:PORT.")
+    if url and not is_server(url):
+        raise StoreRefusedError(f"{origin} is no address of a server; write it as https://HOST or http://HOST:PORT.")
 
 
 def web_credentials(host: str) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import random
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from compress_ssl.storage.errors import StoreError, StoreRefusedError, StoreUnreachableError
 from compress_ssl.storage.places.connection import PutRefusedError, explained
 from compress_ssl.storage.places.credentials import needs
+from compress_ssl.storage.places.environment import number_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,14 +122,8 @@ def retry_seconds() -> float:
     Raises:
         StoreError: If the environment sets it to what is no number of seconds.
     """
-    given = os.environ.get(RETRY_SECONDS) or "180"
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise StoreError(f"{RETRY_SECONDS} must be a number of seconds, got {given!r}; write 0 for no retries.")
-    return min(seconds, _bound.get())
+    given = number_from(RETRY_SECONDS, "seconds", "0 for no retries")
+    return min(180 if given is None else given, _bound.get())
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ _MEANT_AS_URL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SECRET = re.compile(r"/*[^/]*@|.*[?#]", re.DOTALL)
-_HOST = re.compile(r"(\[[\da-f:.]+\]|[a-z\d][\w.-]*)(:\d{1,5})?", re.IGNORECASE | re.ASCII)
+_HOST = re.compile(r"(?:\[[\da-f:.]+\]|[a-z\d][\w.-]*)(?::(\d{1,5}))?", re.IGNORECASE | re.ASCII)
+_SERVER = re.compile(r"https?://(?:[^/\s]*@)?([^/@]+)(?:/[!-~]*)?", re.IGNORECASE | re.ASCII)
 
 
 def is_url(text: object) -> bool:
@@ -36,13 +37,24 @@ def split_url(text: str) -> tuple[str, str]:
             f"'{_shown(text)}' is no place for a store; give a folder, or a URL as s3://BUCKET/NAME, gs://, https://."
         )
     host, _, key = rest[2:].partition("/")
-    named = _HOST.fullmatch(host)
-    if named is None or not 0 < int((named[2] or ":1")[1:]) < 2**16 or ".." in key.split("/"):
+    if not (_is_host(host) and key.isprintable()) or {".", ".."} & set(key.split("/")):
         raise StoreError(
-            f"'{_shown(text)}' names no bucket or host, or a wrong port, or leaves it by '..'; give s3://BUCKET/NAME, "
-            "gs:// or https://HOST/NAME."
+            f"'{_shown(text)}' names no bucket or host, or has a wrong port, '.', '..' or a control character; "
+            "give s3://BUCKET/NAME, gs:// or https://HOST/NAME."
         )
     return f"{scheme.lower()}://{host}", re.sub("/+", "/", key).strip("/")
+
+
+def is_server(url: str) -> bool:
+    """Return whether a URL is the address of a server that can be asked."""
+    found = _SERVER.fullmatch(url)
+    return found is not None and _is_host(found[1])
+
+
+def _is_host(text: str) -> bool:
+    """Return whether a text can be a host, with a port or without, or a bucket."""
+    found = _HOST.fullmatch(text)
+    return found is not None and 0 < int(found[1] or 1) < 2**16
 
 
 def check_is_path(path: object) -> None:

@@ -251,7 +251,7 @@ def test_processes_share_a_cache_that_is_too_small_for_them(web: Server, tmp_pat
     assert sum(file.stat().st_size for file in (tmp_path / "chunks").glob("??/*")) <= 1000 + 2 * 100
 
 
-@pytest.mark.parametrize("bound", ["100GB", "-1", "1e9"])
+@pytest.mark.parametrize("bound", ["100GB", "-1", "nan"])
 def test_bound_that_is_no_number_is_refused(here: None, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     monkeypatch.setenv("COMPRESS_SSL_CACHE_BYTES", bound)
     with pytest.raises(StoreError, match=f"COMPRESS_SSL_CACHE_BYTES must be a number of bytes, got '{bound}'"):

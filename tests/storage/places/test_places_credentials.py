@@ -1,6 +1,8 @@
 """Credentials for S3, region and endpoint: where they are found, and the sentence where there are none."""
 
+import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +11,24 @@ import pytest
 
 from compress_ssl.storage import RemotePath, StoreError, open_store
 from compress_ssl.storage.errors import StoreRefusedError, StoreUnreachableError
-from compress_ssl.storage.places.credentials import S3Credentials, s3_credentials
+from compress_ssl.storage.places.credentials import S3Credentials, s3_credentials, web_credentials
 from compress_ssl.storage.zarr_stores import CheckedStore, PlaceStore
-from tests.servers import SECRET, Server
+from tests.servers import ROOT, SECRET, Server
+
+WITHOUT_HOME = """
+import os, sys
+from compress_ssl.storage import open_store
+from compress_ssl.storage.places.connection import client
+
+open_store(sys.argv[1])["train"].view(0)  # imports what the user below may not read
+client.cache_clear()
+del os.environ["HOME"]
+os.setgroups([])
+os.setgid(12345)
+os.setuid(12345)
+open_store(sys.argv[1])["train"].view(0)
+print("read")
+"""
 
 
 def test_lack_of_credentials_is_a_sentence(
@@ -119,3 +136,76 @@ def test_what_is_sent_to_another_process_holds_no_credentials(finished: RemotePa
         content = pickle.dumps(store)
         assert SECRET.encode() not in content
         assert pickle.loads(content).place == finished
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("localhost:9000", "http://", "http://h:99999", "http://h:x", "http://h:0", "ftp://h", "https://[::1"),
+        *("http://h o", " http://h", "http://ü.example", f"http://me:{SECRET}@h:x/"),
+    ],
+)
+def test_endpoint_that_is_none_is_a_sentence(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: Callable[[], None], endpoint: str
+) -> None:
+    """The client panics at most of them."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    again()
+    with pytest.raises(StoreRefusedError, match=r"^AWS_ENDPOINT_URL is no address of a server") as raised:
+        open_store(f"{bucket}/store.zarr")
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("AWS_REGION", "eu-west\n1", r"^AWS_REGION holds a line end"),
+        ("AWS_SESSION_TOKEN", f"{SECRET}\n", r"^AWS_SESSION_TOKEN holds a line end"),
+        ("AWS_SKIP_SIGNATURE", "perhaps", r"'s3://.*' cannot be used: .*\"perhaps\" as boolean"),
+    ],
+)
+def test_variable_that_the_client_cannot_use_is_a_sentence(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, again: Callable[[], None], name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    again()
+    with pytest.raises(StoreRefusedError, match=sentence) as raised:
+        open_store(f"{bucket}/store.zarr")
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"= x", bytes(range(256)), "[default]".encode("utf-16")])
+@pytest.mark.parametrize("file", ["no-config", "no-credentials"])
+def test_damaged_file_of_profiles_is_a_sentence(here: None, tmp_path: Path, file: str, content: bytes) -> None:
+    pytest.importorskip("boto3")
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(StoreRefusedError, match=rf"^The credentials for S3 could not be obtained: .*{file}; renew or"):
+        s3_credentials()
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"\xff\x00", b"[]", b'{"type": "service_account"}'])
+def test_damaged_account_file_of_google_is_a_sentence(
+    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "account.json").write_bytes(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    with pytest.raises(StoreRefusedError, match=r"^'gs://b' cannot be used: .*service account file.*; check what the"):
+        open_store("gs://b/store.zarr")
+
+
+@pytest.mark.parametrize("content", [b"machine", b"\xff\xfe\x80"])
+def test_damaged_netrc_is_a_warning(
+    here: None, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    (tmp_path / "no-netrc").write_bytes(content)
+    assert web_credentials("host:80") == {}
+    assert f"'{tmp_path / 'no-netrc'}' cannot be read" in caplog.text
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without a home folder")
+def test_store_is_read_by_a_user_without_a_home_folder(finished: RemotePath, tmp_path: Path) -> None:
+    names = ("XDG_CACHE_HOME", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "NETRC")
+    environment = {**os.environ, "HOME": str(tmp_path), **dict.fromkeys(names, "")}
+    command = [sys.executable, "-c", WITHOUT_HOME, str(finished)]
+    assert subprocess.check_output(command, cwd=ROOT, env=environment, text=True) == "read\n"

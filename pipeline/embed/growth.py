@@ -93,8 +93,7 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
         split = store[name]
         evaluation, last = split.views[EVALUATION_VIEW], split.views[-1]
         found = {**OLD_DEFAULTS, **evaluation, "block_rows": split.block_rows, "seed": last["seed"]}
-        view = OLD_DEFAULTS | planned.views[EVALUATION_VIEW]
-        wanted = {key: view[key] for key in ("size", "policy", "interpolation", "decoding")}
+        wanted = {key: planned.views[EVALUATION_VIEW][key] for key in ("size", "policy", "interpolation")}
         if settings.block_rows is not None:
             wanted["block_rows"] = settings.block_rows
         if last["seed"] is not None and len(split.views) > 1:

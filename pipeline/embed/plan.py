@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compress_ssl.pipeline.common.device import library_versions
@@ -14,12 +14,12 @@ from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_
 from compress_ssl.pipeline.images.decode import DECODING
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.policies import Policy, TenCrop
-from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD
+from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, decoding_of
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.parameters import COLUMNS
-from compress_ssl.storage.schema import default_block_rows
+from compress_ssl.storage.schema import EVALUATION_VIEW, default_block_rows
 from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
 from compress_ssl.storage.writer import StoreWriter
@@ -106,6 +106,24 @@ def missing_blocks(writer: StoreWriter, part: Part | None = None) -> list[Block]
         for number, views in writer.pending_blocks(split).items()
         if part is None or part.has(number)
     ]
+
+
+def decoded_as_in(store: EmbeddingStore, plan: EmbedPlan) -> EmbedPlan:
+    """Return a plan whose views are decoded as those that a store has, so that its rows are alike.
+
+    Logs a warning if some images are decoded in another way now (``DECODING``).
+    """
+    splits = dict(plan.splits)
+    for name in splits.keys() & set(store.split_names):
+        views, before = splits[name].views, decoding_of(store[name].views[EVALUATION_VIEW])
+        if before != decoding_of(views[EVALUATION_VIEW]):
+            logger.warning(
+                "'%s' goes on as it was begun: 16-bit images in split %s are white, and CMYK images without Adobe's "
+                "marker inverted; embed all of it again for their real colours.",
+                store.path, name,
+            )  # fmt: skip
+            splits[name] = replace(splits[name], views=[{**view, "decoding": before} for view in views])
+    return replace(plan, splits=splits)
 
 
 def check_resumable(store: EmbeddingStore, plan: EmbedPlan) -> None:

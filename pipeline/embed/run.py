@@ -14,7 +14,7 @@ from compress_ssl.pipeline.embed.checks.collapse import warn_if_collapsed
 from compress_ssl.pipeline.embed.checks.precision import measure_precision
 from compress_ssl.pipeline.embed.executor import Executor, InProcess
 from compress_ssl.pipeline.embed.growth import grow, settings_of_store
-from compress_ssl.pipeline.embed.plan import EmbedPlan, check_resumable, missing_blocks, plan_embedding
+from compress_ssl.pipeline.embed.plan import EmbedPlan, check_resumable, decoded_as_in, missing_blocks, plan_embedding
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.reference import with_absolute_path
 from compress_ssl.storage import EmbeddingStore, Place, open_store
@@ -61,6 +61,8 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         ),
     ):
         plan = plan_embedding(settings, executor.network, executor.compute, progress)
+        if growing or resuming:
+            plan = decoded_as_in(open_store(settings.store), plan)
         sources = {name: index.source for name, index in plan.indexes.items()}
         if growing:
             grow(settings, plan, executor)

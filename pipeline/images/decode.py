@@ -10,9 +10,8 @@ from PIL import Image
 DECODING = 2
 """How a file becomes RGB; a store records it where it makes a difference.
 
-1, of the first stores: a 16-bit grey above 255 is white, and JPEGs in four colours (CMYK) are as DALI has them, if it
-renders.
-2: of 16 bits the high byte is taken, and those JPEGs are always Pillow's.
+1, of the first stores: a 16-bit grey above 255 is white, and a CMYK JPEG without Adobe's marker is inverted by DALI.
+2: of 16 bits the high byte is taken, and those JPEGs are Pillow's.
 """
 
 # Warnings of odd EXIF blocks and palettes do not concern the pixels. Set once, since filters are shared by all threads.
@@ -24,11 +23,11 @@ class Kind(IntEnum):
 
     PLAIN = 0
     SIXTEEN_BITS = 1
-    CMYK_JPEG = 2
+    UNMARKED_CMYK = 2  # a JPEG in four colours without Adobe's marker
     CUT_OFF = 3  # numbers of 32 bits, of which 0 to 255 are kept
 
 
-DECODED_ANEW = (Kind.SIXTEEN_BITS, Kind.CMYK_JPEG)  # what ``DECODING`` 1 and 2 make different pixels of
+DECODED_ANEW = (Kind.SIXTEEN_BITS, Kind.UNMARKED_CMYK)  # what ``DECODING`` 1 and 2 make different pixels of
 
 
 def decode(content: bytes, decoding: int = DECODING) -> Image.Image:
@@ -53,4 +52,5 @@ def _kind_of(image: Image.Image) -> Kind:
         return Kind.SIXTEEN_BITS
     if image.mode in ("I", "F"):
         return Kind.CUT_OFF
-    return Kind.CMYK_JPEG if image.mode == "CMYK" and image.format in ("JPEG", "MPO") else Kind.PLAIN
+    unmarked = image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info
+    return Kind.UNMARKED_CMYK if unmarked else Kind.PLAIN

@@ -4,7 +4,7 @@ Images and parameters are fed through ``fn.external_source``, so the order is ou
 image is decoded once for all its views. On the CPU a single view has only its crop box decoded, which gives the same
 pixels; on a GPU the whole image always is, because nvImageCodec 0.9 may crash there on a part of a JPEG
 (https://github.com/NVIDIA/nvImageCodec/issues/55). JPEGs go to DALI unchanged. Whatever DALI reads differently, not at
-all, or more strictly than Pillow (other formats, four colours, JPEGs with junk between their segments) is decoded by
+all, or more strictly than Pillow (other formats, some CMYK, JPEGs with junk between their segments) is decoded by
 Pillow as ImageFolder would, and passed as raw pixels in a PPM.
 
 A batch stays valid after the next runs of its pipeline: torch's tensors share DALI's buffers, and DALI takes one back
@@ -60,7 +60,7 @@ IDLE_PIPELINES = 4  # kept to be used again
 PATHS_NAMED = 8  # paths listed in an error message
 
 JPEG_MAGIC = b"\xff\xd8\xff"
-FIRST_MARKER, START_OF_SCAN, FRAMES = 0xC0, 0xDA, frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+FIRST_MARKER, START_OF_SCAN, APP14, FRAMES = 0xC0, 0xDA, 0xEE, frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 MAX_HEADER_BYTES = 10  # of a frame, up to its number of colours; no scan is shorter
 
 
@@ -203,16 +203,18 @@ def _for_dali(job: RenderJob, row: int, content: bytes) -> bytes:
 
 
 def _is_read_alike(jpeg: bytes, decoding: int) -> bool:
-    """Return true if DALI reads a JPEG as Pillow does: without junk between its segments, in at most three colours."""
-    at = 2
+    """Return true if DALI reads a JPEG as Pillow does: without junk, and in four colours with Adobe's marker alone."""
+    at, in_four_colours, is_adobes = 2, False, False
     while jpeg[at : at + 1] == b"\xff" and at + MAX_HEADER_BYTES <= len(jpeg):
         marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4])
         if marker == 0xFF:  # fills
             at += 1
         elif marker == START_OF_SCAN:
-            return True
-        elif marker < FIRST_MARKER or length < 2 or (marker in FRAMES and jpeg[at + 9] > 3 and decoding > 1):
+            return is_adobes or not in_four_colours or decoding == 1
+        elif marker < FIRST_MARKER or length < 2:
             return False
         else:
+            in_four_colours |= marker in FRAMES and jpeg[at + 9] == 4
+            is_adobes |= marker == APP14 and jpeg[at + 4 : at + 9] == b"Adobe"
             at += 2 + length
     return False

@@ -22,6 +22,8 @@ BAD_PATH = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
 }
 
+DISK_FAILS = {errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.EFBIG}  # also in reads and writes, which name no file
+
 
 class Ending(NamedTuple):
     """One way in which a command ends early."""
@@ -30,14 +32,16 @@ class Ending(NamedTuple):
     cause: str  # as docs/exit-codes.md names it
     is_cause: Callable[[BaseException], bool]
     sentence: str = "{error}"
-    """May use the error's message, its ``{file}`` and ``{reason}``, and ``{resume}``: how to continue."""
+    """May use the error's message, its ``{file}``, ``{where}`` and ``{reason}``, and ``{resume}``: how to continue."""
 
     def message(self, error: BaseException, resume: str) -> str:
         """Return the sentence for an error."""
         text = explain(error) if isinstance(error, ValidationError) else str(error) or "Stopped."
         file, reason = getattr(error, "filename", None), getattr(error, "strerror", None) or "cannot be used"
-        writing = f" (writing '{file}')" if file else ""
-        return self.sentence.format(error=text, file=file, reason=reason.lower(), writing=writing, resume=resume)
+        writing, where = (f" (writing '{file}')", f"'{file}'") if file else ("", "A disk or network file system")
+        return self.sentence.format(
+            error=text, file=file, reason=reason.lower(), writing=writing, where=where, resume=resume
+        )
 
 
 def _is_interrupt(error: BaseException) -> bool:
@@ -103,8 +107,8 @@ ENDINGS = (
     Ending(
         FAILED,
         "a disk or network file system that fails during a run",
-        lambda error: isinstance(error, OSError) and error.filename is not None,
-        "'{file}': {reason}; check the disk. {resume}",
+        lambda error: isinstance(error, OSError) and (error.filename is not None or error.errno in DISK_FAILS),
+        "{where}: {reason}; check the disk and its limits. {resume}",
     ),
 )  # by the first row whose ``is_cause`` holds; any other error is a fault of the program, and keeps its traceback
 

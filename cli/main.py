@@ -115,6 +115,10 @@ def main(ctx: click.Context, quiet: bool) -> None:
 
     Embed the images once with a large teacher, distill many students from the embeddings, evaluate them all.
     """
+    if not __debug__:
+        raise click.UsageError(
+            "zarr does not work without assertions; start it without python -O, and with PYTHONOPTIMIZE unset."
+        )
     env = torchrun_env()
     if env.world_size > 1 and ctx.invoked_subcommand not in FOR_TORCHRUN:
         raise click.UsageError(

@@ -15,7 +15,7 @@ from compress_ssl.pipeline.common.run_files import CHECKPOINT_FILE
 from compress_ssl.pipeline.common.tensor_files import check_archive
 from compress_ssl.pipeline.common.torch_errors import first_line, is_out_of_memory
 from compress_ssl.storage.errors import UnreadableFileError
-from compress_ssl.storage.places.durable import Held, write_durably
+from compress_ssl.storage.places.durable import Held, naming, write_durably
 from compress_ssl.storage.typed_json import FileModel, check_value
 
 START_AGAIN = "restore it, or start again with --overwrite"
@@ -65,9 +65,11 @@ def read_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:
         return None
     if not path.is_file():
         raise UnreadableFileError(path, "is not a regular file", START_AGAIN)
+    with naming(path):
+        content = path.read_bytes()  # zipfile would hide an error of the disk
     try:
-        check_archive(path)
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        check_archive(io.BytesIO(content))
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # the unpickler raises many types on damaged bytes
         if is_out_of_memory(error):
             raise

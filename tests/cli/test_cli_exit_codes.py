@@ -3,10 +3,12 @@
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -119,6 +121,59 @@ def test_read_only_file_system_is_a_failed_run_in_every_command(
     ]
     for words in (*writing_commands(embed_options, distill_options), *resumed):
         assert_ends(call(*words), 1, r"^Error: The file system is read-only \(writing '.*disk/.*'\); remount it")
+
+
+@pytest.mark.parametrize("stage", ["embed", "distill", "pretrain"])
+def test_file_system_that_becomes_read_only_during_a_run_is_named(
+    call: Call,
+    disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    embed_options: tuple[str, ...],
+    distill_options: tuple[str, ...],
+    stage: str,
+) -> None:
+    @contextlib.contextmanager
+    def track(self: TerminalProgress, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        yield lambda amount: title.startswith(stage) and mount(disk, "-o", "remount,ro")
+
+    monkeypatch.setattr(TerminalProgress, "track", track)
+    words = next(words for words in writing_commands(embed_options, distill_options) if words[0] == stage)
+    assert_ends(call(*words), 1, r"^Error: The file system is read-only \(writing '.*disk/.*'\); remount it")
+
+
+def test_file_size_limit_is_a_failed_run(
+    call: Call, workplace: Path, embed_options: tuple[str, ...], distill_options: tuple[str, ...]
+) -> None:
+    """``write`` fails, with an error that names no file."""
+    (workplace / "disk").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for words in writing_commands(embed_options, distill_options):
+        if words[0] in {"distill", "pretrain", "export"}:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+            try:
+                result = call(*words)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            assert_ends(result, 1, r"^Error: '.*(checkpoint\.pt|model\.safetensors)': file too large; check the disk")
+
+
+def test_disk_that_cannot_be_read_is_a_failed_run(
+    call: Call, workplace: Path, distill_options: tuple[str, ...]
+) -> None:
+    for file in ("checkpoint.pt", "model.safetensors"):
+        (workplace / "student" / file).unlink()
+        (workplace / "student" / file).symlink_to("/proc/self/mem")  # its first bytes are EIO
+    again = ("distill", "teacher.zarr", "data", "student", *distill_options, "--resume")
+    for words in (again, ("export", "student", "exported", "--no-onnx")):
+        assert_ends(call(*words), 1, r"^Error: .*: input/output error; check the disk")
+
+
+def test_python_without_assertions_is_refused(workplace: Path) -> None:
+    command = "from compress_ssl.cli.main import main; main(prog_name='compress-ssl')"
+    python = [sys.executable, "-O", "-c", command]
+    ended = subprocess.run([*python, "store", "info", "x"], stderr=subprocess.PIPE, check=False, text=True)
+    assert ended.returncode == 2
+    assert "start it without python -O" in ended.stderr
 
 
 def test_server_that_cannot_be_reached_is_a_failed_run(

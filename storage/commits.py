@@ -3,118 +3,196 @@
 A *unit* is what is committed block by block: a view (``"0"``, ``"1"``, ...) or the per-sample arrays (``"samples"``).
 Each finished block of a unit has a record of its own, so writers share nothing:
 
-    train/embeddings/commits/3/17.json   view 3, block 17: size and XXH3-64 of every part
-    train/embeddings/commits/3.json      view 3, all blocks: written once the view is complete
+    train/embeddings/commits/3/17.json     view 3, block 17: size and XXH3-64 of every part
+    train/embeddings/commits/3.json        view 3, many blocks, once its records were folded
+    train/embeddings/commits/writers.json  while the store is written: whose records count
 
 They are inside the ``embeddings`` array's own prefix because zarr never lists an array's inside: in any other place
 they make zarr and xarray warn of objects they do not know.
+
+A writer that was taken for gone may wake up and write a record. So each part of a record names the lease under which it
+was written (``writer``), and counts only if ``writers.json`` lists that. The records of a finished store name none.
 """
 
 import contextlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import xxhash
 
 from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.durable import json_bytes
+from compress_ssl.storage.places.lease import lease_over
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.schema import Part, Record, unit_keys
+from compress_ssl.storage.typed_json import FileModel, parse_json
+
+COMMITS = "embeddings/commits"
+WRITERS = f"{COMMITS}/writers.json"
 
 
-def _manifest(split: Place, unit: str) -> Place:
-    return split / "embeddings" / "commits" / f"{unit}.json"
+def part_of(content: bytes | bytearray | memoryview) -> Part:
+    """Return the size and hash of the bytes of a part."""
+    return Part(size=memoryview(content).nbytes, xxh3_64=xxhash.xxh3_64_hexdigest(content))
 
 
-def _single(split: Place, unit: str) -> Place:
-    """Return the folder of a unit's single records."""
-    return split / "embeddings" / "commits" / unit
+Writer = str | None  # the holder of a lease; None where there was none, or in a finished store
 
 
-def checksum(path: Place) -> str:
-    """Return the XXH3-64 of a file's bytes, in hexadecimal."""
-    return xxhash.xxh3_64_hexdigest(path.read_bytes())
+class _RecordedPart(FileModel):
+    size: int
+    xxh3_64: str
+    writer: Writer = None
 
 
-def _record(split: Place, unit: str, block: int) -> Record:
-    files = {key: split / key for key in unit_keys(unit, block)}
-    return {key: Part(size=file.size(), xxh3_64=checksum(file)) for key, file in files.items()}
+def _stamped(record: Record, writer: Writer) -> dict[str, Any]:
+    return {key: part if writer is None else {**part, "writer": writer} for key, part in record.items()}
 
 
-def commit_block(split: Place, unit: str, block: int) -> None:
-    """Record that the objects of a block are on the disk, with the bytes they now have."""
-    (_single(split, unit) / f"{block}.json").write_durably(json_bytes(_record(split, unit, block)))
+def commit_block(split: Place, unit: str, block: int, record: Record) -> None:
+    """Record that the parts of a block are on the disk, and the bytes that were written."""
+    lease = lease_over(split)
+    content = json_bytes(_stamped(record, lease.holder if lease else None))
+    split.inside(f"{COMMITS}/{unit}/{block}.json").write_durably(content)
 
 
-def write_manifest(split: Place, unit: str, blocks: Iterable[int]) -> None:
+def write_manifest(split: Place, unit: str, records: Mapping[int, Record]) -> None:
     """Record blocks of a unit in its manifest, beside those that are recorded there already."""
-    _write_manifest(split, unit, read_records(split, unit) | {block: _record(split, unit, block) for block in blocks})
+    _write_manifest(split, unit, read_records(split, unit) | dict(records), counted_writers(split)[-1])
 
 
-def _write_manifest(split: Place, unit: str, records: Mapping[int, Record]) -> None:
-    _manifest(split, unit).write_durably(json_bytes({str(block): records[block] for block in sorted(records)}))
+def _write_manifest(split: Place, unit: str, records: Mapping[int, Record], writer: Writer) -> None:
+    content = json_bytes({str(block): _stamped(records[block], writer) for block in sorted(records)})
+    split.inside(f"{COMMITS}/{unit}.json").write_durably(content)
 
 
 def is_committed(split: Place, unit: str, block: int) -> bool:
-    """Return whether a block has its record, alone or in the unit's manifest."""
-    if (_single(split, unit) / f"{block}.json").is_file():
-        return True
-    return _manifest(split, unit).is_file() and block in read_records(split, unit)
+    """Return whether a block has a record that counts, alone or in the unit's manifest."""
+    files = _read(split, [f"{COMMITS}/{unit}/{block}.json", f"{COMMITS}/{unit}.json", WRITERS])
+    return block in parse_records(split, unit, files)
 
 
 def read_records(split: Place, unit: str) -> dict[int, Record]:
-    """Return all records of a unit, by block; empty if nothing is committed.
+    """Return all records of a unit that count, by block; empty if nothing is committed.
 
     Raises:
         StoreDamagedError: If a record cannot be read or does not name the objects of its block.
     """
-    return parse_records(split, unit, record_files(split, unit))
+    while True:
+        files = record_files(split, unit)
+        found = list(_parsed(split, unit, files))
+        counted = {block: record for block, record, counts in found if counts}
+        # A record that does not count may be of a writer that began meanwhile.
+        if len(counted) == len(found) or _read(split, [WRITERS]) == {
+            key: files[key] for key in files if key == WRITERS
+        }:
+            return counted
 
 
 def record_files(split: Place, unit: str) -> dict[str, bytes]:
     """Return every object with records of a unit, by key relative to the split."""
     # Records first, then the manifest: a writer that folds them meanwhile writes it before it deletes them.
-    found: dict[str, bytes] = {}
-    for list_files in (lambda: _single(split, unit).glob("*.json"), lambda: [_manifest(split, unit)]):
-        with contextlib.suppress(FileNotFoundError):  # the folder may go while it is listed
-            keys = sorted(file.relative_to(split).as_posix() for file in list_files())
-            found |= dict(zip(keys, map_threads(lambda key: (split / key).read_bytes(), keys), strict=True))
-    return found
+    keys: list[str] = []
+    with contextlib.suppress(FileNotFoundError):  # the folder may go while it is listed
+        folder = split.inside(f"{COMMITS}/{unit}")
+        keys = sorted(file.relative_to(split).as_posix() for file in folder.glob("*.json"))
+    return _read(split, keys) | _read(split, [f"{COMMITS}/{unit}.json", WRITERS])
+
+
+def _read(split: Place, keys: Sequence[str]) -> dict[str, bytes]:
+    """Return the objects that are there, by key."""
+
+    def read(key: str) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            return split.inside(key).read_bytes()
+        return None
+
+    return {key: content for key, content in zip(keys, map_threads(read, keys), strict=True) if content is not None}
 
 
 def parse_records(split: Place, unit: str, files: Mapping[str, bytes]) -> dict[int, Record]:
-    """Return the records in the objects that ``record_files`` returned. Raises as ``read_records``."""
+    """Return the records that count in the objects that ``record_files`` returned. Raises as ``read_records``."""
+    return {block: record for block, record, counts in _parsed(split, unit, files) if counts}
+
+
+def _parsed(split: Place, unit: str, files: Mapping[str, bytes]) -> Iterator[tuple[int, Record, bool]]:
+    """Yield block, record and whether it counts."""
     try:
-        content: dict[str, Any] = {}
-        for key, text in files.items():
-            read = json.loads(text)
-            if not key.endswith(f"commits/{unit}.json"):
-                read = {key.rpartition("/")[2].removesuffix(".json"): read}
-            content.update({**read})  # whatever is not a dict is an error, an empty list too
-        records: dict[int, Record] = {}
-        for name, parts in content.items():
-            keys = unit_keys(unit, int(name))
-            if set(parts) != set(keys):
-                raise ValueError(f"block {name} is recorded with other parts than it has")
-            records[int(name)] = {
-                key: Part(size=int(parts[key]["size"]), xxh3_64=str(parts[key]["xxh3_64"])) for key in keys
-            }
-        return records
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        counted = _writers_in(files)
+        for key, content in files.items():
+            if key == WRITERS:
+                continue
+            if key == f"{COMMITS}/{unit}.json":
+                blocks = parse_json(key, content, dict[str, dict[str, _RecordedPart]])
+            else:
+                name = key.rpartition("/")[2].removesuffix(".json")
+                blocks = {name: parse_json(key, content, dict[str, _RecordedPart])}
+            for name, parts in blocks.items():
+                if parts.keys() != set(unit_keys(unit, int(name))):
+                    raise ValueError(f"block {name} is recorded with other parts than it has")
+                record = {key: Part(size=part.size, xxh3_64=part.xxh3_64) for key, part in parts.items()}
+                yield int(name), record, all(part.writer in counted for part in parts.values())
+    except ValueError as error:
         raise StoreDamagedError(
             f"The commit records of '{split}' (unit {unit}) cannot be read ({error}); "
             "restore the store from a copy, or embed again with --overwrite."
         ) from error
 
 
-def fold_records(split: Place, unit: str) -> None:
-    """Replace a complete unit's records by one manifest, so that opening it costs one read."""
-    single = _single(split, unit)
-    if single.is_dir() or not _manifest(split, unit).is_file():
-        _write_manifest(split, unit, read_records(split, unit))
-        single.remove_tree()
+def counted_writers(split: Place) -> list[Writer]:
+    """Return whose records count; the last is the one that writes now."""
+    return _writers_in(_read(split, [WRITERS]))
+
+
+def _writers_in(files: Mapping[str, bytes]) -> list[Writer]:
+    return parse_json(WRITERS, files.get(WRITERS, b"[null]"), list[Writer]) or [None]
+
+
+def take_over(split: Place, units: Iterable[str], writer: str) -> None:
+    """Let the records that are there count, and from now on those of this writer alone.
+
+    Blocks whose parts have gone, or have another size, are written again. Call under the writer's lease.
+    """
+    before = counted_writers(split)
+    if before == [writer]:
+        return
+    _fold_all(split, units, [*before, writer], split.sizes())
+    split.inside(WRITERS).write_durably(json_bytes([writer]))
+
+
+def release(split: Place, units: Iterable[str]) -> None:
+    """Let records name no writer, as in a finished store. Call under the writer's lease."""
+    before = counted_writers(split)
+    if before != [None]:
+        _fold_all(split, units, [*before, None])
+        split.inside(WRITERS).unlink(missing_ok=True)
+
+
+def _fold_all(
+    split: Place, units: Iterable[str], writers: list[Writer], sizes: Mapping[str, int] | None = None
+) -> None:
+    """Let these writers' records count, and rewrite all in the name of the last; only what has these sizes."""
+    split.inside(WRITERS).write_durably(json_bytes(writers))
+    for unit in units:
+        fold_records(split, unit, sizes)
+
+
+def is_folded(split: Place, unit: str) -> bool:
+    """Return whether all records of a unit are in its manifest."""
+    return split.inside(f"{COMMITS}/{unit}.json").is_file() and not split.inside(f"{COMMITS}/{unit}").is_dir()
+
+
+def fold_records(split: Place, unit: str, sizes: Mapping[str, int] | None = None) -> None:
+    """Replace a unit's records by one manifest, so that opening it costs one read."""
+    records = {
+        block: record
+        for block, record in read_records(split, unit).items()
+        if sizes is None or all(sizes.get(key) == part["size"] for key, part in record.items())
+    }
+    if records:
+        _write_manifest(split, unit, records, counted_writers(split)[-1])
+    split.inside(f"{COMMITS}/{unit}").remove_tree()
 
 
 def check_sizes(split: Place, records: Mapping[int, Record]) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,19 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from compress_ssl.storage import schema
-from compress_ssl.storage.commits import commit_block, fold_records, is_committed, read_records, write_manifest
-from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError, StoreError
-from compress_ssl.storage.places.place import Place, PlaceLike, location
+from compress_ssl.storage.commits import (
+    commit_block,
+    fold_records,
+    is_committed,
+    is_folded,
+    read_records,
+    release,
+    take_over,
+    write_manifest,
+)
+from compress_ssl.storage.errors import NotRepresentableError, StoreError
+from compress_ssl.storage.places.lease import lease_over
+from compress_ssl.storage.places.place import Place, PlaceLike, location, writer_lease
 from compress_ssl.storage.publish import check_place, is_store, new_store
 from compress_ssl.storage.reader import Split, open_store
 from compress_ssl.storage.zarr_stores import PlaceStore
@@ -38,7 +48,8 @@ def create_store(
     check_place(path, overwrite=overwrite)
     header = {"format": schema.FORMAT_NAME, "version": schema.FORMAT_VERSION, "splits": sorted(splits)}
     with new_store(path) as building:
-        root = zarr.create_group(PlaceStore(building), attributes={**attributes, **header})
+        store = PlaceStore(building)
+        root = zarr.create_group(store, attributes={**attributes, **header})
         for name, plan in splits.items():
             samples = plan.samples
             described = {
@@ -68,7 +79,7 @@ def create_store(
                     values = getattr(samples, key)
                     array[...] = np.array(values, dtype=object) if key == "sample_path" else values
             blocks = range(schema.block_count(len(samples), plan.block_rows))
-            write_manifest(building / name, schema.SAMPLES_UNIT, blocks)
+            write_manifest(building / name, schema.SAMPLES_UNIT, written_records(store, name, blocks))
 
 
 class StoreWriter:
@@ -77,9 +88,13 @@ class StoreWriter:
     def __init__(self, path: PlaceLike) -> None:
         self.path = location(path)
         self.path.check_writable()
-        self._generation = self.path.generation()
         self.store = open_store(self.path)
+        lease = lease_over(self.path)
+        if lease and not self.store.is_complete:
+            for source in self.store.splits:
+                take_over(source.path, source.units, lease.holder)
         root: Any = open_root(self.path)
+        self._target: PlaceStore = root.store
         self._arrays: dict[tuple[str, str], zarr.Array[Any]] = {
             (split, name): root[split][name].with_config({"write_empty_chunks": True})
             for split in self.store.split_names
@@ -114,7 +129,7 @@ class StoreWriter:
             NotRepresentableError: If a good row cannot be represented as float16 (``as_float16``); names the row.
                 Nothing is written.
             StoreError: If there is no such view or block, or an array does not have the block's shape.
-            StoreBusyError: If another writer has put a new store here since this one was opened.
+            StoreBusyError: If another writer has taken the lease under which this one writes.
         """
         source = self.store[split]
         if not (0 <= view < len(source.views) and 0 <= block < source.block_count):
@@ -127,33 +142,39 @@ class StoreWriter:
                 f"Block {block} of split {split} of '{self.path}' takes embeddings of shape {wanted[0]} and parameters "
                 f"of shape {wanted[1]}, got {found[0]} and {found[1]}; was the store made for another teacher?"
             )
-        # A writer that was suspended past its lease may find another writer's store here.
-        if self.path.generation() != self._generation:
-            raise StoreBusyError(f"Another writer has put a new store at '{self.path}'; stop one of the two.")
         if is_committed(source.path, str(view), block):
             return
         self._arrays[split, "embeddings"][view, rows] = as_float16(source, rows, view, embeddings)
         self._arrays[split, "augmentation"][view, rows] = augmentation
-        commit_block(source.path, str(view), block)
+        commit_block(source.path, str(view), block, written_records(self._target, split, [block], str(view))[block])
 
     def finish(self) -> None:
         """Fold the records of complete views into manifests; once all views are complete, consolidate the metadata.
 
         The files of a complete store are made read-only, and readable by their group.
         """
-        complete = True
-        for split in self.store.splits:
-            for view in range(len(split.views)):
-                if len(read_records(split.path, str(view))) == split.block_count:
-                    fold_records(split.path, str(view))
-                else:
-                    complete = False
-        if complete:
+        views = [(split, str(view)) for split in self.store.splits for view in range(len(split.views))]
+        whole = [(split, view) for split, view in views if len(read_records(split.path, view)) == split.block_count]
+        for split, view in whole:
+            if not is_folded(split.path, view):
+                fold_records(split.path, view)
+        if whole == views:
+            for split in self.store.splits:
+                release(split.path, split.units)
             root = open_root(self.path)
             if schema.GROWING in root.attrs:
                 root.attrs.put({name: value for name, value in root.attrs.items() if name != schema.GROWING})
             consolidate(self.path)
             self.path.make_read_only()
+
+
+def written_records(
+    store: PlaceStore, split: str, blocks: Iterable[int], unit: str = schema.SAMPLES_UNIT
+) -> dict[int, schema.Record]:
+    """Return the records of blocks that were written through a store of zarr's, which is to forget them."""
+    return {
+        block: {key: store.written.pop(f"{split}/{key}") for key in schema.unit_keys(unit, block)} for block in blocks
+    }
 
 
 def open_root(path: Place) -> zarr.Group:
@@ -203,7 +224,7 @@ def exclusive_writer(path: PlaceLike) -> Iterator[None]:
     """Hold the store's lease, and sweep what killed writers left behind."""
     place = location(path)
     place.check_writable()
-    with place.lease():
+    with writer_lease(place):
         if place.is_local and is_store(place):
             place.sweep_partial_files()
         yield

@@ -12,12 +12,12 @@ from typing import Self
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.commits import part_of, read_records
 from compress_ssl.storage.errors import StoreDamagedError, StoreError
 from compress_ssl.storage.places.cache import ChunkCache, fetch
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.safety import array_metadata, check_text_count
-from compress_ssl.storage.schema import ARRAYS, SAMPLES_UNIT, VIEW_ARRAYS, Record
+from compress_ssl.storage.schema import ARRAYS, SAMPLES_UNIT, VIEW_ARRAYS, Part, Record
 
 
 class PlaceStore(Store):
@@ -30,6 +30,8 @@ class PlaceStore(Store):
     def __init__(self, place: Place, *, read_only: bool = False) -> None:
         super().__init__(read_only=read_only)
         self.place = place
+        self.written: dict[str, Part] = {}
+        """Size and hash of the objects that were written, as they were meant to be."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, type(self)) and other.place == self.place
@@ -57,7 +59,7 @@ class PlaceStore(Store):
         return prototype.buffer.from_bytes(content)
 
     def _read(self, key: str) -> bytes:
-        return (self.place / key).read_bytes()
+        return self.place.inside(key).read_bytes()
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -67,17 +69,19 @@ class PlaceStore(Store):
 
     async def exists(self, key: str) -> bool:
         """Return whether there is an object."""
-        return await asyncio.to_thread((self.place / key).is_file)
+        return await asyncio.to_thread(self.place.inside(key).is_file)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write one object durably."""
         self._require_writable()
-        await asyncio.to_thread((self.place / key).write_durably, value.as_buffer_like())
+        content = value.as_buffer_like()
+        await asyncio.to_thread(self.place.inside(key).write_durably, content)
+        self.written[key] = part_of(content)
 
     async def delete(self, key: str) -> None:
         """Delete one object."""
         self._require_writable()
-        await asyncio.to_thread((self.place / key).unlink, missing_ok=True)
+        await asyncio.to_thread(self.place.inside(key).unlink, missing_ok=True)
 
     def _require_writable(self) -> None:
         if self.read_only:
@@ -118,7 +122,7 @@ class CheckedStore(PlaceStore):
         name = rest.partition("/")[0]
         if rest.startswith(f"{name}/c/"):
             # train/embeddings/c/VIEW/BLOCK/0, or train/label/c/BLOCK
-            path, numbers = self.place / key, rest.split("/")[2:]
+            path, numbers = self.place.inside(key), rest.split("/")[2:]
             unit, block = (numbers[0], int(numbers[1])) if name in VIEW_ARRAYS else (SAMPLES_UNIT, int(numbers[0]))
             part = self.records(split, unit, [block]).get(block, {}).get(rest)
             if part is None:

@@ -67,7 +67,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("the S3 server of the tests is not installed; run 'make servers'")
     folder = tmp_path_factory.mktemp("s3")
     port = free_port()
-    with _running([str(MOTO), "-H", "127.0.0.1", "-p", str(port)], folder / "requests.log", port):
+    with running([str(MOTO), "-H", "127.0.0.1", "-p", str(port)], folder / "requests.log", port):
         yield Server(f"http://127.0.0.1:{port}", folder / "requests.log", folder)
 
 
@@ -100,7 +100,7 @@ def web(tmp_path: Path, here: None) -> Iterator[Server]:
     (folder / "passwords").write_text(f"reader:{{PLAIN}}{SECRET}\n")
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, root=root, port=port))
     command = [program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
-    with _running(command, folder / "output.log", port):
+    with running(command, folder / "output.log", port):
         yield Server(f"http://127.0.0.1:{port}", folder / "requests.log", root)
 
 
@@ -130,7 +130,7 @@ def again() -> Callable[[], None]:
     return client.cache_clear
 
 
-class _running:
+class running:
     """A server's process, while the block runs."""
 
     def __init__(self, command: list[str], log: Path, port: int) -> None:

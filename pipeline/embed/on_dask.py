@@ -37,7 +37,8 @@ from compress_ssl.pipeline.embed.embedder import Embedder, load_embedder
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 from compress_ssl.storage.commits import is_committed
-from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreNotFoundError
+from compress_ssl.storage.errors import StoreError, StoreNotFoundError
+from compress_ssl.storage.places.lease import Lease, lease_over
 from compress_ssl.storage.writer import StoreWriter
 
 Answer = TypeVar("Answer")
@@ -105,7 +106,7 @@ class DaskExecutor:
 
     def embed_blocks(self, writer: StoreWriter, sources: Sources, blocks: Iterable[Block], advance: Advance) -> None:
         """Compute and write blocks on the workers."""
-        task = partial(_write_block, self._run, writer.path.generation(), sources)
+        task = partial(_write_block, self._run, lease_over(writer.path), sources)
         for block, _ in run_tasks(self._client, task, blocks):
             advance(len(block.views) * good_images(writer.store, block))
         writer.path.sweep_partial_files()  # of killed workers
@@ -149,10 +150,10 @@ def _call(run: RunInfo, call: _Call) -> Any:
         return call.function(embedder_of(run), *call.arguments)
 
 
-def _write_block(run: RunInfo, generation: object, sources: Sources, block: Block) -> None:
+def _write_block(run: RunInfo, lease: Lease | None, sources: Sources, block: Block) -> None:
     with _naming_this_host(run):
         with COMPUTE_LOCK:
-            embedder, writer = embedder_of(run), writer_of(run, generation)
+            embedder, writer = embedder_of(run), writer_of(run, lease)
             split = writer.store[block.split].path
             # A task runs again if its worker is lost before it has reported the result.
             missing = tuple(view for view in block.views if not is_committed(split, str(view), block.number))
@@ -191,24 +192,23 @@ def embedder_of(run: RunInfo) -> Embedder:
 
 
 @functools.lru_cache(maxsize=1)
-def writer_of(run: RunInfo, generation: object) -> StoreWriter:
+def writer_of(run: RunInfo, lease: Lease | None) -> StoreWriter:
     """Open a run's store for writing, once per worker.
 
     Args:
-        generation: Distinguishes the client's store from another that has replaced it.
+        lease: The client's.
 
     Raises:
         InputError: If the worker does not see the store.
-        StoreBusyError: If it is not the client's store.
+        StoreBusyError: If the client does not, or no longer, hold the lease of the store that the worker sees.
     """
     place = run.settings.store
     try:
-        writer = StoreWriter(place)
+        if lease:
+            lease.join()
+        return StoreWriter(place)
     except StoreNotFoundError as error:
         raise InputError(f"'{place}' does not exist here; put the store where all workers see it.") from error
-    if place.generation() != generation:
-        raise StoreBusyError(f"'{place}' is not, or no longer, the store that the client writes.")
-    return writer
 
 
 @contextlib.contextmanager

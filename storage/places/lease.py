@@ -1,18 +1,22 @@
-"""The writer's lease of a store: one process writes, a second one gets an error.
+"""The writer's lease of a store or a run: one process writes, a second one gets an error.
 
 The lease is a small JSON file or object beside the store (``NAME.lease``) with the holder's machine, process and
 heartbeat. It is taken, renewed and removed only if it is still what was seen before: under ``flock`` on a disk, by
 conditional puts on an object store, which has no locks. A holder that died on this machine is noticed at once, one on
-another machine when its heartbeat is old.
+another machine when its lease has not been renewed for two minutes, by the clock of the disk or server that holds it.
+
+A holder that was suspended meanwhile, or cut off, must write nothing more: whatever is written at a leased place gets
+its name under the lease (``lease_over``, ``Lease.held``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
-import json
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -20,20 +24,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from compress_ssl.storage.errors import StoreBusyError, StoreUnreachableError
+from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreUnreachableError, UnreadableFileError
 from compress_ssl.storage.places.retries import retrying_for
+from compress_ssl.storage.typed_json import FileModel, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 HEARTBEAT_SECONDS = 10.0
-STALE_SECONDS = 120.0  # age of a heartbeat from another machine after which its holder counts as gone
+STALE_SECONDS = 120.0  # age of another machine's lease after which its holder counts as gone
 ATTEMPTS = 10  # how often to look again after another process was quicker
+SUFFIX = ".lease"
+LOCK_SECONDS = 20.0  # how long a lock is waited for: longer than any holder needs that is not suspended
+
+
+class LeaseRecord(FileModel):
+    """What a lease says of its holder."""
+
+    machine: str
+    process: int
+    started: str | None  # the kernel's start time of the process
+    heartbeat: float  # seconds since 1970 by the holder's clock, to be shown: clocks of machines are not compared
+    holder: str = ""
 
 
 class LeaseSlot(Protocol):
     """A file or an object that holds a lease; ``None`` is the version of one that is not there."""
+
+    @property
+    def path(self) -> Any: ...
 
     def read(self) -> tuple[bytes, Any]:
         """Return content and version; FileNotFoundError if there is none."""
@@ -46,6 +66,9 @@ class LeaseSlot(Protocol):
 
     def kept(self) -> AbstractContextManager[bytes]:
         """Give the content, which where there are locks nobody changes meanwhile; empty if there is none."""
+
+    def age(self) -> float:
+        """Return the seconds since it was put, by the clock of the disk or server that it is on."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +87,11 @@ class Lease:
             StoreBusyError: If another writer has taken it, as after a suspension of this one.
         """
         with self.slot.kept() as content:
-            lease = parse(content)
-            if lease is None or lease.get("holder") != self.holder:
+            lease = parse(self.slot.path, content)
+            if lease is None or lease.holder != self.holder:
                 raise StoreBusyError(
-                    f"'{self.store}' was taken over by another writer while this one did not answer; nothing more was "
-                    "written to it."
+                    f"'{self.store}' was taken over by another writer while this one did not answer; this one has "
+                    "ended, and the other goes on."
                 )
             yield
 
@@ -77,25 +100,53 @@ class Lease:
         with self.held():
             pass
 
+    @property
+    def place(self) -> str:
+        """The store's or run's place, without links on the way to it."""
+        return str(self.slot.path).removesuffix(SUFFIX)
+
+    def join(self) -> None:
+        """Write for the holder of this lease from now on, in this process."""
+        _leases[self.place] = self
+
+
+_leases: dict[str, Lease] = {}  # of this process, by place
+
+
+def lease_over(place: Any) -> Lease | None:
+    """Return the lease under which this process writes a place, or a store or run that the place is in."""
+    name = str(place.resolve())
+    while name and name not in _leases:
+        name = name.rpartition("/")[0]
+    return _leases.get(name)
+
+
+def held_over(place: Any) -> AbstractContextManager[None]:
+    """Run the block under the lease of what the place is in, if this process has one. Raises as ``Lease.held``."""
+    lease = lease_over(place)
+    return lease.held() if lease else contextlib.nullcontext()
+
 
 @contextlib.contextmanager
 def hold_lease(store: object, slot: LeaseSlot) -> Iterator[Lease]:
     """Hold the writer's lease of a store while the block runs; a thread renews its heartbeat.
 
     Raises:
-        StoreBusyError: If a living process holds it.
+        StoreBusyError: If a living process holds it; if another writer has taken it during the block.
+        StoreError: If something else has the lease's name, or it cannot be written.
     """
-    lease_of_mine = Lease(store, slot, uuid.uuid4().hex)
-    me = identity() | {"holder": lease_of_mine.holder}
+    lease = Lease(store, slot, uuid.uuid4().hex)
+    me = identity()
     mine: Any = None  # version of the lease that this process has put; None if another process has it
     ended = threading.Event()
 
     def put(version: Any) -> Any:
         """Put the lease with a new heartbeat; returns its version, None if another process has it by now."""
-        new = slot.put(json.dumps(me | {"heartbeat": time.time()}).encode(), version)
+        content = me.model_copy(update={"heartbeat": time.time(), "holder": lease.holder}).model_dump_json().encode()
+        new = slot.put(content, version)
         if new is None:  # a put whose answer was lost is sent again, and refused because it was done
-            lease, seen = _read(slot)
-            return seen if lease is not None and lease.get("holder") == me["holder"] else None
+            found, seen = _read(slot)
+            return seen if found is not None and found.holder == lease.holder else None
         return new
 
     def beat() -> None:
@@ -105,72 +156,105 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[Lease]:
             with contextlib.suppress(OSError, StoreUnreachableError), retrying_for(HEARTBEAT_SECONDS):
                 mine = put(mine)
 
-    for _ in range(ATTEMPTS):
-        lease, seen = _read(slot)
-        if lease is not None and is_held(lease, me):
-            raise StoreBusyError(
-                f"'{store}' is being written by process {lease['process']} on {lease['machine'].split()[0]} (last "
-                f"heartbeat {max(0, time.time() - lease['heartbeat']):.0f} s ago); wait for it, or stop it first."
-            )
-        mine = put(seen)
-        if mine is not None:
-            break
-    else:
-        raise StoreBusyError(f"'{store}' is wanted by several writers at once; start one of them.")
+    with _explained(slot):
+        for _ in range(ATTEMPTS):
+            found, seen = _read(slot)
+            if found is not None and is_held(found, slot.age):
+                raise StoreBusyError(
+                    f"'{store}' is being written by process {found.process} on {found.machine.partition(' ')[0]} (last "
+                    f"heartbeat {max(0, time.time() - found.heartbeat):.0f} s ago); wait for it, or stop it first."
+                )
+            mine = put(seen)
+            if mine is not None:
+                break
+        else:
+            raise StoreBusyError(f"'{store}' is wanted by several writers at once; start one of them.")
     thread = threading.Thread(target=beat, name="lease-heartbeat", daemon=True)
     thread.start()
+    lease.join()
     try:
-        yield lease_of_mine
+        yield lease
+    except Exception:  # what another writer does to the store may show as any
+        with contextlib.suppress(OSError, StoreUnreachableError):
+            lease.check()
+        raise
     finally:
+        if _leases.get(lease.place) == lease:
+            del _leases[lease.place]
         ended.set()
         thread.join()
         # Between the renewal and the deletion another process may take it only once its heartbeat is stale.
-        with contextlib.suppress(OSError, StoreUnreachableError), retrying_for(HEARTBEAT_SECONDS):
+        with contextlib.suppress(OSError, StoreError):
             if mine is not None and (last := put(mine)) is not None:
                 slot.remove(last)
 
 
-def _read(slot: LeaseSlot) -> tuple[dict[str, Any] | None, Any]:
+@contextlib.contextmanager
+def _explained(slot: LeaseSlot) -> Iterator[None]:
+    """Say what to do where a lease may not be written."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StoreError(
+            f"'{slot.path}', which tells other writers of this one, cannot be written (permission denied); give a "
+            "place in a folder that you may write to, or if it is of a writer that is gone, have it deleted."
+        ) from error
+
+
+def _read(slot: LeaseSlot) -> tuple[LeaseRecord | None, Any]:
     try:
         content, version = slot.read()
     except FileNotFoundError:
         return None, None
-    return parse(content), version
+    return parse(slot.path, content), version
 
 
-def identity() -> dict[str, Any]:
+def identity() -> LeaseRecord:
     """Return what identifies this process among all processes on all machines."""
     pid = os.getpid()
     # Machines and containers can share a host name; a boot id and a pid namespace together identify a set of processes.
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     machine = f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
-    return {"machine": machine, "process": pid, "started": _process_start(pid)}
+    return LeaseRecord(machine=machine, process=pid, started=_process_start(pid), heartbeat=time.time())
 
 
 def _process_start(pid: int) -> str | None:
     """Return the kernel's start time of a process: it distinguishes processes that had the same number."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
+    return status.rpartition(")")[2].split()[19]
 
 
-def parse(content: bytes) -> dict[str, Any] | None:
-    """Return the lease that a file holds; None if it holds none."""
+BEGINNING = b'{"machine":'
+
+
+def parse(path: object, content: bytes) -> LeaseRecord | None:
+    """Return the lease that a file holds; None if it is empty, or its holder died or had no space while writing it.
+
+    Raises:
+        StoreError: If it holds anything else, which is not ours.
+    """
     try:
-        lease = json.loads(content)
-    except ValueError:  # empty: just created; cut short: its holder died while writing it
-        return None
-    known = isinstance(lease, dict) and lease.keys() >= {"machine", "process", "started", "heartbeat"}
-    return lease if known else None
+        return parse_json(path, content, LeaseRecord)
+    except UnreadableFileError as error:
+        if not content or content.startswith(BEGINNING):
+            return None
+        raise StoreError(
+            f"'{path}' has the name of a writer's lease and holds something else; move it away, or give another place."
+        ) from error
 
 
-def is_held(lease: dict[str, Any], me: dict[str, Any]) -> bool:
-    """Return whether the holder of a lease is alive, as far as this process can see."""
-    if lease["machine"] == me["machine"]:
-        return bool(_process_start(lease["process"]) == lease["started"])
-    return bool(time.time() - lease["heartbeat"] < STALE_SECONDS)
+def is_held(lease: LeaseRecord, age: Callable[[], float]) -> bool:
+    """Return whether the holder of a lease is alive, as far as this process can see.
+
+    Args:
+        age: Returns the seconds since it was put; below zero if a clock was set back. Asked only about other machines.
+    """
+    if lease.machine == identity().machine:
+        return _process_start(lease.process) == lease.started
+    return abs(age()) < STALE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -180,11 +264,15 @@ class LeaseFile:
     path: Path
 
     def read(self) -> tuple[bytes, bytes]:
-        content = self.path.read_bytes()
+        descriptor = _open(self.path, os.O_RDONLY)
+        try:
+            content = os.pread(descriptor, 65536, 0)
+        finally:
+            os.close(descriptor)
         return content, content
 
     def put(self, content: bytes, version: bytes | None) -> bytes | None:
-        with self._locked() as descriptor:
+        with self._locked(os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX) as descriptor:
             if os.pread(descriptor, 65536, 0) != (version or b""):
                 return None
             os.pwrite(descriptor, content, 0)
@@ -192,7 +280,7 @@ class LeaseFile:
         return content
 
     def remove(self, version: bytes) -> None:
-        with self._locked() as descriptor:
+        with self._locked(os.O_RDWR, fcntl.LOCK_EX) as descriptor:
             if os.pread(descriptor, 65536, 0) == version:
                 self.path.unlink()
 
@@ -204,13 +292,23 @@ class LeaseFile:
                 content = os.pread(stack.enter_context(self._locked(os.O_RDONLY, fcntl.LOCK_SH)), 65536, 0)
             yield content
 
+    def age(self) -> float:
+        probe = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}.partial")
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            now = os.fstat(descriptor).st_mtime
+        finally:
+            os.close(descriptor)
+            probe.unlink()
+        return now - self.path.stat().st_mtime
+
     @contextlib.contextmanager
-    def _locked(self, flags: int = os.O_RDWR | os.O_CREAT, lock: int = fcntl.LOCK_EX) -> Iterator[int]:
-        """Open the file, created if there is none, under a lock."""
+    def _locked(self, flags: int, kind: int) -> Iterator[int]:
+        """Open the file under a lock."""
         while True:
-            descriptor = os.open(self.path, flags, 0o664)
+            descriptor = _open(self.path, flags)
             try:
-                fcntl.flock(descriptor, lock)
+                _lock(descriptor, kind, self.path)
                 if self._has_name(descriptor):  # not if it was released and removed between our open and our lock
                     yield descriptor
                     return
@@ -222,3 +320,35 @@ class LeaseFile:
             return os.path.samestat(os.fstat(descriptor), self.path.stat())
         except FileNotFoundError:
             return False
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a lease; refuse what has its name and is no file, or a link, which leads to another's."""
+    descriptor = -1
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o664)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+    raise StoreError(f"'{path}' has the name of a writer's lease and is no file; move it away, or give another place.")
+
+
+def _lock(descriptor: int, kind: int, path: Path) -> None:
+    """Wait for a lock.
+
+    Raises:
+        StoreBusyError: If another process keeps it for long, which must be suspended.
+    """
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise StoreBusyError(
+                    f"'{path}' is locked by a process that has stopped while it wrote; end that process first."
+                ) from None
+        time.sleep(0.002)

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import stat
 import tempfile
-from pathlib import PosixPath
+import uuid
+from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, ClassVar
 
+import xxhash
+
+from compress_ssl.storage.errors import StoreError, StoreUnsafeError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, write_durably
-from compress_ssl.storage.places.lease import Lease, LeaseFile, hold_lease
+from compress_ssl.storage.places.lease import LeaseFile, held_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
+
+    from compress_ssl.storage.places.lease import LeaseSlot
+
+TOKEN = 32 * "[0-9a-f]"
+"""Part of the names of all that is only for a while beside or in a store; a user's own files have no such names."""
+
+CREATING, DELETING, COPYING = ".creating", ".deleting", ".copying"
 
 
 class LocalPath(PosixPath):
@@ -50,19 +61,54 @@ class LocalPath(PosixPath):
         return (path for path in self.rglob("*") if path.is_file())
 
     def write_durably(self, data: bytes | bytearray | memoryview) -> None:
-        write_durably(self, data)
+        write_durably(self, data, lambda: held_over(self.parent))
+
+    def inside(self, key: str) -> LocalPath:
+        path = self
+        for part in key.split("/"):
+            path = path / part
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                mode = path.lstat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    kind = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+                    raise StoreUnsafeError(
+                        f"'{path}' is {kind}, which no embedding store holds; it was not opened: put what it leads to "
+                        "there, or embed again."
+                    )
+        return path
+
+    def sizes(self) -> dict[str, int]:
+        return {path.relative_to(self).as_posix(): path.size() for path in self.files()}
 
     def check_writable(self) -> None:
         """Do nothing: whether a disk can be written shows when it is."""
 
     def remove_tree(self) -> None:
-        shutil.rmtree(self, ignore_errors=True)
+        with held_over(self):
+            shutil.rmtree(self, ignore_errors=True)
+
+    def check_deletable(self) -> None:
+        """Check that a folder can be moved and deleted with all that is in it.
+
+        Raises:
+            StoreError: Naming the first folder in which that is not permitted.
+        """
+        for folder in (self.parent, *(Path(path) for path, _, _ in os.walk(self))):
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise StoreError(
+                    f"'{self}' cannot be replaced: you may not write to the folder '{folder}'; give another place, or "
+                    "ask its owner."
+                )
 
     def sweep_partial_files(self) -> int:
-        leftovers = [path for path in self.rglob(f"*{PARTIAL_SUFFIX}") if path.is_file()]
-        for leftover in leftovers:
+        partial = [path for path in self.rglob(f"*.{TOKEN}{PARTIAL_SUFFIX}") if path.is_file()]
+        for leftover in partial:
             leftover.unlink(missing_ok=True)
-        return len(leftovers)
+        place = self.resolve()
+        for state in (CREATING, DELETING):
+            for folder in place.parent.glob(f"{glob.escape(place.name)}.{TOKEN}{state}"):
+                folder.remove_tree()
+        return len(partial)
 
     def make_read_only(self) -> None:
         for path in (self.resolve(), *(path for path in self.rglob("*") if not path.is_symlink())):
@@ -72,45 +118,45 @@ class LocalPath(PosixPath):
                 with contextlib.suppress(PermissionError):  # another user's
                     path.chmod(stat.S_IMODE(wanted))
 
-    def lease(self) -> AbstractContextManager[Lease]:
+    def lease_slot(self) -> LeaseSlot:
         place = self.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)
-        return hold_lease(self, LeaseFile(place.with_name(f"{place.name}.lease")))
+        return LeaseFile(place.with_name(f"{place.name}.lease"))
 
     @contextlib.contextmanager
     def replaced(self) -> Iterator[LocalPath]:
         place = self.resolve()
-        building, deleting = (place.with_name(f"{place.name}.{state}") for state in ("creating", "deleting"))
-        for leftover in (building, deleting):
-            leftover.remove_tree()
+        token = uuid.uuid4().hex
+        building, deleting = (place.with_name(f"{place.name}.{token}{state}") for state in (CREATING, DELETING))
         try:
+            if place.is_dir():
+                place.check_deletable()
             yield building
+            with held_over(place):
+                if place.is_dir():
+                    place.rename(deleting)
+                building.rename(place)
         except BaseException:
             building.remove_tree()
             raise
-        if place.is_dir():
-            place.rename(deleting)
-        building.rename(place)
         flush_directory(place.parent)
         deleting.remove_tree()
 
     @contextlib.contextmanager
-    def assembled(self) -> Iterator[LocalPath]:
+    def assembled(self, whole: str) -> Iterator[LocalPath]:
         place = self.resolve()
-        growing = place.with_name(f"{place.name}.copying")
+        growing = place.with_name(f"{place.name}.{xxhash.xxh3_128_hexdigest(whole.encode())}{COPYING}")
+        for other in place.parent.glob(f"{glob.escape(place.name)}.{TOKEN}{COPYING}"):
+            if other != growing:
+                other.remove_tree()
         growing.mkdir(parents=True, exist_ok=True)
         yield growing
-        growing.rename(place)
+        with held_over(place):
+            growing.rename(place)
         flush_directory(place.parent)
 
     def is_half_created(self) -> bool:
         return False
-
-    def generation(self) -> object:
-        try:
-            return self.stat().st_ino
-        except FileNotFoundError:
-            return None
 
     def existing_parent(self) -> LocalPath:
         return next(folder for folder in self.absolute().parents if folder.is_dir())

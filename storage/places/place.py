@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 from compress_ssl.storage.errors import StoreError
-from compress_ssl.storage.places.lease import Lease, identity, is_held, parse
+from compress_ssl.storage.places.lease import Lease, LeaseSlot, hold_lease, is_held, parse
 from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.remote import RemotePath
 from compress_ssl.storage.places.urls import is_url, split_url
@@ -80,7 +81,7 @@ class Place(Protocol):
         """Delete all that is below, as far as possible."""
 
     def sweep_partial_files(self) -> int:
-        """Delete the files that killed writers left below, and return how many there were.
+        """Delete what killed writers left below and beside, and return how many files there were below.
 
         Only the holder of the writer's lease may call this: a file that another writer is writing looks the same.
         """
@@ -88,20 +89,27 @@ class Place(Protocol):
     def make_read_only(self) -> None:
         """Make every file below read-only, and readable by the group; folders stay as writable as they are."""
 
-    def lease(self) -> AbstractContextManager[Lease]:
-        """Hold the writer's lease of the store here while the block runs; StoreBusyError if a living process has it."""
+    def lease_slot(self) -> LeaseSlot:
+        """Return where the writer's lease of the store here is."""
+
+    def inside(self, key: str) -> Self:
+        """Return what is below by its key; StoreUnsafeError if it or a folder of it is a link, a FIFO or a device."""
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every file below, by its key."""
 
     def replaced(self) -> AbstractContextManager[LocalPath]:
         """Give a folder to build a store in; if the block succeeds, it replaces what is here at once."""
 
-    def assembled(self) -> AbstractContextManager[Self]:
-        """Give a place to copy a store to, with what an interrupted copy left; a store once the block ends."""
+    def assembled(self, whole: str) -> AbstractContextManager[Self]:
+        """Give a place to copy a store to, with what an interrupted copy left; a store once the block ends.
+
+        Args:
+            whole: What the copied store is known by; what copies of others left is deleted.
+        """
 
     def is_half_created(self) -> bool:
         """Return True if the creation of a store here was interrupted, and what there is of it may be deleted."""
-
-    def generation(self) -> object:
-        """Return a hashable value that tells this store from a later one at the same place; None if there is none."""
 
     def existing_parent(self) -> Self:
         """Return the nearest folder above that exists."""
@@ -134,14 +142,17 @@ def writer_lease(store: PlaceLike) -> AbstractContextManager[Lease]:
     Raises:
         StoreBusyError: If a living process holds it.
     """
-    return location(store).lease()
+    place = location(store)
+    return hold_lease(place, place.lease_slot())
 
 
 def lease_holder(store: PlaceLike) -> dict[str, Any] | None:
     """Return the lease of the process that writes a store now; None if there is none, or it cannot be read."""
     place = location(store).resolve()
     try:
-        lease = parse(place.with_name(f"{place.name}.lease").read_bytes())
+        file = place.with_name(f"{place.name}.lease")
+        lease = parse(file, file.read_bytes())
     except (OSError, StoreError):
         return None
-    return lease if lease is not None and is_held(lease, identity()) else None
+    living = lease is not None and is_held(lease, lambda: time.time() - lease.heartbeat)
+    return lease.model_dump() if lease is not None and living else None

@@ -14,15 +14,16 @@ import contextlib
 import errno
 import os
 import tempfile
+import uuid
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from urllib.parse import unquote
 
-from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreExistsError
 from compress_ssl.storage.places.connection import ObjectStat, PutRefusedError, client
-from compress_ssl.storage.places.lease import Lease, hold_lease
+from compress_ssl.storage.places.lease import ATTEMPTS, LeaseSlot, lease_over
 from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.names import ROOT
 from compress_ssl.storage.places.parallel import map_threads
@@ -31,7 +32,6 @@ from compress_ssl.storage.places.urls import WRITABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from obstore import PutMode
 
@@ -126,7 +126,26 @@ class RemotePath:
         return _version(put)
 
     def write_durably(self, data: bytes | bytearray | memoryview) -> None:
-        self.write_bytes(data)
+        lease = lease_over(self)
+        if lease is None:
+            self.write_bytes(data)
+            return
+        # A put that was under way when its writer was suspended arrives later. It must not replace what the next writer
+        # has put: so it is refused unless what is there is what was there before its writer looked at the lease.
+        version: Version | None = None
+        for _ in range(ATTEMPTS):
+            lease.check()
+            with contextlib.suppress(PutRefusedError, FileNotFoundError):
+                self.write_bytes(data, version or "create")
+                return
+            version = self._version()
+        raise StoreBusyError(f"'{self}' is written by several processes at once; stop all but one.")
+
+    def _version(self) -> Version | None:
+        try:
+            return self.stat().version
+        except FileNotFoundError:
+            return None
 
     def stat(self) -> ObjectStat:
         """Return size and version; FileNotFoundError if there is no such object."""
@@ -186,6 +205,8 @@ class RemotePath:
 
     def unlink(self, missing_ok: bool = False) -> None:
         self.check_writable()
+        if lease := lease_over(self):
+            lease.check()
         if not missing_ok and not self.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         # Some servers answer a deletion of nothing with an error, others do not.
@@ -198,8 +219,7 @@ class RemotePath:
             raise StoreError(f"'{self}' {what}; write to a folder, or to {' or '.join(WRITABLE)}://BUCKET/NAME.")
 
     def remove_tree(self) -> None:
-        for path in list(self.files()):
-            path.unlink(missing_ok=True)
+        list(map_threads(lambda path: path.unlink(missing_ok=True), list(self.files())))
 
     def sweep_partial_files(self) -> int:
         return 0
@@ -207,41 +227,51 @@ class RemotePath:
     def make_read_only(self) -> None:
         """Do nothing: objects have no such mark."""
 
-    def lease(self) -> AbstractContextManager[Lease]:
-        return hold_lease(self, _LeaseObject(self.with_name(f"{self.name}.lease")))
+    def lease_slot(self) -> LeaseSlot:
+        return LeaseObject(self.with_name(f"{self.name}.lease"))
+
+    def inside(self, key: str) -> RemotePath:
+        return self / key
+
+    def sizes(self) -> dict[str, int]:
+        pages = self._ask(lambda client: list(client.list(f"{self.key}/")))
+        return {meta["path"].removeprefix(f"{self.key}/"): meta["size"] for metas in pages for meta in metas}
 
     @contextlib.contextmanager
     def replaced(self) -> Iterator[LocalPath]:
         with tempfile.TemporaryDirectory(prefix="compress-ssl-") as temporary:
             folder = LocalPath(temporary)
             yield folder
-            with self.assembled():
+            with self.assembled(""):
                 self.remove_tree()
                 keys = {file.relative_to(folder).as_posix() for file in folder.files()} - {ROOT}
                 list(map_threads(lambda key: (self / key).write_durably((folder / key).read_bytes()), keys))
                 (self / ROOT).write_durably((folder / ROOT).read_bytes())
 
     @contextlib.contextmanager
-    def assembled(self) -> Iterator[RemotePath]:
-        mark = self._creating
-        mark.write_durably(f"The store {self.name} is being created, or its creation was interrupted.\n".encode())
+    def assembled(self, whole: str) -> Iterator[RemotePath]:
+        mark, sentence = self._creating
+        if mark.is_file() and not self._is_marked():
+            raise StoreExistsError(f"'{mark}' is needed and holds something else; move it away, or give another place.")
+        mark.write_durably(sentence)
         (self / ROOT).unlink(missing_ok=True)
         yield self
         mark.unlink(missing_ok=True)
 
     @property
-    def _creating(self) -> RemotePath:
-        return self.with_name(f"{self.name}.creating")
+    def _creating(self) -> tuple[RemotePath, bytes]:
+        """The object that marks a store as unfinished, and what it holds."""
+        sentence = f"The store {self.name} is being created, or its creation was interrupted.\n"
+        return self.with_name(f"{self.name}.creating"), sentence.encode()
+
+    def _is_marked(self) -> bool:
+        mark, sentence = self._creating
+        with contextlib.suppress(FileNotFoundError):
+            return mark.read_bytes() == sentence
+        return False
 
     def is_half_created(self) -> bool:
-        return self._creating.is_file() and not (self / ROOT).is_file()
-
-    def generation(self) -> object:
-        try:
-            stat = (self / ROOT).stat()
-        except FileNotFoundError:
-            return None
-        return tuple(sorted(stat.version.items())), stat.changed
+        return self._is_marked() and not (self / ROOT).is_file()
 
     def existing_parent(self) -> RemotePath:
         return self.parent
@@ -251,7 +281,7 @@ class RemotePath:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[RemotePath]:
-        place = self.with_name(f"{self.name}.estimate-{os.getpid()}")
+        place = self.with_name(f"{self.name}.{uuid.uuid4().hex}.estimate")
         try:
             yield place
         finally:
@@ -259,7 +289,7 @@ class RemotePath:
 
 
 @dataclass(frozen=True)
-class _LeaseObject:
+class LeaseObject:
     """A lease on an object store; its version is the object's."""
 
     path: RemotePath
@@ -282,6 +312,14 @@ class _LeaseObject:
         with contextlib.suppress(FileNotFoundError):
             content = self.path.read_bytes()
         yield content
+
+    def age(self) -> float:
+        probe = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
+        probe.write_bytes(b"")
+        try:
+            return (probe.stat().changed - self.path.stat().changed).total_seconds()
+        finally:
+            probe.unlink(missing_ok=True)
 
 
 def _version(answer: Any) -> Version:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from compress_ssl.storage.commits import check_sizes, parse_records, read_records, record_files
+from compress_ssl.storage.commits import COMMITS, check_sizes, parse_records, read_records, record_files
 from compress_ssl.storage.errors import StoreError, StoreExistsError
 from compress_ssl.storage.places.cache import fetch, is_part
 from compress_ssl.storage.places.names import ROOT
@@ -79,14 +79,15 @@ def copy_store(plan: CopyPlan, target: PlaceLike, advance: Callable[[int], None]
     place = location(target)
     with exclusive_writer(place):
         is_repair = _is_copy(plan, place)
-        with contextlib.nullcontext(place) if is_repair else place.assembled() as folder:
+        whole = json.dumps(_attributes(plan.source.path, plan))
+        with contextlib.nullcontext(place) if is_repair else place.assembled(whole) as folder:
 
             def copy(key: str) -> bool:
                 """Copy a part unless it is there; return whether it was copied."""
-                part, path = plan.parts[key], folder / key
+                part, path = plan.parts[key], folder.inside(key)
                 if _is_whole(path, part):
                     return False
-                path.write_durably(fetch(plan.source.path / key, part))
+                path.write_durably(fetch(plan.source.path.inside(key), part))
                 if not _is_whole(path, part):
                     raise StoreError(f"'{path}' does not hold what was written to it; check the disk or the server.")
                 return True
@@ -95,13 +96,14 @@ def copy_store(plan: CopyPlan, target: PlaceLike, advance: Callable[[int], None]
             for is_new in map_threads(copy, plan.parts, threads=COPIES):
                 copied += is_new
                 advance(1)
-            if not is_repair:
-                wanted = {*plan.parts, *plan.metadata, *plan.records}
-                for file in list(folder.files()):
-                    if file.relative_to(folder).as_posix() not in wanted:
-                        file.unlink()  # an earlier copy of something else left it
+            wanted = {*plan.parts, *plan.metadata, *plan.records}
+            for file in list(folder.files()):
+                key = file.relative_to(folder).as_posix()
+                # Records of the source's that were folded since, or what an earlier copy of something else left.
+                if key not in wanted and (not is_repair or f"/{COMMITS}/" in key):
+                    file.unlink()
             for key, content in {**plan.metadata, **plan.records, ROOT: plan.root}.items():
-                (folder / key).write_durably(content)
+                folder.inside(key).write_durably(content)
         if plan.source.is_complete:
             place.make_read_only()
     return copied

@@ -24,7 +24,7 @@ from compress_ssl.storage.commits import write_manifest
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.places.place import PlaceLike, location
 from compress_ssl.storage.reader import Split, open_store
-from compress_ssl.storage.writer import open_root
+from compress_ssl.storage.writer import open_root, written_records
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,6 @@ def make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, 
     grown = counted | {"views": [*split.views, *growth.views], "samples": samples}
     if growth.samples:
         blocks = range(split.block_count, schema.block_count(samples, split.block_rows))
-        write_manifest(split.path, schema.SAMPLES_UNIT, blocks)
+        write_manifest(split.path, schema.SAMPLES_UNIT, written_records(group.store, split.name, blocks))
         grown["class_names"] = list(growth.samples.class_names)
     return {name: value for name, value in grown.items() if name != schema.ROOM}

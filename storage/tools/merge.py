@@ -177,8 +177,8 @@ def merge_stores(plan: MergePlan, target: PlaceLike, advance: Callable[[int], No
             source, record = plan.found[block]
             split = place / block.split
             for key, part in record.items():
-                (split / key).write_durably(fetch(source / key, part))
-            commit_block(split, str(block.view), block.block)
+                split.inside(key).write_durably(fetch(source.inside(key), part))
+            commit_block(split, str(block.view), block.block, record)
 
         advance(len(plan.found.keys() - lacking))
         for _ in map_threads(copy, sorted(lacking & plan.found.keys()), threads=COPIES):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compress_ssl.storage.errors import StoreDamagedError
+from compress_ssl.storage.errors import StoreDamagedError, StoreUnsafeError
 from compress_ssl.storage.parameters import COLUMNS, impossible
 from compress_ssl.storage.places.cache import is_part
 from compress_ssl.storage.places.place import Place
@@ -123,7 +123,11 @@ def verify_block(block: CommittedBlock) -> CheckedBlock:
     damaged: list[str] = []
     arrays: dict[str, npt.NDArray[Any]] = {}
     for key, part in block.record.items():
-        content, fault = _read(block.split / key, part)
+        try:
+            content, fault = _read(block.split.inside(key), part)
+        except StoreUnsafeError as error:
+            damaged.append(str(error))
+            continue
         if fault:
             damaged.append(f"'{block.split / key}' {fault}")
         else:

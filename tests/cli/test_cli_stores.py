@@ -12,8 +12,9 @@ import zarr
 from click.testing import Result
 
 from compress_ssl.storage import location, open_store
-from compress_ssl.storage.commits import commit_block
+from compress_ssl.storage.commits import commit_block, part_of
 from compress_ssl.storage.places.place import writer_lease
+from compress_ssl.storage.schema import unit_keys
 
 Call = Callable[..., Result]
 AGAIN = ("--teacher", "random/conv4-16", "--data", "data", "--threads", "1")
@@ -98,7 +99,8 @@ def test_a_row_that_was_swapped_before_it_was_committed_fails(call: Call, workpl
     array[0] = np.roll(array[0], 1, axis=0)
     (split / "embeddings/commits/0.json").unlink()
     for block in range(open_store(workplace / "teacher.zarr")["val"].block_count):
-        commit_block(location(split), "0", block)
+        record = {key: part_of((split / key).read_bytes()) for key in unit_keys("0", block)}
+        commit_block(location(split), "0", block, record)
     assert call("store", "verify", "teacher.zarr").exit_code == 0
     result = call("store", "verify", "teacher.zarr", *AGAIN)
     assert result.exit_code == 1

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
+from compress_ssl.storage import EmbeddingStore, LocalPath, Place, Split, open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
@@ -105,7 +105,7 @@ def committed(store: Path) -> set[tuple[int, int]]:
     if not (store / "zarr.json").is_file():
         return set()
     views = range(3)
-    return {(view, block) for view in views for block in read_records(store / "train", str(view))}
+    return {(view, block) for view in views for block in read_records(LocalPath(store / "train"), str(view))}
 
 
 def files(store: Path) -> dict[str, bytes]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from compress_ssl.storage import LocalPath
+from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.writer import StoreWriter, exclusive_writer
 
 
@@ -33,10 +35,11 @@ def write_missing(path: Path) -> None:
 def committed_parts(path: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of every part that a record names."""
     found = {}
-    for record in (path / "train" / "embeddings" / "commits").glob("[0-9]/*.json"):
-        for key in json.loads(record.read_text()):
-            stat = (path / "train" / key).stat()
-            found[key] = (stat.st_ino, stat.st_mtime_ns)
+    for view in range(3):
+        for record in read_records(LocalPath(path / "train"), str(view)).values():
+            for key in record:
+                stat = (path / "train" / key).stat()
+                found[key] = (stat.st_ino, stat.st_mtime_ns)
     return found
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,13 +130,13 @@ def test_folding_that_was_killed_half_way_is_finished(empty: Path, write: Write)
     write(empty, 0, [0, 1, 2, 3, 4])
     commits = empty / "train/embeddings/commits"
     shutil.copytree(commits / "0", commits / "kept")
-    records = read_records(empty / "train", "0")
+    records = read_records(LocalPath(empty / "train"), "0")
     fold_records(LocalPath(empty / "train"), "0")
     (commits / "kept").rename(commits / "0")
     (commits / "0" / "3.json").unlink()
     StoreWriter(empty).finish()
     assert not (commits / "0").exists()
-    assert read_records(empty / "train", "0") == records
+    assert read_records(LocalPath(empty / "train"), "0") == records
 
 
 def test_records_are_never_seen_to_go_while_they_are_folded(empty: Path, write: Write) -> None:
@@ -208,8 +209,8 @@ def test_two_processes_write_disjoint_blocks_at_once(tmp_path: Path, plan: Calla
 
 def test_leftovers_of_killed_writers_are_swept_under_the_lease(complete: Path, files: Files) -> None:
     before = files(complete)
-    for name in ("zarr.json.0a.partial", "train/embeddings/c/0/9.0b.partial", "train/embeddings/commits/1.0c.partial"):
-        (complete / name).write_bytes(b"half")
+    for name in ("zarr.json", "train/embeddings/c/0/9", "train/embeddings/commits/1"):
+        (complete / f"{name}.{uuid.uuid4().hex}.partial").write_bytes(b"half")
     with exclusive_writer(complete):
         pass
     assert files(complete) == before

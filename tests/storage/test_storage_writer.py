@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compress_ssl.storage import SplitPlan, open_store
-from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError, StoreError, StoreExistsError
+from compress_ssl.storage.errors import NotRepresentableError, StoreError, StoreExistsError
 from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.writer import StoreWriter, create_store
 
@@ -192,16 +192,6 @@ def test_store_may_be_put_into_an_empty_folder(tmp_path: Path, plan: Callable[..
     (tmp_path / "store.zarr").mkdir()
     create_store(tmp_path / "store.zarr", {}, {"train": plan()})
     assert len(open_store(tmp_path / "store.zarr")["train"]) == 22
-
-
-def test_writer_of_a_store_that_was_replaced_is_stopped(
-    empty: Path, plan: Callable[..., SplitPlan], values: Callable[..., Array], parameters: Callable[..., Array]
-) -> None:
-    sleeper = StoreWriter(empty)
-    create_store(empty, {}, {"train": plan()}, overwrite=True)
-    with pytest.raises(StoreBusyError, match=r"Another writer has put a new store at '.*store\.zarr'; stop one"):
-        sleeper.write_block("train", 0, 0, values(0, slice(0, 5)), parameters(0, slice(0, 5)))
-    assert open_store(empty)["train"].committed_blocks(0) == 0
 
 
 def test_file_is_left_alone(tmp_path: Path, plan: Callable[..., SplitPlan]) -> None:

@@ -27,9 +27,10 @@ from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.embed.verify.on_dask import verify_on_dask
 from compress_ssl.pipeline.networks.network import load_network, save_network
-from compress_ssl.storage import EmbeddingStore, open_store
+from compress_ssl.storage import EmbeddingStore, LocalPath, open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError
+from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.tools.verify import verify_store
 
 Embedded = Callable[..., EmbeddingStore]
@@ -119,7 +120,7 @@ def chunks(place: Path) -> dict[str, tuple[int, int]]:
     paths = [
         place / f"train/embeddings/c/{view}/{block}/0"
         for view in range(3)
-        for block in read_records(place / "train", str(view))
+        for block in read_records(LocalPath(place / "train"), str(view))
     ]
     stats = {str(path): path.stat() for path in paths}
     return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
@@ -262,9 +263,12 @@ def test_a_worker_does_not_write_into_another_store_than_the_clients(
 ) -> None:
     store = embedded(data, tmp_path / "store.zarr")
     run = a_run(data, tmp_path)
-    assert on_dask.writer_of(run, store.path.generation()).path == store.path
-    with pytest.raises(StoreBusyError, match="is not, or no longer, the store that the client writes"):
-        on_dask.writer_of(replace(run, id="later"), object())
+    records = sorted((store.path / "train/embeddings/commits").glob("*.json"))
+    records[0].unlink()  # it has something to do
+    with writer_lease(store.path) as lease:
+        assert on_dask.writer_of(run, lease).path == store.path
+        with pytest.raises(StoreBusyError, match="was taken over by another writer"):
+            on_dask.writer_of(replace(run, id="later"), replace(lease, holder="of another client"))
 
 
 def test_a_scheduler_that_does_not_answer_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from compress_ssl.pipeline.dask import cluster as opening
-from compress_ssl.storage import EmbeddingStore, RemotePath, location, open_store
+from compress_ssl.storage import EmbeddingStore, LocalPath, RemotePath, location, open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.tools.verify import verify_store
 from tests.processes import Forked, start_command, wait_until
@@ -52,7 +52,7 @@ def committed(store: Path) -> dict[str, tuple[int, int]]:
 
 def chunks(store: Path, views: int = 3) -> dict[str, tuple[int, int]]:
     """Inode and time of writing of the embeddings of every committed (view, block)."""
-    split = store / "train"
+    split = LocalPath(store / "train")
     paths = [split / f"embeddings/c/{v}/{block}/0" for v in range(views) for block in read_records(split, str(v))]
     stats = {str(path): path.stat() for path in paths}
     return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,8 @@ def test_json_of_the_same_value_has_the_same_bytes(tmp_path: Path) -> None:
 
 def test_sweeping_takes_only_partial_files_and_counts_them(tmp_path: Path) -> None:
     (tmp_path / "deep" / "folder.partial").mkdir(parents=True)
-    kept, swept = ["zarr.json", "partial", "deep/folder.partial/0"], ["zarr.json.1f.partial", "deep/0.2e.partial"]
+    kept = ["zarr.json", "partial", "holiday.partial", "holiday.1f.partial", "deep/folder.partial/0"]
+    swept = [f"{name}.{uuid.uuid4().hex}.partial" for name in ("zarr.json", "deep/0")]
     for name in kept + swept:
         (tmp_path / name).write_bytes(b"x")
     assert LocalPath(tmp_path).sweep_partial_files() == 2

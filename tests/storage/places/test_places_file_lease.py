@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from compress_ssl.storage.errors import StoreBusyError
+from compress_ssl.storage.errors import StoreBusyError, StoreError
 from compress_ssl.storage.places import lease
 from compress_ssl.storage.places.lease import STALE_SECONDS, LeaseFile
 from compress_ssl.storage.places.place import writer_lease
@@ -51,11 +51,12 @@ def lease_file(store: Path) -> Path:
     return store.with_name("store.zarr.lease")
 
 
-def leave(store: Path, **changes: Any) -> None:
-    """Write a lease as this process would hold it, but for some changes."""
+def leave(store: Path, age: float = 0, **changes: Any) -> None:
+    """Write a lease as this process would hold it, but for some changes; so many seconds ago by the disk's clock."""
     with writer_lease(store):
         content: dict[str, Any] = json.loads(lease_file(store).read_text()) | changes
     lease_file(store).write_text(json.dumps(content))
+    os.utime(lease_file(store), times=2 * (time.time() - age,))
 
 
 def test_second_writer_is_refused_and_told_who_holds_it(store: Path, holder: "subprocess.Popen[str]") -> None:
@@ -103,16 +104,19 @@ def test_lease_ends_with_an_error_too(store: Path) -> None:
     assert list(store.parent.iterdir()) == []
 
 
-def test_fresh_heartbeat_of_another_machine_is_respected(store: Path) -> None:
-    leave(store, machine="elsewhere boot pid", heartbeat=time.time() - STALE_SECONDS + 20)
-    with pytest.raises(StoreBusyError, match="on elsewhere"), writer_lease(store):
-        pass
-
-
-def test_stale_heartbeat_of_another_machine_is_not(store: Path) -> None:
-    leave(store, machine="elsewhere boot pid", heartbeat=time.time() - STALE_SECONDS - 1)
-    with writer_lease(store):
-        assert "elsewhere" not in lease_file(store).read_text()
+@pytest.mark.parametrize("clock", [-10 * STALE_SECONDS, 0, 10 * STALE_SECONDS])
+@pytest.mark.parametrize(("age", "held"), [(STALE_SECONDS - 20, True), (STALE_SECONDS + 1, False), (-1e6, False)])
+def test_another_machine_holds_it_while_it_is_renewed_whatever_its_clock_says(
+    store: Path, clock: float, age: float, held: bool
+) -> None:
+    leave(store, age, machine="elsewhere boot pid", heartbeat=time.time() + clock)
+    if held:
+        with pytest.raises(StoreBusyError, match="on elsewhere"), writer_lease(store):
+            pass
+    else:
+        with writer_lease(store):
+            assert "elsewhere" not in lease_file(store).read_text()
+    assert [path.name for path in store.parent.iterdir()] == [lease_file(store).name] * held
 
 
 def test_living_process_of_this_machine_holds_it_however_old_its_heartbeat(
@@ -139,11 +143,36 @@ def test_machine_of_the_same_name_is_another_machine(store: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("content", ["", '{"machine": "a b', "[]", "{}", "null"])
+@pytest.mark.parametrize("content", ["", '{"machine": "a b', '{"machine": 3, "process": "../1"}'])
 def test_lease_file_cut_short_holds_nobody_off(store: Path, content: str) -> None:
     lease_file(store).write_text(content)
     with writer_lease(store):
         assert json.loads(lease_file(store).read_text())["process"]
+
+
+@pytest.mark.parametrize("content", ["rent: 300", "[]", "{}", "null", "\0"])
+def test_file_of_the_users_own_is_no_lease_and_stays(store: Path, content: str) -> None:
+    lease_file(store).write_text(content)
+    with pytest.raises(StoreError, match=r"store\.zarr\.lease' has the name of a writer's lease and holds something"):
+        writer_lease(store).__enter__()
+    assert lease_file(store).read_text() == content
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "folder", "fifo"])
+def test_what_is_no_file_is_no_lease_and_is_not_followed(store: Path, kind: str) -> None:
+    elsewhere = store.with_name("elsewhere")
+    match kind:
+        case "folder":
+            lease_file(store).mkdir()
+        case "fifo":
+            os.mkfifo(lease_file(store))
+        case _:
+            lease_file(store).symlink_to(elsewhere)
+    if kind == "link":
+        elsewhere.write_text("")
+    with pytest.raises(StoreError, match=r"has the name of a writer's lease and is no file"):
+        writer_lease(store).__enter__()
+    assert elsewhere.exists() == (kind == "link")
 
 
 def test_heart_beats_while_the_lease_is_held(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from compress_ssl.storage import RemotePath
-from compress_ssl.storage.errors import StoreBusyError
+from compress_ssl.storage.errors import StoreBusyError, StoreError
 from compress_ssl.storage.places import lease
-from compress_ssl.storage.places.lease import STALE_SECONDS
 from compress_ssl.storage.places.place import writer_lease
 from tests.processes import free_port, wait_until
 from tests.servers import Server
@@ -75,18 +74,26 @@ def test_lease_of_a_killed_process_is_taken_at_once(remote: RemotePath, holder: 
     assert not lease_object(remote).exists()
 
 
-@pytest.mark.parametrize(("age", "held"), [(STALE_SECONDS - 20, True), (STALE_SECONDS + 1, False)])
-def test_another_machine_holds_it_while_its_heartbeat_is_fresh(remote: RemotePath, age: float, held: bool) -> None:
-    leave(remote, machine="elsewhere boot pid", heartbeat=time.time() - age)
-    if held:
-        with pytest.raises(StoreBusyError, match="on elsewhere"), writer_lease(remote):
-            pass
-    else:
-        with writer_lease(remote):
-            assert b"elsewhere" not in lease_object(remote).read_bytes()
+@pytest.mark.parametrize("clock", [-1000, 1000])
+def test_another_machine_holds_it_until_it_is_old_by_the_servers_clock(
+    remote: RemotePath, clock: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(remote, machine="elsewhere boot pid", heartbeat=time.time() + clock)
+    with pytest.raises(StoreBusyError, match="on elsewhere"), writer_lease(remote):
+        pass
+    monkeypatch.setattr(lease, "STALE_SECONDS", 0)
+    with writer_lease(remote):
+        assert b"elsewhere" not in lease_object(remote).read_bytes()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"machine": "a b', b"[]", b"null"])
+def test_object_of_the_users_own_is_no_lease_and_stays(remote: RemotePath) -> None:
+    lease_object(remote).write_bytes(b"rent: 300")
+    with pytest.raises(StoreError, match="has the name of a writer's lease and holds something else"):
+        writer_lease(remote).__enter__()
+    assert lease_object(remote).read_bytes() == b"rent: 300"
+
+
+@pytest.mark.parametrize("content", [b"", b'{"machine": "a b'])
 def test_lease_that_is_no_lease_holds_nobody_off(remote: RemotePath, content: bytes) -> None:
     lease_object(remote).write_bytes(content)
     with writer_lease(remote):

@@ -6,7 +6,7 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 from compress_ssl.pipeline.distill.settings import DistillSettings
 
 
@@ -26,4 +26,4 @@ def command(as_json: bool, **given: Any) -> None:
     from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
     model = distill(settings, TerminalProgress(), live_evaluation)
-    print_result({"model": model}, as_json, lambda: click.echo(model))
+    print_result({"model": model}, as_json, lambda: echo(model))

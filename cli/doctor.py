@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 
 
 @click.command("doctor")
@@ -21,10 +21,10 @@ def command(as_json: bool) -> None:
     for check in examine():
         checks.append(check)
         if not as_json:
-            click.echo(f"{check.name:<10} {'ok' if check.ok else 'failed:'}  {check.detail}")
+            echo(f"{check.name:<10} {'ok' if check.ok else 'failed:'}  {check.detail}")
     failed = [check.name for check in checks if not check.ok]
     result = {"ok": not failed, "checks": [asdict(check) for check in checks]}
     last = f"Failed: {', '.join(failed)}." if failed else "All checks passed."
-    print_result(result, as_json, lambda: click.echo(last))
+    print_result(result, as_json, lambda: echo(last))
     if failed:
         raise click.exceptions.Exit(1)

@@ -7,7 +7,7 @@ import click
 from compress_ssl.cli.estimate import print_estimate
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 
 
@@ -46,7 +46,7 @@ def command(dry_run: bool, as_json: bool, **given: Any) -> None:
             blocks = split.block_count * len(split.views)
             part = "" if done == blocks else f"; {done:,} of {blocks:,} blocks done"
             images = int((split.samples.status != Status.PADDING).sum())
-            click.echo(
+            echo(
                 f"{store.path}: {name}, {images} images, {len(split.views)} views of {split.feature_dim} features{part}"
             )
 

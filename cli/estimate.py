@@ -6,7 +6,7 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 
 
@@ -46,8 +46,8 @@ def print_estimate(settings: EmbedSettings, as_json: bool) -> None:
         f"{_duration(found.reading_seconds_per_epoch)} to read a view from the store",
         "pays off": "never: a live teacher is as fast as the disk" if pays is None else f"from epoch {pays} on",
     }
-    text = "\n".join(f"{name:<10} {line}" for name, line in lines.items())
-    print_result(found.model_dump(mode="json"), as_json, lambda: click.echo(text))
+    shown = [f"{name:<10} {line}" for name, line in lines.items()]
+    print_result(found.model_dump(mode="json"), as_json, lambda: echo(*shown))
 
 
 def _duration(seconds: float) -> str:

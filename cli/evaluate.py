@@ -9,7 +9,7 @@ import click
 
 from compress_ssl.cli.groups import NearestGroup, example
 from compress_ssl.cli.options import make_settings, only_given, settings_options
-from compress_ssl.cli.output import json_option, print_result, say
+from compress_ssl.cli.output import echo, json_option, print_result, say
 from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
@@ -121,6 +121,6 @@ def _show(results: list[Path], as_json: bool) -> None:
 
     def show() -> None:
         print_table(results_table(results))
-        click.echo("\n".join(map(str, results)))
+        echo(*results)
 
     print_result([{"path": str(path), **read_json(path, dict[str, Any])} for path in results], as_json, show)

@@ -6,7 +6,7 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 from compress_ssl.pipeline.export.settings import ExportSettings
 
 
@@ -34,10 +34,10 @@ def command(as_json: bool, **given: Any) -> None:
 
     def show() -> None:
         for file in files.values():
-            click.echo(f"{file['path']}: {format_bytes(file['bytes'])}, SHA-256 {file['sha256']}")
+            echo(f"{file['path']}: {format_bytes(file['bytes'])}, SHA-256 {file['sha256']}")
         if exported["onnx"] is not None:
             difference, images = exported["onnx"]["relative_difference"], exported["onnx"]["images"]
             largest = f"{difference:.1e} of the largest feature ({images} photographs)"
-            click.echo(f"ONNX differs from PyTorch by at most {largest}.")
+            echo(f"ONNX differs from PyTorch by at most {largest}.")
 
     print_result({"folder": str(settings.out), **exported, "files": files}, as_json, show)

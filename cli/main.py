@@ -10,11 +10,13 @@ import click
 
 from compress_ssl.cli.exit_codes import FAILED, INTERRUPTED, RESUMABLE
 from compress_ssl.cli.groups import LazyGroup, example
+from compress_ssl.cli.output import LineFormatter, echo
 from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped, Terminated
 from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.retries import give_up
 from compress_ssl.storage.places.urls import check_no_secrets
+from compress_ssl.storage.printable import printable
 
 TERMINATE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 STOP_SIGNALS = (*TERMINATE, signal.SIGINT)
@@ -51,6 +53,7 @@ class Commands(LazyGroup):
         except click.ClickException as error:
             if torchrun_env().rank > 0:  # all ranks have the same arguments, and rank 0 prints the error
                 ctx.exit(error.exit_code)
+            error.message = printable(error.message) if error.message else error.message  # type: ignore[misc]
             raise
         except (Exception, KeyboardInterrupt) as error:
             from compress_ssl.cli.errors import ending_of
@@ -66,12 +69,13 @@ class Commands(LazyGroup):
             ending = ending_of(error)
             if ending is None:
                 raise
-            prefix = "\n" if isinstance(error, Stopped | KeyboardInterrupt) else "Error: "
+            interrupted = isinstance(error, Stopped | KeyboardInterrupt)
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             can_resume = command is not None and any(parameter.name == "resume" for parameter in command.params)
             resume = f"Run the same command {'with --resume to continue' if can_resume else 'again'}."
+            sentence = ending.message(error, resume)
             with contextlib.suppress(OSError):  # the terminal was closed
-                click.echo(prefix + ending.message(error, resume), err=True)
+                echo(*(["", sentence] if interrupted else [f"Error: {sentence}"]), err=True)
             ctx.exit(ending.exit_code)
 
 
@@ -126,6 +130,8 @@ def main(ctx: click.Context, quiet: bool) -> None:
             f"torchrun, which is for {', '.join(FOR_TORCHRUN)}."
         )
     level = logging.ERROR if env.rank > 0 else logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     for verbose in ("faiss", "onnxscript", "onnx_ir"):  # they log every instruction set, every node
         logging.getLogger(verbose).setLevel(logging.WARNING)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compress_ssl.cli.groups import example
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.networks.catalogue import Description
@@ -61,7 +61,7 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
     def show() -> None:
         for title, group in described.items():
             width = max(len(each.name) for each in group)  # names are never cut
-            click.echo(f"{title:<{width}}  features  M parameters    GFLOP  pixels  preprocessing")
+            echo(f"{title:<{width}}  features  M parameters    GFLOP  pixels  preprocessing")
             for each in group:
                 seen = each.preprocessing
                 normalisation = NORMALISATIONS.get((seen.mean, seen.std), "other mean")
@@ -70,6 +70,6 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
                     f"{each.name:<{width}}  {each.feature_dim:>8}  {each.parameters / 1e6:>12.1f}  "
                     f"{each.flops / 1e9:>7.2f}  {seen.size:>6}  {preprocessing:<28}  {each.note}"
                 )
-                click.echo(line.rstrip())
+                echo(line.rstrip())
 
     print_result({title: [asdict(each) for each in group] for title, group in described.items()}, as_json, show)

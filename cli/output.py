@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from compress_ssl.pipeline.common.torchrun import torchrun_env
+from compress_ssl.storage.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,12 +19,25 @@ json_option = click.option(
 )
 
 
+def echo(*lines: object, err: bool = False) -> None:
+    """Print lines; a name in them can neither end a line nor act on the terminal."""
+    click.echo("\n".join(map(printable, lines)), err=err)
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a message of the log as one line, as ``echo`` does."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return printable(super().formatMessage(record))
+
+
 def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
     """Print a command's result on rank 0: one JSON value, or the output of ``show``."""
     if torchrun_env().rank > 0:
         return
     if as_json:
-        click.echo(json.dumps(result, indent=1, default=str))
+        echo(*json.dumps(result, indent=1, default=str).split("\n"))
     else:
         show()
 
@@ -30,7 +45,7 @@ def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
 def say(line: str) -> None:
     """Print a message on standard error, unless --quiet was given."""
     if not is_quiet():
-        click.echo(line, err=True)
+        echo(line, err=True)
 
 
 def is_quiet() -> bool:

@@ -6,7 +6,7 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 from compress_ssl.pipeline.images.pack_settings import PackSettings
 
 
@@ -28,6 +28,6 @@ def command(as_json: bool, **given: Any) -> None:
 
     def show() -> None:
         splits = ", ".join(f"{split} {count:,}" for split, count in images.items())
-        click.echo(f"{settings.file}: {splits} images, {size / 2**20:,.1f} MiB")
+        echo(f"{settings.file}: {splits} images, {size / 2**20:,.1f} MiB")
 
     print_result({"file": str(settings.file), "bytes": size, "images": images}, as_json, show)

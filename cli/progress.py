@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
-from compress_ssl.cli.output import is_quiet
+from compress_ssl.cli.output import echo, is_quiet
+from compress_ssl.storage.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +35,8 @@ class TerminalProgress:
         if is_quiet():
             yield lambda amount: None
             return
-        shown = _bar(self._console, title, total, unit) if self._console.is_terminal else _lines(title, total, unit)
-        with shown as advance:
+        follow = partial(_bar, self._console) if self._console.is_terminal else _lines
+        with follow(printable(title), total, unit) as advance:
             yield advance
 
 
@@ -49,7 +50,7 @@ def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Callab
             return Text(f"{task.finished_speed or task.speed or 0:,.0f} {unit}/s", style="cyan")
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
@@ -80,7 +81,7 @@ def _lines(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]
             said = now
             rate = (done - before) / max(now - since, 1e-9)
             left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
-            print(f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}", file=sys.stderr)
+            echo(f"{title}: {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}", err=True)
 
     yield advance
-    print(f"{title}: {done:,} {unit} in {time.monotonic() - begun:,.1f} s", file=sys.stderr)
+    echo(f"{title}: {done:,} {unit} in {time.monotonic() - begun:,.1f} s", err=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress_ssl.cli.output import json_option, print_result, say
+from compress_ssl.cli.output import echo, json_option, print_result, say
 from compress_ssl.storage.typed_files import read_json
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run_steps(
 def print_plan(plan: Plan, as_json: bool) -> None:
     """Print the expected action for each step, and the reason."""
     planned = [_record(decision) for decision in plan.decisions]
-    print_result({"steps": planned}, as_json, lambda: click.echo("\n".join(map(sentence, plan.decisions))))
+    print_result({"steps": planned}, as_json, lambda: echo(*map(sentence, plan.decisions)))
 
 
 def summary(decisions: Sequence[Decision]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compress_ssl.cli.groups import example
-from compress_ssl.cli.output import print_result, say
+from compress_ssl.cli.output import echo, print_result, say
 from compress_ssl.cli.run import recipe_options
 from compress_ssl.cli.steps import print_plan, run_options, sentence, summary
 from compress_ssl.pipeline.recipe.file import read_recipe
@@ -84,7 +84,7 @@ def command(
 
     def failed(step: object, reason: str) -> None:
         failures.append(reason)
-        click.echo(f"failed: {reason}", err=True)
+        echo(f"failed: {reason}", err=True)
 
     rows, groups, files = run_sweep(
         plan, cells, TerminalProgress(), lambda decision: say(sentence(decision)), failed, together=together
@@ -93,7 +93,7 @@ def command(
     def show() -> None:
         if groups:
             print_table(sweep_table(rows, groups))
-        click.echo("\n".join(map(str, files)))
+        echo(*files)
 
     print_result(as_record(rows, groups), as_json, show)
     if failures:

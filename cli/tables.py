@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from compress_ssl.storage.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -26,7 +28,7 @@ def print_table(table: Table, title: str | None = None) -> None:
     """
     from rich.console import Console
 
-    console = Console(markup=False, highlight=False)  # a name may hold brackets
+    console = Console(markup=False, highlight=False, emoji=False)  # a name may hold brackets and colons
 
     def fits(lines: Lines) -> bool:
         unlimited = console.options.update(width=UNLIMITED)
@@ -38,7 +40,7 @@ def print_table(table: Table, title: str | None = None) -> None:
     for number, part in enumerate(parts):
         console.print(_rich_table(part, title if number == 0 else None))
     for note in table.notes:
-        console.print(note)
+        console.print(printable(note))
 
 
 def _parts(lines: Lines, fits: Callable[[Lines], bool]) -> list[Lines]:
@@ -59,10 +61,10 @@ def _rich_table(lines: Lines, title: str | None) -> RichTable:
     from rich.table import Table as RichTable
 
     heading, *rows = lines
-    shown = RichTable(title=title, title_justify="left")
+    shown = RichTable(title=printable(title) if title else None, title_justify="left")
     for number, column in enumerate(heading):
         is_number = any(re.fullmatch(NUMBER, row[number]) for row in rows)
-        shown.add_column(column, justify="right" if is_number else "left")
+        shown.add_column(printable(column), justify="right" if is_number else "left")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(printable, row))
     return shown

@@ -6,7 +6,7 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import LOCAL_PATH
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 
 
 @click.command("card", epilog=example("compress-ssl store card teacher.zarr --output README.md"))
@@ -34,4 +34,6 @@ def command(store: str, output: Path | None, as_json: bool) -> None:
     if output is not None:
         write_durably(output, card.encode())
     result = {"card": card, "output": str(output) if output else None}
-    print_result(result, as_json, lambda: click.echo(f"The card is in '{output}'." if output else card.rstrip()))
+    print_result(
+        result, as_json, lambda: echo(*([f"The card is in '{output}'."] if output else card.rstrip().split("\n")))
+    )

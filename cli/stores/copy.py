@@ -3,7 +3,7 @@
 import click
 
 from compress_ssl.cli.groups import example
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 
 
 @click.command("copy", epilog=example("compress-ssl store copy teacher.zarr s3://lab/teacher.zarr"))
@@ -28,4 +28,4 @@ def command(source: str, target: str, as_json: bool) -> None:
     summary = (
         f"{place}: {len(plan.parts):,} parts, {plan.bytes / 2**20:,.1f} MiB, all checked ({there:,} already present)"
     )
-    print_result(result, as_json, lambda: click.echo(summary))
+    print_result(result, as_json, lambda: echo(summary))

@@ -6,7 +6,7 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import LOCAL_PATH
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 
 
 @click.command("export", epilog=example("compress-ssl store export teacher.zarr --to teacher.h5"))
@@ -28,4 +28,4 @@ def command(store: str, file: Path, overwrite: bool, as_json: bool) -> None:
         export_hdf5(opened, file, advance, overwrite=overwrite)
     size = file.stat().st_size
     result = {"store": store, "file": str(file), "bytes": size}
-    print_result(result, as_json, lambda: click.echo(f"{file}: {size / 2**20:,.1f} MiB"))
+    print_result(result, as_json, lambda: echo(f"{file}: {size / 2**20:,.1f} MiB"))

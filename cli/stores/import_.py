@@ -9,7 +9,7 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, only_given, option_name, settings_options
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.pipeline.embed.importing.settings import ImportSettings
 
@@ -52,7 +52,7 @@ def command(files: tuple[str, ...], store: str, as_json: bool, **given: Any) -> 
 
     description = describe(imported)
     names = ", ".join(f"{name} {split['samples']:,}" for name, split in description["splits"].items())
-    print_result(description, as_json, lambda: click.echo(f"{store}: {names} images"))
+    print_result(description, as_json, lambda: echo(f"{store}: {names} images"))
 
 
 def _import_exported(file: Path, store: str, given: dict[str, Any]) -> EmbeddingStore:

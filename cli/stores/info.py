@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 
 if TYPE_CHECKING:
     from compress_ssl.storage import EmbeddingStore
@@ -22,7 +22,7 @@ def command(store: str, as_json: bool) -> None:
 
     opened = open_store(store)
     description = describe(opened)
-    print_result(description, as_json, lambda: click.echo("\n".join(_lines(store, description, _spread(opened)))))
+    print_result(description, as_json, lambda: echo(*_lines(store, description, _spread(opened))))
 
 
 def _spread(store: EmbeddingStore) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from compress_ssl.cli.groups import example
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 from compress_ssl.cli.stores.info import writer_sentence
 
 
@@ -27,9 +27,9 @@ def command(root: str, as_json: bool) -> None:
     def show() -> None:
         for entry in entries:
             line = f"damaged: {entry.error}" if entry.error else _describe(entry.found)
-            click.echo(f"{entry.path:<{width}}  {line}")
+            echo(f"{entry.path:<{width}}  {line}")
         if not entries:
-            click.echo(f"There is no embedding store below '{root}'.")
+            echo(f"There is no embedding store below '{root}'.")
 
     print_result([asdict(entry) for entry in entries], as_json, show)
 

@@ -3,7 +3,7 @@
 import click
 
 from compress_ssl.cli.groups import example
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 
 
 @click.command("merge", epilog=example("compress-ssl store merge part1.zarr part2.zarr teacher.zarr"))
@@ -27,4 +27,4 @@ def command(stores: tuple[str, ...], target: str, as_json: bool) -> None:
     state = "not complete" if missing else "complete"
     last = f"{target}: {len(plan.found):,} blocks of {len(stores)} stores, {state}"
     result = {"target": target, "blocks": len(plan.found), "complete": not missing, "missing": missing}
-    print_result(result, as_json, lambda: click.echo("\n".join((*missing, last))))
+    print_result(result, as_json, lambda: echo(*missing, last))

@@ -9,7 +9,7 @@ import click
 
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
-from compress_ssl.cli.output import json_option, print_result
+from compress_ssl.cli.output import echo, json_option, print_result
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 
 if TYPE_CHECKING:
@@ -60,6 +60,6 @@ def command(store: str, as_json: bool, **given: Any) -> None:
         f"{each.cosine_min:.6f} at least ({each.least}): {'ok' if each.ok else 'failed'}"
         for each in agreements
     )
-    print_result(answer, as_json, lambda: click.echo("\n".join(lines)))
+    print_result(answer, as_json, lambda: echo(*lines))
     if not ok:
         raise click.exceptions.Exit(1)

@@ -17,7 +17,7 @@ from compress_ssl.pipeline.networks.architectures import SMALL_IMAGES, TIMM, def
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage.tools import markdown
-from compress_ssl.storage.tools.markdown import python, section, table
+from compress_ssl.storage.tools.markdown import python, section, table, text
 
 TAGS = ("image-feature-extraction", "self-supervised", "knowledge-distillation", "compress-ssl")
 
@@ -66,7 +66,7 @@ def model_card(
         images |= {"random views": len(origin.views) - 1, "pixels of a side": view["size"], "policy": view["policy"]}
     scores = table(("network", "evaluation", "dataset", "splits", "score", "percent"), origin.scores)
     with_versions = [
-        f"- {when} with {', '.join(map(' '.join, libraries.items()))}"
+        f"- {when} with {text(', '.join(map(' '.join, libraries.items())))}"
         for when, libraries in (("trained", origin.versions), ("exported", versions))
         if libraries
     ]
@@ -80,7 +80,7 @@ def model_card(
         )
     sections = (
         f"---\n{metadata.to_yaml()}\n{licence}\n---",
-        f"# {network.name}\n\n{_introduction(network, origin)}",
+        f"# {text(network.name)}\n\n{_introduction(network, origin)}",
         section("Network", table(("", ""), _network_rows(network, identity))),
         section("Use", _use(network, loading, agreement)),
         *(section("Teacher", _facts(teacher)) for teacher in origin.teachers),
@@ -96,11 +96,14 @@ def model_card(
 def _introduction(network: Network, origin: Origin) -> str:
     backbone = f"A {network.architecture} without its classifier: images in, {network.feature_dim} features out."
     if origin.teachers:
-        names = [f"`{teacher.get('name')}` (a {teacher.get('architecture')})" for teacher in origin.teachers]
+        names = [
+            f"{markdown.code(teacher.get('name'))} (a {text(teacher.get('architecture'))})"
+            for teacher in origin.teachers
+        ]
         teachers = f"the teacher{'s' if len(names) > 1 else ''} {' and '.join(names)}"
-        return f"{backbone} It was distilled from {teachers} by the objective {origin.settings.get('objective')}."
+        return f"{backbone} It was distilled from {teachers} by the objective {text(origin.settings.get('objective'))}."
     if "method" in origin.settings:
-        return f"{backbone} It was trained by {origin.settings['method']}."
+        return f"{backbone} It was trained by {text(origin.settings['method'])}."
     if network.name in TEACHERS:
         return f"{backbone} It is the published teacher {network.name}."
     return f"{backbone} How it was trained is not recorded in its source."

@@ -5,7 +5,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from compress_ssl.storage.tools.markdown import facts, python, section, table
+from compress_ssl.storage.printable import printable
+from compress_ssl.storage.tools.markdown import code, facts, literal, python, section, table, text, variable
 
 TAGS = ("compress-ssl", "embeddings", "image-features", "self-supervised", "knowledge-distillation", "zarr")
 
@@ -40,7 +41,7 @@ def store_card(name: str, description: Mapping[str, Any], citations: Sequence[st
     images = {key: value for key, value in data_set.items() if not key.startswith("fingerprint")}
     sections = (
         _metadata(description),
-        f"# {_title(description)}\n\n{_introduction(description)}",
+        f"# {text(_title(description))}\n\n{_introduction(description)}",
         section("Teacher", facts(description.get("teacher", {}))),
         section("Images", facts(images)),
         section("Splits", _splits(description["splits"])),
@@ -56,7 +57,7 @@ def store_card(name: str, description: Mapping[str, Any], citations: Sequence[st
 def _metadata(description: Mapping[str, Any]) -> str:
     count = sum(split["samples"] for split in description["splits"].values())
     data = DatasetCardData(
-        pretty_name=_title(description),
+        pretty_name=printable(_title(description)),
         task_categories=["image-feature-extraction"],
         size_categories=[SIZES[min(len(SIZES) - 1, max(0, len(str(count)) - 3))]],
         tags=list(TAGS),
@@ -106,21 +107,22 @@ def _views(splits: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _reading(name: str, description: Mapping[str, Any]) -> str:
-    split = next(iter(description["splits"]), "train")
+    name_of_split = next(iter(description["splits"]), "train")
+    split, store, group = variable(name_of_split, "split"), literal(name), literal(name_of_split)
     ours = (
         "from compress_ssl.storage import open_store\n\n"
-        f'{split} = open_store("{name}")["{split}"]\n'
+        f"{split} = open_store({store})[{group}]\n"
         f"{split}.view(0)  # (N, D) float16, the evaluation view of every image\n"
         f"{split}.samples.sample_path[5], {split}.samples.label[5], {split}.samples.good[5]"
     )
     theirs = (
         "import xarray\n\n"
-        f'{split} = xarray.open_zarr("{name}", group="{split}")\n'
+        f"{split} = xarray.open_zarr({store}, group={group})\n"
         f'{split}["embeddings"].sel(view=0).values.astype("float32")  # NaN where an image was bad\n'
         f'{split}["sample_path"].values, {split}["label"].values'
     )
+    made_as = f"format {code(description.get('format'))}, version {description.get('version')}"
     return (
-        f"The store is the folder `{name}` beside this card, a zarr v3 group (format `{description.get('format')}`, "
-        f"version {description.get('version')}). With compress-ssl:\n\n{python(ours)}\n\n"
-        f"With xarray alone:\n\n{python(theirs)}"
+        f"The store is the folder {code(name)} beside this card, a zarr v3 group ({made_as}). With compress-ssl:\n\n"
+        f"{python(ours)}\n\nWith xarray alone:\n\n{python(theirs)}"
     )

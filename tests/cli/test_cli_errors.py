@@ -92,7 +92,7 @@ UNUSABLE = [
     ("store info data", "'data' is not an embedding store"),
     ("store verify notes.txt", "'notes.txt' is not an embedding store"),
     ("run empty", "The recipe 'empty' is a folder; give a TOML file."),
-    ("run notes.txt", "The recipe 'notes.txt' is not valid TOML"),
+    ("run notes.txt", "'notes.txt' is not valid TOML"),
 ]
 
 

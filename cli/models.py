@@ -37,7 +37,8 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
 
     NAME is a teacher, an architecture, torchvision/NAME or timm/NAME; * and ? are wildcards. FLOPs count convolutions
     and matrix products for one image at the default size, two per multiply-add, without the classifier. Weights of
-    teachers that are not from torchvision or timm are read from a file: NAME:PATH.
+    teachers that are not from torchvision or timm are read from a file: NAME:PATH, or NAME:PATH#KEY for one of several
+    state dicts in it.
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.pipeline.networks import catalogue

@@ -202,7 +202,9 @@ def _load_foreign_format(file: CheckpointFile, name: str | None, part: str | Non
         architecture = built_as(name, weights)
         warn_of_variants(file, weights, architecture)
         backbone, loaded = load_weights(file, weights, architecture)
-        return Network(_name_of(file.path), architecture, *backbone, preprocessing_of(architecture, weights), loaded)
+        preprocessing = preprocessing_of(architecture, weights)
+        of_file = _name_of(file.path) + (f"#{part}" if part else "")
+        return Network(of_file, architecture, *backbone, preprocessing, loaded)
     of_layout = [other for other in TEACHERS if weights.layout in TEACHERS[other].layouts]
     known = LAYOUTS[weights.layout].preprocessing
     if known is not None and of_layout and name not in of_layout:

@@ -66,6 +66,7 @@ def test_the_others_are_said_and_a_choice_is_recorded(tmp_path: Path, caplog: py
         averaged, raw = load_network(f"conv4-16:{file}"), load_network(f"conv4-16:{file}#state_dict")
     assert "; taken: #state_dict_ema, not #state_dict (choose as in FILE#state_dict); left out" in caplog.messages[0]
     assert "; taken: #state_dict, not #state_dict_ema (choose as in FILE#state_dict_ema); left" in caplog.messages[1]
+    assert (averaged.name, raw.name) == ("a", "a#state_dict")
     assert averaged.identity()["checkpoint"]["part"] == "state_dict_ema"
     # As in stores of earlier releases, which took these.
     assert raw.identity()["checkpoint"].keys() == {"file_sha256", "layout"}

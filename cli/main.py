@@ -11,7 +11,7 @@ import click
 from compress_ssl.cli.exit_codes import FAILED, INTERRUPTED, RESUMABLE
 from compress_ssl.cli.groups import LazyGroup, example
 from compress_ssl.cli.output import LineFormatter, echo
-from compress_ssl.pipeline.common.errors import ReportedByAnotherRank, Stopped, Terminated
+from compress_ssl.pipeline.common.errors import InputError, ReportedByAnotherRank, Stopped, Terminated
 from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.retries import give_up
@@ -47,18 +47,22 @@ class Commands(LazyGroup):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, _stop)
         try:
+            env = torchrun_env()
+        except InputError as error:
+            raise click.UsageError(str(error)) from error
+        try:
             return super().invoke(ctx)
         except (click.Abort, click.exceptions.Exit):
             raise
         except click.ClickException as error:
-            if torchrun_env().rank > 0:  # all ranks have the same arguments, and rank 0 prints the error
+            if env.rank > 0:  # all ranks have the same arguments, and rank 0 prints the error
                 ctx.exit(error.exit_code)
             error.message = printable(error.message) if error.message else error.message  # type: ignore[misc]
             raise
         except (Exception, KeyboardInterrupt) as error:
             from compress_ssl.cli.errors import ending_of
 
-            if torchrun_env().world_size > 1:
+            if env.world_size > 1:
                 # srun --kill-on-bad-exit sends SIGTERM when the first rank has ended: the others keep their exit code.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if isinstance(error, Stopped | KeyboardInterrupt):

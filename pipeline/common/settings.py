@@ -73,13 +73,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="after")
-    def _paths_are_paths(self) -> Self:
+    def _values_can_be_used(self) -> Self:
         for value in self.__dict__.values():
             for each in value if isinstance(value, tuple) else (value,):
                 if isinstance(each, Path):
                     check_is_path(each)
                 elif isinstance(each, str):
                     check_no_secrets(each)
+                elif isinstance(each, int) and abs(each) >= 2**63:
+                    raise ValueError("a number of more than 63 bits can be no setting; correct it.")
         return self
 
     @classmethod

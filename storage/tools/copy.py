@@ -5,10 +5,11 @@ grows in ``NAME.copying`` beside its place, on an object store as a store that i
 """
 
 import contextlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from compress_ssl.storage.commits import COMMITS, check_sizes, parse_records, read_records, record_files
 from compress_ssl.storage.errors import StoreError, StoreExistsError
@@ -19,6 +20,7 @@ from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import check_place, is_store, is_there
 from compress_ssl.storage.reader import EmbeddingStore, open_store
 from compress_ssl.storage.schema import ARRAYS, Part
+from compress_ssl.storage.typed_files import read_json
 from compress_ssl.storage.writer import exclusive_writer
 
 COPIES = 8  # parts that are copied side by side: about 256 MiB of memory
@@ -133,7 +135,11 @@ def _is_copy(plan: CopyPlan, target: Place) -> bool:
     return True
 
 
+class _Group(TypedDict):
+    attributes: dict[str, Any]
+
+
 def _attributes(place: Place, plan: CopyPlan) -> list[Any]:
     """Return the attributes of a store and its splits, without consolidated metadata, which come with the last view."""
     files = [place / ROOT, *(place / f"{name}/zarr.json" for name in plan.source.split_names)]
-    return [json.loads(file.read_bytes())["attributes"] if file.is_file() else None for file in files]
+    return [read_json(file, _Group)["attributes"] if file.is_file() else None for file in files]

@@ -43,7 +43,10 @@ from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.place import PlaceLike
 from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
 from compress_ssl.storage.reader import EmbeddingStore, Split
+from compress_ssl.storage.typed_json import parse_json
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer, open_root
+
+SPLIT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 JSON, COMMIT, COMMITS = "json", "commit", "commits"
 LAYOUT = ("v110", "v110")  # HDF5's first file layout whose whole structure has checksums
@@ -72,6 +75,10 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
         OSError: If the file cannot be written, or the disk fills up meanwhile.
     """
     for split in store.splits:
+        if not SPLIT_NAME.fullmatch(split.name):
+            raise StoreError(
+                f"'{split.path}' has a name that an HDF5 file cannot have here; only letters, digits, - and _ do."
+            )
         lacking = set(range(len(split.views))).difference(split.complete_views)
         if lacking:
             raise StoreIncompleteError(
@@ -187,7 +194,7 @@ def _import_split(file: Path, root: h5py.File, writer: StoreWriter, name: str, a
             advance(sum(array.nbytes for array in values))
     for unit in root[COMMITS][name]:  # every block must be committed with the bytes that it was exported with
         with _reading(file):
-            wanted = json.loads(array_in(root[COMMITS][name], unit)[:].tobytes())
+            wanted = parse_json(file, array_in(root[COMMITS][name], unit)[:].tobytes(), dict[str, Any])
         for block, record in read_records(target.path, unit).items():
             if record != wanted.get(str(block)):
                 what = f"block {block} of {schema.unit_name(unit)} of split {name}"
@@ -330,10 +337,11 @@ def _write_attributes(group: h5py.Group, attributes: Mapping[str, Any]) -> None:
 
 def _read_attributes(group: h5py.Group) -> dict[str, Any]:
     """Return the attributes of a root or a split, as they were in the store."""
-    as_json = json.loads(group.attrs[JSON])
+    file = group.file.filename
+    as_json = parse_json(file, group.attrs[JSON], list[str])
     values = {name: value for name, value in group.attrs.items() if name not in (JSON, COMMIT)}
     return {
-        name: json.loads(value) if name in as_json else value if isinstance(value, str) else int(value)
+        name: parse_json(file, value, Any) if name in as_json else value if isinstance(value, str) else int(value)
         for name, value in values.items()
     }
 
@@ -353,7 +361,7 @@ def _split_names(root: h5py.File) -> list[str]:
     """Return the names of the splits; ValueError for one that leads out of a store."""
     names = _read_attributes(root)["splits"]
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        if not isinstance(name, str) or not SPLIT_NAME.fullmatch(name):
             raise ValueError(f"'{name}' is no name of a split")
     return list(names)
 

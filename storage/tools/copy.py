@@ -5,6 +5,7 @@ grows in ``NAME.copying`` beside its place, on an object store as a store that i
 """
 
 import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

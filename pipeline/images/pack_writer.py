@@ -22,8 +22,8 @@ from compress_ssl.pipeline.images.pack_settings import PackSettings
 from compress_ssl.pipeline.images.sources.pack import FORMAT_NAME, FORMAT_VERSION, is_pack
 from compress_ssl.pipeline.images.sources.source import ImageSource, Listing, read_ahead, read_image, read_stamp
 from compress_ssl.storage.errors import DiskSpaceError
-from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
-from compress_ssl.storage.places.place import writer_lease
+from compress_ssl.storage.places.durable import make_directory_durably
+from compress_ssl.storage.places.local import replaced_file
 from compress_ssl.storage.tools.hdf5 import create_hdf5
 
 BATCH_BYTES = 16 * 2**20
@@ -61,14 +61,10 @@ def pack(settings: PackSettings, progress: Progress) -> dict[str, int]:
             f"The pack needs {needed / 2**30:,.1f} GiB, '{file.parent}' has {free / 2**30:,.1f} GiB left; free some "
             "space, or give another path."
         )
-    partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
-    with writer_lease(file):
-        with create_hdf5(partial) as (root, check_written):
-            root.attrs.update(format=FORMAT_NAME, version=FORMAT_VERSION)
-            for split, (source, listing) in listed.items():
-                _write_split(root.require_group(split), source, listing, sizes[split], progress, check_written)
-        partial.replace(file)
-        flush_directory(file.parent)
+    with replaced_file(file) as partial, create_hdf5(partial) as (root, check_written):
+        root.attrs.update(format=FORMAT_NAME, version=FORMAT_VERSION)
+        for split, (source, listing) in listed.items():
+            _write_split(root.require_group(split), source, listing, sizes[split], progress, check_written)
     return {split: len(listing.paths) for split, (_, listing) in listed.items()}
 
 

@@ -17,7 +17,7 @@ import xxhash
 
 from compress_ssl.storage.errors import StoreError, StoreUnsafeError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, write_durably
-from compress_ssl.storage.places.lease import LeaseFile, held_over
+from compress_ssl.storage.places.lease import LeaseFile, held_over, hold_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,3 +168,23 @@ class LocalPath(PosixPath):
     def scratch(self) -> Iterator[LocalPath]:
         with tempfile.TemporaryDirectory(prefix=".compress-ssl-", dir=self.existing_parent()) as folder:
             yield LocalPath(folder) / self.name
+
+
+@contextlib.contextmanager
+def replaced_file(file: Path) -> Iterator[Path]:
+    """Give a file to write beside its place, under the writer's lease; if the block succeeds, it takes the place.
+
+    What killed writers left beside it is deleted.
+
+    Raises:
+        StoreBusyError: If a living process writes it, or another one has begun to during the block.
+    """
+    place = LocalPath(file).resolve()
+    with hold_lease(file, place.lease_slot()) as lease:
+        for leftover in place.parent.glob(f"{glob.escape(place.name)}.{TOKEN}{PARTIAL_SUFFIX}"):
+            leftover.unlink(missing_ok=True)
+        partial = place.with_name(f"{place.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+        yield partial
+        with lease.held():
+            partial.replace(place)
+        flush_directory(place.parent)

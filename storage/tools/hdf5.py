@@ -38,8 +38,8 @@ from compress_ssl.storage.errors import (
     StoreNotFoundError,
     StoreVersionError,
 )
-from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, make_directory_durably
-from compress_ssl.storage.places.local import LocalPath
+from compress_ssl.storage.places.durable import make_directory_durably
+from compress_ssl.storage.places.local import LocalPath, replaced_file
 from compress_ssl.storage.places.place import PlaceLike
 from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
 from compress_ssl.storage.reader import EmbeddingStore, Split
@@ -71,6 +71,7 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
         StoreIncompleteError: If a block is not committed.
         StoreDamagedError: If a part has other bytes than were committed.
         StoreExistsError: If ``file`` exists and may not be replaced.
+        StoreBusyError: If another process writes it.
         DiskSpaceError: If the disk has too little space.
         OSError: If the file cannot be written, or the disk fills up meanwhile.
     """
@@ -95,9 +96,8 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
     needed, free = committed_size(store), LocalPath(file).free_bytes()
     if free is not None and needed > free:
         raise _no_space(file, needed)
-    partial = file.with_name(f"{file.name}{PARTIAL_SUFFIX}")
     try:
-        with create_hdf5(partial, libver=LAYOUT, track_order=True) as (root, check):
+        with replaced_file(file) as partial, create_hdf5(partial, libver=LAYOUT, track_order=True) as (root, check):
             _write_attributes(root, store.attributes)
             for split in store.splits:
                 for size in _write_split(root, split):
@@ -108,8 +108,6 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(file, needed) from error
         raise
-    partial.replace(file)
-    flush_directory(file.parent)
 
 
 def _no_space(file: Path, needed: int) -> DiskSpaceError:

@@ -234,11 +234,12 @@ def test_an_image_that_cannot_be_read_is_named(data: Path) -> None:
     assert not (data.parent / "new").exists()
 
 
-def test_what_a_killed_pack_left_is_written_over(data: Path) -> None:
+def test_what_a_killed_pack_left_is_deleted_and_a_file_of_the_users_own_stays(data: Path) -> None:
     (data.parent / "new").mkdir()
-    (data.parent / "new" / "p.h5.partial").write_bytes(b"half" * 1000)
+    for name in ("p.h5.partial", f"p.h5.{'0f' * 16}.partial"):
+        (data.parent / "new" / name).write_bytes(b"half" * 1000)
     path = packed(data)
-    assert [file.name for file in path.parent.iterdir()] == ["p.h5"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["p.h5", "p.h5.partial"]
 
 
 WRITING = """
@@ -247,7 +248,7 @@ from pathlib import Path
 from compress_ssl.storage.places.place import writer_lease
 file = Path(sys.argv[1])
 with writer_lease(file):
-    file.with_name("p.h5.partial").write_bytes(b"half" * 1000)
+    file.with_name(f"p.h5.{'0f' * 16}.partial").write_bytes(b"half" * 1000)
     print("ready", flush=True)
     sys.stdin.read()
 """
@@ -263,7 +264,7 @@ def test_a_file_that_another_process_writes_is_left_alone(data: Path) -> None:
         assert other.stdout.readline() == b"ready\n"
         with pytest.raises(StoreBusyError, match=r"p\.h5' is being written by process \d+"):
             packed(data)
-        assert file.with_name("p.h5.partial").read_bytes() == b"half" * 1000
+        assert file.with_name(f"p.h5.{'0f' * 16}.partial").read_bytes() == b"half" * 1000
         other.communicate()
     assert [path.name for path in packed(data).parent.iterdir()] == ["p.h5"]
 

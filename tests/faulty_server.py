@@ -22,6 +22,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.server_bind()  # not yet listening: connections are refused
         self.upstream = urlsplit(upstream).netloc
         self.faults: list[tuple[str, Fault]] = []  # with the method and the end of the path that it is for
+        self.drops: tuple[str, ...] = ()  # names of headers that are not handed on, in lower case
         self.started = False
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -52,13 +53,14 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
-        upstream.request(self.command, self.path, body, dict(self.headers))
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in self.server.drops}
+        upstream.request(self.command, self.path, body, headers)
         answer = upstream.getresponse()
         content = answer.read()
         upstream.close()
-        headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")]
+        kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")]
         fault = self.server.fault_for(self.command, self.path) or send
-        fault(self, answer.status, headers, content)
+        fault(self, answer.status, kept, content)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
 

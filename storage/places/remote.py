@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import tempfile
 import uuid
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from obstore import PutMode
 
     from compress_ssl.storage.places.connection import Version
+
+logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -299,9 +302,26 @@ class LeaseObject:
 
     def put(self, content: bytes, version: Version | None) -> Version | None:
         try:
-            return self.path.write_bytes(content, "create" if version is None else version)
+            put = self.path.write_bytes(content, "create" if version is None else version)
         except (PutRefusedError, FileNotFoundError):
             return None
+        if version is None:
+            self._check_conditions(content)
+        return put
+
+    def _check_conditions(self, content: bytes) -> None:
+        """Warn if the server puts the lease again though it is there, or though it is of another version."""
+        conditions: tuple[PutMode, ...] = ("create", {"e_tag": '"0"', "version": "1"})
+        for condition in conditions:
+            try:
+                self.path.write_bytes(content, condition)
+            except PutRefusedError:
+                continue
+            logger.warning(
+                "The server of '%s' ignores conditions of puts (If-None-Match, If-Match): a second writer would not "
+                "be noticed. Write with one process at a time, or use another server.", self.path.parent,
+            )  # fmt: skip
+            return
 
     def remove(self, version: Version) -> None:
         self.path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from compress_ssl.cli.main import main
 from compress_ssl.storage import RemotePath, StoreError, location, open_store
 from compress_ssl.storage.errors import StoreRefusedError, StoreUnreachableError
 from compress_ssl.storage.places.connection import PutRefusedError
+from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.places.retries import RETRY_SECONDS
 from compress_ssl.storage.tools.verify import verify_store
 from tests.faulty_server import FaultyServer, answering, faulty_server, hanging, lost, truncated, without_length
@@ -103,6 +104,18 @@ def test_retries_end(faulty: FaultyServer, place: RemotePath, monkeypatch: pytes
     for request in (place.read_bytes, place.stat, place.unlink, place.is_dir, partial(place.write_bytes, b"")):
         with pytest.raises(StoreUnreachableError, match=rf"^'{place.root}\S*' cannot be used: no connection to 127"):
             request()
+
+
+@pytest.mark.parametrize(("ignored", "warned"), [((), False), (("if-none-match",), True), (("if-match",), True)])
+def test_server_that_ignores_conditions_is_a_warning(
+    faulty: FaultyServer, place: RemotePath, caplog: pytest.LogCaptureFixture, ignored: tuple[str, ...], warned: bool
+) -> None:
+    """Three of the S3 servers on PyPI and npm do (docs/store-format.md)."""
+    faulty.start()
+    faulty.drops = ignored
+    with writer_lease(place):
+        pass
+    assert (f"The server of '{place.parent}' ignores conditions of puts" in caplog.text) == warned
 
 
 @pytest.mark.parametrize("status", [400, 403, 405, 501])

@@ -29,6 +29,15 @@ class SplitSource(Settings):
     folder: str
     views: int | None = None  # random views besides view 0; None takes the setting ``views``
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder_of_the_store(cls, name: str) -> str:
+        if name == "." or "/" in name:
+            raise ValueError(
+                f"'{name}' cannot name a split; give the folder above it as DATA, and its own name as the split."
+            )
+        return name
+
     @field_validator("folder")
     @classmethod
     def _inside(cls, folder: str) -> str:

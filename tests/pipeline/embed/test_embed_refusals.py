@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from compress_ssl.cli.main import main
 from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.embed.settings import SplitSource
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import EmbeddingStore, Status
 from compress_ssl.storage.errors import NotRepresentableError, StoreExistsError, StoreMismatchError
@@ -128,6 +129,13 @@ def test_a_split_is_a_folder_of_the_data_set(data: Path, tmp_path: Path, embedde
     for folder in ("../other", "/etc", "a/../.."):
         with pytest.raises(ValidationError, match="leads out of the dataset"):
             embedded(data, tmp_path / "s.zarr", split=(f"train={folder}",))
+
+
+def test_a_split_of_a_store_is_not_called_as_the_data_set_itself() -> None:
+    """As ``evaluate --train-split .`` would have it."""
+    for name in (".", "a/b"):
+        with pytest.raises(ValidationError, match=f"'{name}' cannot name a split; give the folder above it as DATA"):
+            SplitSource(name=name, folder=name)
 
 
 def without(keys: set[str], value: Any) -> Any:

@@ -1,6 +1,7 @@
 """A dataset is the store's or it is not: the first image that tells is named, whatever tells it."""
 
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.images import same_images
 from compress_ssl.pipeline.images.same_images import check_same_images
+from compress_ssl.pipeline.images.sources.files import FolderSource
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import open_store
 
@@ -72,6 +74,15 @@ def test_more_images_than_the_store_has_are_no_matter(made: Path, images: Path) 
 def test_a_bad_image_of_the_store_may_be_another_or_gone(made: Path, images: Path) -> None:
     (images / "a/05.png").unlink()
     check(made, images, "all")
+
+
+def test_a_name_in_another_unicode_form_is_told_from_a_missing_one(made: Path, images: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
+    (images / "b/27.png").rename(images / "b" / decomposed)
+    split = open_store(made / "s.zarr")["train"]
+    split.samples.sample_path[27] = f"b/{composed}"
+    with pytest.raises(InputError, match=r"is not in '.*', though it is in Unicode's other form, NFD: rename it, for"):
+        check_same_images(split, FolderSource(images), "sample", 1, Silent())
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -131,6 +131,8 @@ def test_a_label_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_a_csv_line_without_a_class_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Line 3 of '.*labels\.csv' has no class; its first two columns"):
         labelled(tmp_path, "file,class\n1,a\n2\n", "labels.csv")
+    with pytest.raises(InputError, match=r"Line 1 of '.*labels\.csv' is an image, not a header; write one above it"):
+        labelled(tmp_path, "1.JPEG,a\n2.JPEG,b\n3.JPEG,b\n", "labels.csv")
 
 
 def test_a_name_that_two_images_have_is_refused(tmp_path: Path) -> None:

@@ -151,6 +151,26 @@ def test_images_outside_of_the_file_are_refused(packed: Path) -> None:
             open_source(packed, "train").listing()
 
 
+def test_names_and_labels_that_could_be_taken_for_others_are_refused(packed: Path) -> None:
+    text = h5py.string_dtype("utf-8", 20)
+    for name, values in [
+        ("path", np.array([b"a/1.jpg", b"a/1.jpg"], text)),
+        ("class_name", np.array([b"a", b"a"], text)),
+        ("label", np.array([0, 2], np.int32)),
+        ("label", np.array([0, -2], np.int32)),
+    ]:
+        with h5py.File(packed, "r+") as file:
+            before = file["train"][name][:]
+            del file["train"][name]
+            file["train"][name] = values
+        with pytest.raises(InputError, match="is damaged"):
+            open_source(packed, "train").listing()
+        with h5py.File(packed, "r+") as file:
+            del file["train"][name]
+            file["train"][name] = before
+    assert open_source(packed, "train").listing().labels.tolist() == [0, 1]
+
+
 def test_untouched_pack_is_read(packed: Path) -> None:
     for split in ("train", "deep/val"):
         source = open_source(packed, split)

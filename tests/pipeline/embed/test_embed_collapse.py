@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from torch import nn
 
 from compress_ssl.cli.main import main
+from compress_ssl.pipeline.embed.checks.collapse import warn_if_collapsed
 from compress_ssl.pipeline.networks.network import load_network, save_network
-from compress_ssl.storage import EmbeddingStore
+from compress_ssl.storage import EmbeddingStore, open_store
 
 
 def test_a_constant_teacher_is_said_and_another_is_not(
@@ -30,6 +31,12 @@ def test_a_constant_teacher_is_said_and_another_is_not(
         f"The embeddings in '{store}' hardly differ between images: spread 0 of their length, effective rank 1 (36 "
         "images of split train). Students cannot learn from them; check the teacher's weights and preprocessing."
     )
+
+    chunk = store / "train/embeddings/c/0/0/0"
+    chunk.chmod(0o600)
+    chunk.write_bytes(b"damaged")
+    warn_if_collapsed(open_store(store))
+    assert "Whether the embeddings differ between images was not checked: '" in caplog.messages[-1]
 
 
 def test_constant_embeddings_of_another_program_are_said(

@@ -110,7 +110,7 @@ def test_a_twin_in_shape_of_a_file_that_names_nothing_is_said(
     efficientnet: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = saved(efficientnet, tmp_path)
-    for config in (None, "[" * 10_000, "[]", '{"architecture": 3}', '{"architecture": "unheard_of"}'):
+    for config in (None, "[" * 10_000, '{"architecture": 3}'):
         if config is not None:
             (tmp_path / "config.json").write_text(config)
         caplog.clear()

@@ -205,7 +205,7 @@ def check_sizes(split: Place, records: Mapping[int, Record]) -> None:
         return
     for record in records.values():
         for key, part in record.items():
-            path = split / key
+            path = split.inside(key)
             size = path.size() if path.is_file() else None
             if size != part["size"]:
                 found = "is missing" if size is None else f"has {size} bytes"

@@ -27,7 +27,7 @@ def is_store(place: PlaceLike) -> bool:
     """Return whether a folder is an embedding store, of any version and however damaged: it may be deleted as one."""
     folder = location(place)
     try:
-        return bool(read_json(folder / ROOT, _Group).attributes.get("format") == FORMAT_NAME)
+        return bool(read_json(folder.inside(ROOT), _Group).attributes.get("format") == FORMAT_NAME)
     except UnreadableFileError:
         damaged = True
     except StoreError:

@@ -83,6 +83,7 @@ def flush_directory(path: Path) -> None:
     """Flush a folder's entries (names, renames, removals) to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from compress_ssl.storage.errors import StoreBusyError, StoreError, StoreUnreachableError, UnreadableFileError
+from compress_ssl.storage.places.durable import naming
 from compress_ssl.storage.places.retries import retrying_for
 from compress_ssl.storage.typed_json import FileModel, parse_json
 
@@ -86,7 +87,9 @@ class Lease:
         Raises:
             StoreBusyError: If another writer has taken it, as after a suspension of this one.
         """
-        with self.slot.kept() as content:
+        with contextlib.ExitStack() as stack:
+            with naming(self.slot.path):
+                content = stack.enter_context(self.slot.kept())
             lease = parse(self.slot.path, content)
             if lease is None or lease.holder != self.holder:
                 raise StoreBusyError(
@@ -153,7 +156,7 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[Lease]:
         nonlocal mine
         while mine is not None and not ended.wait(HEARTBEAT_SECONDS):
             # A disk or a network that fails for a moment must not end the heartbeat of a living process.
-            with contextlib.suppress(OSError, StoreUnreachableError), retrying_for(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError, StoreError), retrying_for(HEARTBEAT_SECONDS):
                 mine = put(mine)
 
     with _explained(slot):
@@ -191,9 +194,10 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[Lease]:
 
 @contextlib.contextmanager
 def _explained(slot: LeaseSlot) -> Iterator[None]:
-    """Say what to do where a lease may not be written."""
+    """Say what to do where a lease may not be written, and name it where the disk fails."""
     try:
-        yield
+        with naming(slot.path):
+            yield
     except PermissionError as error:
         raise StoreError(
             f"'{slot.path}', which tells other writers of this one, cannot be written (permission denied); give a "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import xxhash
 
 from compress_ssl.storage.errors import StoreError, StoreUnsafeError
-from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, write_durably
+from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, naming, write_durably
 from compress_ssl.storage.places.lease import LeaseFile, held_over, hold_lease
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class LocalPath(PosixPath):
 
     def read_bytes(self, limit: int | None = None) -> bytes:
         descriptor = os.open(self, os.O_RDONLY | os.O_NONBLOCK)  # opening a FIFO would wait for its writer
-        with open(descriptor, "rb") as file:
+        with naming(self), open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self))

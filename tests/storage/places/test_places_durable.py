@@ -106,3 +106,9 @@ def test_sweeping_takes_only_partial_files_and_counts_them(tmp_path: Path) -> No
     assert LocalPath(tmp_path).sweep_partial_files() == 2
     left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == sorted(kept)
+
+
+def test_a_disk_that_fails_is_named_by_the_file() -> None:
+    memory = LocalPath("/proc/self/mem")  # reading its first byte is an input/output error
+    with pytest.raises(OSError, match="Input/output error: '/proc/self/mem'"):
+        memory.read_bytes()

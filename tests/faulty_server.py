@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-Fault = Callable[["_Handler", int, list[tuple[str, str]], bytes], None]
+Answer = tuple[int, list[tuple[str, str]], bytes]
+"""Status, headers, body."""
+
+Fault = Callable[["Handler", int, list[tuple[str, str]], bytes], None]
 """What is done with an answer (status, headers, body) in place of sending it."""
 
 
@@ -17,8 +20,8 @@ class FaultyServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=False)
+    def __init__(self, upstream: str, handler: "type[Handler] | None" = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler, bind_and_activate=False)
         self.server_bind()  # not yet listening: connections are refused
         self.upstream = urlsplit(upstream).netloc
         self.faults: list[tuple[str, Fault]] = []  # with the method and the end of the path that it is for
@@ -45,22 +48,27 @@ class FaultyServer(ThreadingHTTPServer):
         return None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 2**20  # head and body in one packet
     server: FaultyServer
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in self.server.drops}
-        upstream.request(self.command, self.path, body, headers)
+        answer = self.forward(self.command, self.path, headers, body)
+        fault = self.server.fault_for(self.command, self.path) or send
+        fault(self, *answer)
+
+    def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        """Return the answer of the server behind this one."""
+        upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
+        upstream.request(method, path, body, headers)
         answer = upstream.getresponse()
         content = answer.read()
         upstream.close()
         kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")]
-        fault = self.server.fault_for(self.command, self.path) or send
-        fault(self, answer.status, kept, content)
+        return answer.status, kept, content
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
 
@@ -68,9 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def send(
-    handler: _Handler, status: int, headers: list[tuple[str, str]], body: bytes, length: int | None = None
-) -> None:
+def send(handler: Handler, status: int, headers: list[tuple[str, str]], body: bytes, length: int | None = None) -> None:
     """Send an answer."""
     handler.send_response_only(status)
     names = {name.lower() for name, _ in headers}
@@ -83,18 +89,18 @@ def send(
         handler.wfile.write(body[:length])
 
 
-def truncated(handler: _Handler, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+def truncated(handler: Handler, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
     """Send half of the body, and close."""
     send(handler, status, headers, body, len(body) // 2)
     handler.close_connection = True
 
 
-def lost(handler: _Handler, *_: object) -> None:
+def lost(handler: Handler, *_: object) -> None:
     """Close without an answer, though the request was done."""
     handler.close_connection = True
 
 
-def without_length(handler: _Handler, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+def without_length(handler: Handler, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
     """Send the body in chunks, as a server that makes it while it sends."""
     handler.send_response_only(status)
     handler.send_header("transfer-encoding", "chunked")
@@ -105,21 +111,21 @@ def without_length(handler: _Handler, status: int, headers: list[tuple[str, str]
 def answering(status: int) -> Fault:
     """Answer with a status of a failing server."""
 
-    def fault(handler: _Handler, *_: object) -> None:
+    def fault(handler: Handler, *_: object) -> None:
         send(handler, status, [], b"")
 
     return fault
 
 
-def hanging(handler: _Handler, *_: object) -> None:
+def hanging(handler: Handler, *_: object) -> None:
     """Answer nothing for a long time."""
     time.sleep(600)
 
 
 @contextmanager
-def faulty_server(upstream: str) -> Iterator[FaultyServer]:
+def faulty_server(upstream: str, handler: type[Handler] | None = None) -> Iterator[FaultyServer]:
     """Give the server, which refuses connections until it is started, and end it after the block."""
-    server = FaultyServer(upstream)
+    server = FaultyServer(upstream, handler)
     try:
         yield server
     finally:

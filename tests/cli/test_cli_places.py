@@ -122,6 +122,18 @@ def test_pixel_hashes_have_no_place_beside_a_remote_store(
     assert (done.exit_code, "--pixel-hashes writes a file beside the store" in done.output) == (2, True)
 
 
+def test_embed_writes_the_same_store_to_google(
+    call: Call, workplace: Path, google_bucket: str, embed_options: tuple[str, ...]
+) -> None:
+    done = call("embed", "data", f"{google_bucket}/teacher.zarr", *embed_options)
+    assert done.exit_code == 0, done.output
+    made = call("store", "copy", f"{google_bucket}/teacher.zarr", "copied.zarr")
+    assert made.exit_code == 0, made.output
+    for file in Path("teacher.zarr").rglob("*"):
+        if file.is_file():
+            assert (Path("copied.zarr") / file.relative_to("teacher.zarr")).read_bytes() == file.read_bytes(), file
+
+
 def test_recipe_trains_from_a_store_on_s3_and_knows_when_it_changes(call: Call, workplace: Path, bucket: str) -> None:
     store = f"{bucket}/teacher.zarr"
     assert call("store", "copy", "teacher.zarr", store).exit_code == 0

@@ -1,7 +1,6 @@
 """Stores at URLs: the objects of one on a disk, never half a store, and every failure one sentence without a secret."""
 
 import json
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,30 +232,3 @@ def test_description_of_a_remote_store_is_that_of_a_local_one(complete: Path, we
     complete.rename(web.root / "store.zarr")
     remote = describe(open_store(f"{web.url}/store.zarr"))
     assert json.loads(json.dumps(remote)) == {**local, "path": f"{web.url}/store.zarr"}
-
-
-def test_store_of_google_is_read(
-    complete: Path, s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: Callable[..., Any], again: Any
-) -> None:
-    """Google's client asks an open bucket of the S3 server: for reading and listing both speak the same."""
-    headers = {"x-amz-acl": "public-read", "Content-Type": "application/octet-stream"}
-    for file in (complete, *(file for file in complete.rglob("*") if file.is_file())):
-        path = "openbucket" + ("" if file == complete else f"/store.zarr/{file.relative_to(complete)}")
-        content = None if file == complete else file.read_bytes()
-        put = urllib.request.Request(f"{s3.url}/{path}", content, headers, method="PUT")
-        urllib.request.urlopen(put, timeout=60).close()
-    account = {
-        "gcs_base_url": s3.url,
-        "disable_oauth": True,
-        "client_email": "",
-        "private_key": "",
-        "private_key_id": "",
-    }
-    (tmp_path / "account.json").write_text(json.dumps(account))
-    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
-    again()
-    store = open_store("gs://openbucket/store.zarr")
-    np.testing.assert_array_equal(store["train"].view(1), values(1, slice(0, 22)))
-    assert verify_store(store).ok
-    with pytest.raises(StoreUnreachableError, match="there is no such bucket"):
-        open_store("gs://nowhere/store.zarr")

@@ -1,0 +1,25 @@
+"""The fuzzer at a few files of each kind; docs/reliability.md has it at thousands."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.reliability.fuzz import faults, fuzz, workplace
+from tests.reliability.fuzz_kinds import KINDS
+
+COUNT = 12
+EXPENSIVE = 8  # tenths of a second of a case, from which on a kind is left to the script
+
+
+@pytest.fixture(scope="module")
+def files() -> Iterator[None]:
+    """Real files of all kinds, in the current folder."""
+    with workplace():
+        yield
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.cost < EXPENSIVE])
+def test_a_mutated_file_ends_in_the_right_rows_or_in_one_sentence(name: str) -> None:
+    outcomes = fuzz(name, COUNT // KINDS[name].cost, seed=1)
+    assert not faults(outcomes), outcomes

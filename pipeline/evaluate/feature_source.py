@@ -4,7 +4,6 @@ The features of a network are an embedding store too, written by stage one with 
 teacher are in its store already, so it is scored without a forward pass, by the same code.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,10 +33,11 @@ from compress_ssl.pipeline.networks.network import Network, check_reference, loa
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage import EmbeddingStore, Split, location, open_store
-from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.errors import StoreError, StoreMismatchError
 from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.publish import is_meant_as_store
 from compress_ssl.storage.schema import EVALUATION_VIEW
+from compress_ssl.storage.typed_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -304,8 +304,8 @@ def _folder_of_data_set(folder: Path, settings: EvaluateSettings) -> Path:
     path = folder / next(each.file for each in EVALUATIONS.values() if type(settings) is each.settings)
     name = settings.data.resolve().name if settings.data else None
     try:
-        before = json.loads(path.read_bytes())["data_set"]["name"]
-    except (OSError, ValueError, LookupError, TypeError):
+        before = read_json(path, dict[str, Any])["data_set"]["name"]
+    except (OSError, StoreError, LookupError, TypeError):
         return folder
     if name in (None, before):
         return folder

@@ -24,8 +24,11 @@ from compress_ssl.pipeline.images.decode import DECODED_ANEW, Kind, decode, deco
 from compress_ssl.pipeline.images.sources.source import ImageSource, Listing, composed_otherwise, read_image, read_stamp
 from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.schema import Samples, Status
+from compress_ssl.storage.typed_files import read_bounded
 
 MAX_IMAGE_BYTES = 2**30  # of one encoded image; a larger one is not read, and bad
+
+MAX_CACHE_BYTES = 2**34  # about 100 million images
 
 SCANS_PER_SAVE = 10_000
 """Images scanned between two writes of the cache: at most so many are lost if the scan is killed."""
@@ -176,7 +179,7 @@ def _undecodable(source: ImageSource, path: str) -> InputError:
 
 def _read_cache(cache: Path) -> dict[tuple[str, int, int], _Entry]:
     try:
-        with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as table:
+        with np.load(io.BytesIO(read_bounded(cache, MAX_CACHE_BYTES)), allow_pickle=False) as table:
             paths = table["path"].tobytes().decode().split("\0")
             stamps = zip(paths, table["bytes"].tolist(), table["changed"].tolist(), strict=True)
             entries = zip(*(table[column].tolist() for column in _Entry._fields), strict=True)

@@ -5,9 +5,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
@@ -33,7 +34,9 @@ from compress_ssl.pipeline.networks.checkpoints.variants import built_as, prepro
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
+from compress_ssl.storage.attributes import MAX_PIXELS
 from compress_ssl.storage.places.durable import Held, write_durably
+from compress_ssl.storage.typed_json import FileModel, parse_json
 
 HEADER = "compress_ssl"  # key of the metadata of ``model.safetensors`` that holds architecture and preprocessing
 
@@ -158,16 +161,28 @@ def _load_file(reference: str, parsed: Reference, path: Path) -> Network:
     return network
 
 
+Rgb = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+class _Preprocessing(FileModel, extra="forbid"):  # what is not known would not be done
+    size: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+    resize: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+    mean: Rgb
+    std: Rgb
+    interpolation: Literal["bilinear", "bicubic"]
+
+
+class _Header(FileModel):
+    architecture: str
+    preprocessing: _Preprocessing
+
+
 def _load_own_format(file: CheckpointFile) -> Network:
-    try:
-        header = json.loads(file.metadata[HEADER])
-        architecture, values = header["architecture"], header["preprocessing"]
-        preprocessing = Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"The header of '{file.path}' does not name architecture and preprocessing as this release writes them; "
-            "give the model.safetensors of a run."
-        ) from error
+    header = parse_json(
+        file.path, file.metadata[HEADER], _Header, otherwise="give the model.safetensors of a run of this release"
+    )
+    architecture = header.architecture
+    preprocessing = Preprocessing(**header.preprocessing.model_dump())
     try:
         backbone = build_backbone(architecture)
     except InputError as error:

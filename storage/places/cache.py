@@ -21,6 +21,7 @@ import xxhash
 from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX
 from compress_ssl.storage.places.environment import number_from
+from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.schema import Part
 
@@ -75,7 +76,7 @@ class ChunkCache:
         name = xxhash.xxh3_128_hexdigest(f"{path}\0{part['size']}\0{part['xxh3_64']}".encode())
         file = self.folder / name[:2] / name
         with contextlib.suppress(OSError):
-            content = file.read_bytes()
+            content = LocalPath(file).read_bytes(part["size"])
             if is_part(content, part):
                 os.utime(file)  # a disk may be mounted with noatime
                 return content

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+import zarr
 from click.testing import CliRunner
 from PIL import Image
 
@@ -98,6 +99,7 @@ def _prepare_stores() -> None:
     np.save("matrices/m.npy", features)
     with h5py.File("matrices/m.h5", "w") as file:
         file["m"] = features
+    zarr.create_array("matrices/m.zarr", data=features, chunks=(8, 16))
     torch.save((torch.from_numpy(features), torch.zeros(24, dtype=torch.int64)), "matrices/m.pth")
 
 

@@ -3,7 +3,6 @@
 Letters: N rows, D features.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import zarr
+from typing_extensions import TypedDict
 from zarr.storage import LocalStore
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.images.sources.pack import SIGNATURE as HDF5_MAGIC
 from compress_ssl.pipeline.networks.checkpoints.file import LEGACY_MAGIC, ZIP_MAGIC, read_checkpoint_file
+from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.typed_files import read_json
 
 NPY_MAGIC = b"\x93NUMPY"
 
@@ -24,6 +26,27 @@ ZARR3_CODECS = {"bytes", "crc32c", "blosc", "gzip", "zstd", "transpose", "shardi
 """Codecs of zarr 3 that only pack bytes."""
 ZARR2_COMPRESSORS = {"blosc", "gzip", "zlib", "zstd", "lz4", "bz2"}
 """Compressors of zarr 2 that only pack bytes; filters, one of which unpickles, are refused."""
+
+
+class _Configuration(TypedDict, total=False):
+    codecs: list["_Codec"]
+    index_codecs: list["_Codec"]
+
+
+class _Codec(TypedDict, total=False):
+    name: str
+    id: str
+    configuration: _Configuration
+
+
+class _Metadata(TypedDict, total=False):
+    """``zarr.json`` or ``.zarray``, as far as it decides what code will run."""
+
+    zarr_format: int
+    shape: list[int]
+    codecs: list[_Codec]
+    compressor: _Codec | None
+    filters: list[_Codec] | None
 
 
 class Matrix(NamedTuple):
@@ -51,7 +74,7 @@ def open_matrix(file: Path, array: str | None = None) -> Matrix:
     Raises:
         InputError: If the file holds no matrix of numbers, is truncated, or would run code.
     """
-    if not file.exists():
+    if not file.is_file() and not file.is_dir():
         raise InputError(f"'{file}' is not there; give the file of the embeddings.")
     try:
         if file.is_dir():
@@ -70,9 +93,9 @@ def open_matrix(file: Path, array: str | None = None) -> Matrix:
                     f"'{file}' is neither a file of torch.save, nor .npy, HDF5 or zarr; save the embeddings as one of "
                     "them."
                 )
-    except InputError:
+    except (InputError, StoreError):
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise InputError(f"'{file}' cannot be read ({error}); copy it again.") from error
     shape, dtype = matrix.values.shape, np.dtype(matrix.values.dtype)
     if len(shape) != 2 or 0 in shape or dtype.kind != "f":
@@ -124,7 +147,7 @@ def _open_zarr(folder: Path, array: str | None) -> zarr.Array[Any]:
         path.parent.relative_to(folder).as_posix(): metadata
         for name in ("zarr.json", ".zarray")
         for path in (folder / name, *folder.glob(f"*/{name}"))
-        if path.is_file() and len((metadata := json.loads(path.read_bytes())).get("shape", ())) == 2
+        if path.is_file() and len((metadata := read_json(path, _Metadata)).get("shape", ())) == 2
     }
     name = "." if set(matrices) == {"."} and array is None else _choose(folder, list(matrices), array)
     metadata = matrices[name]
@@ -135,8 +158,8 @@ def _open_zarr(folder: Path, array: str | None) -> zarr.Array[Any]:
     else:
         codecs = list(metadata["codecs"])
         for codec in codecs:  # grows by the codecs inside shards
-            configuration = codec.get("configuration", {})
-            codecs += configuration.get("codecs", []) + configuration.get("index_codecs", [])
+            inner = codec.get("configuration", _Configuration())
+            codecs += [*inner.get("codecs", []), *inner.get("index_codecs", [])]
         refused = [codec["name"] for codec in codecs if codec["name"] not in ZARR3_CODECS]
     if refused:
         raise InputError(

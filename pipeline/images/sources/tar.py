@@ -21,6 +21,9 @@ from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members,
 from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
 from compress_ssl.pipeline.images.sources.text import make_listing
 from compress_ssl.storage.places.durable import write_durably
+from compress_ssl.storage.typed_files import read_bounded
+
+MAX_CACHE_BYTES = 2**34  # about 100 million images
 
 LABEL_EXTENSION = ".cls"
 
@@ -186,7 +189,7 @@ def _read_class(shard: Path, member: tarfile.TarInfo) -> str:
 
 def _read_cache(cache: Path, stamp: str) -> Members | None:
     try:
-        with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as table:
+        with np.load(io.BytesIO(read_bounded(cache, MAX_CACHE_BYTES)), allow_pickle=False) as table:
             if table["stamp"].tobytes().decode() != stamp:
                 return None
             paths, class_names = (table[name].tobytes().decode().split("\0") for name in ("path", "class_name"))

@@ -20,6 +20,7 @@ from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.images.sources.files import FileSource
 from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
 from compress_ssl.pipeline.images.sources.text import make_listing, read_lines
+from compress_ssl.storage.places.local import LocalPath
 
 IMAGES, ANNOTATIONS, SPLITS = "JPEGImages", "Annotations", Path("ImageSets", "Main")
 
@@ -159,7 +160,7 @@ def _parse(file: Path) -> Element:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"'{file}' has more than {MAX_BYTES} bytes; it is not the annotation of an image.")
         parser = XMLParser(target=_WithoutEntities())
-        parser.feed(file.read_bytes())
+        parser.feed(LocalPath(file).read_bytes(MAX_BYTES))
         root: Element = parser.close()
     except FileNotFoundError:
         raise InputError(

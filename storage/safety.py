@@ -70,7 +70,7 @@ def check_committed_sizes(split: Place, chunks: Mapping[str, schema.Shape], reco
             if size != part["size"] and spec.dtype != "string":
                 raise StoreUnsafeError(
                     f"'{split / name}/zarr.json' claims chunks of {size:,} bytes, but '{key}' was committed with "
-                    f"{part['size']:,}; get the store from whoever made it, or embed again."
+                    f"{part['size']:,}; compare it with the original, or embed again."
                 )
 
 

@@ -9,8 +9,9 @@ from compress_ssl.cli.output import echo, json_option, print_result
 @click.command("copy", epilog=example("compress-ssl store copy teacher.zarr s3://lab/teacher.zarr"))
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
+@click.option("--update", is_flag=True, help="Bring an older copy up to date: add what SOURCE has gained since.")
 @json_option
-def command(source: str, target: str, as_json: bool) -> None:
+def command(source: str, target: str, update: bool, as_json: bool) -> None:
     """Copy a store, and compare every part with its checksum.
 
     SOURCE and TARGET are folders, s3://BUCKET/NAME or gs://BUCKET/NAME; SOURCE may also be an https:// URL. The same
@@ -22,7 +23,7 @@ def command(source: str, target: str, as_json: bool) -> None:
 
     place, plan = location(target), plan_copy(location(source))
     with TerminalProgress().track("copy", len(plan.parts), "parts") as advance:
-        copied = copy_store(plan, place, advance)
+        copied = copy_store(plan, place, advance, update=update)
     result = {"source": source, "target": target, "parts": len(plan.parts), "bytes": plan.bytes, "copied": copied}
     there = len(plan.parts) - copied
     summary = (

@@ -33,6 +33,7 @@ def command(store: str, as_json: bool, **given: Any) -> None:
     """
     settings = make_settings(VerifySettings, given)
     from compress_ssl.cli.progress import TerminalProgress
+    from compress_ssl.pipeline.images.canaries import wrong_canaries
     from compress_ssl.pipeline.images.stored_views import wrong_views
     from compress_ssl.storage import location, open_store
     from compress_ssl.storage.tools.verify import verify_store
@@ -45,6 +46,8 @@ def command(store: str, as_json: bool, **given: Any) -> None:
     else:
         result = verify_store(opened, settings.sample)
     result.damaged.extend(wrong_views(opened))
+    if not result.damaged:
+        result.damaged.extend(wrong_canaries(opened))
     agreements: list[Agreement] = []
     if settings.teacher is not None and not result.damaged:
         from compress_ssl.pipeline.embed.verify.reembed import reembed

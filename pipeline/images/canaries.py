@@ -10,7 +10,7 @@ Letters: N images, V views, P parameters, K canaries, S side in pixels.
 
 import base64
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,20 +88,10 @@ def check_canaries(
     Raises:
         InputError: If the canaries differ by more than one level of 255 in the mean, or an image is missing or changed.
     """
-    canaries = store.attributes.get("canaries", {}).get(split_name, [])
     split = store[split_name]
+    canaries = [canary for canary in stored_canaries(store, split_name) if rows is None or canary["row"] in rows]
     if canaries:
         check_views(split)
-    try:
-        if rows is not None:
-            canaries = [canary for canary in canaries if canary["row"] in rows]
-        for canary in canaries:
-            _check_stored(canary, split)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(
-            f"The canaries of split {split_name} of '{store.path}' cannot be read ({error}); restore a copy, or embed "
-            "again."
-        ) from error
     images = _render(renderer, source, split, canaries, batch_size)
     changed = sum(pixel_hash(image) != canary["xxh3_128"] for image, canary in zip(images, canaries, strict=True))
     if not changed:
@@ -122,6 +112,33 @@ def check_canaries(
             "was made with, or embed the images again."
         )
     logger.warning("%s; up to %g is accepted.", found, MAX_MEAN_DIFFERENCE)
+
+
+def stored_canaries(store: EmbeddingStore, split_name: str) -> list[dict[str, Any]]:
+    """Return the canaries of a split.
+
+    Raises:
+        InputError: If one is not of an image and a view of the split.
+    """
+    canaries: list[dict[str, Any]] = store.attributes.get("canaries", {}).get(split_name, [])
+    try:
+        for canary in canaries:
+            _check_stored(canary, store[split_name])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"The canaries of split {split_name} of '{store.path}' cannot be read ({error}); restore a copy, or embed "
+            "again."
+        ) from error
+    return canaries
+
+
+def wrong_canaries(store: EmbeddingStore) -> Iterator[str]:
+    """Yield the sentence of ``stored_canaries`` for each split that it refuses."""
+    for name in store.split_names:
+        try:
+            stored_canaries(store, name)
+        except InputError as error:
+            yield str(error)
 
 
 def pixel_hash(image: Tensor) -> str:

@@ -65,6 +65,7 @@ def test_values_that_no_store_has(
 @pytest.mark.parametrize(
     ("view", "name", "value", "sentence"),
     [
+        (0, "size", 7, "The canaries of split train of"),
         (2, "seed", -1, "View 2 of split train of"),
         (1, "policy.hue", 1e9, "has a policy whose hue: input should be less than or equal to 0.5"),
         (1, "policy.name", "of tomorrow", "has the policy 'of tomorrow', which this release cannot render"),

@@ -1,23 +1,28 @@
 """Copying stores: the same bytes at any place, gone on with after a kill, nothing whole-looking of a damaged source."""
 
+import contextlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from compress_ssl.storage import Place, PlaceLike, RemotePath, SplitPlan, location, open_store
+from compress_ssl.storage import LocalPath, Place, PlaceLike, RemotePath, SplitPlan, location, open_store
 from compress_ssl.storage.errors import StoreBusyError, StoreDamagedError, StoreExistsError, StoreNotFoundError
 from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.tools.copy import copy_store, plan_copy
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store
 from tests.servers import Server
+from tests.storage.conftest import ATTRIBUTES, plan_of
+from tests.storage.growing_writer import grow
 
 ROOT = Path(__file__).parents[3]
 CHUNK = "train/embeddings/c/1/2/0"
@@ -142,6 +147,65 @@ def test_copy_that_was_gone_on_with_is_not_set_back(empty: Path, target: Place, 
     with pytest.raises(StoreExistsError, match="is not a copy of"):
         copy(empty, target)
     assert contents(target) == before
+
+
+def test_older_copy_gets_what_the_store_has_gained(complete: Path, target: Place) -> None:
+    copy(complete, target)
+    before = contents(target)
+    grow(complete)
+    with pytest.raises(StoreExistsError, match=r"is an older copy of '.*', which has grown since; .* --update"):
+        copy(complete, target)
+    assert contents(target) == before
+    plan = plan_copy(complete)
+    gained = len(plan.parts) - len([key for key in before if "/c/" in key])
+    assert copy_store(plan, target, lambda amount: None, update=True) == gained
+    assert contents(target) == contents(complete)
+    assert copy(complete, target) == 0
+    with pytest.raises(StoreExistsError, match="is not a copy of"):  # what has more is not set back
+        copy_store(plan_copy(older_than(complete)), target, lambda amount: None, update=True)
+
+
+def test_update_that_is_broken_off_leaves_a_copy_that_opens_and_goes_on(complete: Path, tmp_path: Path) -> None:
+    shutil.copytree(complete, tmp_path / "older.zarr")
+    old = open_store(complete)["train"].view(2)
+    grow(complete)
+    wanted, plan = contents(complete), plan_copy(complete)
+    for number in (2, 3, 40, 58, 66, 74):  # while room is made, parts, arrays, records, splits are written
+        target = LocalPath(tmp_path / f"{number}.zarr")
+        shutil.copytree(tmp_path / "older.zarr", target)
+        with pytest.raises(OSError, match=r"\d\.zarr/"), stopped_at_write(number):
+            copy_store(plan, target, lambda amount: None, update=True)
+        assert verify_store(open_store(target)).damaged == []
+        np.testing.assert_array_equal(open_store(target)["train"].view(2)[: len(old)], old)
+        copy_store(plan, target, lambda amount: None, update=True)
+        assert contents(target) == wanted, number
+
+
+def older_than(complete: Path) -> Path:
+    """A store of other views than the grown one."""
+    place = complete.with_name("other.zarr")
+    create_store(place, ATTRIBUTES, {"train": plan_of(22, 4), "val": plan_of(6, 1)})
+    return place
+
+
+@contextlib.contextmanager
+def stopped_at_write(number: int) -> Iterator[None]:
+    """Stop at the n-th file that is written, before it is in its place."""
+    seen = 0
+
+    def hook(event: str, _: object) -> None:
+        nonlocal seen
+        if event == "os.rename" and seen >= 0:
+            seen += 1
+            if seen == number:
+                seen = -1
+                raise OSError("stopped here")
+
+    sys.addaudithook(hook)
+    try:
+        yield
+    finally:
+        seen = -1
 
 
 def test_folder_that_is_no_store_is_left_alone(complete: Path, tmp_path: Path, files: Files) -> None:

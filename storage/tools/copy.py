@@ -1,7 +1,8 @@
 """Copying a store from any place to any place: resumed where it was interrupted, every part checked by its record.
 
 The records and the root's ``zarr.json`` are written last, so that a partial copy looks like no store: on a disk it
-grows in ``NAME.HASH.copying`` beside its place, on an object store as a store that is being created (``Place.assembled``).
+grows in ``NAME.HASH.copying`` beside its place, on an object store as a store that is being created
+(``Place.assembled``).
 """
 
 import contextlib

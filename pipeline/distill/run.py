@@ -71,7 +71,7 @@ def distill_together(
             f"The memory was full for {runs} beside the network, at --batch-size {shared.batch_size}; lower "
             "--bank-size, take --bank-precision float16, or --teacher-memory mapped."
         ),
-        run_leases([student.run for student in students]) as leases,
+        run_leases([student.run for student in students]),
         contextlib.ExitStack() as held,
     ):
         needed = sum(map(bytes_of_views, inputs.splits))
@@ -98,8 +98,8 @@ def distill_together(
             if task.needs_fit:
                 for teacher in inputs.teachers(student):
                     check_complete(inputs.splits[teacher], [EVALUATION_VIEW])
-        open_runs([(student, student.run, inputs.record(student)) for student in students], leases)
+        open_runs([(student, student.run, inputs.record(student)) for student in students])
 
         stream = BatchStream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, replay.waits)
-        train(tasks, stream, f"distill {', '.join(student.run.name for student in students)}", progress, leases)
+        train(tasks, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
     return [student.run / MODEL_FILE for student in students]

@@ -26,7 +26,6 @@ from compress_ssl.pipeline.training.distributed import broadcast_state, is_rank0
 from compress_ssl.pipeline.training.schedule import seed_step
 from compress_ssl.pipeline.training.task import ScoreFunction, TrainingTask
 from compress_ssl.storage import Split
-from compress_ssl.storage.places.durable import Held
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 logger = logging.getLogger(__name__)
@@ -124,9 +123,9 @@ class DistillTask(TrainingTask[ReplayBatch]):
         """Return the student's scores of live evaluation, if it was asked for."""
         return {} if self._score is None else self._score(self._exported)
 
-    def save_network(self, folder: Path, held: Held) -> None:
+    def save_network(self, folder: Path) -> None:
         """Write the student, or its key encoder where that is exported."""
-        save_network(folder / MODEL_FILE, self._exported, held)
+        save_network(folder / MODEL_FILE, self._exported)
 
     @property
     def out_of_memory_hint(self) -> str:  # type: ignore[override]

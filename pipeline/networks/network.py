@@ -1,6 +1,5 @@
 """Networks with their preprocessing, loaded by reference: a run, a checkpoint file, published weights, or untrained."""
 
-import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -35,7 +34,7 @@ from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage.attributes import MAX_PIXELS
-from compress_ssl.storage.places.durable import Held, write_durably
+from compress_ssl.storage.places.place import location
 from compress_ssl.storage.typed_json import FileModel, parse_json
 
 HEADER = "compress_ssl"  # key of the metadata of ``model.safetensors`` that holds architecture and preprocessing
@@ -253,15 +252,11 @@ def _identify(file: CheckpointFile, weights: Weights) -> str:
     return of_layout[0] if len(of_layout) == 1 else architecture
 
 
-def save_network(path: Path, network: Network, held: Held = contextlib.nullcontext) -> None:
-    """Write a network's weights as safetensors; those of a torchvision architecture load into torchvision's.
-
-    Args:
-        held: As of ``write_durably``.
-    """
+def save_network(path: Path, network: Network) -> None:
+    """Write a network's weights as safetensors; those of a torchvision architecture load into torchvision's."""
     header = {"architecture": network.architecture, "preprocessing": asdict(network.preprocessing)}
     metadata = {"format": "pt", HEADER: json.dumps(header, sort_keys=True)}
-    write_durably(path, safetensors_bytes(network.module.state_dict(), metadata), held)
+    location(path).write_durably(safetensors_bytes(network.module.state_dict(), metadata))
 
 
 def _name_of(file: Path) -> str:

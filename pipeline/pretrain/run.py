@@ -41,7 +41,6 @@ from compress_ssl.pipeline.training.task import (
     TrainingTask,
     make_score_function,
 )
-from compress_ssl.storage.places.durable import Held
 
 
 @process_group()
@@ -75,10 +74,10 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     task = PretrainTask(settings, network, method, score, device)
     views = RandomViews(index, settings, renderer, method.views, size)
 
-    with run_leases([settings.run]) as leases:
-        open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})], leases)
+    with run_leases([settings.run]):
+        open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
         stream = BatchStream(settings.epochs, views.steps_per_epoch, settings.batch_size, views.batches)
-        train([task], stream, f"pretrain {settings.run.name}", progress, leases)
+        train([task], stream, f"pretrain {settings.run.name}", progress)
     return settings.run / MODEL_FILE
 
 
@@ -196,6 +195,6 @@ class PretrainTask(TrainingTask[Batch]):
         """Return the scores of live evaluation, if it was asked for."""
         return {} if self._score is None else self._score(self._network)
 
-    def save_network(self, folder: Path, held: Held) -> None:
+    def save_network(self, folder: Path) -> None:
         """Write the backbone."""
-        save_network(folder / MODEL_FILE, self._network, held)
+        save_network(folder / MODEL_FILE, self._network)

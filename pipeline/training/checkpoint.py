@@ -15,7 +15,8 @@ from compress_ssl.pipeline.common.run_files import CHECKPOINT_FILE
 from compress_ssl.pipeline.common.tensor_files import check_archive
 from compress_ssl.pipeline.common.torch_errors import first_line, is_out_of_memory
 from compress_ssl.storage.errors import UnreadableFileError
-from compress_ssl.storage.places.durable import Held, naming, write_durably
+from compress_ssl.storage.places.durable import naming
+from compress_ssl.storage.places.place import location
 from compress_ssl.storage.typed_json import FileModel, check_value
 
 START_AGAIN = "restore it, or start again with --overwrite"
@@ -46,11 +47,11 @@ class _Content(FileModel):
     pending_metrics: _PendingMetrics
 
 
-def write_checkpoint(folder: Path, state: dict[str, Any], held: Held) -> None:
-    """Write the state of a training, under the lease of its run."""
+def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state of a training."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_durably(folder / CHECKPOINT_FILE, buffer.getbuffer(), held)
+    location(folder / CHECKPOINT_FILE).write_durably(buffer.getbuffer())
 
 
 def read_checkpoint(run: Path, device: torch.device) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from compress_ssl.pipeline.common.errors import RunError, SomeTrainingsFailed, S
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.torch_errors import OutOfMemory
 from compress_ssl.pipeline.training.distributed import all_reduce_max, is_rank0, world_size
-from compress_ssl.pipeline.training.run_folder import Leases
+from compress_ssl.pipeline.training.run_folder import check_lease
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
 from compress_ssl.pipeline.training.trainer import Trainer
 
@@ -34,13 +34,8 @@ closed, and SIGINT at Ctrl-C."""
 LOOK_SECONDS = 1  # time between two looks at the leases; they are also held while a file gets its name
 
 
-def train(
-    tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], title: str, progress: Progress, leases: Leases
-) -> None:
+def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], title: str, progress: Progress) -> None:
     """Train tasks to the end of the last epoch, each from its checkpoint if there is one, and write the networks.
-
-    Args:
-        leases: Of the tasks' runs.
 
     Raises:
         StoreBusyError: If another process has taken the lease of a run.
@@ -49,7 +44,7 @@ def train(
         Stopped: If a signal asked for the end; everything is saved.
         InputError: If a checkpoint cannot be read.
     """
-    trainers = [Trainer(task, stream, leases[task.run]) for task in tasks]
+    trainers = [Trainer(task, stream) for task in tasks]
     failures: dict[Path, str] = {}
     steps = stream.steps_per_epoch
     epoch, step = min(trainer.position for trainer in trainers)
@@ -67,7 +62,7 @@ def train(
                 if time.monotonic() - looked_at > LOOK_SECONDS:
                     looked_at = time.monotonic()
                     for trainer in trainers:
-                        trainer.check_lease()
+                        check_lease(trainer.task.run)
                 for trainer in _due(trainers, epoch, step):
                     with _drop_failed(trainer, trainers, failures):
                         trainer.train_step(batch)

@@ -15,7 +15,9 @@ from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.run_files import METRICS_FILE
 from compress_ssl.pipeline.training.distributed import all_reduce_mean, is_rank0
 from compress_ssl.storage.errors import UnreadableFileError
-from compress_ssl.storage.places.durable import Held, naming, write_durably
+from compress_ssl.storage.places.durable import naming
+from compress_ssl.storage.places.lease import held_over
+from compress_ssl.storage.places.place import location
 from compress_ssl.storage.typed_files import read_bounded
 from compress_ssl.storage.typed_json import FileModel, parse_json
 
@@ -29,7 +31,7 @@ class _Line(FileModel):
     step: int
 
 
-def truncate_metrics(run: Path, epoch: int, step: int, held: Held) -> None:
+def truncate_metrics(run: Path, epoch: int, step: int) -> None:
     """Drop the logged metrics of the steps after (epoch, step), which a resumed run repeats, and damaged lines."""
     path = run / METRICS_FILE
     if not is_rank0() or not path.exists():
@@ -44,7 +46,7 @@ def truncate_metrics(run: Path, epoch: int, step: int, held: Held) -> None:
             continue
         if (entry.epoch, entry.step) <= (epoch, step):
             kept.append(line + b"\n")
-    write_durably(path, b"".join(kept), held)
+    location(path).write_durably(b"".join(kept))
 
 
 class MetricsLog:
@@ -53,17 +55,10 @@ class MetricsLog:
     _sums: dict[str, Tensor]
 
     def __init__(
-        self,
-        run: Path,
-        held: Held,
-        *,
-        steps_per_epoch: int,
-        tensorboard: bool,
-        done: int,
-        pending: Mapping[str, Any] | None = None,
+        self, run: Path, *, steps_per_epoch: int, tensorboard: bool, done: int, pending: Mapping[str, Any] | None = None
     ) -> None:
         """Open the log after ``done`` steps, with the ``pending`` sums of a checkpoint."""
-        self._run, self._held = run, held
+        self._run = run
         self._steps_per_epoch = steps_per_epoch
         self._board: Any = None
         if tensorboard and is_rank0():
@@ -111,7 +106,7 @@ class MetricsLog:
         if not is_rank0():
             return
         path, line = self._run / METRICS_FILE, json.dumps({"epoch": epoch, "step": step, **values}) + "\n"
-        with self._held(), naming(path), path.open("a", encoding="utf-8") as file:
+        with held_over(path), naming(path), path.open("a", encoding="utf-8") as file:
             file.write(line)
         if self._board is not None:
             for name, value in values.items():

@@ -4,10 +4,6 @@ Rank 0 alone touches the folder; the other ranks wait until it is open.
 """
 
 import contextlib
-import glob
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +13,11 @@ from compress_ssl.pipeline.common.errors import InputError, require_extra
 from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.pipeline.training.settings import TrainingSettings
-from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, Held, write_json_durably
+from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, json_bytes, write_json_durably
+from compress_ssl.storage.places.lease import held_over
+from compress_ssl.storage.places.local import LocalPath
 from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.typed_files import read_json
-
-Leases = Mapping[Path, Held]
 
 
 def check_run_folder(settings: TrainingSettings, run: Path) -> None:
@@ -50,26 +46,29 @@ def _is_empty(run: Path) -> bool:
 
 
 @contextlib.contextmanager
-def run_leases(runs: Sequence[Path]) -> Iterator[Leases]:
-    """Hold the writer's lease of each run inside the block; raise ``StoreBusyError`` if another process holds one.
-
-    Yields:
-        leases: ``Lease.held`` of each run, under which its files are written; on other ranks a context of nothing.
-    """
-    with contextlib.ExitStack() as at_exit:
-        yield {
-            run: at_exit.enter_context(writer_lease(run)).held if is_rank0() else contextlib.nullcontext for run in runs
-        }
+def run_leases(runs: Sequence[Path]) -> Iterator[None]:
+    """Hold the writer's lease of each run inside the block; raise ``StoreBusyError`` if another process holds one."""
+    with contextlib.ExitStack() as held:
+        for run in runs if is_rank0() else ():
+            held.enter_context(writer_lease(run))
+        yield
 
 
-def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]], leases: Leases) -> None:
+def check_lease(run: Path) -> None:
+    """Raise ``StoreBusyError`` if another process has taken the lease that this one had of a run."""
+    with held_over(run):
+        pass
+
+
+def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]]) -> None:
     """Create the folders of runs (settings, folder, inputs), or check that those that exist can be resumed.
 
     All of them are checked before anything is written or deleted.
 
     Raises:
         InputError: If a folder is not empty and neither resume nor overwrite is asked for, or holds no run of these
-            settings; or if it may not be deleted.
+            settings.
+        StoreError: If it may not be deleted.
     """
     with rank0_first():
         if not is_rank0():
@@ -87,36 +86,16 @@ def open_runs(runs: Sequence[tuple[TrainingSettings, Path, Mapping[str, Any]]], 
             if settings.resume and not _is_empty(run):
                 _check_same_record(run, record, settings)
             elif not _is_empty(run):
-                _check_may_delete(run)
+                LocalPath(run).resolve().check_deletable()
         for (settings, run, _), record in zip(runs, records, strict=True):
-            if settings.resume and not _is_empty(run):
-                with leases[run]():
-                    for left_by_a_killed_writer in run.glob(f"*{PARTIAL_SUFFIX}"):
-                        left_by_a_killed_writer.unlink()
+            if _is_empty(run):
+                (LocalPath(run).resolve() / SETTINGS_FILE).write_durably(json_bytes(record))
                 continue
-            if not _is_empty(run):
-                _delete(run, leases[run])
-            write_json_durably(run.resolve() / SETTINGS_FILE, record, leases[run])
-
-
-def _check_may_delete(run: Path) -> None:
-    for folder in (run.resolve().parent, *(Path(path) for path, _, _ in os.walk(run.resolve()))):
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise InputError(
-                f"The run '{run}' cannot be overwritten, because you may not change the folder '{folder}'; give "
-                "another folder, or ask its owner."
-            )
-
-
-def _delete(run: Path, held: Held) -> None:
-    """Delete a run, or what a link to one points to; a killed process leaves no half of it under its name."""
-    run = run.resolve()
-    for left_by_a_killed_process in run.parent.glob(f"{glob.escape(run.name)}.{32 * '[0-9a-f]'}.deleting"):
-        shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
-    aside = run.with_name(f"{run.name}.{uuid.uuid4().hex}.deleting")
-    with held():
-        run.rename(aside)
-    shutil.rmtree(aside)
+            check_lease(run)
+            LocalPath(run).sweep_partial_files()
+            if not settings.resume:
+                with LocalPath(run).replaced() as new:
+                    write_json_durably(new / SETTINGS_FILE, record)
 
 
 def _check_same_record(run: Path, record: Mapping[str, Any], settings: TrainingSettings) -> None:

@@ -13,7 +13,6 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.training.distributed import convert_sync_batchnorm, is_rank0
 from compress_ssl.pipeline.training.settings import TrainingSettings
-from compress_ssl.storage.places.durable import Held
 
 BatchT = TypeVar("BatchT")
 
@@ -84,8 +83,8 @@ class TrainingTask(ABC, Generic[BatchT]):
         return {}
 
     @abstractmethod
-    def save_network(self, folder: Path, held: Held) -> None:
-        """Write the network to a folder, under the lease of the run."""
+    def save_network(self, folder: Path) -> None:
+        """Write the network to a folder."""
 
 
 def make_score_function(

@@ -30,7 +30,6 @@ from compress_ssl.pipeline.training.distributed import (
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
 from compress_ssl.pipeline.training.schedule import learning_rate, make_optimizer, seed_step
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
-from compress_ssl.storage.places.durable import Held
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +44,8 @@ class Trainer(Generic[BatchT]):
         position (tuple of int): The next step, as (epoch, step).
     """
 
-    def __init__(self, task: TrainingTask[BatchT], stream: BatchStream[BatchT], held: Held) -> None:
-        self.task, self._held = task, held
+    def __init__(self, task: TrainingTask[BatchT], stream: BatchStream[BatchT]) -> None:
+        self.task = task
         self._steps_per_epoch = stream.steps_per_epoch
         self._batch_size = stream.batch_size
         self._device = next(task.modules.parameters()).device
@@ -58,11 +57,10 @@ class Trainer(Generic[BatchT]):
         broadcast_state(task.modules)
         self._loss = wrap_ddp(task.modules, task.loss)
         epoch, step = self.position
-        truncate_metrics(task.run, epoch, step, held)
+        truncate_metrics(task.run, epoch, step)
         scores = task.before_training(epoch, step) if epoch < task.settings.epochs else {}
         self.log = MetricsLog(
             task.run,
-            held,
             steps_per_epoch=self._steps_per_epoch,
             tensorboard=task.settings.tensorboard,
             done=epoch * self._steps_per_epoch + step,
@@ -99,11 +97,6 @@ class Trainer(Generic[BatchT]):
             if name := not_finite(self.task.modules):
                 raise ValueError(f"{name} is not finite")
         return state
-
-    def check_lease(self) -> None:
-        """Raise ``StoreBusyError`` if another process has taken the lease of the run."""
-        with self._held():
-            pass
 
     def train_step(self, batch: BatchT) -> None:
         """Take one step of the optimizer; raise ``RunError`` if memory runs out or a logged loss is not finite."""
@@ -154,7 +147,7 @@ class Trainer(Generic[BatchT]):
     def save_network(self, folder: Path) -> None:
         """Write the network to a folder, on rank 0."""
         if is_rank0():
-            self.task.save_network(folder, self._held)
+            self.task.save_network(folder)
 
     def save(self) -> None:
         """Write the checkpoint; raise ``RunError`` and keep the last one if a weight is not finite."""
@@ -179,4 +172,4 @@ class Trainer(Generic[BatchT]):
             "pending_metrics": self.log.pending(),  # on all ranks: a collective call
         }
         if is_rank0():
-            write_checkpoint(folder, state, self._held)
+            write_checkpoint(folder, state)

@@ -65,9 +65,9 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def write_json_durably(path: Path, value: Any, held: Held = contextlib.nullcontext) -> None:
+def write_json_durably(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON; the same value gives the same bytes."""
-    write_durably(path, json_bytes(value), held)
+    write_durably(path, json_bytes(value))
 
 
 def make_directory_durably(path: Path) -> None:

@@ -23,7 +23,7 @@ from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
-from compress_ssl.storage.places.durable import Held, write_durably
+from compress_ssl.storage.places.place import location
 
 Score = Callable[[], Mapping[str, float]]
 
@@ -70,9 +70,9 @@ class DetectionTask(TrainingTask[Batch]):
         """Score the detector as it is now."""
         return self._evaluate()
 
-    def save_network(self, folder: Path, held: Held) -> None:
+    def save_network(self, folder: Path) -> None:
         """Write the detector's weights."""
-        write_durably(folder / DETECTOR_FILE, safetensors_bytes(self._detector.state_dict(), {}), held)
+        location(folder / DETECTOR_FILE).write_durably(safetensors_bytes(self._detector.state_dict(), {}))
 
 
 def fine_tune(
@@ -120,14 +120,14 @@ def fine_tune(
         yield from images.read(order, images_per_step, settings.thread_count)
 
     task = DetectionTask(run, task_settings, detector, evaluate)
-    with run_leases([run]) as leases:
+    with run_leases([run]):
         inputs = {**inputs, "detector": settings.model_dump(mode="json", include=DETECTOR_SETTINGS)}
         try:
-            open_runs([(task_settings, run, inputs)], leases)
+            open_runs([(task_settings, run, inputs)])
         except InputError as error:
             if settings.overwrite or not (run / SETTINGS_FILE).is_file():
                 raise
             # A run with other settings is replaced, as all results are.
             logger.warning("The training starts over, since the existing one cannot be resumed: %s", error)
-            open_runs([(task_settings.model_copy(update={"resume": False, "overwrite": True}), run, inputs)], leases)
-        train([task], BatchStream(settings.epochs, steps, images_per_step, batches), "fine-tune", progress, leases)
+            open_runs([(task_settings.model_copy(update={"resume": False, "overwrite": True}), run, inputs)])
+        train([task], BatchStream(settings.epochs, steps, images_per_step, batches), "fine-tune", progress)

@@ -110,7 +110,7 @@ def test_resume_without_a_run_begins_one(trained: Trained, assert_same: Any, tmp
 
 def test_leftovers_of_a_killed_writer_are_swept(trained: Trained, tmp_path: Path) -> None:
     trained()
-    leftover = tmp_path / "student" / "checkpoint.pt.0123.partial"
+    leftover = tmp_path / "student" / f"checkpoint.pt.{32 * 'a'}.partial"
     leftover.write_bytes(b"half a checkpoint")
     trained(resume=True)
     assert not leftover.exists()

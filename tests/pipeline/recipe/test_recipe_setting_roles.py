@@ -3,7 +3,6 @@
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -142,15 +141,14 @@ def test_step_is_out_of_date_exactly_if_a_result_field_has_changed(stage: str, t
 @pytest.mark.parametrize("stage", TRAININGS)
 def test_run_is_resumed_exactly_if_no_result_field_has_changed(stage: str, tmp_path: Path) -> None:
     model = TRAININGS[stage]
-    leases = {tmp_path / "run": nullcontext}
-    open_runs([(base_settings(model, tmp_path / "first"), tmp_path / "run", {})], leases)  # type: ignore[list-item]
+    open_runs([(base_settings(model, tmp_path / "first"), tmp_path / "run", {})])  # type: ignore[list-item]
     for name, settings in changed(model, tmp_path / "inputs"):
         resumed = [(settings.model_copy(update={"resume": True, "overwrite": False}), tmp_path / "run", {})]
         if name in model.fields_with_role("result"):
             with pytest.raises(InputError, match=f"' was started with {name}"):
-                open_runs(resumed, leases)  # type: ignore[arg-type]
+                open_runs(resumed)  # type: ignore[arg-type]
         else:
-            open_runs(resumed, leases)  # type: ignore[arg-type]
+            open_runs(resumed)  # type: ignore[arg-type]
 
 
 def test_checks_and_logs_put_no_step_out_of_date(work: Path) -> None:

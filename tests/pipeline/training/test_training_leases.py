@@ -32,25 +32,25 @@ def test_lost_lease_ends_a_training_before_it_writes(
                 then.update(contents(run))
             yield batch
 
-    with run_leases([run]) as leases, pytest.raises(StoreBusyError, match=r"run' was taken over by another writer"):
-        run_loop(run, leases=leases, batches=batches_of_a_suspended_writer)
+    with run_leases([run]), pytest.raises(StoreBusyError, match=r"run' was taken over by another writer"):
+        run_loop(run, batches=batches_of_a_suspended_writer)
     assert contents(run) == then
     assert steps[-1] == (at if looks else (at[0], 3))
 
 
 def taken_by_another(run: Path) -> None:
     lease = run.with_name(f"{run.name}.lease")
-    lease.write_text(lease.read_text().replace('"holder": "', '"holder": "another '))
+    lease.write_text(lease.read_text().replace('"holder":"', '"holder":"another '))
 
 
 @pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}], ids=["resume", "overwrite"])
 def test_lost_lease_ends_a_run_before_it_is_opened(tmp_path: Path, how: dict[str, bool]) -> None:
     run = tmp_path / "run"
     run_loop(run)
-    (run / "metrics.jsonl.0123.partial").write_text("half of what another writes")
+    (run / f"metrics.jsonl.{32 * 'a'}.partial").write_text("half of what another writes")
     before = contents(run)
-    with run_leases([run]) as leases:
+    with run_leases([run]):
         taken_by_another(run)
         with pytest.raises(StoreBusyError):
-            run_loop(run, leases=leases, **how)
+            run_loop(run, **how)
     assert contents(run) == before

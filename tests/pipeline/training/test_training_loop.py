@@ -1,6 +1,5 @@
 """The loop with small networks of the tests' own, against plain torch."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -32,21 +31,21 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path, parts: int) -> Non
 
 
 def test_metrics_pending_at_a_checkpoint_go_into_the_next_line(tmp_path: Path) -> None:
-    first = MetricsLog(tmp_path, nullcontext, steps_per_epoch=9, tensorboard=False, done=0)
+    first = MetricsLog(tmp_path, steps_per_epoch=9, tensorboard=False, done=0)
     first.add({"loss": torch.tensor(1.0)}, 8)
     first.add({"loss": torch.tensor(4.0)}, 8)
-    second = MetricsLog(tmp_path, nullcontext, steps_per_epoch=9, tensorboard=False, done=2, pending=first.pending())
+    second = MetricsLog(tmp_path, steps_per_epoch=9, tensorboard=False, done=2, pending=first.pending())
     second.add({"loss": torch.tensor(10.0)}, 8)
     second.write_means(0, 3)
     assert '"loss": 5.0' in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_metrics_of_steps_to_be_done_again_are_dropped(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, nullcontext, steps_per_epoch=9, tensorboard=False, done=0)
+    log = MetricsLog(tmp_path, steps_per_epoch=9, tensorboard=False, done=0)
     for epoch, step in ((0, 5), (0, 9), (1, 5), (1, 9), (2, 5)):
         log.write(epoch, step, {"loss": 1.0})
     kept = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    truncate_metrics(tmp_path, 1, 5, nullcontext)
+    truncate_metrics(tmp_path, 1, 5)
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == kept[:3]
-    truncate_metrics(tmp_path, 1, 0, nullcontext)
+    truncate_metrics(tmp_path, 1, 0)
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == kept[:2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.storage.errors import StoreError
 from tests.pipeline.training.tiny_loop import run_loop
 from tests.processes import Forked
 
@@ -34,7 +34,7 @@ def overwrite_as_nobody(run: Path) -> None:
         os.setuid(NOBODY)
     try:
         run_loop(run, overwrite=True)
-    except InputError as error:
+    except StoreError as error:
         print(error)
         sys.exit(2)
 
@@ -51,7 +51,7 @@ def test_run_that_may_not_be_deleted_stays_as_it_is(shared_folder: Path, locked:
     before = tree(shared_folder)
     process = Forked(overwrite_as_nobody, run)
     assert process.wait() == 2, process.errors
-    assert f"you may not change the folder '{(run / locked).resolve()}'; give another folder" in process.output
+    assert f"you may not write to the folder '{(run / locked).resolve()}'; give another place" in process.output
     assert tree(shared_folder) == before
     (run / locked).chmod(0o755)
 

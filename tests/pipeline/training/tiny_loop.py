@@ -1,7 +1,6 @@
 """The loop over a small network and batches drawn for the tests."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.training.loop import train
-from compress_ssl.pipeline.training.run_folder import Leases, open_runs
+from compress_ssl.pipeline.training.run_folder import open_runs
 from compress_ssl.pipeline.training.settings import TrainingSettings
 from compress_ssl.pipeline.training.task import BatchStream, TrainingTask
 
@@ -35,16 +34,11 @@ def loss_of(module: nn.Module, batch: Tensor) -> Tensor:
 
 
 def run_loop(
-    run: Path,
-    parts: int = 1,
-    leases: Leases | None = None,
-    batches: Callable[[int, int], Iterator[Tensor]] = batches,
-    **given: Any,
+    run: Path, parts: int = 1, batches: Callable[[int, int], Iterator[Tensor]] = batches, **given: Any
 ) -> nn.Module:
     settings = TrainingSettings(**{"epochs": 3, "batch_size": 12, "learning_rate": 0.1, "schedule": "step", **given})
     module = network()
-    leases = leases or {run: nullcontext}
-    open_runs([(settings, run, {})], leases)
+    open_runs([(settings, run, {})])
 
     class Task(TrainingTask[Tensor]):
         def __init__(self) -> None:
@@ -56,8 +50,8 @@ def run_loop(
         def loss(self, part: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return loss_of(module, part), {}
 
-        def save_network(self, folder: Path, held: object) -> None:
+        def save_network(self, folder: Path) -> None:
             (folder / "network").write_bytes(b"trained")
 
-    train([Task()], BatchStream(3, STEPS, 12, batches), "test", Silent(), leases)
+    train([Task()], BatchStream(3, STEPS, 12, batches), "test", Silent())
     return module

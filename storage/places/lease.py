@@ -178,7 +178,7 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[Lease]:
     try:
         yield lease
     except Exception:  # what another writer does to the store may show as any
-        with contextlib.suppress(OSError, StoreUnreachableError):
+        with contextlib.suppress(OSError, StoreUnreachableError), retrying_for(HEARTBEAT_SECONDS):
             lease.check()
         raise
     finally:
@@ -187,7 +187,7 @@ def hold_lease(store: object, slot: LeaseSlot) -> Iterator[Lease]:
         ended.set()
         thread.join()
         # Between the renewal and the deletion another process may take it only once its heartbeat is stale.
-        with contextlib.suppress(OSError, StoreError):
+        with contextlib.suppress(OSError, StoreError), retrying_for(HEARTBEAT_SECONDS):
             if mine is not None and (last := put(mine)) is not None:
                 slot.remove(last)
 

@@ -1,5 +1,6 @@
 """Images of the quickstart: scikit-learn's digits, 1,797 real scans of 8x8 pixels, part of its wheel."""
 
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def write_digits(folder: Path) -> None:
     digits = load_digits()
     grey = np.rint(digits.images * 255 / 16).astype(np.uint8)
     rows = train_test_split(np.arange(len(grey)), test_size=VALIDATION_IMAGES, stratify=digits.target, random_state=0)
-    building = folder.with_name(f"{folder.name}.creating")
+    building = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.creating")
     for split, chosen in zip(("train", "val"), rows, strict=True):
         for row in chosen:
             path = building / split / str(digits.target[row]) / f"{row:04d}.png"

@@ -4,7 +4,9 @@ Letters: N rows, D features.
 """
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
+from zipfile import BadZipFile, ZipFile
 
 import h5py
 import numpy as np
@@ -49,6 +51,12 @@ class _Metadata(TypedDict, total=False):
     filters: list[_Codec] | None
 
 
+UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError),
+    *(SyntaxError, TokenError),  # of numpy's header, which is Python's text of a dict
+)
+
+
 class Matrix(NamedTuple):
     """A matrix whose rows are read on demand, with labels and image indices if its file has them."""
 
@@ -86,6 +94,8 @@ def open_matrix(file: Path, array: str | None = None) -> Matrix:
                 matrix = Matrix(np.load(file, mmap_mode="r", allow_pickle=False))
             elif magic.startswith(HDF5_MAGIC):
                 matrix = Matrix(_open_hdf5(file, array))
+            elif magic.startswith(ZIP_MAGIC) and _is_npz(file):
+                raise InputError(f"'{file}' is an archive of numpy.savez; save its array with numpy.save, as .npy.")
             elif magic.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
                 matrix = _open_torch(file)
             else:
@@ -95,12 +105,20 @@ def open_matrix(file: Path, array: str | None = None) -> Matrix:
                 )
     except (InputError, StoreError):
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except UNREADABLE as error:
         raise InputError(f"'{file}' cannot be read ({error}); copy it again.") from error
     shape, dtype = matrix.values.shape, np.dtype(matrix.values.dtype)
     if len(shape) != 2 or 0 in shape or dtype.kind != "f":
         raise InputError(f"'{file}' holds {dtype} of shape {tuple(shape)}; embeddings are floating, one row per image.")
     return matrix
+
+
+def _is_npz(file: Path) -> bool:
+    try:
+        with ZipFile(file) as archive:
+            return all(name.endswith(".npy") for name in archive.namelist())
+    except BadZipFile:
+        return False
 
 
 def _open_torch(file: Path) -> Matrix:

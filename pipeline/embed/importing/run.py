@@ -61,6 +61,13 @@ def import_embeddings(settings: ImportSettings, progress: Progress) -> Embedding
                     for block in range(split.block_count):
                         rows = split.block_slice(block)
                         embeddings, sizes = part.matrix.rows(part.rows[rows]), split.samples.image_size[rows]
+                        wrong = np.flatnonzero(~np.isfinite(embeddings).all(axis=1) & split.samples.good[rows])
+                        if len(wrong):
+                            path = split.samples.sample_path[rows.start + int(wrong[0])]
+                            raise InputError(
+                                f"The row of '{path}' for split {name} holds NaN or infinity; compute its embedding "
+                                "again, or leave the image out."
+                            )
                         if settings.normalise:
                             norm = np.linalg.norm(embeddings, axis=1, keepdims=True)
                             embeddings /= np.maximum(norm, np.finfo(np.float32).tiny)

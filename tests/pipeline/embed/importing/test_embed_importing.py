@@ -173,10 +173,14 @@ def test_value_that_float16_does_not_hold_is_named_and_nothing_stays(
     data: Path, ours: EmbeddingStore, tmp_path: Path
 ) -> None:
     values, *rest = published(ours)
-    for value in (np.nan, np.inf, 1e6):
+    for value, error, sentence in (
+        (np.nan, InputError, r"row of 'pear/013\.jpg' for split train holds NaN or infinity"),
+        (np.inf, InputError, r"row of 'pear/013\.jpg' for split train holds NaN or infinity"),
+        (1e6, NotRepresentableError, r"'pear/013\.jpg' \(split train, row 13, view 0\) holds"),
+    ):
         values[13, 5] = value
         torch.save((values, *rest), tmp_path / "train.pth")
-        with pytest.raises(NotRepresentableError, match=r"'pear/013\.jpg' \(split train, row 13, view 0\) holds"):
+        with pytest.raises(error, match=sentence):
             bring_in(data, tmp_path / "store.zarr", tmp_path / "train.pth")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "train.pth"]
 
@@ -240,6 +244,17 @@ def archive(folder: Path, ours: EmbeddingStore) -> Path:
     return folder / "train.zip"
 
 
+def npz(folder: Path, ours: EmbeddingStore) -> Path:
+    np.savez(folder / "train.npz", embeddings=np.ones((24, 3)))
+    return folder / "train.npz"
+
+
+def cut_header(folder: Path, ours: EmbeddingStore) -> Path:
+    content = npy(np.ones((24, 3)))(folder, ours).read_bytes()
+    (folder / "train.npy").write_bytes(content.replace(b"(24, 3)", b"(10**9,"))
+    return folder / "train.npy"
+
+
 def text(folder: Path, ours: EmbeddingStore) -> Path:
     (folder / "train.txt").write_text("1 2 3")
     return folder / "train.txt"
@@ -266,6 +281,8 @@ BAD = {
     "pickling codec": (zarr_with_pickles, "was written with pickle, which is not read from other programs"),
     "two matrices": (two_matrices, r"holds several matrices \(one, two\); choose one with --array"),
     "link": (link_out, "holds no matrix of numbers"),
+    "npz": (npz, "is an archive of numpy.savez; save its array with numpy.save"),
+    "header that is cut": (cut_header, "cannot be read"),
     "zip": (archive, "is damaged, or holds objects other than tensors"),
     "text": (text, "is neither a file of torch.save, nor .npy, HDF5 or zarr"),
     "nothing": (lambda folder, ours: folder / "none.npy", "is not there; give the file"),

@@ -286,8 +286,9 @@ def test_a_file_of_either_version_of_moco_is_called_by_its_name(
     assert (network.name, network.architecture) == ("lab", "resnet50")
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "mobilenet_v2", "alexnet"])
-@pytest.mark.parametrize("queues", [1, 2])
+@pytest.mark.parametrize(
+    ("architecture", "queues"), [("resnet18", 1), ("resnet18", 2), ("resnet50", 2), ("mobilenet_v2", 2), ("alexnet", 2)]
+)
 def test_students_of_the_compress_release_need_no_name(
     architecture: str, queues: int, tmp_path: Path, writers: Writers, published_network: GetNetwork
 ) -> None:

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 @settings_options(VerifySettings, without={"renderer"})
 @json_option
 def command(store: str, as_json: bool, **given: Any) -> None:
-    """Compare the committed bytes of a store with their checksums, and check that its values are possible.
+    """Compare the committed bytes of a store with their checksums.
 
-    With --teacher, a sample of images is also rendered and embedded again; a cosine below 0.999 is an error.
+    Its values must be possible, too. With --teacher, a sample of images is also rendered and embedded again; a cosine
+    below 0.999 is an error.
     """
     settings = make_settings(VerifySettings, given)
     from compress_ssl.cli.progress import TerminalProgress

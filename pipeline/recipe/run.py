@@ -9,7 +9,9 @@ from typing import Any
 
 from compress_ssl.pipeline.common.errors import InputError, RunError, SomeTrainingsFailed
 from compress_ssl.pipeline.common.progress import Progress
+from compress_ssl.pipeline.common.run_files import SETTINGS_FILE
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS
+from compress_ssl.pipeline.evaluate.results_table import read_result
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.architectures import check_architecture
 from compress_ssl.pipeline.networks.network import check_reference
@@ -27,8 +29,8 @@ from compress_ssl.pipeline.recipe.up_to_date import (
     result_file,
     write_record,
 )
-from compress_ssl.storage.errors import StoreError
-from compress_ssl.storage.publish import is_meant_as_store
+from compress_ssl.storage.errors import StoreError, UnreadableFileError
+from compress_ssl.storage.publish import is_meant_as_store, is_store
 
 
 @dataclass(frozen=True)
@@ -191,14 +193,31 @@ def _run_collecting_failures(
 
 
 def _make_room(decision: Decision, recipe: Recipe) -> None:
-    """Move the previous output of a step aside."""
+    """Move the previous output of a step aside, in place of an earlier one.
+
+    Raises:
+        InputError: If something else has that name.
+    """
     output, before = decision.step.output, read_record(recipe, decision.step.name)
     if decision.action != "run" or not output.exists():
         return
     aside = output.with_name(output.name + (PREVIOUS if before is None or before.get("finished") else UNFINISHED))
+    if aside.exists() and not _is_output(aside):
+        raise InputError(f"'{aside}', where '{output.name}' is to be kept, is something else; move it away.")
     if aside.is_dir():
         shutil.rmtree(aside)
     output.rename(aside)
+
+
+def _is_output(path: Path) -> bool:
+    """Return whether this is a store, a run, or a result."""
+    if path.is_dir():
+        return is_store(path) or (path / SETTINGS_FILE).is_file()
+    try:
+        read_result(path)
+    except UnreadableFileError:
+        return False
+    return True
 
 
 def _run_stage(decisions: Sequence[Decision], progress: Progress) -> None:

@@ -21,7 +21,7 @@ import xxhash
 from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX
 from compress_ssl.storage.places.environment import number_from
-from compress_ssl.storage.places.local import LocalPath
+from compress_ssl.storage.places.local import TOKEN, LocalPath
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.schema import Part
 
@@ -100,7 +100,7 @@ class ChunkCache:
         self._added += size
         if self._total is None or self._added > RECOUNT * self.bound or self._total + self._added > self.bound:
             found = []
-            for file in self.folder.glob("??/*"):
+            for file in self.folder.glob(f"[0-9a-f][0-9a-f]/{TOKEN}*"):
                 with contextlib.suppress(FileNotFoundError):  # deleted by another process meanwhile
                     found.append((file.stat(), file))
             total = sum(stat.st_size for stat, _ in found)

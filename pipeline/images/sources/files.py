@@ -97,7 +97,7 @@ LeftOut = dict[str, list[str]]
 def _folders(root: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
     """Yield each folder from ``root`` (named "") on, and its images' paths, sorted; both are relative to ``root``."""
     top, seen = os.path.realpath(root), set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
         relative = Path(folder).relative_to(root).as_posix()
         before = "" if relative == "." else f"{relative}/"
         images = []
@@ -120,6 +120,10 @@ def _folders(root: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
             else:
                 seen.add(identity)
                 folders.append(name)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"The folder '{error.filename}' cannot be read ({error.strerror}); correct that, or move it away.")
 
 
 def _is_read_anyway(folder: str, top: str) -> bool:

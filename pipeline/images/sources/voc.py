@@ -64,8 +64,10 @@ class VocSource(FileSource):
             splits = [path.stem for path in (self.data / SPLITS).glob("*.txt")]
             raise unknown_name("split", self.split, splits, f" in '{self.data}'")
         folder = self.data / IMAGES
-        names = sorted(path.name for path in folder.iterdir())
-        files = {PurePosixPath(name).stem: name for name in names if is_image(name)}
+        files: dict[str, str] = {}
+        for name in sorted(path.name for path in folder.iterdir() if is_image(path.name)):
+            if (other := files.setdefault(PurePosixPath(name).stem, name)) != name:
+                raise InputError(f"'{folder}' holds '{other}' and '{name}', of one annotation; keep one of them.")
         paths: dict[str, int] = {}
         for number, name in read_lines(self.location, "list of images"):
             check_name(name, self.location)

@@ -3,6 +3,8 @@
 import logging
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,16 @@ def test_what_is_no_file_is_named_and_not_waited_for(root: Path) -> None:
             with pytest.raises(InputError, match=r"The image '.*train/b/3\.png' cannot be read \(not a regular file\)"):
                 indexed(source, skip_bad=True)
         place.unlink()
+
+
+def test_folder_that_may_not_be_read_is_named(root: Path) -> None:
+    (root / "a" / "deep").mkdir(mode=0)
+    code = "import sys, pathlib; from compress_ssl.pipeline.images.sources.files import FolderSource as S; "
+    code += "S(pathlib.Path(sys.argv[1])).listing()"
+    # Root may read everything; without these capabilities it is the owner only.
+    as_owner = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    done = subprocess.run([*as_owner, sys.executable, "-c", code, root], capture_output=True, text=True, check=False)
+    assert f"InputError: The folder '{root}/a/deep' cannot be read (Permission denied)" in done.stderr
 
 
 def test_a_file_too_large_for_an_image_is_bad_and_not_read(root: Path) -> None:

@@ -54,6 +54,12 @@ def test_listed_image_that_is_missing_is_named_with_its_line(voc: Path) -> None:
         open_source(voc, "test").listing()
 
 
+def test_two_images_of_one_annotation_are_refused(voc: Path) -> None:
+    (voc / "JPEGImages" / "000025.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"'.*JPEGImages' holds '000025\.jpg' and '000025\.png', of one annotation"):
+        open_source(voc, "test").listing()
+
+
 def test_image_listed_twice_is_refused(voc: Path) -> None:
     (voc / "ImageSets" / "Main" / "test.txt").write_text("000024\n000025\n000024\n")
     with pytest.raises(InputError, match=r"Line 3 of '.*', '000024', is in line 1 already"):

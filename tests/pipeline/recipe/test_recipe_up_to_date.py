@@ -55,6 +55,19 @@ def test_changed_setting_of_a_student_runs_it_and_its_evaluation_only(work: Path
     assert (work / "out" / "evaluation" / "small" / "nearest-neighbour.json.previous").is_file()
 
 
+def test_what_has_the_name_of_a_previous_output_and_is_none_stays(work: Path) -> None:
+    for name in ("small.previous", "evaluation/small/nearest-neighbour.json.previous"):
+        users = work / "out" / name / "thesis.tex" if name.startswith("small") else work / "out" / name
+        users.parent.mkdir(exist_ok=True)
+        users.write_text("mine")
+        with pytest.raises(InputError, match=f"'.*{name}', where '.*' is to be kept, is something else; move it away"):
+            run(work, RECIPE.replace('name = "small"', 'name = "small"\ntemperature = 0.1'))
+        assert users.read_text() == "mine"
+        users.unlink()
+        if name == "small.previous":
+            users.parent.rmdir()
+
+
 def test_result_of_a_network_that_was_made_anew_is_not_shown(work: Path) -> None:
     text = RECIPE.replace('name = "small"', 'name = "small"\ntemperature = 0.1')
     run(work, text, only=("small",))

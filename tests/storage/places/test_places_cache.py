@@ -189,11 +189,14 @@ class Chunks:
 
 def test_chunks_not_used_for_longest_make_room(web: Server, tmp_path: Path) -> None:
     chunks, cache = Chunks(web, 12), ChunkCache(tmp_path / "chunks", 1000)
+    users = tmp_path / "chunks" / "ab" / "photographs.tar"
+    users.parent.mkdir(parents=True)
+    users.write_bytes(bytes(5000))
     for number in range(10):
         chunks.read(cache, number)
     chunks.read(cache, 0)
     chunks.read(cache, 10)  # 1,100 bytes would be too many; 900 stay
-    assert sum(file.stat().st_size for file in (tmp_path / "chunks").glob("??/*")) == 900
+    assert sum(file.stat().st_size for file in (tmp_path / "chunks").glob("??/*")) == 900 + 5000
     before = len(web.requests())
     for number in (0, 10, 9, 3):
         chunks.read(cache, number)

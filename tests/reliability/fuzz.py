@@ -43,16 +43,15 @@ def _ring(*_: object) -> None:
 
 
 def _files(victim: Path) -> dict[str, tuple[int, int, int]]:
-    """Size, time and inode of all files around a case but those that it may write."""
+    """Size, time and inode of all files around a case but the one that is harmed and those that it may write."""
     found = {}
     for folder, below, names in os.walk(".."):
         if folder == "../work":
             below[:] = [name for name in below if name not in OWN]
         for name in names:
-            path = os.path.join(folder, name)
-            if not os.path.samefile(folder, victim.parent) or name != victim.name:
-                status = os.lstat(path)
-                found[path] = status.st_size, status.st_mtime_ns, status.st_ino
+            status = os.lstat(path := f"{folder}/{name}")
+            found[path] = status.st_size, status.st_mtime_ns, status.st_ino
+    found.pop(f"../work/{victim}", None)
     return found
 
 

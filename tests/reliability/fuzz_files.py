@@ -56,6 +56,8 @@ def prepare(folder: Path) -> None:
     for file in folder.rglob("*"):
         file.chmod(file.stat().st_mode | 0o200)
     os.chdir(folder)
+    for spare in (*Path("recipe/evaluation").glob("*/*.zarr"), Path("other.zarr"), Path("half.zarr")):
+        shutil.rmtree(spare)
     for name, source in (("stores/whole.zarr", "whole.zarr"), ("interrupted.new", "interrupted/reg")):
         Path(name).parent.mkdir(exist_ok=True)
         shutil.move(source, name)
@@ -86,7 +88,7 @@ def prepare(folder: Path) -> None:
         "[default]\nregion = eu-west-1\n[profile lab]\nendpoint_url = http://127.0.0.1:1\n"
     )
     Path("home/.aws/credentials").write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
-    Path("environment").write_text("".join(f"{name}=1\n" for name in VARIABLES[:3]))
+    Path("environment").write_text("".join(f"{name}=1\n" for name in (*VARIABLES[:3], "WORLD_SIZE")))
 
 
 def _prepare_stores() -> None:

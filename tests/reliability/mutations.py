@@ -16,6 +16,8 @@ VALUES = (
     *(json.dumps(CONTROL), json.dumps("a" * 70_000), json.dumps("ä漢\U0001f600"), '"Infinity"', "1e-400"),
 )  # texts of JSON values, to put in the place of others
 
+BEFORE, AFTER = " =\n\t,>\"'[", " =\n\t,<\"']"  # characters around a word
+
 Mutation = Callable[[bytes, random.Random], bytes]
 
 
@@ -87,9 +89,9 @@ def retyped(content: bytes, draw: random.Random) -> bytes:
 def reworded(content: bytes, draw: random.Random) -> bytes:
     """One word or number of a text is another; also of TOML, XML, INI, CSV."""
     text = content.decode(errors="replace")
-    words = [place for place in range(1, len(text)) if text[place - 1] in " =\n\t,<>\"'" and text[place] not in " \n\t"]
+    words = [place for place in range(1, len(text)) if text[place - 1] in BEFORE and text[place] not in BEFORE + AFTER]
     start = draw.choice(words) if words else 0
-    end = next((place for place in range(start + 1, len(text)) if text[place] in " =\n\t,<>\"'"), len(text))
+    end = next((place for place in range(start + 1, len(text)) if text[place] in AFTER), len(text))
     word = draw.choice((*VALUES, CONTROL, "\\u0000", "\\", "$HOME", "%(a)s", "é" * 300, "a\tb\tc", "0x10", "1_0"))
     return (text[:start] + word + text[end:]).encode(errors="replace")
 

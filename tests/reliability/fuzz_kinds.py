@@ -26,7 +26,7 @@ from compress_ssl.storage.places.place import lease_holder, writer_lease
 from compress_ssl.storage.schema import SAMPLE_ARRAYS
 from compress_ssl.storage.tools.growth import is_growing, resume_growth
 from compress_ssl.storage.tools.verify import verify_store
-from tests.reliability.fuzz_files import VARIABLES, call
+from tests.reliability.fuzz_files import VARIABLES, Refused, call
 from tests.reliability.mutations import BYTES, Mutation, retyped, reworded
 
 Answer: TypeAlias = dict[str, Any]  # what was read, by name; comparable
@@ -77,8 +77,16 @@ def trained_from_store() -> Answer:
     return {}
 
 
+def copy(source: str, target: str) -> None:
+    """Copy a folder, with links as links."""
+    try:
+        shutil.copytree(source, target, symlinks=True, copy_function=shutil.copyfile)
+    except shutil.Error as error:
+        raise Refused(f"Error: {error}") from error  # of this script: shutil copies no FIFO
+
+
 def grown() -> Answer:
-    shutil.copytree("growing.zarr", "out/growing.zarr", copy_function=shutil.copyfile)
+    copy("growing.zarr", "out/growing.zarr")
     if is_growing(open_store("out/growing.zarr").attributes):
         resume_growth("out/growing.zarr")
     return rows("out/growing.zarr")
@@ -146,7 +154,7 @@ def foreign_networks() -> Answer:
 
 
 def resumed() -> Answer:
-    shutil.copytree("interrupted", "out/run")
+    copy("interrupted", "out/run")
     words = "--student conv4-16 --milestones 1 --objective reg --epochs 3 --batch-size 8 --keep-every 1 --resume"
     call("distill", "stores/whole.zarr", "images", "out/run", *words.split(), "--threads", "1", "--device", "cpu")
     return {"weights": weights_sha256(load_network("out/run").module)}
@@ -159,7 +167,7 @@ def exported() -> Answer:
 
 
 def overwritten_export() -> Answer:
-    shutil.copytree("exported", "out/exported")
+    copy("exported", "out/exported")
     call("export", "finished", "out/exported", "--overwrite")
     return {}
 

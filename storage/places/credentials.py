@@ -32,6 +32,8 @@ ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 REGION = ("AWS_REGION", "AWS_DEFAULT_REGION")
 PROFILE = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 
+MAX_PROFILE_BYTES = 2**22
+
 PROFILE_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 """Environment variables that name the files of profiles, and the files if these are not set."""
 
@@ -83,6 +85,10 @@ def s3_credentials() -> S3Credentials:
     files = [os.environ.get(name) or file for name, file in PROFILE_FILES.items()]
     if has_keys and ((endpoint and region) or not any(map(os.path.isfile, map(os.path.expanduser, files)))):
         return S3Credentials(endpoint)
+    for file in files:  # botocore would wait for a FIFO, and read a file of any size
+        path = os.path.expanduser(file)
+        if os.path.exists(path) and not (os.path.isfile(path) and os.path.getsize(path) <= MAX_PROFILE_BYTES):
+            raise StoreRefusedError(f"'{file}' is no file of AWS profiles, or a very large one; correct it.")
 
     import boto3
     import botocore.session

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compress_ssl.cli.errors import ending_of
+from compress_ssl.storage.printable import printable
 from tests.reliability.fuzz_files import Refused, prepare
 from tests.reliability.fuzz_kinds import KINDS, Answer, Kind
 from tests.reliability.mutations import put_special
@@ -106,7 +107,7 @@ def outcome(kind: Kind, truth: Answer) -> tuple[str, str]:
         ending = ending_of(error)
         if ending is None:
             return "TRACEBACK", traceback.format_exc()
-        sentence = ending.message(error, "")
+        sentence = printable(ending.message(error, ""))
         return ("refused", "") if len(sentence.splitlines()) == 1 else ("NO SENTENCE", sentence)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -69,7 +69,10 @@ class Matrix(NamedTuple):
         order = np.argsort(rows)
         values = self.values.oindex if isinstance(self.values, zarr.Array) else self.values
         selected = np.empty((len(rows), self.values.shape[1]), np.float32)
-        selected[order] = values[rows[order]]  # h5py takes ascending rows only
+        try:
+            selected[order] = values[rows[order]]  # h5py takes ascending rows only
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"Some rows of the embeddings cannot be read ({error}); copy their file again.") from error
         return selected
 
 

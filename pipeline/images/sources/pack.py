@@ -18,7 +18,7 @@ from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.storage.errors import did_you_mean
 from compress_ssl.storage.places.names import first_outside
-from compress_ssl.storage.tools.hdf5 import array_in
+from compress_ssl.storage.tools.hdf5 import UNREADABLE, array_in
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FORMAT_NAME = "compress-ssl-images"
@@ -51,7 +51,7 @@ class PackSource(ArchiveSource):
                 offset, label, content_hash = (_array(group, name)[:] for name in ("offset", "label", "content_hash"))
                 paths, class_names = (_array(group, name).asstr()[:].tolist() for name in ("path", "class_name"))
                 start = _array(group, "data").id.get_offset()
-            except (OSError, ValueError, TypeError) as error:
+            except UNREADABLE as error:
                 raise damaged from error
         lengths = {len(offset) - 1, len(paths), len(label), len(content_hash)}
         size = np.diff(offset)
@@ -88,29 +88,39 @@ def opened_split(file: Path, split: str) -> Iterator[h5py.Group]:
         what = f"cannot be opened ({os.strerror(error.errno)})" if error.errno else "is cut short or damaged"
         raise InputError(f"The pack '{file}' {what}; copy it again, or pack the images again.") from error
     with opened:
-        if opened.attrs.get("format") != FORMAT_NAME:
-            raise InputError(f"The HDF5 file '{file}' is not a pack; make one with 'compress-ssl pack DATA FILE.h5'.")
-        version = opened.attrs.get("version")
-        if version != FORMAT_VERSION:
-            raise InputError(
-                f"The pack '{file}' has format version {version}, this release reads {FORMAT_VERSION}; pack the images "
-                "again."
-            )
-
-        def is_split(item: object) -> bool:
-            return isinstance(item, h5py.Group) and item.keys() >= KINDS.keys()
-
-        # Every group on the way to the split must be stored in this file; an HDF5 link may lead to any other.
-        above = accumulate(split.strip("/").split("/"), "{}/{}".format)
-        own = all(name == "." or isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in above)
-        group = opened.get(split) if own else None
-        if not is_split(group):
-            splits = ["."] if is_split(opened) else []
-            opened.visititems(lambda name, item: splits.append(name) if is_split(item) else None)
-            raise InputError(
-                f"The pack '{file}' has no split '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}"
-            )
+        try:
+            group = _split_in(opened, file, split)
+        except InputError:
+            raise
+        except UNREADABLE as error:
+            raise InputError(f"The pack '{file}' is damaged; copy it again, or pack the images again.") from error
         yield group
+
+
+def _split_in(opened: h5py.File, file: Path, split: str) -> h5py.Group:
+    if opened.attrs.get("format") != FORMAT_NAME:
+        raise InputError(f"The HDF5 file '{file}' is not a pack; make one with 'compress-ssl pack DATA FILE.h5'.")
+    version = opened.attrs.get("version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"The pack '{file}' has format version {version}, this release reads {FORMAT_VERSION}; pack the images "
+            "again."
+        )
+
+    def is_split(item: object) -> bool:
+        return isinstance(item, h5py.Group) and item.keys() >= KINDS.keys()
+
+    # Every group on the way to the split must be stored in this file; an HDF5 link may lead to any other.
+    above = accumulate(split.strip("/").split("/"), "{}/{}".format)
+    own = all(name == "." or isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in above)
+    group = opened.get(split) if own else None
+    if not is_split(group):
+        splits = ["."] if is_split(opened) else []
+        opened.visititems(lambda name, item: splits.append(name) if is_split(item) else None)
+        raise InputError(
+            f"The pack '{file}' has no split '{split}'; it has {', '.join(splits)}.{did_you_mean(split, splits)}"
+        )
+    return group
 
 
 def _array(group: h5py.Group, name: str) -> h5py.Dataset:

@@ -7,7 +7,7 @@ import pytest
 from tests.reliability.fuzz import faults, fuzz, workplace
 from tests.reliability.fuzz_kinds import KINDS
 
-COUNT = 12
+COUNT = 8
 EXPENSIVE = 8  # tenths of a second of a case, from which on a kind is left to the script
 
 

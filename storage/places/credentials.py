@@ -86,9 +86,7 @@ def s3_credentials() -> S3Credentials:
     if has_keys and ((endpoint and region) or not any(map(os.path.isfile, map(os.path.expanduser, files)))):
         return S3Credentials(endpoint)
     for file in files:  # botocore would wait for a FIFO, and read a file of any size
-        path = os.path.expanduser(file)
-        if os.path.exists(path) and not (os.path.isfile(path) and os.path.getsize(path) <= MAX_PROFILE_BYTES):
-            raise StoreRefusedError(f"'{file}' is no file of AWS profiles, or a very large one; correct it.")
+        _check_file(file)
 
     import boto3
     import botocore.session
@@ -131,6 +129,7 @@ def _check_endpoint(url: str, origin: str) -> None:
 def web_credentials(host: str) -> dict[str, str]:
     """Return the header with the user and password for a web server: those of ``~/.netrc``, or the file in NETRC."""
     file = os.environ.get("NETRC") or "~/.netrc"
+    _check_file(file)
     try:
         entry = netrc.netrc(os.environ.get("NETRC")).hosts.get(urlsplit(f"//{host}").hostname or "")
     except FileNotFoundError:
@@ -141,3 +140,9 @@ def web_credentials(host: str) -> dict[str, str]:
     if entry is None:
         return {}
     return {"authorization": f"Basic {base64.b64encode(f'{entry[0]}:{entry[2]}'.encode()).decode()}"}
+
+
+def _check_file(file: str) -> None:
+    path = os.path.expanduser(file)
+    if os.path.exists(path) and not (os.path.isfile(path) and os.path.getsize(path) <= MAX_PROFILE_BYTES):
+        raise StoreRefusedError(f"'{file}' is no file of credentials, or a very large one; correct it.")

@@ -383,7 +383,7 @@ def is_exported(file: Path) -> bool:
     try:
         with h5py.File(file, "r", locking=False) as root:
             return bool(root.attrs.get("format") == schema.FORMAT_NAME)
-    except OSError:
+    except UNREADABLE:
         return False
 
 

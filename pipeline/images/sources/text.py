@@ -33,6 +33,8 @@ def read_lines(file: Path, kind: str) -> list[tuple[int, str]]:
     if not file.is_file():
         raise InputError(f"The {kind} '{file}' is not a file; give a text file with one image per line.")
     text = read_text(file, limit=MAX_BYTES, otherwise="save it as UTF-8")
+    if "\0" in text:
+        raise InputError(f"The {kind} '{file}' holds NUL characters, which no name has; save it as text.")
     # Not splitlines(): it also splits at characters that a file name may contain, such as U+2028.
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:

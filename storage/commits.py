@@ -22,7 +22,6 @@ import xxhash
 
 from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.durable import json_bytes
-from compress_ssl.storage.places.lease import lease_over
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.schema import Part, Record, unit_keys
@@ -50,11 +49,9 @@ def _stamped(record: Record, writer: Writer) -> dict[str, Any]:
     return {key: part if writer is None else {**part, "writer": writer} for key, part in record.items()}
 
 
-def commit_block(split: Place, unit: str, block: int, record: Record) -> None:
+def commit_block(split: Place, unit: str, block: int, record: Record, writer: Writer) -> None:
     """Record that the parts of a block are on the disk, and the bytes that were written."""
-    lease = lease_over(split)
-    content = json_bytes(_stamped(record, lease.holder if lease else None))
-    split.inside(f"{COMMITS}/{unit}/{block}.json").write_durably(content)
+    split.inside(f"{COMMITS}/{unit}/{block}.json").write_durably(json_bytes(_stamped(record, writer)))
 
 
 def write_manifest(split: Place, unit: str, records: Mapping[int, Record]) -> None:
@@ -79,15 +76,15 @@ def read_records(split: Place, unit: str) -> dict[int, Record]:
     Raises:
         StoreDamagedError: If a record cannot be read or does not name the objects of its block.
     """
+    seen: bytes | None = b""
     while True:
         files = record_files(split, unit)
         found = list(_parsed(split, unit, files))
         counted = {block: record for block, record, counts in found if counts}
-        # A record that does not count may be of a writer that began meanwhile.
-        if len(counted) == len(found) or _read(split, [WRITERS]) == {
-            key: files[key] for key in files if key == WRITERS
-        }:
+        # A record that does not count may be of a writer that began or ended while they were read.
+        if len(counted) == len(found) or files.get(WRITERS) == seen:
             return counted
+        seen = files.get(WRITERS)
 
 
 def record_files(split: Place, unit: str) -> dict[str, bytes]:
@@ -97,7 +94,12 @@ def record_files(split: Place, unit: str) -> dict[str, bytes]:
     with contextlib.suppress(FileNotFoundError):  # the folder may go while it is listed
         folder = split.inside(f"{COMMITS}/{unit}")
         keys = sorted(file.relative_to(split).as_posix() for file in folder.glob("*.json"))
-    return _read(split, keys) | _read(split, [f"{COMMITS}/{unit}.json", WRITERS])
+    manifest = f"{COMMITS}/{unit}.json"
+    if split.is_writable:
+        return _read(split, keys) | _read(split, [manifest, WRITERS])
+    # Of a finished store nothing is asked that is not there: a bucket that may not be listed refuses that.
+    files = _read(split, [manifest])
+    return files | _read(split, [WRITERS]) if b'"writer"' in files.get(manifest, b"") else files
 
 
 def _read(split: Place, keys: Sequence[str]) -> dict[str, bytes]:

@@ -89,10 +89,10 @@ class StoreWriter:
         self.path = location(path)
         self.path.check_writable()
         self.store = open_store(self.path)
-        lease = lease_over(self.path)
-        if lease and not self.store.is_complete:
+        self._lease = lease_over(self.path)
+        if self._lease and not self.store.is_complete:
             for source in self.store.splits:
-                take_over(source.path, source.units, lease.holder)
+                take_over(source.path, source.units, self._lease.holder)
         root: Any = open_root(self.path)
         self._target: PlaceStore = root.store
         self._arrays: dict[tuple[str, str], zarr.Array[Any]] = {
@@ -100,6 +100,11 @@ class StoreWriter:
             for split in self.store.split_names
             for name in schema.VIEW_ARRAYS
         }
+
+    @property
+    def holder(self) -> str | None:
+        """The holder of the lease under which this writer was opened; None if there was none."""
+        return self._lease.holder if self._lease else None
 
     def pending_blocks(self, split: str) -> dict[int, list[int]]:
         """Return the views that each unfinished block lacks, by block."""
@@ -144,9 +149,13 @@ class StoreWriter:
             )
         if is_committed(source.path, str(view), block):
             return
+        if self._lease and lease_over(self.path) != self._lease:  # this process writes for a run before or after, too
+            self._lease.check()
+            self._lease.join()
         self._arrays[split, "embeddings"][view, rows] = as_float16(source, rows, view, embeddings)
         self._arrays[split, "augmentation"][view, rows] = augmentation
-        commit_block(source.path, str(view), block, written_records(self._target, split, [block], str(view))[block])
+        record = written_records(self._target, split, [block], str(view))[block]
+        commit_block(source.path, str(view), block, record, self.holder)
 
     def finish(self) -> None:
         """Fold the records of complete views into manifests; once all views are complete, consolidate the metadata.

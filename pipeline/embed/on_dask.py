@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -204,8 +204,8 @@ def writer_of(run: RunInfo, lease: Lease | None) -> StoreWriter:
     """
     place = run.settings.store
     try:
-        if lease:
-            lease.join()
+        if lease and place.exists():  # here perhaps by another way than at the client, as links lead
+            replace(lease, slot=place.lease_slot()).join()
         return StoreWriter(place)
     except StoreNotFoundError as error:
         raise InputError(f"'{place}' does not exist here; put the store where all workers see it.") from error

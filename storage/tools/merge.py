@@ -178,7 +178,7 @@ def merge_stores(plan: MergePlan, target: PlaceLike, advance: Callable[[int], No
             split = place / block.split
             for key, part in record.items():
                 split.inside(key).write_durably(fetch(source.inside(key), part))
-            commit_block(split, str(block.view), block.block, record)
+            commit_block(split, str(block.view), block.block, record, writer.holder)
 
         advance(len(plan.found.keys() - lacking))
         for _ in map_threads(copy, sorted(lacking & plan.found.keys()), threads=COPIES):

@@ -100,7 +100,7 @@ def test_a_row_that_was_swapped_before_it_was_committed_fails(call: Call, workpl
     (split / "embeddings/commits/0.json").unlink()
     for block in range(open_store(workplace / "teacher.zarr")["val"].block_count):
         record = {key: part_of((split / key).read_bytes()) for key in unit_keys("0", block)}
-        commit_block(location(split), "0", block, record)
+        commit_block(location(split), "0", block, record, None)
     assert call("store", "verify", "teacher.zarr").exit_code == 0
     result = call("store", "verify", "teacher.zarr", *AGAIN)
     assert result.exit_code == 1

@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_writer_whose_lease_was_taken_writes_nothing_more(place: Place, write: W
         let_another_take(place)
         changes: list[Callable[[], object]] = [
             lambda: write(writer, 1, [0]),
-            lambda: commit_block(place / "train", "1", 0, {}),
+            lambda: commit_block(place / "train", "1", 0, {}, None),
             writer.finish,
             (place / "zarr.json").unlink if isinstance(place, RemotePath) else place.remove_tree,
             lambda: open_root(place).attrs.put({}),
@@ -170,6 +171,23 @@ def test_put_that_was_under_way_does_not_replace_what_the_next_writer_has_put(
     assert chunk.read_bytes() == b"the other's"
 
 
+def test_process_that_writes_for_two_runs_writes_each_under_its_own_lease(empty: Path, write: Write) -> None:
+    """As a Dask worker that still has a task of a run whose client is gone."""
+    place = LocalPath(empty)
+    with writer_lease(place) as lease:
+        first = StoreWriter(place)
+        write(first, 0, [0])
+        replace(lease, holder="gone").join()
+        write(first, 0, [1])
+        let_another_take(place)
+        replace(lease, holder="other").join()
+        second = StoreWriter(place)
+        with pytest.raises(StoreBusyError, match=TAKEN):
+            write(first, 0, [2])
+        write(second, 0, [3])
+        assert sorted(read_records(place / "train", "0")) == [0, 1, 3]
+
+
 def test_record_has_the_hash_of_what_was_to_be_written(empty: Path, made: Path) -> None:
     place, key = LocalPath(empty), "embeddings/c/0/0/0"
     for name in unit_keys("0", 0):
@@ -179,6 +197,6 @@ def test_record_has_the_hash_of_what_was_to_be_written(empty: Path, made: Path) 
         content = default_buffer_prototype().buffer.from_bytes((made / "complete.zarr/train" / name).read_bytes())
         asyncio.run(target.set(f"train/{name}", content))
     shutil.copyfile(made / "complete.zarr/train/embeddings/c/1/0/0", place / "train" / key)  # the disk went wrong
-    commit_block(place / "train", "0", 0, written_records(target, "train", [0], "0")[0])
+    commit_block(place / "train", "0", 0, written_records(target, "train", [0], "0")[0], None)
     damaged = verify_store(open_store(place)).damaged
     assert [sentence.partition("' ")[0] for sentence in damaged] == [f"'{place}/train/{key}"]

@@ -30,6 +30,7 @@ from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import EmbeddingStore, LocalPath, open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError
+from compress_ssl.storage.places.lease import LeaseFile
 from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.tools.verify import verify_store
 
@@ -266,7 +267,11 @@ def test_a_worker_does_not_write_into_another_store_than_the_clients(
     records = sorted((store.path / "train/embeddings/commits").glob("*.json"))
     records[0].unlink()  # it has something to do
     with writer_lease(store.path) as lease:
-        assert on_dask.writer_of(run, lease).path == store.path
+        (tmp_path / "elsewhere").mkdir()
+        by_another_way = LeaseFile(tmp_path / "elsewhere/store.zarr.lease")  # a client's that has other links
+        by_another_way.path.hardlink_to(lease.slot.path)
+        writer = on_dask.writer_of(run, replace(lease, slot=by_another_way))
+        assert (writer.path, writer.holder) == (store.path, lease.holder)
         with pytest.raises(StoreBusyError, match="was taken over by another writer"):
             on_dask.writer_of(replace(run, id="later"), replace(lease, holder="of another client"))
 

@@ -347,12 +347,16 @@ def _lock(descriptor: int, kind: int, path: Path) -> None:
         StoreBusyError: If another process keeps it for long, which must be suspended.
     """
     until = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise StoreBusyError(
-                    f"'{path}' is locked by a process that has stopped while it wrote; end that process first."
-                ) from None
-        time.sleep(0.002)
+    with _in_turn:
+        while True:
+            try:
+                return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise StoreBusyError(
+                        f"'{path}' is locked by a process that has stopped while it wrote; end that process first."
+                    ) from None
+            time.sleep(0.002)
+
+
+_in_turn = threading.Lock()  # threads that write share their lock, and would never leave a moment for the heartbeat

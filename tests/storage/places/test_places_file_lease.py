@@ -257,6 +257,24 @@ def test_nobody_takes_a_lease_while_something_is_written_under_it(store: Path) -
         taking.result()
 
 
+def test_threads_that_write_all_the_time_leave_the_heartbeat_its_turn(store: Path) -> None:
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            with lease.held():
+                pass
+
+    with ThreadPoolExecutor(17) as pool, writer_lease(store) as lease:
+        for _ in range(16):
+            pool.submit(write)
+        try:
+            content, version = lease.slot.read()
+            assert pool.submit(lease.slot.put, content, version).result(10) == content
+        finally:
+            ended.set()
+
+
 def leave_a_lease_of_another(store: Path) -> None:
     """Take the lease as another writer does that counts this one as gone."""
     other = json.dumps({"machine": "elsewhere b p", "process": 1, "started": "1", "heartbeat": time.time()}).encode()

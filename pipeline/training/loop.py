@@ -61,8 +61,9 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
             for batch in stream.batches(epoch, step):
                 if time.monotonic() - looked_at > LOOK_SECONDS:
                     looked_at = time.monotonic()
-                    for trainer in trainers:
-                        check_lease(trainer.task.run)
+                    with contextlib.suppress(OSError):  # the disk fails, perhaps for a moment
+                        for trainer in trainers:
+                            check_lease(trainer.task.run)
                 for trainer in _due(trainers, epoch, step):
                     with _drop_failed(trainer, trainers, failures):
                         trainer.train_step(batch)

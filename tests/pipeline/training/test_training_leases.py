@@ -1,5 +1,6 @@
 """A run whose lease another process has taken, as after a suspension: nothing more is written to it."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,26 @@ def test_lost_lease_ends_a_training_before_it_writes(
         run_loop(run, batches=batches_of_a_suspended_writer)
     assert contents(run) == then
     assert steps[-1] == (at if looks else (at[0], 3))
+
+
+def test_lease_that_cannot_be_read_for_a_moment_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOOK_SECONDS", -1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def batches_while_nothing_can_be_opened(epoch: int, first_step: int) -> Iterator[Tensor]:
+        for step, batch in enumerate(batches(epoch, first_step), first_step):
+            if step == 1:  # nothing is written after it
+                resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                yield batch
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    with run_leases([tmp_path / "run"]):
+        run_loop(tmp_path / "run", batches=batches_while_nothing_can_be_opened)
+    assert (tmp_path / "run" / "network").is_file()
 
 
 def taken_by_another(run: Path) -> None:

@@ -57,7 +57,7 @@ class ScoredImages(NamedTuple):
     data_set: str
     train: int | None  # number of training images: the neighbours, or those a classifier was trained on
     test: int | None
-    content: tuple[str, ...] = ()  # hashes of the images of both splits, and of the rows of a subset; empty if unknown
+    content: tuple[str, ...]  # hashes of the images of both splits, and of the rows of a subset; empty if unknown
 
     def __str__(self) -> str:
         """Return a phrase with both numbers."""
@@ -70,10 +70,10 @@ class ScoredImages(NamedTuple):
         return {"data_set": self.data_set, "train_images": self.train, "test_images": self.test}
 
     def may_be(self, other: "ScoredImages") -> bool:
-        """Return True unless something that is known of both differs."""
-        return self[:3] == other[:3] and all(
-            one == two or not one or not two for one, two in zip(self.content, other.content, strict=True)
-        )
+        """Return True unless something known of both differs; a dataset's name counts where no hash is known."""
+        hashes = [(one, two) for one, two in zip(self.content, other.content, strict=True) if one and two]
+        same_name = bool(hashes) or self.data_set == other.data_set
+        return same_name and self[1:3] == other[1:3] and all(one == two for one, two in hashes)
 
 
 class Result(NamedTuple):
@@ -118,21 +118,24 @@ def image_notes(rows: Sequence[tuple[str, Mapping[str, ScoredImages]]]) -> tuple
     Args:
         rows: Name of each network, and the images of each of its scores.
     """
-    of_heading: dict[str, dict[ScoredImages, list[str]]] = {}
+    of_heading: dict[str, list[list[tuple[str, ScoredImages]]]] = {}  # rows, in groups that may be of the same images
     for name, images in rows:
         for heading, each in images.items():
-            known = of_heading.setdefault(heading, {})
-            known.setdefault(next(filter(each.may_be, known), each), []).append(name)
+            groups = of_heading.setdefault(heading, [])
+            group = next((group for group in groups if all(each.may_be(other) for _, other in group)), None)
+            if group is None:
+                groups.append(group := [])
+            group.append((name, each))
     alike: dict[str, list[str]] = {}
-    for heading, found in of_heading.items():
-        if len(found) == 1:
-            alike.setdefault(str(next(iter(found))), []).append(heading)
-    differing = [heading for heading, found in of_heading.items() if len(found) > 1]
+    for heading, groups in of_heading.items():
+        if len(groups) == 1:
+            alike.setdefault(str(groups[0][0][1]), []).append(heading)
+    differing = [heading for heading, groups in of_heading.items() if len(groups) > 1]
     if len(alike) == 1 and not differing:
         return (f"Of {next(iter(alike))}.",)
     notes = [f"{'; '.join(headings)}: of {phrase}." for phrase, headings in alike.items()]
     for heading in differing:
-        parts = "; ".join(f"{images}: {', '.join(names)}" for images, names in of_heading[heading].items())
+        parts = "; ".join(f"{group[0][1]}: {', '.join(name for name, _ in group)}" for group in of_heading[heading])
         notes.append(f"{heading} is of different images, and cannot be compared between them. {parts}.")
     return tuple(notes)
 

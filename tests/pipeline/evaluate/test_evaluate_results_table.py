@@ -63,6 +63,22 @@ def test_table_says_once_what_images_all_its_scores_are_of(tmp_path: Path) -> No
     assert results_table(paths).notes == ("Of 400 test images and 1,200 training images of fruit.",)
 
 
+def test_same_images_under_two_names_are_the_same(tmp_path: Path) -> None:
+    packed = scored(1200, 400, "a")
+    packed["data_set"]["name"] = "fruit.h5"
+    paths = [
+        result(tmp_path, "small", {"NN": 1.0}, **scored(1200, 400, "a")),
+        result(tmp_path, "large", {"NN": 2.0}, **packed),
+    ]
+    assert results_table(paths).notes == ("Of 400 test images and 1,200 training images of fruit.",)
+
+
+def test_an_old_result_of_unknown_images_does_not_hide_that_two_others_differ(tmp_path: Path) -> None:
+    paths = [result(tmp_path, f"of-{each}", {"NN": 1.0}, **scored(1200, 400, each)) for each in ("", "a", "b")]
+    (note,) = results_table(paths).notes
+    assert "NN is of different images" in note
+
+
 def test_table_says_which_scores_are_of_other_images(tmp_path: Path) -> None:
     few = {"test_images": 400, "subsets": [{"subset": "1 %", "train_images": 12}]}
     paths = [

@@ -37,7 +37,7 @@ def print_result(result: Any, as_json: bool, show: Callable[[], None]) -> None:
     if torchrun_env().rank > 0:
         return
     if as_json:
-        echo(*json.dumps(result, indent=1, default=str).split("\n"))
+        click.echo(json.dumps(result, indent=1, default=str))  # all ASCII
     else:
         show()
 

@@ -13,6 +13,7 @@ from zarr.codecs import Crc32cCodec
 from compress_ssl.storage import schema
 from compress_ssl.storage.commits import (
     commit_block,
+    counted_writers,
     fold_records,
     is_committed,
     is_folded,
@@ -83,7 +84,11 @@ def create_store(
 
 
 class StoreWriter:
-    """Writes blocks into an existing store; safe in any number of processes and threads."""
+    """Writes blocks into an existing store; safe in any number of processes and threads.
+
+    Raises:
+        StoreError: If another writer has begun the store under a lease, and this process has none.
+    """
 
     def __init__(self, path: PlaceLike) -> None:
         self.path = location(path)
@@ -93,6 +98,8 @@ class StoreWriter:
         if self._lease and not self.store.is_complete:
             for source in self.store.splits:
                 take_over(source.path, source.units, self._lease.holder)
+        if not self._lease and any(counted_writers(source.path) != [None] for source in self.store.splits):
+            raise StoreError(f"'{self.path}' is only written under its lease; open it inside exclusive_writer.")
         root: Any = open_root(self.path)
         self._target: PlaceStore = root.store
         self._arrays: dict[tuple[str, str], zarr.Array[Any]] = {

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
@@ -86,6 +87,11 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         with progress.track("embed", views, "views") as advance:
             executor.embed_blocks(writer, sources, blocks, advance)
         writer.finish()
+        if lost := missing_blocks(writer, settings.part):
+            raise RunError(
+                f"{len(lost):,} blocks of '{settings.store}' were written and are not committed, the first: {lost[0]}; "
+                "run the same command with --resume."
+            )
     store = open_store(settings.store)
     warn_if_collapsed(store)
     return store

@@ -168,7 +168,7 @@ class _Preprocessing(FileModel, extra="forbid"):  # what is not known would not 
     resize: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
     mean: Rgb
     std: Rgb
-    interpolation: Literal["bilinear", "bicubic"]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # the first files lack it
 
 
 class _Header(FileModel):

@@ -3,6 +3,7 @@
 22 samples in blocks of 5 (five blocks, the last of 2 rows), 4 features, 2 parameters; row 7 is a bad image.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress_ssl.storage import Samples, SplitPlan, Status
-from compress_ssl.storage.writer import StoreWriter, create_store
+from compress_ssl.storage import Samples, SplitPlan, Status, location
+from compress_ssl.storage.places.lease import lease_over
+from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
 ATTRIBUTES = {"teacher": {"name": "random", "feature_dim": 4}, "data_set": {"name": "numbers", "images": 22}}
 BAD_ROW = 7
@@ -48,13 +50,14 @@ def plan_of(count: int = 22, views: int = 3, paths: list[str] | None = None, blo
 
 
 def write_all(path: Path) -> None:
-    writer = StoreWriter(path)
-    for split in writer.store.split_names:
-        for block, views in writer.pending_blocks(split).items():
-            rows = writer.store[split].block_slice(block)
-            for view in views:
-                writer.write_block(split, block, view, values_of(view, rows), parameters_of(view, rows))
-    writer.finish()
+    with contextlib.nullcontext() if lease_over(location(path)) else exclusive_writer(path):
+        writer = StoreWriter(path)
+        for split in writer.store.split_names:
+            for block, views in writer.pending_blocks(split).items():
+                rows = writer.store[split].block_slice(block)
+                for view in views:
+                    writer.write_block(split, block, view, values_of(view, rows), parameters_of(view, rows))
+        writer.finish()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from compress_ssl.storage import LocalPath, Place, RemotePath, SplitPlan, location, open_store
 from compress_ssl.storage.commits import commit_block, is_committed, read_records
-from compress_ssl.storage.errors import StoreBusyError
+from compress_ssl.storage.errors import StoreBusyError, StoreError
 from compress_ssl.storage.places.lease import Lease
 from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.schema import unit_keys
@@ -106,6 +106,13 @@ def test_of_two_writers_who_resume_only_the_seconds_records_count(
     assert contents(place) == contents(LocalPath(made / "complete.zarr"))
     wake_up_late(place, first.holder, 3)
     assert not verify_store(open_store(place)).damaged
+
+
+def test_writer_without_the_lease_that_a_store_was_begun_under_is_refused(place: Place, write: Write) -> None:
+    with writer_lease(place):
+        write(StoreWriter(place), 0, [0])
+    with pytest.raises(StoreError, match="is only written under its lease"):  # its records would not count
+        StoreWriter(place)
 
 
 def test_store_that_was_overwritten_counts_no_record_of_before(

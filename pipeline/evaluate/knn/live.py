@@ -82,9 +82,9 @@ class LiveNearestNeighbour:
                 source = open_source(data, opened[name].folder, selection.index_folder or output.parent / "index")
                 check_same_images(opened[name], source, "sample", threads, progress)
                 indexes[name] = ImageIndex(source, opened[name].samples)
-        missing = [name for name in splits if name not in indexes]
         few = selection.model_copy(update={"limit": min(limit, selection.limit or limit)})
-        indexes |= index_data_set(data, missing, output, few, threads=threads, progress=progress)
+        if missing := [name for name in splits if name not in indexes]:
+            indexes |= index_data_set(data, missing, output, few, threads=threads, progress=progress)
         chosen = []
         for name in (train_split, test_split):
             samples = indexes[name].samples

@@ -189,15 +189,14 @@ def test_a_store_that_exists_is_neither_touched_nor_gone_on_with_unasked(made: P
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-@pytest.mark.parametrize(("value", "written"), [(1e30, "inf|e\\+"), (float("nan"), "nan")], ids=["overflow", "nan"])
 def test_a_teacher_whose_output_float16_cannot_hold_stops_the_run_naming_the_row(
-    data: Path, tmp_path: Path, embedded: Embedded, value: float, written: str
+    data: Path, tmp_path: Path, embedded: Embedded
 ) -> None:
     network = load_network("random/conv4-16")
     with torch.no_grad():
-        network.module.get_submodule("13").weight.mul_(value)  # the last batch norm's
+        network.module.get_submodule("13").weight.mul_(1e30)  # the last batch norm's
     save_network(tmp_path / "broken.safetensors", network)
-    expected = rf"'apple/000\.png' \(split train, row 0, view 0\) holds .*({written}).*, which float16 cannot"
+    expected = r"'apple/000\.png' \(split train, row 0, view 0\) holds .*(inf|e\+).*, which float16 cannot"
     with pytest.raises(NotRepresentableError, match=expected):
         embedded(data, tmp_path / "store.zarr", teacher=str(tmp_path / "broken.safetensors"))
 

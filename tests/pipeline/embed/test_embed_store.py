@@ -18,7 +18,7 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTen
 from compress_ssl.pipeline.embed import block
 from compress_ssl.pipeline.embed.embedder import Embedder, HostRows
 from compress_ssl.pipeline.images.policies import draw_parameters
-from compress_ssl.pipeline.images.renderers import torchvision as torchvision_renderer
+from compress_ssl.pipeline.images.rendering import RenderJob
 from compress_ssl.storage import EmbeddingStore
 from compress_ssl.storage.writer import StoreWriter
 
@@ -119,14 +119,14 @@ def test_all_views_of_a_block_come_from_one_reading_and_one_decode(
             read.append(path)
         return read_bytes(path)
 
-    def decoding(content: bytes) -> Image.Image:
+    def decoding(job: RenderJob, row: int, content: bytes) -> Image.Image:
         if (tmp_path / "second.zarr").exists():
             decoded.append(len(content))
-        return decode(content)
+        return decode(job, row, content)
 
-    read_bytes, decode = Path.read_bytes, torchvision_renderer.decode
+    read_bytes, decode = Path.read_bytes, RenderJob.decode
     monkeypatch.setattr(Path, "read_bytes", reading)
-    monkeypatch.setattr(torchvision_renderer, "decode", decoding)
+    monkeypatch.setattr(RenderJob, "decode", decoding)
     embedded(data, tmp_path / "second.zarr", views=6, split=("train",), renderer="torchvision")
     assert len(read) == len(set(read)) == 36
     assert len(decoded) == 36

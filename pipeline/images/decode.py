@@ -25,9 +25,10 @@ class Kind(IntEnum):
     SIXTEEN_BITS = 1
     UNMARKED_CMYK = 2  # a JPEG in four colours without Adobe's marker
     CUT_OFF = 3  # numbers of 32 bits, of which 0 to 255 are kept
+    DARK_SIXTEEN_BITS = 4  # of 12 bits or fewer, in a file of 16: nearly black
 
 
-DECODED_ANEW = (Kind.SIXTEEN_BITS, Kind.UNMARKED_CMYK)  # what ``DECODING`` 1 and 2 make different pixels of
+DECODED_ANEW = (Kind.SIXTEEN_BITS, Kind.DARK_SIXTEEN_BITS, Kind.UNMARKED_CMYK)  # what ``DECODING`` 1 and 2 make different pixels of
 
 
 def decode(content: bytes, decoding: int = DECODING) -> Image.Image:
@@ -43,7 +44,10 @@ def decode_with_kind(content: bytes, decoding: int = DECODING) -> tuple[Image.Im
     with Image.open(io.BytesIO(content)) as image:
         kind = _kind_of(image)
         if kind == Kind.SIXTEEN_BITS and decoding > 1:
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB"), kind
+            values = np.asarray(image)
+            if values.max() < 2**12:
+                kind = Kind.DARK_SIXTEEN_BITS
+            return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB"), kind
         return image.convert("RGB"), kind
 
 

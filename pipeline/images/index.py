@@ -53,6 +53,11 @@ class ImageIndex:
 
 SAID_OF = {
     Kind.SIXTEEN_BITS: (logging.INFO, "%d of %d images have 16 bits ('%s' first); the high 8 are used."),
+    Kind.DARK_SIXTEEN_BITS: (
+        logging.WARNING,
+        "%d of %d images have 16 bits and no value above 4,095 ('%s' first): they are nearly black, since the high 8 are "
+        "used; save them with 8 bits, or scale their values up.",
+    ),
     Kind.CUT_OFF: (
         logging.WARNING,
         "%d of %d images have 32 bits ('%s' first); what is below 0 or above 255 is cut off: save them with 8 bits.",

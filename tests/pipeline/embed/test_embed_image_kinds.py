@@ -120,3 +120,17 @@ def test_numbers_of_32_bits_are_warned_of(tmp_path: Path, caplog: pytest.LogCapt
     index_images(source, source.listing(), tmp_path / "index.npz", threads=1, progress=Silent())
     (message,) = caplog.messages
     assert message.startswith(f"2 of 2 images have 32 bits ('{tmp_path}/1.tif' first); what is below 0 or above 255 is")
+
+
+def test_images_of_few_bits_in_files_of_sixteen_are_warned_of(
+    tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "data" / "train" / "a"
+    place.mkdir(parents=True)
+    ramp = np.linspace(0, 4095, 400, dtype=np.uint16).reshape(20, 20)
+    for name, values in (("microscope.png", ramp), ("photo.png", ramp * 16)):
+        Image.fromarray(values).save(place / name)
+    store = embedded(tmp_path / "data", tmp_path / "s.zarr", split=("train",))
+    assert "1 of 2 images have 16 bits and no value above 4,095" in caplog.text
+    assert "microscope.png' first): they are nearly black" in caplog.text
+    assert store["train"].views[0]["decoding"] == 2

@@ -28,7 +28,8 @@ class Kind(IntEnum):
     DARK_SIXTEEN_BITS = 4  # of 12 bits or fewer, in a file of 16: nearly black
 
 
-DECODED_ANEW = (Kind.SIXTEEN_BITS, Kind.DARK_SIXTEEN_BITS, Kind.UNMARKED_CMYK)  # what ``DECODING`` 1 and 2 make different pixels of
+DECODED_ANEW = (Kind.SIXTEEN_BITS, Kind.DARK_SIXTEEN_BITS, Kind.UNMARKED_CMYK)
+"""What ``DECODING`` 1 and 2 make different pixels of."""
 
 
 def decode(content: bytes, decoding: int = DECODING) -> Image.Image:

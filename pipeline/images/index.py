@@ -55,8 +55,7 @@ SAID_OF = {
     Kind.SIXTEEN_BITS: (logging.INFO, "%d of %d images have 16 bits ('%s' first); the high 8 are used."),
     Kind.DARK_SIXTEEN_BITS: (
         logging.WARNING,
-        "%d of %d images have 16 bits and no value above 4,095 ('%s' first): they are nearly black, since the high 8 are "
-        "used; save them with 8 bits, or scale their values up.",
+        "%d of %d images have 16 bits, of which the high 8 are used, and reach 4,095 at most ('%s' first): scale them.",
     ),
     Kind.CUT_OFF: (
         logging.WARNING,

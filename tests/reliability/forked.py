@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ import torch
 import zarr  # noqa: F401
 
 import compress_ssl.cli.progress
+import compress_ssl.pipeline.distill.run
 import compress_ssl.pipeline.embed.run
 import compress_ssl.pipeline.images.renderers.dali  # noqa: F401
 from compress_ssl.cli.main import main
@@ -37,14 +38,19 @@ torch.set_num_threads(1)
 
 def start_embed(data: Path, store: Path, *words: str) -> int:
     """Begin ``compress-ssl embed``; its process. What it says goes to ``said_by``."""
+    return start(("embed", str(data), str(store), *WORDS, *words), said_by(data))
+
+
+def start(words: Sequence[str], said_to: Path) -> int:
+    """Begin a command; its process."""
     process = os.fork()
     if process == 0:
         code: Any = 1
         try:
-            said = os.open(said_by(data), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            said = os.open(said_to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)
-            main(["embed", str(data), str(store), *WORDS, *words], prog_name="compress-ssl")
+            main(list(words), prog_name="compress-ssl")
         except SystemExit as ending:
             code = ending.code
         finally:

@@ -50,12 +50,12 @@ def s3_bucket(folder: Path) -> Iterator[str]:
         yield "s3://lab"
 
 
-def start_elsewhere(data: Path, store: str) -> int:
-    """Begin ``embed`` as the first process of a namespace, so that others take its machine for another one."""
+def start_elsewhere(begin: Callable[[], int]) -> int:
+    """Begin a process as the first of a namespace, so that others take its machine for another one."""
     read, write = os.pipe()
     if (between := os.fork()) == 0:
         if ctypes.CDLL(None).unshare(CLONE_NEWPID) == 0:
-            os.write(write, start_embed(data, store).to_bytes(4, "big"))
+            os.write(write, begin().to_bytes(4, "big"))
         os._exit(0)
     os.waitpid(between, 0)
     os.close(write)
@@ -93,7 +93,7 @@ def one_trial(data: Path, other: Path, store: Place, log: Path, draw: random.Ran
         return sum(f'"PUT {key}/train/embeddings/commits/' in line for line in log.read_text().splitlines())
 
     counts = Counter[str]()
-    first = start_elsewhere(data, str(store))
+    first = start_elsewhere(lambda: start_embed(data, str(store)))
     moment = draw.randrange(1, RECORDS - 10)
     wait_for(lambda: written() >= moment, first)
     time.sleep(draw.uniform(0, 0.03))

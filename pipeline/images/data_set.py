@@ -82,7 +82,7 @@ def _check_writable(index_folder: Path) -> None:
         make_directory_durably(index_folder)
         with tempfile.TemporaryFile(dir=index_folder):
             pass
-    except PermissionError as error:
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise InputError(
             f"The index of the images cannot be written into '{index_folder}' ({error.strerror}); give another folder "
             "with --index-folder."

@@ -17,9 +17,7 @@ from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.retries import give_up
 from compress_ssl.storage.places.urls import check_no_secrets
 from compress_ssl.storage.printable import printable
-
-TERMINATE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-STOP_SIGNALS = (*TERMINATE, signal.SIGINT)
+from compress_ssl.storage.signals import STOP_SIGNALS, TERMINATE
 
 FOR_TORCHRUN = ("pretrain", "distill", "evaluate")  # commands that torchrun may start in several processes
 

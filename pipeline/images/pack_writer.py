@@ -24,7 +24,7 @@ from compress_ssl.pipeline.images.sources.source import ImageSource, Listing, re
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.places.durable import make_directory_durably
 from compress_ssl.storage.places.local import replaced_file
-from compress_ssl.storage.tools.hdf5 import create_hdf5
+from compress_ssl.storage.tools.hdf5_file import create_hdf5
 
 BATCH_BYTES = 16 * 2**20
 BATCH_IMAGES = 4096  # largest batch that is read and written at once, in bytes (or one image) and in images

@@ -24,12 +24,9 @@ from compress_ssl.pipeline.training.distributed import all_reduce_max, is_rank0,
 from compress_ssl.pipeline.training.run_folder import check_lease
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
 from compress_ssl.pipeline.training.trainer import Trainer
+from compress_ssl.storage.signals import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
-"""Slurm sends SIGTERM and SIGUSR1 before it ends a job (``--signal=USR1@120``); a terminal sends SIGHUP when it is
-closed, and SIGINT at Ctrl-C."""
 
 LOOK_SECONDS = 1  # time between two looks at the leases; they are also held while a file gets its name
 

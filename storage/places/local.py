@@ -17,7 +17,8 @@ import xxhash
 
 from compress_ssl.storage.errors import StoreError, StoreUnsafeError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX, flush_directory, naming, write_durably
-from compress_ssl.storage.places.lease import LeaseFile, held_over, hold_lease
+from compress_ssl.storage.places.lease import held_over, hold_lease
+from compress_ssl.storage.places.lease_file import LeaseFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

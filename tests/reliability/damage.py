@@ -6,7 +6,6 @@ Every fault befalls a random part of a random array or record, every other one o
 records are files of their own. Then every row is read in every way there is, and compared with what was written.
 """
 
-import argparse
 import json
 import random
 import shutil
@@ -19,6 +18,7 @@ import numpy as np
 
 from compress_ssl.storage import Samples, SplitPlan, Status, open_store
 from compress_ssl.storage.writer import StoreWriter, create_store
+from tests.reliability.options import parser
 from tests.reliability.truth import Answers, Truth, damage_found, read_everything
 
 ROWS, VIEWS, FEATURES, BLOCK_ROWS = 50, 3, 16, 8
@@ -165,7 +165,4 @@ def main(count: int, seed: int) -> dict[str, tuple[Answers, int]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    main(**vars(parser(__doc__, count=100).parse_args()))

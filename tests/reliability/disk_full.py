@@ -6,7 +6,6 @@ Another program takes all that is left of the disk. The run has to end with one 
 compared with those of a store that was made undisturbed. Then the space is given back, and the run is gone on with.
 """
 
-import argparse
 import contextlib
 import random
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from tests.pipeline.embed.conftest import write_images
 from tests.reliability.forked import asked, ended, forget, one_run, said_by, start_embed, truth_at
+from tests.reliability.options import parser
 from tests.reliability.truth import Answers, committed, damage_found, files, read_everything
 
 IMAGES, MIB = 100, 4
@@ -84,7 +84,4 @@ def main(count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    main(**vars(parser(__doc__, count=20).parse_args()))

@@ -7,7 +7,6 @@ run is resumed; and one of ``model.safetensors``, which is evaluated and exporte
 that is that of the whole file (what is flipped then pads records, or is a date); anything else is silent.
 """
 
-import argparse
 import os
 import random
 import shutil
@@ -20,6 +19,7 @@ from click.testing import CliRunner
 
 from compress_ssl.cli.main import main as command
 from tests.cli.conftest import DISTILL, EMBED, TINY, write_images
+from tests.reliability.options import parser
 
 Outcome = dict[str, bytes]
 
@@ -95,7 +95,4 @@ def main(count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    main(**vars(parser(__doc__, count=40).parse_args()))

@@ -7,7 +7,6 @@ process, and makes the file good again. Faults are a traceback, more than one li
 minute, other rows than were written, more than a gigabyte of memory, and any file changed that is not the output.
 """
 
-import argparse
 import contextlib
 import os
 import random
@@ -26,6 +25,7 @@ from compress_ssl.storage.printable import printable
 from tests.reliability.fuzz_files import Refused, prepare
 from tests.reliability.fuzz_kinds import KINDS, Answer, Kind
 from tests.reliability.mutations import put_special
+from tests.reliability.options import parser
 
 SECONDS = 60
 BYTES = 2**30
@@ -187,8 +187,6 @@ def main(count: int, kind: str | None, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--kind", choices=KINDS)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    options = parser(__doc__, count=100)
+    options.add_argument("--kind", choices=KINDS)
+    main(**vars(options.parse_args()))

@@ -7,7 +7,6 @@ Each is one parameter, embedding, label, size, status or description of a view. 
 the process is measured.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -31,6 +30,7 @@ from compress_ssl.storage.parameters import COLUMNS
 from compress_ssl.storage.writer import open_root
 from tests.pipeline.embed.conftest import write_images
 from tests.reliability.forked import WORDS
+from tests.reliability.options import parser
 
 IMAGES, VIEWS = 40, 3
 HUGE: tuple[float, ...] = (1e9, -1e9, 1e38, -65_536, 100_000, float("nan"), float("inf"), -float("inf"))
@@ -191,7 +191,4 @@ def main(count: int, seed: int) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    main(**vars(parser(__doc__, count=200).parse_args()))

@@ -6,7 +6,6 @@ Every kind is made of a random dataset with classes. A dataset counts as read ri
 its class and its bytes, and nothing else.
 """
 
-import argparse
 import io
 import os
 import random
@@ -21,6 +20,7 @@ from typing import Any
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import read_image, read_stamp
+from tests.reliability.options import parser
 
 Images = dict[str, tuple[str, bytes]]
 """Class and bytes of each image, by its name: CLASS/NAME.jpg."""
@@ -199,7 +199,4 @@ def main(count: int, seed: int) -> dict[str, Counter[str]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    main(**vars(parser(__doc__, count=20).parse_args()))

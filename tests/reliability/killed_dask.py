@@ -8,7 +8,6 @@ After every kill all rows are read and compared with those of a store that one p
 gone.
 """
 
-import argparse
 import contextlib
 import os
 import random
@@ -26,6 +25,7 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.storage import EmbeddingStore
 from tests.pipeline.embed.conftest import DaskProcesses, write_images
 from tests.processes import start_command
+from tests.reliability.options import parser
 from tests.reliability.truth import Answers, Truth, committed, damage_found, files, read_everything, truth_of
 
 IMAGES, SECONDS_A_BLOCK = 240, 0.4
@@ -135,8 +135,4 @@ def main(workers: int, schedulers: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=20)
-    parser.add_argument("--schedulers", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    main(**vars(parser(__doc__, workers=20, schedulers=5).parse_args()))

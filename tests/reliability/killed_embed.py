@@ -6,7 +6,6 @@ A run is killed, gone on with, and killed again, until one ends before its momen
 every kill all rows are read and compared with those of a store that was made undisturbed, and no record may be gone.
 """
 
-import argparse
 import random
 import tempfile
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tests.pipeline.embed.conftest import write_images
 from tests.reliability.forked import asked, ended, forget, killed, one_run, start_embed, truth_at
+from tests.reliability.options import parser
 from tests.reliability.truth import Answers, committed, damage_found, files, read_everything
 
 IMAGES = 100
@@ -56,7 +56,4 @@ def main(count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    main(**vars(parser(__doc__, count=100).parse_args()))

@@ -7,7 +7,6 @@ once its lease is old (here after a second). A second one overwrites the store w
 random moment of it the first goes on. All rows of the store are compared with those of one made undisturbed.
 """
 
-import argparse
 import contextlib
 import ctypes
 import os
@@ -26,6 +25,7 @@ from compress_ssl.storage.places import lease
 from tests.pipeline.embed.conftest import write_images
 from tests.processes import free_port
 from tests.reliability.forked import asked, ended, said_by, start_embed, truth_at
+from tests.reliability.options import parser
 from tests.reliability.truth import Answers, Truth, damage_found, read_everything
 from tests.servers import MOTO, running
 
@@ -164,7 +164,4 @@ def main(count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    main(**vars(parser(__doc__, count=20).parse_args()))

@@ -7,7 +7,6 @@ with another seed; at a random moment of it the first goes on. The weights are c
 undisturbed, and so are the steps in ``metrics.jsonl``.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from compress_ssl.storage.places import lease
 from tests.cli.conftest import DISTILL, EMBED, write_images
 from tests.reliability.forked import ended, start
+from tests.reliability.options import parser
 from tests.reliability.suspended import OTHER_SEED, is_gone, start_elsewhere, wait_for
 
 EPOCHS = 30
@@ -98,7 +98,4 @@ def main(count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    main(**vars(parser.parse_args()))
+    main(**vars(parser(__doc__, count=20).parse_args()))

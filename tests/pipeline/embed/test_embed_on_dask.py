@@ -30,7 +30,7 @@ from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import EmbeddingStore, LocalPath, open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError
-from compress_ssl.storage.places.lease import LeaseFile
+from compress_ssl.storage.places.lease_file import LeaseFile
 from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.tools.verify import verify_store
 

@@ -16,7 +16,8 @@ import pytest
 
 from compress_ssl.storage.errors import StoreBusyError, StoreError
 from compress_ssl.storage.places import lease
-from compress_ssl.storage.places.lease import STALE_SECONDS, LeaseFile
+from compress_ssl.storage.places.lease import STALE_SECONDS
+from compress_ssl.storage.places.lease_file import LeaseFile
 from compress_ssl.storage.places.place import writer_lease
 from tests.processes import wait_until
 

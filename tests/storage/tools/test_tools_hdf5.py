@@ -22,7 +22,8 @@ from compress_ssl.storage.errors import (
 )
 from compress_ssl.storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
 from compress_ssl.storage.tools.copy import copy_store, plan_copy
-from compress_ssl.storage.tools.hdf5 import create_hdf5, export_hdf5, import_hdf5
+from compress_ssl.storage.tools.hdf5 import export_hdf5, import_hdf5
+from compress_ssl.storage.tools.hdf5_file import create_hdf5
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store
 

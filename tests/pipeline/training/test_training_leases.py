@@ -11,6 +11,7 @@ from compress_ssl.pipeline.training import loop
 from compress_ssl.pipeline.training.run_folder import run_leases
 from compress_ssl.storage.errors import StoreBusyError
 from tests.pipeline.training.tiny_loop import batches, run_loop
+from tests.processes import Forked
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -39,10 +40,8 @@ def test_lost_lease_ends_a_training_before_it_writes(
     assert steps[-1] == (at if looks else (at[0], 3))
 
 
-def test_lease_that_cannot_be_read_for_a_moment_ends_no_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "LOOK_SECONDS", -1)
+def train_while_nothing_can_be_opened(run: Path) -> None:
+    loop.LOOK_SECONDS = -1
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def batches_while_nothing_can_be_opened(epoch: int, first_step: int) -> Iterator[Tensor]:
@@ -54,8 +53,13 @@ def test_lease_that_cannot_be_read_for_a_moment_ends_no_training(
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    with run_leases([tmp_path / "run"]):
-        run_loop(tmp_path / "run", batches=batches_while_nothing_can_be_opened)
+    with run_leases([run]):
+        run_loop(run, batches=batches_while_nothing_can_be_opened)
+
+
+def test_lease_that_cannot_be_read_for_a_moment_ends_no_training(tmp_path: Path) -> None:
+    process = Forked(train_while_nothing_can_be_opened, tmp_path / "run")  # the limit is of a whole process
+    assert process.wait() == 0, process.errors
     assert (tmp_path / "run" / "network").is_file()
 
 

@@ -39,6 +39,12 @@ class LocalPath(PosixPath):
     is_local: ClassVar[bool] = True
     is_writable: ClassVar[bool] = True
 
+    def resolve(self, strict: bool = False) -> LocalPath:
+        try:
+            return super().resolve(strict)
+        except RuntimeError as error:  # pathlib's, of links in a circle
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self)) from error
+
     def read_bytes(self, limit: int | None = None) -> bytes:
         descriptor = os.open(self, os.O_RDONLY | os.O_NONBLOCK)  # opening a FIFO would wait for its writer
         with naming(self), open(descriptor, "rb") as file:

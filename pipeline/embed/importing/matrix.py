@@ -186,6 +186,9 @@ def _open_zarr(folder: Path, array: str | None) -> zarr.Array[Any]:
         raise InputError(
             f"'{folder}' was written with {refused[0]}, which is not read from other programs; write it with zstd."
         )
+    special = next((path for path in (folder / name).rglob("*") if not (path.is_file() or path.is_dir())), None)
+    if special is not None:  # zarr would wait for the writer of a pipe
+        raise InputError(f"'{special}' is neither a file nor a folder; copy the array again.")
     opened = zarr.open_array(LocalStore(folder / name, read_only=True), mode="r")
     assert isinstance(opened, zarr.Array)
     return opened

@@ -78,17 +78,22 @@ def read_checkpoint_file(path: Path, *, mapped: bool = False) -> CheckpointFile:
         raise InputError(f"'{path}' {'is a folder' if path.is_dir() else 'does not exist'}; give a checkpoint file.")
     with path.open("rb") as file:
         start = file.read(1024)
-        file.seek(0)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        content, metadata = _content(path, start, mapped)
+        file.seek(0)  # hashed after it was checked: a sparse file may claim to have a terabyte
+        return CheckpointFile(path, hashlib.file_digest(file, "sha256").hexdigest(), content, metadata)
+
+
+def _content(path: Path, start: bytes, mapped: bool) -> tuple[Any, dict[str, str]]:
+    """Return the content and the metadata of a file that begins with ``start``."""
     if start.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
-        return CheckpointFile(path, sha256, _read_torch(path, start.startswith(ZIP_MAGIC), mapped), {})
+        return _read_torch(path, start.startswith(ZIP_MAGIC), mapped), {}
     if start[8:9] == b"{":
         try:
             with safe_open(path, framework="pt") as opened:
                 tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
                 metadata = opened.metadata() or {}
             check_safetensors(path, metadata)
-            return CheckpointFile(path, sha256, tensors, metadata)
+            return tensors, metadata
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"'{path}' is a damaged safetensors file ({error}); {GET_AGAIN}.") from error
     raise InputError(f"'{path}' is not a checkpoint but {_describe_start(start)}; {GET_AGAIN}.")

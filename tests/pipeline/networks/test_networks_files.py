@@ -1,6 +1,7 @@
 """Networks by reference and as files: what is written is plain safetensors, what is read is checked."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -138,6 +139,12 @@ def test_truncated_file_is_one_sentence(tmp_path: Path) -> None:
             InputError, match=f"run/model.safetensors' {re.escape(what)}.*; download, copy or train it again"
         ):
             load_network(str(tmp_path / "run"))
+
+
+def test_file_that_claims_to_have_a_terabyte_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.truncate(saved(load_network("random/conv4-16"), tmp_path / "run") / MODEL_FILE, 2**40)
+    with pytest.raises(InputError, match="is a damaged safetensors file"):
+        load_network(str(tmp_path / "run"))
 
 
 def test_header_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:

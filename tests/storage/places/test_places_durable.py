@@ -112,3 +112,9 @@ def test_a_disk_that_fails_is_named_by_the_file() -> None:
     memory = LocalPath("/proc/self/mem")  # reading its first byte is an input/output error
     with pytest.raises(OSError, match="Input/output error: '/proc/self/mem'"):
         memory.read_bytes()
+
+
+def test_links_in_a_circle_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match=r"Too many levels of symbolic links: '.*circle'"):
+        LocalPath(tmp_path / "circle").resolve()

@@ -1,6 +1,7 @@
 """Embeddings of other programs become the store that our own ``embed`` would have made, or are refused."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -226,6 +227,14 @@ def zarr_with_pickles(folder: Path, ours: EmbeddingStore) -> Path:
     return folder / "train.zarr"
 
 
+def pipe_for_a_chunk(folder: Path, ours: EmbeddingStore) -> Path:
+    save_zarr(folder / "train.zarr", np.ones((24, 16), np.float32))
+    chunk = folder / "train.zarr/c/0/0"
+    chunk.unlink()
+    os.mkfifo(chunk)
+    return folder / "train.zarr"
+
+
 def two_matrices(folder: Path, ours: EmbeddingStore) -> Path:
     with h5py.File(folder / "train.h5", "w") as root:
         root["one"], root["two"] = np.ones((24, 2)), np.ones((24, 2))
@@ -279,6 +288,7 @@ BAD = {
     "a vector": (npy(np.ones(24)), r"holds float64 of shape \(24,\)"),
     "no list": (npy(np.ones((24, 3))), "does not record the image of each row; give a list with --paths"),
     "pickling codec": (zarr_with_pickles, "was written with pickle, which is not read from other programs"),
+    "pipe": (pipe_for_a_chunk, "train.zarr/c/0/0' is neither a file nor a folder"),
     "two matrices": (two_matrices, r"holds several matrices \(one, two\); choose one with --array"),
     "link": (link_out, "holds no matrix of numbers"),
     "npz": (npz, "is an archive of numpy.savez; save its array with numpy.save"),

@@ -106,7 +106,7 @@ class MetricsLog:
         if not is_rank0():
             return
         path, line = self._run / METRICS_FILE, json.dumps({"epoch": epoch, "step": step, **values}) + "\n"
-        with held_over(path), naming(path), path.open("a", encoding="utf-8") as file:
+        with held_over(self._run), naming(path), path.open("a", encoding="utf-8") as file:
             file.write(line)
         if self._board is not None:
             for name, value in values.items():

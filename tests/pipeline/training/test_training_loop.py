@@ -49,3 +49,10 @@ def test_metrics_of_steps_to_be_done_again_are_dropped(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == kept[:3]
     truncate_metrics(tmp_path, 1, 0)
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == kept[:2]
+
+
+def test_metrics_that_are_a_link_to_themselves_are_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("metrics.jsonl")
+    log = MetricsLog(tmp_path, steps_per_epoch=2, tensorboard=False, done=0)
+    with pytest.raises(OSError, match=r"Too many levels of symbolic links: '.*metrics\.jsonl'"):
+        log.write(0, 1, {"loss": 1.0})

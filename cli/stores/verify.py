@@ -10,10 +10,14 @@ import click
 from compress_ssl.cli.groups import example
 from compress_ssl.cli.options import make_settings, settings_options
 from compress_ssl.cli.output import echo, json_option, print_result
+from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from compress_ssl.pipeline.embed.verify.reembed import Agreement
+    from compress_ssl.storage import Split
 
 
 @click.command(
@@ -34,8 +38,8 @@ def command(store: str, as_json: bool, **given: Any) -> None:
     """
     settings = make_settings(VerifySettings, given)
     from compress_ssl.cli.progress import TerminalProgress
-    from compress_ssl.pipeline.images.canaries import wrong_canaries
-    from compress_ssl.pipeline.images.stored_views import wrong_views
+    from compress_ssl.pipeline.images.canaries import stored_canaries
+    from compress_ssl.pipeline.images.stored_views import check_views
     from compress_ssl.storage import location, open_store
     from compress_ssl.storage.tools.verify import verify_store
 
@@ -46,9 +50,9 @@ def command(store: str, as_json: bool, **given: Any) -> None:
         result = verify_on_dask(location(store), settings, TerminalProgress(), settings.sample)
     else:
         result = verify_store(opened, settings.sample)
-    result.damaged.extend(wrong_views(opened))
+    result.damaged.extend(_refusals(check_views, opened.splits))
     if not result.damaged:
-        result.damaged.extend(wrong_canaries(opened))
+        result.damaged.extend(_refusals(lambda split: stored_canaries(opened, split.name), opened.splits))
     agreements: list[Agreement] = []
     if settings.teacher is not None and not result.damaged:
         from compress_ssl.pipeline.embed.verify.reembed import reembed
@@ -67,3 +71,12 @@ def command(store: str, as_json: bool, **given: Any) -> None:
     print_result(answer, as_json, lambda: echo(*lines))
     if not ok:
         raise click.exceptions.Exit(1)
+
+
+def _refusals(check: Callable[[Split], object], splits: Iterable[Split]) -> Iterator[str]:
+    """Yield what a check says of each split that it refuses."""
+    for split in splits:
+        try:
+            check(split)
+        except InputError as error:
+            yield str(error)

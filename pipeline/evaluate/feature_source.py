@@ -135,9 +135,8 @@ class FeatureSource:
         size = self._settings.size or self.network.preprocessing.size
         return size, self._settings.resize or max(self.network.preprocessing.resize, size)
 
-    @property
-    def selection(self) -> dict[str, Any]:
-        """Settings by which another network is evaluated on the same images; those of a store are listed in a file."""
+    def select_same_images(self) -> dict[str, Any]:
+        """Return settings by which another network is evaluated on the same images; list those of a store in a file."""
         if self._store is None or not self.is_store:
             return {}
         splits = [self._store[name] for name in (self._settings.train_split, self._settings.test_split)]

@@ -65,7 +65,7 @@ def evaluate_with_baselines(
         size, resize = source.sizes
         for baseline, model in models.items():
             place = {"output": source.folder / f"baseline-{baseline}", "index_folder": source.index_folder}
-            changed = {"model": model, "size": size, "resize": resize, **place, **source.selection}
+            changed = {"model": model, "size": size, "resize": resize, **place, **source.select_same_images()}
             yield evaluate(settings.model_copy(update=changed), progress)
 
 

@@ -10,7 +10,7 @@ Letters: N images, V views, P parameters, K canaries, S side in pixels.
 
 import base64
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,15 +130,6 @@ def stored_canaries(store: EmbeddingStore, split_name: str) -> list[dict[str, An
             "again."
         ) from error
     return canaries
-
-
-def wrong_canaries(store: EmbeddingStore) -> Iterator[str]:
-    """Yield the sentence of ``stored_canaries`` for each split that it refuses."""
-    for name in store.split_names:
-        try:
-            stored_canaries(store, name)
-        except InputError as error:
-            yield str(error)
 
 
 def pixel_hash(image: Tensor) -> str:

@@ -21,14 +21,19 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.images.decode import DECODED_ANEW, Kind, decode, decode_with_kind
-from compress_ssl.pipeline.images.sources.source import ImageSource, Listing, composed_otherwise, read_image, read_stamp
+from compress_ssl.pipeline.images.sources.source import (
+    MAX_CACHE_BYTES,
+    ImageSource,
+    Listing,
+    composed_otherwise,
+    read_image,
+    read_stamp,
+)
 from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.schema import Samples, Status
 from compress_ssl.storage.typed_files import read_bounded
 
 MAX_IMAGE_BYTES = 2**30  # of one encoded image; a larger one is not read, and bad
-
-MAX_CACHE_BYTES = 2**34  # about 100 million images
 
 SCANS_PER_SAVE = 10_000
 """Images scanned between two writes of the cache: at most so many are lost if the scan is killed."""

@@ -1,6 +1,6 @@
 """The views that a store describes, which may come from anybody: can this release draw and render them?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Interpolation, explain
 from compress_ssl.pipeline.images.policies import CUSTOM, POLICIES, TEN_CROP, Policy
-from compress_ssl.storage import EmbeddingStore, Split
+from compress_ssl.storage import Split
 from compress_ssl.storage.parameters import COLUMNS
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -30,22 +30,10 @@ def check_views(split: Split) -> None:
             )
 
 
-def wrong_views(store: EmbeddingStore) -> Iterator[str]:
-    """Yield the sentence of ``check_views`` for each split that it refuses."""
-    for split in store.splits:
-        try:
-            check_views(split)
-        except InputError as error:
-            yield str(error)
-
-
 def _fault(number: int, view: Mapping[str, Any]) -> str:
     """Return what is wrong with the description of a view, empty if nothing is."""
-    policy, seed, interpolation = (
-        dict(view.get("policy") or {}),
-        view.get("seed"),
-        view.get("interpolation", "bilinear"),
-    )
+    policy, seed = dict(view.get("policy") or {}), view.get("seed")
+    interpolation = view.get("interpolation", "bilinear")
     name, resize = policy.pop("name", None), policy.get("resize")
     is_random = number != EVALUATION_VIEW and name != TEN_CROP
     known = (*POLICIES, CUSTOM, TEN_CROP) if number != EVALUATION_VIEW else ("evaluation",)

@@ -112,7 +112,8 @@ def _folders(root: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
         below, folders[:] = sorted(folders), []
         for name in below:
             path = os.path.join(folder, name)
-            identity = os.stat(path).st_dev, os.stat(path).st_ino
+            found = os.stat(path)
+            identity = found.st_dev, found.st_ino
             if is_hidden(name):
                 left_out["hidden"].append(before + name)
             elif identity in seen or (os.path.islink(path) and _is_read_anyway(os.path.realpath(path), top)):

@@ -19,6 +19,8 @@ ImageT = TypeVar("ImageT")
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's, and ``.jfif``, which some browsers give to JPEGs that they save."""
 
+MAX_CACHE_BYTES = 2**34  # of what is cached of a source: about 100 million images
+
 
 class Listing(NamedTuple):
     """The N images of one split, in the order that a store will have."""

@@ -18,12 +18,10 @@ import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.sources.archive import ArchiveSource, Members, read_range
-from compress_ssl.pipeline.images.sources.source import Listing, check_name, is_image
+from compress_ssl.pipeline.images.sources.source import MAX_CACHE_BYTES, Listing, check_name, is_image
 from compress_ssl.pipeline.images.sources.text import make_listing
 from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.typed_files import read_bounded
-
-MAX_CACHE_BYTES = 2**34  # about 100 million images
 
 LABEL_EXTENSION = ".cls"
 

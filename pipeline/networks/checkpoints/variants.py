@@ -4,10 +4,12 @@ Where the layout tells which project wrote a file, its network is built as that 
 tell, a warning says what was assumed and what to give instead.
 """
 
+import contextlib
 import functools
-import json
 import logging
 from collections.abc import Mapping
+
+from typing_extensions import TypedDict
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.networks.architectures import (
@@ -21,6 +23,8 @@ from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.timm_models import timm_names, timm_preprocessing
+from compress_ssl.storage.errors import StoreError
+from compress_ssl.storage.typed_files import read_json
 
 CIFAR100 = Preprocessing((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 32, 32)
 """As solo-learn's solo/data/pretrain_dataloader.py, commit 9187ea3."""
@@ -30,9 +34,11 @@ TWINS = {
     "quickgelu_": "GELU",  # OpenAI's CLIP computes x sigmoid(1.702 x)
 }  # parts of timm's names that change what a network computes, but no shape; and what they change
 
-CONFIG_BYTES = 1_000_000
-
 logger = logging.getLogger(__name__)
+
+
+class _Config(TypedDict, total=False):
+    architecture: str
 
 
 def built_as(architecture: str, weights: Weights) -> str:
@@ -102,13 +108,9 @@ def _check_timm(file: CheckpointFile, weights: Weights, name: str) -> None:
 def _named_in(file: CheckpointFile) -> str | None:
     """Return the network of timm that a file names: timm's ``arch``, or the hub's ``config.json`` beside it."""
     named = file.content.get("arch") if isinstance(file.content, Mapping) else None
-    config = file.path.with_name("config.json")
-    if not isinstance(named, str) and config.is_file() and config.stat().st_size < CONFIG_BYTES:
-        try:
-            read = json.loads(config.read_bytes())
-            named = read.get("architecture") if isinstance(read, dict) else None
-        except (ValueError, RecursionError, OSError):
-            return None
+    if not isinstance(named, str):
+        with contextlib.suppress(OSError, StoreError):
+            named = read_json(file.path.with_name("config.json"), _Config).get("architecture")
     base = named.partition(".")[0] if isinstance(named, str) else None
     return base if base in timm_names() else None
 

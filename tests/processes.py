@@ -69,7 +69,9 @@ class Forked:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        """Send it unless it has ended, as ``subprocess`` does."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def kill_group(self) -> None:
         """Kill it with all that it has started."""

@@ -47,8 +47,8 @@ def array_metadata(path: Place, content: bytes) -> dict[str, Any]:
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise StoreUnsafeError(
-                f"'{path}/zarr.json' has {what} {found!r:.200}, which no embedding store has; it was not opened: get "
-                "the store from whoever made it, or embed again."
+                f"'{path}/zarr.json' has {what} {found!r:.200}, which no embedding store has; it was not opened: "
+                "compare it with the original, or embed again."
             )
     return metadata
 

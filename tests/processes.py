@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+NOBODY = 65534
+
 PRELOADED = [
     "compress_ssl.cli.main", "compress_ssl.cli.progress", "compress_ssl.pipeline.embed.on_dask",
     *(f"compress_ssl.pipeline.{stage}.run" for stage in ("embed", "pretrain", "distill", "evaluate", "recipe")),
@@ -110,6 +112,12 @@ def _run(
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_RDWR), number)  # for reading too, so that a terminal controls the process
     function(*arguments)
+
+
+def become_nobody() -> None:
+    """Give up the rights of root, if this process has them."""
+    if os.geteuid() == 0:
+        os.setuid(NOBODY)
 
 
 def start_command(*words: object, **options: Any) -> Forked:

@@ -17,6 +17,7 @@ from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
+from compress_ssl.pipeline.common.writable import check_writable
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
@@ -59,6 +60,7 @@ class FeatureSource:
         self.is_store = is_meant_as_store(settings.model)
         folder = _output_folder(settings, self.is_store)
         self.folder = folder if self.is_store else _folder_of_data_set(folder, settings)
+        check_writable(self.folder, "--output")
         self._store: EmbeddingStore | None = None
 
     def features(self, *, labelled: bool = True) -> EmbeddingStore:

@@ -1,6 +1,5 @@
 """A dataset: its splits, each a source of images, indexed when a stage asks for them."""
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import ImageSelection
+from compress_ssl.pipeline.common.writable import check_writable
 from compress_ssl.pipeline.images.index import ImageIndex, index_images
 from compress_ssl.pipeline.images.sources.open_source import cache_name, open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource, Listing
 from compress_ssl.pipeline.images.sources.text import add_labels, read_lines
 from compress_ssl.storage.places.cache import user_cache
-from compress_ssl.storage.places.durable import make_directory_durably
 from compress_ssl.storage.places.place import PlaceLike, location
 
 
@@ -38,7 +37,7 @@ def index_data_set(
         InputError: If the folders, the images or the subset list cannot be used, or the index cannot be written.
     """
     index_folder = selection.index_folder or index_beside(output)
-    _check_writable(index_folder)
+    check_writable(index_folder, "--index-folder")
     listed = list_data_set(data, folders, index_folder, selection.labels)
     subsets = subset_by_folder(selection.subset, list(listed)) if selection.subset else {}
     return {
@@ -75,18 +74,6 @@ def index_beside(output: PlaceLike) -> Path:
     if folder is None:
         raise InputError(f"There is no home folder for the index of '{place}'; give --index-folder.")
     return folder
-
-
-def _check_writable(index_folder: Path) -> None:
-    try:
-        make_directory_durably(index_folder)
-        with tempfile.TemporaryFile(dir=index_folder):
-            pass
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"The index of the images cannot be written into '{index_folder}' ({error.strerror}); give another folder "
-            "with --index-folder."
-        ) from error
 
 
 def list_data_set(

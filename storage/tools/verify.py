@@ -138,9 +138,9 @@ def verify_block(block: CommittedBlock) -> CheckedBlock:
 
 
 def _read(path: Place, part: Part) -> tuple[bytes, str]:
-    """Return the bytes of a part, and what is wrong with them; wrong ones of a server are read a second time."""
+    """Return the bytes of a part, and what is wrong with them; wrong ones are read a second time."""
     content, fault = b"", ""
-    for _ in range(1 if path.is_local else 2):
+    for _ in range(2):
         try:
             if not path.is_file():
                 return b"", "is missing"

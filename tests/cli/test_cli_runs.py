@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from click.testing import Result
 
 from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.storage import open_store
-from tests.processes import shown_on_terminal, wait_until
+from tests.processes import shown_on_terminal, start_command, wait_until
 
 Call = Callable[..., Result]
 
@@ -54,6 +55,23 @@ def test_embed_does_not_begin_what_does_not_fit(
     small_disk("8m")
     finished = call(*words)
     assert finished.exit_code == 0, finished.output
+
+
+@pytest.mark.parametrize("seconds", [0, 0.02])
+def test_three_quick_ctrl_c_end_embed_without_a_traceback(
+    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path, seconds: float
+) -> None:
+    store = tmp_path / "store.zarr"
+    words = ("embed", made / "data", store, *embed_options, "--views", "20", "--block-rows", "2")
+    process = start_command(*words)
+    wait_until(lambda: list(store.glob("train/embeddings/commits/*/*.json")), process, seconds=60)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(seconds)
+    assert process.wait() == 130
+    assert process.errors.splitlines()[-1].startswith("Stopped")
+    assert "Traceback" not in process.errors
+    assert call(*words, "--resume").exit_code == 0
 
 
 def test_embed_on_a_disk_that_others_fill_ends_with_a_sentence_and_goes_on(

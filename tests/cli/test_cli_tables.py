@@ -48,3 +48,9 @@ def test_table_that_fits_neither_way_is_printed_in_parts_and_cuts_nothing(
     assert [score for line in headings for score in line[1:]] == list(SCORES)
     for name in names:
         assert [cell for line in lines if line[0] == name for cell in line[1:]] == [f"{10 * row}.5" for row in range(8)]
+
+
+def test_notes_follow_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = ("NN: of 400 test images and 1,200 training images of pets.", "Linear: of \x1b[31mred.")
+    print_table(Table(("network", "NN"), [("small", "1.5")], notes))
+    assert capsys.readouterr().out.splitlines()[-2:] == [notes[0], r"Linear: of \x1b[31mred."]

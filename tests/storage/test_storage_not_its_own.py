@@ -2,18 +2,20 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compress_ssl.storage import LocalPath, SplitPlan, location, open_store
+from compress_ssl.storage import SplitPlan, location, open_store
 from compress_ssl.storage.errors import StoreError, StoreUnsafeError
 from compress_ssl.storage.publish import is_store
 from compress_ssl.storage.tools.copy import copy_store, plan_copy
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
+from tests.processes import Forked, become_nobody
 from tests.storage.conftest import ATTRIBUTES
 
 PARTS = (
@@ -122,12 +124,27 @@ def test_leftovers_of_killed_writers_are_swept(complete: Path) -> None:
     assert [path.name for path in complete.parent.iterdir()] == ["store.zarr"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may delete everything")
-def test_store_that_may_not_be_deleted_stays_where_it_is(complete: Path, plan: Callable[..., SplitPlan]) -> None:
-    (complete / "train").chmod(0o555)
-    with pytest.raises(StoreError, match=r"cannot be replaced: you may not write to the folder '.*train'"):
-        create_store(complete, ATTRIBUTES, {"train": plan()}, overwrite=True)
-    assert is_store(complete)
-    assert [path.name for path in complete.parent.iterdir()] == ["store.zarr"]
-    (complete / "train").chmod(0o755)
-    assert LocalPath(complete).is_dir()
+def overwrite_as_nobody(store: Path, plan: SplitPlan) -> None:
+    become_nobody()
+    try:
+        create_store(store, ATTRIBUTES, {"train": plan}, overwrite=True)
+    except StoreError as error:
+        print(error)
+        sys.exit(2)
+
+
+def test_store_that_may_not_be_deleted_stays_where_it_is(
+    complete: Path, shared_folder: Path, plan: Callable[..., SplitPlan]
+) -> None:
+    store = shared_folder / "store.zarr"
+    shutil.copytree(complete, store)
+    for folder in (store, *(path for path in store.rglob("*") if path.is_dir())):
+        folder.chmod(0o777)
+    (store / "train").chmod(0o555)
+    process = Forked(overwrite_as_nobody, store, plan())
+    assert process.wait() == 2, process.errors
+    assert f"cannot be replaced: you may not write to the folder '{store / 'train'}'" in process.output
+    assert is_store(store)
+    assert [path.name for path in shared_folder.iterdir()] == ["store.zarr"]
+    read_all(store)
+    (store / "train").chmod(0o755)

@@ -100,6 +100,8 @@ def test_view_that_is_not_there_is_named(complete: Path, view: int) -> None:
 def test_split_that_is_not_there_is_named(complete: Path) -> None:
     with pytest.raises(StoreError, match=r"has no split 'test'; it has train, val\."):
         open_store(complete)["test"]
+    with pytest.raises(StoreError, match=r"it has train, val\. Did you mean 'train'\?"):
+        open_store(complete)["trian"]
 
 
 @pytest.mark.parametrize("read", [lambda split: split.view(0), lambda split: split.augmentation(0)])

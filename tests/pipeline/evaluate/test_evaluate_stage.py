@@ -160,6 +160,15 @@ def test_second_dataset_does_not_replace_the_result_on_the_first(data: Path) -> 
     assert first.path.is_file()
 
 
+def test_output_that_cannot_be_written_is_named_before_anything_is_computed(data: Path, teacher: Path) -> None:
+    (data.parent / "file").write_text("in the way")
+    for model in (teacher, run_of(data)):
+        counting = Counting()
+        with pytest.raises(InputError, match=r"^Nothing can be written into '.*file/out' \(.+\); .* with --output\.$"):
+            score(model, counting, data=data, output=data.parent / "file" / "out", index_folder=data.parent / "index")
+        assert counting.views == 0
+
+
 def test_store_is_not_scored_as_if_its_images_were_selected(data: Path, teacher: Path) -> None:
     with pytest.raises(InputError, match=r"Split train of .* has 30 images, others than --limit 10 selects"):
         score(teacher, limit=10)

@@ -75,7 +75,7 @@ def test_the_index_is_kept_beside_the_output_or_where_it_is_told_to(data: Path, 
 def test_a_place_where_no_index_can_be_written_is_named_before_the_scan(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
-        InputError, match=r"cannot be written into '.*file/index' \(.+\); give another folder with --index-f"
+        InputError, match=r"Nothing can be written into '.*file/index' \(.+\); give another folder with --index-f"
     ):
         index(data, "train", index_folder=tmp_path / "file" / "index")
 

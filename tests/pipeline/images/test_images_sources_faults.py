@@ -53,6 +53,7 @@ def test_a_line_of_a_list_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         (b"a.jpg cat\nb.jpg\n", r"Line 2 of '.*' has no class, other lines have one"),
         (b"a.jpg cat\nc.jpg dog\n./a.jpg dog\n", r"Line 3 of '.*', '\./a\.jpg', is there already"),
         (b"caf\xe9.jpg\n", r"'.*train\.txt' is not UTF-8 text \(byte 3\); save it as UTF-8"),
+        (b"a.jpg\nb\0.jpg\n", r"list of images '.*train\.txt' holds NUL characters, which no name has; save it"),
         (b"\n  \n", r"'.*train\.txt' is empty"),
     ]:
         (tmp_path / "train.txt").write_bytes(content)

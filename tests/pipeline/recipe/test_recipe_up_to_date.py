@@ -18,6 +18,7 @@ from compress_ssl.pipeline.recipe.run import evaluation_results
 from compress_ssl.pipeline.recipe.steps import plan_steps, select_steps
 from compress_ssl.pipeline.recipe.up_to_date import image_fingerprints
 from compress_ssl.storage import open_store
+from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.tools.verify import verify_store
 from tests.pipeline.recipe.tiny_recipe import (
     RECIPE,
@@ -75,6 +76,16 @@ def test_result_of_a_network_that_was_made_anew_is_not_shown(work: Path) -> None
     results, outdated = evaluation_results(recipe)
     assert [json.loads(path.read_text())["network"]["name"] for path in results] == ["big", "other"]
     assert outdated == ["knn small"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"settings": 3}', '{"finished": "perhaps"}'])
+def test_damaged_record_of_a_step_is_named_and_nothing_is_run(work: Path, content: str) -> None:
+    path = work / "out" / "steps" / "small.json"
+    path.write_text(content)
+    before = stamps(work / "out")
+    with pytest.raises(StoreError, match=r"'.*steps/small\.json' .*; restore it, or delete it and move the step's"):
+        run(work)
+    assert stamps(work / "out") == before
 
 
 def test_setting_that_says_only_how_to_run_puts_nothing_out_of_date(work: Path) -> None:

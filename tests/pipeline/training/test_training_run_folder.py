@@ -1,37 +1,21 @@
 """A run's folder that is a link, a colleague's, or beside one of the user's: all of it is replaced, or nothing."""
 
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from compress_ssl.storage.errors import StoreError
 from tests.pipeline.training.tiny_loop import run_loop
-from tests.processes import Forked
-
-NOBODY = 65534
+from tests.processes import Forked, become_nobody
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def shared_folder() -> Iterator[Path]:
-    """A folder that every user can reach."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
-
-
 def overwrite_as_nobody(run: Path) -> None:
-    if os.geteuid() == 0:
-        os.setuid(NOBODY)
+    become_nobody()
     try:
         run_loop(run, overwrite=True)
     except StoreError as error:

@@ -203,6 +203,13 @@ def test_damaged_netrc_is_a_warning(
     assert f"'{tmp_path / 'no-netrc'}' cannot be read" in caplog.text
 
 
+@pytest.mark.parametrize("file", ["no-config", "no-credentials", "no-netrc"])
+def test_file_of_credentials_that_is_a_pipe_is_not_waited_for(here: None, tmp_path: Path, file: str) -> None:
+    os.mkfifo(tmp_path / file)
+    with pytest.raises(StoreRefusedError, match=rf"'.*{file}' is no file of credentials"):
+        web_credentials("host:80") if file == "no-netrc" else s3_credentials()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without a home folder")
 def test_store_is_read_by_a_user_without_a_home_folder(finished: RemotePath, tmp_path: Path) -> None:
     names = ("XDG_CACHE_HOME", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "NETRC")

@@ -19,7 +19,7 @@ from compress_ssl.storage import RemotePath, StoreError, location, open_store
 from compress_ssl.storage.errors import StoreRefusedError, StoreUnreachableError
 from compress_ssl.storage.places.connection import PutRefusedError
 from compress_ssl.storage.places.place import writer_lease
-from compress_ssl.storage.places.retries import RETRY_SECONDS
+from compress_ssl.storage.places.retries import RETRY_SECONDS, retry_seconds
 from compress_ssl.storage.tools.verify import verify_store
 from tests.faulty_server import FaultyServer, answering, faulty_server, hanging, lost, truncated, without_length
 from tests.servers import Server
@@ -87,7 +87,7 @@ def test_conditional_put_that_another_was_quicker_with_is_refused(faulty: Faulty
 def test_server_that_starts_late_is_waited_for_and_the_user_told_once(
     faulty: FaultyServer, place: RemotePath, caplog: pytest.LogCaptureFixture
 ) -> None:
-    threading.Timer(1, faulty.start).start()
+    threading.Timer(5, faulty.start).start()  # the client's own retries end after 4 s
     threads = [threading.Thread(target=(place.parent / name).write_bytes, args=(b"",)) for name in "abcd"]
     for thread in threads:
         thread.start()
@@ -125,6 +125,11 @@ def test_refusal_is_not_asked_for_again(faulty: FaultyServer, place: RemotePath,
     with pytest.raises(StoreRefusedError, match=r"refuses|answers"):
         place.read_bytes()
     assert len(faulty.faults) == 1
+
+
+def test_retries_end_after_three_minutes_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RETRY_SECONDS, raising=False)
+    assert retry_seconds() == 180
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])

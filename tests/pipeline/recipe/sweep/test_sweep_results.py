@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compress_ssl.pipeline.evaluate.results_table import ScoredImages
 from compress_ssl.pipeline.recipe.sweep.expand import Cell
 from compress_ssl.pipeline.recipe.sweep.figures import draw_figures
 from compress_ssl.pipeline.recipe.sweep.results import Row, as_csv, as_record, group_rows, sweep_table
@@ -19,7 +20,8 @@ TEMPERATURES, SEEDS = (0.02, 0.04, 0.4), range(5)
 def row(table: str, status: str = "finished", scores: dict[str, float] | None = None, **values: Any) -> Row:
     name = ",".join((table, *(f"{key}={value}" for key, value in values.items())))
     reason = "The loss is not a number." if status == "failed" else ""
-    return Row(Cell(name, table, values), status, reason, 3.5, 2, scores or {}, {})
+    images = {heading: ScoredImages("pets", 1200, 400, ("", "", "")) for heading in scores or {}}
+    return Row(Cell(name, table, values), status, reason, 3.5, 2, scores or {}, images)
 
 
 @pytest.fixture
@@ -70,6 +72,9 @@ def test_table_says_what_failed_and_leaves_no_silent_gap(rows: list[Row]) -> Non
     assert cells["lost"] == ("0 of 1, 1 failed", "", "")
     mean, deviation, _ = group_rows(rows)[1].scores["NN"]
     assert cells["2q, temperature 0.02"][1] == f"{mean:.1f} ± {deviation:.1f}"
+    assert table.notes == ("Of 400 test images and 1,200 training images of pets.",)
+    rows[0].images["NN"] = ScoredImages("pets", 200, 200, ("", "", ""))
+    assert "NN is of different images, and cannot be compared between them." in sweep_table(rows, []).notes[1]
 
 
 def test_csv_has_a_line_a_network(rows: list[Row]) -> None:
@@ -82,11 +87,13 @@ def test_csv_has_a_line_a_network(rows: list[Row]) -> None:
         assert {key: float(line[key]) for key in ("NN", "Linear") if line[key]} == row.scores
         assert line["temperature"] == str(row.cell.values.get("temperature", ""))
         assert float(line["seconds"]) == 3.5
+        assert line["images"] == ("Of 400 test images and 1,200 training images of pets." if row.scores else "")
 
 
 def test_record_holds_rows_and_groups(rows: list[Row]) -> None:
     record = as_record(rows, group_rows(rows))
     assert [each["status"] for each in record["networks"]].count("failed") == 2
+    assert record["networks"][0]["images"]["NN"] == {"data_set": "pets", "train_images": 1200, "test_images": 400}
     assert record["groups"][4] == {
         "table": "reg", "values": {"temperature": 0.02}, "networks": 2, "finished": 1, "failed": 1,
         "scores": {"NN": {"mean": 30.0, "standard_deviation": None, "networks": 1}},

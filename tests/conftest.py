@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -29,13 +30,15 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; what tests start shall hear it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# As in a shell's background job, or after nohup; what tests start shall hear them.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
-def torch_as_it_was() -> Iterator[None]:
-    """The stages set torch's threads and determinism for their process, which here is the tests'.
+def process_as_it_was() -> Iterator[None]:
+    """The stages set torch's threads and determinism, and the log's level, for their process, which here is the tests'.
 
     One thread: on a busy machine torch's threads wait for each other. Tests that are about threads set their own.
     """
@@ -45,6 +48,7 @@ def torch_as_it_was() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = deterministic
+    logging.getLogger("compress_ssl").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compress_ssl.pipeline.common.errors import InputError
 
-REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+REFUSALS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 def check_writable(folder: Path, option: str) -> None:
@@ -25,6 +25,7 @@ def check_writable(folder: Path, option: str) -> None:
             pass
     except OSError as error:
         if error.errno not in REFUSALS:
+            error.filename = str(folder)
             raise
         raise InputError(
             f"Nothing can be written into '{folder}' ({error.strerror}); give another folder with {option}."

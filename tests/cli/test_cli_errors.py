@@ -231,4 +231,5 @@ def test_run_that_is_being_written_is_refused(call: Call, workplace: Path, disti
 def test_folder_that_may_not_be_written_is_named(call: Call, workplace: Path) -> None:
     shutil.copytree(workplace / "teacher.zarr", workplace / "copy.zarr")
     (workplace / "copy.zarr.evaluation").write_text("a file where the results should go")
-    assert_one_sentence(call("evaluate", "copy.zarr"), "is a file where a folder is needed; check the path.")
+    sentence = "'copy.zarr.evaluation' (Not a directory); give another folder with --output."
+    assert_one_sentence(call("evaluate", "copy.zarr"), f"Nothing can be written into {sentence}")

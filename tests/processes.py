@@ -114,10 +114,17 @@ def _run(
     function(*arguments)
 
 
-def become_nobody() -> None:
-    """Give up the rights of root, if this process has them."""
+def run_as_nobody(function: Callable[..., object], *arguments: object) -> None:
+    """Call it without the rights of root, if this process has them; a StoreError is printed, and its exit code is 2."""
+    from compress_ssl.storage.errors import StoreError
+
     if os.geteuid() == 0:
         os.setuid(NOBODY)
+    try:
+        function(*arguments)
+    except StoreError as error:
+        print(error)
+        sys.exit(2)
 
 
 def start_command(*words: object, **options: Any) -> Forked:

@@ -28,6 +28,7 @@ from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.storage import Split
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import DiskSpaceError
+from compress_ssl.storage.places.lease_file import has_name
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 HASH_BYTES = 16
@@ -105,7 +106,7 @@ class MappedView:
         """Release the file; delete it if no other process holds it."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._lock_exists(self._lock):
+            if has_name(self._lock, self._lock_path):
                 self._path.unlink(missing_ok=True)
                 self._lock_path.unlink()
         except BlockingIOError:
@@ -118,20 +119,14 @@ class MappedView:
         while True:
             lock = _open(self._lock_path, os.O_RDWR | os.O_CREAT)
             fcntl.flock(lock, fcntl.LOCK_SH)
-            if self._lock_exists(lock):
+            if has_name(lock, self._lock_path):
                 return lock
             os.close(lock)
-
-    def _lock_exists(self, lock: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(lock), self._lock_path.lstat())
-        except FileNotFoundError:
-            return False
 
     def _write_once(self, split: Split, view: int) -> None:
         """Write the file under an exclusive lock, unless another process does so first."""
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        if self._lock_exists(self._lock):
+        if has_name(self._lock, self._lock_path):
             if _map(self._path, (len(split), split.feature_dim)) is None:
                 _write(split, view, self._path)
             fcntl.flock(self._lock, fcntl.LOCK_SH)

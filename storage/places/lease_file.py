@@ -74,17 +74,19 @@ class LeaseFile:
             descriptor = _open(self.path, flags)
             try:
                 _lock(descriptor, kind, self.path)
-                if self._has_name(descriptor):  # not if it was released and removed between our open and our lock
+                if has_name(descriptor, self.path):  # not if it was released and removed between our open and our lock
                     yield descriptor
                     return
             finally:
                 os.close(descriptor)
 
-    def _has_name(self, descriptor: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(descriptor), self.path.stat())
-        except FileNotFoundError:
-            return False
+
+def has_name(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is still the one of this name: it may have been removed before it was locked."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _open(path: Path, flags: int) -> int:

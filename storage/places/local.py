@@ -168,7 +168,7 @@ class LocalPath(PosixPath):
     def existing_parent(self) -> LocalPath:
         return next(folder for folder in self.absolute().parents if folder.is_dir())
 
-    def free_bytes(self) -> int | None:
+    def free_bytes(self) -> int:
         return shutil.disk_usage(self.existing_parent()).free
 
     @contextlib.contextmanager

@@ -14,7 +14,6 @@ import contextlib
 import errno
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,8 +89,8 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
     if file.exists() and not is_exported(file):
         raise StoreExistsError(f"'{file}' is not an exported store and is not replaced; give another path.")
     make_directory_durably(file.parent)
-    needed, free = committed_size(store), LocalPath(file).free_bytes()
-    if free is not None and needed > free:
+    needed = committed_size(store)
+    if needed > LocalPath(file).free_bytes():
         raise _no_space(file, needed)
     try:
         with replaced_file(file) as partial, create_hdf5(partial, libver=LAYOUT, track_order=True) as (root, check):
@@ -108,7 +107,7 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
 
 
 def _no_space(file: Path, needed: int) -> DiskSpaceError:
-    free = shutil.disk_usage(file.parent).free
+    free = LocalPath(file).free_bytes()
     return DiskSpaceError(
         f"'{file}' needs {needed / 2**20:,.1f} MiB, '{file.parent}' has {free / 2**20:,.1f} MiB left; free some space, "
         "or give another path."

@@ -1,7 +1,9 @@
 """A small dataset, a store and a run made from it by the command line, and a way to call it."""
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from compress_ssl.cli.main import main
+from compress_ssl.cli.progress import TerminalProgress
 
 TINY = ("--size", "16", "--resize", "16")
 EMBED = ("--teacher", "random/conv4-16", *TINY, "--views", "2", "--split", "train", "--split", "val:0")
@@ -38,6 +41,28 @@ def write_images(root: Path, seed: int = 0) -> Path:
                 pixels = generator.integers(0, 255, (20, 20, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number:02d}.png")
     return root
+
+
+OnProgress = Callable[[Callable[[str], object]], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def on_progress(monkeypatch: pytest.MonkeyPatch) -> OnProgress:
+    """Inside the block, call a function with the title of whatever a command reports progress of."""
+
+    @contextlib.contextmanager
+    def calling(act: Callable[[str], object]) -> Iterator[None]:
+        @contextlib.contextmanager
+        def track(
+            self: TerminalProgress, title: str, total: int, unit: str = "images"
+        ) -> Iterator[Callable[[int], object]]:
+            yield lambda amount: act(title)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(TerminalProgress, "track", track)
+            yield
+
+    return calling
 
 
 @pytest.fixture(name="call")

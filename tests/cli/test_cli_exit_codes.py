@@ -1,6 +1,5 @@
 """Exit codes: the documentation has the program's table, and each cause, provoked with real parts, has its code."""
 
-import contextlib
 import os
 import re
 import resource
@@ -17,8 +16,8 @@ import torch
 from click.testing import Result
 
 from compress_ssl.cli.errors import ENDINGS, OTHER_ENDINGS
-from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.pipeline.export import run as export
+from tests.cli.conftest import OnProgress
 
 Call = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
@@ -127,18 +126,14 @@ def test_read_only_file_system_is_a_failed_run_in_every_command(
 def test_file_system_that_becomes_read_only_during_a_run_is_named(
     call: Call,
     disk: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    on_progress: OnProgress,
     embed_options: tuple[str, ...],
     distill_options: tuple[str, ...],
     stage: str,
 ) -> None:
-    @contextlib.contextmanager
-    def track(self: TerminalProgress, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-        yield lambda amount: title.startswith(stage) and mount(disk, "-o", "remount,ro")
-
-    monkeypatch.setattr(TerminalProgress, "track", track)
     words = next(words for words in writing_commands(embed_options, distill_options) if words[0] == stage)
-    assert_ends(call(*words), 1, r"^Error: The file system is read-only \(writing '.*disk/.*'\); remount it")
+    with on_progress(lambda title: title.startswith(stage) and mount(disk, "-o", "remount,ro")):
+        assert_ends(call(*words), 1, r"^Error: The file system is read-only \(writing '.*disk/.*'\); remount it")
 
 
 def test_file_size_limit_is_a_failed_run(
@@ -201,7 +196,7 @@ def test_server_that_cannot_be_reached_is_a_failed_run(
 def test_signal_ends_every_command_with_its_code_and_says_how_to_continue(
     call: Call,
     workplace: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    on_progress: OnProgress,
     embed_options: tuple[str, ...],
     distill_options: tuple[str, ...],
     number: signal.Signals,
@@ -210,16 +205,11 @@ def test_signal_ends_every_command_with_its_code_and_says_how_to_continue(
     """The signal comes when the command reports its first progress."""
     (workplace / "disk").mkdir()
     assert call("store", "export", "teacher.zarr", "--to", "teacher.h5").exit_code == 0
-
-    @contextlib.contextmanager
-    def track(self: TerminalProgress, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-        yield lambda amount: signal.raise_signal(number)
-
-    monkeypatch.setattr(TerminalProgress, "track", track)
     for words in writing_commands(embed_options, distill_options):
         if words[0] in {"export", "quickstart"} or words[:2] in {("store", "card"), ("evaluate", "teacher.zarr")}:
             continue  # these report no progress
-        result = call(*words)
+        with on_progress(lambda title: signal.raise_signal(number)):
+            result = call(*words)
         assert result.exit_code == exit_code, (words, result.output)
         again = r"with --resume to continue" if words[0] in {"embed", "distill", "pretrain"} else "again"
         assert re.search(

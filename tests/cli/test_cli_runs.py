@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from compress_ssl.cli.progress import TerminalProgress
 from compress_ssl.storage import open_store
+from tests.cli.conftest import OnProgress
 from tests.processes import shown_on_terminal, start_command, wait_until
 
 Call = Callable[..., Result]
@@ -111,24 +111,15 @@ def test_interrupted_embed_keeps_its_blocks_and_is_resumed(
     made: Path,
     embed_options: tuple[str, ...],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    on_progress: OnProgress,
     sent: signal.Signals,
     exit_code: int,
 ) -> None:
     """The signal comes when progress is reported after the first committed block."""
     store = tmp_path / "store.zarr"
     words = ("embed", made / "data", store, *embed_options, "--views", "4", "--block-rows", "2")
-
-    @contextlib.contextmanager
-    def track(self: TerminalProgress, title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-        def advance(amount: int) -> None:
-            if list(store.glob("train/embeddings/commits/*/*.json")):
-                signal.raise_signal(sent)
-
-        yield advance
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TerminalProgress, "track", track)
+    records = "train/embeddings/commits/*/*.json"
+    with on_progress(lambda title: list(store.glob(records)) and signal.raise_signal(sent)):
         ended = call(*words)
     assert ended.exit_code == exit_code, ended.output
     assert ended.stderr.splitlines()[-1] == "Stopped. Run the same command with --resume to continue."

@@ -2,8 +2,8 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from compress_ssl.storage.publish import is_store
 from compress_ssl.storage.tools.copy import copy_store, plan_copy
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
-from tests.processes import Forked, become_nobody
+from tests.processes import Forked, run_as_nobody
 from tests.storage.conftest import ATTRIBUTES
 
 PARTS = (
@@ -124,15 +124,6 @@ def test_leftovers_of_killed_writers_are_swept(complete: Path) -> None:
     assert [path.name for path in complete.parent.iterdir()] == ["store.zarr"]
 
 
-def overwrite_as_nobody(store: Path, plan: SplitPlan) -> None:
-    become_nobody()
-    try:
-        create_store(store, ATTRIBUTES, {"train": plan}, overwrite=True)
-    except StoreError as error:
-        print(error)
-        sys.exit(2)
-
-
 def test_store_that_may_not_be_deleted_stays_where_it_is(
     complete: Path, shared_folder: Path, plan: Callable[..., SplitPlan]
 ) -> None:
@@ -141,7 +132,7 @@ def test_store_that_may_not_be_deleted_stays_where_it_is(
     for folder in (store, *(path for path in store.rglob("*") if path.is_dir())):
         folder.chmod(0o777)
     (store / "train").chmod(0o555)
-    process = Forked(overwrite_as_nobody, store, plan())
+    process = Forked(run_as_nobody, partial(create_store, overwrite=True), store, ATTRIBUTES, {"train": plan()})
     assert process.wait() == 2, process.errors
     assert f"cannot be replaced: you may not write to the folder '{store / 'train'}'" in process.output
     assert is_store(store)

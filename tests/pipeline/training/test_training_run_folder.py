@@ -1,26 +1,16 @@
 """A run's folder that is a link, a colleague's, or beside one of the user's: all of it is replaced, or nothing."""
 
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from compress_ssl.storage.errors import StoreError
 from tests.pipeline.training.tiny_loop import run_loop
-from tests.processes import Forked, become_nobody
+from tests.processes import Forked, run_as_nobody
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def overwrite_as_nobody(run: Path) -> None:
-    become_nobody()
-    try:
-        run_loop(run, overwrite=True)
-    except StoreError as error:
-        print(error)
-        sys.exit(2)
 
 
 @pytest.mark.parametrize("locked", [".", "best", "best/deep"])
@@ -33,7 +23,7 @@ def test_run_that_may_not_be_deleted_stays_as_it_is(shared_folder: Path, locked:
         folder.chmod(0o777)
     (run / locked).chmod(0o555)
     before = tree(shared_folder)
-    process = Forked(overwrite_as_nobody, run)
+    process = Forked(run_as_nobody, partial(run_loop, overwrite=True), run)
     assert process.wait() == 2, process.errors
     assert f"you may not write to the folder '{(run / locked).resolve()}'; give another place" in process.output
     assert tree(shared_folder) == before

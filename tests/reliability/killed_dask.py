@@ -2,8 +2,9 @@
 
 python -m tests.reliability.killed_dask --workers 20 --schedulers 5 [--seed 0]
 
-Two workers meet a scheduler by TCP. A worker that has begun a block is killed up to a second later; its nanny starts
-it again, and the run goes on. Without its scheduler a run ends with a sentence, and is gone on with under a new one.
+Two workers meet a scheduler by TCP. A worker that has begun a block is killed up to a second later, each time once
+something more has been committed: embed gives up a block at which eight workers died. Its nanny starts it again, and
+the run goes on. Without its scheduler a run ends with a sentence, and is gone on with under a new one.
 After every kill all rows are read and compared with those of a store that one process made, and no record may be
 gone.
 """
@@ -69,8 +70,8 @@ def kill_workers(folder: Path, data: Path, whole: Path, watch: Watch, count: int
             number += 1
             process = start_command("embed", data, store, *WORDS, "--scheduler", cluster.address)
             while process.poll() is None and kills < count:
-                seen = len(cluster.blocks())
-                while len(cluster.blocks()) <= seen and process.poll() is None:
+                seen, done = len(cluster.blocks()), len(committed(store))
+                while (len(cluster.blocks()) <= seen or len(committed(store)) <= done) and process.poll() is None:
                     time.sleep(0.02)
                 time.sleep(draw.uniform(0, 1))
                 if process.poll() is None:

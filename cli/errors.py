@@ -123,3 +123,11 @@ OTHER_ENDINGS = (
 def ending_of(error: BaseException) -> Ending | None:
     """Return the row of an error; None for a fault of the program."""
     return next((ending for ending in ENDINGS if ending.is_cause(error)), None)
+
+
+def signal_behind(error: BaseException) -> BaseException | None:
+    """Return the exception of a signal that led to this error, which may be "release unlocked lock" in its place."""
+    before = error.__context__
+    while before is not None and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    return before

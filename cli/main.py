@@ -2,22 +2,20 @@
 
 import contextlib
 import logging
-import os
 import signal
 from typing import Any
 
 import click
 
-from compress_ssl.cli.exit_codes import FAILED, INTERRUPTED, RESUMABLE
+from compress_ssl.cli.exit_codes import FAILED
 from compress_ssl.cli.groups import LazyGroup, example
 from compress_ssl.cli.output import LineFormatter, echo
-from compress_ssl.pipeline.common.errors import InputError, ReportedByAnotherRank, Stopped, Terminated
+from compress_ssl.cli.signals import end_at_a_signal, end_at_once_at_the_next
+from compress_ssl.pipeline.common.errors import InputError, ReportedByAnotherRank, Stopped
 from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.storage.errors import StoreError
-from compress_ssl.storage.places.retries import give_up
 from compress_ssl.storage.places.urls import check_no_secrets
 from compress_ssl.storage.printable import printable
-from compress_ssl.storage.signals import STOP_SIGNALS, TERMINATE
 
 FOR_TORCHRUN = ("pretrain", "distill", "evaluate")  # commands that torchrun may start in several processes
 
@@ -41,9 +39,7 @@ class Commands(LazyGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a fault of the program keeps its traceback."""
-        for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, _stop)
+        end_at_a_signal()
         try:
             env = torchrun_env()
         except InputError as error:
@@ -58,51 +54,28 @@ class Commands(LazyGroup):
             error.message = printable(error.message) if error.message else error.message  # type: ignore[misc]
             raise
         except (Exception, KeyboardInterrupt) as error:
-            from compress_ssl.cli.errors import ending_of
+            from compress_ssl.cli.errors import ending_of, signal_behind
 
+            cause = error if ending_of(error) else signal_behind(error) or error
             if env.world_size > 1:
                 # srun --kill-on-bad-exit sends SIGTERM when the first rank has ended: the others keep their exit code.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            if isinstance(error, Stopped | KeyboardInterrupt):
-                _stop_at_once_from_now_on()
-            if isinstance(error, ReportedByAnotherRank):
-                ending = ending_of(error.__cause__) if error.__cause__ else None
+            if isinstance(cause, Stopped | KeyboardInterrupt):
+                end_at_once_at_the_next()
+            if isinstance(cause, ReportedByAnotherRank):
+                ending = ending_of(cause.__cause__) if cause.__cause__ else None
                 ctx.exit(ending.exit_code if ending else FAILED)
-            ending = ending_of(error)
+            ending = ending_of(cause)
             if ending is None:
                 raise
-            interrupted = isinstance(error, Stopped | KeyboardInterrupt)
+            interrupted = isinstance(cause, Stopped | KeyboardInterrupt)
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             can_resume = command is not None and any(parameter.name == "resume" for parameter in command.params)
             resume = f"Run the same command {'with --resume to continue' if can_resume else 'again'}."
-            sentence = ending.message(error, resume)
+            sentence = ending.message(cause, resume)
             with contextlib.suppress(OSError):  # the terminal was closed
                 echo(*(["", sentence] if interrupted else [f"Error: {sentence}"]), err=True)
             ctx.exit(ending.exit_code)
-
-
-def _stop(number: int, _: object) -> None:
-    """End the command with its exit code, at a first signal."""
-    _stop_at_once_from_now_on()
-    give_up()
-    raise Terminated if number in TERMINATE else KeyboardInterrupt
-
-
-def _stop_at_once_from_now_on() -> None:
-    """Let the next signal end the process; but not SIGHUP, which kernel and shell both send of a closed terminal."""
-    for each in STOP_SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:
-            signal.signal(each, _do_nothing if each == signal.SIGHUP else _stop_at_once)
-
-
-def _do_nothing(*_: object) -> None:
-    pass
-
-
-def _stop_at_once(number: int, _: object) -> None:
-    with contextlib.suppress(OSError):  # a closed terminal
-        os.write(2, b"\nStopped at once.\n")
-    os._exit(RESUMABLE if number in TERMINATE else INTERRUPTED)
 
 
 @click.group(

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,9 @@ def process_as_it_was() -> Iterator[None]:
     """
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(1)
+    hook = sys.unraisablehook
     yield
+    sys.unraisablehook = hook
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = deterministic

@@ -21,6 +21,7 @@ from distributed.comm.core import CommClosedError
 from compress_ssl.pipeline.common.errors import InputError, RunError, missing_extra
 from compress_ssl.pipeline.dask.settings import DaskSettings
 from compress_ssl.storage.errors import StoreError, StoreRefusedError, StoreUnreachableError
+from compress_ssl.storage.signals import deferred_signals
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -111,33 +112,36 @@ def run_tasks(
         future = client.submit(function, task, pure=False, resources=GPU_RESOURCE if has_gpu else None)
         running[future] = (task, attempt)
 
-    while True:
-        room = IN_FLIGHT * max(1, len(client.nthreads())) - len(running)
-        for task in itertools.islice(waiting, max(0, room)):
-            submit(task, 1)
-        if not running:
-            return
-        try:
-            done = distributed.wait(list(running), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
-        except TimeoutError:
-            if client.status != "running":
-                raise CancelledError(client.status) from None
-            _wait_for_worker(client)
-            continue
-        for future in done:
-            task, attempt = running.pop(future)
-            error = future.exception()
-            if error is None:
-                yield task, future.result()
-            elif attempt < MAX_ATTEMPTS and not _only_user_can_mend(error):
-                logger.warning("%s failed and is tried again: %s", task, error)
-                submit(task, attempt + 1)
-            elif isinstance(error, KilledWorker):
-                raise RunError(
-                    f"{task} has killed its worker again and again; look at the worker's log, and at its memory."
-                ) from error
-            else:
-                raise error
+    # In the locks that Dask's threads share an exception would be lost, or leave one held for ever.
+    with deferred_signals() as deliver_signals:
+        while True:
+            deliver_signals()
+            room = IN_FLIGHT * max(1, len(client.nthreads())) - len(running)
+            for task in itertools.islice(waiting, max(0, room)):
+                submit(task, 1)
+            if not running:
+                return
+            try:
+                done = distributed.wait(list(running), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                if client.status != "running":
+                    raise CancelledError(client.status) from None
+                _wait_for_worker(client, deliver_signals)
+                continue
+            for future in done:
+                task, attempt = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    yield task, future.result()
+                elif attempt < MAX_ATTEMPTS and not _only_user_can_mend(error):
+                    logger.warning("%s failed and is tried again: %s", task, error)
+                    submit(task, attempt + 1)
+                elif isinstance(error, KilledWorker):
+                    raise RunError(
+                        f"{task} has killed its worker again and again; look at the worker's log, and at its memory."
+                    ) from error
+                else:
+                    raise error
 
 
 def _only_user_can_mend(error: BaseException) -> bool:
@@ -151,10 +155,11 @@ def _is_not_of_an_interrupted_sync(record: logging.LogRecord) -> bool:
     return record.exc_info is None or not isinstance(record.exc_info[1], NameError)
 
 
-def _wait_for_worker(client: Client) -> None:
+def _wait_for_worker(client: Client, deliver_signals: Callable[[], None] = lambda: None) -> None:
     """Block until the cluster has a worker; log a warning now and then, or raise RunError on a local cluster."""
     since = time.monotonic()
     while not client.nthreads():
+        deliver_signals()
         time.sleep(0.2)
         if time.monotonic() - since > NO_WORKER_SECONDS:
             if client.cluster is not None:

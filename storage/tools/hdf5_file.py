@@ -3,15 +3,13 @@
 import contextlib
 import io
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from compress_ssl.storage.signals import STOP_SIGNALS
+from compress_ssl.storage.signals import deferred_signals
 
 
 class _GuardedFile(io.FileIO):
@@ -69,30 +67,6 @@ class _GuardedFile(io.FileIO):
 
 
 @contextlib.contextmanager
-def _deferred_signals() -> Iterator[Callable[[], None]]:
-    """Hold back signals that raise exceptions, which crash HDF5 in callbacks; yield a function that delivers them."""
-    came: list[Any] = []
-    main = threading.current_thread() is threading.main_thread()
-    handlers = {
-        number: handler for number in (STOP_SIGNALS if main else ()) if callable(handler := signal.getsignal(number))
-    }
-    for number in handlers:
-        signal.signal(number, lambda number, _: came.append(number))
-
-    def deliver() -> None:
-        while came:
-            handlers[came[0]](came.pop(0), None)
-
-    try:
-        yield deliver
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
-
-
-@contextlib.contextmanager
 def create_hdf5(file: Path, **options: Any) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """Create an HDF5 file and flush it to the disk; leave none if that fails.
 
@@ -103,7 +77,8 @@ def create_hdf5(file: Path, **options: Any) -> Iterator[tuple[h5py.File, Callabl
     """
     try:
         with _GuardedFile(file, "w+") as guarded:
-            with _deferred_signals() as deliver, h5py.File(guarded, "w", **options) as root:
+            # An exception raised in one of its callbacks crashes HDF5.
+            with deferred_signals() as deliver, h5py.File(guarded, "w", **options) as root:
 
                 def check() -> None:
                     guarded.check()

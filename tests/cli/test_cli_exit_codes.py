@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -216,6 +218,44 @@ def test_signal_ends_every_command_with_its_code_and_says_how_to_continue(
             rf"^(Stopped\.|.*: stopped by .*) Run the same command {again}\.$", result.stderr, re.MULTILINE
         )
         assert "Traceback" not in result.output
+
+
+class Destroyed:
+    """An object that a signal meets while it is destroyed: Python ignores what the signal's handler raises."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+def waits_on_a_condition(number: signal.Signals) -> None:
+    """Leaving ``Condition.wait`` fails, where the signal comes before the lock is held again."""
+    lock = threading.Lock()
+    with lock:
+        lock.release()
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize("comes", [Destroyed, waits_on_a_condition], ids=["destructor", "lock"])
+def test_signal_in_an_awkward_moment_is_not_lost(
+    call: Call,
+    workplace: Path,
+    on_progress: OnProgress,
+    comes: Callable[[signal.Signals], object],
+    number: signal.Signals,
+    exit_code: int,
+) -> None:
+    def act(title: str) -> None:
+        comes(number)
+        time.sleep(1)
+
+    with on_progress(act):
+        result = call("store", "copy", "teacher.zarr", "copy.zarr")
+    assert_ends(result, exit_code, r"^Stopped\. Run the same command again\.$")
+    assert not Path("copy.zarr").exists()
 
 
 def test_full_memory_without_a_sentence_of_the_stage_is_1(

@@ -20,6 +20,7 @@ from click.testing import Result
 from compress_ssl.cli.errors import ENDINGS, OTHER_ENDINGS
 from compress_ssl.pipeline.export import run as export
 from tests.cli.conftest import OnProgress
+from tests.disks import mount, small_disk
 
 Call = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
@@ -27,21 +28,11 @@ SIZE = ("--size", "16", "--resize", "16")
 PRETRAIN = ("--arch", "conv4-16", "--epochs", "1", "--batch-size", "8", *SIZE)
 
 
-def mount(folder: Path, *options: str) -> None:
-    try:
-        subprocess.run(["mount", *options, "tmpfs", folder], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a file system cannot be mounted here: {error}")
-
-
 @pytest.fixture
 def disk(workplace: Path) -> Iterator[Path]:
     """An 8 MiB file system mounted at ``disk`` in the current folder."""
-    folder = Path("disk")
-    folder.mkdir()
-    mount(folder, "-t", "tmpfs", "-o", "size=8m")
-    yield folder
-    subprocess.run(["umount", workplace / folder], check=True)
+    with small_disk(Path("disk"), "8m") as folder:
+        yield folder
 
 
 def fill(folder: Path, leave: int = 0) -> None:

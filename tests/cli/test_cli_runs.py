@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,44 +15,32 @@ from click.testing import Result
 
 from compress_ssl.storage import open_store
 from tests.cli.conftest import OnProgress
+from tests.disks import mount, small_disk
 from tests.processes import shown_on_terminal, start_command, wait_until
 
 Call = Callable[..., Result]
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount a disk of a size, or give the mounted one another size."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-
-    def resize(size: str) -> Path:
-        again = ["-o", f"remount,size={size}"] if os.path.ismount(mounted) else ["-t", "tmpfs", "-o", f"size={size}"]
-        try:
-            subprocess.run(["mount", *again, "tmpfs", mounted], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"a small disk cannot be mounted here: {error}")
-        return mounted
-
-    yield resize
-    if os.path.ismount(mounted):
-        subprocess.run(["umount", mounted], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "2m") as mounted:
+        yield mounted
 
 
 # The sample arrays take about 300 KiB of pages, the whole store about 700 KiB.
 @pytest.mark.parametrize("size", ["150k", "600k"])
 def test_embed_does_not_begin_what_does_not_fit(
-    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path, small_disk: Callable[[str], Path], size: str
+    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path, size: str
 ) -> None:
-    store = small_disk(size) / "store.zarr"
-    words = ("embed", made / "data", store, *embed_options, "--block-rows", "2", "--index-folder", tmp_path / "index")
-    full = call(*words)
-    assert full.exit_code == 1, full.output
-    assert "left; free some space, give another path, or lower --views.\n" in full.stderr
-    assert not list(store.parent.iterdir())
-    small_disk("8m")
-    finished = call(*words)
-    assert finished.exit_code == 0, finished.output
+    words = ("--block-rows", "2", "--index-folder", tmp_path / "index")
+    with small_disk(tmp_path / "disk", size) as disk:
+        full = call("embed", made / "data", disk / "store.zarr", *embed_options, *words)
+        assert full.exit_code == 1, full.output
+        assert "left; free some space, give another path, or lower --views.\n" in full.stderr
+        assert not list(disk.iterdir())
+        mount(disk, "-o", "remount,size=8m")
+        finished = call("embed", made / "data", disk / "store.zarr", *embed_options, *words)
+        assert finished.exit_code == 0, finished.output
 
 
 @pytest.mark.parametrize("seconds", [0, 0.02])
@@ -75,9 +61,8 @@ def test_three_quick_ctrl_c_end_embed_without_a_traceback(
 
 
 def test_embed_on_a_disk_that_others_fill_ends_with_a_sentence_and_goes_on(
-    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path, small_disk: Callable[[str], Path]
+    call: Call, made: Path, embed_options: tuple[str, ...], tmp_path: Path, disk: Path
 ) -> None:
-    disk = small_disk("2m")
     store = disk / "store.zarr"
     words = ("embed", made / "data", store, *embed_options, "--block-rows", "1", "--index-folder", tmp_path / "index")
 

@@ -22,6 +22,7 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews, ViewSchedule
 from compress_ssl.storage import Split, open_store
 from compress_ssl.storage.errors import DiskSpaceError, StoreError
+from tests.disks import small_disk
 from tests.processes import wait_until
 
 Students = Callable[..., DistillSettings]
@@ -126,29 +127,23 @@ def test_processes_share_one_file_which_the_last_deletes(store: Path, split: Spl
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 KiB: a view of the store takes less, two blocks of pages do not fit."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", mounted], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a small disk cannot be mounted here: {error}")
-    yield mounted
-    subprocess.run(["umount", mounted], check=True)
+    with small_disk(tmp_path / "disk", "4k") as mounted:
+        yield mounted
 
 
 def test_full_scratch_folder_is_named_with_what_is_needed_and_free(
-    student: Students, small_disk: Path, trained: Trained, assert_same: Any
+    student: Students, disk: Path, trained: Trained, assert_same: Any
 ) -> None:
-    (small_disk / "other").write_bytes(b"x" * 4096)
-    settings = student(teacher_memory="mapped", scratch=small_disk)
+    (disk / "other").write_bytes(b"x" * 4096)
+    settings = student(teacher_memory="mapped", scratch=disk)
     with pytest.raises(DiskSpaceError) as raised:
         distill(settings, Silent())
-    assert f"The scratch folder '{scratch_folder(small_disk)}' is full: view 1 takes 1.81 KiB, " in str(raised.value)
+    assert f"The scratch folder '{scratch_folder(disk)}' is full: view 1 takes 1.81 KiB, " in str(raised.value)
     assert "0 B are free; free some space, or give another folder with --scratch." in str(raised.value)
-    assert list(scratch_folder(small_disk).iterdir()) == []
-    (small_disk / "other").unlink()
+    assert list(scratch_folder(disk).iterdir()) == []
+    (disk / "other").unlink()
     assert_same(trained(teacher_memory="device", resume=True), trained("other"))
 
 

@@ -125,9 +125,9 @@ def ending_of(error: BaseException) -> Ending | None:
     return next((ending for ending in ENDINGS if ending.is_cause(error)), None)
 
 
-def signal_behind(error: BaseException) -> BaseException | None:
-    """Return the exception of a signal that led to this error, which may be "release unlocked lock" in its place."""
-    before = error.__context__
+def cause_of(error: BaseException) -> BaseException:
+    """Return the error, or the signal that led to it if it has no row, as "release unlocked lock" has none."""
+    before: BaseException | None = error
     while before is not None and not isinstance(before, KeyboardInterrupt):
         before = before.__context__
-    return before
+    return error if before is None or ending_of(error) else before

@@ -54,21 +54,20 @@ class Commands(LazyGroup):
             error.message = printable(error.message) if error.message else error.message  # type: ignore[misc]
             raise
         except (Exception, KeyboardInterrupt) as error:
-            from compress_ssl.cli.errors import ending_of, signal_behind
+            from compress_ssl.cli.errors import cause_of, ending_of
 
-            cause = error if ending_of(error) else signal_behind(error) or error
             if env.world_size > 1:
                 # srun --kill-on-bad-exit sends SIGTERM when the first rank has ended: the others keep their exit code.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            if isinstance(cause, Stopped | KeyboardInterrupt):
-                end_at_once_at_the_next()
-            if isinstance(cause, ReportedByAnotherRank):
-                ending = ending_of(cause.__cause__) if cause.__cause__ else None
+            if isinstance(error, ReportedByAnotherRank):
+                ending = ending_of(error.__cause__) if error.__cause__ else None
                 ctx.exit(ending.exit_code if ending else FAILED)
+            cause = cause_of(error)
+            if interrupted := isinstance(cause, Stopped | KeyboardInterrupt):
+                end_at_once_at_the_next()
             ending = ending_of(cause)
             if ending is None:
                 raise
-            interrupted = isinstance(cause, Stopped | KeyboardInterrupt)
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             can_resume = command is not None and any(parameter.name == "resume" for parameter in command.params)
             resume = f"Run the same command {'with --resume to continue' if can_resume else 'again'}."

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from compress_ssl.cli.exit_codes import INTERRUPTED, RESUMABLE
 from compress_ssl.pipeline.common.errors import Terminated
 from compress_ssl.storage.places.retries import give_up
-from compress_ssl.storage.signals import STOP_SIGNALS, TERMINATE
+from compress_ssl.storage.signals import TERMINATE, stop_handlers
 
 RESEND_SECONDS = 0.01
 
@@ -28,9 +28,8 @@ def end_at_once_at_the_next() -> None:
 
 
 def _handle(handler: Callable[[int, object], None]) -> None:
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, handler)
+    for number in stop_handlers():
+        signal.signal(number, handler)
 
 
 def _raise(number: int, _: object) -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 TERMINATE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -13,32 +14,46 @@ closed."""
 STOP_SIGNALS = (*TERMINATE, signal.SIGINT)
 
 
+def stop_handlers() -> dict[int, Any]:
+    """Return the handlers of the stop signals; of none outside the main thread, which alone may set them.
+
+    A signal that the parent ignores (nohup, a shell's background job) is left out, and so stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {each: handler for each in STOP_SIGNALS if (handler := signal.getsignal(each)) is not signal.SIG_IGN}
+
+
+@contextlib.contextmanager
+def replaced_handlers(handlers: Mapping[int, Any], by: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Replace these handlers inside the block; afterwards restore those that were not replaced again."""
+    for number in handlers:
+        signal.signal(number, by)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is by:
+                signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], None]]:
     """Hold back the signals inside the block; yield a function that delivers those that came.
 
     For code that the exception of a signal would break wherever it happens to be.
     """
-    came: list[Any] = []
-    main = threading.current_thread() is threading.main_thread()
-    handlers = {
-        number: handler for number in (STOP_SIGNALS if main else ()) if callable(handler := signal.getsignal(number))
-    }
-
-    def hold(number: int, _: object) -> None:
-        came.append(number)
+    came: list[int] = []
+    handlers = {number: handler for number, handler in stop_handlers().items() if callable(handler)}
 
     def deliver() -> None:
         while came:
-            handlers[came[0]](came.pop(0), None)
+            number = came.pop(0)
+            handlers[number](number, None)
 
-    for number in handlers:
-        signal.signal(number, hold)
     try:
-        yield deliver
+        with replaced_handlers(handlers, lambda number, _: came.append(number)):
+            yield deliver
     finally:
-        for number, handler in handlers.items():
-            if signal.getsignal(number) is hold:  # a handler may set others for the next signal
-                signal.signal(number, handler)
         for number in came:
             signal.raise_signal(number)

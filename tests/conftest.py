@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.storage.signals import stop_handlers
 from tests.processes import start_ranks
 
 ROOT = Path(__file__).parents[1]
@@ -39,14 +40,16 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
-    """The stages set torch's threads and determinism, and the log's level, for their process, which here is the tests'.
+    """Commands set signal handlers, torch's threads and determinism, and the log's level, here of the tests' process.
 
     One thread: on a busy machine torch's threads wait for each other. Tests that are about threads set their own.
     """
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(1)
-    hook = sys.unraisablehook
+    handlers, hook = stop_handlers(), sys.unraisablehook
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     sys.unraisablehook = hook
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)

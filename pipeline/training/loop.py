@@ -10,7 +10,6 @@ import contextlib
 import logging
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from compress_ssl.pipeline.training.distributed import all_reduce_max, is_rank0,
 from compress_ssl.pipeline.training.run_folder import check_lease
 from compress_ssl.pipeline.training.task import BatchStream, BatchT, TrainingTask
 from compress_ssl.pipeline.training.trainer import Trainer
-from compress_ssl.storage.signals import STOP_SIGNALS
+from compress_ssl.storage.signals import replaced_handlers, stop_handlers
 
 logger = logging.getLogger(__name__)
 
@@ -99,26 +98,16 @@ def _stop_requests() -> Iterator[Callable[[], signal.Signals | None]]:
     the kernel and the shell of a closed terminal may both send.
     """
     received: list[signal.Signals] = []
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield lambda: None
-        return
-    # A signal that the parent ignores (nohup, a shell's background job) stays ignored.
-    previous = {each: old for each in STOP_SIGNALS if (old := signal.getsignal(each)) is not signal.SIG_IGN}
+    previous = stop_handlers()
 
     def record(number: int, frame: FrameType | None) -> None:
         del frame
         received.append(signal.Signals(number))
         if number != signal.SIGHUP:
-            signal.signal(number, previous[signal.Signals(number)])
+            signal.signal(number, previous[number])
 
-    for each in previous:
-        signal.signal(each, record)
-    try:
+    with replaced_handlers(previous, record):
         yield lambda: received[0] if received else None
-    finally:
-        for each, handler in previous.items():
-            if signal.getsignal(each) is record:
-                signal.signal(each, handler)
 
 
 def _due(trainers: list[Trainer[BatchT]], epoch: int, step: int) -> list[Trainer[BatchT]]:

@@ -13,7 +13,7 @@ from collections import Counter
 
 from distributed import Client
 
-from compress_ssl.cli.errors import signal_behind
+from compress_ssl.cli.errors import cause_of
 from compress_ssl.cli.signals import end_at_a_signal
 from compress_ssl.pipeline.dask.cluster import run_tasks
 from tests.reliability.options import parser
@@ -27,7 +27,7 @@ def identity(number: int) -> int:
 
 
 def interrupt(client: Client, seconds: float) -> str:
-    """Send Ctrl-C to this process so many CPU seconds after its first task; what came of it."""
+    """Send Ctrl-C to this process so many CPU seconds after it began; what came of it."""
     end_at_a_signal()
     sent, ignored = [], []
     resend = sys.unraisablehook
@@ -53,7 +53,7 @@ def interrupt(client: Client, seconds: float) -> str:
     except KeyboardInterrupt:
         return "sent again" if KeyboardInterrupt in ignored else "at once"
     except RuntimeError as error:
-        return "another error in its place" if signal_behind(error) else f"error: {error!r}"
+        return "another error in its place" if cause_of(error) is not error else f"error: {error!r}"
     return "ended"
 
 

@@ -144,7 +144,6 @@ def test_retry_seconds_that_are_no_number_are_a_sentence(
 @pytest.mark.parametrize("waits_for", ["a connection", "an answer", "threads"])
 def test_ctrl_c_ends_a_command_that_waits(faulty: FaultyServer, place: RemotePath, made: Path, waits_for: str) -> None:
     """It would else end after the retries, or after the five minutes that an answer may take."""
-    before = signal.getsignal(signal.SIGINT)
     if waits_for != "a connection":
         faulty.start()
         faulty.fail("GET zarr.json", hanging) if waits_for == "an answer" else faulty.fail("PUT 0", answering(503), 999)
@@ -152,7 +151,6 @@ def test_ctrl_c_ends_a_command_that_waits(faulty: FaultyServer, place: RemotePat
     started = time.monotonic()
     result = CliRunner().invoke(main, ["store", "copy", str(made / "complete.zarr"), str(place)])
     assert (result.exit_code, time.monotonic() - started < 30) == (130, True), result.output
-    signal.signal(signal.SIGINT, before)
 
 
 class _NoRanges(SimpleHTTPRequestHandler):

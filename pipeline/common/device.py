@@ -7,6 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
+from compress_ssl.pipeline.common.allocator import keep_freed_memory
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Device, Precision
 from compress_ssl.pipeline.common.torchrun import TorchrunEnv, torchrun_env
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_device(device: Device, threads: int, *, training: bool = False) -> torch.device:
-    """Return the device to run on, after setting torch's threads and determinism.
+    """Return the device to run on, after setting the allocator, torch's threads and determinism.
 
     Embedding is deterministic on every device. Training is deterministic on the CPU, where that costs next to nothing
     and makes a resumed run end in the same weights; on a GPU it takes the fastest algorithms, and TF32 for matrix
@@ -31,6 +32,7 @@ def prepare_device(device: Device, threads: int, *, training: bool = False) -> t
     Raises:
         InputError: If a GPU is asked for and torch sees none, or there are fewer GPUs than processes on this machine.
     """
+    keep_freed_memory()
     torch.set_num_threads(threads)
     available = torch.cuda.is_available()
     if device == "cuda" and not available:

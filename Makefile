@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Environment of the tests' S3 server, whose dependencies conflict with ours, and of Google's emulator.
 MOTO := .venv-moto
 
-.PHONY: quickstart test lint check map servers clean
+.PHONY: quickstart test lint check bench map servers clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/compress-ssl quickstart
@@ -19,6 +19,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 check: lint test
+
+# About half an hour on two cores; `python -m tests.benchmarks NAME` measures one section of the page again.
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m tests.benchmarks
 
 # The folders, their purpose, and what each may import.
 map: $(VENV)/installed-dev

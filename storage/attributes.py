@@ -6,7 +6,7 @@ whatever needs it, since early stores lack some.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
@@ -68,6 +68,7 @@ class _View(TypedDict):
     policy: NotRequired[_Policy]
     seed: NotRequired[int | None]
     interpolation: NotRequired[str]
+    shrink: NotRequired[Literal[1, 2, 4]]
 
 
 class _Room(TypedDict, total=False):

@@ -39,7 +39,28 @@ COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 
 FRACTIONS = {"brightness", "contrast", "saturation", "hue", "blur_sigma"}  # the others are whole numbers
 
+SHRINK, DENOMINATORS = "shrink", (4, 2)
+"""Key of a view's description: the largest denominator by which its images are decoded smaller; absent for none."""
+MIN_SHORT_SIDE = 2  # of an image that is decoded smaller, in sides of its view
+
 Bound = float | npt.NDArray[np.floating[Any]]
+
+
+def denominators(image_size: npt.NDArray[np.int32], description: Mapping[str, Any]) -> npt.NDArray[np.int32]:
+    """Return by how much each of N images is decoded smaller for a view: 1, 2 or 4.
+
+    Args:
+        image_size (int32 array of shape (N, 2)): Height and width in pixels.
+        description: The view, as a store describes it.
+    """
+    allowed, short = description.get(SHRINK, 1), image_size.min(axis=1)
+    fits = [(short >= MIN_SHORT_SIDE * each * description["size"]) & (each <= allowed) for each in DENOMINATORS]
+    return np.select(fits, [np.int32(each) for each in DENOMINATORS], np.int32(1))
+
+
+def decoded_size(image_size: npt.NDArray[np.int32], description: Mapping[str, Any]) -> npt.NDArray[np.int32]:
+    """Return height and width (N, 2) of images as they are decoded for a view. Arguments as of ``denominators``."""
+    return -(-image_size // denominators(image_size, description)[:, None])
 
 
 def _ranges(
@@ -83,7 +104,8 @@ def impossible(
     """
     size = description["size"]
     value = {name: parameters[:, number] for name, number in COLUMN.items()}
-    ranges = _ranges(value, image_size.astype(np.int64), size, (description.get("policy") or {}).get("resize", size))
+    decoded = decoded_size(image_size, description).astype(np.int64)
+    ranges = _ranges(value, decoded, size, (description.get("policy") or {}).get("resize", size))
     with np.errstate(invalid="ignore"):
         for name, (least, greatest) in ranges.items():
             fits = (value[name] >= least) & (value[name] <= greatest)

@@ -19,6 +19,7 @@ FORMAT_VERSION = 1
 CHUNK_BYTES = 16 * 2**20  # size of one view of one block that reads fastest (docs/store-format.md)
 
 MIN_BLOCKS = 32  # small datasets get smaller blocks, so that a run can be resumed and shared by workers
+MIN_BLOCK_ROWS = 128  # but hardly smaller than a forward pass, which ends with its block
 
 CHECKSUM_BYTES = 4  # at the end of each chunk
 
@@ -124,10 +125,14 @@ class SplitPlan:
 
 
 def default_block_rows(sample_count: int, feature_dim: int) -> int:
-    """Return the rows of a block: about 16 MiB of float16 per view, fewer if that would give less than 32 blocks."""
-    by_size = max(1, CHUNK_BYTES // (2 * feature_dim))
-    by_count = max(1, sample_count // MIN_BLOCKS)
-    return min(by_size, by_count)
+    """Return the rows of a block: at most 16 MiB of float16 per view, fewer if that would give less than 32 blocks.
+
+    A power of two, which batches of the usual sizes fill, unless all samples fit in one block.
+    """
+    by_size = CHUNK_BYTES // (2 * feature_dim)
+    by_count = max(MIN_BLOCK_ROWS, sample_count // MIN_BLOCKS)
+    power_of_two = 1 << (max(1, min(by_size, by_count)).bit_length() - 1)
+    return max(1, min(power_of_two, sample_count))
 
 
 def block_count(sample_count: int, block_rows: int) -> int:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda"]
 Interpolation = Literal["bilinear", "bicubic"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+RendererName = Literal["dali", "torchvision", "auto"]
+RENDERERS: tuple[RendererName, ...] = ("dali", "torchvision")
 
 Role = Literal["result", "path", "runtime"]
 """Effect of a setting: it changes the result, is the path of something, or changes only how a stage runs.
@@ -103,8 +105,11 @@ class StageSettings(Settings):
         int | None, runtime_option("CPU threads for decoding and for torch (default: all available cores).", ge=1)
     ] = None
     renderer: Annotated[
-        Literal["dali", "torchvision"],
-        result_option("Library that decodes and crops: DALI, or torchvision, the slower reference."),
+        RendererName,
+        result_option(
+            "Library that decodes and crops. auto: 'embed' takes the faster one on this machine, by a short trial on "
+            "the CPU; 'distill' the store's; others DALI."
+        ),
     ] = "dali"
 
     @property

@@ -106,7 +106,9 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
         source = open_source(shared.data, first.folder, shared.run.parent / "index")
     check_same_images(first, source, shared.check_content, shared.thread_count, progress)
     row_of = [match_rows(first, other) for other in further]
-    renderer = make_renderer(shared.renderer, device, shared.thread_count)
+    of_store = stores[shared.store].attributes.get("rendering", {}).get("renderer", "dali")
+    name = of_store if shared.renderer == "auto" else shared.renderer
+    renderer = make_renderer(name, device, shared.thread_count)
     if not is_fresh:
         opened = list(stores.values())
         check_canaries(opened[0], first.name, source, renderer, shared.batch_size)

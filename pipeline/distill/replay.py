@@ -23,6 +23,7 @@ from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.training.distributed import local_batch_size, rank_indices
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.storage import Split
+from compress_ssl.storage.parameters import decoded_size
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 FRESH_VIEWS = 2**32  # view number of the first epoch's fresh views: no view of a store has it
@@ -133,7 +134,8 @@ class Replay:
         if self.policy is None:
             parameters = views[0].augmentation[rows]
         else:
-            parameters = fresh_parameters(self.policy, size, self.seed, fresh_view, samples.image_size)[rows]
+            decoded = decoded_size(samples.image_size, description)
+            parameters = fresh_parameters(self.policy, size, self.seed, fresh_view, decoded)[rows]
         job = RenderJob.of(
             self.source,
             samples,

@@ -29,7 +29,7 @@ from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
 from compress_ssl.pipeline.embed.embedder import Embedder, embed_images
 from compress_ssl.pipeline.embed.executor import InProcess
 from compress_ssl.pipeline.embed.growth import settings_of_store
-from compress_ssl.pipeline.embed.plan import EmbedPlan, missing_blocks, plan_embedding
+from compress_ssl.pipeline.embed.plan import EmbedPlan, missing_blocks, plan_embedding, with_renderer
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.storage import Place, open_store
 from compress_ssl.storage.publish import is_there
@@ -89,6 +89,8 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
     store = open_store(settings.store) if is_there(settings.store) and (settings.resume or settings.adds) else None
     if store is not None and settings.adds:
         settings = settings_of_store(settings, store)
+    if settings.renderer == "auto":
+        settings = with_renderer(settings, store, progress)
     workers = settings.workers or 1
     threads = max(1, settings.thread_count // workers)
     one_process = {"workers": None, "scheduler": None, "pixel_hashes": 0, "threads": threads}

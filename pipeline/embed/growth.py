@@ -14,6 +14,7 @@ from compress_ssl.pipeline.images.policies import TEN_CROP, Policy
 from compress_ssl.pipeline.images.stored_views import check_views
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
 from compress_ssl.storage.errors import StoreIncompleteError, StoreMismatchError
+from compress_ssl.storage.parameters import SHRINK
 from compress_ssl.storage.schema import EVALUATION_VIEW, GROWING, GROWTH
 from compress_ssl.storage.tools.growth import SplitGrowth, grow_store, is_growing, resume_growth, samples_to_append
 from compress_ssl.storage.tools.identity import check_same
@@ -40,6 +41,7 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
     stored: dict[str, Any] = {
         "size": evaluation["size"],
         "resize": evaluation["policy"]["resize"],
+        "scaled_decoding": SHRINK in evaluation,
         "precision": teacher["precision"],
         "normalise": teacher.get("normalised", False),
     }
@@ -94,6 +96,7 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
         evaluation, last = split.views[EVALUATION_VIEW], split.views[-1]
         found = {**OLD_DEFAULTS, **evaluation, "block_rows": split.block_rows, "seed": last["seed"]}
         wanted = {key: planned.views[EVALUATION_VIEW][key] for key in ("size", "policy", "interpolation")}
+        wanted[SHRINK] = planned.views[EVALUATION_VIEW].get(SHRINK, 1)
         if settings.block_rows is not None:
             wanted["block_rows"] = settings.block_rows
         if last["seed"] is not None and len(split.views) > 1:

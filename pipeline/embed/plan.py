@@ -5,7 +5,9 @@ import platform
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compress_ssl.pipeline.common.device import library_versions
+import numpy as np
+
+from compress_ssl.pipeline.common.device import library_versions, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.embed.block import Block, ComputeInfo
@@ -13,18 +15,20 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings, Part
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
 from compress_ssl.pipeline.images.decode import DECODING
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import Policy, TenCrop
-from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, decoding_of
+from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop, fresh_parameters
+from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, fastest_renderer
+from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, decoding_of
 from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
-from compress_ssl.storage.parameters import COLUMNS
+from compress_ssl.storage.parameters import COLUMNS, DENOMINATORS, SHRINK
 from compress_ssl.storage.schema import EVALUATION_VIEW, default_block_rows
 from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
 from compress_ssl.storage.writer import StoreWriter
 
-OLD_DEFAULTS = {"interpolation": "bilinear", "hw_decoder_load": 0.0, "decoding": 1}
+OLD_DEFAULTS = {"interpolation": "bilinear", "hw_decoder_load": 0.0, "decoding": 1, SHRINK: 1}
 """What holds for stores that do not record it: interpolation was no choice, and a CPU has no hardware decoder."""
 
 logger = logging.getLogger(__name__)
@@ -57,6 +61,8 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
         settings.data, folders, settings.store, settings, threads=settings.thread_count, progress=progress
     )
     look: dict[str, Any] = {"size": size, "interpolation": network.preprocessing.interpolation}
+    if settings.scaled_decoding:
+        look[SHRINK] = max(DENOMINATORS)
     evaluation: dict[str, Any] = {"policy": {"name": "evaluation", "resize": resize}, "seed": None}  # nothing is drawn
     policy = {"name": str(settings.policy), **settings.policy.model_dump(mode="json")}
     random_view: dict[str, Any] = {"policy": policy, "seed": settings.seed}
@@ -98,6 +104,38 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
     return EmbedPlan(attributes, indexes, splits)
 
 
+def with_renderer(settings: EmbedSettings, store: EmbeddingStore | None, progress: Progress) -> EmbedSettings:
+    """Return settings with the renderer that ``auto`` stands for: of a store that is continued, or the fastest one.
+
+    On a GPU that is DALI; on the CPU a trial on some images of the split with the most views decides.
+
+    Raises:
+        InputError: If the images or the device cannot be used.
+    """
+    if store is not None:
+        name = store.attributes["rendering"]["renderer"]
+    elif prepare_device(settings.device, settings.thread_count).type == "cuda":
+        name = "dali"
+    else:
+        name = fastest_renderer(_trial(settings, progress), settings.thread_count)
+    return settings.model_copy(update={"renderer": name})
+
+
+def _trial(settings: EmbedSettings, progress: Progress) -> RenderJob:
+    """Return the job of rendering some images of the split with the most views, in as many random views."""
+    source = max(settings.split, key=settings.views_of)
+    few = settings.model_copy(update={"limit": min(settings.limit or TRIAL_IMAGES, TRIAL_IMAGES)})
+    indexes = index_data_set(
+        settings.data, [source.folder], settings.store, few, threads=settings.thread_count, progress=progress
+    )
+    samples = indexes[source.folder].samples
+    rows = np.flatnonzero(samples.good)
+    sizes = (settings.size or Preprocessing().size,) * (1 + settings.views_of(source))
+    policy = settings.policy if isinstance(settings.policy, Policy) else POLICIES["crop-flip"]
+    views = [fresh_parameters(policy, size, 0, view, samples.image_size)[rows] for view, size in enumerate(sizes)]
+    return RenderJob.of(indexes[source.folder].source, samples, rows, parameters=np.stack(views, axis=1), sizes=sizes)
+
+
 def missing_blocks(writer: StoreWriter, part: Part | None = None) -> list[Block]:
     """List the blocks that are not committed (of one part, if given), in store order."""
     return [
@@ -108,13 +146,15 @@ def missing_blocks(writer: StoreWriter, part: Part | None = None) -> list[Block]
     ]
 
 
-def decoded_as_in(store: EmbeddingStore, plan: EmbedPlan) -> EmbedPlan:
-    """Return a plan whose views are decoded as those that a store has, so that its rows are alike.
+def as_begun(store: EmbeddingStore, plan: EmbedPlan, settings: EmbedSettings) -> EmbedPlan:
+    """Return a plan that goes on as a store was begun: with its way to decode images, and its blocks.
 
     Logs a warning if some images are decoded in another way now (``DECODING``).
     """
     splits = dict(plan.splits)
     for name in splits.keys() & set(store.split_names):
+        if settings.block_rows is None:
+            splits[name] = replace(splits[name], block_rows=store[name].block_rows)
         views, before = splits[name].views, decoding_of(store[name].views[EVALUATION_VIEW])
         if before != decoding_of(views[EVALUATION_VIEW]):
             logger.warning(

@@ -15,7 +15,14 @@ from compress_ssl.pipeline.embed.checks.collapse import warn_if_collapsed
 from compress_ssl.pipeline.embed.checks.precision import measure_precision
 from compress_ssl.pipeline.embed.executor import Executor, InProcess
 from compress_ssl.pipeline.embed.growth import grow, settings_of_store
-from compress_ssl.pipeline.embed.plan import EmbedPlan, check_resumable, decoded_as_in, missing_blocks, plan_embedding
+from compress_ssl.pipeline.embed.plan import (
+    EmbedPlan,
+    as_begun,
+    check_resumable,
+    missing_blocks,
+    plan_embedding,
+    with_renderer,
+)
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.reference import with_absolute_path
 from compress_ssl.storage import EmbeddingStore, Place, open_store
@@ -53,6 +60,8 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
         settings = settings_of_store(settings, open_store(settings.store))
     elif not resuming:
         check_place(settings.store, overwrite=settings.overwrite)
+    if settings.renderer == "auto":
+        settings = with_renderer(settings, open_store(settings.store) if growing or resuming else None, progress)
     with (
         exclusive_writer(settings.store),
         open_executor(settings, progress) as executor,
@@ -63,7 +72,7 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
     ):
         plan = plan_embedding(settings, executor.network, executor.compute, progress)
         if growing or resuming:
-            plan = decoded_as_in(open_store(settings.store), plan)
+            plan = as_begun(open_store(settings.store), plan, settings)
         sources = {name: index.source for name, index in plan.indexes.items()}
         if growing:
             grow(settings, plan, executor)

@@ -115,6 +115,13 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         StoredPolicySetting,
         result_option(f"Augmentation of the random views: {', '.join(POLICIES)}; or {TEN_CROP}, {CROPS} fixed views."),
     ] = POLICIES["crop-flip"]
+    scaled_decoding: Annotated[
+        bool,
+        result_option(
+            "Decode photographs at half of their size if the short side is then at least twice the view's, or at a "
+            "quarter: quicker for large ones, with slightly other pixels, which students see too."
+        ),
+    ] = False
     seed: Annotated[
         int, result_option("Seed of the augmentation parameters, and of random/NAME's weights.", ge=0, lt=2**64)
     ] = 0
@@ -135,7 +142,12 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         ),
     ] = False
     block_rows: Annotated[
-        int | None, result_option("Images per block, the unit of resuming (default: about 16 MiB per view).", ge=1)
+        int | None,
+        result_option(
+            "Images per block, the unit of resuming (default: 16 MiB per view at most). A forward pass ends with its "
+            "block.",
+            ge=1,
+        ),
     ] = None
     part: Annotated[
         Annotated[Part, BeforeValidator(_parse_part, json_schema_input_type=str)] | None,

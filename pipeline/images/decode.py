@@ -32,24 +32,37 @@ DECODED_ANEW = (Kind.SIXTEEN_BITS, Kind.DARK_SIXTEEN_BITS, Kind.UNMARKED_CMYK)
 """What ``DECODING`` 1 and 2 make different pixels of."""
 
 
-def decode(content: bytes, decoding: int = DECODING) -> Image.Image:
+def decode(content: bytes, decoding: int = DECODING, denominator: int = 1) -> Image.Image:
     """Decode an image: RGB, first frame, EXIF rotation ignored.
 
     Of 16-bit greys, which ImageFolder makes white, the high byte is taken, as Pillow does for 16-bit colours.
+
+    Args:
+        denominator: 1, 2 or 4 for an image of so much smaller sides, rounded up. A JPEG is decoded smaller, from the
+            low frequencies of its blocks, which is quicker; others are averaged over squares.
     """
-    return decode_with_kind(content, decoding)[0]
+    image, _ = decode_with_kind(content, decoding, denominator)
+    return image
 
 
-def decode_with_kind(content: bytes, decoding: int = DECODING) -> tuple[Image.Image, Kind]:
+def decode_with_kind(content: bytes, decoding: int = DECODING, denominator: int = 1) -> tuple[Image.Image, Kind]:
     """Decode an image as ``decode`` does, and return its kind too."""
     with Image.open(io.BytesIO(content)) as image:
-        kind = _kind_of(image)
-        if kind == Kind.SIXTEEN_BITS and decoding > 1:
-            values = np.asarray(image)
-            if values.max() < 2**12:
-                kind = Kind.DARK_SIXTEEN_BITS
-            return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB"), kind
-        return image.convert("RGB"), kind
+        whole = image.size
+        if denominator > 1:
+            image.draft(None, (whole[0] // denominator, whole[1] // denominator))
+        decoded, kind = _to_rgb(image, decoding)
+        return decoded if denominator == 1 or decoded.size != whole else decoded.reduce(denominator), kind
+
+
+def _to_rgb(image: Image.Image, decoding: int) -> tuple[Image.Image, Kind]:
+    kind = _kind_of(image)
+    if kind == Kind.SIXTEEN_BITS and decoding > 1:
+        values = np.asarray(image)
+        if values.max() < 2**12:
+            kind = Kind.DARK_SIXTEEN_BITS
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB"), kind
+    return image.convert("RGB"), kind
 
 
 def _kind_of(image: Image.Image) -> Kind:

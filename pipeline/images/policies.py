@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from compress_ssl.pipeline.common.errors import unknown_name
 from compress_ssl.pipeline.common.settings import Settings
-from compress_ssl.storage.parameters import COLUMN, COLUMNS
+from compress_ssl.storage.parameters import COLUMN, COLUMNS, decoded_size
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 JITTER_ORDERS = tuple(itertools.permutations(("brightness", "contrast", "saturation", "hue")))  # 24
@@ -208,8 +208,12 @@ def random_parameters(
 def draw_parameters(
     view: int, description: Mapping[str, Any], first: int, image_size: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
-    """Return a view's parameters (N, P) for samples ``first`` onwards, from the view's description in a store."""
-    policy, size = description["policy"], description["size"]
+    """Return a view's parameters (N, P) for samples ``first`` onwards, from the view's description in a store.
+
+    Args:
+        image_size (int32 array of shape (N, 2)): Height and width in pixels of the images, before they are decoded.
+    """
+    policy, size, image_size = description["policy"], description["size"], decoded_size(image_size, description)
     if view == EVALUATION_VIEW:
         return evaluation_parameters(image_size, policy["resize"], size)
     if policy["name"] == TEN_CROP:

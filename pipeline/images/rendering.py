@@ -27,7 +27,7 @@ from compress_ssl.pipeline.images.colour import apply_colour
 from compress_ssl.pipeline.images.decode import DECODING, decode
 from compress_ssl.pipeline.images.sources.source import ImageSource, read_ahead, read_image
 from compress_ssl.storage import Samples
-from compress_ssl.storage.parameters import COLUMN
+from compress_ssl.storage.parameters import COLUMN, denominators
 
 READ_AHEAD_BATCHES = 4
 
@@ -50,6 +50,7 @@ class RenderJob:
     sizes: tuple[int, ...]  # V sides, in pixels
     interpolation: Interpolation = "bilinear"  # of all views
     decoding: int = DECODING
+    denominators: npt.NDArray[np.integer] | None = None  # (N,) by which images are decoded smaller; None for whole ones
 
     @classmethod
     def of(
@@ -67,11 +68,16 @@ class RenderJob:
 
         Args:
             parameters (float32 array of shape (N, V, P)): Those of the rows.
-            view: A store's description of a view, whose interpolation and decoding are taken.
+            view: A store's description of a view, whose interpolation and ways of decoding are taken.
         """
         paths = [samples.sample_path[row] for row in rows]
         job = cls(source, paths, samples.content_hash[rows], parameters, sizes, interpolation)
-        return job if view is None else replace(job, interpolation=interpolation_of(view), decoding=decoding_of(view))
+        if view is None:
+            return job
+        denominators_of = denominators(samples.image_size[rows], view)
+        return replace(
+            job, interpolation=interpolation_of(view), decoding=decoding_of(view), denominators=denominators_of
+        )
 
     def batches(self, batch_size: int) -> list[slice]:
         """Return the rows of each batch; the last may be shorter."""
@@ -81,8 +87,16 @@ class RenderJob:
     def part(self, rows: slice) -> RenderJob:
         """Return the job of rendering some of the images."""
         return replace(
-            self, paths=self.paths[rows], content_hash=self.content_hash[rows], parameters=self.parameters[rows]
+            self,
+            paths=self.paths[rows],
+            content_hash=self.content_hash[rows],
+            parameters=self.parameters[rows],
+            denominators=None if self.denominators is None else self.denominators[rows],
         )
+
+    def denominator(self, row: int) -> int:
+        """Return by how much an image is decoded smaller."""
+        return 1 if self.denominators is None else int(self.denominators[row])
 
     def read(self, row: int) -> bytes:
         """Return an encoded image.
@@ -106,7 +120,7 @@ class RenderJob:
             RunError: If that is impossible, though it was possible when the image was indexed.
         """
         try:
-            return decode(content, self.decoding)
+            return decode(content, self.decoding, self.denominator(row))
         except Exception as error:  # Pillow's plugins raise anything on a broken file
             reason = str(error).partition("<")[0].strip() or type(error).__name__
             raise RunError(

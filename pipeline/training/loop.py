@@ -54,7 +54,7 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
         advance((epoch * steps + step) * stream.batch_size)
         saved_at = looked_at = time.monotonic()
         while epoch < stream.epochs and trainers:
-            for batch in stream.batches(epoch, step):
+            for batch, waited in _timed(stream.batches(epoch, step)):
                 if time.monotonic() - looked_at > LOOK_SECONDS:
                     looked_at = time.monotonic()
                     with contextlib.suppress(OSError):  # the disk fails, perhaps for a moment
@@ -62,7 +62,7 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
                             check_lease(trainer.task.run)
                 for trainer in _due(trainers, epoch, step):
                     with _drop_failed(trainer, trainers, failures):
-                        trainer.train_step(batch)
+                        trainer.train_step(batch, waited)
                 step += 1
                 advance(stream.batch_size)
                 minutes = min((each.task.settings.checkpoint_minutes for each in trainers), default=math.inf)
@@ -88,6 +88,14 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
     if failures:
         raise SomeTrainingsFailed(failures)
     _raise_if_stopped(received(), f"{title}: stopped by {{}} after the last step.")
+
+
+def _timed(batches: Iterator[BatchT]) -> Iterator[tuple[BatchT, float]]:
+    """Yield each batch with the seconds that it was waited for."""
+    begun = time.monotonic()
+    for batch in batches:
+        yield batch, time.monotonic() - begun
+        begun = time.monotonic()
 
 
 @contextlib.contextmanager

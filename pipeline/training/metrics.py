@@ -52,6 +52,8 @@ def truncate_metrics(run: Path, epoch: int, step: int) -> None:
 class MetricsLog:
     """Accumulate the scalars of steps and log their means over ranks; rank 0 writes."""
 
+    data_wait_seconds: float
+    """Seconds waited for batches since the last line; to be added to."""
     _sums: dict[str, Tensor]
 
     def __init__(
@@ -72,6 +74,7 @@ class MetricsLog:
     def _reset(self) -> None:
         self._sums = {}
         self._additions = self._images = 0
+        self.data_wait_seconds = 0.0
         self._since = time.monotonic()
 
     def add(self, values: Mapping[str, Tensor], images: int) -> None:
@@ -90,15 +93,15 @@ class MetricsLog:
             self._board.close()
 
     def write_means(self, epoch: int, step: int, **others: float) -> None:
-        """Log the means since the last line, the pace and other values; ``RunError`` if a mean is not finite."""
+        """Log the means since the last line, pace, wait and other values; ``RunError`` if a mean is not finite."""
         values = {name: float(total) / self._additions for name, total in all_reduce_mean(self._sums).items()}
         if not all(map(math.isfinite, values.values())):
             raise RunError(
                 f"The loss of '{self._run}' is no longer finite (epoch {epoch}, at step {step} or shortly before); "
                 "start again with --overwrite and a lower --learning-rate or a higher --temperature."
             )
-        images_per_second = self._images / (time.monotonic() - self._since)
-        self.write(epoch, step, {**values, **others, "images_per_second": images_per_second})
+        others["images_per_second"] = self._images / (time.monotonic() - self._since)
+        self.write(epoch, step, {**values, **others, "data_wait_seconds": self.data_wait_seconds})
         self._reset()
 
     def write(self, epoch: int, step: int, values: Mapping[str, float]) -> None:

@@ -98,8 +98,12 @@ class Trainer(Generic[BatchT]):
                 raise ValueError(f"{name} is not finite")
         return state
 
-    def train_step(self, batch: BatchT) -> None:
-        """Take one step of the optimizer; raise ``RunError`` if memory runs out or a logged loss is not finite."""
+    def train_step(self, batch: BatchT, waited: float = 0.0) -> None:
+        """Take one step of the optimizer; raise ``RunError`` if memory runs out or a logged loss is not finite.
+
+        Args:
+            waited: Seconds that the batch was waited for, to be logged.
+        """
         settings, (epoch, step) = self.task.settings, self.position
         seed_step(settings.seed, epoch, step)
         lr = learning_rate(settings, epoch, step, self._steps_per_epoch)
@@ -120,6 +124,7 @@ class Trainer(Generic[BatchT]):
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self.task.after_step()
+        self.log.data_wait_seconds += waited
         self.position = epoch, step + 1
         if (step + 1) % LOG_EVERY_STEPS == 0 or step + 1 == self._steps_per_epoch:
             self.log.write_means(epoch, step + 1, learning_rate=lr)

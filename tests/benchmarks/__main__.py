@@ -12,20 +12,22 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from compress_ssl.pipeline.common.device import library_versions
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
-SCRIPTS = ("embed",)
+SCRIPTS = ("embed", "distill", "rendering", "teacher_wait", "bank_precision", "estimate", "openmp")
 """In the order of the page."""
 
 HEADER = """# Benchmarks
 
-Written by `make bench`. Compare ratios, not rates: the rows of a table were measured side by side, in turns, in one
-process each, as medians. A target is one that this project has set itself; [performance](performance.md) says why some
-are missed, and what was tried.
+Written by `make bench`; `python -m tests.benchmarks NAME` measures one section again. Compare ratios, not rates: the
+rows of a table were measured in turns in one process, and are medians. CPU time is that of all threads. Targets are
+this project's own; [performance](performance.md) says why some are missed, and what was tried. Nothing here is of a
+GPU.
 """
 
 
@@ -56,6 +58,11 @@ def machine() -> str:
     return f"{cores} CPU cores ({kind}), {memory:.0f} GiB, torch {versions['torch']}"
 
 
+def page_of(sections: Mapping[str, str]) -> str:
+    """Return the page of sections by script."""
+    return "\n\n".join([HEADER.strip(), *(sections[name] for name in SCRIPTS if name in sections)]) + "\n"
+
+
 def sections_of(page: str) -> dict[str, str]:
     """Return the sections of a page by script."""
     parts = re.split(r"^(?=## )", page, flags=re.MULTILINE)[1:]
@@ -76,8 +83,7 @@ def main() -> int:
             sections[name] = section(name)
         except subprocess.CalledProcessError:
             failed.append(name)
-        page = [HEADER.strip(), *(sections[name] for name in SCRIPTS if name in sections)]
-        PAGE.write_text("\n\n".join(page) + "\n", encoding="utf-8")
+        PAGE.write_text(page_of(sections), encoding="utf-8")
     if failed:
         print(f"Failed, and left as they were: {', '.join(failed)}.", file=sys.stderr)
     return bool(failed)

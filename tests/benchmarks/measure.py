@@ -7,39 +7,28 @@ import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.gpu.parts.photographs import photograph, save
 
 SIDES = (400, 533)  # of the photographs, in pixels
 
 
-class Cost(NamedTuple):
-    """Seconds of a call."""
-
-    cpu: float  # of this process, all threads
-    wall: float
+Way = Callable[[], float | None]
+"""What is measured; one that returns CPU seconds has measured itself."""
 
 
-def cost_of(way: Callable[[], object]) -> Cost:
-    """Return the seconds of one call."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    way()
-    return Cost(time.process_time() - cpu, time.perf_counter() - wall)
+def cpu_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
+    """Return the median CPU seconds of each way, of all threads of this process.
 
-
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Cost]:
-    """Return the median seconds of each way. All are called in turns, so that a busy machine slows them alike.
-
-    The first turn warms up and does not count.
+    All are called in turns, so that a busy machine slows them alike. The first turn warms up and does not count.
     """
-    found: dict[str, list[Cost]] = {name: [] for name in ways}
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
-            found[name].append(cost_of(way))
-    return {
-        name: Cost(*(statistics.median(kind) for kind in zip(*costs[1:], strict=True))) for name, costs in found.items()
-    }
+            begun = time.process_time()
+            own = way()
+            found[name].append(time.process_time() - begun if own is None else own)
+    return {name: statistics.median(seconds[1:]) for name, seconds in found.items()}
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -72,10 +61,10 @@ def write_photographs(folder: Path, count: int) -> str:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.read())
         if len(names) >= count:
-            return "photographs of about 400 × 533 pixels"
+            return "photographs of about 400 x 533 pixels"
     for number in range(count):
         save(folder / "train" / f"class{number % 10}" / f"{number:05d}.jpg", photograph(number, *SIDES))
-    return "synthetic photographs of 400 × 533 pixels"
+    return "synthetic photographs of 400 x 533 pixels"
 
 
 def run(benchmark: Callable[[bool], None]) -> None:

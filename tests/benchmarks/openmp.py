@@ -1,6 +1,7 @@
-"""What spinning OpenMP threads cost when the cores are shared: two epochs of the quickstart's student, both ways.
+"""Idle OpenMP threads.
 
-python tests/benchmarks/openmp.py QUICKSTART_FOLDER [BUSY_PROCESSES]        prints rows for docs/benchmarks.md
+Wall seconds of two epochs of a small student, start included, with both values of `OMP_WAIT_POLICY`: alone, and beside
+as many busy processes as there are cores. The commands set PASSIVE.
 """
 
 import os
@@ -10,50 +11,47 @@ import tempfile
 import time
 from pathlib import Path
 
-LIMIT_SECONDS = 120
-OPTIONS = ["--student", "conv4-32", "--epochs", "2", "--batch-size", "64", "--bank-size", "512", "--optimizer", "adamw"]
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
+from tests.benchmarks.measure import print_table, run, write_photographs
+
+LIMIT_SECONDS = 60
 
 
-def seconds(quickstart: Path, policy: str) -> float:
-    """Wall seconds of a distillation under this OpenMP wait policy, start included; infinite if it does not end."""
+def seconds(folder: Path, policy: str, batch: int) -> float:
+    """Return the wall seconds of a distillation under this wait policy; the limit if it does not end."""
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            sys.executable,
-            "-m",
-            "compress_ssl",
-            "distill",
-            quickstart / "embeddings.zarr",
-            quickstart / "digits",
-        ]
+        command = [sys.executable, "-m", "compress_ssl", "distill", folder / "store.zarr", folder / "data"]
+        options = ["--student", "conv4-32", "--epochs", "2", "--batch-size", str(batch), "--bank-size", "128"]
+        environment = {**os.environ, "OMP_WAIT_POLICY": policy}
         begun = time.perf_counter()
         try:
-            subprocess.run(
-                [*command, f"{scratch}/run", *OPTIONS],
-                env={**os.environ, "OMP_WAIT_POLICY": policy},
-                check=True,
-                capture_output=True,
-                timeout=LIMIT_SECONDS,
-            )
+            subprocess.run([*command, f"{scratch}/run", *options], env=environment, check=True, capture_output=True,
+                           timeout=LIMIT_SECONDS)  # fmt: skip
         except subprocess.TimeoutExpired:
-            return float("inf")
+            return LIMIT_SECONDS
         return time.perf_counter() - begun
 
 
-def main() -> None:
-    """Measure on idle cores, then beside busy ones."""
-    quickstart = Path(sys.argv[1])
-    busy_processes = int(sys.argv[2]) if len(sys.argv) > 2 else len(os.sched_getaffinity(0))
-    print("| busy processes | PASSIVE, s | ACTIVE, s |\n| --- | --- | --- |")
-    for count in (0, busy_processes):
-        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-        try:
-            row = [seconds(quickstart, policy) for policy in ("PASSIVE", "ACTIVE")]
-        finally:
-            for process in busy:
-                process.kill()
-        shown = [f"{value:.1f}" if value < LIMIT_SECONDS else f"not within {LIMIT_SECONDS}" for value in row]
-        print(f"| {count} | {' | '.join(shown)} |")
+def main(toy: bool) -> None:
+    """Print the seconds on idle cores, then beside busy ones."""
+    images, batch = (16, 8) if toy else (640, 64)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        print(f"{images} {write_photographs(folder / 'data', images)} at 32 pixels.\n")
+        teacher = {"teacher": "random/conv4-16", "split": ("train",), "views": 2, "size": 32, "resize": 32}
+        embed(EmbedSettings(data=folder / "data", store=folder / "store.zarr", device="cpu", **teacher), Silent())
+        rows = []
+        for count in (0,) if toy else (0, len(os.sched_getaffinity(0))):
+            busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+            try:
+                rows.append((count, *(f"{seconds(folder, policy, batch):.1f}" for policy in ("PASSIVE", "ACTIVE"))))
+            finally:
+                for process in busy:
+                    process.kill()
+    print_table(("busy processes", "PASSIVE, s", "ACTIVE, s"), rows)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -53,7 +53,8 @@ def matrix_peak(dtype: torch.dtype, device: str) -> float:
 class Pace(Silent):
     """Progress that measures the pace of a stage's longest task, without the task's first fifth."""
 
-    per_second = 0.0
+    per_second = 0.0  # units
+    cpu_seconds = 0.0  # per unit, up to the last one: the end of an epoch, with its checkpoint, does not count
     seconds = 0.0
 
     @contextlib.contextmanager
@@ -61,14 +62,17 @@ class Pace(Silent):
         """Time the block from the moment when a fifth of its units are done to its end."""
         done = warm = 0
         begun = warm_at = time.perf_counter()
+        cpu_warm = cpu_last = time.process_time()
 
         def advance(amount: int) -> None:
-            nonlocal done, warm, warm_at
+            nonlocal done, warm, warm_at, cpu_warm, cpu_last
             done += amount
+            cpu_last = time.process_time()
             if not warm and done >= SKIPPED * total:
-                warm, warm_at = done, time.perf_counter()
+                warm, warm_at, cpu_warm = done, time.perf_counter(), cpu_last
 
         yield advance
         end = time.perf_counter()
         if end - begun > self.seconds and done > warm:
             self.seconds, self.per_second = end - begun, (done - warm) / (end - warm_at)
+            self.cpu_seconds = (cpu_last - cpu_warm) / (done - warm)

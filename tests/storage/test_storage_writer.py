@@ -69,14 +69,19 @@ def test_blocks_of_big_data_are_sixteen_mebibytes(features: int, rows: int) -> N
     assert rows * features * 2 == 16 * 2**20
 
 
-@pytest.mark.parametrize("samples", [32, 36, 63, 1_297, 50_000])
-def test_small_data_make_at_least_thirty_two_blocks(samples: int) -> None:
-    rows = default_block_rows(samples, 512)
-    assert 32 <= -(-samples // rows) <= 63
+@pytest.mark.parametrize(("samples", "rows"), [(1_297, 128), (9_469, 256), (50_000, 1024), (100_000, 2048)])
+def test_blocks_of_smaller_data_are_at_least_thirty_two_or_a_batch(samples: int, rows: int) -> None:
+    assert default_block_rows(samples, 512) == rows
 
 
-def test_data_of_few_samples_have_a_row_a_block() -> None:
-    assert default_block_rows(3, 512) == 1
+def test_blocks_of_any_width_are_filled_by_batches() -> None:
+    assert {default_block_rows(1_281_167, features) for features in range(1025, 2049)} == {4096}
+    assert default_block_rows(1_281_167, 1280) % 1024 == 0
+
+
+def test_few_samples_are_one_block() -> None:
+    assert default_block_rows(3, 512) == 3
+    assert default_block_rows(0, 512) == 1
 
 
 def test_a_feature_wider_than_a_chunk_still_gets_a_row() -> None:

@@ -6,8 +6,8 @@ from compress_ssl.pipeline.images.rendering import Renderer
 
 
 def make_renderer(name: str, device: torch.device, threads: int) -> Renderer:
-    """Return the renderer ``dali`` or ``torchvision``; only the chosen one is imported."""
-    if name == "dali":
+    """Return the renderer ``dali`` (also for ``auto``) or ``torchvision``; only the chosen one is imported."""
+    if name != "torchvision":
         from compress_ssl.pipeline.images.renderers.dali import DaliRenderer
 
         return DaliRenderer(device, threads)

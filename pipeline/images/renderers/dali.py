@@ -4,8 +4,8 @@ Images and parameters are fed through ``fn.external_source``, so the order is ou
 image is decoded once for all its views. On the CPU a single view has only its crop box decoded, which gives the same
 pixels; on a GPU the whole image always is, because nvImageCodec 0.9 may crash there on a part of a JPEG
 (https://github.com/NVIDIA/nvImageCodec/issues/55). JPEGs go to DALI unchanged. Whatever DALI reads differently, not at
-all, or more strictly than Pillow (other formats, some CMYK, JPEGs with junk between their segments) is decoded by
-Pillow as ImageFolder would, and passed as raw pixels in a PPM.
+all, or more strictly than Pillow (other formats, some CMYK, JPEGs with junk between their segments), and what is
+decoded smaller, is decoded by Pillow as ImageFolder would, and passed as raw pixels in a PPM.
 
 A batch stays valid after the next runs of its pipeline: torch's tensors share DALI's buffers, and DALI takes one back
 from a GPU only after waiting for all the GPU's work (its dynamic executor, the default, and ``dltensor.h``).
@@ -195,7 +195,7 @@ def _inputs(batches: Iterable[RenderJob], threads: int) -> Generator[tuple[Any, 
 
 
 def _for_dali(job: RenderJob, row: int, content: bytes) -> bytes:
-    if content.startswith(JPEG_MAGIC) and _is_read_alike(content, job.decoding):
+    if job.denominator(row) == 1 and content.startswith(JPEG_MAGIC) and _is_read_alike(content, job.decoding):
         return content
     buffer = io.BytesIO()
     job.decode(row, content).save(buffer, "PPM")

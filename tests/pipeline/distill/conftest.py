@@ -26,7 +26,7 @@ from compress_ssl.storage.writer import StoreWriter, create_store
 
 TINY = {"student": "conv4-16", "epochs": 3, "batch_size": 8, "bank_size": 20, "key_momentum": 0.9,
         "learning_rate": 0.05, "threads": 1, "device": "cpu"}  # fmt: skip
-TIMES = {"images_per_second", "teacher_wait_seconds"}
+TIMES = {"images_per_second", "data_wait_seconds", "teacher_wait_seconds"}
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]

@@ -268,6 +268,19 @@ def test_image_that_is_missing_is_named_before_training(trained: Trained, data: 
     assert not (tmp_path / "student").exists()
 
 
+def test_auto_is_the_renderer_of_the_store(
+    trained: Trained, embedded: Callable[..., Path], assert_same: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = embedded(renderer="torchvision")
+    given = {"store": store, "epochs": 1}
+    named = trained("named", renderer="torchvision", **given)
+    caplog.clear()
+    assert_same(trained("auto", renderer="auto", **given), named)
+    assert "other pixels" not in caplog.text
+    trained("dali", renderer="dali", **given)
+    assert "other pixels" in caplog.text
+
+
 def test_smaller_student_says_what_it_wants_and_is_evaluated_on_it(
     student: Students, trained: Trained, data: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 import xxhash
 
 from compress_ssl.pipeline.images.renderers import make_renderer
-from compress_ssl.pipeline.images.rendering import RenderJob, interpolation_of, render
+from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import EmbeddingStore, open_store
 from tests.processes import Forked
@@ -27,13 +27,13 @@ def replay(data: Path, *stores: Path) -> None:
         for view in range(len(split.views)):
             logged = {line["row"]: line["xxh3_128"] for line in lines if line["view"] == view}
             rows = np.random.default_rng(view).permutation(list(logged))
-            job = RenderJob(
-                source=open_source(data, split.folder),
-                paths=[split.samples.sample_path[row] for row in rows],
-                content_hash=split.samples.content_hash[rows],
+            job = RenderJob.of(
+                open_source(data, split.folder),
+                split.samples,
+                rows,
                 parameters=split.augmentation(view)[rows][:, None],
                 sizes=(split.views[view]["size"],),
-                interpolation=interpolation_of(split.views[view]),
+                view=split.views[view],
             )
             images = (image for (batch,) in render(renderer, job, 13) for image in batch)
             for row, image in zip(rows.tolist(), images, strict=True):
@@ -47,7 +47,10 @@ def log_of(store: Path) -> Path:
     return store.with_name(f"{store.name}.pixel-hashes.jsonl")
 
 
-CASES = (("crop-flip", "bilinear"), ("moco-v2", "bilinear"), ("crop-flip", "bicubic"))
+CASES = (
+    ("crop-flip", "bilinear", False), ("moco-v2", "bilinear", False), ("crop-flip", "bicubic", False),
+    ("crop-flip", "bilinear", True),  # decoded at half of their size
+)  # fmt: skip
 
 
 def test_about_1000_logged_views_come_out_the_same_shuffled_in_a_new_process(
@@ -63,16 +66,18 @@ def test_about_1000_logged_views_come_out_the_same_shuffled_in_a_new_process(
         "block_rows": 30,
     }
     stores, counts = [], []
-    for policy, interpolation in CASES:
+    for policy, interpolation, scaled in CASES:
         store = embedded(
             photographs,
-            tmp_path / f"{policy}-{interpolation}.zarr",
+            tmp_path / f"{policy}-{interpolation}-{scaled}.zarr",
             teacher=wanting(interpolation),
             policy=policy,
+            scaled_decoding=scaled,
             pixel_hashes=1000,
             **settings,
         )
         assert [view["interpolation"] for view in store["train"].views] == [interpolation] * 10
+        assert [view.get("shrink") for view in store["train"].views] == [4 if scaled else None] * 10
         lines = [json.loads(line) for line in log_of(store.path).read_text().splitlines()]
         assert 900 <= len(lines) <= 1100
         assert {line["view"] for line in lines} == set(range(10))

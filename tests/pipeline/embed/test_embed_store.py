@@ -1,5 +1,7 @@
 """What stage one puts into a store: every view by its parameters, however the samples are cut into blocks."""
 
+import logging
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from compress_ssl.pipeline.embed.embedder import Embedder, HostRows
 from compress_ssl.pipeline.images.policies import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob
 from compress_ssl.storage import EmbeddingStore
+from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.writer import StoreWriter
 
 Embedded = Callable[..., EmbeddingStore]
@@ -99,11 +102,10 @@ def test_parameters_and_embeddings_are_the_same_however_the_samples_are_cut_into
             assert split.view(view).tobytes() == whole.view(view).tobytes()
 
 
-def test_the_default_blocks_are_at_least_32(data: Path, tmp_path: Path, embedded: Embedded) -> None:
-    settings = {"split": ("train:1",), "block_rows": None}
-    assert embedded(data, tmp_path / "store.zarr", **settings)["train"].block_count == 36
-    small = embedded(data, tmp_path / "limited.zarr", limit=32, **settings)["train"]
-    assert small.block_count == 32
+def test_few_images_are_one_block_and_few_files(data: Path, tmp_path: Path, embedded: Embedded) -> None:
+    store = embedded(data, tmp_path / "store.zarr", split=("train:1", "val:0"), block_rows=None)
+    assert [split.block_count for split in store.splits] == [1, 1]
+    assert sum(path.is_file() for path in (tmp_path / "store.zarr").rglob("*")) < 50
 
 
 def test_all_views_of_a_block_come_from_one_reading_and_one_decode(
@@ -154,3 +156,30 @@ def test_a_block_is_written_while_the_next_is_computed(
     train = embedded(data, tmp_path / "store.zarr", split=("train:1",), block_rows=9)["train"]
     assert waited == [True] * 8
     assert train.complete_views == [0, 1]
+
+
+def test_auto_takes_the_renderer_of_a_trial_and_then_of_the_store(
+    data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "store.zarr"
+    with caplog.at_level(logging.INFO):
+        store = embedded(data, path, renderer="auto", part="1/2", block_rows=2)
+    ((chosen, taken),) = re.findall(r"--renderer auto: (\w+), by a trial of 108 views \((.*)\)", caplog.text)
+    milliseconds = dict(re.findall(r"(\w+) ([\d.]+) CPU ms per view", taken))
+    assert milliseconds.keys() == {"dali", "torchvision"}
+    assert float(milliseconds[chosen]) == min(map(float, milliseconds.values()))
+    assert store.attributes["rendering"]["renderer"] == chosen
+    caplog.clear()
+    finished = embedded(data, path, renderer="auto", part="2/2", block_rows=2, resume=True)
+    assert finished.is_complete
+    assert "by a trial" not in caplog.text
+
+
+def test_a_store_is_continued_with_the_blocks_that_it_was_begun_with(
+    data: Path, tmp_path: Path, embedded: Embedded
+) -> None:
+    path = tmp_path / "store.zarr"
+    embedded(data, path, part="1/2", block_rows=4)
+    assert embedded(data, path, part="2/2", block_rows=None, resume=True).is_complete
+    with pytest.raises(StoreMismatchError, match="block_rows"):
+        embedded(data, path, block_rows=5, resume=True)

@@ -1,0 +1,38 @@
+"""Every benchmark runs, tiny; the page is written from what they print."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.__main__ import SCRIPTS, page_of, sections_of
+from tests.processes import Forked
+
+
+def run(name: str) -> None:
+    """Run a benchmark as ``python -m tests.benchmarks.NAME --toy`` does."""
+    importlib.import_module(f"tests.benchmarks.{name}").main(True)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_toy_run_prints_a_table(name: str) -> None:
+    process = Forked(run, name)
+    assert process.wait() == 0, process.errors
+    assert re.search(r"^\| --- \|.*\n\| .+ \|$", process.output, re.MULTILINE), process.output
+
+
+def test_every_script_is_on_the_page() -> None:
+    folder = Path(__file__).parent
+    scripts = {path.stem for path in folder.glob("*.py") if "__name__ ==" in path.read_text()} - {"__main__"}
+    assert scripts == set(SCRIPTS)
+
+
+def test_a_section_is_replaced_and_the_others_stay() -> None:
+    one, two = (
+        f"## {name}\n\n`python -m tests.benchmarks.{name}`, a machine.\n\n{name}" for name in ("embed", "openmp")
+    )
+    page = page_of({"embed": one, "openmp": two})
+    assert sections_of(page) == {"embed": one, "openmp": two}
+    replaced = page_of({**sections_of(page), "embed": one.replace("a machine", "another")})
+    assert replaced == page.replace("a machine", "another", 1)

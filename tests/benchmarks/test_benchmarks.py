@@ -24,15 +24,15 @@ def test_toy_run_prints_a_table(name: str) -> None:
 
 def test_every_script_is_on_the_page() -> None:
     folder = Path(__file__).parent
-    scripts = {path.stem for path in folder.glob("*.py") if "__name__ ==" in path.read_text()} - {"__main__"}
+    scripts = {path.stem for path in folder.glob("*.py") if "    run(main)\n" in path.read_text()}
     assert scripts == set(SCRIPTS)
 
 
 def test_a_section_is_replaced_and_the_others_stay() -> None:
-    one, two = (
-        f"## {name}\n\n`python -m tests.benchmarks.{name}`, a machine.\n\n{name}" for name in ("embed", "openmp")
-    )
-    page = page_of({"embed": one, "openmp": two})
+    section = "## Title\n\n`python -m tests.benchmarks.{0}`, a machine.\n\nA table of {0}."
+    one, two = map(section.format, ("embed", "openmp"))
+    page = page_of({"openmp": two, "embed": one})
     assert sections_of(page) == {"embed": one, "openmp": two}
+    assert page.index(one) < page.index(two)
     replaced = page_of({**sections_of(page), "embed": one.replace("a machine", "another")})
     assert replaced == page.replace("a machine", "another", 1)

@@ -81,7 +81,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     write_images(folder / "data")
     for words in (
-        ("embed", folder / "data", folder / "teacher.zarr", *EMBED),
+        ("embed", folder / "data", folder / "teacher.zarr", *EMBED, "--block-rows", "4"),
         ("distill", folder / "teacher.zarr", folder / "data", folder / "student", *DISTILL),
     ):
         result = call(*words)

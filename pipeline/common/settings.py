@@ -72,7 +72,7 @@ LabelFile = Annotated[
 class Settings(BaseModel):
     """Base of all settings: immutable, and unknown keys are an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # ``--help`` needs no validator
 
     @model_validator(mode="after")
     def _values_can_be_used(self) -> Self:

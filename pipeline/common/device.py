@@ -41,7 +41,9 @@ def prepare_device(device: Device, threads: int, *, training: bool = False) -> t
             "--device cpu."
         )
     on_gpu = available and device != "cpu"
-    torch.use_deterministic_algorithms(training and not on_gpu)
+    deterministic = training and not on_gpu
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # only then: it imports torch's compiler
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = not training
     torch.backends.cudnn.benchmark = training
     torch.set_float32_matmul_precision("high" if training and on_gpu else "highest")

@@ -13,7 +13,8 @@ from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.export.folder import ONNX_FILE
 from compress_ssl.pipeline.export.onnx import TOLERANCE, Agreement
 from compress_ssl.pipeline.export.origin import Origin
-from compress_ssl.pipeline.networks.architectures import SMALL_IMAGES, TIMM, default_preprocessing
+from compress_ssl.pipeline.networks.architectures import TIMM, default_preprocessing
+from compress_ssl.pipeline.networks.backbone import SMALL_IMAGES
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage.tools import markdown

@@ -9,29 +9,17 @@ solo-learn adapts it to CIFAR; ``vit_small_patch16-12heads`` is MoCo v3's ViT-S.
 
 import logging
 import pickle
-import re
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from torchvision import models
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
-from compress_ssl.pipeline.networks.backbone import (
-    Backbone,
-    adapt_to_small_images,
-    conv4,
-    narrow_resnet,
-    wide_resnet50,
-    without_head,
-)
+from compress_ssl.pipeline.networks.backbone import SMALL_IMAGES, SOLO_LEARN, Backbone, conv4
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.timm_models import timm_backbone, timm_names, timm_preprocessing
 
 TIMM = "timm/"
-
-SMALL_IMAGES = "-32px"
-SOLO_LEARN = f"{SMALL_IMAGES}-solo-learn"
 
 TWELVE_HEADS = {f"{TIMM}vit_{size}_patch16_224": f"vit_{size}_patch16-12heads" for size in ("tiny", "small")}
 """timm's ViTs, with 3 and 6 heads, to those of the same shapes with 12."""
@@ -43,10 +31,6 @@ LISTED_BY, TIMM_LISTED_BY = "compress-ssl models '*PART-OF-NAME*'", "compress-ss
 
 OURS: dict[str, Callable[[], Backbone]] = {
     **{f"conv4-{width}": partial(conv4, width) for width in (16, 32, 64, 128)},
-    f"resnet18-narrow{SMALL_IMAGES}": narrow_resnet,
-    **{f"resnet50-w{width}": partial(wide_resnet50, width) for width in (2, 4, 5)},
-    "resnet50-tf-same": partial(wide_resnet50, 1, tf_same=True),
-    **{f"resnet50-w{width}-tf-same": partial(wide_resnet50, width, tf_same=True) for width in (2, 4)},
     **{ours: partial(timm_backbone, name.removeprefix(TIMM), num_heads=12) for name, ours in TWELVE_HEADS.items()},
 }
 
@@ -55,12 +39,9 @@ logger = logging.getLogger(__name__)
 
 def architecture_names() -> list[str]:
     """Return every name that ``build_backbone`` takes, except timm's."""
-    # These do not end in one linear layer on one feature vector.
-    unsuitable = {"googlenet", "inception_v3", "squeezenet1_0", "squeezenet1_1"}
-    names = [name for name in models.list_models(module=models) if name not in unsuitable]
-    adapted = re.compile(r"(resnet|resnext|wide_resnet)\d+|mobilenet_v2$|alexnet$")
-    small = [f"{name}{SMALL_IMAGES}" for name in names if adapted.match(name)]
-    return sorted([*names, *small, *(f"{name}{SOLO_LEARN}" for name in names if name.startswith("resnet")), *OURS])
+    from compress_ssl.pipeline.networks.torchvision_models import torchvision_names, variant_names
+
+    return sorted([*torchvision_names(), *variant_names(), *OURS])
 
 
 def check_architecture(name: str) -> None:
@@ -69,7 +50,7 @@ def check_architecture(name: str) -> None:
         model = name.removeprefix(TIMM)
         if model not in timm_names():
             raise unknown_name("timm network", model, timm_names(), listed_by=TIMM_LISTED_BY)
-    elif name not in architecture_names():
+    elif name not in OURS and name not in architecture_names():
         raise unknown_name("architecture", name, architecture_names(), listed_by=LISTED_BY)
 
 
@@ -86,11 +67,9 @@ def build_backbone(name: str, seed: int = 0) -> Backbone:
             return OURS[name]()
         if name.startswith(TIMM):
             return timm_backbone(name.removeprefix(TIMM))
-        base = name.removesuffix(SOLO_LEARN).removesuffix(SMALL_IMAGES)
-        network = models.get_model(base, weights=None)
-        if name != base:
-            adapt_to_small_images(network, padding=2 if name.endswith(SOLO_LEARN) else 1)
-        return without_head(network)
+        from compress_ssl.pipeline.networks.torchvision_models import torchvision_backbone
+
+        return torchvision_backbone(name)
 
 
 def default_preprocessing(architecture: str) -> Preprocessing:
@@ -108,51 +87,10 @@ def default_preprocessing(architecture: str) -> Preprocessing:
 
 def check_torchvision(name: str) -> None:
     """Raise ``InputError``, naming the nearest, if torchvision has no weights of this name."""
-    known = sorted(set(architecture_names()) & set(models.list_models(module=models)))
-    if name not in known:
-        raise unknown_name("torchvision network", name, known, listed_by=LISTED_BY)
+    from compress_ssl.pipeline.networks.torchvision_models import torchvision_names
 
-
-def torchvision_pretrained(name: str) -> tuple[Backbone, Preprocessing]:
-    """Return a network with torchvision's default weights, and their preprocessing.
-
-    Raises:
-        InputError: If the weights cannot be downloaded, or are damaged.
-    """
-    check_torchvision(name)
-    weights = models.get_model_weights(name).DEFAULT
-    try:
-        # Tensors only, before torchvision itself unpickles whatever file has this name.
-        weights.get_state_dict(check_hash=True, weights_only=True)
-        module = models.get_model(name, weights=weights)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"The weights of torchvision/{name} cannot be loaded ({str(error).splitlines()[0]}); download "
-            f"{weights.url} to '{torch.hub.get_dir()}/checkpoints', replacing any file of that name."
-        ) from error
-    return without_head(module), torchvision_preprocessing(name)
-
-
-def torchvision_preprocessing(name: str) -> Preprocessing:
-    """Return the preprocessing that torchvision's default weights were evaluated with."""
-    return _evaluated_with(models.get_model_weights(name).DEFAULT)
-
-
-def preprocessing_of_torchvision_file(name: str, sha256: str) -> Preprocessing | None:
-    """Return the preprocessing of a file of torchvision, whose name has the start of its SHA-256; None if unknown."""
-    published = [each for each in models.get_model_weights(name) if each.url.endswith(f"-{sha256[:8]}.pth")]
-    return _evaluated_with(published[0]) if published else None
-
-
-def _evaluated_with(weights: models.WeightsEnum) -> Preprocessing:
-    transforms = weights.transforms()
-    return Preprocessing(
-        tuple(transforms.mean),
-        tuple(transforms.std),
-        transforms.crop_size[0],
-        transforms.resize_size[0],
-        "bicubic" if transforms.interpolation.value == "bicubic" else "bilinear",
-    )
+    if name not in torchvision_names():
+        raise unknown_name("torchvision network", name, torchvision_names(), listed_by=LISTED_BY)
 
 
 def timm_pretrained(name: str) -> tuple[Backbone, Preprocessing]:

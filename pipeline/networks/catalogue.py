@@ -16,12 +16,12 @@ from compress_ssl.pipeline.networks.architectures import (
     build_backbone,
     check_torchvision,
     default_preprocessing,
-    torchvision_preprocessing,
 )
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.reference import parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.pipeline.networks.timm_models import timm_names
+from compress_ssl.pipeline.networks.torchvision_models import torchvision_preprocessing
 
 STUDENTS: dict[str, str] = {
     "alexnet": "the paper's: fc7 after its ReLU, no dropout, no batch norm",

@@ -22,9 +22,7 @@ from compress_ssl.pipeline.networks.architectures import (
     check_architecture,
     check_torchvision,
     default_preprocessing,
-    preprocessing_of_torchvision_file,
     timm_pretrained,
-    torchvision_pretrained,
 )
 from compress_ssl.pipeline.networks.checkpoints.file import GET_AGAIN, CheckpointFile, read_checkpoint_file
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights, find_weights
@@ -106,7 +104,12 @@ def load_network(reference: str, seed: int = 0) -> Network:
     assert name is not None
     if kind == "random":
         return Network(f"{name}, untrained", name, *build_backbone(name, seed), default_preprocessing(name))
-    backbone, preprocessing = torchvision_pretrained(name) if kind == "torchvision" else timm_pretrained(name)
+    if kind == "torchvision":
+        from compress_ssl.pipeline.networks.torchvision_models import torchvision_pretrained
+
+        backbone, preprocessing = torchvision_pretrained(name)
+    else:
+        backbone, preprocessing = timm_pretrained(name)
     return Network(f"{kind} {name.removeprefix(TIMM)}", name, *backbone, preprocessing)
 
 
@@ -197,6 +200,8 @@ def _load_own_format(file: CheckpointFile) -> Network:
 
 def _load_torchvision(file: CheckpointFile, parsed: Reference) -> Network:
     """Return a network with one of the files that torchvision has published for it, whichever version."""
+    from compress_ssl.pipeline.networks.torchvision_models import preprocessing_of_torchvision_file
+
     assert parsed.name is not None
     preprocessing = preprocessing_of_torchvision_file(parsed.name, file.sha256)
     if preprocessing is None:

@@ -12,13 +12,8 @@ from collections.abc import Mapping
 from typing_extensions import TypedDict
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.networks.architectures import (
-    SMALL_IMAGES,
-    SOLO_LEARN,
-    TIMM,
-    TWELVE_HEADS,
-    default_preprocessing,
-)
+from compress_ssl.pipeline.networks.architectures import TIMM, TWELVE_HEADS, default_preprocessing
+from compress_ssl.pipeline.networks.backbone import SMALL_IMAGES, SOLO_LEARN
 from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing

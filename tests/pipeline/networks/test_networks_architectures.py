@@ -8,8 +8,8 @@ from torchvision.ops import StochasticDepth
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.networks.architectures import architecture_names, build_backbone, default_preprocessing
-from compress_ssl.pipeline.networks.backbone import without_head
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.torchvision_models import without_head
 
 # Each family: where torchvision keeps the classifier's last layer, how many features enter it, the side of an image.
 FAMILIES = [

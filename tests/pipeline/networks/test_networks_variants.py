@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchvision import models
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.networks.architectures import build_backbone, preprocessing_of_torchvision_file
+from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, load_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.torchvision_models import preprocessing_of_torchvision_file
 
 State = dict[str, Tensor]
 

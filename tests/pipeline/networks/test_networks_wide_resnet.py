@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from compress_ssl.pipeline.networks.architectures import build_backbone
-from compress_ssl.pipeline.networks.backbone import SameMaxPool2d
 from compress_ssl.pipeline.networks.catalogue import count_flops
+from compress_ssl.pipeline.networks.torchvision_models import SameMaxPool2d
 
 
 def on_meta(name: str) -> nn.Module:

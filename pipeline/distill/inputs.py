@@ -22,7 +22,7 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
 from compress_ssl.pipeline.distill.teacher_views import ViewSchedule
 from compress_ssl.pipeline.images.canaries import check_canaries
-from compress_ssl.pipeline.images.policies import resized_parameters
+from compress_ssl.pipeline.images.parameters import resized_parameters
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer, decoding_of
 from compress_ssl.pipeline.images.same_images import check_same_images

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.distill.teacher_views import TeacherView, TeacherViews, ViewSchedule
-from compress_ssl.pipeline.images.policies import Policy, fresh_parameters, resized_parameters
+from compress_ssl.pipeline.images.parameters import fresh_parameters, resized_parameters
+from compress_ssl.pipeline.images.policies import Policy
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.training.distributed import local_batch_size, rank_indices

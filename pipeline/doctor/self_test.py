@@ -34,7 +34,8 @@ def compare_renderers(folder: Path) -> str:
     from compress_ssl.pipeline.common.device import prepare_device
     from compress_ssl.pipeline.common.settings import ImageSelection
     from compress_ssl.pipeline.images.data_set import index_data_set
-    from compress_ssl.pipeline.images.policies import POLICIES, random_parameters
+    from compress_ssl.pipeline.images.parameters import random_parameters
+    from compress_ssl.pipeline.images.policies import POLICIES
     from compress_ssl.pipeline.images.renderers import make_renderer
     from compress_ssl.pipeline.images.rendering import RenderJob, render
 

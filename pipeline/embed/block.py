@@ -19,7 +19,7 @@ from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.embed.embedder import Embedder, HostRows, embed_images
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
-from compress_ssl.pipeline.images.policies import draw_parameters
+from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render_batches
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Split

@@ -15,7 +15,8 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings, Part
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
 from compress_ssl.pipeline.images.decode import DECODING
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop, fresh_parameters
+from compress_ssl.pipeline.images.parameters import fresh_parameters
+from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop
 from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, fastest_renderer
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, decoding_of
 from compress_ssl.pipeline.networks.network import Network

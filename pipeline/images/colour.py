@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress_ssl.pipeline.common.device import to_device
-from compress_ssl.pipeline.images.policies import JITTER_ORDERS
+from compress_ssl.pipeline.images.parameters import JITTER_ORDERS
 from compress_ssl.storage.parameters import COLUMN
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision rounds it
@@ -47,7 +47,7 @@ def apply_colour(images: Tensor, parameters: npt.NDArray[np.float32]) -> Tensor:
 
     Args:
         images (uint8 tensor of shape (B, S, S, 3))
-        parameters (float32 array of shape (B, P)): Columns as in ``policies.COLUMNS``.
+        parameters (float32 array of shape (B, P)): Columns as in ``storage.parameters.COLUMNS``.
 
     Returns:
         images (uint8 tensor of shape (B, S, S, 3)): Rounded to the nearest level; samples without any of the operations

@@ -15,7 +15,7 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import fresh_parameters
+from compress_ssl.pipeline.images.parameters import fresh_parameters
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.networks.architectures import build_backbone

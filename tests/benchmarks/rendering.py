@@ -22,7 +22,8 @@ from compress_ssl.pipeline.common.allocator import keep_freed_memory
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.settings import RENDERERS
 from compress_ssl.pipeline.images.index import index_images
-from compress_ssl.pipeline.images.policies import POLICIES, draw_parameters
+from compress_ssl.pipeline.images.parameters import draw_parameters
+from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, fastest_renderer
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render

@@ -15,7 +15,8 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.run import distill
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.index import index_images
-from compress_ssl.pipeline.images.policies import POLICIES, evaluation_parameters, fresh_parameters
+from compress_ssl.pipeline.images.parameters import evaluation_parameters, fresh_parameters
+from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import SplitPlan
 from compress_ssl.storage.parameters import COLUMNS

@@ -8,7 +8,8 @@ import numpy.typing as npt
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.images.data_set import index_data_set
-from compress_ssl.pipeline.images.policies import POLICIES, random_parameters
+from compress_ssl.pipeline.images.parameters import random_parameters
+from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from tests.gpu.run import Run
 

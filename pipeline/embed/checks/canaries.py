@@ -17,7 +17,7 @@ from compress_ssl.pipeline.embed.block import OnPixels, Sources
 from compress_ssl.pipeline.embed.embedder import Embedder
 from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.images.canaries import check_canaries, choose_canaries, make_canaries, pixel_hash
-from compress_ssl.pipeline.images.policies import draw_parameters
+from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Place, SplitPlan, open_store

@@ -17,7 +17,7 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.embed.embedder import Embedder, embed_images
 from compress_ssl.pipeline.embed.plan import EmbedPlan
-from compress_ssl.pipeline.images.policies import draw_parameters
+from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.storage.schema import EVALUATION_VIEW
 

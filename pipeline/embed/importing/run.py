@@ -20,7 +20,7 @@ from compress_ssl.pipeline.embed.importing.matrix import Matrix, open_matrix
 from compress_ssl.pipeline.embed.importing.settings import ImportSettings, SplitFile
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_beside, list_data_set
 from compress_ssl.pipeline.images.index import ImageIndex, index_images
-from compress_ssl.pipeline.images.policies import evaluation_parameters
+from compress_ssl.pipeline.images.parameters import evaluation_parameters
 from compress_ssl.pipeline.images.sources.open_source import cache_name
 from compress_ssl.pipeline.images.sources.source import Listing
 from compress_ssl.pipeline.images.sources.text import read_lines

@@ -18,7 +18,7 @@ from compress_ssl.pipeline.common.figures import write_figure
 from compress_ssl.pipeline.evaluate.cluster.alignment import NO_CLASS, Clustering, Integers, align_clusters
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.settings import ClusterSettings
-from compress_ssl.pipeline.images.policies import evaluation_parameters
+from compress_ssl.pipeline.images.parameters import evaluation_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import Split

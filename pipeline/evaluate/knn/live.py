@@ -23,7 +23,7 @@ from compress_ssl.pipeline.evaluate.knn.accuracy import nearest_neighbour_accura
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import evaluation_parameters
+from compress_ssl.pipeline.images.parameters import evaluation_parameters
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source

@@ -28,7 +28,7 @@ from compress_ssl.pipeline.common.errors import InputError, unknown_name
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.settings import LayersSettings
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import evaluation_parameters, uniform_draws
+from compress_ssl.pipeline.images.parameters import evaluation_parameters, uniform_draws
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.training.schedule import epoch_order

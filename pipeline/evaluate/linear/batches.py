@@ -19,7 +19,7 @@ from torch import Tensor
 from compress_ssl.pipeline.common.device import autocast
 from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.evaluate.settings import LinearTraining
-from compress_ssl.pipeline.images.policies import fresh_parameters
+from compress_ssl.pipeline.images.parameters import fresh_parameters
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.networks.network import Network

@@ -19,7 +19,7 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTen
 
 from compress_ssl.pipeline.embed import block
 from compress_ssl.pipeline.embed.embedder import Embedder, HostRows
-from compress_ssl.pipeline.images.policies import draw_parameters
+from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob
 from compress_ssl.storage import EmbeddingStore
 from compress_ssl.storage.errors import StoreMismatchError

@@ -10,7 +10,8 @@ import torch
 import xxhash
 from PIL import Image
 
-from compress_ssl.pipeline.images.policies import POLICIES, evaluation_parameters, random_parameters
+from compress_ssl.pipeline.images.parameters import evaluation_parameters, random_parameters
+from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.files import FolderSource

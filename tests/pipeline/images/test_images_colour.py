@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import functional as F
 
 from compress_ssl.pipeline.images.colour import apply_colour, blur_kernel_size
-from compress_ssl.pipeline.images.policies import JITTER_ORDERS
+from compress_ssl.pipeline.images.parameters import JITTER_ORDERS
 from compress_ssl.storage.parameters import COLUMN, COLUMNS
 
 SIDE = 48

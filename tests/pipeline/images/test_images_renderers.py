@@ -293,7 +293,7 @@ from pathlib import Path
 import numpy as np, torch, xxhash
 from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
-from compress_ssl.pipeline.images.policies import evaluation_parameters
+from compress_ssl.pipeline.images.parameters import evaluation_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.sources.files import FolderSource

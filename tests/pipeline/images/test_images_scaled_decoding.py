@@ -11,7 +11,7 @@ from PIL import Image
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.images.decode import decode
 from compress_ssl.pipeline.images.index import index_images
-from compress_ssl.pipeline.images.policies import draw_parameters
+from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.files import FolderSource

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from compress_ssl.pipeline.images.policies import POLICIES, Policy, draw_parameters
+from compress_ssl.pipeline.images.parameters import draw_parameters
+from compress_ssl.pipeline.images.policies import POLICIES, Policy
 from compress_ssl.storage.parameters import COLUMN, COLUMNS, FRACTIONS, impossible
 
 STRONG = Policy(scale=(0.01, 1), ratio=(0.1, 10), jitter=1, brightness=1, contrast=1, saturation=1, hue=0.5, blur=1)

@@ -16,7 +16,8 @@ from torchvision.transforms import Resize, TenCrop
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
-from compress_ssl.pipeline.images.policies import CROPS, PolicySetting, resized_parameters, ten_crop_parameters
+from compress_ssl.pipeline.images.parameters import resized_parameters, ten_crop_parameters
+from compress_ssl.pipeline.images.policies import CROPS, PolicySetting
 from compress_ssl.pipeline.images.rendering import RenderJob
 from compress_ssl.pipeline.networks.network import load_network
 

@@ -14,7 +14,8 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.images.data_set import index_data_set
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import POLICIES, fresh_parameters
+from compress_ssl.pipeline.images.parameters import fresh_parameters
+from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.networks.network import load_network, weights_sha256
 from compress_ssl.pipeline.pretrain.methods import MoCoV2, SimCLR, Supervised

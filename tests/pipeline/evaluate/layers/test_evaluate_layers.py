@@ -20,7 +20,7 @@ from compress_ssl.pipeline.evaluate.layers.features import Batch, window_paramet
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import LayersSettings
 from compress_ssl.pipeline.images.index import index_images
-from compress_ssl.pipeline.images.policies import evaluation_parameters
+from compress_ssl.pipeline.images.parameters import evaluation_parameters
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 from compress_ssl.pipeline.images.sources.files import FolderSource

@@ -2,7 +2,6 @@
 
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.distill.settings import DistillSettings
-from compress_ssl.pipeline.evaluate.knn.live import LiveNearestNeighbour
 from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 from compress_ssl.pipeline.training.task import ScoreFunction
@@ -16,6 +15,8 @@ def live_evaluation(
     Raises:
         InputError, StoreError: As ``LiveNearestNeighbour``.
     """
+    from compress_ssl.pipeline.evaluate.knn.live import LiveNearestNeighbour  # loads faiss, for few runs
+
     store, selection = (settings.store, None) if isinstance(settings, DistillSettings) else (None, settings)
     return LiveNearestNeighbour(
         settings.data,

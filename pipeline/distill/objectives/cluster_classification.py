@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from compress_ssl.pipeline.common.k_means import k_means
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective, TeacherEmbeddings
@@ -63,6 +62,8 @@ class ClusterClassification(Objective):
 
     def fit_teacher(self, teacher: TeacherEmbeddings) -> None:
         """Cluster the teacher's embeddings."""
+        from compress_ssl.pipeline.common.k_means import k_means  # loads faiss
+
         device = self.clusters.device
         found = k_means(teacher.embeddings, self.classifier.out_features, self.seed, device)
         self.clusters[teacher.rows.to(device)] = found.nearest.to(device)

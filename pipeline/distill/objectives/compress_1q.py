@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from compress_ssl.pipeline.common.k_means import k_means
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
@@ -73,6 +72,8 @@ class CompRess1q(TeacherBankObjective):
             embeddings, rows = (each[order[:size]].to(device) for each in teacher)
             self.teacher_bank.enqueue(self.transform_teacher(embeddings), rows)
         elif self.anchors == "k-means":
+            from compress_ssl.pipeline.common.k_means import k_means  # loads faiss
+
             embeddings = self.transform_teacher(teacher.embeddings.to(device))
             centroids = k_means(embeddings, size, self.seed, device).centroids
             self.teacher_bank.enqueue(normalize(centroids.to(device), dim=1))

@@ -177,7 +177,7 @@ def test_settings_recipes_and_commands_load_no_heavy_library() -> None:
     program = (
         f"import importlib, sys\nfor name in {[*modules, 'compress_ssl.pipeline.recipe.steps']}:\n"
         "    importlib.import_module(name)\n"
-        "print([name for name in ('torch', 'torchvision', 'nvidia', 'faiss', 'zarr', 'sklearn', 'h5py') if "
+        "print([name for name in ('numpy', 'torch', 'torchvision', 'nvidia', 'faiss', 'zarr', 'sklearn', 'h5py') if "
         "name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -190,7 +190,7 @@ def test_help_loads_no_heavy_library() -> None:
     program = (
         "import sys\nfrom compress_ssl.cli.main import main\n"
         f"for words in {[[*command.split(), '--help'] for command in commands]}: main(words, standalone_mode=False)\n"
-        "print([name for name in ('torch', 'zarr', 'nvidia', 'faiss', 'h5py', 'rich') if name in sys.modules])"
+        "print([name for name in ('numpy', 'torch', 'zarr', 'nvidia', 'faiss', 'h5py', 'rich') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.count("Usage:") == len(commands)

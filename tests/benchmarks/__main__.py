@@ -19,7 +19,7 @@ from compress_ssl.pipeline.common.device import library_versions
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
-SCRIPTS = ("embed", "distill", "rendering", "teacher_wait", "bank_precision", "estimate", "openmp")
+SCRIPTS = ("embed", "distill", "rendering", "teacher_wait", "bank_precision", "estimate", "start", "openmp")
 """In the order of the page."""
 
 HEADER = """# Benchmarks

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.architectures import build_backbone, check_architecture
 from compress_ssl.pipeline.networks.backbone import Backbone
 from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights
@@ -117,6 +117,7 @@ def architecture_of(weights: Mapping[str, Tensor]) -> str | None:
 
 @functools.cache
 def _on_meta(architecture: str) -> nn.Module:
+    check_architecture(architecture)  # imports its library, whose own tensors belong to no meta device
     with torch.device("meta"):
         return build_backbone(architecture).module
 

@@ -18,8 +18,9 @@ import tempfile
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from time import perf_counter
+from typing import NamedTuple
 
-from tests.benchmarks.measure import Cost, print_table, print_verdict, run
+from tests.benchmarks.measure import print_table, print_verdict, run
 from tests.gpu.parts.photographs import photograph, save
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,13 @@ STAGES = {
     for network in ("conv4-16", "resnet18")
 }
 OTHERS = ("--version", "--help", "embed --help", "store info", "store list", "store verify", "evaluate knn")
+
+
+class Cost(NamedTuple):
+    """Seconds of a process."""
+
+    cpu: float  # of all threads
+    wall: float
 
 
 def cost_of(arguments: list[str], folder: Path) -> Cost:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from compress_ssl.pipeline.common.allocator import keep_freed_memory
 from tests.gpu.parts.photographs import photograph, save
 
 SIDES = (400, 533)  # of the photographs, in pixels
@@ -29,6 +30,20 @@ def cpu_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
             own = way()
             found[name].append(time.process_time() - begun if own is None else own)
     return {name: statistics.median(seconds[1:]) for name, seconds in found.items()}
+
+
+def peak_memory(way: Callable[[], object]) -> int:
+    """Return the bytes of this process that one call takes at most, above those before it."""
+    keep_freed_memory()  # gives back what is kept already, which would not count
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the peak back
+    before = _largest_resident()
+    way()
+    return _largest_resident() - before
+
+
+def _largest_resident() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -1,37 +1,65 @@
-"""One step of CompRess's objective against its bare matrix products and the published way: CPU time and memory.
+"""A step of CompRess's objective.
 
-python tests/benchmarks/objective.py        B 256, K 128,000; prints rows for docs/benchmarks.md
-
-The published way (UMBCvision/CompRess, nn/compress_loss.py at b9ec6ea7a303) clones the banks at every step, and takes
-softmax, log_softmax and kl_div of whole (B, K) similarities. Memory is the peak above banks and inputs, measured in a
-process of its own for each way.
+Loss and gradient, in float32 on one thread, against the three matrix products alone (*bare*), and against the published
+way (nn/compress_loss.py of UMBCvision/CompRess at b9ec6ea7a303), which clones the banks at every step and takes
+softmax, log_softmax and kl_div of whole (B, K) similarities. Memory is the peak above banks and inputs. Time is linear
+in B, so the widest case has a quarter of the batch. At K = 1,000,000 each way is called once, and the published one not
+at all: banks and clones alone are more than most machines have, so the memory is compared with the clones. 1,000,000
+rows of 8,192 features are 33 GB, and left out.
 """
 
-import argparse
-import multiprocessing
-import re
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, normalize, softmax
 
+from compress_ssl.pipeline.common.device import prepare_device
+from compress_ssl.pipeline.common.memory import available_memory
 from compress_ssl.pipeline.distill.objectives.bank_divergence import bank_divergence
+from tests.benchmarks.measure import Cost, cost_of, in_turns, peak_memory, print_table, print_verdict, run
 
 TEMPERATURE = 0.04
-CASES = {"2q": (2048, 512), "1q": (2048, 2048), "1q, wide": (8192, 8192)}  # dimensions of teacher and student
+DRAWN = 8192  # rows of a bank that are drawn; the others repeat them
+MOST_TIME, MOST_MEMORY = 1.1, 0.5  # of the bare products' time; of the published way's memory
+ROUNDS = 2
 
-Step = Callable[[Tensor, Tensor, Tensor, Tensor], object]
+
+class Case(NamedTuple):
+    """Sizes of a step."""
+
+    kind: str
+    batch: int
+    bank: int
+    dim: int  # of the teacher
+    student_dim: int
+
+    @property
+    def banks_bytes(self) -> int:
+        """Bytes of the banks: one for both if their dimensions are equal."""
+        return 4 * self.bank * (self.dim + (0 if self.student_dim == self.dim else self.student_dim))
+
+
+CASES = (
+    Case("2q", 256, 128_000, 2048, 512),
+    Case("1q", 256, 128_000, 2048, 2048),
+    Case("1q", 64, 128_000, 8192, 8192),
+    Case("2q", 256, 1_000_000, 2048, 512),
+    Case("1q", 256, 1_000_000, 2048, 2048),
+)
+LARGE = 1_000_000  # rows from which a case is called once
+TOY = (Case("2q", 8, 512, 64, 16), Case("1q", 8, 512, 64, 64))
 
 
 def ours(teacher: Tensor, queries: Tensor, teacher_bank: Tensor, student_bank: Tensor) -> None:
+    """Take our loss and its gradient."""
     bank_divergence(teacher, queries, teacher_bank, student_bank, TEMPERATURE)[0].backward()
 
 
 def published(teacher: Tensor, queries: Tensor, teacher_bank: Tensor, student_bank: Tensor) -> Tensor:
+    """Return the loss as published, after its backward pass."""
     teacher_queue = teacher_bank.clone()
     student_queue = teacher_queue if student_bank is teacher_bank else student_bank.clone()
     student = (torch.mm(student_queue.detach(), queries.T).T / TEMPERATURE).squeeze().contiguous()
@@ -42,66 +70,73 @@ def published(teacher: Tensor, queries: Tensor, teacher_bank: Tensor, student_ba
 
 
 def bare(teacher: Tensor, queries: Tensor, teacher_bank: Tensor, student_bank: Tensor) -> None:
+    """Multiply only, as loss and gradient must."""
     with torch.no_grad():
         teacher @ teacher_bank.T
         (queries @ student_bank.T) @ student_bank
 
 
-WAYS: dict[str, Step] = {"bare": bare, "ours": ours, "published": published}
+def bank_of(rows: int, dim: int) -> Tensor:
+    """Return a bank of normalised rows."""
+    drawn, bank = normalize(torch.randn(min(rows, DRAWN), dim), dim=1), torch.empty(rows, dim)
+    for part in bank.split(DRAWN):
+        part.copy_(drawn[: len(part)])
+    return bank
 
 
-def inputs(case: str, batch: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return teacher (B, D), queries (B, F), and their banks (K, D) and (K, F)."""
     torch.manual_seed(0)
-    dim, student_dim = CASES[case]
-    teacher_bank = normalize(torch.randn(size, dim), dim=1)
-    student_bank = teacher_bank if student_dim == dim else normalize(torch.randn(size, student_dim), dim=1)
-    teacher, queries = (normalize(torch.randn(batch, width), dim=1) for width in CASES[case])
+    teacher_bank = bank_of(case.bank, case.dim)
+    student_bank = teacher_bank if case.student_dim == case.dim else bank_of(case.bank, case.student_dim)
+    teacher, queries = (normalize(torch.randn(case.batch, dim), dim=1) for dim in (case.dim, case.student_dim))
     return teacher, queries.requires_grad_(), teacher_bank, student_bank
 
 
-def peak_memory() -> int:
-    """Return this process's largest resident memory since ``/proc/self/clear_refs`` was written to, in bytes."""
-    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return 1024 * int(peak)
+class Found(NamedTuple):
+    """What one case takes."""
+
+    bare: Cost
+    ours: Cost
+    held: int  # bytes above the banks
+    held_otherwise: int  # by the published way, or by its clones alone
 
 
-def memory(way: str, case: str, batch: int, size: int) -> int:
-    given = inputs(case, batch, size)
-    WAYS[way](*(tensor[:2] for tensor in given[:2]), *given[2:])  # threads, libraries, the queries' gradient
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_memory()
-    WAYS[way](*given)
-    return peak_memory() - before
+def measured(case: Case) -> Found:
+    """Measure one case."""
+    given = inputs(case)
+    ways: dict[str, Callable[[], object]] = {way.__name__: partial(way, *given) for way in (bare, ours)}
+    for way in (bare, ours):
+        way(given[0][:2], given[1][:2], *given[2:])  # libraries, and the threads of the backward pass
+    held = peak_memory(ways["ours"])
+    if case.bank >= LARGE:
+        return Found(*(cost_of(way) for way in ways.values()), held, case.banks_bytes)
+    held_otherwise = peak_memory(partial(published, *given))
+    return Found(*in_turns(ways, ROUNDS).values(), held, held_otherwise)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--bank-size", type=int, default=128_000)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    size = options.batch_size, options.bank_size
-    torch.set_num_threads(1)
-    print("| objective | dimensions | bare, CPU s | ours ÷ bare | ours ÷ published | MB | MB ÷ published |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for case, dims in CASES.items():
-        with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-            megabytes = {way: pool.apply(memory, (way, case, *size)) / 1e6 for way in ("ours", "published")}
-        given = inputs(case, *size)
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        for _ in range(options.repeats + 1):
-            for way, step in WAYS.items():
-                begun = time.process_time()
-                step(*given)
-                seconds[way].append(time.process_time() - begun)
-        bare_s, ours_s, published_s = (statistics.median(each[1:]) for each in seconds.values())
-        print(
-            f"| {case} | {dims[0]}, {dims[1]} | {bare_s:.2f} | {ours_s / bare_s:.2f} | {ours_s / published_s:.2f} | "
-            f"{megabytes['ours']:.0f} | {megabytes['ours'] / megabytes['published']:.2f} |",
-            flush=True,
-        )
-        del given
+def main(toy: bool) -> None:
+    """Print the table and the verdicts."""
+    prepare_device("cpu", 1, training=True)
+    rows, times, shares, left_out = [], [], [], []
+    for case in TOY if toy else CASES:
+        name = f"{case.kind}, B {case.batch}, K {case.bank:,}, {case.dim:,} and {case.student_dim:,} features"
+        needed = case.banks_bytes + 4 * 4 * case.batch * case.bank  # two matrices of (B, K) a way
+        if needed > available_memory():
+            left_out.append(f"- {name}: left out, for {needed / 1e9:.0f} GB are not free.")
+            continue
+        found = measured(case)
+        times.append(found.ours.cpu / found.bare.cpu)
+        shares.append(found.held / found.held_otherwise)
+        otherwise = "clones" if case.bank >= LARGE else "published"
+        share = f"{shares[-1]:.2f} ({otherwise})"
+        rows.append([name, f"{found.bare.cpu:.2f}", f"{times[-1]:.2f}", f"{found.held / 1e6:.0f}", share])
+    print_table(["step", "bare, CPU s", "ours ÷ bare", "MB above the banks", "÷ the published way's"], rows)
+    for line in left_out:
+        print(line)
+    print_verdict("CPU time of a step, of the bare products', at most", max(times), at_most=MOST_TIME)
+    print_verdict("memory above the banks, of the published way's, at most", max(shares), at_most=MOST_MEMORY)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -90,6 +90,9 @@ def _ranges(
     }
 
 
+ROWS_AT_ONCE = 16_384  # so many parameters are checked faster than all together, with less memory beside them
+
+
 def impossible(
     parameters: npt.NDArray[np.float32],
     status: npt.NDArray[np.uint8],
@@ -103,11 +106,26 @@ def impossible(
         description: The view, as a store describes it: its ``size``, and the ``resize`` of its ``policy`` if any.
     """
     size = description["size"]
+    resize = (description.get("policy") or {}).get("resize", size)
+    for start in range(0, len(parameters), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        decoded = decoded_size(image_size[rows], description).astype(np.int64)
+        fault = _impossible(parameters[rows], status[rows], decoded, size, resize)
+        if fault is not None:
+            return start + fault[0], fault[1]
+    return None
+
+
+def _impossible(
+    parameters: npt.NDArray[np.float32],
+    status: npt.NDArray[np.uint8],
+    image_size: npt.NDArray[np.int64],
+    size: int,
+    resize: int,
+) -> Fault:
     value = {name: parameters[:, number] for name, number in COLUMN.items()}
-    decoded = decoded_size(image_size, description).astype(np.int64)
-    ranges = _ranges(value, decoded, size, (description.get("policy") or {}).get("resize", size))
     with np.errstate(invalid="ignore"):
-        for name, (least, greatest) in ranges.items():
+        for name, (least, greatest) in _ranges(value, image_size, size, resize).items():
             fits = (value[name] >= least) & (value[name] <= greatest)
             if name not in FRACTIONS:
                 fits &= value[name] == np.floor(value[name])

@@ -8,7 +8,7 @@ import pytest
 
 from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.policies import POLICIES, Policy
-from compress_ssl.storage.parameters import COLUMN, COLUMNS, FRACTIONS, impossible
+from compress_ssl.storage.parameters import COLUMN, COLUMNS, FRACTIONS, ROWS_AT_ONCE, impossible
 
 STRONG = Policy(scale=(0.01, 1), ratio=(0.1, 10), jitter=1, brightness=1, contrast=1, saturation=1, hue=0.5, blur=1)
 EVALUATION = {"policy": {"name": "evaluation", "resize": 256}, "seed": None, "size": 224}
@@ -48,6 +48,15 @@ def test_what_cannot_be_drawn_is_named_but_for_images_that_are_left_out(column: 
     assert fault[0] == 4
     assert column in fault[1] or column.partition("_")[2] in fault[1]
     assert impossible(parameters[:4], bad_image[:4], sizes[:4], RANDOM[0]) is None
+
+
+def test_a_row_far_down_is_named_by_its_number() -> None:
+    row = 2 * ROWS_AT_ONCE + 1
+    sizes = np.full((row + 2, 2), 50, np.int32)
+    parameters = draw_parameters(1, RANDOM[0], 0, sizes)
+    parameters[row, COLUMN["flip"]] = 2
+    fault = impossible(parameters, np.full(len(sizes), GOOD, np.uint8), sizes, RANDOM[0])
+    assert fault == (row, "has flip = 2, which is not a whole number from 0 to 1")
 
 
 @pytest.mark.parametrize("column", sorted({*COLUMNS} - FRACTIONS))

@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from compress_ssl.pipeline.common.errors import InputError
@@ -35,8 +36,11 @@ from compress_ssl.storage.typed_files import read_bounded
 
 MAX_IMAGE_BYTES = 2**30  # of one encoded image; a larger one is not read, and bad
 
+SCANS_AT_ONCE = 1000  # images given to the threads at a time; each waits with a kilobyte
+
 SCANS_PER_SAVE = 10_000
-"""Images scanned between two writes of the cache: at most so many are lost if the scan is killed."""
+"""Images scanned between two writes of the cache, or a quarter of those in it: more are not lost if the scan is killed.
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +73,19 @@ SAID_OF = {
 }
 
 
-class _Entry(NamedTuple):
-    """The scan's result for one image."""
+class _Found(NamedTuple):
+    """What the scan found of one image."""
 
     content_hash: int
     height: int
     width: int
     status: int  # a Status
     kind: int  # a Kind
+
+
+_STAMP = np.dtype([("bytes", "i8"), ("changed", "i8")])
+_FOUND = np.dtype(list(zip(_Found._fields, ("u8", "i4", "i4", "u1", "u1"), strict=True)))
+_ENTRY = np.dtype([("stamp", _STAMP), ("found", _FOUND)])  # a tenth of the memory of Python's objects
 
 
 def index_images(
@@ -116,59 +125,79 @@ def index_images(
     if limit is not None:
         rows = evenly_spaced(rows, limit)
     paths = [everything[row] for row in rows]
-    entries = _scan(source, paths, cache, skip_bad=skip_bad, threads=threads, progress=progress)
+    found = _scan(source, paths, cache, skip_bad=skip_bad, threads=threads, progress=progress)
     samples = Samples(
         sample_path=paths,
         label=labels[rows],
-        image_size=np.array([(entry.height, entry.width) for entry in entries], np.int32).reshape(-1, 2),
-        content_hash=np.array([entry.content_hash for entry in entries], np.uint64),
-        status=np.array([entry.status for entry in entries], np.uint8),
+        image_size=np.stack([found["height"], found["width"]], axis=1),
+        content_hash=found["content_hash"].copy(),
+        status=found["status"].copy(),
         class_names=class_names,
     )
-    of_kind = {kind: [row for row, entry in enumerate(entries) if entry.kind == kind] for kind in Kind}
+    of_kind = {kind: np.flatnonzero(found["kind"] == kind) for kind in Kind}
     for kind, (level, sentence) in SAID_OF.items():
-        if found := of_kind[kind]:
-            logger.log(level, sentence, len(found), len(paths), source.describe(paths[found[0]]))
+        if len(of_kind[kind]):
+            logger.log(level, sentence, len(of_kind[kind]), len(paths), source.describe(paths[of_kind[kind][0]]))
     if not samples.good.any():
         raise InputError(f"None of the {len(paths)} images in '{source.location}' can be decoded; check them.")
-    return ImageIndex(source, samples, any(of_kind[kind] for kind in DECODED_ANEW))
+    return ImageIndex(source, samples, any(len(of_kind[kind]) for kind in DECODED_ANEW))
 
 
 def _scan(
     source: ImageSource, paths: list[str], cache: Path, *, skip_bad: bool, threads: int, progress: Progress
-) -> list[_Entry]:
-    known = _read_cache(cache)
-    stamps = {path: (path, *read_stamp(source, path)) for path in paths}
-    todo = [path for path in paths if stamps[path] not in known]
+) -> npt.NDArray[np.void]:
+    """Return what was found of each image (N,), by the names of ``_Found``."""
+    known_paths, known = _read_cache(cache)
+    entries = np.zeros(len(paths), _ENTRY)
+    entries["stamp"] = np.fromiter((read_stamp(source, path) for path in paths), _STAMP, len(paths))
+    others = {path: row for row, path in enumerate(known_paths)}
+    before = np.fromiter((others.pop(path, -1) for path in paths), np.int64, len(paths))
+    done = before >= 0
+    done[done] = known["stamp"][before[done]] == entries["stamp"][done]
+    entries[done] = known[before[done]]
+    other_paths, other_entries = list(others), known[list(others.values())]
+
+    def save() -> None:
+        scanned = [path for path, is_done in zip(paths, done, strict=True) if is_done]
+        _write_cache(cache, [*other_paths, *scanned], np.concatenate([other_entries, entries[done]]))
+
+    todo = np.flatnonzero(~done).tolist()
     if todo:
+        next_save = SCANS_PER_SAVE
         with ThreadPoolExecutor(threads) as pool, progress.track(f"index {source.location.name}", len(todo)) as advance:
-            for start in range(0, len(todo), SCANS_PER_SAVE):
-                part = todo[start : start + SCANS_PER_SAVE]
-                sizes = [stamps[path][1] for path in part]
-                try:
-                    for path, entry in zip(part, pool.map(partial(_scan_image, source), part, sizes), strict=True):
-                        if not skip_bad and entry.status == Status.BAD_IMAGE:
-                            raise _undecodable(source, path)
-                        known[stamps[path]] = entry
+            try:
+                for start in range(0, len(todo), SCANS_AT_ONCE):
+                    if start >= next_save:
+                        save()
+                        next_save = start + max(SCANS_PER_SAVE, start // 4)
+                    part = todo[start : start + SCANS_AT_ONCE]
+                    sizes = entries["stamp"]["bytes"][part].tolist()
+                    scans = pool.map(partial(_scan_image, source), [paths[row] for row in part], sizes)
+                    for row, found in zip(part, scans, strict=True):
+                        if not skip_bad and found.status == Status.BAD_IMAGE:
+                            raise _undecodable(source, paths[row])
+                        entries["found"][row] = found
+                        done[row] = True
                         advance(1)
-                finally:
-                    _write_cache(cache, known)
-    for path in paths:
-        if not skip_bad and known[stamps[path]].status == Status.BAD_IMAGE:
-            raise _undecodable(source, path)
-    return [known[stamps[path]] for path in paths]
+            finally:
+                save()
+    bad = np.flatnonzero(entries["found"]["status"] == Status.BAD_IMAGE)
+    if len(bad) and not skip_bad:
+        raise _undecodable(source, paths[bad[0]])
+    of_all: npt.NDArray[np.void] = entries["found"]
+    return of_all
 
 
-def _scan_image(source: ImageSource, path: str, size: int) -> _Entry:
+def _scan_image(source: ImageSource, path: str, size: int) -> _Found:
     if size > MAX_IMAGE_BYTES:
-        return _Entry(0, 0, 0, Status.BAD_IMAGE, Kind.PLAIN)
+        return _Found(0, 0, 0, Status.BAD_IMAGE, Kind.PLAIN)
     content = read_image(source, path)
     content_hash = xxhash.xxh3_64_intdigest(content)
     try:
         image, kind = decode_with_kind(content)
     except Exception:  # noqa: BLE001 Pillow's plugins raise anything on a broken file
-        return _Entry(content_hash, 0, 0, Status.BAD_IMAGE, Kind.PLAIN)
-    return _Entry(content_hash, image.height, image.width, Status.GOOD, kind)
+        return _Found(content_hash, 0, 0, Status.BAD_IMAGE, Kind.PLAIN)
+    return _Found(content_hash, image.height, image.width, Status.GOOD, kind)
 
 
 def _undecodable(source: ImageSource, path: str) -> InputError:
@@ -186,29 +215,24 @@ def _undecodable(source: ImageSource, path: str) -> InputError:
     )
 
 
-def _read_cache(cache: Path) -> dict[tuple[str, int, int], _Entry]:
+def _read_cache(cache: Path) -> tuple[list[str], npt.NDArray[np.void]]:
+    """Return the images in the cache, and the entry of each; none if it cannot be read."""
     try:
         with np.load(io.BytesIO(read_bounded(cache, MAX_CACHE_BYTES)), allow_pickle=False) as table:
             paths = table["path"].tobytes().decode().split("\0")
-            stamps = zip(paths, table["bytes"].tolist(), table["changed"].tolist(), strict=True)
-            entries = zip(*(table[column].tolist() for column in _Entry._fields), strict=True)
-            return dict(zip(stamps, map(_Entry._make, entries), strict=True))
+            entries = np.empty(len(paths), _ENTRY)
+            for part in ("stamp", "found"):
+                for column in _ENTRY[part].names or ():
+                    entries[part][column] = table[column]
+            return paths, entries
     except Exception:  # noqa: BLE001 missing, or damaged, for which zipfile raises many types: scan the images again
-        return {}
+        return [], np.empty(0, _ENTRY)
 
 
-def _write_cache(cache: Path, known: dict[tuple[str, int, int], _Entry]) -> None:
-    entries = known.values()
+def _write_cache(cache: Path, paths: list[str], entries: npt.NDArray[np.void]) -> None:
+    columns: dict[str, Any] = {
+        name: entries[part][name] for part in ("stamp", "found") for name in _ENTRY[part].names or ()
+    }
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        path=np.frombuffer("\0".join(stamp[0] for stamp in known).encode(), np.uint8),
-        bytes=np.array([stamp[1] for stamp in known], np.int64),
-        changed=np.array([stamp[2] for stamp in known], np.int64),
-        content_hash=np.array([entry.content_hash for entry in entries], np.uint64),
-        height=np.array([entry.height for entry in entries], np.int32),
-        width=np.array([entry.width for entry in entries], np.int32),
-        status=np.array([entry.status for entry in entries], np.uint8),
-        kind=np.array([entry.kind for entry in entries], np.uint8),
-    )
+    np.savez(buffer, path=np.frombuffer("\0".join(paths).encode(), np.uint8), **columns)
     write_durably(cache, buffer.getvalue())

@@ -232,6 +232,25 @@ def test_the_scan_of_a_subset_serves_the_whole_folder_too(root: Path) -> None:
     assert index(root).samples.content_hash[0] == first.content_hash[0]
 
 
+def test_scans_of_two_subsets_both_serve_the_whole_folder(root: Path) -> None:
+    put(root, "a/1.jpg", "a/2.jpg")
+    parts = [index(root, only=[name]).samples for name in ("a/2.jpg", "a/1.jpg")]
+    for name in ("1.jpg", "2.jpg"):
+        replace_keeping_the_stamp(root / "a" / name, b"x" * (root / "a" / name).stat().st_size)
+    whole = index(root).samples
+    assert whole.content_hash.tolist() == [parts[1].content_hash[0], parts[0].content_hash[0]]
+
+
+def test_all_of_a_scan_with_many_saves_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SCANS_AT_ONCE", "SCANS_PER_SAVE"):
+        monkeypatch.setattr(f"compress_ssl.pipeline.images.index.{name}", 2)
+    names = [f"a/{number:02d}.jpg" for number in range(25)]
+    first = index(put(root, *names)).samples
+    for name in names:
+        replace_keeping_the_stamp(root / name, b"x" * (root / name).stat().st_size)
+    assert index(root).samples.content_hash.tolist() == first.content_hash.tolist()
+
+
 def test_what_was_looked_at_before_a_bad_image_is_kept(root: Path) -> None:
     put(root, "a/1.jpg")
     (root / "a" / "2.jpg").write_bytes(BAD["text"])

@@ -35,7 +35,7 @@ class FileSource:
 
     def stamp(self, path: str) -> tuple[int, int]:
         """Return size in bytes and modification time in nanoseconds."""
-        found = (self.root / path).stat()
+        found = os.stat(f"{self.root}/{path}")  # a third of the time of a ``Path``, of which every image would have one
         if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
             raise OSError(errno.EINVAL, "not a regular file", path)
         return found.st_size, found.st_mtime_ns

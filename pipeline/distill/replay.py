@@ -19,7 +19,7 @@ from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.distill.teacher_views import TeacherView, TeacherViews, ViewSchedule
 from compress_ssl.pipeline.images.parameters import fresh_parameters, resized_parameters
 from compress_ssl.pipeline.images.policies import Policy
-from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render_batches
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.training.distributed import local_batch_size, rank_indices
 from compress_ssl.pipeline.training.schedule import epoch_order
@@ -129,24 +129,23 @@ class Replay:
         self, views: Sequence[TeacherView], rows: npt.NDArray[np.int64], fresh_view: int
     ) -> Iterator[ReplayBatch]:
         rows, batch_size = rank_indices(rows, self.batch_size), local_batch_size(self.batch_size)
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         samples = self.split.samples
         description = self.split.views[views[0].number]
         size = int(description["size"])
         if self.policy is None:
-            parameters = views[0].augmentation[rows]
+            parameters = views[0].augmentation
         else:
             decoded = decoded_size(samples.image_size, description)
-            parameters = fresh_parameters(self.policy, size, self.seed, fresh_view, decoded)[rows]
-        job = RenderJob.of(
-            self.source,
-            samples,
-            rows,
-            parameters=np.stack([resized_parameters(parameters, size, side) for side in self.sizes], axis=1),
-            sizes=self.sizes,
-            view=description,
-        )
-        for batch, rendered in zip(job.batches(batch_size), render(self.renderer, job, batch_size), strict=True):
-            chosen = rows[batch]
+            parameters = fresh_parameters(self.policy, size, self.seed, fresh_view, decoded)
+
+        def job(chosen: npt.NDArray[np.int64]) -> RenderJob:
+            resized = [resized_parameters(parameters[chosen], size, side) for side in self.sizes]
+            return RenderJob.of(
+                self.source, samples, chosen, parameters=np.stack(resized, axis=1), sizes=self.sizes, view=description
+            )
+
+        for chosen, rendered in zip(batches, render_batches(self.renderer, map(job, batches), batch_size), strict=True):
             yield ReplayBatch(
                 dict(zip(self.sizes, rendered, strict=True)),
                 tuple(view.gather(chosen, self.renderer.device) for view in views),

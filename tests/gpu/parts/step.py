@@ -2,7 +2,7 @@
 
 import collections
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,7 +32,7 @@ def step(run: Run) -> None:
             pace = training_pace(run, student=student)
             live = 1 / (1 / pace + 1 / teacher_pace)
             run.measured(f"training of {student}", images_per_second=pace, with_a_live_teacher=live, times=pace / live)
-    with run.attempt("training without rendering"), patch.object(replay, "render", pixels_at_hand):
+    with run.attempt("training without rendering"), patch.object(replay, "render_batches", pixels_at_hand):
         for given in ({}, {"objective": "compress-1q"}, {"precision": "float32"}):
             pace = training_pace(run, student=students[0], **given)
             run.measured(f"training of {students[0]}, pixels at hand", images_per_second=pace, **given)
@@ -61,11 +61,12 @@ def training_pace(run: Run, **given: Any) -> float:
     return pace.per_second
 
 
-def pixels_at_hand(renderer: Renderer, job: RenderJob, batch_size: int) -> Iterator[list[Tensor]]:
-    """Yield the same pixels for every batch, in place of ``render``."""
-    shapes = [(batch_size, side, side, 3) for side in job.sizes]
-    pixels = [torch.randint(0, 256, shape, dtype=torch.uint8, device=renderer.device) for shape in shapes]
-    for _ in job.batches(batch_size):
+def pixels_at_hand(renderer: Renderer, batches: Iterable[RenderJob], batch_size: int) -> Iterator[list[Tensor]]:
+    """Yield the same pixels for every batch, in place of ``render_batches``."""
+    pixels: list[Tensor] = []
+    for batch in batches:
+        shapes = [(batch_size, side, side, 3) for side in batch.sizes]
+        pixels = pixels or [torch.randint(0, 256, shape, dtype=torch.uint8, device=renderer.device) for shape in shapes]
         yield pixels
 
 

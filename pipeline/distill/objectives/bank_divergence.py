@@ -14,7 +14,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from compress_ssl.pipeline.training.memory_bank import dot_products, weighted_sums
 
-TILE = 2**26  # elements of (B, K) computed at a time: all of B = 512 at K = 128,000, 256 MiB in float32
+TILE = 2**28  # elements of (B, K) computed at a time: all of B = 256 at K = 1,000,000, 1 GiB in float32
 CPU_BLOCK = 2**17  # elements of (B, K) whose softmax is computed at a time on a CPU: they fit a core's cache
 
 

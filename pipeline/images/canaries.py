@@ -10,7 +10,7 @@ Letters: N images, V views, P parameters, K canaries, S side in pixels.
 
 import base64
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ def check_canaries(
     source: ImageSource,
     renderer: Renderer,
     batch_size: int,
-    rows: Collection[int] | None = None,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Render a split's canaries again, and log a warning if their pixels are not those that the teacher saw.
 
@@ -83,7 +83,7 @@ def check_canaries(
 
     Args:
         renderer, batch_size: Those of the replay to come, so that the renderer can use what it builds here again.
-        rows (collection of int): Rows of the split that the source has, if not all.
+        rows (int64 array): Rows of the split that the source has, if not all.
 
     Raises:
         InputError: If the canaries differ by more than one level of 255 in the mean, or an image is missing or changed.

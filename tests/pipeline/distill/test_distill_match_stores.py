@@ -13,6 +13,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.distill.inputs import check_same_views, match_rows
 from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreError, StoreIncompleteError
+from compress_ssl.storage.schema import Status
 
 Trained = Callable[..., dict[str, Tensor]]
 Embed = Callable[..., Path]
@@ -62,6 +63,19 @@ def test_second_store_may_have_more_images_also_than_the_data_set(
 def test_rows_are_matched_by_path(rearranged: Rearranged, store: Path, other: Path) -> None:
     few = open_store(rearranged("few.zarr", store, [7, 3, 28, 0]))["train"]
     assert match_rows(few, open_store(other)["train"]).tolist() == [7, 3, 28, 0]
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 1, 0]])
+def test_a_bad_image_of_another_store_is_one_that_it_lacks(
+    rearranged: Rearranged, store: Path, other: Path, rows: list[int]
+) -> None:
+    first = open_store(rearranged("first.zarr", store, [0, 1, 2]))["train"]
+    second = open_store(rearranged("second.zarr", other, rows))["train"]
+    second.samples.status[rows.index(1)] = Status.BAD_IMAGE
+    with pytest.raises(InputError, match=r"1 of the 3 images .*the first is 'apple/001\.jpg'"):
+        match_rows(first, second)
+    first.samples.status[1] = Status.BAD_IMAGE
+    assert match_rows(first, second).tolist() == [rows.index(0), -1, rows.index(2)]
 
 
 def test_images_that_another_store_lacks_are_counted_and_the_first_is_named(

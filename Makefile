@@ -23,7 +23,7 @@ lint: $(VENV)/installed-dev
 check: lint test
 
 # About half an hour on two cores; `python -m tests.benchmarks NAME` measures one section of the page again.
-bench: $(VENV)/installed-dev
+bench: $(VENV)/installed-dev $(PEERS)/installed
 	$(BIN)/python -m tests.benchmarks
 
 # The folders, their purpose, and what each may import.

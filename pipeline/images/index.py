@@ -223,7 +223,7 @@ def _read_cache(cache: Path) -> tuple[list[str], npt.NDArray[np.void]]:
             entries = np.empty(len(paths), _ENTRY)
             for part in ("stamp", "found"):
                 for column in _ENTRY[part].names or ():
-                    entries[part][column] = table[column]
+                    entries[part][column] = table[column].reshape(len(paths))
             return paths, entries
     except Exception:  # noqa: BLE001 missing, or damaged, for which zipfile raises many types: scan the images again
         return [], np.empty(0, _ENTRY)

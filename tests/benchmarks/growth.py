@@ -34,7 +34,7 @@ from compress_ssl.pipeline.distill.replay import Replay
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews
 from compress_ssl.pipeline.embed.plan import missing_blocks
 from compress_ssl.pipeline.images.index import index_images
-from compress_ssl.pipeline.images.policies import draw_parameters
+from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.storage import Samples, SplitPlan, describe, open_store
 from compress_ssl.storage.parameters import COLUMNS
@@ -42,7 +42,7 @@ from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.tools.spread import embedding_spread
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store
-from tests.benchmarks.measure import cost_of, peak_memory, print_table, print_verdict
+from tests.benchmarks.measure import cpu_of, peak_memory, print_table, print_verdict
 from tests.gpu.parts.photographs import photograph, save
 
 SIZES = {
@@ -75,7 +75,7 @@ def alone(stage: Callable[..., object], *given: Any) -> Taken:
 def _taken(stage: Callable[..., object], given: tuple[Any, ...]) -> Taken:
     torch.set_num_threads(1)
     seconds: list[float] = []
-    memory = peak_memory(lambda: seconds.append(cost_of(functools.partial(stage, *given)).cpu))
+    memory = peak_memory(lambda: seconds.append(cpu_of(functools.partial(stage, *given))))
     return Taken(seconds[0], memory)
 
 
@@ -269,7 +269,7 @@ def print_many(folder: Path, rows: int) -> None:
     print_table([f"{rows:,} rows", "CPU s", "MB", "bytes a row", f"{far}: CPU s", f"{far}: GB"], found)
 
 
-def main(toy: bool, rows: int) -> None:
+def main(toy: bool, rows: int | None = None) -> None:
     """Print the tables and the verdicts."""
     with tempfile.TemporaryDirectory() as folder:
         found = list(measured(Path(folder), TOY if toy else SIZES))
@@ -281,7 +281,7 @@ def main(toy: bool, rows: int) -> None:
             for each in found
         ]
         print_table(["stage", "by", "sizes", "CPU s", "exponent", "MB", "exponent"], table)
-        print_many(Path(folder) / "many", rows)
+        print_many(Path(folder) / "many", rows or (2000 if toy else MANY))
     (of_embed,) = (each for each in found if (each.stage, each.letter) == ("embed_views", "N"))
     print_verdict("exponent of embed's memory by images", of_embed.exponent("memory"), at_most=MOST_MEMORY)
     print_verdict("largest exponent of a stage's time", max(each.exponent("cpu") for each in found), at_most=MOST_TIME)
@@ -292,4 +292,4 @@ if __name__ == "__main__":
     parser.add_argument("--toy", action="store_true", help="tiny sizes, whose figures mean nothing")
     parser.add_argument("--rows", type=int, help=f"rows of the last table, {MANY:,} unless given")
     options = parser.parse_args()
-    main(options.toy, options.rows or (2000 if options.toy else MANY))
+    main(options.toy, options.rows)

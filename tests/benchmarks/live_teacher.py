@@ -22,12 +22,13 @@ from torch.nn.functional import normalize
 from compress_ssl import Batch, CompRess1q, DistillSettings, EmbedSettings, Silent, distill, embed
 from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.images.index import ImageIndex, index_images
-from compress_ssl.pipeline.images.policies import POLICIES, fresh_parameters
+from compress_ssl.pipeline.images.parameters import fresh_parameters
+from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.images.sources.open_source import cache_name, open_source
 from compress_ssl.pipeline.networks.network import Network, load_network
-from tests.benchmarks.measure import cost_of, in_turns, print_table, print_verdict, run, write_photographs
+from tests.benchmarks.measure import Way, cpu_of, cpu_seconds, print_table, print_verdict, run, write_photographs
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -128,14 +129,14 @@ def measured(pair: Pair, index: ImageIndex, renderer: Renderer) -> Parts:
     pixels = torch.randint(0, 256, (pair.batch, pair.size, pair.size, 3), dtype=torch.uint8)
     embeddings = normalize(torch.randn(pair.batch, teacher.feature_dim), dim=1)
     step, job = student_step(pair, teacher.feature_dim), epoch_of_views(index, pair, 0)
-    ways: dict[str, Callable[[], object]] = {
+    ways: dict[str, Way] = {
         "view": lambda: list(render(renderer, job, pair.batch)),
         "teacher": lambda: teacher_pass(teacher, pixels[: pair.batch // 2]),
         "student": lambda: step(pixels, embeddings),
     }
-    costs = in_turns(ways, ROUNDS)
+    cpu = cpu_seconds(ways, ROUNDS)
     images = {"view": len(index.samples), "teacher": pair.batch // 2, "student": pair.batch}
-    return Parts(*(costs[name].cpu / images[name] for name in ways))
+    return Parts(*(cpu[name] / images[name] for name in ways))
 
 
 def live_loop(pair: Pair, index: ImageIndex, renderer: Renderer) -> None:
@@ -185,7 +186,7 @@ def main(toy: bool) -> None:
         print_table([*columns, "after students of 130 epochs", "one student in all, store ÷ live"], rows)
         small = TOY if toy else SMALL
         by_sum = measured(small, index, renderer).total_share(small)
-        by_runs = cost_of(lambda: store_runs(small, data)).cpu / cost_of(lambda: live_loop(small, index, renderer)).cpu
+        by_runs = cpu_of(lambda: store_runs(small, data)) / cpu_of(lambda: live_loop(small, index, renderer))
     print(f"{small.teacher} → {small.student}, {small.epochs} epochs of {small.views} views: store ÷ live", end=" ")
     print(f"{by_sum:.2f} by the sum, {by_runs:.2f} by the runs.\n")
     print_verdict("the runs' ratio and the sum's apart, as a share", abs(by_runs / by_sum - 1), at_most=APART)

@@ -13,23 +13,24 @@ from tests.gpu.parts.photographs import photograph, save
 
 SIDES = (400, 533)  # of the photographs, in pixels
 
+Way = Callable[[], object]
+"""What is measured; one that returns a float has measured its own CPU seconds."""
 
-Way = Callable[[], float | None]
-"""What is measured; one that returns CPU seconds has measured itself."""
+
+def cpu_of(way: Way) -> float:
+    """Return the CPU seconds of one call, of all threads of this process."""
+    begun = time.process_time()
+    own = way()
+    return own if isinstance(own, float) else time.process_time() - begun
 
 
 def cpu_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
-    """Return the median CPU seconds of each way, of all threads of this process.
+    """Return the median CPU seconds of each way.
 
     All are called in turns, so that a busy machine slows them alike. The first turn warms up and does not count.
     """
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, way in ways.items():
-            begun = time.process_time()
-            own = way()
-            found[name].append(time.process_time() - begun if own is None else own)
-    return {name: statistics.median(seconds[1:]) for name, seconds in found.items()}
+    turns = [{name: cpu_of(way) for name, way in ways.items()} for _ in range(rounds + 1)]
+    return {name: statistics.median(turn[name] for turn in turns[1:]) for name in ways}
 
 
 def peak_memory(way: Callable[[], object]) -> int:

@@ -8,7 +8,6 @@ at all: banks and clones alone are more than most machines have, so the memory i
 rows of 8,192 features are 33 GB, and left out.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from torch.nn.functional import kl_div, log_softmax, normalize, softmax
 from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.memory import available_memory
 from compress_ssl.pipeline.distill.objectives.bank_divergence import bank_divergence
-from tests.benchmarks.measure import Cost, cost_of, in_turns, peak_memory, print_table, print_verdict, run
+from tests.benchmarks.measure import Way, cpu_of, cpu_seconds, peak_memory, print_table, print_verdict, run
 
 TEMPERATURE = 0.04
 DRAWN = 8192  # rows of a bank that are drawn; the others repeat them
@@ -96,8 +95,8 @@ def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 class Found(NamedTuple):
     """What one case takes."""
 
-    bare: Cost
-    ours: Cost
+    bare: float  # CPU seconds
+    ours: float
     held: int  # bytes above the banks
     held_otherwise: int  # by the published way, or by its clones alone
 
@@ -105,14 +104,14 @@ class Found(NamedTuple):
 def measured(case: Case) -> Found:
     """Measure one case."""
     given = inputs(case)
-    ways: dict[str, Callable[[], object]] = {way.__name__: partial(way, *given) for way in (bare, ours)}
+    ways: dict[str, Way] = {way.__name__: partial(way, *given) for way in (bare, ours)}
     for way in (bare, ours):
         way(given[0][:2], given[1][:2], *given[2:])  # libraries, and the threads of the backward pass
     held = peak_memory(ways["ours"])
     if case.bank >= LARGE:
-        return Found(*(cost_of(way) for way in ways.values()), held, case.banks_bytes)
+        return Found(*map(cpu_of, ways.values()), held, case.banks_bytes)
     held_otherwise = peak_memory(partial(published, *given))
-    return Found(*in_turns(ways, ROUNDS).values(), held, held_otherwise)
+    return Found(*cpu_seconds(ways, ROUNDS).values(), held, held_otherwise)
 
 
 def main(toy: bool) -> None:
@@ -126,11 +125,11 @@ def main(toy: bool) -> None:
             left_out.append(f"- {name}: left out, for {needed / 1e9:.0f} GB are not free.")
             continue
         found = measured(case)
-        times.append(found.ours.cpu / found.bare.cpu)
+        times.append(found.ours / found.bare)
         shares.append(found.held / found.held_otherwise)
         otherwise = "clones" if case.bank >= LARGE else "published"
         share = f"{shares[-1]:.2f} ({otherwise})"
-        rows.append([name, f"{found.bare.cpu:.2f}", f"{times[-1]:.2f}", f"{found.held / 1e6:.0f}", share])
+        rows.append([name, f"{found.bare:.2f}", f"{times[-1]:.2f}", f"{found.held / 1e6:.0f}", share])
     print_table(["step", "bare, CPU s", "ours ÷ bare", "MB above the banks", "÷ the published way's"], rows)
     for line in left_out:
         print(line)

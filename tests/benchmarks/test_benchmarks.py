@@ -24,7 +24,11 @@ def test_toy_run_prints_a_table(name: str) -> None:
 
 def test_every_script_is_on_the_page() -> None:
     folder = Path(__file__).parent
-    scripts = {path.stem for path in folder.glob("*.py") if "    run(main)\n" in path.read_text()}
+    scripts = {
+        path.stem
+        for path in folder.glob("*.py")
+        if re.search(r"^    (run\(main\)|main\(options)", path.read_text(), re.MULTILINE)
+    }
     assert scripts == set(SCRIPTS)
 
 

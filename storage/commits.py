@@ -3,7 +3,7 @@
 A *unit* is what is committed block by block: a view (``"0"``, ``"1"``, ...) or the per-sample arrays (``"samples"``).
 Each finished block of a unit has a record of its own, so writers share nothing:
 
-    train/embeddings/commits/3/17.json     view 3, block 17: size and XXH3-64 of every part
+    train/embeddings/commits/3/17.json     view 3, block 17: size and XXH3-64s of every part
     train/embeddings/commits/3.json        view 3, many blocks, once its records were folded
     train/embeddings/commits/writers.json  while the store is written: whose records count
 
@@ -24,7 +24,7 @@ from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.durable import json_bytes
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place
-from compress_ssl.storage.schema import Part, Record, unit_keys
+from compress_ssl.storage.schema import HASH_DIGITS, PIECE_BYTES, Part, Record, piece_count, unit_keys
 from compress_ssl.storage.typed_json import FileModel, parse_json
 
 COMMITS = "embeddings/commits"
@@ -32,8 +32,27 @@ WRITERS = f"{COMMITS}/writers.json"
 
 
 def part_of(content: bytes | bytearray | memoryview) -> Part:
-    """Return the size and hash of the bytes of a part."""
-    return Part(size=memoryview(content).nbytes, xxh3_64=xxhash.xxh3_64_hexdigest(content))
+    """Return the size and hashes of the bytes of a part."""
+    view = memoryview(content)
+    whole, pieces = xxhash.xxh3_64(), []
+    for start in range(0, view.nbytes, PIECE_BYTES):
+        piece = view[start : start + PIECE_BYTES]
+        whole.update(piece)
+        pieces.append(xxhash.xxh3_64_hexdigest(piece))
+    part = Part(size=view.nbytes, xxh3_64=whole.hexdigest())
+    if piece_count(view.nbytes):
+        part["pieces"] = "".join(pieces)
+    return part
+
+
+def is_part(content: bytes, part: Part) -> bool:
+    """Return whether these are the bytes that were committed."""
+    return len(content) == part["size"] and part.items() <= part_of(content).items()
+
+
+def without_pieces(record: Record) -> Record:
+    """Return a record as an earlier release wrote it: those of the same bytes are equal."""
+    return {key: Part(size=part["size"], xxh3_64=part["xxh3_64"]) for key, part in record.items()}
 
 
 Writer = str | None  # the holder of a lease; None where there was none, or in a finished store
@@ -42,7 +61,17 @@ Writer = str | None  # the holder of a lease; None where there was none, or in a
 class _RecordedPart(FileModel):
     size: int
     xxh3_64: str
+    pieces: str | None = None
     writer: Writer = None
+
+    def part(self) -> Part:
+        """Return what is recorded of the bytes; ValueError if the hashes of pieces are more or fewer than those."""
+        part = Part(size=self.size, xxh3_64=self.xxh3_64)
+        if self.pieces is not None:
+            if len(self.pieces) != HASH_DIGITS * piece_count(self.size):
+                raise ValueError(f"{len(self.pieces)} digits of hashes of pieces do not fit {self.size} bytes")
+            part["pieces"] = self.pieces
+        return part
 
 
 def _stamped(record: Record, writer: Writer) -> dict[str, Any]:
@@ -135,7 +164,7 @@ def _parsed(split: Place, unit: str, files: Mapping[str, bytes]) -> Iterator[tup
             for name, parts in blocks.items():
                 if parts.keys() != set(unit_keys(unit, int(name))):
                     raise ValueError(f"block {name} is recorded with other parts than it has")
-                record = {key: Part(size=part.size, xxh3_64=part.xxh3_64) for key, part in parts.items()}
+                record = {key: part.part() for key, part in parts.items()}
                 yield int(name), record, all(part.writer in counted for part in parts.values())
     except ValueError as error:
         raise StoreDamagedError(

@@ -5,7 +5,6 @@ is taken on a header's word: what is committed must have the size that the heade
 size (``compress_ssl.storage.commits``). No file outside is read: ``compress_ssl.storage.places.names``.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -66,23 +65,9 @@ def check_committed_sizes(split: Place, chunks: Mapping[str, schema.Shape], reco
         for key, part in record.items():
             name = key.partition("/")[0]
             spec = schema.ARRAYS[name]
-            size = schema.item_size(spec) * math.prod(chunks[name]) + schema.CHECKSUM_BYTES
+            size = schema.chunk_bytes(spec, chunks[name])
             if size != part["size"] and spec.dtype != "string":
                 raise StoreUnsafeError(
                     f"'{split / name}/zarr.json' claims chunks of {size:,} bytes, but '{key}' was committed with "
                     f"{part['size']:,}; compare it with the original, or embed again."
                 )
-
-
-def check_text_count(path: Place, content: bytes, count: int) -> None:
-    """Check that a chunk of texts claims as many as a block has: zarr's decoder takes memory for what it claims.
-
-    Raises:
-        StoreUnsafeError: If it claims another number.
-    """
-    claimed = int.from_bytes(content[: schema.COUNT_BYTES], "little")
-    if claimed != count:
-        raise StoreUnsafeError(
-            f"'{path}' claims to hold {claimed:,} texts instead of {count:,}; get the store from whoever made it, or "
-            "embed again."
-        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,14 @@ CHUNK_BYTES = 16 * 2**20  # size of one view of one block that reads fastest (do
 MIN_BLOCKS = 32  # small datasets get smaller blocks, so that a run can be resumed and shared by workers
 MIN_BLOCK_ROWS = 128  # but hardly smaller than a forward pass, which ends with its block
 
+PIECE_BYTES = 2**18  # a larger part has hashes of its pieces too, so that a reader of some rows need not read all of it
+
+HASH_DIGITS = 16  # of an XXH3-64 in hexadecimal
+
 CHECKSUM_BYTES = 4  # at the end of each chunk
 
 COUNT_BYTES = 4  # at the beginning of a chunk of texts: their number
+LENGTH_BYTES = 4  # of the length before each text in it
 
 EVALUATION_VIEW = 0
 
@@ -45,6 +50,11 @@ class Part(TypedDict):
 
     size: int
     xxh3_64: str
+    pieces: NotRequired[str]
+    """XXH3-64s of its pieces of ``PIECE_BYTES`` bytes, the last of which may be shorter, one behind the other.
+
+    Small parts have none, nor have those that an earlier release wrote.
+    """
 
 
 Record = dict[str, Part]  # the parts of one block, by key relative to the split
@@ -140,12 +150,18 @@ def block_count(sample_count: int, block_rows: int) -> int:
     return math.ceil(sample_count / block_rows)
 
 
-def item_size(spec: ArraySpec) -> int:
-    """Return the bytes of one value; 0 for texts, whose lengths vary."""
-    return 0 if spec.dtype == "string" else np.dtype(spec.dtype).itemsize
-
-
 Shape = tuple[int, ...]
+
+
+def stored_type(spec: ArraySpec) -> np.dtype[Any]:
+    """Return the type of the values of an array of numbers as they are stored."""
+    return np.dtype(spec.dtype).newbyteorder("<")
+
+
+def chunk_bytes(spec: ArraySpec, chunk: Shape) -> int:
+    """Return the bytes of a chunk of this shape; of texts, whose lengths vary, without them."""
+    item = 0 if spec.dtype == "string" else stored_type(spec).itemsize
+    return item * math.prod(chunk) + CHECKSUM_BYTES
 
 
 def layout(samples: int, views: int, features: int, parameters: int, block_rows: int) -> list[tuple[str, Shape, Shape]]:
@@ -159,6 +175,11 @@ def layout(samples: int, views: int, features: int, parameters: int, block_rows:
     return [(name, *sizes.get(name, ((samples,), (rows,)))) for name in ARRAYS]
 
 
+def piece_count(size: int) -> int:
+    """Return how many pieces of a part of this size have hashes: none if the whole is no larger than one."""
+    return math.ceil(size / PIECE_BYTES) if size > PIECE_BYTES else 0
+
+
 def unit_name(unit: str) -> str:
     """Return a unit's name for a sentence."""
     return "the samples" if unit == SAMPLES_UNIT else f"view {unit}"
@@ -166,6 +187,11 @@ def unit_name(unit: str) -> str:
 
 def unit_keys(unit: str, block: int) -> list[str]:
     """Return the keys of the objects that hold one block of a unit, relative to the split."""
+    return [part_key(name, unit, block) for name in (SAMPLE_ARRAYS if unit == SAMPLES_UNIT else VIEW_ARRAYS)]
+
+
+def part_key(name: str, unit: str, block: int) -> str:
+    """Return the key of the object that holds one block of an array, relative to the split."""
     if unit == SAMPLES_UNIT:
-        return [f"{name}/c/{block}" + "/0" * (len(spec.dimensions) - 1) for name, spec in SAMPLE_ARRAYS.items()]
-    return [f"{name}/c/{int(unit)}/{block}/0" for name in VIEW_ARRAYS]
+        return f"{name}/c/{block}" + "/0" * (len(ARRAYS[name].dimensions) - 1)
+    return f"{name}/c/{int(unit)}/{block}/0"

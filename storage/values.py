@@ -16,8 +16,7 @@ MAX_IMAGE_PIXELS = 2**28  # of a decoded image; Pillow refuses to decode so many
 
 Fault = tuple[int, str] | None
 
-ROWS_AT_ONCE = 64  # so many embeddings are tested faster than all together, whose intermediate results no cache holds
-NOT_FINITE = 0xF800  # the least bits of a float16 that is infinite or NaN, shifted by its sign
+NOT_FINITE = 0x7C00  # the least bits of the magnitude of a float16 that is infinite or NaN
 
 
 def wrong_sample(
@@ -45,10 +44,20 @@ def wrong_sample(
 
 def not_finite(embeddings: npt.NDArray[np.float16], good: npt.NDArray[np.bool_]) -> Fault:
     """Check embeddings (N, D), of which those of good images (N,) must be finite."""
-    for start in range(0, len(embeddings), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        bits = np.ascontiguousarray(embeddings[rows]).view(np.uint16) << 1
-        wrong = np.flatnonzero((bits.max(axis=1, initial=0) >= NOT_FINITE) & good[rows])
-        if len(wrong):
-            return start + int(wrong[0]), "has an embedding that is not finite"
-    return None
+    wrong = np.flatnonzero((largest_bits(np.ascontiguousarray(embeddings)) >= NOT_FINITE) & good)
+    return (int(wrong[0]), "has an embedding that is not finite") if len(wrong) else None
+
+
+def is_finite(values: npt.NDArray[np.float16]) -> bool:
+    """Return whether all values of a contiguous array are finite."""
+    return bool(largest_bits(values.reshape(-1)) < NOT_FINITE)
+
+
+def largest_bits(rows: npt.NDArray[np.float16]) -> npt.NDArray[np.integer[Any]]:
+    """Return the bits of the largest magnitude of each row (N,) of a contiguous array (N, D); NaN is the largest."""
+    # Bits grow with the magnitude; as uint16 those of negative numbers are above all others, as int16 below them. No
+    # array of the size of the rows is made, which would take most of the time.
+    positive = rows.view(np.int16).max(axis=-1, initial=0)
+    largest: npt.NDArray[np.integer[Any]]
+    largest = np.maximum(positive, rows.view(np.uint16).max(axis=-1, initial=0) & 0x7FFF)
+    return largest

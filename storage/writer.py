@@ -11,12 +11,14 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from compress_ssl.storage import schema
+from compress_ssl.storage.chunks import encode
 from compress_ssl.storage.commits import (
     commit_block,
     counted_writers,
     fold_records,
     is_committed,
     is_folded,
+    part_of,
     read_records,
     release,
     take_over,
@@ -24,12 +26,15 @@ from compress_ssl.storage.commits import (
 )
 from compress_ssl.storage.errors import NotRepresentableError, StoreError
 from compress_ssl.storage.places.lease import lease_over
+from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location, writer_lease
 from compress_ssl.storage.publish import check_place, is_store, new_store
 from compress_ssl.storage.reader import Split, open_store
+from compress_ssl.storage.values import NOT_FINITE, largest_bits
 from compress_ssl.storage.zarr_stores import PlaceStore
 
 SMALLEST_NORMAL = 2.0**-14  # smallest number that float16 holds in full precision
+SMALLEST_NORMAL_BITS = 0x0400  # of it as float16
 
 
 def create_store(
@@ -100,13 +105,6 @@ class StoreWriter:
                 take_over(source.path, source.units, self._lease.holder)
         if not self._lease and any(counted_writers(source.path) != [None] for source in self.store.splits):
             raise StoreError(f"'{self.path}' is only written under its lease; open it inside exclusive_writer.")
-        root: Any = open_root(self.path)
-        self._target: PlaceStore = root.store
-        self._arrays: dict[tuple[str, str], zarr.Array[Any]] = {
-            (split, name): root[split][name].with_config({"write_empty_chunks": True})
-            for split in self.store.split_names
-            for name in schema.VIEW_ARRAYS
-        }
 
     @property
     def holder(self) -> str | None:
@@ -138,7 +136,7 @@ class StoreWriter:
             augmentation (float32 array of shape (rows of the block, P))
 
         Raises:
-            NotRepresentableError: If a good row cannot be represented as float16 (``as_float16``); names the row.
+            NotRepresentableError: If a good row cannot be represented as float16 (``check_float16``); names the row.
                 Nothing is written.
             StoreError: If there is no such view or block, or an array does not have the block's shape.
             StoreBusyError: If another writer has taken the lease under which this one writes.
@@ -159,9 +157,23 @@ class StoreWriter:
         if self._lease and lease_over(self.path) != self._lease:  # this process writes for a run before or after, too
             self._lease.check()
             self._lease.join()
-        self._arrays[split, "embeddings"][view, rows] = as_float16(source, rows, view, embeddings)
-        self._arrays[split, "augmentation"][view, rows] = augmentation
-        record = written_records(self._target, split, [block], str(view))[block]
+        bits: list[npt.NDArray[np.integer[Any]]] = []  # of the largest magnitude in each row
+        good = source.samples.good[rows]
+        chunks = {
+            "embeddings": encode(
+                "embeddings", embeddings, source.block_rows, ~good, lambda half: bits.append(largest_bits(half))
+            ),
+            "augmentation": encode("augmentation", augmentation, source.block_rows),
+        }
+        check_float16(source, rows, view, embeddings, np.concatenate(bits))
+
+        def write(name: str) -> tuple[str, schema.Part]:
+            key = schema.part_key(name, str(view), block)
+            source.path.inside(key).write_durably(chunks[name])
+            return key, part_of(chunks[name])
+
+        # Side by side, for a disk flushes both at once.
+        record = dict(map_threads(write, chunks, threads=len(chunks)))
         commit_block(source.path, str(view), block, record, self.holder)
 
     def finish(self) -> None:
@@ -184,12 +196,11 @@ class StoreWriter:
             self.path.make_read_only()
 
 
-def written_records(
-    store: PlaceStore, split: str, blocks: Iterable[int], unit: str = schema.SAMPLES_UNIT
-) -> dict[int, schema.Record]:
-    """Return the records of blocks that were written through a store of zarr's, which is to forget them."""
+def written_records(store: PlaceStore, split: str, blocks: Iterable[int]) -> dict[int, schema.Record]:
+    """Return the records of blocks of samples that were written through a store of zarr's, which is to forget them."""
     return {
-        block: {key: store.written.pop(f"{split}/{key}") for key in schema.unit_keys(unit, block)} for block in blocks
+        block: {key: store.written.pop(f"{split}/{key}") for key in schema.unit_keys(schema.SAMPLES_UNIT, block)}
+        for block in blocks
     }
 
 
@@ -206,33 +217,34 @@ def consolidate(path: Place) -> None:
         zarr.consolidate_metadata(PlaceStore(path))
 
 
-def as_float16(
-    source: Split, rows: slice, view: int, embeddings: npt.NDArray[np.floating[Any]]
-) -> npt.NDArray[np.float16]:
-    """Convert the embeddings of these rows to float16; the rows of bad images become NaN.
+def check_float16(
+    source: Split, rows: slice, view: int, embeddings: npt.NDArray[np.floating[Any]], bits: npt.NDArray[np.integer[Any]]
+) -> None:
+    """Check what float16 made of the embeddings (R, D) of these rows.
+
+    Args:
+        bits: Those of the largest magnitude of each row (R,) in float16.
 
     Raises:
         NotRepresentableError: If a good row has a value that is not finite as float16, or is not zero but has no value
             that float16 holds in full precision; names the first such row.
     """
-    with np.errstate(over="ignore"):
-        half = embeddings.astype(np.float16)
-    good = source.samples.good[rows]
-    half[~good] = np.nan
-    largest = np.abs(embeddings).max(axis=1)
+    small = bits <= SMALLEST_NORMAL_BITS  # after rounding
+    largest = np.zeros(len(bits))
+    largest[small] = np.abs(embeddings[small]).max(axis=1, initial=0)
     too_small = (largest > 0) & (largest < SMALLEST_NORMAL)
-    broken = np.flatnonzero((~np.isfinite(half).all(axis=1) | too_small) & good)
+    broken = np.flatnonzero(((bits >= NOT_FINITE) | too_small) & source.samples.good[rows])
     if len(broken):
         first = int(broken[0])
         row = rows.start + first
-        outside = embeddings[first][~np.isfinite(half[first])]
+        with np.errstate(over="ignore"):
+            outside = embeddings[first][~np.isfinite(embeddings[first].astype(np.float16))]
         held = f"holds {outside[0]:g}" if len(outside) else f"holds nothing larger than {largest[first]:g}"
         raise NotRepresentableError(
             f"The embedding of '{source.samples.sample_path[row]}' (split {source.name}, row {row}, view {view}) "
             f"{held}, which float16 cannot; check the network's weights (did its training diverge?) and its "
             "preprocessing, run it with --precision float32, or keep directions alone with --normalise."
         )
-    return half
 
 
 @contextlib.contextmanager

@@ -1,23 +1,22 @@
-"""zarr stores over a place: one to write, which is durable, and one to read, which checks all it reads.
+"""zarr stores over a place: one to write, which is durable, and one to open, which compares metadata with the format.
 
-zarr alone reads a missing chunk as fill values, and a chunk in another's place as if it belonged there (its checksum is
-right). Here each chunk is compared with its commit record, and the metadata of arrays with the format.
+zarr makes the hierarchy, reads and writes its metadata, and writes the per-sample arrays; the chunks of the views are
+written, and all chunks are read, by ``compress_ssl.storage.chunks``.
 """
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Self
 
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from compress_ssl.storage.commits import part_of, read_records
-from compress_ssl.storage.errors import StoreDamagedError, StoreError
-from compress_ssl.storage.places.cache import ChunkCache, fetch
+from compress_ssl.storage.commits import part_of
+from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.place import Place
-from compress_ssl.storage.safety import array_metadata, check_text_count
-from compress_ssl.storage.schema import ARRAYS, SAMPLES_UNIT, VIEW_ARRAYS, Part, Record
+from compress_ssl.storage.safety import array_metadata
+from compress_ssl.storage.schema import ARRAYS, Part
 
 
 class PlaceStore(Store):
@@ -106,41 +105,17 @@ class PlaceStore(Store):
 
 
 class CheckedStore(PlaceStore):
-    """A store to read; chunks of a server come through the local cache."""
+    """A store to open: the metadata of its arrays are checked; their chunks are read elsewhere."""
 
     supports_writes = False
     supports_deletes = False
 
     def __init__(self, place: Place, *, read_only: bool = True) -> None:
         super().__init__(place, read_only=read_only)
-        self._cache = None if place.is_local else ChunkCache()
-        self._records: dict[tuple[str, str], dict[int, Record]] = {}
-        self._block_rows: dict[str, int] = {}
 
     def _read(self, key: str) -> bytes:
-        split, _, rest = key.partition("/")
-        name = rest.partition("/")[0]
-        if rest.startswith(f"{name}/c/"):
-            # train/embeddings/c/VIEW/BLOCK/0, or train/label/c/BLOCK
-            path, numbers = self.place.inside(key), rest.split("/")[2:]
-            unit, block = (numbers[0], int(numbers[1])) if name in VIEW_ARRAYS else (SAMPLES_UNIT, int(numbers[0]))
-            part = self.records(split, unit, [block]).get(block, {}).get(rest)
-            if part is None:
-                raise StoreDamagedError(f"'{path}' was never committed; finish the store with --resume.")
-            content = self._cache.read(path, part) if self._cache else fetch(path, part)
-            if ARRAYS[name].dtype == "string":
-                check_text_count(path, content, self._block_rows[split])
-            return content
         content = super()._read(key)
-        if name in ARRAYS and rest == f"{name}/zarr.json":
-            metadata = array_metadata(self.place / split / name, content)
-            if ARRAYS[name].dtype == "string":
-                self._block_rows[split] = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+        name = key.rpartition("/")[0].rpartition("/")[2]
+        if name in ARRAYS and key.endswith(f"/{name}/zarr.json"):
+            array_metadata(self.place / key.rpartition("/")[0], content)
         return content
-
-    def records(self, split: str, unit: str, blocks: Collection[int]) -> dict[int, Record]:
-        """Return the records of a unit, read once: they do not change. They are read again if these blocks lack one."""
-        known = self._records.get((split, unit), {})
-        if not all(block in known for block in blocks):
-            known = self._records[split, unit] = read_records(self.place / split, unit)
-        return known

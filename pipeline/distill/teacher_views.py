@@ -168,8 +168,11 @@ class TeacherViews:
             dtype=torch.float16,
             device=self._device if self.memory == "device" else "cpu",
         )
-        for rows, block in self._split.blocks(number):
-            embeddings[rows] = torch.from_numpy(block).to(embeddings.device)
+        if embeddings.is_cuda:
+            for rows, block in self._split.blocks(number):
+                embeddings[rows] = torch.from_numpy(block).to(embeddings.device)
+        else:
+            self._split.view(number, embeddings.numpy())
         return TeacherView(number, embeddings, augmentation, row_of=self._row_of)
 
 

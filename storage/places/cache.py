@@ -18,6 +18,7 @@ from pathlib import Path
 
 import xxhash
 
+from compress_ssl.storage.commits import is_part
 from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.durable import PARTIAL_SUFFIX
 from compress_ssl.storage.places.environment import number_from
@@ -34,6 +35,10 @@ MAX_BYTES = 100 * 10**9
 MAX_SHARE_OF_DISK = 0.2  # the smaller of the two is the bound, unless the environment sets it
 
 KEPT = 0.9  # share of the bound that is left when old chunks are deleted
+
+ATTEMPTS = 2  # to read a part whose bytes are wrong
+
+MISSING, CHANGED = "is missing", "has other content than was committed"
 
 RECOUNT = 0.05
 """Share of the bound that a process adds before it measures the folder again, to which all processes add."""
@@ -127,9 +132,9 @@ def fetch(path: Place, part: Part) -> bytes:
     Raises:
         StoreDamagedError: If they are not what was committed.
     """
-    fault = "is missing"
+    fault = MISSING
     with contextlib.suppress(FileNotFoundError):
-        for _ in range(2):
+        for _ in range(ATTEMPTS):
             try:
                 content = path.read_bytes(part["size"])
             except OSError as error:
@@ -138,12 +143,12 @@ def fetch(path: Place, part: Part) -> bytes:
             else:
                 if is_part(content, part):
                     return content
-        fault = "has other content than was committed"
-    raise StoreDamagedError(
+        fault = CHANGED
+    raise damaged(path, fault)
+
+
+def damaged(path: Place, fault: str) -> StoreDamagedError:
+    """Return the error for a committed part with a fault."""
+    return StoreDamagedError(
         f"'{path}' {fault}; run 'compress-ssl store verify' for all the damage, then restore a copy or embed again."
     )
-
-
-def is_part(content: bytes, part: Part) -> bool:
-    """Return whether these are the bytes that were committed."""
-    return len(content) == part["size"] and xxhash.xxh3_64_hexdigest(content) == part["xxh3_64"]

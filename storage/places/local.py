@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import io
 import os
 import shutil
 import stat
@@ -46,6 +47,11 @@ class LocalPath(PosixPath):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self)) from error
 
     def read_bytes(self, limit: int | None = None) -> bytes:
+        with self.reading(limit) as file:
+            return file.read(-1 if limit is None else limit)
+
+    @contextlib.contextmanager
+    def reading(self, limit: int | None = None) -> Iterator[io.BufferedIOBase]:
         descriptor = os.open(self, os.O_RDONLY | os.O_NONBLOCK)  # opening a FIFO would wait for its writer
         with naming(self), open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
@@ -55,7 +61,7 @@ class LocalPath(PosixPath):
                 raise OSError(errno.EINVAL, "Is not a regular file", str(self))
             if limit is not None and status.st_size > limit:
                 raise OSError(errno.EFBIG, f"Is larger than {limit:,} bytes", str(self))
-            return file.read(-1 if limit is None else limit)
+            yield file
 
     def size(self) -> int:
         return self.stat().st_size

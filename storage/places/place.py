@@ -13,6 +13,7 @@ from compress_ssl.storage.places.remote import RemotePath
 from compress_ssl.storage.places.urls import is_url, split_url
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import PurePath
@@ -49,6 +50,9 @@ class Place(Protocol):
 
     def read_bytes(self, limit: int | None = ...) -> bytes:
         """Return the content of a regular file; OSError (EINVAL, EFBIG) if it is none, or has more than ``limit``."""
+
+    def reading(self, limit: int | None = ...) -> AbstractContextManager[io.BufferedIOBase]:
+        """Give a regular file to be read from its beginning. Raises as ``read_bytes``."""
 
     def is_file(self) -> bool: ...
 

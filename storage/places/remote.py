@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import tempfile
@@ -96,6 +97,10 @@ class RemotePath:
 
     def read_bytes(self, limit: int | None = None) -> bytes:
         return self.read(limit)[0]
+
+    @contextlib.contextmanager
+    def reading(self, limit: int | None = None) -> Iterator[io.BufferedIOBase]:
+        yield io.BytesIO(self.read_bytes(limit))
 
     def read(self, limit: int | None = None) -> tuple[bytes, Version]:
         """Return the content, and the version that has it."""

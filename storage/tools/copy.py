@@ -13,9 +13,9 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from compress_ssl.storage.commits import COMMITS, check_sizes, parse_records, read_records, record_files
+from compress_ssl.storage.commits import COMMITS, check_sizes, is_part, parse_records, read_records, record_files
 from compress_ssl.storage.errors import StoreError, StoreExistsError
-from compress_ssl.storage.places.cache import fetch, is_part
+from compress_ssl.storage.places.cache import fetch
 from compress_ssl.storage.places.names import ROOT
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location

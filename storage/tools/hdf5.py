@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 
 from compress_ssl.storage import schema
-from compress_ssl.storage.commits import read_records
+from compress_ssl.storage.commits import read_records, without_pieces
 from compress_ssl.storage.errors import (
     DiskSpaceError,
     StoreDamagedError,
@@ -131,7 +131,8 @@ def _write_split(root: h5py.File, split: Split) -> Iterator[int]:
             array.attrs["columns"] = list(split.columns)
     for unit in split.units:
         records = read_records(split.path, unit)
-        text = json.dumps({str(block): records[block] for block in range(split.block_count)}, sort_keys=True)
+        kept = {str(block): without_pieces(records[block]) for block in range(split.block_count)}
+        text = json.dumps(kept, sort_keys=True)
         content = np.frombuffer(text.encode(), np.uint8)
         chunk = (min(len(content), 2**20),)
         root.create_dataset(f"{COMMITS}/{split.name}/{unit}", data=content, chunks=chunk, fletcher32=True)
@@ -190,7 +191,7 @@ def _import_split(file: Path, root: h5py.File, writer: StoreWriter, name: str, a
         with _reading(file):
             wanted = parse_json(file, array_in(root[COMMITS][name], unit)[:].tobytes(), dict[str, Any])
         for block, record in read_records(target.path, unit).items():
-            if record != wanted.get(str(block)):
+            if without_pieces(record) != wanted.get(str(block)):
                 what = f"block {block} of {schema.unit_name(unit)} of split {name}"
                 raise _damaged(file, f"{what} is not what was exported")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from compress_ssl.storage.commits import commit_block, read_records
+from compress_ssl.storage.commits import commit_block, read_records, without_pieces
 from compress_ssl.storage.errors import StoreExistsError, StoreMismatchError
 from compress_ssl.storage.places.cache import fetch
 from compress_ssl.storage.places.parallel import map_threads
@@ -71,7 +71,7 @@ def plan_merge(stores: Sequence[EmbeddingStore]) -> MergePlan:
                 for block, record in read_records(split.path, str(view)).items():
                     place = ViewBlock(split.name, view, block)
                     before, known = found.setdefault(place, (split.path, record))
-                    if known != record:
+                    if without_pieces(known) != without_pieces(record):
                         raise StoreMismatchError(
                             f"{place} is not the same in '{before}' and in '{split.path}'; leave one of the two out, "
                             "or embed one again."

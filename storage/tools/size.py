@@ -5,15 +5,12 @@ Letters: N samples, D features, P parameters, R rows of a block.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from compress_ssl.storage import schema
 from compress_ssl.storage.places.durable import json_bytes
 from compress_ssl.storage.places.place import PlaceLike, location
-
-LENGTH_BYTES = 4  # of the length before each text in a chunk of texts
 
 
 class StoreSize(NamedTuple):
@@ -53,7 +50,7 @@ def samples_size(plan: schema.SplitPlan) -> StoreSize:
     records = {}
     for block in range(schema.block_count(len(paths), rows)):
         texts = sum(len(path.encode()) for path in paths[block * rows : (block + 1) * rows])
-        sizes = fixed | {"sample_path": schema.COUNT_BYTES + rows * LENGTH_BYTES + texts + schema.CHECKSUM_BYTES}
+        sizes = fixed | {"sample_path": schema.COUNT_BYTES + rows * schema.LENGTH_BYTES + texts + schema.CHECKSUM_BYTES}
         records[block] = {key: sizes[key.partition("/")[0]] for key in schema.unit_keys(schema.SAMPLES_UNIT, block)}
     parts = [size for record in records.values() for size in record.values()]
     return StoreSize(sum(parts), len(parts)).plus(_manifest(records))
@@ -69,15 +66,20 @@ def size_on_disk(place: PlaceLike) -> StoreSize:
 def _chunk_bytes(features: int, parameters: int, rows: int) -> dict[str, int]:
     """Return the bytes of a chunk of each array; of texts, without them."""
     return {
-        name: schema.item_size(schema.ARRAYS[name]) * math.prod(chunks) + schema.CHECKSUM_BYTES
+        name: schema.chunk_bytes(schema.ARRAYS[name], chunks)
         for name, _, chunks in schema.layout(1, 1, features, parameters, rows)
     }
 
 
 def _manifest(sizes: Mapping[int, Mapping[str, int]]) -> StoreSize:
     """Return the size of a unit's manifest, by the sizes of the parts of each block."""
-    records = {
-        str(block): {key: {"size": size, "xxh3_64": "0" * 16} for key, size in record.items()}
-        for block, record in sizes.items()
-    }
+    records = {str(block): {key: _part(size) for key, size in record.items()} for block, record in sizes.items()}
     return StoreSize(len(json_bytes(records)), 1)
+
+
+def _part(size: int) -> schema.Part:
+    """Return a part of this size whose hashes are unknown."""
+    part = schema.Part(size=size, xxh3_64="0" * schema.HASH_DIGITS)
+    if pieces := schema.piece_count(size):
+        part["pieces"] = "0" * schema.HASH_DIGITS * pieces
+    return part

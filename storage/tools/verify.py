@@ -9,21 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from compress_ssl.storage.commits import is_part
 from compress_ssl.storage.errors import StoreDamagedError, StoreUnsafeError
 from compress_ssl.storage.parameters import COLUMNS, impossible
-from compress_ssl.storage.places.cache import is_part
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.reader import EmbeddingStore
 from compress_ssl.storage.schema import (
     ARRAYS,
-    CHECKSUM_BYTES,
     SAMPLES_UNIT,
     VIEW_ARRAYS,
     Part,
     Record,
     Shape,
     Status,
-    item_size,
+    chunk_bytes,
+    stored_type,
     unit_name,
 )
 from compress_ssl.storage.values import not_finite, wrong_sample
@@ -159,9 +159,9 @@ def _decoded(block: CommittedBlock, key: str, content: bytes) -> dict[str, npt.N
     """Return a part's array by name, without its view; none for texts, or if the part is not as large as a chunk."""
     name = key.partition("/")[0]
     spec, shape = ARRAYS[name], block.chunks[name]
-    if spec.dtype == "string" or len(content) - CHECKSUM_BYTES != item_size(spec) * math.prod(shape):
+    if spec.dtype == "string" or len(content) != chunk_bytes(spec, shape):
         return {}
-    values = np.frombuffer(content, np.dtype(spec.dtype).newbyteorder("<"), math.prod(shape)).reshape(shape)
+    values = np.frombuffer(content, stored_type(spec), math.prod(shape)).reshape(shape)
     return {name: values[0] if name in VIEW_ARRAYS else values}
 
 

@@ -65,16 +65,18 @@ def test_memory_makes_no_difference_to_what_is_learned(trained: Trained, assert_
 def test_view_is_that_of_the_store_normalised_and_the_next_is_read_ahead(
     make_bank: Callable[..., TeacherViews], split: Split, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks, read = split.blocks, list[int]()
+    read, truth = list[int](), open_store(split.path.parent)["train"]
+    blocks, whole = split.blocks, split.view
     monkeypatch.setattr(split, "blocks", lambda number: (read.append(number), blocks(number))[1])
+    monkeypatch.setattr(split, "view", lambda number, out: (read.append(number), whole(number, out))[1])
     bank = make_bank(teacher_memory=memory)
     for epoch, number in enumerate((1, 2, 1)):
         view = bank.view_of_epoch(epoch)
         assert view.number == number
-        np.testing.assert_array_equal(view.embeddings.numpy(), split.view(number))
-        np.testing.assert_array_equal(view.augmentation, split.augmentation(number))
+        np.testing.assert_array_equal(view.embeddings.numpy(), truth.view(number))
+        np.testing.assert_array_equal(view.augmentation, truth.augmentation(number))
         rows = np.array([28, 0, 3, 3])
-        wanted = torch.from_numpy(split.view(number)[rows]).float()
+        wanted = torch.from_numpy(truth.view(number)[rows]).float()
         torch.testing.assert_close(view.gather(rows, CPU), wanted / wanted.norm(dim=1, keepdim=True))
         wait_until(lambda: len(read) >= 2, seconds=30)
         assert read == [1, 2]  # the view of the last epoch was held since the first

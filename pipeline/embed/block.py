@@ -23,6 +23,7 @@ from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render_batches
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Split
+from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.schema import EVALUATION_VIEW
 from compress_ssl.storage.writer import StoreWriter
 
@@ -33,6 +34,8 @@ OnPixels = Callable[[str, int, int, Tensor], None]
 
 BATCHES_AHEAD = {"cpu": 0, "cuda": 1}
 """Batches started on a device before the embeddings of an earlier one are taken."""
+
+WRITES_AT_ONCE = 4  # views of a block: each waits several times for the disk, or for the server
 
 
 class Block(NamedTuple):
@@ -171,6 +174,9 @@ def _taken_later(batches: Iterator[Computed], device: torch.device) -> Iterator[
 
 
 def write_views(writer: StoreWriter, block: Block, embedded: dict[int, EmbeddedView]) -> None:
-    """Write a block's views, each with its commit record."""
-    for view, (embeddings, augmentation) in embedded.items():
-        writer.write_block(block.split, block.number, view, embeddings, augmentation)
+    """Write a block's views, each with its commit record, some side by side."""
+
+    def write(view: int) -> None:
+        writer.write_block(block.split, block.number, view, *embedded[view])
+
+    list(map_threads(write, embedded, threads=WRITES_AT_ONCE))

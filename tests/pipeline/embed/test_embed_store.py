@@ -183,3 +183,18 @@ def test_a_store_is_continued_with_the_blocks_that_it_was_begun_with(
     assert embedded(data, path, part="2/2", block_rows=None, resume=True).is_complete
     with pytest.raises(StoreMismatchError, match="block_rows"):
         embedded(data, path, block_rows=5, resume=True)
+
+
+def test_views_of_a_block_are_written_side_by_side(
+    data: Path, tmp_path: Path, embedded: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write waits for that of the other view to begin."""
+    begun, write_block = threading.Barrier(2, timeout=60), StoreWriter.write_block
+
+    def writing(writer: StoreWriter, *arguments: Any) -> None:
+        begun.wait()
+        write_block(writer, *arguments)
+
+    monkeypatch.setattr(StoreWriter, "write_block", writing)
+    train = embedded(data, tmp_path / "store.zarr", split=("train:1",), block_rows=9)["train"]
+    assert train.complete_views == [0, 1]

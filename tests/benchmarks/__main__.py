@@ -9,6 +9,6 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 SCRIPTS = (
-    *("embed", "distill", "rendering", "objective", "live_teacher", "peers", "growth", "start"),
+    *("embed", "distill", "rendering", "objective", "store", "live_teacher", "peers", "growth", "start"),
     *("teacher_wait", "bank_precision", "estimate", "openmp"),
 )

@@ -1,7 +1,7 @@
 """Distillation against its unavoidable parts.
 
 CPU time per image of `distill`, without its start and its checkpoints, against a bare training loop of the same student
-(forward, backward and step of SGD on images that are there) and a bare DALI pipeline that renders the views, with
+(forward, backward and step of SGD on images that are there, in the better memory format) and a bare DALI pipeline that renders the views, with
 nothing of ours in it. CompRess-1q with a bank of 2,048 rows, ResNet-18 at 64 pixels, batches of 64, one thread; one
 student, and eight that share one stream of images.
 """
@@ -26,31 +26,39 @@ from tests.gpu.measure import Pace
 
 ROUNDS = 2
 BARE_STEPS = 4
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}  # of --memory-format
 
 
-def students(folder: Path, name: str, count: int, batch: int) -> list[DistillSettings]:
+def students(folder: Path, name: str, count: int, batch: int, layout: str) -> list[DistillSettings]:
     """Return the settings of students that share one stream of images."""
     given = {"data": folder / "data", "store": folder / "store.zarr", "student": name, "objective": "compress-1q"}
-    given |= {"bank_size": 2048, "epochs": 1, "batch_size": batch, "device": "cpu", "threads": 1}
+    given |= {
+        "bank_size": 2048,
+        "epochs": 1,
+        "batch_size": batch,
+        "device": "cpu",
+        "threads": 1,
+        "memory_format": layout,
+    }
     runs = [folder / "runs" / f"{count}-{number}" for number in range(count)]
     return [DistillSettings.model_validate({**given, "run": path}) for path in runs]
 
 
-def train(folder: Path, name: str, count: int, batch: int) -> float:
+def train(folder: Path, name: str, count: int, batch: int, layout: str) -> float:
     """Train students; return the CPU seconds per image."""
     pace = Pace()
-    distill_together(students(folder, name, count, batch), pace)
+    distill_together(students(folder, name, count, batch, layout), pace)
     shutil.rmtree(folder / "runs")
     return pace.cpu_seconds
 
 
-def bare_training(name: str, batch: int, side: int) -> Way:
+def bare_training(name: str, batch: int, side: int, layout: str) -> Way:
     """Return some steps of a plain loop."""
     module, features = build_backbone(name, 0)
     head = torch.nn.Linear(features, 128)
-    network = torch.nn.Sequential(module, head).to(memory_format=torch.channels_last)
+    network = torch.nn.Sequential(module, head).to(memory_format=FORMATS[layout])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    images = torch.rand(batch, 3, side, side).to(memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, side, side).to(memory_format=FORMATS[layout])
 
     def steps() -> None:
         for _ in range(BARE_STEPS):
@@ -72,19 +80,21 @@ def main(toy: bool) -> None:
         teacher = {"teacher": "random/conv4-64", "split": ("train",), "views": 1, "size": side, "resize": side}
         embed(EmbedSettings(data=folder / "data", store=folder / "store.zarr", device="cpu", **teacher), Silent())
         pipeline = bare_dali(folder / "data" / "train", (side,), batch)
+        steps = cpu_seconds({layout: bare_training(name, batch, side, layout) for layout in FORMATS}, ROUNDS)
+        better, worse = sorted(steps, key=steps.__getitem__)
         ways: dict[str, Way] = {
-            "forward, backward, step": bare_training(name, batch, side),
+            "step": bare_training(name, batch, side, better),
             "DALI": functools.partial(run_all, pipeline, images // batch),
-            "`distill`, 1 student": functools.partial(train, folder, name, 1, batch),
-            f"`distill`, {many} students": functools.partial(train, folder, name, many, batch),
+            **{str(count): functools.partial(train, folder, name, count, batch, better) for count in (1, many)},
         }
-        cpu = list(cpu_seconds(ways, ROUNDS).values())
-    step, rendering, one, all_of_them = (
-        1e3 * each for each in (cpu[0] / (BARE_STEPS * batch), cpu[1] / images, *cpu[2:])
-    )
+        cpu = cpu_seconds(ways, ROUNDS)
+    step, rendering = 1e3 * cpu["step"] / (BARE_STEPS * batch), 1e3 * cpu["DALI"] / images
+    one, all_of_them = 1e3 * cpu["1"], 1e3 * cpu[str(many)]
     print(f"{images} {kind}, one epoch of one view.\n")
     ratios = {1: one / (step + rendering), many: all_of_them / (many * step + rendering)}
-    rows = [("forward, backward, step", f"{step:.2f}", ""), ("DALI", f"{rendering:.2f}", "")]
+    slower = 1e3 * steps[worse] / (BARE_STEPS * batch)
+    rows = [(f"forward, backward, step, `{better}`", f"{step:.2f}", ""), (f"the same, `{worse}`", f"{slower:.2f}", "")]
+    rows.append(("DALI", f"{rendering:.2f}", ""))
     for count, taken in ((1, one), (many, all_of_them)):
         rows.append((f"`distill`, {count} student{'s' * (count > 1)}", f"{taken:.2f}", f"{ratios[count]:.2f}"))
     print_table(("", "CPU ms per image", "÷ parts"), rows)

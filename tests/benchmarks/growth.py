@@ -42,7 +42,7 @@ from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.tools.spread import embedding_spread
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store
-from tests.benchmarks.measure import cpu_of, peak_memory, print_table, print_verdict
+from tests.benchmarks.measure import cost_of, peak_memory, print_table, print_verdict
 from tests.gpu.parts.photographs import photograph, save
 
 SIZES = {
@@ -75,7 +75,7 @@ def alone(stage: Callable[..., object], *given: Any) -> Taken:
 def _taken(stage: Callable[..., object], given: tuple[Any, ...]) -> Taken:
     torch.set_num_threads(1)
     seconds: list[float] = []
-    memory = peak_memory(lambda: seconds.append(cpu_of(functools.partial(stage, *given))))
+    memory = peak_memory(lambda: seconds.append(cost_of(functools.partial(stage, *given)).cpu))
     return Taken(seconds[0], memory)
 
 

@@ -28,7 +28,7 @@ from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from compress_ssl.pipeline.images.sources.open_source import cache_name, open_source
 from compress_ssl.pipeline.networks.network import Network, load_network
-from tests.benchmarks.measure import Way, cpu_of, cpu_seconds, print_table, print_verdict, run, write_photographs
+from tests.benchmarks.measure import Way, cost_of, cpu_seconds, print_table, print_verdict, run, write_photographs
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -186,7 +186,7 @@ def main(toy: bool) -> None:
         print_table([*columns, "after students of 130 epochs", "one student in all, store ÷ live"], rows)
         small = TOY if toy else SMALL
         by_sum = measured(small, index, renderer).total_share(small)
-        by_runs = cpu_of(lambda: store_runs(small, data)) / cpu_of(lambda: live_loop(small, index, renderer))
+        by_runs = cost_of(lambda: store_runs(small, data)).cpu / cost_of(lambda: live_loop(small, index, renderer)).cpu
     print(f"{small.teacher} → {small.student}, {small.epochs} epochs of {small.views} views: store ÷ live", end=" ")
     print(f"{by_sum:.2f} by the sum, {by_runs:.2f} by the runs.\n")
     print_verdict("the runs' ratio and the sum's apart, as a share", abs(by_runs / by_sum - 1), at_most=APART)

@@ -7,6 +7,7 @@ import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from compress_ssl.pipeline.common.allocator import keep_freed_memory
 from tests.gpu.parts.photographs import photograph, save
@@ -17,20 +18,32 @@ Way = Callable[[], object]
 """What is measured; one that returns a float has measured its own CPU seconds."""
 
 
-def cpu_of(way: Way) -> float:
-    """Return the CPU seconds of one call, of all threads of this process."""
-    begun = time.process_time()
+class Cost(NamedTuple):
+    """Seconds of a call, or a process."""
+
+    cpu: float  # of all threads
+    wall: float
+
+
+def cost_of(way: Way) -> Cost:
+    """Return the seconds of one call."""
+    cpu, wall = time.process_time(), time.perf_counter()
     own = way()
-    return own if isinstance(own, float) else time.process_time() - begun
+    return Cost(own if isinstance(own, float) else time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def cpu_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
-    """Return the median CPU seconds of each way.
+def in_turns(ways: Mapping[str, Way], rounds: int) -> dict[str, Cost]:
+    """Return the median seconds of each way.
 
     All are called in turns, so that a busy machine slows them alike. The first turn warms up and does not count.
     """
-    turns = [{name: cpu_of(way) for name, way in ways.items()} for _ in range(rounds + 1)]
-    return {name: statistics.median(turn[name] for turn in turns[1:]) for name in ways}
+    turns = [{name: cost_of(way) for name, way in ways.items()} for _ in range(rounds + 1)]
+    return {name: Cost(*map(statistics.median, zip(*(turn[name] for turn in turns[1:]), strict=True))) for name in ways}
+
+
+def cpu_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
+    """Return the median CPU seconds of each way, as ``in_turns`` does."""
+    return {name: cost.cpu for name, cost in in_turns(ways, rounds).items()}
 
 
 def peak_memory(way: Callable[[], object]) -> int:

@@ -18,7 +18,7 @@ from torch.nn.functional import kl_div, log_softmax, normalize, softmax
 from compress_ssl.pipeline.common.device import prepare_device
 from compress_ssl.pipeline.common.memory import available_memory
 from compress_ssl.pipeline.distill.objectives.bank_divergence import bank_divergence
-from tests.benchmarks.measure import Way, cpu_of, cpu_seconds, peak_memory, print_table, print_verdict, run
+from tests.benchmarks.measure import Way, cost_of, cpu_seconds, peak_memory, print_table, print_verdict, run
 
 TEMPERATURE = 0.04
 DRAWN = 8192  # rows of a bank that are drawn; the others repeat them
@@ -109,7 +109,7 @@ def measured(case: Case) -> Found:
         way(given[0][:2], given[1][:2], *given[2:])  # libraries, and the threads of the backward pass
     held = peak_memory(ways["ours"])
     if case.bank >= LARGE:
-        return Found(*map(cpu_of, ways.values()), held, case.banks_bytes)
+        return Found(*(cost_of(way).cpu for way in ways.values()), held, case.banks_bytes)
     held_otherwise = peak_memory(partial(published, *given))
     return Found(*cpu_seconds(ways, ROUNDS).values(), held, held_otherwise)
 

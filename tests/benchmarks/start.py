@@ -18,9 +18,8 @@ import tempfile
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from time import perf_counter
-from typing import NamedTuple
 
-from tests.benchmarks.measure import print_table, print_verdict, run
+from tests.benchmarks.measure import Cost, print_table, print_verdict, run
 from tests.gpu.parts.photographs import photograph, save
 
 ROOT = Path(__file__).parents[2]
@@ -45,14 +44,7 @@ STAGES = {
 OTHERS = ("--version", "--help", "embed --help", "store info", "store list", "store verify", "evaluate knn")
 
 
-class Cost(NamedTuple):
-    """Seconds of a process."""
-
-    cpu: float  # of all threads
-    wall: float
-
-
-def cost_of(arguments: list[str], folder: Path) -> Cost:
+def cost_of_process(arguments: list[str], folder: Path) -> Cost:
     """Return what a process of Python takes; raise ``CalledProcessError`` if it fails."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -75,7 +67,9 @@ def main(toy: bool) -> None:
         for number in range(8):
             split = Path(folder, "photographs", ("train", "val")[number % 2])
             save(split / f"class{number // 4}" / f"{number}.jpg", photograph(number, 40, 40))
-        turns = [{name: cost_of(way, Path(folder)) for name, way in ways.items()} for _ in range(1 if toy else 3)]
+        turns = [
+            {name: cost_of_process(way, Path(folder)) for name, way in ways.items()} for _ in range(1 if toy else 3)
+        ]
     counted = turns[1:] or turns
     cpu = {name: statistics.median(turn[name].cpu for turn in counted) for name in ways}
     wall = {name: min(turn[name].wall for turn in counted) for name in ways}

@@ -23,7 +23,7 @@ class Preprocessing:
         levels = images.float().flatten(2)  # over whole rows of pixels: torch is slow where a loop has three channels
         mean, std = (_for_levels(values, images.shape[2], images.device) for values in (self.mean, self.std))
         normalized = (levels - mean) / std
-        return normalized.unflatten(2, images.shape[2:]).permute(0, 3, 1, 2)
+        return normalized.reshape(images.shape).permute(0, 3, 1, 2)
 
 
 def _for_levels(values: tuple[float, float, float], width: int, device: torch.device) -> Tensor:

@@ -15,7 +15,19 @@ from compress_ssl.cli.main import main
 from compress_ssl.cli.progress import TerminalProgress
 
 TINY = ("--size", "16", "--resize", "16")
-EMBED = ("--teacher", "random/conv4-16", *TINY, "--views", "2", "--split", "train", "--split", "val:0")
+EMBED = (
+    "--teacher",
+    "random/conv4-16",
+    *TINY,
+    "--views",
+    "2",
+    "--split",
+    "train",
+    "--split",
+    "val:0",
+    "--block-rows",
+    "4",
+)
 DISTILL = ("--student", "conv4-16", "--epochs", "2", "--batch-size", "8", "--bank-size", "16")
 
 Call = Callable[..., Result]
@@ -81,7 +93,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     write_images(folder / "data")
     for words in (
-        ("embed", folder / "data", folder / "teacher.zarr", *EMBED, "--block-rows", "4"),
+        ("embed", folder / "data", folder / "teacher.zarr", *EMBED),
         ("distill", folder / "teacher.zarr", folder / "data", folder / "student", *DISTILL),
     ):
         result = call(*words)

@@ -44,6 +44,8 @@ def prepare_device(device: Device, threads: int, *, training: bool = False) -> t
     deterministic = training and not on_gpu
     if deterministic != torch.are_deterministic_algorithms_enabled():  # only then: it imports torch's compiler
         torch.use_deterministic_algorithms(deterministic)
+    # Otherwise torch fills new memory with NaN under determinism, which takes a tenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = not training
     torch.backends.cudnn.benchmark = training
     torch.set_float32_matmul_precision("high" if training and on_gpu else "highest")

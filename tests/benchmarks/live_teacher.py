@@ -176,7 +176,7 @@ def main(toy: bool) -> None:
     prepare_device("cpu", 1, training=True)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        write_photographs(data, 64 if toy else 192)
+        write_photographs(data, 64 if toy else 480)
         source = open_source(data, "train", data)
         cache = Path(folder) / "index" / f"{cache_name(source.location)}.npz"
         index = index_images(source, source.listing(), cache, threads=1, progress=Silent())

@@ -10,16 +10,18 @@ and with more to do. The line through both gives the CPU seconds of a start and 
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.benchmarks.measure import print_table, print_verdict, run, write_photographs
 
 PHOTOGRAPHS, EPOCHS, VIEWS = 2000, 15, 4  # of the cost that is told
+ROUNDS = 2
 PEERS = Path(__file__).parents[2] / ".venv-peers"
 LIGHTLY_PROGRAM = """
 import sys, timm, lightly_train
@@ -32,7 +34,7 @@ lightly_train.pretrain(
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
 OURS = [sys.executable, "-m", "compress_ssl"]
-SHARED = ["--threads", "2", "--batch-size", "64", "--device", "cpu"]
+SHARED = ["--threads", "2", "--batch-size", "64", "--device", "cpu", "--overwrite"]
 
 
 class Line(NamedTuple):
@@ -46,11 +48,23 @@ class Line(NamedTuple):
         return self.start + images * self.image
 
 
-def line_through(program: Callable[[int], list[str]], sizes: tuple[int, int], images: int) -> Line:
-    """Return the line through the costs of a program at two sizes, of which each takes so many images more."""
-    few, more = (cpu_seconds(program(size)) for size in sizes)
-    image = (more - few) / ((sizes[1] - sizes[0]) * images)
-    return Line(few - sizes[0] * images * image, image)
+Program = Callable[[int], list[str]]  # returns the command for a size
+
+
+def lines_through(programs: Mapping[str, tuple[Program, tuple[int, int], int]], rounds: int) -> dict[str, Line]:
+    """Return the line through the median costs of each program at two sizes; all are run in turns.
+
+    Args:
+        programs: Each with its sizes, and the images that one more of a size takes.
+    """
+    runs = {(name, size): program(size) for name, (program, sizes, _) in programs.items() for size in sizes}
+    turns = [{run: cpu_seconds(command) for run, command in runs.items()} for _ in range(rounds)]
+    cpu = {run: statistics.median(turn[run] for turn in turns) for run in runs}
+    lines = {}
+    for name, (_, (few, more), images) in programs.items():
+        image = (cpu[name, more] - cpu[name, few]) / ((more - few) * images)
+        lines[name] = Line(cpu[name, few] - few * images * image, image)
+    return lines
 
 
 def cpu_seconds(command: list[str]) -> float:
@@ -71,7 +85,7 @@ def cpu_seconds(command: list[str]) -> float:
 
 def main(toy: bool) -> None:
     """Print the table and the verdict."""
-    count, epochs = (64, (1, 2)) if toy else (320, (1, 4))
+    count, epochs = (64, (1, 2)) if toy else (960, (1, 2))
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         write_photographs(data, count)
@@ -86,7 +100,7 @@ def main(toy: bool) -> None:
             run = f"{folder}/ours-{epochs}"
             return [*OURS, "distill", f"{folder}/{count}.zarr", str(data), run, "--epochs", str(epochs), *options]
 
-        def loop(views: str) -> Callable[[int], list[str]]:
+        def loop(views: str) -> Program:
             program = [sys.executable, "-m", "tests.benchmarks.live_loop", views, str(data)]
             return lambda epochs: [*program, str(epochs)]
 
@@ -100,16 +114,18 @@ def main(toy: bool) -> None:
                 str(epochs),
             ]
 
-        store = line_through(embed, (count // 5, count), 1)
-        lines = {"ours": line_through(distill, epochs, count)}
-        lines |= {
-            "`ImageFolder`, live teacher": line_through(loop("image-folder"), epochs, count),
-            "DALI, live teacher": line_through(loop("dali"), epochs, count),
+        programs: dict[str, tuple[Program, tuple[int, int], int]] = {
+            "our `embed`": (embed, (count // 5, count), 1),
+            "ours": (distill, epochs, count),
+            "`ImageFolder`, live teacher": (loop("image-folder"), epochs, count),
+            "DALI, live teacher": (loop("dali"), epochs, count),
         }
         if (PEERS / "installed").is_file():
-            lines["LightlyTrain"] = line_through(lightly, epochs, count)
+            programs["LightlyTrain"] = (lightly, epochs, count)
         else:
             print(f"LightlyTrain is left out: `make {PEERS.name}/installed` was not run.\n")
+        lines = lines_through(programs, 1 if toy else ROUNDS)
+    store = lines.pop("our `embed`")
     each = {name: line.cost(PHOTOGRAPHS * EPOCHS) for name, line in lines.items()}
     first = each | {"ours": each["ours"] + store.cost(PHOTOGRAPHS)}
     rows = [

@@ -16,9 +16,10 @@ was written (``writer``), and counts only if ``writers.json`` lists that. The re
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import xxhash
+from pydantic import Field
 
 from compress_ssl.storage.errors import StoreDamagedError
 from compress_ssl.storage.places.durable import json_bytes
@@ -59,7 +60,7 @@ Writer = str | None  # the holder of a lease; None where there was none, or in a
 
 
 class _RecordedPart(FileModel):
-    size: int
+    size: Annotated[int, Field(ge=0, lt=2**63)]
     xxh3_64: str
     pieces: str | None = None
     writer: Writer = None

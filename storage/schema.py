@@ -137,7 +137,8 @@ class SplitPlan:
 def default_block_rows(sample_count: int, feature_dim: int) -> int:
     """Return the rows of a block: at most 16 MiB of float16 per view, fewer if that would give less than 32 blocks.
 
-    A power of two, which batches of the usual sizes fill, unless all samples fit in one block.
+    At least ``MIN_BLOCK_ROWS``, unless 16 MiB are fewer. A power of two, which batches of the usual sizes fill, unless
+    all samples fit in one block.
     """
     by_size = CHUNK_BYTES // (2 * feature_dim)
     by_count = max(MIN_BLOCK_ROWS, sample_count // MIN_BLOCKS)
@@ -177,7 +178,7 @@ def layout(samples: int, views: int, features: int, parameters: int, block_rows:
 
 def piece_count(size: int) -> int:
     """Return how many pieces of a part of this size have hashes: none if the whole is no larger than one."""
-    return math.ceil(size / PIECE_BYTES) if size > PIECE_BYTES else 0
+    return -(-size // PIECE_BYTES) if size > PIECE_BYTES else 0
 
 
 def unit_name(unit: str) -> str:

@@ -79,6 +79,8 @@ def _split_line(name: str, split: dict[str, Any]) -> str:
     policies = list(
         dict.fromkeys(f"{(view.get('policy') or {}).get('name')} {view.get('size')} px" for view in split["views"])
     )
+    if "shrink" in split["views"][0]:
+        policies.append("scaled decoding")
     return (
         f"{name:<10} {split['samples']:,} images ({split['bad_images']} bad), {split['classes']} classes, "
         f"{len(split['views'])} views ({', '.join(policies)}), {split['bytes'] / 2**20:,.1f} MiB, "

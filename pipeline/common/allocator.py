@@ -1,14 +1,15 @@
 """glibc's allocator, told to keep the memory that tensors free for those of the next batch.
 
 By default it asks the kernel for each large tensor and gives it back when it is freed. The kernel clears every page
-anew, which took a third of a network's CPU time in places (docs/performance.md).
+anew, which was a fifth of the CPU time of ``embed`` (docs/performance.md).
 """
 
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-LARGEST_KEPT = 2**30  # bytes; memory banks and views of a teacher, which are larger, still go back when they are freed
-NEVER = 2**31 - 1
+LARGEST_KEPT = 2**30  # bytes of one tensor; memory banks and views of a teacher, if larger, go back when they are freed
+LARGEST_ONCE = 2**25  # what earlier releases of glibc allow
+MOST_KEPT = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
@@ -20,5 +21,6 @@ def keep_freed_memory() -> None:
     if not hasattr(libc, "malloc_trim"):
         return
     libc.malloc_trim(ctypes.c_size_t(0))
-    libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-    libc.mallopt(M_TRIM_THRESHOLD, NEVER)
+    if not libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_ONCE)
+    libc.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)

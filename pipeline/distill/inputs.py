@@ -34,6 +34,7 @@ from compress_ssl.pipeline.training.distributed import check_batch_divides, loca
 from compress_ssl.pipeline.training.run_folder import check_run_folder
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
 from compress_ssl.storage.errors import StoreIncompleteError
+from compress_ssl.storage.parameters import SHRINK
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 
@@ -229,8 +230,8 @@ def check_same_views(split: Split, other: Split, row_of: npt.NDArray[np.int64], 
                 f"Both teachers must have seen the same view of an image, but view {view} of "
                 f"'{split.samples.sample_path[good[row]]}' is another in '{other.path.parent}' than in "
                 f"'{split.path.parent}' ({_difference(split, other, view, split.columns[column])}); embed the second "
-                "from the same images with the same --policy and --seed (and --size, where views are blurred), or "
-                "train with --student-view fresh."
+                "from the same images with the same --policy and --seed (and --size, where views are blurred or "
+                "--scaled-decoding is set), or train with --student-view fresh."
             )
 
 
@@ -240,6 +241,8 @@ def _difference(split: Split, other: Split, view: int, column: str) -> str:
     for key in ("policy", "seed"):
         if ours[key] != theirs[key]:
             return f"its {key} is {theirs[key]}, and was {ours[key]}"
+    if ours.get(SHRINK) != theirs.get(SHRINK):
+        return "one of them with --scaled-decoding"
     if ours["size"] != theirs["size"]:
         return f"its size is {theirs['size']}, and was {ours['size']}: {column} does not scale"
     return f"{column} differs: the images were others, or in another order, when the views were drawn"

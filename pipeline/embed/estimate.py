@@ -29,7 +29,7 @@ from compress_ssl.pipeline.embed.checks.canaries import plan_canaries
 from compress_ssl.pipeline.embed.embedder import Embedder, embed_images
 from compress_ssl.pipeline.embed.executor import InProcess
 from compress_ssl.pipeline.embed.growth import settings_of_store
-from compress_ssl.pipeline.embed.plan import EmbedPlan, missing_blocks, plan_embedding, with_renderer
+from compress_ssl.pipeline.embed.plan import EmbedPlan, as_begun, missing_blocks, plan_embedding, with_renderer
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.storage import Place, open_store
 from compress_ssl.storage.publish import is_there
@@ -100,6 +100,8 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
     loading = _clock() - begin
     with explain_out_of_memory(full_memory_message(alone, executor.compute.device_kind)):
         plan = plan_embedding(alone, executor.network, executor.compute, progress)
+        if store is not None:
+            plan = as_begun(store, plan, alone)
         measured = _warm_up(alone, plan, executor)
 
     images = views = views_to_do = 0

@@ -17,13 +17,13 @@ from compress_ssl.pipeline.images.decode import DECODING
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.parameters import fresh_parameters
 from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop
-from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, fastest_renderer
+from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, TRIAL_VIEWS, fastest_renderer
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, decoding_of
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
-from compress_ssl.storage.parameters import COLUMNS, DENOMINATORS, SHRINK
+from compress_ssl.storage.parameters import COLUMNS, DENOMINATORS, SHRINK, decoded_size
 from compress_ssl.storage.schema import EVALUATION_VIEW, default_block_rows
 from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
@@ -114,7 +114,7 @@ def with_renderer(settings: EmbedSettings, store: EmbeddingStore | None, progres
         InputError: If the images or the device cannot be used.
     """
     if store is not None:
-        name = store.attributes["rendering"]["renderer"]
+        name = store.attributes.get("rendering", {}).get("renderer", "dali")
     elif prepare_device(settings.device, settings.thread_count).type == "cuda":
         name = "dali"
     else:
@@ -131,10 +131,13 @@ def _trial(settings: EmbedSettings, progress: Progress) -> RenderJob:
     )
     samples = indexes[source.folder].samples
     rows = np.flatnonzero(samples.good)
-    sizes = (settings.size or Preprocessing().size,) * (1 + settings.views_of(source))
+    sizes = (settings.size or Preprocessing().size,) * min(1 + settings.views_of(source), TRIAL_VIEWS)
+    view = {"size": sizes[0]} | ({SHRINK: max(DENOMINATORS)} if settings.scaled_decoding else {})
+    decoded = decoded_size(samples.image_size, view)
     policy = settings.policy if isinstance(settings.policy, Policy) else POLICIES["crop-flip"]
-    views = [fresh_parameters(policy, size, 0, view, samples.image_size)[rows] for view, size in enumerate(sizes)]
-    return RenderJob.of(indexes[source.folder].source, samples, rows, parameters=np.stack(views, axis=1), sizes=sizes)
+    drawn = [fresh_parameters(policy, size, 0, number, decoded)[rows] for number, size in enumerate(sizes)]
+    parameters = np.stack(drawn, axis=1)
+    return RenderJob.of(indexes[source.folder].source, samples, rows, parameters=parameters, sizes=sizes, view=view)
 
 
 def missing_blocks(writer: StoreWriter, part: Part | None = None) -> list[Block]:
@@ -212,5 +215,6 @@ def _layout(split: Split | SplitPlan) -> dict[str, Any]:
     layout: dict[str, Any] = {"views": len(split.views) - 1, "block_rows": split.block_rows}
     layout["augmentation columns"] = split.columns
     for number, view in enumerate(split.views):
-        layout |= {f"the {key} of view {number}": value for key, value in (OLD_DEFAULTS | view).items()}
+        described = {"scaled decoding" if key == SHRINK else key: value for key, value in (OLD_DEFAULTS | view).items()}
+        layout |= {f"the {key} of view {number}": value for key, value in described.items()}
     return layout

@@ -187,6 +187,10 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
                 raise ValueError(f"--policy with {how} must be one of random views to be added; leave it out.")
         if isinstance(self.policy, TenCrop) and {self.views_of(source) for source in self.split} - {0, CROPS}:
             raise ValueError(f"--policy {TEN_CROP} is {CROPS} views; give --views {CROPS}.")
+        if self.renderer == "auto" and (self.uses_dask or self.part):
+            raise ValueError(
+                "--renderer auto measures this machine, and others share the work; give --renderer dali or torchvision."
+            )
         if self.pixel_hashes and self.uses_dask:
             raise ValueError("--pixel-hashes is a log of one process; leave --workers and --scheduler out.")
         if self.pixel_hashes and not self.store.is_local:

@@ -261,7 +261,11 @@ class FeatureSource:
             self.check_classes()
         shared = set(EmbedSettings.model_fields) & set(type(settings).model_fields)
         wanted = EmbedSettings(
-            **{field: getattr(settings, field) for field in shared - {"data", "index_folder", "views", "policy"}},
+            **{
+                field: getattr(settings, field)
+                for field in shared - {"data", "index_folder", "views", "policy", "renderer"}
+            },
+            renderer="dali" if settings.renderer == "auto" else settings.renderer,
             data=self.data,
             store=location(self.folder / name),
             index_folder=self.index_folder,

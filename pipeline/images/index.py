@@ -39,8 +39,7 @@ MAX_IMAGE_BYTES = 2**30  # of one encoded image; a larger one is not read, and b
 SCANS_AT_ONCE = 1000  # images given to the threads at a time; each waits with a kilobyte
 
 SCANS_PER_SAVE = 10_000
-"""Images scanned between two writes of the cache, or a quarter of those in it: more are not lost if the scan is killed.
-"""
+"""Images scanned between two writes of the cache, or a quarter of those in it: no more are lost if it is killed."""
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +168,7 @@ def _scan(
                 for start in range(0, len(todo), SCANS_AT_ONCE):
                     if start >= next_save:
                         save()
-                        next_save = start + max(SCANS_PER_SAVE, start // 4)
+                        next_save = start + max(SCANS_PER_SAVE, (len(other_paths) + int(done.sum())) // 4)
                     part = todo[start : start + SCANS_AT_ONCE]
                     sizes = entries["stamp"]["bytes"][part].tolist()
                     scans = pool.map(partial(_scan_image, source), [paths[row] for row in part], sizes)

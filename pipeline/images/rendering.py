@@ -74,9 +74,11 @@ class RenderJob:
         job = cls(source, paths, samples.content_hash[rows], parameters, sizes, interpolation)
         if view is None:
             return job
-        denominators_of = denominators(samples.image_size[rows], view)
         return replace(
-            job, interpolation=interpolation_of(view), decoding=decoding_of(view), denominators=denominators_of
+            job,
+            interpolation=interpolation_of(view),
+            decoding=decoding_of(view),
+            denominators=denominators(samples.image_size[rows], view),
         )
 
     def batches(self, batch_size: int) -> list[slice]:

@@ -9,7 +9,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Interpolation, explain
 from compress_ssl.pipeline.images.policies import CUSTOM, POLICIES, TEN_CROP, Policy
 from compress_ssl.storage import Split
-from compress_ssl.storage.parameters import COLUMNS
+from compress_ssl.storage.parameters import COLUMNS, SHRINK
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 
@@ -22,8 +22,10 @@ def check_views(split: Split) -> None:
     where = f"split {split.name} of '{split.path.parent}'"
     if split.columns != COLUMNS:
         raise InputError(f"The views of {where} have other parameters than {', '.join(COLUMNS)}; embed it again.")
+    first = split.views[EVALUATION_VIEW]
     for number, view in enumerate(split.views):
-        if fault := _fault(number, view):
+        scaled = [(each.get(SHRINK), each["size"]) for each in (first, view) if SHRINK in first or SHRINK in view]
+        if fault := _fault(number, view) or ("another scaled decoding than view 0" if len(set(scaled)) > 1 else ""):
             raise InputError(
                 f"View {number} of {where} has {fault}, which this release cannot render; get the store from whoever "
                 "made it, upgrade compress-ssl, or embed again."

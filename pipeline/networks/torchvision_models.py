@@ -53,7 +53,7 @@ def torchvision_backbone(name: str) -> Backbone:
 
 
 def without_head(network: nn.Module) -> Backbone:
-    """Replace the last linear layer of a torchvision classifier by the identity; disable dropout, and of blocks too."""
+    """Replace the classifier, the last linear layer, by the identity; disable dropout and stochastic depth."""
     name, head = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
     network.set_submodule(name, nn.Identity())
     disable_dropout(network)

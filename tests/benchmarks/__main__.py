@@ -28,9 +28,9 @@ SCRIPTS = (
 HEADER = """# Benchmarks
 
 Written by `make bench`; `python -m tests.benchmarks NAME` measures one section again. Compare ratios, not rates: the
-rows of a table were measured in turns in one process, and are medians. CPU time is that of all threads. Targets are
-this project's own; [performance](performance.md) says why some are missed, and what was tried. Nothing here is of a
-GPU.
+rows of a table were measured side by side, in turns, and are medians unless a section says otherwise. CPU time is that
+of all threads. Targets are this project's own; [performance](performance.md) says why some are missed, and what was
+tried. Nothing here is of a GPU.
 """
 
 

@@ -1,7 +1,7 @@
 """Accuracy of `estimate`.
 
-`estimate`, and directly after it the `embed` that it foretells: `random/resnet18` at 224 pixels, view 0 of all images
-and three random views of the training images, one thread.
+`estimate`, and directly after it the `embed` that it foretells: `random/resnet18` at 224 pixels, view 0 and three
+random views of each image, one thread; once.
 """
 
 import tempfile

@@ -1,11 +1,11 @@
 """Time and memory by the size of the data.
 
-Each stage is measured at three sizes by a process of its own: CPU seconds, and the most memory above that at its start.
-An exponent is the slope of the line through the logarithms: 1 if a cost grows as the size does, 0 if it stays. N are
-images, V random views, D features, K rows of the bank. `index` and `embed` read photographs of 16 pixels; the other
-stages a synthetic store, whose images are there under their paths. `start` is what `distill` does before its first
-step: stores, images, the teacher's view, the epoch's order, the first batch. `step` are eight steps of CompRess-1q with
-64 images, without a network.
+Each stage is measured once at each of three sizes, by a process of its own: CPU seconds, and the most memory above that
+at its start. An exponent is the slope of the line through the logarithms: 1 if a cost grows as the size does, 0 if it
+stays. N are images, V random views, D features, K rows of the bank. `index` and `embed` read photographs of 16 pixels;
+the other stages a synthetic store, whose images are there under their paths. `start` is what `distill` does before its
+first step: stores, images, the teacher's view, the epoch's order, the first batch. `step` are eight steps of
+CompRess-1q with 64 images, without a network.
 
 The last table is of a synthetic store of 8 features, view 0 and one random view; `--rows 10000000` makes it larger.
 """

@@ -3,10 +3,11 @@
 With a live teacher, each step runs the teacher on the view that the student sees; with a store, `embed` has done so
 once. The parts of a step are measured one by one, with random weights, in CPU seconds an image of 224 pixels: a view
 (DALI), the teacher's forward pass, and the student's step (CompRess-1q with a bank of 4,096 rows: forward, backward,
-SGD), on one thread, four or eight images at a time. Their sums give the rates: view + teacher + student with a live
-teacher, view + student with a store. `embed` renders and runs view 0 and 10 random views; it is paid back when as many
-forward passes have been saved, of one student or of several. Whole trainings are of 130 epochs, as the paper's. The
-last lines compare such a sum with real runs of a small pair at 64 pixels: `embed` and `distill`, and a plain loop.
+SGD), on one thread, four or eight images at a time, in one round. Their sums give the rates: view + teacher + student
+with a live teacher, view + student with a store. `embed` renders and runs view 0 and 10 random views; it is paid back
+when as many forward passes have been saved, of one student or of several. Whole trainings are of 130 epochs, as the
+paper's. The last lines compare such a sum with real runs of a small pair at 64 pixels: `embed` and `distill`, and a
+plain loop.
 """
 
 import tempfile

@@ -82,15 +82,15 @@ def write_photographs(folder: Path, count: int) -> str:
     archive = Path(os.environ.get("COMPRESS_SSL_TEST_DATA", "")) / "clothing.tar"
     if archive.is_file():
         with tarfile.open(archive) as tar:
-            names = sorted(name for name in tar.getnames() if name.endswith(".jpg"))
-            for number, name in enumerate(names[:count]):
-                content = tar.extractfile(name)
-                assert content is not None
-                path = folder / "train" / name.split("/")[-2] / f"{number:05d}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content.read())
-        if len(names) >= count:
-            return "photographs of about 400 x 533 pixels"
+            names = sorted(name for name in tar.getnames() if name.endswith(".jpg"))[:count]
+            if len(names) == count:
+                for number, name in enumerate(names):
+                    content = tar.extractfile(name)
+                    assert content is not None
+                    path = folder / "train" / name.split("/")[-2] / f"{number:05d}.jpg"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content.read())
+                return "photographs of about 400 x 533 pixels"
     for number in range(count):
         save(folder / "train" / f"class{number % 10}" / f"{number:05d}.jpg", photograph(number, *SIDES))
     return "synthetic photographs of 400 x 533 pixels"

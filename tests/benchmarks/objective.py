@@ -133,8 +133,8 @@ def main(toy: bool) -> None:
     print_table(["step", "bare, CPU s", "ours ÷ bare", "MB above the banks", "÷ the published way's"], rows)
     for line in left_out:
         print(line)
-    print_verdict("CPU time of a step, of the bare products', at most", max(times), at_most=MOST_TIME)
-    print_verdict("memory above the banks, of the published way's, at most", max(shares), at_most=MOST_MEMORY)
+    print_verdict("CPU time of a step, of the bare products'", max(times), at_most=MOST_TIME)
+    print_verdict("memory above the banks, of the published way's", max(shares), at_most=MOST_MEMORY)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def main(toy: bool) -> None:
             width, height = (300, 400) if toy else LARGE
             save(Path(scratch) / "large" / "images" / f"{number:02d}.jpg", photograph(number, width, height))
         jobs = {
-            shrink: job_of(Path(scratch) / "large" / "images", 1, side, shrink) for shrink in (1, max(DENOMINATORS))
+            shrink: job_of(Path(scratch) / "large" / "images", VIEWS, side, shrink) for shrink in (1, max(DENOMINATORS))
         }
         ways = {
             f"{name}, {'whole' if shrink == 1 else 'a quarter'}": functools.partial(

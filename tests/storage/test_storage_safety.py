@@ -296,3 +296,12 @@ def test_no_file_outside_the_store_is_asked_for(complete: Path, tmp_path: Path) 
     edit(complete / "zarr.json", set_to("attributes", "splits")(["../train", "val"]))
     with pytest.raises(StoreUnsafeError, match="no folder of the store"):
         open_store(complete)
+
+
+@pytest.mark.parametrize("size", [-1, 2**63, 10**400])
+@pytest.mark.parametrize("pieces", [{}, {"pieces": ""}])
+def test_a_recorded_size_that_no_file_can_have_is_refused(complete: Path, size: int, pieces: dict[str, str]) -> None:
+    part = {"size": size, "xxh3_64": "0" * 16, **pieces}
+    edit(complete / "train/embeddings/commits/1.json", set_to("0", "embeddings/c/1/0/0")(part))
+    with pytest.raises(StoreDamagedError, match=r"The commit records of .* cannot be read"):
+        open_store(complete)["train"].view(1)

@@ -10,6 +10,7 @@ from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, render
 
 TRIAL_IMAGES = 64  # rendered twice: the first time, buffers and caches fill
+TRIAL_VIEWS = 8  # of each at most, which all are in memory
 
 logger = logging.getLogger(__name__)
 

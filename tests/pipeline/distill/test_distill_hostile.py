@@ -71,6 +71,7 @@ def test_values_that_no_store_has(
         (1, "policy.name", "of tomorrow", "has the policy 'of tomorrow', which this release cannot render"),
         (0, "policy.resize", 15, "has size 16 and resize 15"),
         (1, "interpolation", "nearest", "has the interpolation 'nearest'"),
+        (1, "shrink", 4, "has another scaled decoding than view 0"),
     ],
 )
 def test_views_that_are_described_as_none_is(

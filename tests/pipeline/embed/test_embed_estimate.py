@@ -68,6 +68,14 @@ def test_only_what_is_missing_counts(data: Path, tmp_path: Path) -> None:
     assert more.bytes > done.bytes
 
 
+def test_a_store_that_was_begun_with_other_blocks_keeps_them(data: Path, tmp_path: Path) -> None:
+    settings = settings_of(data, tmp_path / "s.zarr")
+    begun = size_on_disk(Path(str(embed(settings, Silent()).path)))
+    again = estimate(settings.model_copy(update={"resume": True, "block_rows": None}), Silent())
+    assert again.files == begun.files
+    assert again.bytes == pytest.approx(begun.bytes, rel=0.001)
+
+
 def settings_of_more(data: Path, store: Path) -> EmbedSettings:
     given = {name: value for name, value in TINY.items() if name not in ("views", "split", "block_rows")}
     return EmbedSettings.model_validate({"data": data, "store": store, **given, "add_views": 2})

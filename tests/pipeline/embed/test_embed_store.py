@@ -1,8 +1,8 @@
 """What stage one puts into a store: every view by its parameters, however the samples are cut into blocks."""
 
 import logging
-import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,26 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
+from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.embed import block
 from compress_ssl.pipeline.embed.embedder import Embedder, HostRows
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.images.parameters import draw_parameters
+from compress_ssl.pipeline.images.renderers.dali import DaliRenderer
+from compress_ssl.pipeline.images.renderers.torchvision import TorchvisionRenderer
 from compress_ssl.pipeline.images.rendering import RenderJob
 from compress_ssl.storage import EmbeddingStore
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.writer import StoreWriter
+from tests.gpu.parts.photographs import photograph, save
+from tests.pipeline.embed.conftest import TINY
 
 Embedded = Callable[..., EmbeddingStore]
 
@@ -158,21 +166,59 @@ def test_a_block_is_written_while_the_next_is_computed(
     assert train.complete_views == [0, 1]
 
 
-def test_auto_takes_the_renderer_of_a_trial_and_then_of_the_store(
-    data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("faster", ["dali", "torchvision"])
+def test_auto_takes_the_faster_renderer_and_then_that_of_the_store(
+    data: Path,
+    tmp_path: Path,
+    embedded: Embedded,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    faster: str,
 ) -> None:
-    path = tmp_path / "store.zarr"
-    with caplog.at_level(logging.INFO):
-        store = embedded(data, path, renderer="auto", part="1/2", block_rows=2)
-    ((chosen, taken),) = re.findall(r"--renderer auto: (\w+), by a trial of 108 views \((.*)\)", caplog.text)
-    milliseconds = dict(re.findall(r"(\w+) ([\d.]+) CPU ms per view", taken))
-    assert milliseconds.keys() == {"dali", "torchvision"}
-    assert float(milliseconds[chosen]) == min(map(float, milliseconds.values()))
-    assert store.attributes["rendering"]["renderer"] == chosen
+    """The other one has to wait, busily, for each stream of images."""
+
+    def slowly(self: Any, batches: Any, batch_size: int) -> Any:
+        begun = time.process_time()
+        while time.process_time() < begun + 1:
+            pass
+        return geometry(self, batches, batch_size)
+
+    slower = TorchvisionRenderer if faster == "dali" else DaliRenderer
+    geometry = slower.geometry
+    path, given = tmp_path / "store.zarr", {"renderer": "auto", "split": ("train:1",)}
+    with monkeypatch.context() as patched, caplog.at_level(logging.INFO):
+        patched.setattr(slower, "geometry", slowly)
+        store = embedded(data, path, **given)
+    assert f"--renderer auto: {faster}, by a trial of 72 views" in caplog.text
+    assert store.attributes["rendering"]["renderer"] == faster
     caplog.clear()
-    finished = embedded(data, path, renderer="auto", part="2/2", block_rows=2, resume=True)
-    assert finished.is_complete
+    embedded(data, path, resume=True, **given)
     assert "by a trial" not in caplog.text
+
+
+def test_auto_is_refused_where_other_machines_share_the_work() -> None:
+    for shared in ({"part": "1/2"}, {"workers": 2}):
+        given = {"data": "data", "store": "s.zarr", "teacher": "random/conv4-16", "renderer": "auto", **shared}
+        with pytest.raises(ValidationError, match="--renderer auto measures this machine"):
+            EmbedSettings.model_validate(given)
+
+
+@pytest.mark.parametrize("renderer", ["dali", "torchvision"])
+def test_scaled_decoding_is_kept_by_what_continues_a_store(tmp_path: Path, embedded: Embedded, renderer: str) -> None:
+    for number in range(6):
+        save(tmp_path / "data" / "train" / f"{number}.jpg", photograph(number, 70 + 20 * number, 90))
+    given = {"split": ("train:1",), "renderer": renderer, "scaled_decoding": True, "block_rows": 4}
+    whole = embedded(tmp_path / "data", tmp_path / "whole.zarr", **{**given, "split": ("train:2",)})["train"]
+    path = tmp_path / "store.zarr"
+    embedded(tmp_path / "data", path, part="1/2", **given)
+    with pytest.raises(StoreMismatchError, match="scaled decoding"):
+        embedded(tmp_path / "data", path, resume=True, **{**given, "scaled_decoding": False})
+    embedded(tmp_path / "data", path, resume=True, **given)
+    grow = {"add_views": 1, "teacher": TINY["teacher"], "threads": 1, "renderer": renderer, "batch_size": 5}
+    grown = embed(EmbedSettings(data=tmp_path / "data", store=path, **grow), Silent())["train"]
+    for view in range(3):
+        assert grown.view(view).tobytes() == whole.view(view).tobytes()
+        assert grown.augmentation(view).tobytes() == whole.augmentation(view).tobytes()
 
 
 def test_a_store_is_continued_with_the_blocks_that_it_was_begun_with(

@@ -1,12 +1,16 @@
 """The loop with small networks of the tests' own, against plain torch."""
 
+import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
-from tests.pipeline.training.tiny_loop import batches, loss_of, network, run_loop
+from tests.pipeline.training.tiny_loop import STEPS, batches, loss_of, network, run_loop
 
 
 def test_loop_is_that_of_plain_torch(tmp_path: Path) -> None:
@@ -28,6 +32,22 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path, parts: int) -> Non
     whole, in_parts = run_loop(tmp_path / "whole"), run_loop(tmp_path / "parts", parts)
     for ours, theirs in zip(in_parts.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_seconds_waited_for_batches_are_in_every_line(tmp_path: Path) -> None:
+    def slowly(epoch: int, first_step: int) -> Iterator[Tensor]:
+        for batch in batches(epoch, first_step):
+            if epoch == 1:
+                time.sleep(0.1)
+            yield batch
+
+    begun = time.monotonic()
+    run_loop(tmp_path / "run", batches=slowly)
+    elapsed = time.monotonic() - begun
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    waited = {line["epoch"]: line["data_wait_seconds"] for line in lines}
+    assert waited[1] > STEPS * 0.1 - 0.01
+    assert 0 <= waited[0] + waited[2] < elapsed - waited[1]
 
 
 def test_metrics_pending_at_a_checkpoint_go_into_the_next_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from compress_ssl.cli.main import main
 from compress_ssl.cli.progress import TerminalProgress
 
 TINY = ("--size", "16", "--resize", "16")
-EMBED = (
+EMBED = ("--teacher", "random/conv4-16", *TINY, "--views", "2", "--block-rows", "4", "--split", "train", "--split", "val:0")
     "--teacher",
     "random/conv4-16",
     *TINY,

@@ -15,18 +15,9 @@ from compress_ssl.cli.main import main
 from compress_ssl.cli.progress import TerminalProgress
 
 TINY = ("--size", "16", "--resize", "16")
-EMBED = ("--teacher", "random/conv4-16", *TINY, "--views", "2", "--block-rows", "4", "--split", "train", "--split", "val:0")
-    "--teacher",
-    "random/conv4-16",
-    *TINY,
-    "--views",
-    "2",
-    "--split",
-    "train",
-    "--split",
-    "val:0",
-    "--block-rows",
-    "4",
+EMBED = (
+    *("--teacher", "random/conv4-16", *TINY, "--views", "2", "--block-rows", "4"),
+    *("--split", "train", "--split", "val:0"),
 )
 DISTILL = ("--student", "conv4-16", "--epochs", "2", "--batch-size", "8", "--bank-size", "16")
 

@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from compress_ssl.pipeline.distill.mapped_view import MappedView
-from compress_ssl.storage import Samples, SplitPlan, Status, describe, open_store
+from compress_ssl.storage import SplitPlan, describe, open_store
 from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.tools.size import size_on_disk
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store
+from tests.benchmarks.store import COLUMNS, plan_of
 
-COLUMNS = tuple(f"parameter {number}" for number in range(20))
 VIEWS, BATCH, BATCHES, STORE_BATCHES = 2, 256, 50, 3
 
 Taken = dict[str, Any]
@@ -35,17 +35,7 @@ Taken = dict[str, Any]
 
 def plan(rows: int, features: int) -> SplitPlan:
     """Samples with names like ImageNet's."""
-    number = np.arange(rows)
-    samples = Samples(
-        sample_path=[f"n{row // 1300:08d}/n{row // 1300:08d}_{row}.JPEG" for row in range(rows)],
-        label=(number // 1300).astype(np.int32),
-        image_size=np.full((rows, 2), 500, np.int32),
-        content_hash=number.astype(np.uint64),
-        status=np.full(rows, Status.GOOD, np.uint8),
-        class_names=tuple(f"n{label:08d}" for label in range(rows // 1300 + 1)),
-    )
-    views = [{"policy": {"name": "synthetic"}, "seed": None, "size": 224} for _ in range(VIEWS)]
-    return SplitPlan(samples, "train", views, COLUMNS, features, default_block_rows(rows, features))
+    return plan_of(rows, features, default_block_rows(rows, features), VIEWS)
 
 
 def blocks_of(view: int, rows: int, features: int) -> Iterator[npt.NDArray[np.float32]]:

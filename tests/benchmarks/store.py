@@ -44,7 +44,7 @@ def plan_of(samples: int, features: int, block_rows: int, views: int = 1) -> Spl
         image_size=np.full((samples, 2), 500, np.int32),
         content_hash=number.astype(np.uint64),
         status=np.full(samples, Status.GOOD, np.uint8),
-        class_names=tuple(map(str, range(samples // 1300 + 1))),
+        class_names=tuple(f"n{label:08d}" for label in range(samples // 1300 + 1)),
     )
     view = {"policy": {"name": "synthetic"}, "seed": None, "size": 224}
     return SplitPlan(named, "train", [view] * views, COLUMNS, features, block_rows)

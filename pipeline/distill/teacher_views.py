@@ -25,6 +25,7 @@ from compress_ssl.pipeline.common.torchrun import torchrun_env
 from compress_ssl.pipeline.distill.mapped_view import MappedView, make_scratch_folder, scratch_folder, sweep_views
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.storage import Split
+from compress_ssl.storage.places.parallel import result_of
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class TeacherViews:
         for number in wanted:
             if number not in self._views:
                 self._views[number] = self._pool.submit(self._read, number)
-        view = self._views[wanted[0]].result()
+        view = result_of(self._views[wanted[0]])
         self._waited += time.monotonic() - started
         return view
 
@@ -137,7 +138,7 @@ class TeacherViews:
     def reading(self, number: int) -> Iterator[TeacherView]:
         """Yield any view; it is released afterwards unless an epoch holds it."""
         if number in self._views:
-            yield self._views[number].result()
+            yield result_of(self._views[number])
             return
         with contextlib.closing(self._read(number)) as view:
             yield view

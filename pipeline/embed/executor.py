@@ -12,6 +12,7 @@ from compress_ssl.pipeline.embed.checks.canaries import log_pixel_hashes
 from compress_ssl.pipeline.embed.embedder import load_embedder
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.storage.places.parallel import result_of
 from compress_ssl.storage.writer import StoreWriter
 
 Answer = TypeVar("Answer")
@@ -61,7 +62,7 @@ class InProcess:
                 log = stack.enter_context(log_pixel_hashes(writer.store, self._pixel_hashes))
             for block, embedded in embed_blocks(self._embedder, writer.store, sources, blocks, advance, log):
                 if written is not None:
-                    written.result()
+                    result_of(written)
                 written = pool.submit(write_views, writer, block, embedded)
             if written is not None:
-                written.result()
+                result_of(written)

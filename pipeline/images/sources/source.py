@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.storage.places.names import first_outside
+from compress_ssl.storage.places.parallel import result_of
 
 ImageT = TypeVar("ImageT")
 
@@ -105,9 +106,9 @@ def read_ahead(
         for images in batches:
             pending.append([pool.submit(read, image) for image in images])
             if len(pending) == depth:
-                yield [future.result() for future in pending.popleft()]
+                yield [result_of(future) for future in pending.popleft()]
         for futures in pending:
-            yield [future.result() for future in futures]
+            yield [result_of(future) for future in futures]
 
 
 def is_image(name: str) -> bool:

@@ -95,8 +95,9 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
         split = store[name]
         evaluation, last = split.views[EVALUATION_VIEW], split.views[-1]
         found = {**OLD_DEFAULTS, **evaluation, "block_rows": split.block_rows, "seed": last["seed"]}
+        found["scaled decoding"] = found[SHRINK]
         wanted = {key: planned.views[EVALUATION_VIEW][key] for key in ("size", "policy", "interpolation")}
-        wanted[SHRINK] = planned.views[EVALUATION_VIEW].get(SHRINK, 1)
+        wanted["scaled decoding"] = planned.views[EVALUATION_VIEW].get(SHRINK, 1)
         if settings.block_rows is not None:
             wanted["block_rows"] = settings.block_rows
         if last["seed"] is not None and len(split.views) > 1:

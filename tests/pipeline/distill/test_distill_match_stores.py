@@ -14,6 +14,7 @@ from compress_ssl.pipeline.distill.inputs import check_same_views, match_rows
 from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreError, StoreIncompleteError
 from compress_ssl.storage.schema import Status
+from tests.gpu.parts.photographs import photograph, save
 
 Trained = Callable[..., dict[str, Tensor]]
 Embed = Callable[..., Path]
@@ -167,3 +168,16 @@ def test_store_that_is_not_complete_is_named(trained: Trained, other: Path, tmp_
         shutil.rmtree(record) if record.is_dir() else record.unlink()
     with pytest.raises(StoreIncompleteError, match=r"View 2 of split train of '.*cut\.zarr' is not complete"):
         trained(also_store=(cut,))
+
+
+def test_a_store_of_images_decoded_smaller_goes_with_another_such_alone(
+    trained: Trained, embedded: Embed, tmp_path: Path
+) -> None:
+    for number in range(9):
+        save(tmp_path / "data" / "train" / f"{number}.jpg", photograph(number, 140, 160))
+    scaled, also_scaled, whole = (
+        embedded(data=tmp_path / "data", split=("train:2",), scaled_decoding=scaled) for scaled in (True, True, False)
+    )
+    with pytest.raises(InputError, match="one of them with --scaled-decoding"):
+        trained(store=scaled, data=tmp_path / "data", also_store=(whole,))
+    trained(store=scaled, data=tmp_path / "data", also_store=(also_scaled,))

@@ -34,6 +34,7 @@ from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import open_store
 from compress_ssl.storage.errors import StoreIncompleteError
+from tests.gpu.parts.photographs import photograph, save
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]
@@ -193,6 +194,24 @@ def test_fresh_training_is_reproducible_and_the_policy_counts(trained: Trained, 
     assert_same(trained("again", student_view="fresh", policy="crop-flip"), first)
     other = trained("other", student_view="fresh", policy="moco-v2")
     assert not torch.equal(other["0.weight"], first["0.weight"])
+
+
+@pytest.mark.parametrize("given", [{}, {"student_view": "fresh"}])
+def test_views_of_images_that_are_decoded_smaller_are_those_of_smaller_images(
+    trained: Trained, embedded: Callable[..., Path], assert_same: Any, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    for number in range(9):
+        image = photograph(number, 135, 130 + number)
+        save(tmp_path / "large" / "train" / f"{number}.png", image)
+        save(tmp_path / "small" / "train" / f"{number}.png", image.reduce(4))
+    stores = {
+        name: embedded(data=tmp_path / name, split=("train:2",), scaled_decoding=name == "large")
+        for name in ("large", "small")
+    }
+    small, large = (
+        trained(f"of-{name}", store=stores[name], data=tmp_path / name, **given) for name in ("small", "large")
+    )
+    assert_same(small, large)
 
 
 def test_store_without_random_views_is_enough_for_fresh_ones(trained: Trained, store: Path, data: Path) -> None:

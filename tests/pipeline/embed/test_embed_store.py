@@ -215,7 +215,10 @@ def test_scaled_decoding_is_kept_by_what_continues_a_store(tmp_path: Path, embed
         embedded(tmp_path / "data", path, resume=True, **{**given, "scaled_decoding": False})
     embedded(tmp_path / "data", path, resume=True, **given)
     grow = {"add_views": 1, "teacher": TINY["teacher"], "threads": 1, "renderer": renderer, "batch_size": 5}
-    grown = embed(EmbedSettings(data=tmp_path / "data", store=path, **grow), Silent())["train"]
+    grow |= {"data": tmp_path / "data", "store": path}
+    with pytest.raises(StoreMismatchError, match="with scaled decoding = 4, now it is 1"):
+        embed(EmbedSettings(**grow, scaled_decoding=False), Silent())
+    grown = embed(EmbedSettings(**grow), Silent())["train"]
     for view in range(3):
         assert grown.view(view).tobytes() == whole.view(view).tobytes()
         assert grown.augmentation(view).tobytes() == whole.augmentation(view).tobytes()

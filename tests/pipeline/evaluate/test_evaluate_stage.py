@@ -121,6 +121,15 @@ def test_features_of_a_student_are_a_store_that_is_computed_once(data: Path) -> 
     assert [result.labels_per_class for result in again.result.nearest] == [None, 3]
 
 
+def test_automatic_renderer_is_always_the_same(data: Path) -> None:
+    """What is computed once must not depend on a trial, whose winner may be another one tomorrow."""
+    run, progress = run_of(data), Counting()
+    automatic = score(run, progress, data=data, renderer="auto")
+    assert open_store(run / "features.zarr").attributes["rendering"]["renderer"] == "dali"
+    assert score(run, progress, data=data, renderer="dali").result == automatic.result
+    assert progress.views == 42
+
+
 def test_changed_weights_are_computed_again(data: Path) -> None:
     run, progress = run_of(data, seed=0), Counting()
     score(run, progress, data=data, limit=10)

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from compress_ssl.pipeline.common.allocator import keep_freed_memory
 from tests.gpu.parts.photographs import photograph, save
 
@@ -32,18 +35,29 @@ def cost_of(way: Way) -> Cost:
     return Cost(own if isinstance(own, float) else time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def in_turns(ways: Mapping[str, Way], rounds: int) -> dict[str, Cost]:
-    """Return the median seconds of each way.
+def turns_of(ways: Mapping[str, Way], rounds: int) -> list[dict[str, Cost]]:
+    """Return the seconds of each way in each turn.
 
     All are called in turns, so that a busy machine slows them alike. The first turn warms up and does not count.
     """
-    turns = [{name: cost_of(way) for name, way in ways.items()} for _ in range(rounds + 1)]
-    return {name: Cost(*map(statistics.median, zip(*(turn[name] for turn in turns[1:]), strict=True))) for name in ways}
+    return [{name: cost_of(way) for name, way in ways.items()} for _ in range(rounds + 1)][1:]
+
+
+def in_turns(ways: Mapping[str, Way], rounds: int) -> dict[str, Cost]:
+    """Return the median seconds of each way."""
+    turns = turns_of(ways, rounds)
+    return {name: Cost(*map(statistics.median, zip(*(turn[name] for turn in turns), strict=True))) for name in ways}
 
 
 def cpu_seconds(ways: Mapping[str, Way], rounds: int) -> dict[str, float]:
-    """Return the median CPU seconds of each way, as ``in_turns`` does."""
+    """Return the median CPU seconds of each way."""
     return {name: cost.cpu for name, cost in in_turns(ways, rounds).items()}
+
+
+def cpu_turns(ways: Mapping[str, Way], rounds: int) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the CPU seconds (rounds,) of each way; where the machine's speed drifts, compare them turn by turn."""
+    turns = turns_of(ways, rounds)
+    return {name: np.array([turn[name].cpu for turn in turns]) for name in ways}
 
 
 def peak_memory(way: Callable[[], object]) -> int:

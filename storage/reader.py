@@ -242,7 +242,7 @@ class Split:
         """Return the embeddings of all samples in one view, by one sequential read.
 
         Args:
-            out (contiguous float16 array of shape (N, D)): Memory to read them into; made if not given.
+            out (contiguous, writable float16 array of shape (N, D)): Memory to read them into; made if not given.
 
         Returns:
             embeddings (float16 array of shape (N, D)): The teacher's output before any normalisation; NaN in the rows
@@ -255,9 +255,11 @@ class Split:
         """
         records = self._checked(self._complete(view))
         if out is not None and not (
-            out.shape == (len(self), self.feature_dim) and out.dtype == np.float16 and out.flags.c_contiguous
+            out.shape == (len(self), self.feature_dim) and out.dtype == np.float16 and out.flags.carray
         ):
-            raise StoreError(f"out must be a contiguous float16 array of shape ({len(self)}, {self.feature_dim}).")
+            raise StoreError(
+                f"out must be a contiguous, writable float16 array of shape ({len(self)}, {self.feature_dim})."
+            )
         return self._embeddings(view, slice(len(self)), records, out)
 
     def blocks(self, view: int) -> Iterator[tuple[slice, npt.NDArray[np.float16]]]:

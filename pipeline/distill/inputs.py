@@ -28,7 +28,7 @@ from compress_ssl.pipeline.images.rendering import Renderer, decoding_of
 from compress_ssl.pipeline.images.same_images import check_same_images
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource
-from compress_ssl.pipeline.images.stored_views import check_views
+from compress_ssl.pipeline.images.stored_views import check_views, renderer_of
 from compress_ssl.pipeline.networks.architectures import check_architecture
 from compress_ssl.pipeline.training.distributed import check_batch_divides, local_batch_size, rank0_first, world_size
 from compress_ssl.pipeline.training.run_folder import check_run_folder
@@ -64,7 +64,8 @@ class DistillInputs:
             }
             for store in map(self.stores.__getitem__, student.stores)
         )
-        return {**first, "further_teachers": further} if further else first
+        record = {**first, "further_teachers": further} if further else first
+        return record | ({"renderer": renderer_of(self.stores[student.store])} if student.renderer == "auto" else {})
 
 
 def open_inputs(students: Sequence[DistillSettings], device: torch.device, progress: Progress) -> DistillInputs:
@@ -107,8 +108,7 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
         source = open_source(shared.data, first.folder, shared.run.parent / "index")
     check_same_images(first, source, shared.check_content, shared.thread_count, progress)
     row_of = [match_rows(first, other) for other in further]
-    of_store = stores[shared.store].attributes.get("rendering", {}).get("renderer", "dali")
-    name = of_store if shared.renderer == "auto" else shared.renderer
+    name = renderer_of(stores[shared.store]) if shared.renderer == "auto" else shared.renderer
     renderer = make_renderer(name, device, shared.thread_count)
     if not is_fresh:
         opened = list(stores.values())

@@ -1,5 +1,6 @@
 """Planning an embedding run: which images, which views, which blocks, which attributes the store gets."""
 
+import contextlib
 import logging
 import platform
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from compress_ssl.pipeline.images.parameters import fresh_parameters
 from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop
 from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, TRIAL_VIEWS, fastest_renderer
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, decoding_of
+from compress_ssl.pipeline.images.stored_views import renderer_of
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
@@ -114,11 +116,11 @@ def with_renderer(settings: EmbedSettings, store: EmbeddingStore | None, progres
         InputError: If the images or the device cannot be used.
     """
     if store is not None:
-        name = store.attributes.get("rendering", {}).get("renderer", "dali")
-    elif prepare_device(settings.device, settings.thread_count).type == "cuda":
-        name = "dali"
-    else:
-        name = fastest_renderer(_trial(settings, progress), settings.thread_count)
+        return settings.model_copy(update={"renderer": renderer_of(store)})
+    name = "dali"
+    if prepare_device(settings.device, settings.thread_count).type == "cpu":
+        with contextlib.suppress(InputError):  # all images of the trial are bad; what else is wrong is found again
+            name = fastest_renderer(_trial(settings, progress), settings.thread_count)
     return settings.model_copy(update={"renderer": name})
 
 

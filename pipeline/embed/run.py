@@ -83,6 +83,12 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
             _create(settings, plan, executor)
         writer = StoreWriter(settings.store)
         blocks = missing_blocks(writer, settings.part)
+        most = max(split.block_count for split in writer.store.splits)
+        if settings.part and settings.part.of > most:
+            logger.warning(
+                "Only %d of %d parts have work: no split has more than %d blocks. Take fewer parts, or a smaller "
+                "--block-rows.", most, settings.part.of, most,
+            )  # fmt: skip
         if settings.resume and not blocks:
             logger.info("Nothing is left to embed: all that was asked for is in '%s'.", settings.store)
         if growing or resuming:

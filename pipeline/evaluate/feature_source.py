@@ -35,6 +35,7 @@ from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage import EmbeddingStore, Split, location, open_store
 from compress_ssl.storage.errors import StoreError, StoreMismatchError
+from compress_ssl.storage.parameters import SHRINK
 from compress_ssl.storage.places.durable import write_durably
 from compress_ssl.storage.publish import is_meant_as_store
 from compress_ssl.storage.schema import EVALUATION_VIEW
@@ -216,6 +217,11 @@ class FeatureSource:
         self._check_same_classes(store[settings.train_split].class_names, store[settings.test_split].class_names)
         if self.is_store:
             self._check_selected(store)
+            if SHRINK in store[settings.test_split].views[EVALUATION_VIEW]:
+                logger.warning(
+                    "'%s' has views of images decoded smaller (--scaled-decoding); networks are scored on images "
+                    "decoded whole.", settings.model,
+                )  # fmt: skip
         is_crops = isinstance(policy, TenCrop)
         for split, count in views.items():
             stored = _count_views(store[split], is_crops=is_crops)

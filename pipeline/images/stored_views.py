@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Interpolation, explain
 from compress_ssl.pipeline.images.policies import CUSTOM, POLICIES, TEN_CROP, Policy
-from compress_ssl.storage import Split
+from compress_ssl.storage import EmbeddingStore, Split
 from compress_ssl.storage.parameters import COLUMNS, SHRINK
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -30,6 +30,11 @@ def check_views(split: Split) -> None:
                 f"View {number} of {where} has {fault}, which this release cannot render; get the store from whoever "
                 "made it, upgrade compress-ssl, or embed again."
             )
+
+
+def renderer_of(store: EmbeddingStore) -> str:
+    """Return the name of the renderer that made a store's views; DALI's for a store that was imported."""
+    return str(store.attributes.get("rendering", {}).get("renderer", "dali"))
 
 
 def _fault(number: int, view: Mapping[str, Any]) -> str:

@@ -205,8 +205,12 @@ def test_view_is_read_into_memory_that_is_given(large: Path) -> None:
     split, memory = open_store(large)["train"], np.empty((ROWS, FEATURES), np.float16)
     assert split.view(0, memory) is memory
     np.testing.assert_array_equal(memory, stored(slice(ROWS)))
-    for wrong in (memory[:-1], memory.astype(np.float32), np.empty((FEATURES, ROWS), np.float16).T):
-        with pytest.raises(StoreError, match=r"out must be a contiguous float16 array of shape \(450, 1000\)"):
+    fixed = memory.copy()
+    fixed.flags.writeable = False
+    for wrong in (memory[:-1], memory.astype(np.float32), np.empty((FEATURES, ROWS), np.float16).T, fixed):
+        with pytest.raises(
+            StoreError, match=r"out must be a contiguous, writable float16 array of shape \(450, 1000\)"
+        ):
             split.view(0, wrong)
 
 

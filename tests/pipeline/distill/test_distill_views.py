@@ -298,6 +298,8 @@ def test_auto_is_the_renderer_of_the_store(
     assert "other pixels" not in caplog.text
     trained("dali", renderer="dali", **given)
     assert "other pixels" in caplog.text
+    with pytest.raises(InputError, match=r"inputs\.renderer = 'torchvision', now it is 'dali'"):
+        trained("auto", renderer="auto", resume=True, **{**given, "store": embedded(renderer="dali")})
 
 
 def test_smaller_student_says_what_it_wants_and_is_evaluated_on_it(

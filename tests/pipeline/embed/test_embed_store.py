@@ -196,6 +196,27 @@ def test_auto_takes_the_faster_renderer_and_then_that_of_the_store(
     assert "by a trial" not in caplog.text
 
 
+def test_auto_needs_no_good_image_among_those_of_its_trial(tmp_path: Path, embedded: Embedded) -> None:
+    for number in range(128):
+        path = tmp_path / "data" / "train" / f"{number:03d}.jpg"
+        save(path, photograph(number, 24, 20))
+        if number % 2 == 0:
+            path.write_bytes(b"no image")
+    given = {"renderer": "auto", "on_bad_image": "skip", "split": ("train:1",)}
+    store = embedded(tmp_path / "data", tmp_path / "store.zarr", **given)
+    assert store["train"].samples.good.sum() == 64
+    assert store.attributes["rendering"]["renderer"] == "dali"
+
+
+def test_parts_that_have_no_blocks_are_told(
+    data: Path, tmp_path: Path, embedded: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    embedded(data, tmp_path / "store.zarr", part="1/3", block_rows=12)
+    assert "parts have work" not in caplog.text
+    embedded(data, tmp_path / "other.zarr", part="1/4", block_rows=12)
+    assert "Only 3 of 4 parts have work: no split has more than 3 blocks." in caplog.text
+
+
 def test_auto_is_refused_where_other_machines_share_the_work() -> None:
     for shared in ({"part": "1/2"}, {"workers": 2}):
         given = {"data": "data", "store": "s.zarr", "teacher": "random/conv4-16", "renderer": "auto", **shared}

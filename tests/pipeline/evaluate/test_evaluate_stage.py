@@ -78,6 +78,17 @@ def test_teacher_is_scored_from_its_store_with_no_image_left(data: Path, teacher
     assert sorted(path.name for path in data.parent.iterdir()) == ["teacher.zarr", "teacher.zarr.evaluation"]
 
 
+def test_store_of_images_decoded_smaller_is_not_compared_in_silence(
+    data: Path, teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    score(teacher, size=None, resize=None)
+    assert "decoded smaller" not in caplog.text
+    given = {"split": ("train", "val:0"), "views": 1, "scaled_decoding": True, **MACHINE}
+    embed(EmbedSettings(data=data, store=tmp_path / "scaled.zarr", teacher="random/conv4-16", **given), Silent())
+    score(tmp_path / "scaled.zarr", size=None, resize=None)
+    assert "networks are scored on images decoded whole" in caplog.text
+
+
 def test_result_file_says_all_that_was_scored(teacher: Path) -> None:
     evaluation = score(teacher, neighbours=(20, 5), labels_per_class=(2, 7), draws=3, knn_temperature=0.1)
     record = json.loads(evaluation.path.read_text())

@@ -152,10 +152,10 @@ def live_loop(pair: Pair, index: ImageIndex, renderer: Renderer) -> None:
 
 def store_runs(pair: Pair, data: Path) -> None:
     """Embed, and train a student; the index is there."""
-    shared = {"threads": torch.get_num_threads(), "batch_size": pair.batch, "data": data, "renderer": "dali"}
+    shared = {"threads": torch.get_num_threads(), "batch_size": pair.batch, "renderer": "dali"}
+    shared |= {"data": data, "overwrite": True}
     place, teacher = data.parent / "store.zarr", f"random/{pair.teacher}"
     sizes = {"size": pair.size, "resize": pair.size, "views": pair.views, "split": ("train",)}
-    shared["overwrite"] = True
     embed(EmbedSettings(store=place, teacher=teacher, **sizes, **shared), Silent())
     settings = {"objective": "compress-1q", "bank_size": pair.bank, "epochs": pair.epochs, "head": "linear"}
     distill(DistillSettings(store=place, run=data.parent / "run", student=pair.student, **settings, **shared), Silent())

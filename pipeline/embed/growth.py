@@ -8,7 +8,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.embed.checks.canaries import canaries_of, check_all_canaries
 from compress_ssl.pipeline.embed.embedder import Embedder
 from compress_ssl.pipeline.embed.executor import Executor
-from compress_ssl.pipeline.embed.plan import OLD_DEFAULTS, EmbedPlan, check_teacher_and_renderer
+from compress_ssl.pipeline.embed.plan import EmbedPlan, as_named, check_teacher_and_renderer
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.images.policies import TEN_CROP, Policy
 from compress_ssl.pipeline.images.stored_views import check_views
@@ -93,11 +93,10 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
     check_teacher_and_renderer(store, plan)
     for name, planned in plan.splits.items():
         split = store[name]
-        evaluation, last = split.views[EVALUATION_VIEW], split.views[-1]
-        found = {**OLD_DEFAULTS, **evaluation, "block_rows": split.block_rows, "seed": last["seed"]}
-        found["scaled decoding"] = found[SHRINK]
-        wanted = {key: planned.views[EVALUATION_VIEW][key] for key in ("size", "policy", "interpolation")}
-        wanted["scaled decoding"] = planned.views[EVALUATION_VIEW].get(SHRINK, 1)
+        before, now = (as_named(each.views[EVALUATION_VIEW]) for each in (split, planned))
+        last = split.views[-1]
+        found = {**before, "block_rows": split.block_rows, "seed": last["seed"]}
+        wanted = {key: now[key] for key in ("size", "policy", "interpolation", "scaled decoding")}
         if settings.block_rows is not None:
             wanted["block_rows"] = settings.block_rows
         if last["seed"] is not None and len(split.views) > 1:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -217,6 +218,10 @@ def _layout(split: Split | SplitPlan) -> dict[str, Any]:
     layout: dict[str, Any] = {"views": len(split.views) - 1, "block_rows": split.block_rows}
     layout["augmentation columns"] = split.columns
     for number, view in enumerate(split.views):
-        described = {"scaled decoding" if key == SHRINK else key: value for key, value in (OLD_DEFAULTS | view).items()}
-        layout |= {f"the {key} of view {number}": value for key, value in described.items()}
+        layout |= {f"the {key} of view {number}": value for key, value in as_named(view).items()}
     return layout
+
+
+def as_named(view: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a view by names that a user knows, with what holds where nothing is recorded."""
+    return {"scaled decoding" if key == SHRINK else key: value for key, value in {**OLD_DEFAULTS, **view}.items()}

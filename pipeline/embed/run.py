@@ -83,8 +83,7 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
             _create(settings, plan, executor)
         writer = StoreWriter(settings.store)
         blocks = missing_blocks(writer, settings.part)
-        most = max(split.block_count for split in writer.store.splits)
-        if settings.part and settings.part.of > most:
+        if settings.part and settings.part.of > (most := max(split.block_count for split in writer.store.splits)):
             logger.warning(
                 "Only %d of %d parts have work: no split has more than %d blocks. Take fewer parts, or a smaller "
                 "--block-rows.", most, settings.part.of, most,

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.storage.places.names import first_outside
-from compress_ssl.storage.places.parallel import result_of
 
 ImageT = TypeVar("ImageT")
 
@@ -106,9 +105,9 @@ def read_ahead(
         for images in batches:
             pending.append([pool.submit(read, image) for image in images])
             if len(pending) == depth:
-                yield [result_of(future) for future in pending.popleft()]
+                yield [future.result() for future in pending.popleft()]
         for futures in pending:
-            yield [result_of(future) for future in futures]
+            yield [future.result() for future in futures]
 
 
 def is_image(name: str) -> bool:

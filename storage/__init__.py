@@ -1,7 +1,7 @@
 """The embedding store: a zarr v3 group that any zarr reader opens (docs/store-format.md).
 
-Reading is in ``reader``, writing in ``writer``, the layout in ``schema``; ``places`` holds where a store can be,
-``tools`` what is done with whole stores.
+Reading is in ``reader`` and ``split``, writing in ``writer``, the layout in ``schema``; ``places`` holds where a store
+can be, ``tools`` what is done with whole stores.
 """
 
 import importlib
@@ -13,8 +13,9 @@ from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.places.remote import RemotePath
 
 if TYPE_CHECKING:
-    from compress_ssl.storage.reader import EmbeddingStore, Split, open_store
+    from compress_ssl.storage.reader import EmbeddingStore, open_store
     from compress_ssl.storage.schema import Samples, SplitPlan, Status
+    from compress_ssl.storage.split import Split
     from compress_ssl.storage.tools.description import describe
 
 __all__ = ["EmbeddingStore", "LocalPath", "Place", "PlaceLike", "RemotePath", "Samples", "Split", "SplitPlan", "Status"]
@@ -22,7 +23,8 @@ __all__ += ["StoreError", "describe", "location", "open_store"]
 
 LOADED_WHEN_USED = {
     "describe": "compress_ssl.storage.tools.description",
-    **dict.fromkeys(("EmbeddingStore", "Split", "open_store"), "compress_ssl.storage.reader"),
+    **dict.fromkeys(("EmbeddingStore", "open_store"), "compress_ssl.storage.reader"),
+    "Split": "compress_ssl.storage.split",
     **dict.fromkeys(("Samples", "SplitPlan", "Status"), "compress_ssl.storage.schema"),
 }  # names whose modules need numpy and zarr, which settings and help do without
 

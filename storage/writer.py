@@ -29,7 +29,8 @@ from compress_ssl.storage.places.lease import lease_over
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location, writer_lease
 from compress_ssl.storage.publish import check_place, is_store, new_store
-from compress_ssl.storage.reader import Split, open_store
+from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.split import Split
 from compress_ssl.storage.values import NOT_FINITE, largest_bits
 from compress_ssl.storage.zarr_stores import PlaceStore
 

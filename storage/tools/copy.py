@@ -20,8 +20,9 @@ from compress_ssl.storage.places.names import ROOT
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import check_place, is_store, is_there
-from compress_ssl.storage.reader import EmbeddingStore, Split, open_store
+from compress_ssl.storage.reader import EmbeddingStore, open_store
 from compress_ssl.storage.schema import ARRAYS, GROWING, GROWTH, ROOM, Part
+from compress_ssl.storage.split import Split
 from compress_ssl.storage.typed_files import read_json
 from compress_ssl.storage.writer import exclusive_writer, open_root
 

@@ -4,8 +4,9 @@ import math
 from typing import Any
 
 from compress_ssl.storage.places.place import lease_holder
-from compress_ssl.storage.reader import EmbeddingStore, Split
+from compress_ssl.storage.reader import EmbeddingStore
 from compress_ssl.storage.schema import SAMPLES_UNIT, Status
+from compress_ssl.storage.split import Split
 
 
 def describe(store: EmbeddingStore) -> dict[str, Any]:

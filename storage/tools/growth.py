@@ -23,7 +23,8 @@ from compress_ssl.storage import schema
 from compress_ssl.storage.commits import write_manifest
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.places.place import PlaceLike, location
-from compress_ssl.storage.reader import Split, open_store
+from compress_ssl.storage.reader import open_store
+from compress_ssl.storage.split import Split
 from compress_ssl.storage.writer import open_root, written_records
 
 

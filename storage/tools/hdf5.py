@@ -37,7 +37,8 @@ from compress_ssl.storage.places.durable import make_directory_durably
 from compress_ssl.storage.places.local import LocalPath, replaced_file
 from compress_ssl.storage.places.place import PlaceLike
 from compress_ssl.storage.publish import OVERWRITE, check_place, new_store
-from compress_ssl.storage.reader import EmbeddingStore, Split
+from compress_ssl.storage.reader import EmbeddingStore
+from compress_ssl.storage.split import Split
 from compress_ssl.storage.tools.hdf5_file import create_hdf5
 from compress_ssl.storage.typed_json import parse_json
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer, open_root

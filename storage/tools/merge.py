@@ -15,8 +15,9 @@ from compress_ssl.storage.places.cache import fetch
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import check_place, is_store, is_there
-from compress_ssl.storage.reader import EmbeddingStore, Split, open_store
+from compress_ssl.storage.reader import EmbeddingStore, open_store
 from compress_ssl.storage.schema import ROOM, Record, SplitPlan, Status
+from compress_ssl.storage.split import Split
 from compress_ssl.storage.tools.copy import COPIES
 from compress_ssl.storage.tools.identity import check_same_samples
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
     from compress_ssl.pipeline.distill.objectives.regression import Regression, RegressionBN, SimReg
     from compress_ssl.pipeline.distill.objectives.seed import SEED
+    from compress_ssl.pipeline.distill.objectives.unic import UNIC
     from compress_ssl.pipeline.distill.run import distill
     from compress_ssl.pipeline.distill.settings import DistillSettings
     from compress_ssl.pipeline.embed.run import embed
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.pretrain.settings import PretrainSettings
     from compress_ssl.storage import describe, open_store
 
-__all__ = ["CRD", "SEED", "Batch", "ClusterClassification", "CompRess1q", "CompRess2q", "DistillSettings"]
+__all__ = ["CRD", "SEED", "UNIC", "Batch", "ClusterClassification", "CompRess1q", "CompRess2q", "DistillSettings"]
 __all__ += ["EmbedSettings", "KnnSettings", "LinearSettings", "PretrainSettings", "Regression", "RegressionBN"]
 __all__ += ["Silent", "SimReg", "TeacherEmbeddings", "__version__", "describe", "distill", "embed", "evaluate"]
 __all__ += ["load_network", "open_store", "pretrain"]
@@ -48,6 +49,7 @@ NAMES = {
     "pipeline.distill.objectives.objective": "Batch TeacherEmbeddings",
     "pipeline.distill.objectives.regression": "Regression RegressionBN SimReg",
     "pipeline.distill.objectives.seed": "SEED",
+    "pipeline.distill.objectives.unic": "UNIC",
     "pipeline.distill.run": "distill",
     "pipeline.distill.settings": "DistillSettings",
     "pipeline.embed.run": "embed",

@@ -42,7 +42,7 @@ class ReplayBatch(NamedTuple):
     """A batch of images as the students see them, with the teachers' embeddings."""
 
     pixels: dict[int, Tensor]  # uint8 (B, S, S, 3), by side S
-    teacher_embeddings: tuple[Tensor, ...]  # (B, D) float32 of each teacher, L2-normalised
+    teacher_embeddings: tuple[Tensor, ...]  # (B, D) float32 of each teacher, as in its store
     rows: Tensor  # (B,) int64 rows of the split
 
 

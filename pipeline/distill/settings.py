@@ -20,6 +20,7 @@ from compress_ssl.pipeline.common.settings import (
     runtime_option,
 )
 from compress_ssl.pipeline.distill.objectives import DEFAULT_OBJECTIVE, OBJECTIVES, read_signature
+from compress_ssl.pipeline.distill.objectives.options import HeadName
 from compress_ssl.pipeline.images.policies import POLICIES, PolicySetting
 from compress_ssl.pipeline.training.settings import LearningRate, Schedule, TrainingSettings
 
@@ -76,7 +77,7 @@ if not TYPE_CHECKING:
                 result_option(
                     "What the student learns from the teacher: its similarities to the images of one memory bank or "
                     "two (CompRess) or of SEED's queue, its embeddings by regression (plain, with batch norm, "
-                    "SimReg's) or contrast (CRD), or clusters of them (CC)."
+                    "SimReg's, UNIC's) or contrast (CRD), or clusters of them (CC)."
                 ),
             ],
             DEFAULT_OBJECTIVE,
@@ -106,10 +107,10 @@ class DistillSettings(_ObjectiveSettings):
         ),
     ]
     head: Annotated[
-        Literal["none", "linear", "mlp", "mlp-2"] | None,
+        HeadName | None,
         result_option(
             "Layers between the student's features and the objective, dropped at export: none, one linear layer to the "
-            "teacher's dimension, SimReg's MLP of four layers (mlp), or SEED's of two (mlp-2). "
+            "teacher's dimension, SimReg's MLP of four layers (mlp), or SEED's or UNIC's of two (mlp-2, mlp-gelu). "
             f"(default: {_by_objective(DEFAULT_HEADS)})"
         ),
     ] = None
@@ -220,6 +221,8 @@ class DistillSettings(_ObjectiveSettings):
                 f"There are {len(self.store_weights)} --store-weights and {len(self.stores)} stores; give one for "
                 "STORE and one for each --also-store."
             )
+        if "teacher_dropping" in self.model_fields_set and not self.also_store:
+            raise ValueError("--teacher-dropping chooses among several teachers; add --also-store, or leave it out.")
         if self.batch_size % self.accumulation:
             raise ValueError(f"--accumulation {self.accumulation} must divide --batch-size {self.batch_size}.")
         if self.batch_size == self.accumulation and (self.head_or_default == "mlp" or self.objective == "reg-bn"):

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.cluster_classification import default_clusters
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective, TeacherEmbeddings
+from compress_ssl.pipeline.distill.objectives.teacher_dropping import drop_teachers
 from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, Replay, ReplayBatch
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.rendering import interpolation_of
@@ -86,7 +88,10 @@ class DistillTask(TrainingTask[ReplayBatch]):
         """Split a batch into ``accumulation`` equal parts; of each, one batch per teacher."""
         parts = self.settings.accumulation
         images, rows = self._images(batch).chunk(parts), batch.rows.chunk(parts)
-        embeddings = [batch.teacher_embeddings[teacher].chunk(parts) for _, teacher in self._teachers]
+        embeddings = [
+            as_declared(objective, batch.teacher_embeddings[teacher]).chunk(parts)
+            for objective, teacher in self._teachers
+        ]
         return [
             tuple(Batch(images[part], each[part], rows[part]) for each in embeddings) for part in range(len(images))
         ]
@@ -102,7 +107,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
         for objective, teacher in self._teachers:
             if objective.needs_fit and is_start:
                 if is_rank0():
-                    objective.fit_teacher(TeacherEmbeddings(*self._replay.all_embeddings(teacher)))
+                    objective.fit_teacher(self._all_embeddings(objective, teacher))
                 broadcast_state(objective)
         for objective, teacher in self._teachers:
             self._fill_teacher_bank(objective, teacher, epoch, step)
@@ -141,6 +146,10 @@ class DistillTask(TrainingTask[ReplayBatch]):
         images = preprocessing.normalize(batch.pixels[preprocessing.size])
         return images.contiguous() if self.settings.memory_format == "contiguous" else images
 
+    def _all_embeddings(self, objective: Objective, teacher: int) -> TeacherEmbeddings:
+        embeddings, rows = self._replay.all_embeddings(teacher)
+        return TeacherEmbeddings(as_declared(objective, embeddings), rows)
+
     def _fill_teacher_bank(self, objective: Objective, teacher: int, epoch: int, step: int) -> None:
         """Enqueue what the bank held before a step: the images seen last, and before those the prefilled ones."""
         bank, replay = objective.teacher_bank, self._replay
@@ -157,14 +166,15 @@ class DistillTask(TrainingTask[ReplayBatch]):
                 bank.skip(sum(len(rows) for _, rows in prefilled))
         bank.skip(max(0, seen - size))
         for embeddings, rows in replay.embeddings(teacher, segments):
-            bank.enqueue(objective.transform_teacher(embeddings), rows)
+            bank.enqueue(objective.transform_teacher(as_declared(objective, embeddings)), rows)
 
 
 class MultiTeacher(nn.Module):
     """Several teachers of one student: the weighted mean of one objective's losses against each of them.
 
     Each teacher has an objective of its own, with its banks, head and clusters. The student runs once per step, and all
-    objectives get its features; the key encoder of CompRess-2q runs once per teacher.
+    objectives get its features; the key encoder of CompRess-2q runs once per teacher. In training,
+    with ``teacher_dropping``, the mean is over the kept pairs of image and teacher (``drop_teachers``).
 
     Args:
         weights: They add up to one.
@@ -182,20 +192,33 @@ class MultiTeacher(nn.Module):
             batches: One per teacher, of the same images.
         """
         features: Tensor = self.of_each[0].encode(student, batches[0].images)
-        mean = features.new_zeros(())
+        dropping = self.of_each[0].teacher_dropping if self.training else 0
+        losses: list[Tensor] = []
         logged: dict[str, Tensor] = {}
-        for number, (objective, weight, batch) in enumerate(zip(self.of_each, self.weights, batches, strict=True), 1):
+        for number, (objective, batch) in enumerate(zip(self.of_each, batches, strict=True), 1):
             # A view, so that each objective's gradient is summed by itself: two equal halves are exactly the whole.
             loss, diagnostics = objective.compute_loss(features.view_as(features), batch)
-            mean = mean + weight * loss
-            values = {"loss": loss.detach(), **diagnostics}
+            losses.append(loss if dropping else loss.mean())
+            values = {"loss": loss.detach().mean(), **diagnostics}
             logged |= {f"{name}_{number}": value for name, value in values.items()}
+        factors: Sequence[Tensor | float] = self.weights
+        if dropping:
+            factors = drop_teachers(torch.stack(losses).detach(), self.weights, dropping).unbind()
+            logged |= {f"kept_{number}": (each > 0).float().mean() for number, each in enumerate(factors, 1)}
+        mean = features.new_zeros(())
+        for factor, loss in zip(factors, losses, strict=True):
+            mean = mean + (factor * loss).sum()
         return mean, logged
 
     def after_step(self, student: nn.Module) -> None:
         """Update banks and key encoders; called after each step of the optimizer."""
         for objective in self.of_each:
             objective.after_step(student)
+
+
+def as_declared(objective: Objective, embeddings: Tensor) -> Tensor:
+    """Return a store's embeddings (B, D), L2-normalised if the objective takes them so."""
+    return normalize(embeddings, dim=1) if objective.normalise_teacher else embeddings
 
 
 def build_student(settings: DistillSettings, split: Split, view_size: int) -> Network:

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
@@ -61,7 +60,7 @@ class TeacherView(NamedTuple):
     """Row of this split for each row that may be asked for; the same unless given."""
 
     def gather(self, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
-        """Return embeddings (len(rows), D) of some rows on the device, float32 and L2-normalised."""
+        """Return embeddings (len(rows), D) of some rows on the device, in float32."""
         here = torch.from_numpy(rows if self.row_of is None else self.row_of[rows])
         if self.embeddings.is_cuda or device.type == "cpu":
             chosen = self.embeddings[to_device(here, self.embeddings.device)].to(device)
@@ -69,7 +68,7 @@ class TeacherView(NamedTuple):
             shape = (len(here), self.embeddings.shape[1])
             batch = torch.empty(shape, dtype=self.embeddings.dtype, pin_memory=True)
             chosen = torch.index_select(self.embeddings, 0, here, out=batch).to(device, non_blocking=True)
-        return normalize(chosen.float(), dim=1)
+        return chosen.float()
 
     def close(self) -> None:
         """Release the memory map, if the view is in one."""

@@ -38,4 +38,19 @@ def seed_mlp(feature_dim: int, teacher_dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, teacher_dim))
 
 
-HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": nn.Linear, "mlp": simreg_mlp, "mlp-2": seed_mlp}
+def unic_mlp(feature_dim: int, teacher_dim: int) -> nn.Sequential:
+    """Build two linear layers, to 4 F and D, with GELU between; weights of standard deviation 0.02, biases zero.
+
+    UNIC (Sariyildiz et al. 2024): naver/unic, modeling/unic.py, commit 02269db, the last block's projector, whose width
+    of 3,072 is four times the 768 features of its ViT-B.
+    """
+    layers = nn.Linear(feature_dim, 4 * feature_dim), nn.Linear(4 * feature_dim, teacher_dim)
+    for layer in layers:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers[0], nn.GELU(), layers[1])
+
+
+HEADS: dict[str, Callable[[int, int], nn.Module]] = {
+    "linear": nn.Linear, "mlp": simreg_mlp, "mlp-2": seed_mlp, "mlp-gelu": unic_mlp
+}  # fmt: skip

@@ -23,6 +23,7 @@ OBJECTIVES: dict[str, str] = {
     "seed": "compress_ssl.pipeline.distill.objectives.seed:SEED",
     "crd": "compress_ssl.pipeline.distill.objectives.crd:CRD",
     "cc": "compress_ssl.pipeline.distill.objectives.cluster_classification:ClusterClassification",
+    "unic": "compress_ssl.pipeline.distill.objectives.unic:UNIC",
 }  # by name, ``module:Class``. The default of an option that several have is that of the first one here.
 
 DEFAULT_OBJECTIVE: Final = "compress-2q"

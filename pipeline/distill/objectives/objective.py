@@ -19,7 +19,8 @@ class Batch(NamedTuple):
     """Images, and the teacher's embeddings of the same views."""
 
     images: Tensor  # (B, 3, S, S) float32, normalised for the student; whatever the student takes
-    teacher_embeddings: Tensor  # (B, D) float32, L2-normalised, without gradient
+    teacher_embeddings: Tensor
+    """(B, D) float32, without gradient; L2-normalised, unless the objective's ``normalise_teacher`` is False."""
     rows: Tensor | None = None
     """(B,) int64, each image's row in the split; only objectives that keep something per image need them."""
 
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
 class TeacherEmbeddings(NamedTuple):
     """The teacher's embeddings of view 0 of all n good images of a split, on the CPU."""
 
-    embeddings: Tensor  # (n, D) float32, L2-normalised
+    embeddings: Tensor  # (n, D) float32, normalised as in ``Batch``
     rows: Tensor  # (n,) int64 rows of the split
 
 
@@ -59,6 +60,10 @@ class Objective(nn.Module, ABC):
 
     in_teacher_space: ClassVar[bool] = False
     """True if projected features are compared with the teacher's embeddings directly, and so need dimension D."""
+    normalise_teacher: ClassVar[bool] = True
+    """True if the teacher's embeddings are L2-normalised before they are passed; else they are the store's."""
+    teacher_dropping: float = 0.0
+    """Probability of dropping one of several teachers for an image; needs a loss of each image."""
     needs_fit: bool = False  # true if ``fit_teacher`` has to be called before the first step
     refill_teacher_bank: bool = True
     """True if the teacher's bank holds the last images: it is then rebuilt from the store, not checkpointed."""
@@ -88,11 +93,12 @@ class Objective(nn.Module, ABC):
 
     def forward(self, student: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss (a scalar) of a batch or micro-batch, and scalars to log."""
-        return self.compute_loss(self.encode(student, batch.images), batch)
+        loss, logged = self.compute_loss(self.encode(student, batch.images), batch)
+        return loss.mean(), logged
 
     @abstractmethod
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of the student's features (B, F), and scalars to log."""
+        """Return the loss of the student's features (B, F), a scalar or one of each image (B,), and scalars to log."""
 
     def after_step(self, student: nn.Module) -> None:
         """Update banks and key encoder; called after each step of the optimizer."""

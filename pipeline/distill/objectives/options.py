@@ -9,7 +9,7 @@ from compress_ssl.pipeline.common.settings import result_option
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-HeadName = Literal["none", "linear", "mlp", "mlp-2"]
+HeadName = Literal["none", "linear", "mlp", "mlp-2", "mlp-gelu"]
 """Head between the student's feature and what is compared (``networks.heads``)."""
 
 Temperature = Annotated[float, result_option("Temperature of the softmax over similarities", gt=0)]

@@ -14,5 +14,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "crd": {"objective": "crd", "negatives": 40},
     "crd-queue": {"objective": "crd", "negatives": 40, "negative_queue": 12},
     "cc": {"objective": "cc", "clusters": 4},
+    "unic": {"objective": "unic"},
+    "unic-phi-s": {"objective": "unic", "standardisation": "phi-s", "head": "linear"},
 }
 """Students of 29 images, each other than the default in what it keeps."""

@@ -241,7 +241,7 @@ def test_a_new_objective_is_its_file_and_one_line(store: Path, data: Path, tmp_p
     assert "--margin FLOAT" in shown
     assert "Distance below which nothing is pulled (toy). [default: 0.25]" in shown
     assert "(compress-2q, compress-1q, seed: 0.2, crd: 0.07, toy: 0.5). [default: 0.04]" in shown
-    assert "simreg: mlp, seed: mlp-2, toy: linear)" in shown
+    assert "simreg: mlp, seed: mlp-2, unic: mlp-gelu, toy: linear)" in shown
     assert [line for line in answer.stdout.splitlines() if line.startswith("code")] == [
         *("code 0", "code 0", "code 2", "code 0"), *["code 2"] * 3
     ]  # fmt: skip

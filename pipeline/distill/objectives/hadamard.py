@@ -1,9 +1,9 @@
 """Hadamard matrices: square, of entries 1 and -1, with orthogonal rows; Sylvester's and Paley's constructions.
 
 Sylvester 1867: the Kronecker product of two Hadamard matrices is one. Paley 1933: with the quadratic characters of a
-prime q there is one of order q + 1 if q = 3 mod 4, and one of order 2 (q + 1) if q = 1 mod 4. Prime powers, which
-Paley's constructions take too, are left out: of the common feature dimensions none needs them. NVlabs/RADIO,
-examples/common/hadamard.py at c0f37017930e, has the same constructions, and a random orthogonal matrix where they fail.
+prime q there is one of order q + 1 if q = 3 mod 4, and one of order 2 (q + 1) if q = 1 mod 4. They cover all multiples
+of 64 up to 2,688 (prime powers, which Paley takes too, are left out). NVlabs/RADIO, examples/common/hadamard.py at
+c0f37017930e, has the same constructions, and a random orthogonal matrix where they fail.
 """
 
 import math

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.networks.architectures import build_backbone
-from compress_ssl.pipeline.networks.heads import build_head
+from compress_ssl.pipeline.networks.heads import HEADS, build_head
 
 Students = Callable[..., DistillSettings]
 Trained = Callable[..., dict[str, Tensor]]
 
 
 def test_heads_have_the_layers_and_widths_of_their_source() -> None:
-    assert [build_head(name, 512, 2048)[1] for name in ("none", "linear", "mlp", "mlp-2")] == [512, *[2048] * 3]
+    assert [build_head(name, 512, 2048)[1] for name in ("none", *HEADS)] == [512, *[2048] * 4]
     linear, mlp = (build_head(name, 2048, 8192)[0] for name in ("linear", "mlp"))
     assert isinstance(linear, nn.Linear)
     assert (linear.in_features, linear.out_features) == (2048, 8192)
@@ -27,6 +27,12 @@ def test_heads_have_the_layers_and_widths_of_their_source() -> None:
     assert [layer.out_features for layer in layers] == [4096, 2048, 4096, 8192]
     shapes = [tuple(weight.shape) for weight in build_head("mlp-2", 2048, 8192)[0].parameters()]
     assert shapes == [(2048, 2048), (2048,), (8192, 2048), (8192,)]
+    first, activation, second = build_head("mlp-gelu", 768, 1024)[0].children()
+    assert isinstance(activation, nn.GELU)
+    assert (first.weight.shape, second.weight.shape) == ((3072, 768), (1024, 3072))
+    for layer in (first, second):
+        assert float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.01)
+        assert not layer.bias.any()
 
 
 def test_head_none_gives_the_feature_itself() -> None:

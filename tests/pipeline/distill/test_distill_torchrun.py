@@ -33,6 +33,10 @@ PASSES: dict[str, list[dict[str, Any]]] = {
         {**SMALL, "learning_rate": 0.01, "head": "linear", "store_weights": (1, 2), **kind}
         for kind in ({"prefill": True}, {"objective": "compress-1q"})
     ],
+    "standardised-teachers": [
+        {**SMALL, "objective": "unic", "learning_rate": 0.001, "store_weights": (1, 2), "teacher_dropping": dropping}
+        for dropping in (0, 0.5)
+    ],
     "objectives": [
         {
             **kind,
@@ -86,7 +90,7 @@ def test_two_processes_end_with_the_weights_banks_and_metrics_of_one(
     hashes: Any, students_of: Any, metrics: Any, kind: str
 ) -> None:
     both = list(zip(students_of(kind, "one"), students_of(kind, "two"), strict=True))
-    both = [(one, two) for one, two in both if one.objective != "crd"]  # each rank draws the negatives of its images
+    both = [(one, two) for one, two in both if not draws(one)]
     distill_together([one for one, _ in both], Silent(), live_evaluation)
     for one, two in both:
         assert_close(load_file(two.run / "model.safetensors"), load_file(one.run / "model.safetensors"))
@@ -104,7 +108,7 @@ def test_weights_and_banks_are_the_same_in_both_processes_bit_for_bit(hashes: An
         first, second = (each[kind] for each in hashes)
         assert first == second, kind
         with_bank = [any(name.endswith("teacher_bank.rows") for name in state) for state in first]
-        assert all(with_bank) or kind == "objectives", kind
+        assert all(with_bank) or kind in ("objectives", "standardised-teachers"), kind
 
 
 def test_student_that_breaks_is_dropped_by_both_processes_and_named_by_one(hashes: Any, place: Path) -> None:
@@ -113,6 +117,12 @@ def test_student_that_breaks_is_dropped_by_both_processes_and_named_by_one(hashe
     assert ends[1] == f"told by another: {ends[0]}"
     assert_close(*(load_file(place / "two" / name / "model.safetensors") for name in ("breaking-0", "two-banks-0")))
     assert not (place / "two" / "breaking-1" / "model.safetensors").exists()
+
+
+def draws(student: DistillSettings) -> bool:
+    """True if each rank draws what its images are compared with: negatives, or the teachers that are kept."""
+    drops_teachers = student.objective == "unic" and len(student.stores) > 1 and student.teacher_dropping > 0
+    return student.objective == "crd" or drops_teachers
 
 
 def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

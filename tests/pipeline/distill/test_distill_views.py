@@ -23,6 +23,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.replay import Replay, ReplayBatch
 from compress_ssl.pipeline.distill.run import distill
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.distill.task import DistillTask, build_student
 from compress_ssl.pipeline.distill.teacher_views import TeacherViews, ViewSchedule
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
@@ -75,7 +76,7 @@ def test_epochs_read_the_views_in_turn_and_see_every_crop_of_the_store(
         for batch in batches:
             rows = batch.rows.tolist()
             stored = torch.from_numpy(group["embeddings"][view][rows]).float()
-            torch.testing.assert_close(batch.teacher_embeddings[0], stored / stored.norm(dim=1, keepdim=True))
+            assert torch.equal(batch.teacher_embeddings[0], stored)
             for place, row in enumerate(rows):
                 value = dict(zip(columns, group["augmentation"][view, row].tolist(), strict=True))
                 box = [int(value[name]) for name in ("crop_top", "crop_left", "crop_height", "crop_width")]
@@ -164,7 +165,21 @@ def test_teacher_of_fresh_views_is_that_of_view_0(replay: MakeReplay, store: Pat
     for epoch in (0, 1, 2):
         for batch in epoch_of(fresh, epoch):
             stored = torch.from_numpy(view_0[batch.rows.tolist()]).float()
-            torch.testing.assert_close(batch.teacher_embeddings[0], stored / stored.norm(dim=1, keepdim=True))
+            assert torch.equal(batch.teacher_embeddings[0], stored)
+
+
+def test_objectives_get_embeddings_of_unit_length_unless_they_declare_otherwise(
+    replay: MakeReplay, student: Students, store: Path
+) -> None:
+    made = replay()
+    batch = epoch_of(made, 0)[0]
+    stored = torch.from_numpy(open_store(store)["train"].view(1)[batch.rows.numpy()]).float()
+    for name, of_unit_length in (("compress-1q", True), ("reg", True), ("crd", True), ("unic", False)):
+        settings = student(objective=name, accumulation=2)
+        task = DistillTask(settings, build_student(settings, made.split, 16), made, [0], torch.device("cpu"), None)
+        passed = torch.cat([part.teacher_embeddings for (part,) in task.micro_batches(batch)])
+        expected = stored / stored.norm(dim=1, keepdim=True) if of_unit_length else stored
+        torch.testing.assert_close(passed, expected)
 
 
 def test_images_before_a_step_are_those_that_were_seen(replay: MakeReplay) -> None:
@@ -246,6 +261,8 @@ def test_options_that_do_not_go_together_are_refused(student: Students) -> None:
         ),
         ({"objective": "compress-1q", "key_momentum": 0.9}, "--key-momentum does nothing .*, or use compress-2q"),
         ({"objective": "crd", "head": "mlp"}, "--head does nothing for crd; leave it out"),
+        ({"standardisation": "phi-s"}, "--standardisation does nothing for compress-2q; leave it out, or use unic"),
+        ({"objective": "unic", "teacher_dropping": 0.2}, "--teacher-dropping chooses among several teachers; add --al"),
         ({"objective": "seed", "anchors": "random"}, "--anchors does nothing for seed; .* or use compress-1q"),
         (
             {"objective": "compress-1q", "anchors": "random", "prefill": True},

@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compress_ssl.pipeline.common.progress import Silent
+    from compress_ssl.pipeline.distill.objectives.bingo import BINGO
     from compress_ssl.pipeline.distill.objectives.cluster_classification import ClusterClassification
     from compress_ssl.pipeline.distill.objectives.compress_1q import CompRess1q
     from compress_ssl.pipeline.distill.objectives.compress_2q import CompRess2q
     from compress_ssl.pipeline.distill.objectives.crd import CRD
+    from compress_ssl.pipeline.distill.objectives.koleo import KoLeo
+    from compress_ssl.pipeline.distill.objectives.lightly import Lightly
     from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
     from compress_ssl.pipeline.distill.objectives.regression import Regression, RegressionBN, SimReg
+    from compress_ssl.pipeline.distill.objectives.retro import Retro
     from compress_ssl.pipeline.distill.objectives.seed import SEED
     from compress_ssl.pipeline.distill.objectives.unic import UNIC
     from compress_ssl.pipeline.distill.run import distill
@@ -35,19 +39,24 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.pretrain.settings import PretrainSettings
     from compress_ssl.storage import describe, open_store
 
-__all__ = ["CRD", "SEED", "UNIC", "Batch", "ClusterClassification", "CompRess1q", "CompRess2q", "DistillSettings"]
-__all__ += ["EmbedSettings", "KnnSettings", "LinearSettings", "PretrainSettings", "Regression", "RegressionBN"]
-__all__ += ["Silent", "SimReg", "TeacherEmbeddings", "__version__", "describe", "distill", "embed", "evaluate"]
+__all__ = ["BINGO", "CRD", "SEED", "UNIC", "Batch", "ClusterClassification", "CompRess1q", "CompRess2q"]
+__all__ += ["DistillSettings", "EmbedSettings", "KnnSettings", "KoLeo", "Lightly", "LinearSettings", "PretrainSettings"]
+__all__ += ["Regression", "RegressionBN", "Retro", "Silent", "SimReg", "TeacherEmbeddings", "__version__", "describe"]
+__all__ += ["distill", "embed", "evaluate"]
 __all__ += ["load_network", "open_store", "pretrain"]
 
 NAMES = {
     "pipeline.common.progress": "Silent",
+    "pipeline.distill.objectives.bingo": "BINGO",
     "pipeline.distill.objectives.cluster_classification": "ClusterClassification",
     "pipeline.distill.objectives.compress_1q": "CompRess1q",
     "pipeline.distill.objectives.compress_2q": "CompRess2q",
     "pipeline.distill.objectives.crd": "CRD",
+    "pipeline.distill.objectives.koleo": "KoLeo",
+    "pipeline.distill.objectives.lightly": "Lightly",
     "pipeline.distill.objectives.objective": "Batch TeacherEmbeddings",
     "pipeline.distill.objectives.regression": "Regression RegressionBN SimReg",
+    "pipeline.distill.objectives.retro": "Retro",
     "pipeline.distill.objectives.seed": "SEED",
     "pipeline.distill.objectives.unic": "UNIC",
     "pipeline.distill.run": "distill",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
@@ -30,6 +31,7 @@ from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.images.stored_views import check_views, renderer_of
 from compress_ssl.pipeline.networks.architectures import check_architecture
+from compress_ssl.pipeline.networks.checkpoints.projection_head import ProjectionHead, load_projection_head
 from compress_ssl.pipeline.training.distributed import check_batch_divides, local_batch_size, rank0_first, world_size
 from compress_ssl.pipeline.training.run_folder import check_run_folder
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
@@ -49,6 +51,11 @@ class DistillInputs:
     view_size: int  # side of the views, in pixels
     source: ImageSource
     renderer: Renderer
+    heads: dict[str, ProjectionHead]  # the teachers' projection heads, by reference
+
+    def projection_heads(self, student: DistillSettings) -> list[nn.Module]:
+        """Return the projection heads of a student's teachers, in the order of its stores."""
+        return [self.heads[reference].layers for reference in student.teacher_head]
 
     def teachers(self, student: DistillSettings) -> list[int]:
         """Return the numbers of a student's teachers, in the order of its stores."""
@@ -65,6 +72,8 @@ class DistillInputs:
             for store in map(self.stores.__getitem__, student.stores)
         )
         record = {**first, "further_teachers": further} if further else first
+        if student.teacher_head:
+            record["teacher_head"] = [self.heads[reference].identity for reference in student.teacher_head]
         return record | ({"renderer": renderer_of(self.stores[student.store])} if student.renderer == "auto" else {})
 
 
@@ -88,6 +97,14 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
         )
     if shared.views is not None and shared.views > available:
         raise InputError(f"--views {shared.views} is set, but '{first.path.parent}' has {available} random views.")
+    heads = {reference: load_projection_head(reference) for student in students for reference in student.teacher_head}
+    for student in students:
+        for place in student.stores if student.teacher_head else ():
+            if stores[place].attributes["teacher"].get("normalised"):
+                raise InputError(
+                    f"'{place}' holds normalised embeddings, on which no projection head was trained; embed again "
+                    "without --normalise."
+                )
     schedule = ViewSchedule(0 if is_fresh else shared.views or available)
     for split in splits:
         check_views(split)
@@ -116,7 +133,7 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
         for store, other, rows in zip(opened[1:], further, row_of, strict=True):
             check_same_views(first, other, rows, schedule.views)
             check_canaries(store, first.name, source, renderer, shared.batch_size, rows)
-    return DistillInputs(stores, splits, [None, *row_of], schedule, view_size, source, renderer)
+    return DistillInputs(stores, splits, [None, *row_of], schedule, view_size, source, renderer, heads)
 
 
 def check_students(students: Sequence[DistillSettings]) -> None:

@@ -91,7 +91,9 @@ def distill_together(
             policy=(shared.policy or POLICIES["crop-flip"]) if shared.student_view == "fresh" else None,
         )
         tasks = [
-            DistillTask(student, network, replay, inputs.teachers(student), device, score)
+            DistillTask(
+                student, network, replay, inputs.teachers(student), inputs.projection_heads(student), device, score
+            )
             for student, network, score in zip(students, networks, scores, strict=True)
         ]
         for student, task in zip(students, tasks, strict=True):

@@ -37,7 +37,11 @@ DEFAULTS = {
 DEFAULT_HEADS = {objective: signature["head"][1] for objective, signature in _SIGNATURES.items() if "head" in signature}
 
 OPTIONS = {
-    objective: {*signature, *({"prefill"} if "bank_size" in signature else ())}
+    objective: {
+        *signature,
+        *({"prefill"} if "bank_size" in signature else ()),
+        *({"teacher_head"} if objective == "retro" else ()),
+    }
     for objective, signature in _SIGNATURES.items()
 }  # by objective, the settings that apply to it; those of other objectives are refused
 
@@ -76,8 +80,9 @@ if not TYPE_CHECKING:
                 Literal[tuple(OBJECTIVES)],
                 result_option(
                     "What the student learns from the teacher: its similarities to the images of one memory bank or "
-                    "two (CompRess) or of SEED's queue, its embeddings by regression (plain, with batch norm, "
-                    "SimReg's, UNIC's) or contrast (CRD), or clusters of them (CC)."
+                    "two (CompRess) or of a queue (SEED's, LightlyTrain's), its embeddings by regression (plain, with "
+                    "batch norm, SimReg's, with the KoLeo regulariser, UNIC's, or behind the teacher's projection head: "
+                    "Retro) or contrast (CRD, BINGO with bags of neighbours), or clusters of them (CC)."
                 ),
             ],
             DEFAULT_OBJECTIVE,
@@ -126,6 +131,13 @@ class DistillSettings(_ObjectiveSettings):
         result_option(
             "Weight of a teacher's loss: one for STORE, and one for each --also-store (default: equal weights). "
             "Repeatable."
+        ),
+    ] = ()
+    teacher_head: Annotated[
+        tuple[str, ...],
+        path_option(
+            "Checkpoint with the projection head that the teacher was trained with, FILE or FILE#PREFIX: one for STORE "
+            "and one for each --also-store (retro). Repeatable."
         ),
     ] = ()
     split: Annotated[str, result_option("Split of the store to train on.")] = "train"
@@ -223,6 +235,11 @@ class DistillSettings(_ObjectiveSettings):
             )
         if "teacher_dropping" in self.model_fields_set and not self.also_store:
             raise ValueError("--teacher-dropping chooses among several teachers; add --also-store, or leave it out.")
+        if self.objective == "retro" and len(self.teacher_head) != len(self.stores):
+            raise ValueError(
+                f"There are {len(self.teacher_head)} --teacher-head and {len(self.stores)} stores; give the checkpoint "
+                "with the teacher's projection head for STORE, and one for each --also-store."
+            )
         if self.batch_size % self.accumulation:
             raise ValueError(f"--accumulation {self.accumulation} must divide --batch-size {self.batch_size}.")
         if self.batch_size == self.accumulation and (self.head_or_default == "mlp" or self.objective == "reg-bn"):
@@ -230,6 +247,11 @@ class DistillSettings(_ObjectiveSettings):
             raise ValueError(
                 f"{named} has batch norm, which needs at least two images per micro-batch; raise --batch-size or lower "
                 "--accumulation."
+            )
+        if self.batch_size == self.accumulation and self.objective == "koleo":
+            raise ValueError(
+                "--objective koleo compares each image with its nearest neighbour, and needs at least two images per "
+                "micro-batch; raise --batch-size or lower --accumulation."
             )
         if self.export == "key" and "key_momentum" not in OPTIONS[self.objective]:
             users = ", ".join(name for name, options in OPTIONS.items() if "key_momentum" in options)

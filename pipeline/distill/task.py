@@ -1,6 +1,7 @@
 """The training task of one student: network, objective and banks, and its loss on replayed batches."""
 
 import inspect
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
+from compress_ssl.pipeline.distill.objectives.bingo import check_neighbours
 from compress_ssl.pipeline.distill.objectives.cluster_classification import default_clusters
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective, TeacherEmbeddings
 from compress_ssl.pipeline.distill.objectives.teacher_dropping import drop_teachers
@@ -39,6 +41,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
     Args:
         network: The untrained student; it is moved to ``device``.
         teachers: Numbers of the replay's teachers that are the student's, in the order of ``settings.stores``.
+        projection_heads: Of each teacher, where the objective has them; else empty.
         score: Live evaluation.
     """
 
@@ -48,6 +51,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
         network: Network,
         replay: Replay,
         teachers: Sequence[int],
+        projection_heads: Sequence[nn.Module],
         device: torch.device,
         score: ScoreFunction | None,
     ) -> None:
@@ -63,8 +67,9 @@ class DistillTask(TrainingTask[ReplayBatch]):
                 student_dim=network.feature_dim,
                 teacher_dim=replay.teachers[teacher].feature_dim,
                 images=len(replay.split),
+                projection_head=projection_head,
             )
-            for teacher in teachers
+            for teacher, projection_head in itertools.zip_longest(teachers, projection_heads)
         ]
         for objective in self._objectives:
             if objective.teacher_bank is not None and objective.refill_teacher_bank:
@@ -105,7 +110,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
         """Fit objectives to all embeddings of their teacher, and fill the memory banks that checkpoints omit."""
         is_start = (epoch, step) == (0, 0)
         for objective, teacher in self._teachers:
-            if objective.needs_fit and is_start:
+            if objective.needs_fit and (is_start or objective.refit_on_resume):
                 if is_rank0():
                     objective.fit_teacher(self._all_embeddings(objective, teacher))
                 broadcast_state(objective)
@@ -233,12 +238,12 @@ def build_student(settings: DistillSettings, split: Split, view_size: int) -> Ne
 
 
 def build_objective(
-    settings: DistillSettings, options: Mapping[str, Any], student: nn.Module, **dims: int
+    settings: DistillSettings, options: Mapping[str, Any], student: nn.Module, **of_teacher: Any
 ) -> Objective:
-    """Return the objective of the settings for one teacher, with these options and dimensions."""
+    """Return the objective of the settings for one teacher, with these options, dimensions and projection head."""
     module, _, class_name = OBJECTIVES[settings.objective].partition(":")
     objective: type[Objective] = getattr(import_module(module), class_name)
-    supplied: dict[str, Any] = {**dims, "seed": settings.seed, "precision": settings.precision}
+    supplied: dict[str, Any] = {**of_teacher, "seed": settings.seed, "precision": settings.precision}
     accepted = inspect.signature(objective).parameters
     torch.manual_seed(settings.seed)  # for each teacher as if it were the only one
     return objective(student, **{name: value for name, value in supplied.items() if name in accepted}, **options)
@@ -250,7 +255,7 @@ def fit_options(settings: DistillSettings, images: int) -> dict[str, Any]:
     A larger bank would hold earlier views of an image beside the newest.
 
     Raises:
-        InputError: If more clusters are asked for than there are images.
+        InputError: If more clusters or neighbours are asked for than there are images.
     """
     options = settings.objective_options
     for name in ("bank_size", "negative_queue"):
@@ -260,6 +265,8 @@ def fit_options(settings: DistillSettings, images: int) -> dict[str, Any]:
                 "'%s': --%s %d is reduced to the size of the dataset, which has %d images.",
                 settings.run.name, name.replace("_", "-"), size, images,
             )  # fmt: skip
+    if "neighbours" in options:
+        check_neighbours(options["neighbours"], images)
     if "clusters" in options:
         options["clusters"] = options["clusters"] or default_clusters(images)
         if options["clusters"] > images:

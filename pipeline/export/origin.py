@@ -16,7 +16,7 @@ from compress_ssl.storage.typed_json import check_value
 NOT_SHOWN = {
     *TrainingSettings.fields_with_role("path", "runtime"),
     *ImageSelection.fields_with_role("path", "runtime"),
-    *("data", "run", "store", "also_store", "scratch", "teacher_memory", "check_content"),
+    *("data", "run", "store", "also_store", "teacher_head", "scratch", "teacher_memory", "check_content"),
     *("inputs", "versions", "compile", "on_bad_image"),
 }  # keys of ``settings.json`` that are not options of the method: paths, runtime options, inputs and versions
 

@@ -27,7 +27,7 @@ def parse_reference(reference: str) -> Reference:
     name, colon, path = reference.partition(":")
     if colon and path and re.fullmatch(r"((timm|torchvision)/)?[\w.-]+", name) and not Path(reference).exists():
         kind: Literal["torchvision", "file"] = "torchvision" if name.startswith(TORCHVISION) else "file"
-        return Reference(kind, name.removeprefix(TORCHVISION), *_file_and_part(path))
+        return Reference(kind, name.removeprefix(TORCHVISION), *file_and_part(path))
     kind_or_folder, _, name = reference.partition("/")
     match kind_or_folder:
         case "random" | "torchvision":
@@ -35,7 +35,7 @@ def parse_reference(reference: str) -> Reference:
         case "timm":
             return Reference(kind_or_folder, reference, None)
         case _:
-            return Reference("file", None, *_file_and_part(reference))
+            return Reference("file", None, *file_and_part(reference))
 
 
 def with_absolute_path(reference: str) -> str:
@@ -47,7 +47,8 @@ def with_absolute_path(reference: str) -> str:
     return f"{f'{source}{name}:' if name else ''}{path.absolute()}{f'#{part}' if part else ''}"
 
 
-def _file_and_part(text: str) -> tuple[Path, str | None]:
+def file_and_part(text: str) -> tuple[Path, str | None]:
+    """Split ``FILE#PART``; the part is None if there is none."""
     file, mark, part = text.rpartition("#")
     if not (file and mark and part) or "/" in part or Path(text).expanduser().exists():
         file, part = text, ""

@@ -22,7 +22,7 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.evaluate.settings import VocSettings
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.voc import ANNOTATIONS
-from compress_ssl.pipeline.networks.reference import parse_reference
+from compress_ssl.pipeline.networks.reference import file_and_part, parse_reference
 from compress_ssl.pipeline.recipe.file import Recipe
 from compress_ssl.pipeline.recipe.steps import Step
 from compress_ssl.storage.places.durable import write_json_durably
@@ -175,6 +175,9 @@ def _inputs(step: Step, steps: Mapping[str, Step]) -> dict[str, str | None]:
         first, *further = step.settings.stores
         given = {"store": first, **{f"also_store {number}": place for number, place in enumerate(further, 1)}}
         used |= {name: place for name, place in given.items() if place not in used.values()}
+        for number, reference in enumerate(step.settings.teacher_head, 1):
+            file, part = file_and_part(reference)
+            used[f"teacher_head {number}{f'#{part}' if part else ''}"] = file
     if isinstance(step.settings, ImageSelection):
         lists = {"subset": step.settings.subset, "labels": step.settings.labels}
         used |= {name: file for name, file in lists.items() if file is not None}

@@ -230,8 +230,8 @@ def rank0_first() -> Iterator[None]:
 def broadcast_state(modules: nn.Module) -> None:
     """Copy rank 0's parameters and buffers to all ranks, in place."""
     if world_size() > 1:
-        for value in modules.state_dict().values():
-            dist.broadcast(value, src=0)
+        for value in (*modules.parameters(), *modules.buffers()):
+            dist.broadcast(value.detach(), src=0)
 
 
 class _LossModule(nn.Module):

@@ -48,20 +48,28 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def enqueue(self, embeddings: Tensor, images: Tensor | None = None) -> None:
         """Replace the oldest rows by a batch (B, D) of images (B,), wrapping around at the end."""
-        size = len(self.rows)
-        newest = embeddings[-size:]
-        first = self.position + len(embeddings) - len(newest)
-        places = (first + torch.arange(len(newest), device=self.rows.device)) % size
-        self.rows[places] = newest.to(self.rows.dtype)
+        places = self._places(len(embeddings))
+        self.rows[places] = embeddings[-len(places) :].to(self.rows.dtype)
         if self.images is not None:
             assert images is not None
-            self.images[places] = images[-size:]
-        self.position.copy_((self.position + len(embeddings)) % size)
+            self.images[places] = images[-len(places) :]
+        self.skip(len(embeddings))
+
+    @torch.no_grad()
+    def rows_after(self, embeddings: Tensor) -> Tensor:
+        """Return the rows (K, D) that enqueueing a batch (B, D) would leave."""
+        places = self._places(len(embeddings))
+        return self.rows.index_copy(0, places, embeddings[-len(places) :].to(self.rows.dtype))
 
     @torch.no_grad()
     def skip(self, count: int) -> None:
         """Advance by ``count`` rows without writing them."""
         self.position.copy_((self.position + count) % len(self.rows))
+
+    def _places(self, count: int) -> Tensor:
+        """Return where the last of ``count`` embeddings are enqueued, at most K."""
+        kept = min(count, len(self.rows))
+        return (self.position + count - kept + torch.arange(kept, device=self.rows.device)) % len(self.rows)
 
 
 def dot_products(queries: Tensor, rows: Tensor, *, out: Tensor) -> None:

@@ -33,6 +33,9 @@ class TrainingSettings(OutputSettings):
     warmup_epochs: Annotated[float, result_option("Epochs of linear warm-up of the learning rate from zero.", ge=0)] = (
         0.0
     )
+    clip_norm: Annotated[
+        float | None, result_option("Clip the norm of all weights' gradient at this value (default: no limit).", gt=0)
+    ] = None
     precision: Annotated[
         Precision,
         result_option(

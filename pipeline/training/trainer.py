@@ -121,6 +121,9 @@ class Trainer(Generic[BatchT]):
                     self._scaler.scale(loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
                 self.log.add({"loss": loss.detach(), **to_log}, self._batch_size // len(micro_batches))
             check_gradients(self.task.modules)
+            if settings.clip_norm is not None:
+                self._scaler.unscale_(self._optimizer)
+                torch.nn.utils.clip_grad_norm_(self.task.modules.parameters(), settings.clip_norm)
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self.task.after_step()

@@ -24,11 +24,15 @@ OBJECTIVES: dict[str, str] = {
     "crd": "compress_ssl.pipeline.distill.objectives.crd:CRD",
     "cc": "compress_ssl.pipeline.distill.objectives.cluster_classification:ClusterClassification",
     "unic": "compress_ssl.pipeline.distill.objectives.unic:UNIC",
+    "koleo": "compress_ssl.pipeline.distill.objectives.koleo:KoLeo",
+    "bingo": "compress_ssl.pipeline.distill.objectives.bingo:BINGO",
+    "retro": "compress_ssl.pipeline.distill.objectives.retro:Retro",
+    "lightly": "compress_ssl.pipeline.distill.objectives.lightly:Lightly",
 }  # by name, ``module:Class``. The default of an option that several have is that of the first one here.
 
 DEFAULT_OBJECTIVE: Final = "compress-2q"
 
-SUPPLIED = ("teacher_dim", "student_dim", "images", "seed", "precision")
+SUPPLIED = ("teacher_dim", "student_dim", "images", "seed", "precision", "projection_head")
 """Keyword parameters that the pipeline supplies; all others but ``head`` are options."""
 
 

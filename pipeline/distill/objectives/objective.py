@@ -64,6 +64,10 @@ class Objective(nn.Module, ABC):
     """True if the teacher's embeddings are L2-normalised before they are passed; else they are the store's."""
     teacher_dropping: float = 0.0
     """Probability of dropping one of several teachers for an image; needs a loss of each image."""
+    mixable: bool = True
+    """False if what an image is compared with belongs to its row, and so not to a view mixed of two images."""
+    refit_on_resume: ClassVar[bool] = False
+    """True if ``fit_teacher`` has to be called when a training is resumed, too."""
     needs_fit: bool = False  # true if ``fit_teacher`` has to be called before the first step
     refill_teacher_bank: bool = True
     """True if the teacher's bank holds the last images: it is then rebuilt from the store, not checkpointed."""

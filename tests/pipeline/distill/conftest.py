@@ -23,6 +23,7 @@ from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 from compress_ssl.storage import open_store
 from compress_ssl.storage.schema import SplitPlan
 from compress_ssl.storage.writer import StoreWriter, create_store
+from tests.pipeline.distill.kinds import with_heads
 
 TINY = {"student": "conv4-16", "epochs": 3, "batch_size": 8, "bank_size": 20, "key_momentum": 0.9,
         "learning_rate": 0.05, "threads": 1, "device": "cpu"}  # fmt: skip
@@ -139,7 +140,8 @@ def student(data: Path, store: Path, tmp_path: Path) -> Students:
 
     def make(name: str = "student", **settings: Any) -> DistillSettings:
         shared = options_for(TINY, settings.get("objective"))
-        return DistillSettings(**{"store": store, "data": data, "run": tmp_path / name, **shared, **settings})
+        given = {"store": store, "data": data, "run": tmp_path / name, **shared, **settings}
+        return DistillSettings(**with_heads(tmp_path, given))
 
     return make
 

@@ -1,6 +1,11 @@
 """Students of every objective."""
 
+from pathlib import Path
 from typing import Any
+
+import torch
+
+from compress_ssl.storage import open_store
 
 KINDS: dict[str, dict[str, Any]] = {
     "2q": {"objective": "compress-2q", "mask_own": True, "centre": True, "bank_size": 29, "prefill": True},
@@ -16,5 +21,27 @@ KINDS: dict[str, dict[str, Any]] = {
     "cc": {"objective": "cc", "clusters": 4},
     "unic": {"objective": "unic"},
     "unic-phi-s": {"objective": "unic", "standardisation": "phi-s", "head": "linear"},
+    "koleo": {"objective": "koleo", "koleo_weight": 0.3},
+    "bingo": {"objective": "bingo", "neighbours": 3, "prefill": True},
+    "retro": {"objective": "retro"},
+    "lightly": {"objective": "lightly", "prefill": True, "bank_precision": "float16"},
 }
 """Students of 29 images, each other than the default in what it keeps."""
+
+
+def with_heads(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a student; Retro's with a projection head for each of its stores, written to a folder."""
+    if given.get("objective") != "retro" or "teacher_head" in given:
+        return given
+    stores = (given["store"], *given.get("also_store", ()))
+    dims = [open_store(store)["train"].feature_dim for store in stores]
+    return {**given, "teacher_head": tuple(str(write_head(folder / f"head-{dim}.pt", dim)) for dim in dims)}
+
+
+def write_head(path: Path, dim: int, out: int = 12) -> Path:
+    """Write a checkpoint with a head as MoCo v2 saves it."""
+    generator = torch.Generator().manual_seed(dim)
+    shapes = {"0.weight": (dim, dim), "0.bias": (dim,), "2.weight": (out, dim), "2.bias": (out,)}
+    weights = {name: torch.randn(shape, generator=generator) / dim**0.5 for name, shape in shapes.items()}
+    torch.save({"state_dict": {f"module.encoder_q.fc.{name}": value for name, value in weights.items()}}, path)
+    return path

@@ -35,7 +35,13 @@ def check_gradients(kind: str, settings: DistillSettings) -> None:
     module, feature_dim = build_backbone("conv4-16", 0)
     torch.manual_seed(0)
     objective: Any = build_objective(
-        settings, settings.objective_options, module, student_dim=feature_dim, teacher_dim=24, images=100
+        settings,
+        settings.objective_options,
+        module,
+        student_dim=feature_dim,
+        teacher_dim=24,
+        images=100,
+        projection_head=torch.nn.Sequential(torch.nn.Linear(24, 24), torch.nn.ReLU(), torch.nn.Linear(24, 8)),
     )
     embeddings = torch.nn.functional.normalize(torch.randn(100, 24), dim=1)
     objective.fit_teacher(TeacherEmbeddings(embeddings, torch.arange(100)))
@@ -52,7 +58,7 @@ def check_gradients(kind: str, settings: DistillSettings) -> None:
         loss.backward()
         optimizer.step()
     for key, weight in [*module.named_parameters(), *objective.named_parameters()]:
-        if "key_" in key:
+        if "key_" in key or key.startswith("projection_head."):
             assert not weight.requires_grad, (kind, key)
         elif not key.endswith("bias"):  # a batch norm that follows takes it out
             assert weight.grad is not None, (kind, key)

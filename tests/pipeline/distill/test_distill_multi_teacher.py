@@ -36,6 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "seed": {"objective": "seed"},
     "crd": {"objective": "crd", "negatives": 40},
     "cc": {"objective": "cc", "clusters": 4},
+    "bingo": {"objective": "bingo", "neighbours": 3},
+    "retro": {"objective": "retro"},
 }
 
 
@@ -73,7 +75,13 @@ def test_loss_and_gradients_are_the_weighted_mean_of_those_of_each_teacher_alone
     def made(network: torch.nn.Module, feature_dim: int, number: int) -> tuple[Any, Batch]:
         torch.manual_seed(number)
         objective: Any = build_objective(
-            settings, settings.objective_options, network, student_dim=feature_dim, teacher_dim=dims[number], images=100
+            settings,
+            settings.objective_options,
+            network,
+            student_dim=feature_dim,
+            teacher_dim=dims[number],
+            images=100,
+            projection_head=torch.nn.Linear(dims[number], 8),
         )
         objective.fit_teacher(TeacherEmbeddings(stored[number], torch.arange(100)))
         return objective.train(), Batch(images, stored[number][rows], rows)

@@ -13,7 +13,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.run import distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings, options_for
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
-from tests.pipeline.distill.kinds import KINDS
+from tests.pipeline.distill.kinds import KINDS, with_heads
 
 Students = Callable[..., DistillSettings]
 
@@ -42,7 +42,7 @@ PASSES: dict[str, list[dict[str, Any]]] = {
             **kind,
             **SMALL,
             "learning_rate": 0.001,
-            **({"head": "linear"} if name == "simreg" else {}),
+            **({"head": "linear"} if name in ("simreg", "koleo") else {}),
         }  # its head has batch norm
         for name, kind in KINDS.items()
     ],
@@ -64,10 +64,9 @@ def students_of(
     def make(kind: str, where: str, **more: Any) -> list[DistillSettings]:
         return [
             DistillSettings(
-                store=store,
                 data=data,
                 run=place / where / f"{kind}-{number}",
-                **{**options_for(tiny, given.get("objective")), **given, **more},
+                **with_heads(place, {"store": store, **options_for(tiny, given.get("objective")), **given, **more}),
                 **({"also_store": (other,)} if "store_weights" in given else {}),
             )
             for number, given in enumerate(PASSES.get(kind, BREAKING))

@@ -34,6 +34,20 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path, parts: int) -> Non
         torch.testing.assert_close(ours, theirs)
 
 
+def test_gradient_is_clipped_by_the_norm_over_all_weights(tmp_path: Path) -> None:
+    trained = run_loop(tmp_path / "run", 2, clip_norm=0.05, momentum=0, weight_decay=0)
+    plain = network()
+    for epoch in range(3):
+        for batch in batches(epoch, 0):
+            gradients = torch.autograd.grad(loss_of(plain, batch), list(plain.parameters()))
+            norm = sum(each.square().sum().item() for each in gradients) ** 0.5
+            assert norm > 0.05
+            for weight, gradient in zip(plain.parameters(), gradients, strict=True):
+                weight.data -= 0.1 * gradient * 0.05 / norm
+    for ours, theirs in zip(trained.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_seconds_waited_for_batches_are_in_every_line(tmp_path: Path) -> None:
     def slowly(epoch: int, first_step: int) -> Iterator[Tensor]:
         for batch in batches(epoch, first_step):

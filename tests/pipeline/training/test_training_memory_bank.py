@@ -30,7 +30,9 @@ def test_bank_holds_the_last_rows_first_in_first_out() -> None:
             place = 0
             for start in range(0, 40, batch):
                 entering = rows(batch, start)
+                after = bank.rows_after(entering)
                 bank.enqueue(entering)
+                assert torch.equal(after, bank.rows)
                 for row in entering:
                     expected[place] = row
                     place = (place + 1) % size

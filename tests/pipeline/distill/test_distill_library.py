@@ -54,7 +54,10 @@ def test_options_read_from_the_source_are_those_of_the_imported_classes() -> Non
                 assert repr((each.annotation, each.default)) == repr(read[each.name]), (name, each.name)
                 assert each.name == "head" or get_origin(each.annotation) is Annotated
             else:
-                assert each.name in ("teacher_dim", "images") or each.default is not inspect.Parameter.empty
+                assert (
+                    each.name in ("teacher_dim", "images", "projection_head")
+                    or each.default is not inspect.Parameter.empty
+                )
 
 
 def test_an_option_of_several_objectives_is_declared_the_same_way_in_each() -> None:
@@ -67,7 +70,8 @@ def test_an_option_of_several_objectives_is_declared_the_same_way_in_each() -> N
 
 def test_defaults_of_the_settings_are_those_of_the_classes() -> None:
     for name, defaults in DEFAULTS.items():
-        settings = DistillSettings(store="a", data="b", run="c", student="d", objective=name)
+        heads = {"teacher_head": ("e",)} if name == "retro" else {}
+        settings = DistillSettings(store="a", data="b", run="c", student="d", objective=name, **heads)
         parameters = inspect.signature(imported(name)).parameters
         assert defaults == {option: parameters[option].default for option in defaults}
         assert settings.objective_options == {

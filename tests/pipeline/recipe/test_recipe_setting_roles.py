@@ -58,6 +58,8 @@ def other_value(name: str, annotation: Any, value: Any) -> Any:
         return copied(value)
     if isinstance(value, tuple) and value and isinstance(value[0], Path):
         return tuple(map(copied, value))
+    if name == "teacher_head":
+        return tuple(str(copied(Path(each))) for each in value)
     if name == "policy":
         return next(policy for policy in POLICIES.values() if policy != value)
     if name in OTHER and not isinstance(value, str):
@@ -78,7 +80,7 @@ def other_value(name: str, annotation: Any, value: Any) -> Any:
 def base_settings(model: type[Settings], folder: Path) -> Settings:
     """Return settings with a value for every path, most of which exist."""
     folder.mkdir(exist_ok=True)
-    inputs = {name: folder / name for name in ("data", "store", "further", "subset", "labels")}
+    inputs = {name: folder / name for name in ("data", "store", "further", "subset", "labels", "projection")}
     for name, path in inputs.items():
         if name in {"data", "store", "further"}:
             path.mkdir(exist_ok=True)
@@ -90,7 +92,9 @@ def base_settings(model: type[Settings], folder: Path) -> Settings:
         **{name: folder / name for name in ("run", "out", "output", "index_folder", "scratch")},
         "also_store": (inputs["further"],),
     }
-    given = {name: path for name, path in paths.items() if name in model.model_fields}
+    given: dict[str, Any] = {name: path for name, path in paths.items() if name in model.model_fields}
+    if "teacher_head" in model.model_fields:
+        given |= {"objective": "retro", "teacher_head": (str(inputs["projection"]), str(inputs["projection"]))}
     for name, field in model.model_fields.items():
         if field.is_required() and name not in given:
             given[name] = "random/conv4-16"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,7 +38,8 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
     NAME is a teacher, an architecture, torchvision/NAME or timm/NAME; * and ? are wildcards. FLOPs count convolutions
     and matrix products for one image at the default size, two per multiply-add, without the classifier. Weights of
     teachers that are not from torchvision or timm are read from a file: NAME:PATH, or NAME:PATH#KEY for one of several
-    state dicts in it.
+    state dicts in it. MODULE:FUNCTION is a function that returns a torch.nn.Module and its preprocessing; --teachers
+    also lists those that installed packages have registered.
     """
     from compress_ssl.cli.progress import TerminalProgress
     from compress_ssl.pipeline.networks import catalogue
@@ -53,6 +54,7 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
     for pattern in names:
         work += [("networks", catalogue.describe_network, name) for name in catalogue.matching_names(pattern)]
 
+    of_packages = catalogue.networks_of_packages() if teachers or everything else []
     described: dict[str, list[Description]] = {}
     with TerminalProgress().track("networks", len(work), "networks") as advance:
         for title, describe, name in work:
@@ -72,5 +74,12 @@ def command(names: tuple[str, ...], teachers: bool, students: bool, as_json: boo
                     f"{each.flops / 1e9:>7.2f}  {seen.size:>6}  {preprocessing:<28}  {each.note}"
                 )
                 echo(line.rstrip())
+        if of_packages:
+            echo("teachers of packages: name, package, function")
+            for name, package, function in of_packages:
+                echo(f"{name}, {package}, {function}")
 
-    print_result({title: [asdict(each) for each in group] for title, group in described.items()}, as_json, show)
+    result: dict[str, Any] = {title: [asdict(each) for each in group] for title, group in described.items()}
+    if of_packages:
+        result["of_packages"] = [each._asdict() for each in of_packages]
+    print_result(result, as_json, show)

@@ -35,15 +35,17 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.evaluate.run import evaluate
     from compress_ssl.pipeline.evaluate.settings import KnnSettings, LinearSettings
     from compress_ssl.pipeline.networks.network import load_network
+    from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+    from compress_ssl.pipeline.networks.user_networks import register_network
     from compress_ssl.pipeline.pretrain.run import pretrain
     from compress_ssl.pipeline.pretrain.settings import PretrainSettings
     from compress_ssl.storage import describe, open_store
 
 __all__ = ["BINGO", "CRD", "SEED", "UNIC", "Batch", "ClusterClassification", "CompRess1q", "CompRess2q"]
-__all__ += ["DistillSettings", "EmbedSettings", "KnnSettings", "KoLeo", "Lightly", "LinearSettings", "PretrainSettings"]
-__all__ += ["Regression", "RegressionBN", "Retro", "Silent", "SimReg", "TeacherEmbeddings", "__version__", "describe"]
-__all__ += ["distill", "embed", "evaluate"]
-__all__ += ["load_network", "open_store", "pretrain"]
+__all__ += ["DistillSettings", "EmbedSettings", "KnnSettings", "KoLeo", "Lightly", "LinearSettings", "Preprocessing"]
+__all__ += ["PretrainSettings", "Regression", "RegressionBN", "Retro", "Silent", "SimReg", "TeacherEmbeddings"]
+__all__ += ["__version__", "describe", "distill", "embed", "evaluate", "load_network", "open_store", "pretrain"]
+__all__ += ["register_network"]
 
 NAMES = {
     "pipeline.common.progress": "Silent",
@@ -66,6 +68,8 @@ NAMES = {
     "pipeline.evaluate.run": "evaluate",
     "pipeline.evaluate.settings": "KnnSettings LinearSettings",
     "pipeline.networks.network": "load_network",
+    "pipeline.networks.preprocessing": "Preprocessing",
+    "pipeline.networks.user_networks": "register_network",
     "pipeline.pretrain.run": "pretrain",
     "pipeline.pretrain.settings": "PretrainSettings",
     "storage": "describe open_store",

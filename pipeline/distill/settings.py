@@ -81,8 +81,8 @@ if not TYPE_CHECKING:
                 result_option(
                     "What the student learns from the teacher: its similarities to the images of one memory bank or "
                     "two (CompRess) or of a queue (SEED's, LightlyTrain's), its embeddings by regression (plain, with "
-                    "batch norm, SimReg's, with the KoLeo regulariser, UNIC's, or behind the teacher's projection head: "
-                    "Retro) or contrast (CRD, BINGO with bags of neighbours), or clusters of them (CC)."
+                    "batch norm, SimReg's, UNIC's, with the KoLeo regulariser, or behind the teacher's projection "
+                    "head: Retro) or contrast (CRD, BINGO with bags of neighbours), or clusters of them (CC)."
                 ),
             ],
             DEFAULT_OBJECTIVE,

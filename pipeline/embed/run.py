@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from compress_ssl.pipeline.common.errors import RunError
+from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.common.memory import format_bytes
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
@@ -25,6 +25,7 @@ from compress_ssl.pipeline.embed.plan import (
 )
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.networks.reference import with_absolute_path
+from compress_ssl.pipeline.networks.user_networks import is_of_this_process
 from compress_ssl.storage import EmbeddingStore, Place, open_store
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.publish import check_place, is_store, is_there
@@ -119,6 +120,11 @@ def open_executor(settings: EmbedSettings, progress: Progress) -> Iterator[Execu
         InputError: If the network, the device or the cluster cannot be used.
     """
     if settings.uses_dask:
+        if is_of_this_process(settings.teacher):
+            raise InputError(
+                f"'{settings.teacher}' exists in this process only, and not in Dask's workers; put its function into a "
+                "module and give MODULE:FUNCTION, or embed without Dask."
+            )
         from compress_ssl.pipeline.dask.cluster import open_client
         from compress_ssl.pipeline.embed.on_dask import DaskExecutor
 

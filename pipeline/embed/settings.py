@@ -100,7 +100,11 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         path_option("Embedding store to write: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME.", argument=True),
     ]
     teacher: Annotated[
-        str, result_option("A run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME or random/NAME.")
+        str,
+        result_option(
+            "A run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME, random/NAME, or "
+            "MODULE:FUNCTION, which returns a torch.nn.Module and its preprocessing."
+        ),
     ]
     split: Annotated[
         tuple[Split, ...],

@@ -32,7 +32,8 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
     model: Annotated[
         str,
         result_option(
-            "A store (of a teacher), a run's folder, a checkpoint, torchvision/NAME, timm/NAME or random/NAME.",
+            "A store (of a teacher), a run's folder, a checkpoint, torchvision/NAME, timm/NAME, random/NAME or "
+            "MODULE:FUNCTION.",
             argument=True,
         ),
     ]

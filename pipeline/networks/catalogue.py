@@ -3,6 +3,7 @@
 import fnmatch
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,11 +18,13 @@ from compress_ssl.pipeline.networks.architectures import (
     check_torchvision,
     default_preprocessing,
 )
+from compress_ssl.pipeline.networks.network import load_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.reference import parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.pipeline.networks.timm_models import timm_names
 from compress_ssl.pipeline.networks.torchvision_models import torchvision_preprocessing
+from compress_ssl.pipeline.networks.user_networks import entry_points_by_name, package_of
 
 STUDENTS: dict[str, str] = {
     "alexnet": "the paper's: fc7 after its ReLU, no dropout, no batch norm",
@@ -39,6 +42,14 @@ STUDENTS: dict[str, str] = {
     "mobilenet_v2-32px": "first convolution of stride 1",
     "resnet18-narrow-32px": "half the channels, first convolution of stride 2: trains on a CPU",
 }  # remarks on recommended students by architecture; any architecture can be one
+
+
+class OfPackage(NamedTuple):
+    """A network that an installed package has; it is not built for this."""
+
+    name: str
+    package: str
+    function: str
 
 
 @dataclass(frozen=True)
@@ -64,10 +75,14 @@ def describe_student(name: str) -> Description:
 def describe_network(name: str) -> Description:
     """Describe a teacher, an architecture with its default preprocessing, or ``torchvision/NAME`` with its weights'.
 
+    A user's network is built for it.
+
     Raises:
         InputError: If there is no such network; names the nearest.
     """
     reference = parse_reference(name)
+    if reference.kind == "user":
+        return _describe_users(name)
     architecture = reference.name or name
     if architecture in TEACHERS:
         teacher = TEACHERS[architecture]
@@ -87,6 +102,14 @@ def _describe(
     return Description(name, architecture, *numbers, preprocessing, note, weights)
 
 
+def _describe_users(name: str) -> Description:
+    network = load_network(name)
+    parameters = sum(parameter.numel() for parameter in network.module.parameters())
+    flops = count_flops(network.module, network.preprocessing.size)
+    numbers = network.feature_dim, parameters, flops
+    return Description(name, network.architecture, *numbers, network.preprocessing, "", None)
+
+
 @functools.cache
 def _feature_dim_parameters_flops(architecture: str, size: int) -> tuple[int, int, int]:
     try:
@@ -101,14 +124,20 @@ def _feature_dim_parameters_flops(architecture: str, size: int) -> tuple[int, in
 def count_flops(network: nn.Module, size: int) -> int:
     """Count the operations of one image of ``size`` pixels: convolutions and matrix products, two per multiply-add.
 
-    Args:
-        network: On the meta device.
+    On the device of the network, such as the meta device.
     """
+    device = next(network.parameters()).device
     counter = FlopCounterMode(display=False)
     # With gradients: without, torch fuses a transformer's layers into operations that are not counted.
     with counter, torch.enable_grad():
-        network.eval()(torch.zeros(1, 3, size, size, device="meta"))
+        network.eval()(torch.zeros(1, 3, size, size, device=device))
     return int(counter.get_total_flops())
+
+
+def networks_of_packages() -> list[OfPackage]:
+    """Return the networks of installed packages, by name."""
+    points = sorted(entry_points_by_name().items())
+    return [OfPackage(name, package_of(point), point.value) for name, point in points]
 
 
 def matching_names(pattern: str) -> list[str]:

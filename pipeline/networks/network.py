@@ -1,13 +1,15 @@
 """Networks with their preprocessing, loaded by reference: a run, a checkpoint file, published weights, or untrained."""
 
+import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
@@ -27,13 +29,25 @@ from compress_ssl.pipeline.networks.architectures import (
 from compress_ssl.pipeline.networks.checkpoints.file import GET_AGAIN, CheckpointFile, read_checkpoint_file
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights, find_weights
 from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint, architecture_of, load_weights
+from compress_ssl.pipeline.networks.checkpoints.names import NAMES
+from compress_ssl.pipeline.networks.checkpoints.sharded import refuse_shards
 from compress_ssl.pipeline.networks.checkpoints.variants import built_as, preprocessing_of, warn_of_variants
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
+from compress_ssl.pipeline.networks.user_networks import (
+    REGISTERED,
+    build_function,
+    checked_backbone,
+    entry_points_by_name,
+    function_of,
+    user_network,
+)
 from compress_ssl.storage.attributes import MAX_PIXELS
 from compress_ssl.storage.places.place import location
 from compress_ssl.storage.typed_json import FileModel, parse_json
+
+USERS_OUTPUT = "the module's output"  # what is stored of a user's network
 
 HEADER = "compress_ssl"  # key of the metadata of ``model.safetensors`` that holds architecture and preprocessing
 
@@ -48,6 +62,7 @@ class Network:
     feature_dim: int
     preprocessing: Preprocessing
     checkpoint: LoadedCheckpoint | None = None  # the file of another program that the weights come from
+    feature_layer: str = "the input of the last linear layer"
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features (B, F) of uint8 images (B, S, S, 3)."""
@@ -76,7 +91,7 @@ class Network:
         return {
             "architecture": self.architecture,
             "weights_sha256": weights_sha256(self.module),
-            "feature_layer": "the input of the last linear layer",
+            "feature_layer": self.feature_layer,
             "feature_dim": self.feature_dim,
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
@@ -92,8 +107,10 @@ def load_network(reference: str, seed: int = 0) -> Network:
         reference: ``random/NAME`` for an untrained network; ``torchvision/NAME`` or ``timm/NAME`` for published
             weights; a run's folder or its ``model.safetensors``; a checkpoint of another program as ``NAME:PATH``
             (NAME: a teacher or an architecture), or its path alone if the file identifies its network. ``PATH#PART``
-            chooses among its state dicts; ``torchvision/NAME:PATH`` is a file of torchvision.
-        seed: Of the weights of ``random/NAME``: the initialization of a student trained with this seed.
+            chooses among its state dicts; ``torchvision/NAME:PATH`` is a file of torchvision; ``MODULE:FUNCTION``, or
+            the name of a registered network, is a function that returns a module and its preprocessing.
+        seed: Of the weights of ``random/NAME``: the initialization of a student trained with this seed. Of torch's
+            generator while a function builds a network.
 
     Raises:
         InputError: If there is no such network, or its file cannot be used.
@@ -102,6 +119,8 @@ def load_network(reference: str, seed: int = 0) -> Network:
     if path is not None:
         return _load_file(reference, parsed, path)
     assert name is not None
+    if kind == "user":
+        return _load_users(name, seed)
     if kind == "random":
         return Network(f"{name}, untrained", name, *build_backbone(name, seed), default_preprocessing(name))
     if kind == "torchvision":
@@ -114,7 +133,7 @@ def load_network(reference: str, seed: int = 0) -> Network:
 
 
 def check_reference(reference: str) -> Reference:
-    """Check the names of a reference, and that the file of ``NAME:PATH`` exists, without reading anything.
+    """Check the names of a reference, and that the file of ``NAME:PATH`` exists, without reading a file of weights.
 
     A path alone need not exist: an earlier step of a recipe may be about to write it.
 
@@ -124,7 +143,9 @@ def check_reference(reference: str) -> Reference:
     parsed = kind, name, path, _ = parse_reference(reference)
     if name is None:
         return parsed
-    if kind == "torchvision":
+    if kind == "user":
+        build_function(name)
+    elif kind == "torchvision":
         check_torchvision(name)
     elif path is None or name.startswith(TIMM):
         check_architecture(name)
@@ -134,6 +155,36 @@ def check_reference(reference: str) -> Reference:
         advice = f"download it from {TEACHERS[name].weights}" if name in TEACHERS else "check the path"
         raise InputError(f"The file '{path}' with the weights of {name} does not exist; {advice}.")
     return parsed
+
+
+def _load_users(name: str, seed: int) -> Network:
+    module, given = user_network(name, seed)
+    if isinstance(given, Mapping):
+        given = asdict(Preprocessing()) | dict(given)
+    elif isinstance(given, Preprocessing):
+        given = asdict(given)
+    else:
+        raise InputError(
+            f"The function of '{name}' returns a {type(given).__name__} as preprocessing; return a Preprocessing or a "
+            f"dict of {', '.join(_Preprocessing.model_fields)}."
+        )
+    try:
+        preprocessing = Preprocessing(**_Preprocessing.model_validate(given, strict=False).model_dump())
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        field = ".".join(map(str, wrong["loc"][:1]))
+        raise InputError(f"The preprocessing of '{name}' has {field} = {given[field]!r}: {wrong['msg']}.") from error
+    if preprocessing.resize < preprocessing.size:
+        raise InputError(
+            f"The preprocessing of '{name}' crops {preprocessing.size} pixels from images resized to "
+            f"{preprocessing.resize}; give a resize of at least the size."
+        )
+    if min(preprocessing.std) <= 0:
+        raise InputError(f"The preprocessing of '{name}' divides by std = {preprocessing.std}; give positive numbers.")
+    backbone = checked_backbone(name, module, preprocessing.size)
+    if wrong_weights := not_finite(module):
+        raise InputError(f"The weights '{wrong_weights}' of '{name}' are not finite; load them again.")
+    return Network(name, function_of(name), *backbone, preprocessing, feature_layer=USERS_OUTPUT)
 
 
 def _load_file(reference: str, parsed: Reference, path: Path) -> Network:
@@ -147,8 +198,12 @@ def _load_file(reference: str, parsed: Reference, path: Path) -> Network:
                 f"The architecture '{reference}' needs weights; give torchvision/{reference} for trained ones, "
                 f"random/{reference} for untrained ones, or the path of a run."
             )
+        elif near := difflib.get_close_matches(reference, [*REGISTERED, *entry_points_by_name(), *TEACHERS], n=1):
+            problem = f"{problem.removesuffix('.')}. Did you mean '{near[0]}'?"
         raise InputError(problem)
     file = path / MODEL_FILE if path.is_dir() else path
+    if path.is_file() or not file.is_file():
+        refuse_shards(path)
     if path.is_dir() and not file.is_file():
         raise InputError(f"'{path}' holds no {MODEL_FILE}; it is not a finished run (use --resume to finish it).")
     checkpoint = read_checkpoint_file(file)
@@ -247,7 +302,8 @@ def _identify(file: CheckpointFile, weights: Weights) -> str:
             "differs."
         )
     alike = [name for name, teacher in TEACHERS.items() if teacher.architecture == architecture]
-    if LAYOUTS[weights.layout].preprocessing is None:
+    one_preprocessing = weights.names is not None and NAMES[weights.names].one_preprocessing
+    if LAYOUTS[weights.layout].preprocessing is None and not one_preprocessing:
         raise InputError(
             f"'{file.path}' holds a {architecture}, but its layout does not identify the method and so the "
             f"preprocessing; give NAME:PATH, NAME one of {', '.join([*alike, architecture])} ({architecture}: "
@@ -258,7 +314,15 @@ def _identify(file: CheckpointFile, weights: Weights) -> str:
 
 
 def save_network(path: Path, network: Network) -> None:
-    """Write a network's weights as safetensors; those of a torchvision architecture load into torchvision's."""
+    """Write a network's weights as safetensors; those of a torchvision architecture load into torchvision's.
+
+    Raises:
+        InputError: If the network is a user's, which no file can describe.
+    """
+    if network.feature_layer == USERS_OUTPUT:
+        raise InputError(
+            f"'{network.name}' is built by a function, and a file has only weights; save its state dict by torch.save."
+        )
     header = {"architecture": network.architecture, "preprocessing": asdict(network.preprocessing)}
     metadata = {"format": "pt", HEADER: json.dumps(header, sort_keys=True)}
     location(path).write_durably(safetensors_bytes(network.module.state_dict(), metadata))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
+from compress_ssl.pipeline.networks.checkpoints.names import NAMES, names_of
 from compress_ssl.pipeline.networks.checkpoints.state_dicts import StateDict, take_state_dict
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
@@ -164,14 +165,12 @@ LAYOUTS: dict[str, Layout] = {
 }  # in order of precedence; ``plain`` matches every file
 
 NOT_READ = {
-    r"(.+\.)?_conv_stem\.": "EfficientNet-PyTorch (lukemelas), whose names are not read; timm has the same networks: "
-    "give timm/tf_efficientnet_b0.in1k and the like, or convert it to the names of timm/tf_efficientnet_*",
     r"(.+\.)?(embeddings\.(cls_token|class_embedding|patch_embed|position_embed)|embedder\.|convolution\.)": "Hugging "
-    "Face transformers, whose names are not read; give the same network as timm/NAME, or convert it to timm's names",
-    r"(module\.)?visual\.(class_embedding|conv1|trunk|transformer)\b": "CLIP or OpenCLIP, whose names are not read; "
-    "give the same network as timm/NAME, OpenAI's with 'quickgelu' in its name, or convert it to timm's names",
+    "Face transformers, of which only ResNet, ViT, DeiT, MAE, DINOv2 and DINOv3 are read; give the same network as "
+    "timm/NAME, or as MODULE:FUNCTION, a function that builds it",
     r"(backbone\.(bottom_up\.)?)?res[2-5]\.\d+\.": "Detectron2, whose names and BGR images are not read; give the file "
     "that it was trained from",
+    r"(.+\.)?_?flat_param": "FSDP in shards; save the full state dict (StateDictType.FULL_STATE_DICT)",
 }  # names of projects that cannot be read, to what to say; a regular expression that must match the start of some key
 
 
@@ -179,6 +178,7 @@ class Weights(NamedTuple):
     """The weights of a file, by its layout."""
 
     layout: str
+    names: str | None  # which of ``NAMES`` its keys were; None for those of torchvision or timm
     backbone: dict[str, Tensor]  # by the architecture's keys; may include a head
     others: dict[str, Tensor]  # what the state dict holds outside the backbone: heads, momentum encoders, queues
     taken: StateDict
@@ -194,21 +194,30 @@ def find_weights(file: CheckpointFile, part: str | None = None) -> Weights:
         InputError: If the file has no weights, or not the part, or is another project's that cannot be read.
     """
     taken = take_state_dict(file, part)
+    keys = taken.tensors.keys()
+    layout = "plain" if names_of(keys) else _layout_of(taken)
+    prefix, theirs_to_ours = LAYOUTS[layout].prefix, LAYOUTS[layout].names
+    backbone, others = {}, {}
+    for key, value in taken.tensors.items():
+        if not key.startswith(prefix):
+            others[key] = value
+            continue
+        ours = key.removeprefix(prefix)
+        theirs = next(filter(ours.startswith, theirs_to_ours), "")
+        backbone[theirs_to_ours.get(theirs, "") + ours.removeprefix(theirs)] = value
+    names = names_of(backbone)
+    if names is not None:
+        return Weights(layout, names, NAMES[names].convert(backbone), others, taken)
     for mark, advice in NOT_READ.items():
-        if any(re.match(mark, key) for key in taken.tensors):
+        if any(re.match(mark, key) for key in keys):
             raise InputError(f"'{file.path}' was written by {advice}.")
-    name, layout = next(
-        (name, layout)
+    return Weights(layout, None, backbone, others, taken)
+
+
+def _layout_of(taken: StateDict) -> str:
+    return next(
+        name
         for name, layout in LAYOUTS.items()
         if re.match(layout.container, taken.container)
         and all(any(re.match(mark, key) for key in taken.tensors) for mark in (re.escape(layout.prefix), *layout.marks))
     )
-    backbone, others = {}, {}
-    for key, value in taken.tensors.items():
-        if not key.startswith(layout.prefix):
-            others[key] = value
-            continue
-        ours = key.removeprefix(layout.prefix)
-        theirs = next(filter(ours.startswith, layout.names), "")
-        backbone[layout.names.get(theirs, "") + ours.removeprefix(theirs)] = value
-    return Weights(name, backbone, others, taken)

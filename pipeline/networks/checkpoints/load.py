@@ -14,6 +14,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.networks.architectures import build_backbone, check_architecture
 from compress_ssl.pipeline.networks.backbone import Backbone
 from compress_ssl.pipeline.networks.checkpoints.file import CheckpointFile
+from compress_ssl.pipeline.networks.checkpoints.fit import fitted
 from compress_ssl.pipeline.networks.checkpoints.layouts import LAYOUTS, Weights
 
 KNOWN_BY_SHAPE = (
@@ -22,6 +23,10 @@ KNOWN_BY_SHAPE = (
     *("resnet18-32px", "resnet34-32px", "resnet50-32px", "timm/vit_tiny_patch16_224", "timm/vit_small_patch16_224"),
     *("timm/vit_small_patch8_224", "timm/vit_small_patch14_dinov2", "timm/vit_base_patch16_224"),
     *("timm/vit_base_patch8_224", "timm/vit_base_patch14_dinov2"),
+    *(f"timm/vit_{size}_patch14_reg4_dinov2" for size in ("small", "base")),
+    *(f"timm/vit_{size}_patch16_dinov3_qkvb" for size in ("small", "base")),
+    *(f"timm/tf_efficientnet_lite{number}" for number in range(5)),
+    *(f"timm/tf_efficientnet_b{number}" for number in range(4)),
 )  # architectures that a file is recognised as, likely ones first; of those with equal shapes only one is listed
 
 logger = logging.getLogger(__name__)
@@ -64,10 +69,13 @@ def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> t
             backbone, or its tensors are not dense.
     """
     backbone = build_backbone(architecture)
-    if wrong := mismatches(backbone.module, weights.backbone):
-        raise _does_not_fit(file, weights, architecture, wrong)
+    tensors = weights.backbone
+    if mismatches(backbone.module, tensors):
+        tensors = fitted(backbone.module, tensors)
+        if wrong := mismatches(backbone.module, tensors):
+            raise _does_not_fit(file, weights, architecture, wrong)
     wanted = backbone.module.state_dict().keys()
-    used = {key: tensor for key, tensor in weights.backbone.items() if key in wanted}
+    used = {key: tensor for key, tensor in tensors.items() if key in wanted}
     try:
         backbone.module.load_state_dict(used, strict=False)
     except RuntimeError as error:
@@ -75,11 +83,17 @@ def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> t
             f"'{file.path}' holds weights that are not dense tensors (quantised, sparse, or on the meta device); save "
             "its state dict as safetensors."
         ) from error
-    head = tuple(LAYOUTS[weights.layout].prefix + key for key in weights.backbone if key not in wanted)
+    taken = {tensor.untyped_storage().data_ptr() for tensor in used.values()}
+    head = tuple(
+        LAYOUTS[weights.layout].prefix + key
+        for key, tensor in weights.backbone.items()
+        if key not in wanted and (tensors is weights.backbone or tensor.untyped_storage().data_ptr() not in taken)
+    )
     missing = tuple(key for key in wanted if key not in used)
     choice = weights.taken.part, weights.taken.usual, weights.taken.beside
     left_out = head + tuple(weights.others)
-    loaded = LoadedCheckpoint(file.path, file.sha256, weights.layout, len(used), left_out, missing, *choice)
+    layout = ", ".join(filter(None, (weights.layout, weights.names)))
+    loaded = LoadedCheckpoint(file.path, file.sha256, layout, len(used), left_out, missing, *choice)
     logger.info("%s: %s", architecture, loaded)
     return backbone, loaded
 

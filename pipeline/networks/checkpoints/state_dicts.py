@@ -1,5 +1,6 @@
 """The state dicts of a checkpoint file: which there are, which is taken, and their keys without wrappers' prefixes."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ that (mmengine/hooks/ema_hook.py, commit b14c179)."""
 
 CONTAINERS = (
     *("state_dict", "model", "teacher", "student", "network", "model_state_dict"),
+    "module",  # DeepSpeed's mp_rank_00_model_states.pt (deepspeed/runtime/engine.py)
     "classy_state_dict.base_model.model.trunk",  # VISSL
     "",  # the file itself
 )
@@ -22,6 +24,9 @@ CONTAINERS = (
 
 PARALLEL = "module."  # prefix of (Distributed)DataParallel, and of torch's AveragedModel, which counts in N_AVERAGED
 N_AVERAGED = "n_averaged"
+
+WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch.compile, FSDP and activation checkpointing insert after the name of any module that they wrap."""
 
 DEEPEST = 6  # keys to a state dict
 
@@ -86,8 +91,7 @@ def _state_dicts(content: Any) -> dict[str, Mapping[Any, Any]]:
 
 def _without_wrappers(state: Mapping[Any, Any]) -> tuple[dict[str, Tensor], bool]:
     """Return the tensors by the names of the network itself, and whether all names had a wrapper's prefix."""
-    # torch.compile inserts this after the name of any compiled module.
-    tensors = {str(key).replace("_orig_mod.", ""): value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {WRAPPERS.sub("", str(key)): value for key, value in state.items() if isinstance(value, Tensor)}
     tensors.pop(N_AVERAGED, None)
     if not all(key.startswith(PARALLEL) for key in tensors):
         return tensors, False

@@ -82,6 +82,8 @@ def warn_of_variants(file: CheckpointFile, weights: Weights, architecture: str) 
 def _check_timm(file: CheckpointFile, weights: Weights, name: str) -> None:
     base, _, tag = name.partition(".")
     named = _named_in(file)
+    if weights.names is not None and weights.names.startswith("efficientnet"):  # padded as in TensorFlow
+        named = f"tf_{base.removeprefix('tf_')}"
     if named is not None and named != base:
         raise InputError(f"'{file.path}' is a {named} by its own account, not a {base}; give {TIMM}{named}:PATH.")
     if named is None:

@@ -43,7 +43,8 @@ def test_a_reference_with_an_absolute_path_says_the_same(tmp_path: Path, monkeyp
 
 def test_a_path_with_a_colon_or_a_mark_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert parse_reference("monday:noon") == Reference("file", "monday", Path("noon"))
+    assert parse_reference("monday:noon.pth") == Reference("file", "monday", Path("noon.pth"))
+    assert parse_reference("monday:noon") == Reference("user", "monday:noon", None)
     assert parse_reference("resnet18:a#b") == Reference("file", "resnet18", Path("a"), "b")
     Path("monday:noon").mkdir()
     Path("a#b").touch()

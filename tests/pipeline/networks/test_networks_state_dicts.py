@@ -94,11 +94,9 @@ def test_a_dict_in_itself_or_in_many_places_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("_conv_stem.weight", r"EfficientNet-PyTorch \(lukemelas\), .* give timm/tf_efficientnet_b0.in1k"),
-        ("resnet.embedder.embedder.convolution.weight", "Hugging Face transformers, .* give the same network as timm/"),
-        ("embeddings.patch_embeddings.projection.weight", "Hugging Face transformers"),
+        ("convnext.embeddings.patch_embeddings.weight", "Hugging Face transformers, .* give the same network as timm/"),
         ("vision_model.embeddings.class_embedding", "Hugging Face transformers"),
-        ("visual.transformer.resblocks.0.ln_1.weight", "CLIP or OpenCLIP, .* with 'quickgelu' in its name"),
+        ("blocks.0._flat_param", "FSDP in shards; save the full state dict"),
         ("backbone.bottom_up.res2.0.conv1.weight", "Detectron2"),
     ],
 )

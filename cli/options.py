@@ -91,8 +91,8 @@ def _is_argument(field: FieldInfo) -> bool:
 
 def _option(name: str, field: FieldInfo, *, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     help_text = field.description or ""
-    if field.annotation is bool:
-        negation = f"/--no-{option_name(name).removeprefix('--')}" if field.default else ""
+    if field.annotation in (bool, bool | None):
+        negation = "" if field.default is False else f"/--no-{option_name(name).removeprefix('--')}"
         return click.option(option_name(name) + negation, name, is_flag=True, default=None, help=help_text)
     if not field.is_required() and field.default not in (None, ()):
         shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default

@@ -36,6 +36,7 @@ class _Teacher(TypedDict, total=False):
     weights_sha256: str
     feature_layer: str
     feature_dim: Count
+    pool: str
     mean: list[FiniteFloat]
     std: list[FiniteFloat]
     interpolation: str
@@ -61,6 +62,7 @@ class _ComputedWith(TypedDict, total=False):
 class _Policy(TypedDict):
     name: str
     resize: NotRequired[Pixels]
+    squash: NotRequired[bool]
 
 
 class _View(TypedDict):

@@ -64,19 +64,25 @@ def decoded_size(image_size: npt.NDArray[np.int32], description: Mapping[str, An
 
 
 def _ranges(
-    value: Mapping[str, npt.NDArray[np.float32]], image_size: npt.NDArray[np.int64], size: int, resize: int
+    value: Mapping[str, npt.NDArray[np.float32]],
+    image_size: npt.NDArray[np.int64],
+    size: int,
+    resize: int,
+    squash: bool,
 ) -> dict[str, tuple[Bound, Bound]]:
     """Return the least and the greatest value of each column, for N images or for all of them."""
     height, width = image_size.T
-    # The longer side grows with the shorter one; a random view's box is resized to a square.
+    # The longer side grows with the shorter one, if it is not squashed; a random view's box is resized to a square.
     wide, high = (resize * np.maximum(side, 1) // np.maximum(np.minimum(height, width), 1) for side in (width, height))
+    resized = (size, wide.astype(np.float32)), (size, high.astype(np.float32))
+    resized_width, resized_height = ((resize, resize), (resize, resize)) if squash else resized
     return {
         "crop_width": (1, width.astype(np.float32)),
         "crop_height": (1, height.astype(np.float32)),
         "crop_left": (0, width - value["crop_width"]),
         "crop_top": (0, height - value["crop_height"]),
-        "resize_width": (size, wide.astype(np.float32)),
-        "resize_height": (size, high.astype(np.float32)),
+        "resize_width": resized_width,
+        "resize_height": resized_height,
         "window_left": (0, value["resize_width"] - size),
         "window_top": (0, value["resize_height"] - size),
         "flip": (0, 1),
@@ -103,14 +109,15 @@ def impossible(
 
     Args:
         image_size (int32 array of shape (N, 2)): Height and width in pixels.
-        description: The view, as a store describes it: its ``size``, and the ``resize`` of its ``policy`` if any.
+        description: The view, as a store describes it: its ``size``, and ``resize`` and ``squash`` of its ``policy`` if
+            any.
     """
-    size = description["size"]
-    resize = (description.get("policy") or {}).get("resize", size)
+    size, policy = description["size"], description.get("policy") or {}
+    resize, squash = policy.get("resize", size), policy.get("squash", False)
     for start in range(0, len(parameters), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         decoded = decoded_size(image_size[rows], description).astype(np.int64)
-        fault = _impossible(parameters[rows], status[rows], decoded, size, resize)
+        fault = _impossible(parameters[rows], status[rows], decoded, size, resize, squash)
         if fault is not None:
             return start + fault[0], fault[1]
     return None
@@ -122,10 +129,11 @@ def _impossible(
     image_size: npt.NDArray[np.int64],
     size: int,
     resize: int,
+    squash: bool,
 ) -> Fault:
     value = {name: parameters[:, number] for name, number in COLUMN.items()}
     with np.errstate(invalid="ignore"):
-        for name, (least, greatest) in _ranges(value, image_size, size, resize).items():
+        for name, (least, greatest) in _ranges(value, image_size, size, resize, squash).items():
             fits = (value[name] >= least) & (value[name] <= greatest)
             if name not in FRACTIONS:
                 fits &= value[name] == np.floor(value[name])

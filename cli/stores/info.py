@@ -44,6 +44,7 @@ def _lines(store: str, description: dict[str, Any], spread: str) -> list[str]:
     facts = [
         f"{teacher.get('name', 'unknown')} ({teacher.get('architecture', 'unknown')})",
         f"{teacher['feature_dim']} features" if "feature_dim" in teacher else "",
+        f"pool {teacher['pool']}" if "pool" in teacher else "",
         str(teacher.get("precision", "")),
         f"weights {teacher['weights_sha256'][:12]}" if teacher.get("weights_sha256") else "",
     ]
@@ -81,6 +82,8 @@ def _split_line(name: str, split: dict[str, Any]) -> str:
     )
     if "shrink" in split["views"][0]:
         policies.append("scaled decoding")
+    if (split["views"][0].get("policy") or {}).get("squash"):
+        policies.append("squash")
     return (
         f"{name:<10} {split['samples']:,} images ({split['bad_images']} bad), {split['classes']} classes, "
         f"{len(split['views'])} views ({', '.join(policies)}), {split['bytes'] / 2**20:,.1f} MiB, "

@@ -154,6 +154,15 @@ class ImageSelection(Settings):
     ] = "stop"
 
 
+PoolSetting = Annotated[
+    Literal["own", "token", "avg", "token+avg", "map"],
+    result_option(
+        "What is pooled to one feature vector, of timm's ViTs: the class token, the mean of the patch tokens, both, or "
+        "the network's attention pooling. own: what its authors evaluate."
+    ),
+]
+
+
 class ViewGeometry(Settings):
     """Sizes of the views that a network sees."""
 
@@ -166,6 +175,13 @@ class ViewGeometry(Settings):
             "Short side before the evaluation view's centre crop, in pixels (default: the network's).",
             ge=8,
             le=MAX_PIXELS,
+        ),
+    ] = None
+    squash: Annotated[
+        bool | None,
+        result_option(
+            "Resize both sides before the evaluation view's centre crop, so that the image is distorted to a square, "
+            "as SigLIP is evaluated (default: as the network's authors do)."
         ),
     ] = None
 

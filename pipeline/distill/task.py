@@ -227,11 +227,12 @@ def as_declared(objective: Objective, embeddings: Tensor) -> Tensor:
 
 
 def build_student(settings: DistillSettings, split: Split, view_size: int) -> Network:
-    """Return the untrained student, evaluated with the teacher's interpolation and ratio of resize to crop."""
+    """Return the untrained student, evaluated with the teacher's interpolation, squash and ratio of resize to crop."""
     evaluation, size = split.views[EVALUATION_VIEW], settings.student_size or view_size
     resize = round(int(evaluation["policy"]["resize"]) * size / int(evaluation["size"]))
     backbone = build_backbone(settings.student, settings.seed)
-    preprocessing = Preprocessing(size=size, resize=resize, interpolation=interpolation_of(evaluation))
+    squash = evaluation["policy"].get("squash", False)
+    preprocessing = Preprocessing(size=size, resize=resize, interpolation=interpolation_of(evaluation), squash=squash)
     student = Network(settings.run.name, settings.student, *backbone, preprocessing)
     student.check_size(size)
     return student

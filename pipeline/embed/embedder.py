@@ -68,15 +68,15 @@ class HostRows(NamedTuple):
 
 
 def load_embedder(
-    teacher: str, settings: EmbedSettings | VerifySettings, precision: Precision, normalise: bool
+    teacher: str, settings: EmbedSettings | VerifySettings, precision: Precision, normalise: bool, pool: str | None
 ) -> Embedder:
     """Load a network onto the device of the settings, and their renderer.
 
     Raises:
-        InputError: If there is no such network or device, or the network cannot be compiled.
+        InputError: If there is no such network, pool or device, or the network cannot be compiled.
     """
     device = prepare_device(settings.device, settings.thread_count)
-    network = load_network(teacher, settings.seed)
+    network = load_network(teacher, settings.seed, pool)
     network.module.eval().to(device).to(memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
     features = cast_weights(network, precision).features

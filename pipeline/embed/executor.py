@@ -39,7 +39,9 @@ class InProcess:
 
     def __init__(self, settings: EmbedSettings, progress: Progress) -> None:
         self._pixel_hashes = settings.pixel_hashes
-        self._embedder = load_embedder(settings.teacher, settings, settings.precision, settings.normalise)
+        self._embedder = load_embedder(
+            settings.teacher, settings, settings.precision, settings.normalise, settings.pool
+        )
         self.network = self._embedder.network
         kind = device_kind(self._embedder.renderer.device)
         self.compute = ComputeInfo(kind, self._embedder.precision, settings.thread_count)

@@ -41,9 +41,11 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
     stored: dict[str, Any] = {
         "size": evaluation["size"],
         "resize": evaluation["policy"]["resize"],
+        "squash": evaluation["policy"].get("squash", False),
         "scaled_decoding": SHRINK in evaluation,
         "precision": teacher["precision"],
         "normalise": teacher.get("normalised", False),
+        "pool": teacher.get("pool", "own"),
     }
     last = next((of_split[-1] for of_split in views.values() if len(of_split) > 1), None)
     if last is not None:

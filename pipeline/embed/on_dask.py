@@ -92,7 +92,7 @@ class DaskExecutor:
         if precision == "auto" or device == "cpu":  # this machine may have no GPU; a worker checks its own
             precision = choose_precision(precision, torch.device(device))
         resolved = settings.model_copy(update={"device": device, "precision": precision, "threads": threads})
-        self.network = load_network(settings.teacher, settings.seed)
+        self.network = load_network(settings.teacher, settings.seed, settings.pool)
         self.compute = ComputeInfo(kind, precision, threads)
         self.progress: Progress = Silent()
         self._client = client
@@ -177,7 +177,7 @@ def embedder_of(run: RunInfo) -> Embedder:
         if (found := library_versions().get(library)) != wanted:
             raise InputError(f"it has {library} {found}, the client {wanted}; install the same version.")
     settings = run.settings
-    embedder = load_embedder(settings.teacher, settings, settings.precision, settings.normalise)
+    embedder = load_embedder(settings.teacher, settings, settings.precision, settings.normalise, settings.pool)
     if embedder.precision != settings.precision:
         raise InputError(f"it only emulates {settings.precision}; leave it out, or give --precision float32.")
     if weights_sha256(embedder.network.module) != run.weights_sha256:

@@ -23,6 +23,7 @@ from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, TRIAL_V
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, decoding_of
 from compress_ssl.pipeline.images.stored_views import renderer_of
 from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.pipeline.networks.pooling import forward_pool
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
@@ -45,6 +46,7 @@ class EmbedPlan:
     attributes: dict[str, Any]  # of the store's root group: how it is made
     indexes: dict[str, ImageIndex]
     splits: dict[str, SplitPlan]
+    forward_pool: str | None = None  # of a teacher in a store of earlier releases, which do not record it
 
 
 def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeInfo, progress: Progress) -> EmbedPlan:
@@ -59,6 +61,8 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
         raise InputError(f"--size {size} is larger than --resize {resize}; the crop must fit the resized image.")
     if isinstance(settings.policy, Policy) and settings.policy.blur and settings.policy.blur_sigma[1] > size:
         raise InputError(f"The policy's blur_sigma goes up to {settings.policy.blur_sigma[1]:g}; {size} is the most.")
+    squash = network.preprocessing.squash if settings.squash is None else settings.squash
+    warn_of_choices(network, squash)
     network.check_size(size)
     folders = [source.folder for source in settings.split]
     by_folder = index_data_set(
@@ -67,11 +71,12 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
     look: dict[str, Any] = {"size": size, "interpolation": network.preprocessing.interpolation}
     if settings.scaled_decoding:
         look[SHRINK] = max(DENOMINATORS)
-    evaluation: dict[str, Any] = {"policy": {"name": "evaluation", "resize": resize}, "seed": None}  # nothing is drawn
+    resized = {"resize": resize} | ({"squash": True} if squash else {})
+    evaluation: dict[str, Any] = {"policy": {"name": "evaluation", **resized}, "seed": None}  # nothing is drawn
     policy = {"name": str(settings.policy), **settings.policy.model_dump(mode="json")}
     random_view: dict[str, Any] = {"policy": policy, "seed": settings.seed}
     if isinstance(settings.policy, TenCrop):
-        random_view = {"policy": policy | {"resize": resize}, "seed": None}
+        random_view = {"policy": policy | resized, "seed": None}
     indexes, splits = {}, {}
     for source in settings.split:
         index = indexes[source.name] = by_folder[source.folder]
@@ -105,7 +110,19 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
             "versions": library_versions(),
         },
     }
-    return EmbedPlan(attributes, indexes, splits)
+    return EmbedPlan(attributes, indexes, splits, forward_pool(network.module))
+
+
+def warn_of_choices(network: Network, squash: bool) -> None:
+    """Log a warning for a pool, or a resize, that is not the one by which the network's authors evaluate it."""
+    if network.pool != network.own_pool:
+        logger.warning(
+            "The features of %s are pooled by %s; --pool own is %s: these are two teachers.",
+            network.name, network.pool, network.own_pool,
+        )  # fmt: skip
+    if squash != network.preprocessing.squash:
+        ours, theirs = ("squashed to a square", "with their aspect ratio")[:: 1 if squash else -1]
+        logger.warning("View 0 shows images %s; by its own preprocessing %s sees them %s.", ours, network.name, theirs)
 
 
 def with_renderer(settings: EmbedSettings, store: EmbeddingStore | None, progress: Progress) -> EmbedSettings:
@@ -204,7 +221,7 @@ def check_teacher_and_renderer(store: EmbeddingStore, plan: EmbedPlan) -> None:
     """
     for key, ignored in (("teacher", "name"), ("rendering", "device_kind")):
         wanted = {name: value for name, value in plan.attributes[key].items() if name != ignored}
-        check_same(store.path, OLD_DEFAULTS | store.attributes[key], wanted)
+        check_same(store.path, OLD_DEFAULTS | {"pool": plan.forward_pool} | store.attributes[key], wanted)
     before, now = (attributes["rendering"]["device_kind"] for attributes in (store.attributes, plan.attributes))
     if before != now:
         logger.warning(

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from compress_ssl.pipeline.common.settings import (
     ImageSelection,
     OutputSettings,
+    PoolSetting,
     Precision,
     Settings,
     StoreLocation,
@@ -106,6 +107,7 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
             "MODULE:FUNCTION, which returns a torch.nn.Module and its preprocessing."
         ),
     ]
+    pool: PoolSetting = "own"
     split: Annotated[
         tuple[Split, ...],
         result_option(

@@ -112,7 +112,7 @@ class FeatureSource:
                 f"'{self._settings.model}' is a store of embeddings, and this evaluation needs the network itself; "
                 "give the network that made it."
             )
-        network = load_network(self._settings.model, self._settings.seed)
+        network = load_network(self._settings.model, self._settings.seed, self._settings.pool)
         network.module.eval().to(self.device)
         return network
 
@@ -137,6 +137,14 @@ class FeatureSource:
             return view["size"], view["policy"]["resize"]
         size = self._settings.size or self.network.preprocessing.size
         return size, self._settings.resize or max(self.network.preprocessing.resize, size)
+
+    @property
+    def squash(self) -> bool:
+        """True if both sides are resized before the evaluation view's centre crop."""
+        if self._store is not None:
+            return bool(self._store[self._settings.test_split].views[EVALUATION_VIEW]["policy"].get("squash"))
+        squash = self._settings.squash
+        return self.network.preprocessing.squash if squash is None else squash
 
     def select_same_images(self) -> dict[str, Any]:
         """Return settings by which another network is evaluated on the same images; list those of a store in a file."""
@@ -241,6 +249,12 @@ class FeatureSource:
     def _check_selected(self, store: EmbeddingStore) -> None:
         """Check that the selection of images, if there is one, is the store's, all of whose images are scored."""
         settings = self._settings
+        pool = store.attributes["teacher"].get("pool")
+        if settings.pool not in ("own", pool):
+            raise InputError(
+                f"'{settings.model}' holds features pooled by {pool or 'its teacher, which recorded no choice'}, not "
+                f"by {settings.pool}; leave --pool out, or give the network itself."
+            )
         splits = [store[name] for name in dict.fromkeys((settings.train_split, settings.test_split))]
         listed = subset_by_folder(settings.subset, [split.folder for split in splits]) if settings.subset else {}
         for split in splits:
@@ -259,6 +273,11 @@ class FeatureSource:
             ):
                 if None not in (asked, stored) and asked != stored:
                     logger.warning("%s %d has no effect on '%s', made with %d.", option, asked, settings.model, stored)
+            if settings.squash not in (None, view["policy"].get("squash", False)):
+                logger.warning(
+                    "--%ssquash has no effect on '%s', made with the other.",
+                    "" if settings.squash else "no-", settings.model,
+                )  # fmt: skip
 
     def _embed(self, name: str, views: dict[str, int], policy: Policy | TenCrop, *, labelled: bool) -> EmbeddingStore:
         """Run stage one with this network; features of an earlier evaluation are reused if nothing has changed."""

@@ -63,9 +63,10 @@ def evaluate_with_baselines(
             load_network(models[baseline])  # missing weights are an error now, not after the model has been scored
         yield _evaluate(source, settings, progress)
         size, resize = source.sizes
+        same = {"size": size, "resize": resize, "squash": source.squash, "pool": source.description.get("pool", "own")}
         for baseline, model in models.items():
             place = {"output": source.folder / f"baseline-{baseline}", "index_folder": source.index_folder}
-            changed = {"model": model, "size": size, "resize": resize, **place, **source.select_same_images()}
+            changed = {"model": model, **same, **place, **source.select_same_images()}
             yield evaluate(settings.model_copy(update=changed), progress)
 
 

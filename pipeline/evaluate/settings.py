@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from compress_ssl.pipeline.common.settings import (
     ContentCheckSetting,
     ImageSelection,
+    PoolSetting,
     Precision,
     StageSettings,
     ViewGeometry,
@@ -41,6 +42,7 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
     check_content: ContentCheckSetting = "sample"
     train_split: Annotated[str, result_option("Split with known labels.")] = "train"
     test_split: Annotated[str, result_option("Split that is scored.")] = "val"
+    pool: PoolSetting = "own"
     seed: Annotated[int, result_option("Seed of everything random, and of random/NAME's weights.", ge=0, lt=2**64)] = 0
     batch_size: Annotated[int, result_option("Images in one forward pass.", ge=1)] = 128
     precision: Annotated[
@@ -188,7 +190,7 @@ class ClusterSettings(EvaluateSettings):
 class LayersSettings(EvaluateSettings):
     """Linear classifier on every layer; the defaults are DeepCluster's protocol."""
 
-    UNUSED: ClassVar[frozenset[str]] = frozenset({"check_content"})
+    UNUSED: ClassVar[frozenset[str]] = frozenset({"check_content", "pool"})
 
     layers: Annotated[
         tuple[str, ...], result_option("Layer to score, such as conv5 or stage3 (default: all layers). Repeatable.")
@@ -228,7 +230,9 @@ class VocClassifySettings(VocSettings):
 class VocDetectSettings(VocSettings):
     """Detection on a dataset in VOC's layout; on VOC2007 the defaults are the schedule of Fast R-CNN."""
 
-    UNUSED: ClassVar = VocSettings.UNUSED | {"size", "resize", "renderer", "check_content", "batch_size"}
+    UNUSED: ClassVar = VocSettings.UNUSED | {
+        *("size", "resize", "squash", "pool", "renderer", "check_content", "batch_size")
+    }
 
     scales: Annotated[
         Literal["single", "fpn"],

@@ -16,6 +16,7 @@ from compress_ssl.pipeline.export.origin import Origin
 from compress_ssl.pipeline.networks.architectures import TIMM, default_preprocessing
 from compress_ssl.pipeline.networks.backbone import SMALL_IMAGES
 from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.pipeline.networks.pooling import forward_pool
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.storage.tools import markdown
 from compress_ssl.storage.tools.markdown import python, section, table, text
@@ -112,12 +113,14 @@ def _introduction(network: Network, origin: Origin) -> str:
 
 def _network_rows(network: Network, identity: Mapping[str, Any]) -> list[tuple[str, Any]]:
     preprocessing = network.preprocessing
-    size = f"short side {preprocessing.resize}, centre crop {preprocessing.size}"
+    sides = "both sides" if preprocessing.squash else "short side"
+    size = f"{sides} {preprocessing.resize}, centre crop {preprocessing.size}"
     return [
         ("architecture", network.architecture),
         ("parameters", f"{sum(parameter.numel() for parameter in network.module.parameters()):,}"),
         ("features", network.feature_dim),
         ("feature layer", identity.get("feature_layer", "")),
+        *([("pool", network.pool)] if network.pool else []),
         ("image", f"{size}, {preprocessing.interpolation}, antialiased"),
         ("mean", f"{list(preprocessing.mean)}, of RGB in [0, 1]"),
         ("standard deviation", list(preprocessing.std)),
@@ -152,12 +155,15 @@ def loading_code(network: Network) -> dict[str, str]:
         option = ", dynamic_img_size=True" if is_resized and hasattr(network.module, "pos_embed") else ""
         options = f'num_classes=0, checkpoint_path="{MODEL_FILE}"{option}'
         code["timm"] = f'import timm\n\nnetwork = timm.create_model("{architecture.removeprefix(TIMM)}", {options})'
+        if network.pool not in (None, "token+avg", forward_pool(network.module)):
+            code["timm"] += f'\nnetwork.global_pool = "{network.pool}"'
     imports = "from compress_ssl.pipeline.networks.network import load_network"
     return code or {"compress-ssl": f'{imports}\n\nnetwork = load_network("{MODEL_FILE}").module'}
 
 
 def _use(network: Network, loading: Mapping[str, str], agreement: Agreement | None) -> str:
     preprocessing = network.preprocessing
+    resize = f"({preprocessing.resize}, {preprocessing.resize})" if preprocessing.squash else preprocessing.resize
     parts = [
         "Images, preprocessed as for evaluation, `(N, 3, S, S)` in [0, 1]:",
         python(
@@ -165,7 +171,7 @@ def _use(network: Network, loading: Mapping[str, str], agreement: Agreement | No
             "from PIL import Image\n"
             "from torchvision.transforms import InterpolationMode, v2\n\n"
             "prepare = v2.Compose([\n"
-            f"    v2.Resize({preprocessing.resize}, InterpolationMode.{preprocessing.interpolation.upper()}),\n"
+            f"    v2.Resize({resize}, InterpolationMode.{preprocessing.interpolation.upper()}),\n"
             f"    v2.CenterCrop({preprocessing.size}),\n"
             "    v2.ToImage(),\n"
             "    v2.ToDtype(torch.float32, scale=True),\n"
@@ -181,7 +187,7 @@ def _use(network: Network, loading: Mapping[str, str], agreement: Agreement | No
             "normalised = v2.functional.normalize("
             f"images, {list(preprocessing.mean)}, {list(preprocessing.std)})\n"
             "with torch.inference_mode():\n"
-            "    features = network(normalised)"
+            f"    {_features_code(network)}"
         ),
     ]
     if agreement is not None:
@@ -198,6 +204,16 @@ def _use(network: Network, loading: Mapping[str, str], agreement: Agreement | No
             ),
         ]
     return "\n\n".join(parts)
+
+
+def _features_code(network: Network) -> str:
+    if network.pool != "token+avg":
+        return "features = network(normalised)"
+    return (
+        "tokens = network.forward_features(normalised)\n"
+        f"    averaged = tokens[:, {network.module.num_prefix_tokens}:].mean(dim=1)\n"
+        "    features = torch.cat([network.fc_norm(each) for each in (tokens[:, 0], averaged)], dim=1)"
+    )
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

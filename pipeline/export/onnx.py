@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError, RunError
 from compress_ssl.pipeline.networks.network import Network
+from compress_ssl.pipeline.networks.pooling import pooled_features
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 
 TOLERANCE = 1e-4  # largest accepted difference of a feature between torch and ONNX, relative to the largest feature
@@ -41,14 +42,13 @@ class NormalizedNetwork(nn.Module):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        self.network = network.module
+        self.network, self.pool = network.module, network.pool
         self.register_buffer("mean", torch.tensor(network.preprocessing.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(network.preprocessing.std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (N, F) of images (N, 3, S, S) in [0, 1]."""
-        features: Tensor = self.network((images - self.mean) / self.std)
-        return features
+        return pooled_features(self.network, (images - self.mean) / self.std, self.pool)
 
 
 def write_onnx(network: Network, path: Path) -> Agreement:
@@ -118,9 +118,10 @@ def sample_photographs(preprocessing: Preprocessing) -> Tensor:
 
     size, resize = preprocessing.size, max(preprocessing.resize, preprocessing.size)
     interpolation = InterpolationMode(preprocessing.interpolation)
+    sides = [resize, resize] if preprocessing.squash else resize
     crops = []
     for photograph in load_sample_images().images:
-        pixels = np.asarray(F.resize(Image.fromarray(photograph), resize, interpolation))
+        pixels = np.asarray(F.resize(Image.fromarray(photograph), sides, interpolation))
         top = (pixels.shape[0] - size) // 2
         lefts = np.linspace(0, pixels.shape[1] - size, 4).astype(int)
         crops += [pixels[top : top + size, left : left + size] for left in lefts]

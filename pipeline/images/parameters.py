@@ -34,12 +34,15 @@ def uniform_draws(seed: int, view: int, first: int, count: int) -> npt.NDArray[n
     return np.asarray((raw >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
-def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: int) -> npt.NDArray[np.float32]:
+def evaluation_parameters(
+    image_size: npt.NDArray[np.int32], resize: int, size: int, squash: bool = False
+) -> npt.NDArray[np.float32]:
     """Return the parameters of torchvision's Resize of the short side to ``resize``, then CenterCrop to ``size``.
 
     Args:
         image_size (int32 array of shape (N, 2)): Height and width in pixels.
         resize, size: Pixels; ``size`` is at most ``resize``.
+        squash: Resize both sides to ``resize``.
 
     Returns:
         parameters (float32 array of shape (N, P)).
@@ -47,8 +50,8 @@ def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: 
     height, width = image_size[:, 0].astype(np.int64), image_size[:, 1].astype(np.int64)
     short = np.minimum(height, width)
     # torchvision computes int(size * long / short): rounded down.
-    resized_width = np.where(width == short, resize, resize * width // np.maximum(short, 1))
-    resized_height = np.where(height == short, resize, resize * height // np.maximum(short, 1))
+    resized_width = np.where(squash | (width == short), resize, resize * width // np.maximum(short, 1))
+    resized_height = np.where(squash | (height == short), resize, resize * height // np.maximum(short, 1))
     return _table(
         len(image_size),
         crop_width=width,
@@ -62,7 +65,7 @@ def evaluation_parameters(image_size: npt.NDArray[np.int32], resize: int, size: 
 
 
 def ten_crop_parameters(
-    image_size: npt.NDArray[np.int32], resize: int, size: int, crop: int
+    image_size: npt.NDArray[np.int32], resize: int, size: int, crop: int, squash: bool = False
 ) -> npt.NDArray[np.float32]:
     """Return the parameters of one of the ten crops of the resized image, in the order of torchvision's TenCrop.
 
@@ -70,12 +73,13 @@ def ten_crop_parameters(
         image_size (int32 array of shape (N, 2)): Height and width in pixels.
         resize, size: Pixels; ``size`` is at most ``resize``.
         crop: 0 to 4: top left, top right, bottom left, bottom right, centre; 5 to 9: the same of the mirrored image.
+        squash: Resize both sides to ``resize``.
 
     Returns:
         parameters (float32 array of shape (N, P)).
     """
     mirrored, place = divmod(crop, CROPS // 2)
-    parameters = evaluation_parameters(image_size, resize, size)
+    parameters = evaluation_parameters(image_size, resize, size, squash)
     spare_width, spare_height = parameters[:, [COLUMN["resize_width"], COLUMN["resize_height"]]].T - size
     if place < 4:
         lower, right = divmod(place, 2)
@@ -135,10 +139,11 @@ def draw_parameters(
         image_size (int32 array of shape (N, 2)): Height and width in pixels of the images, before they are decoded.
     """
     policy, size, image_size = description["policy"], description["size"], decoded_size(image_size, description)
+    squash = policy.get("squash", False)
     if view == EVALUATION_VIEW:
-        return evaluation_parameters(image_size, policy["resize"], size)
+        return evaluation_parameters(image_size, policy["resize"], size, squash)
     if policy["name"] == TEN_CROP:
-        return ten_crop_parameters(image_size, policy["resize"], size, view - EVALUATION_VIEW - 1)
+        return ten_crop_parameters(image_size, policy["resize"], size, view - EVALUATION_VIEW - 1, squash)
     settings = {name: value for name, value in policy.items() if name != "name"}
     return random_parameters(Policy(**settings), size, description["seed"], view, first, image_size)
 

@@ -49,6 +49,8 @@ def _fault(number: int, view: Mapping[str, Any]) -> str:
     if interpolation not in get_args(Interpolation):
         return f"the interpolation {interpolation!r}"
     if not is_random:
+        if policy.get("squash", True) is not True:
+            return f"squash {policy['squash']!r}"
         return "" if resize is not None and resize >= view["size"] else f"size {view['size']} and resize {resize}"
     try:
         Policy(**policy)

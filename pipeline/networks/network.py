@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +32,7 @@ from compress_ssl.pipeline.networks.checkpoints.load import LoadedCheckpoint, ar
 from compress_ssl.pipeline.networks.checkpoints.names import NAMES
 from compress_ssl.pipeline.networks.checkpoints.sharded import refuse_shards
 from compress_ssl.pipeline.networks.checkpoints.variants import built_as, preprocessing_of, warn_of_variants
+from compress_ssl.pipeline.networks.pooling import authors_pool, check_pool, forward_pool, pooled_features
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
@@ -63,11 +64,12 @@ class Network:
     preprocessing: Preprocessing
     checkpoint: LoadedCheckpoint | None = None  # the file of another program that the weights come from
     feature_layer: str = "the input of the last linear layer"
+    pool: str | None = None  # of its tokens; None: as its forward pass does, and for a network that has no choice
+    own_pool: str | None = None  # what its authors evaluate, or its file records; None: as its forward pass does
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features (B, F) of uint8 images (B, S, S, 3)."""
-        features: Tensor = self.module(self.preprocessing.normalize(images))
-        return features
+        return pooled_features(self.module, self.preprocessing.normalize(images), self.pool)
 
     def check_size(self, size: int) -> None:
         """Raise ``InputError`` if the network does not accept images of this size, in pixels."""
@@ -86,11 +88,12 @@ class Network:
         self.module.train(mode)
 
     def identity(self) -> dict[str, Any]:
-        """Return all that determines the features: architecture, hash of the weights, preprocessing."""
+        """Return all that determines the features: architecture, hash of the weights, pool, preprocessing."""
         file = self.checkpoint
         return {
             "architecture": self.architecture,
             "weights_sha256": weights_sha256(self.module),
+            **({"pool": self.pool} if self.pool else {}),
             "feature_layer": self.feature_layer,
             "feature_dim": self.feature_dim,
             "mean": list(self.preprocessing.mean),
@@ -100,7 +103,7 @@ class Network:
         }
 
 
-def load_network(reference: str, seed: int = 0) -> Network:
+def load_network(reference: str, seed: int = 0, pool: str | None = "own") -> Network:
     """Load a network.
 
     Args:
@@ -111,10 +114,24 @@ def load_network(reference: str, seed: int = 0) -> Network:
             the name of a registered network, is a function that returns a module and its preprocessing.
         seed: Of the weights of ``random/NAME``: the initialization of a student trained with this seed. Of torch's
             generator while a function builds a network.
+        pool: A pool of ``pooling``; ``own`` for what the network's authors evaluate (for ``random/NAME`` and networks
+            of this program: as the forward pass does); None for what the forward pass does.
 
     Raises:
-        InputError: If there is no such network, or its file cannot be used.
+        InputError: If there is no such network, its file cannot be used, or it does not have this pool.
     """
+    network = _load(reference, seed)
+    forward = forward_pool(network.module)
+    own = forward and (network.own_pool or forward)
+    chosen = {"own": own, None: forward}.get(pool, pool)
+    if chosen not in (None, forward):
+        check_pool(network.module, network.architecture, chosen)
+    if forward is None or chosen is None:
+        return replace(network, own_pool=None)
+    return replace(network, pool=chosen, own_pool=own, feature_dim=len(chosen.split("+")) * network.feature_dim)
+
+
+def _load(reference: str, seed: int) -> Network:
     parsed = kind, name, path, _ = check_reference(reference)
     if path is not None:
         return _load_file(reference, parsed, path)
@@ -129,7 +146,8 @@ def load_network(reference: str, seed: int = 0) -> Network:
         backbone, preprocessing = torchvision_pretrained(name)
     else:
         backbone, preprocessing = timm_pretrained(name)
-    return Network(f"{kind} {name.removeprefix(TIMM)}", name, *backbone, preprocessing)
+    title = f"{kind} {name.removeprefix(TIMM)}"
+    return Network(title, name, *backbone, preprocessing, own_pool=authors_pool(name))
 
 
 def check_reference(reference: str) -> Reference:
@@ -227,11 +245,13 @@ class _Preprocessing(FileModel, extra="forbid"):  # what is not known would not 
     mean: Rgb
     std: Rgb
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # the first files lack it
+    squash: bool = False  # there only if it is true
 
 
 class _Header(FileModel):
     architecture: str
     preprocessing: _Preprocessing
+    pool: str | None = None  # there only if it is not what the forward pass does
 
 
 def _load_own_format(file: CheckpointFile) -> Network:
@@ -250,7 +270,7 @@ def _load_own_format(file: CheckpointFile) -> Network:
         backbone.module.load_state_dict(file.content)
     except RuntimeError as error:
         raise InputError(f"'{file.path}' does not fit {architecture}: {str(error).splitlines()[-1].strip()}") from error
-    return Network(_name_of(file.path), architecture, *backbone, preprocessing)
+    return Network(_name_of(file.path), architecture, *backbone, preprocessing, own_pool=header.pool)
 
 
 def _load_torchvision(file: CheckpointFile, parsed: Reference) -> Network:
@@ -278,7 +298,7 @@ def _load_foreign_format(file: CheckpointFile, name: str | None, part: str | Non
         backbone, loaded = load_weights(file, weights, architecture)
         preprocessing = preprocessing_of(architecture, weights)
         of_file = _name_of(file.path) + (f"#{part}" if part else "")
-        return Network(of_file, architecture, *backbone, preprocessing, loaded)
+        return Network(of_file, architecture, *backbone, preprocessing, loaded, own_pool=authors_pool(architecture))
     of_layout = [other for other in TEACHERS if weights.layout in TEACHERS[other].layouts]
     known = LAYOUTS[weights.layout].preprocessing
     if known is not None and of_layout and name not in of_layout:
@@ -323,7 +343,12 @@ def save_network(path: Path, network: Network) -> None:
         raise InputError(
             f"'{network.name}' is built by a function, and a file has only weights; save its state dict by torch.save."
         )
-    header = {"architecture": network.architecture, "preprocessing": asdict(network.preprocessing)}
+    preprocessing = asdict(network.preprocessing)
+    if not network.preprocessing.squash:
+        del preprocessing["squash"]
+    header: dict[str, Any] = {"architecture": network.architecture, "preprocessing": preprocessing}
+    if network.pool not in (None, forward_pool(network.module)):
+        header["pool"] = network.pool
     metadata = {"format": "pt", HEADER: json.dumps(header, sort_keys=True)}
     location(path).write_durably(safetensors_bytes(network.module.state_dict(), metadata))
 

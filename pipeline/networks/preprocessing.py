@@ -17,6 +17,7 @@ class Preprocessing:
     size: int = 224  # side of the network's input, in pixels
     resize: int = 256  # short side before the centre crop of the evaluation view, in pixels
     interpolation: Interpolation = "bilinear"  # of every resize; always antialiased
+    squash: bool = False  # resize both sides before that crop, not only the short one
 
     def normalize(self, images: Tensor) -> Tensor:
         """Convert uint8 images (B, S, S, 3) to normalized float32 (B, 3, S, S) in channels_last memory format."""

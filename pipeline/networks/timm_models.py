@@ -5,11 +5,18 @@ A name may carry the tag of published weights, as in ``vit_small_patch14_dinov2.
 
 import functools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from compress_ssl.pipeline.networks.backbone import Backbone, disable_dropout
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+
+SQUASHED = re.compile(r"vit_\w+_siglip_(gap_)?\d+(\.\w+)?")
+"""SigLIP's and SigLIP 2's networks, whose authors squash images for zero-shot classification and retrieval.
+
+google-research/big_vision, configs/proj/image_text/common.py, commit 3b36bb7; timm keeps the aspect ratio.
+"""
 
 
 @functools.cache
@@ -60,8 +67,9 @@ def timm_backbone(name: str, pretrained: bool = False, **options: Any) -> Backbo
 def timm_preprocessing(name: str) -> Preprocessing:
     """Return the preprocessing that the published weights of a network were evaluated with.
 
-    The short side is resized to size / crop_pct as in timm's ``transforms_imagenet_eval``. Networks that were evaluated
-    on images squashed to a square (``crop_mode``) have the same sizes, with the aspect ratio kept.
+    The short side is resized to size / crop_pct as in timm's ``transforms_imagenet_eval``; both sides if ``crop_mode``
+    is squash, and of ``SQUASHED``. Networks that were evaluated on images with borders (``crop_mode`` border) have the
+    same sizes, without borders.
     """
     import timm
 
@@ -73,4 +81,5 @@ def timm_preprocessing(name: str) -> Preprocessing:
         size=size,
         resize=math.floor(size / config.crop_pct),
         interpolation="bilinear" if config.interpolation == "bilinear" else "bicubic",
+        squash=config.crop_mode == "squash" or bool(SQUASHED.fullmatch(name)),
     )

@@ -62,7 +62,8 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     settings = settings.model_copy(update={"precision": choose_precision(settings.precision, device, training=True)})
     default = Preprocessing()
     size = settings.size or default.size
-    preprocessing = Preprocessing(size=size, resize=settings.resize or max(default.resize, size))
+    resize = settings.resize or max(default.resize, size)
+    preprocessing = Preprocessing(size=size, resize=resize, squash=bool(settings.squash))
     network = Network(settings.run.name, settings.arch, *build_backbone(settings.arch, settings.seed), preprocessing)
     network.check_size(size)
     index = open_images(settings, progress)

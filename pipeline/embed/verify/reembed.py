@@ -70,7 +70,7 @@ def reembed(store: EmbeddingStore, settings: VerifySettings, progress: Progress)
         raise InputError("--teacher and --data are needed to embed images again; give both.")
     teacher, rendering = store.attributes.get("teacher", {}), store.attributes.get("rendering", {})
     machine = settings.model_copy(update={"renderer": rendering.get("renderer", "dali")})
-    embedder = load_embedder(settings.teacher, machine, "auto", bool(teacher.get("normalised")))
+    embedder = load_embedder(settings.teacher, machine, "auto", bool(teacher.get("normalised")), teacher.get("pool"))
     for key, value in embedder.network.identity().items():
         if key in teacher and teacher[key] != value:
             logger.warning(

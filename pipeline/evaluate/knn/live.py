@@ -97,7 +97,7 @@ class LiveNearestNeighbour:
                 f"Splits {train_split} and {test_split} have different classes; both need the same class folders to be "
                 "scored while training."
             )
-        self._cache: dict[tuple[int, int, str], list[Tensor]] = {}
+        self._cache: dict[tuple[int, int, str, bool], list[Tensor]] = {}
 
     def __call__(self, network: Network) -> dict[str, float]:
         """Return ``{"nn_top1_percent": x}`` of a network that is on its device."""
@@ -120,7 +120,7 @@ class LiveNearestNeighbour:
     def _pixels(self, network: Network) -> list[Tensor] | Iterator[Tensor]:
         """Return batches (B, S, S, 3) of all images, from the cache if they fit in it."""
         preprocessing = network.preprocessing
-        key = preprocessing.size, preprocessing.resize, preprocessing.interpolation
+        key = preprocessing.size, preprocessing.resize, preprocessing.interpolation, preprocessing.squash
         count = len(self._train.samples) + len(self._test.samples)
         if key not in self._cache:
             rendered = self._render(network)
@@ -131,10 +131,12 @@ class LiveNearestNeighbour:
 
     def _render(self, network: Network) -> Iterator[Tensor]:
         """Yield batches uint8 (B, S, S, 3) of the evaluation view of all images."""
-        size, interpolation = network.preprocessing.size, network.preprocessing.interpolation
+        seen = network.preprocessing
         for index in (self._train, self._test):
             source, samples, rows = index.source, index.samples, np.arange(len(index.samples))
-            views = evaluation_parameters(samples.image_size, network.preprocessing.resize, size)[:, None]
-            job = RenderJob.of(source, samples, rows, parameters=views, sizes=(size,), interpolation=interpolation)
+            views = evaluation_parameters(samples.image_size, seen.resize, seen.size, seen.squash)[:, None]
+            job = RenderJob.of(
+                source, samples, rows, parameters=views, sizes=(seen.size,), interpolation=seen.interpolation
+            )
             for (pixels,) in render(self._renderer, job, self._batch_size):
                 yield pixels

@@ -129,18 +129,19 @@ class LayerBatches:
         self._settings, self._forward, self._advance = settings, forward, advance
         self._renderer = source.renderer
         self._size, self._resize = source.sizes
+        self._squash = source.squash
         self._interpolation = source.network.preprocessing.interpolation
         self._precision = choose_precision(settings.precision, self._renderer.device)
 
     def of_epoch(self, index: ImageIndex, epoch: int) -> Iterator[Batch]:
         """Yield the images with the windows and in the order of an epoch."""
         samples, seed = index.samples, self._settings.seed
-        parameters = window_parameters(samples.image_size, self._resize, self._size, seed, epoch)
+        parameters = window_parameters(samples.image_size, self._resize, self._size, seed, epoch, self._squash)
         return self._batches(index, epoch_order(np.flatnonzero(samples.good), seed, epoch), parameters)
 
     def of_evaluation_view(self, index: ImageIndex) -> Iterator[Batch]:
         """Yield view 0 of the images."""
-        parameters = evaluation_parameters(index.samples.image_size, self._resize, self._size)
+        parameters = evaluation_parameters(index.samples.image_size, self._resize, self._size, self._squash)
         return self._batches(index, np.flatnonzero(index.samples.good), parameters)
 
     def _batches(
@@ -160,14 +161,15 @@ class LayerBatches:
 
 
 def window_parameters(
-    image_size: npt.NDArray[np.int32], resize: int, size: int, seed: int, epoch: int
+    image_size: npt.NDArray[np.int32], resize: int, size: int, seed: int, epoch: int, squash: bool = False
 ) -> npt.NDArray[np.float32]:
     """Draw random windows of ``size`` pixels, flipped or not, of the centre square resized to ``resize`` pixels.
 
-    ``image_size`` (N, 2) has height and width in pixels; the parameters are (N, P).
+    ``image_size`` (N, 2) has height and width in pixels; the parameters are (N, P). With ``squash`` the whole image is
+    resized to that square.
     """
     draws = uniform_draws(seed, epoch, 0, len(image_size))
-    parameters = evaluation_parameters(image_size, resize, resize)
+    parameters = evaluation_parameters(image_size, resize, resize, squash)
     for number, column in enumerate(("window_left", "window_top")):
         parameters[:, COLUMN[column]] += np.floor(draws[:, number] * (resize - size + 1))
     parameters[:, COLUMN["flip"]] = draws[:, 2] < 0.5

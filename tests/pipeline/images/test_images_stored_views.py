@@ -13,6 +13,7 @@ from compress_ssl.storage.parameters import COLUMN, COLUMNS, FRACTIONS, ROWS_AT_
 STRONG = Policy(scale=(0.01, 1), ratio=(0.1, 10), jitter=1, brightness=1, contrast=1, saturation=1, hue=0.5, blur=1)
 EVALUATION = {"policy": {"name": "evaluation", "resize": 256}, "seed": None, "size": 224}
 CROPS = {"policy": {"name": "ten-crop", "resize": 40}, "seed": None, "size": 32}
+SQUASHED = [each | {"policy": {**each["policy"], "squash": True}} for each in (EVALUATION, CROPS)]
 RANDOM = [
     {"policy": {"name": str(policy), **policy.model_dump(mode="json")}, "seed": 3, "size": 32}
     for policy in (*POLICIES.values(), STRONG)
@@ -28,7 +29,14 @@ def image_sizes(count: int) -> npt.NDArray[np.int32]:
 
 @pytest.mark.parametrize(
     ("view", "description"),
-    [(0, EVALUATION), *((view, CROPS) for view in (1, 4, 5, 10)), *((1, each) for each in RANDOM)],
+    [
+        (0, EVALUATION),
+        (0, SQUASHED[0]),
+        (1, SQUASHED[1]),
+        (9, SQUASHED[1]),
+        *((view, CROPS) for view in (1, 4, 5, 10)),
+        *((1, each) for each in RANDOM),
+    ],
 )
 def test_all_that_is_drawn_is_possible(view: int, description: dict[str, Any]) -> None:
     sizes = image_sizes(3000)
@@ -57,6 +65,22 @@ def test_a_row_far_down_is_named_by_its_number() -> None:
     parameters[row, COLUMN["flip"]] = 2
     fault = impossible(parameters, np.full(len(sizes), GOOD, np.uint8), sizes, RANDOM[0])
     assert fault == (row, "has flip = 2, which is not a whole number from 0 to 1")
+
+
+def test_a_squashed_view_has_no_other_sides_and_another_view_is_not_squashed() -> None:
+    sizes = np.full((1, 2), [50, 90], np.int32)
+    for description, other in ((EVALUATION, SQUASHED[0]), (SQUASHED[0], EVALUATION)):
+        parameters, status = draw_parameters(0, description, 0, sizes), np.zeros(1, np.uint8)
+        assert impossible(parameters, status, sizes, description) is None
+        squashed = description is not EVALUATION
+        assert (impossible(parameters, status, sizes, other) is None) is squashed  # a square fits in what is not
+    parameters = draw_parameters(0, SQUASHED[0], 0, sizes)
+    for column, value in (("resize_width", 255), ("resize_height", 257), ("window_left", 33)):
+        wrong = parameters.copy()
+        wrong[0, COLUMN[column]] = value
+        fault = impossible(wrong, np.zeros(1, np.uint8), sizes, SQUASHED[0])
+        assert fault is not None
+        assert column in fault[1] or "window" in fault[1]
 
 
 @pytest.mark.parametrize("column", sorted({*COLUMNS} - FRACTIONS))

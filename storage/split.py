@@ -26,7 +26,7 @@ from compress_ssl.storage.errors import (
     StoreIncompleteError,
     StoreUnsafeError,
 )
-from compress_ssl.storage.parameters import COLUMNS, impossible
+from compress_ssl.storage.parameters import COLUMNS, KNOWN_COLUMNS, impossible
 from compress_ssl.storage.places.names import check_inside
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place
@@ -169,6 +169,23 @@ class Split:
             StoreError: As ``view`` (of the parts that the rows are in), and if ``rows`` are not numbers from 0 to
                 N - 1.
         """
+        wanted, values = self._read_rows("embeddings", view, rows)
+        if not is_finite(values):
+            self._check_finite(view, wanted, values)
+        return values
+
+    def augmentation_rows(
+        self, view: int, rows: Sequence[int] | npt.NDArray[np.integer[Any]]
+    ) -> npt.NDArray[np.float32]:
+        """Return the augmentation parameters (len(rows), P) of some samples. Raises as ``rows``."""
+        wanted, values = self._read_rows("augmentation", view, rows)
+        self._check_possible(view, wanted, values)
+        return values
+
+    def _read_rows(
+        self, name: str, view: int, rows: Sequence[int] | npt.NDArray[np.integer[Any]]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
+        """Return row numbers and their values in an array of views."""
         wanted = np.asarray(rows)
         if wanted.ndim == 1 and not len(wanted):
             wanted = wanted.astype(np.intp)
@@ -181,19 +198,17 @@ class Split:
             )
         numbers, inside = np.divmod(wanted.astype(np.intp), self.block_rows)
         complete = self._complete(view)
-        records = self._checked({block: complete[block] for block in np.unique(numbers).tolist()}, "embeddings")
-        values = np.empty((len(wanted), self.feature_dim), np.float16)
+        records = self._checked({block: complete[block] for block in np.unique(numbers).tolist()}, name)
+        values = np.empty((len(wanted), self.chunks[name][-1]), schema.stored_type(schema.ARRAYS[name]))
 
         def read(block: int) -> None:
             here = numbers == block
-            path, part = self._part("embeddings", str(view), block, records)
+            path, part = self._part(name, str(view), block, records)
             values[here] = self._chunk_reader.rows(path, part, inside[here], values.shape[1:], values.dtype)
 
-        with self._reading("embeddings"):
+        with self._reading(name):
             list(map_threads(read, records, threads=self._threads))
-        if not is_finite(values):
-            self._check_finite(view, wanted, values)
-        return values
+        return wanted, values
 
     def augmentation(self, view: int) -> npt.NDArray[np.float32]:
         """Return the augmentation parameters (N, P) of one view; ``columns`` names them. Raises as ``view``."""
@@ -227,10 +242,14 @@ class Split:
 
     def _augmentation(self, view: int, rows: slice, records: Records) -> npt.NDArray[np.float32]:
         values = self._read("augmentation", str(view), rows, records)
-        if self.columns == COLUMNS:
-            fault = impossible(values, self._status[rows], self._image_size[rows], self.views[view])
-            self._refuse(f" of view {view}", rows, fault)
+        self._check_possible(view, rows, values)
         return values
+
+    def _check_possible(self, view: int, rows: Rows, values: npt.NDArray[np.float32]) -> None:
+        if self.columns in KNOWN_COLUMNS:
+            all_good = None if self.columns == COLUMNS else self._status == schema.Status.GOOD
+            fault = impossible(values, self._status[rows], self._image_size[rows], self.views[view], all_good)
+            self._refuse(f" of view {view}", rows, fault)
 
     @cached_property
     def _status(self) -> npt.NDArray[np.uint8]:

@@ -25,6 +25,7 @@ from compress_ssl.storage.commits import (
     write_manifest,
 )
 from compress_ssl.storage.errors import NotRepresentableError, StoreError
+from compress_ssl.storage.parameters import check_row_numbers
 from compress_ssl.storage.places.lease import lease_over
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location, writer_lease
@@ -51,8 +52,11 @@ def create_store(
 
     Raises:
         StoreExistsError: If ``path`` exists, and either ``overwrite`` is false or it is not an embedding store.
+        StoreError: If a split with mixed views has more rows than they can name.
     """
     check_place(path, overwrite=overwrite)
+    for name, plan in splits.items():
+        check_row_numbers(name, plan.columns, len(plan.samples))
     header = {"format": schema.FORMAT_NAME, "version": schema.FORMAT_VERSION, "splits": sorted(splits)}
     with new_store(path) as building:
         store = PlaceStore(building)

@@ -23,6 +23,7 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.distill.settings import SHARED_IN_ONE_PASS, DistillSettings
 from compress_ssl.pipeline.distill.teacher_views import ViewSchedule
 from compress_ssl.pipeline.images.canaries import check_canaries
+from compress_ssl.pipeline.images.mixing import second_rows
 from compress_ssl.pipeline.images.parameters import resized_parameters
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer, decoding_of
@@ -36,7 +37,7 @@ from compress_ssl.pipeline.training.distributed import check_batch_divides, loca
 from compress_ssl.pipeline.training.run_folder import check_run_folder
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
 from compress_ssl.storage.errors import StoreIncompleteError
-from compress_ssl.storage.parameters import SHRINK
+from compress_ssl.storage.parameters import COLUMNS, MIX_COLUMN, SHRINK
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 
@@ -238,6 +239,9 @@ def check_same_views(split: Split, other: Split, row_of: npt.NDArray[np.int64], 
     for view in views:
         size, other_size = (int(each.views[view]["size"]) for each in (split, other))
         ours, theirs = split.augmentation(view)[good], other.augmentation(view)[row_of[good]]
+        if split.columns != COLUMNS:  # second images by the other store's rows
+            mixed_with = second_rows(ours)
+            ours[:, MIX_COLUMN["mix_row"]] = np.where(mixed_with < 0, -1, row_of[mixed_with])
         if other_size != size:
             theirs = resized_parameters(theirs, other_size, size)
         differing = np.argwhere(ours != theirs)

@@ -139,10 +139,18 @@ class Replay:
             decoded = decoded_size(samples.image_size, description)
             parameters = fresh_parameters(self.policy, size, self.seed, fresh_view, decoded)
 
+        def resized(chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+            return np.stack([resized_parameters(parameters[chosen], size, side) for side in self.sizes], axis=1)
+
         def job(chosen: npt.NDArray[np.int64]) -> RenderJob:
-            resized = [resized_parameters(parameters[chosen], size, side) for side in self.sizes]
             return RenderJob.of(
-                self.source, samples, chosen, parameters=np.stack(resized, axis=1), sizes=self.sizes, view=description
+                self.source,
+                samples,
+                chosen,
+                parameters=resized(chosen),
+                sizes=self.sizes,
+                view=description,
+                second=lambda views, _images, rows: resized(rows)[:, views],
             )
 
         for chosen, rendered in zip(batches, render_batches(self.renderer, map(job, batches), batch_size), strict=True):

@@ -22,6 +22,7 @@ from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective,
 from compress_ssl.pipeline.distill.objectives.teacher_dropping import drop_teachers
 from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, Replay, ReplayBatch
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from compress_ssl.pipeline.images.policies import is_mixed
 from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.network import Network, save_network
@@ -71,6 +72,13 @@ class DistillTask(TrainingTask[ReplayBatch]):
             )
             for teacher, projection_head in itertools.zip_longest(teachers, projection_heads)
         ]
+        mixed = [view for view in replay.schedule.views if is_mixed(replay.split.views[view])]
+        if mixed and not all(objective.mixable for objective in self._objectives):
+            raise InputError(
+                f"View {mixed[0]} of '{replay.split.path.parent}' mixes two images, and the targets of --objective "
+                f"{settings.objective} belong to one; replay a store of another --policy, or take another objective"
+                f"{' or --negative-queue' if settings.objective == 'crd' else ''}."
+            )
         for objective in self._objectives:
             if objective.teacher_bank is not None and objective.refill_teacher_bank:
                 objective.teacher_bank.exclude_from_checkpoint()

@@ -34,14 +34,14 @@ def compare_renderers(folder: Path) -> str:
     from compress_ssl.pipeline.common.device import prepare_device
     from compress_ssl.pipeline.common.settings import ImageSelection
     from compress_ssl.pipeline.images.data_set import index_data_set
-    from compress_ssl.pipeline.images.parameters import random_parameters
+    from compress_ssl.pipeline.images.parameters import fresh_parameters
     from compress_ssl.pipeline.images.policies import POLICIES
     from compress_ssl.pipeline.images.renderers import make_renderer
     from compress_ssl.pipeline.images.rendering import RenderJob, render
 
     selection, cache = ImageSelection(), folder / "crops"
     train = index_data_set(folder / "data", ["train"], cache, selection, threads=1, progress=Silent())["train"]
-    parameters = random_parameters(POLICIES["crop-flip"], SIZE, 0, 1, 0, train.samples.image_size)
+    parameters = fresh_parameters(POLICIES["crop-flip"], SIZE, 0, 1, train.samples.image_size)
     rows = np.arange(len(train.samples))
     job = RenderJob.of(train.source, train.samples, rows, parameters=parameters[:, None], sizes=(SIZE,))
     rendered = []

@@ -19,10 +19,11 @@ from compress_ssl.pipeline.common.settings import Precision
 from compress_ssl.pipeline.embed.embedder import Embedder, HostRows, embed_images
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
+from compress_ssl.pipeline.images.mixing import draw_view
 from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render_batches
 from compress_ssl.pipeline.images.sources.source import ImageSource
-from compress_ssl.storage import EmbeddingStore, Split
+from compress_ssl.storage import EmbeddingStore, Split, SplitPlan
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.schema import EVALUATION_VIEW
 from compress_ssl.storage.writer import StoreWriter
@@ -124,22 +125,38 @@ class _Work(NamedTuple):
     @classmethod
     def of(cls, block: Block, split: Split, source: ImageSource) -> Self:
         rows, samples = split.block_slice(block.number), split.samples
-        image_size = samples.image_size[rows]
         good = np.flatnonzero(samples.good[rows])
-        drawn = {view: draw_parameters(view, split.views[view], rows.start, image_size) for view in block.views}
-        job = RenderJob.of(
-            source,
-            samples,
-            rows.start + good,
-            parameters=np.stack([drawn[view][good] for view in block.views], axis=1),
-            sizes=tuple(int(split.views[view]["size"]) for view in block.views),
-            view=split.views[EVALUATION_VIEW],
-        )
+        drawn = {view: draw_view(split, view, np.arange(rows.start, rows.stop)) for view in block.views}
+        job = render_job(split, source, rows.start + good, {view: drawn[view][good] for view in block.views})
         return cls(block, rows.start, good, drawn, job)
 
     def empty(self, view: int, feature_dim: int) -> EmbeddedView:
         parameters = self.parameters[view]
         return EmbeddedView(np.full((len(parameters), feature_dim), np.nan, np.float32), parameters)
+
+
+def render_job(
+    split: Split | SplitPlan,
+    source: ImageSource,
+    rows: npt.NDArray[np.integer],
+    parameters: Mapping[int, npt.NDArray[np.float32]],
+) -> RenderJob:
+    """Return the job of rendering some views of N rows of a split, whose parameters (N, P) were drawn, by view."""
+    numbers = list(parameters)
+
+    def second(views: slice, _images: npt.NDArray[np.intp], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        sides = split.samples.image_size[rows]
+        return np.stack([draw_parameters(view, split.views[view], rows, sides) for view in numbers[views]], axis=1)
+
+    return RenderJob.of(
+        source,
+        split.samples,
+        rows,
+        parameters=np.stack(list(parameters.values()), axis=1),
+        sizes=tuple(int(split.views[view]["size"]) for view in numbers),
+        view=split.views[EVALUATION_VIEW],
+        second=second,
+    )
 
 
 Computed = tuple[_Work, slice, list[HostRows]]

@@ -10,11 +10,11 @@ from compress_ssl.pipeline.embed.embedder import Embedder
 from compress_ssl.pipeline.embed.executor import Executor
 from compress_ssl.pipeline.embed.plan import EmbedPlan, as_named, check_teacher_and_renderer
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
-from compress_ssl.pipeline.images.policies import TEN_CROP, Policy
+from compress_ssl.pipeline.images.policies import TEN_CROP, is_mixed, stored_policy
 from compress_ssl.pipeline.images.stored_views import check_views
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
 from compress_ssl.storage.errors import StoreIncompleteError, StoreMismatchError
-from compress_ssl.storage.parameters import SHRINK
+from compress_ssl.storage.parameters import COLUMNS, MIX_COLUMNS, SHRINK
 from compress_ssl.storage.schema import EVALUATION_VIEW, GROWING, GROWTH
 from compress_ssl.storage.tools.growth import SplitGrowth, grow_store, is_growing, resume_growth, samples_to_append
 from compress_ssl.storage.tools.identity import check_same
@@ -49,9 +49,8 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
     }
     last = next((of_split[-1] for of_split in views.values() if len(of_split) > 1), None)
     if last is not None:
-        policy = dict(last["policy"])
-        if policy.pop("name") != TEN_CROP:
-            stored |= {"policy": Policy(**policy), "seed": last["seed"]}
+        if last["policy"]["name"] != TEN_CROP:
+            stored |= {"policy": stored_policy(last["policy"]), "seed": last["seed"]}
         elif settings.add_views and "policy" not in given and not settings.resume:
             raise InputError(
                 f"'{store.path}' has the ten crops, and there are no more of them; give the --policy of more views."
@@ -170,7 +169,19 @@ def _growth(split: Split, plan: EmbedPlan, settings: EmbedSettings, *, growing: 
             f"{len(samples)} images of split {split.name} are not in the store, '{samples.sample_path[0]}' first; "
             f"{advice}."
         )
-    return SplitGrowth(planned.views[len(split.views) :], samples)
+    views = planned.views[len(split.views) :]
+    if any(map(is_mixed, views)):
+        if split.columns == COLUMNS:
+            raise InputError(
+                f"Split {split.name} of '{split.path.parent}' was made without the columns {', '.join(MIX_COLUMNS)} of "
+                "mixed views; embed them into a store of their own, or add views of another --policy."
+            )
+        if samples is not None:
+            raise InputError(
+                "Images and mixed views cannot be added at once; append the images with --add-images first, then add "
+                "the views with --add-views."
+            )
+    return SplitGrowth(views, samples)
 
 
 def _more_canaries(

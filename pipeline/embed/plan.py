@@ -18,7 +18,7 @@ from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_
 from compress_ssl.pipeline.images.decode import DECODING
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.parameters import fresh_parameters
-from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop
+from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop, is_mixed
 from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, TRIAL_VIEWS, fastest_renderer
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, decoding_of
 from compress_ssl.pipeline.images.stored_views import renderer_of
@@ -27,7 +27,7 @@ from compress_ssl.pipeline.networks.pooling import forward_pool
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
-from compress_ssl.storage.parameters import COLUMNS, DENOMINATORS, SHRINK, decoded_size
+from compress_ssl.storage.parameters import COLUMNS, DENOMINATORS, MIX_COLUMNS, SHRINK, decoded_size
 from compress_ssl.storage.schema import EVALUATION_VIEW, default_block_rows
 from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
@@ -85,7 +85,7 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
             samples=index.samples,
             folder=source.folder,
             views=[evaluation | seen, *[random_view | seen] * settings.views_of(source)],
-            columns=COLUMNS,
+            columns=COLUMNS + MIX_COLUMNS if is_mixed(random_view) and settings.views_of(source) else COLUMNS,
             feature_dim=network.feature_dim,
             block_rows=settings.block_rows or default_block_rows(len(index.samples), network.feature_dim),
         )
@@ -171,7 +171,7 @@ def missing_blocks(writer: StoreWriter, part: Part | None = None) -> list[Block]
 
 
 def as_begun(store: EmbeddingStore, plan: EmbedPlan, settings: EmbedSettings) -> EmbedPlan:
-    """Return a plan that goes on as a store was begun: with its way to decode images, and its blocks.
+    """Return a plan that goes on as a store was begun: with its way to decode images, its blocks and its columns.
 
     Logs a warning if some images are decoded in another way now (``DECODING``).
     """
@@ -179,6 +179,8 @@ def as_begun(store: EmbeddingStore, plan: EmbedPlan, settings: EmbedSettings) ->
     for name in splits.keys() & set(store.split_names):
         if settings.block_rows is None:
             splits[name] = replace(splits[name], block_rows=store[name].block_rows)
+        if store[name].columns == COLUMNS + MIX_COLUMNS:  # which unmixed views can have
+            splits[name] = replace(splits[name], columns=store[name].columns)
         views, before = splits[name].views, decoding_of(store[name].views[EVALUATION_VIEW])
         if before != decoding_of(views[EVALUATION_VIEW]):
             logger.warning(
@@ -233,9 +235,9 @@ def check_teacher_and_renderer(store: EmbeddingStore, plan: EmbedPlan) -> None:
 def _layout(split: Split | SplitPlan) -> dict[str, Any]:
     """Return a split's layout by names that a user knows from the options."""
     layout: dict[str, Any] = {"views": len(split.views) - 1, "block_rows": split.block_rows}
-    layout["augmentation columns"] = split.columns
     for number, view in enumerate(split.views):
         layout |= {f"the {key} of view {number}": value for key, value in as_named(view).items()}
+    layout["augmentation columns"] = split.columns
     return layout
 
 

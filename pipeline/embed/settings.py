@@ -19,7 +19,14 @@ from compress_ssl.pipeline.common.settings import (
     runtime_option,
 )
 from compress_ssl.pipeline.dask.settings import DaskSettings
-from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, StoredPolicySetting, TenCrop
+from compress_ssl.pipeline.images.policies import (
+    CROPS,
+    POLICIES,
+    STORED_POLICIES,
+    TEN_CROP,
+    StoredPolicySetting,
+    TenCrop,
+)
 from compress_ssl.storage.places.names import first_outside
 
 
@@ -119,7 +126,9 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
     views: Annotated[int, result_option("Random views per image, besides view 0, the evaluation view.", ge=1)] = 4
     policy: Annotated[
         StoredPolicySetting,
-        result_option(f"Augmentation of the random views: {', '.join(POLICIES)}; or {TEN_CROP}, {CROPS} fixed views."),
+        result_option(
+            f"Augmentation of the random views: {', '.join(STORED_POLICIES)}; or {TEN_CROP}, {CROPS} fixed views."
+        ),
     ] = POLICIES["crop-flip"]
     scaled_decoding: Annotated[
         bool,

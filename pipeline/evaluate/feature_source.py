@@ -25,7 +25,7 @@ from compress_ssl.pipeline.evaluate.features import check_labels
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings, LinearTraining
 from compress_ssl.pipeline.images.data_set import index_data_set, list_data_set, subset_by_folder
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, Policy, TenCrop
+from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, Policy, TenCrop, is_mixed
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
@@ -238,6 +238,12 @@ class FeatureSource:
                 raise InputError(
                     f"Split {split} of '{settings.model}' has {stored} {kind} views, but {count} are needed; embed "
                     f"with {option}, or give the network itself."
+                )
+            views_used = store[split].views[EVALUATION_VIEW + 1 :][:count]
+            if any(map(is_mixed, views_used)):
+                raise InputError(
+                    f"Split {split} of '{settings.model}' has views of two mixed images, which have no class of their "
+                    "own; score a store of another --policy, or give the network itself."
                 )
         if self.is_store and settings.data is not None and self._store is None:
             for split in views:

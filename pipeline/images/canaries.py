@@ -1,9 +1,10 @@
 """Canaries: a few rendered views kept in a store, rendered again later to check that the pixels are still the same.
 
 A view is replayed from its parameters, so it is the teacher's view only as long as decoder, renderer and colour
-operations stay the same. The store keeps 16 views of each split: their parameters, the hash of their pixels, and a
-picture of 16 x 16 of those pixels, taken on a grid. Pixels are taken, not averaged: the mean difference of two
-pictures then estimates that of the views, while averages over squares would hide a shift or missing antialiasing.
+operations stay the same. The store keeps 16 views of each split: their parameters (of a mixed view those of its second
+image too), the hash of their pixels, and a picture of 16 x 16 of those pixels, taken on a grid. Pixels are taken, not
+averaged: the mean difference of two pictures then estimates that of the views, while averages over squares would hide a
+shift or missing antialiasing.
 
 Letters: N images, V views, P parameters, K canaries, S side in pixels.
 """
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.device import device_kind, library_versions
 from compress_ssl.pipeline.common.errors import InputError
-from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
+from compress_ssl.pipeline.images.mixing import second_rows
+from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, known_second, render
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.images.stored_views import check_views
 from compress_ssl.storage import EmbeddingStore, Split
-from compress_ssl.storage.parameters import impossible
+from compress_ssl.storage.parameters import COLUMNS, impossible
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 CANARIES = 16
@@ -53,6 +55,12 @@ def make_canaries(renderer: Renderer, job: RenderJob, chosen: Sequence[tuple[int
         chosen (sequence of (int, int)): Row and view of each of the K canaries.
     """
     batch = next(iter(render(renderer, job, max(1, len(chosen)))), [])  # V tensors (K, S, S, 3)
+    second = {
+        (image, view): parameters[view - each.views.start].tolist()
+        for each in job.second
+        for image, parameters in zip(each.images.tolist(), each.job.parameters, strict=True)
+        for view in range(each.views.start, each.views.stop)
+    }
     canaries = []
     for number, (row, view) in enumerate(chosen):
         image = batch[view][number].clone()
@@ -62,6 +70,7 @@ def make_canaries(renderer: Renderer, job: RenderJob, chosen: Sequence[tuple[int
                 "view": view,
                 "size": job.sizes[view],
                 "parameters": job.parameters[number, view].tolist(),
+                **({"second_parameters": second[number, view]} if (number, view) in second else {}),
                 "xxh3_128": pixel_hash(image),
                 "picture": base64.b64encode(_picture(image).tobytes()).decode("ascii"),
             }
@@ -89,7 +98,9 @@ def check_canaries(
         InputError: If the canaries differ by more than one level of 255 in the mean, or an image is missing or changed.
     """
     split = store[split_name]
-    canaries = [canary for canary in stored_canaries(store, split_name) if rows is None or canary["row"] in rows]
+    canaries = [
+        canary for canary in stored_canaries(store, split_name) if rows is None or np.isin(_rows_of(canary), rows).all()
+    ]
     if canaries:
         check_views(split)
     images = _render(renderer, source, split, canaries, batch_size)
@@ -143,13 +154,28 @@ def _check_stored(canary: dict[str, Any], split: Split) -> None:
     described = split.views[view]["size"] if view in range(len(split.views)) else None
     if row not in range(len(split)) or size != described:
         raise ValueError(f"row {row}, view {view}, size {size}")
-    parameters = np.array(canary["parameters"], np.float32)
-    if parameters.shape != (len(split.columns),):
+    _check_parameters(canary["parameters"], split, view, row, split.columns)
+    for second in _rows_of(canary)[1:]:
+        if second >= len(split):
+            raise ValueError(f"row {second}")
+        _check_parameters(canary["second_parameters"], split, view, second, COLUMNS)
+
+
+def _check_parameters(given: Any, split: Split, view: int, row: int, columns: Sequence[str]) -> None:
+    """Check the parameters of a row's view that a canary gives; ValueError if they are impossible."""
+    parameters, samples = np.array(given, np.float32), split.samples
+    if parameters.shape != (len(columns),):
         raise ValueError(f"{parameters.size} parameters")
-    samples = split.samples
-    status, image_size = samples.status[row : row + 1], samples.image_size[row : row + 1]
-    if fault := impossible(parameters[None], status, image_size, split.views[view]):
+    status, image_size = samples.status[[row]], samples.image_size[[row]]
+    all_good = None if columns == COLUMNS else samples.good
+    if fault := impossible(parameters[None], status, image_size, split.views[view], all_good):
         raise ValueError(f"row {row} {fault[1]}")
+
+
+def _rows_of(canary: Mapping[str, Any]) -> list[int]:
+    """Return the row of a canary's image, and of the one mixed into it if there is one."""
+    second = second_rows(np.array([canary["parameters"]], np.float32))
+    return [canary["row"], *second[second >= 0].tolist()]
 
 
 def _render(
@@ -159,6 +185,7 @@ def _render(
     images: dict[int, Tensor] = {}
     for size in sorted({canary["size"] for canary in canaries}):
         chosen = [number for number, canary in enumerate(canaries) if canary["size"] == size]
+        second = [canaries[number].get("second_parameters", [np.nan] * len(COLUMNS)) for number in chosen]
         job = RenderJob.of(
             source,
             split.samples,
@@ -166,6 +193,7 @@ def _render(
             parameters=np.array([[canaries[number]["parameters"]] for number in chosen], np.float32),
             sizes=(size,),
             view=split.views[EVALUATION_VIEW],
+            second=known_second(np.array(second, np.float32)[:, None]),
         )
         # Cloned, since a renderer may reuse the memory that it yields.
         rendered = (image.clone() for (batch,) in render(renderer, job, batch_size) for image in batch)

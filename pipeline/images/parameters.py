@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compress_ssl.pipeline.images.policies import CROPS, TEN_CROP, Policy
+from compress_ssl.pipeline.images.policies import CROPS, TEN_CROP, Policy, stored_policy
 from compress_ssl.storage.parameters import COLUMN, COLUMNS, decoded_size
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -26,11 +26,22 @@ DRAWS_PER_SAMPLE = 32  # numbers drawn per sample by every policy; a multiple of
 SAMPLES_PER_CHUNK = 65_536  # samples that ``fresh_parameters`` draws at a time
 
 
-def uniform_draws(seed: int, view: int, first: int, count: int) -> npt.NDArray[np.float64]:
-    """Return uniform numbers in [0, 1) of shape (count, DRAWS_PER_SAMPLE) for samples ``first`` onwards."""
-    generator = np.random.Philox(key=np.array([seed, view], np.uint64))
-    generator.advance(first * DRAWS_PER_SAMPLE // 4)
-    raw = np.asarray(generator.random_raw(count * DRAWS_PER_SAMPLE), np.uint64).reshape(count, DRAWS_PER_SAMPLE)
+def uniform_draws(
+    seed: int, view: int, rows: npt.NDArray[np.integer], draws: int = DRAWS_PER_SAMPLE
+) -> npt.NDArray[np.float64]:
+    """Return uniform numbers in [0, 1) of shape (N, draws) for some rows of a split.
+
+    Args:
+        draws: A multiple of 4. Rows are the counter, in steps of ``draws``: another number of them gives others.
+    """
+    generator, at = np.random.Philox(key=np.array([seed, view], np.uint64)), 0
+    raw = np.empty((len(rows), draws), np.uint64)
+    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()  # of consecutive rows, which are drawn at once
+    for begin, end in itertools.pairwise([*begins, len(rows)]):
+        row = int(rows[begin])
+        generator.advance((row - at) * draws // 4)
+        raw[begin:end] = generator.random_raw((end - begin) * draws).reshape(-1, draws)
+        at = row + end - begin
     return np.asarray((raw >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
@@ -92,20 +103,20 @@ def ten_crop_parameters(
 
 
 def random_parameters(
-    policy: Policy, size: int, seed: int, view: int, first: int, image_size: npt.NDArray[np.int32]
+    policy: Policy, size: int, seed: int, view: int, rows: npt.NDArray[np.integer], image_size: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
-    """Draw the parameters of one view for consecutive samples.
+    """Draw the parameters of one view, unmixed, for some rows of a split.
 
     Args:
         size: Side of the view, in pixels.
         seed, view: Key of the generator.
-        first: Row of the first sample in its split.
-        image_size (int32 array of shape (N, 2)): Height and width in pixels of samples ``first`` to ``first + N - 1``.
+        rows (int array of shape (N,)): In any order; consecutive ones are drawn faster.
+        image_size (int32 array of shape (N, 2)): Height and width in pixels of these rows' images.
 
     Returns:
         parameters (float32 array of shape (N, P)).
     """
-    draws = uniform_draws(seed, view, first, len(image_size))
+    draws = uniform_draws(seed, view, rows)
     left, top, width, height = _crop_boxes(policy, image_size, draws[:, : 2 * CROP_ATTEMPTS + 2])
     others = draws[:, 2 * CROP_ATTEMPTS + 2 :].T
     flip, jitter, brightness, contrast, saturation, hue, order, grey, blur, sigma = others
@@ -131,9 +142,9 @@ def random_parameters(
 
 
 def draw_parameters(
-    view: int, description: Mapping[str, Any], first: int, image_size: npt.NDArray[np.int32]
+    view: int, description: Mapping[str, Any], rows: npt.NDArray[np.integer], image_size: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
-    """Return a view's parameters (N, P) for samples ``first`` onwards, from the view's description in a store.
+    """Return a view's parameters (N, P), unmixed, for some rows of a split, from the view's description in a store.
 
     Args:
         image_size (int32 array of shape (N, 2)): Height and width in pixels of the images, before they are decoded.
@@ -144,19 +155,17 @@ def draw_parameters(
         return evaluation_parameters(image_size, policy["resize"], size, squash)
     if policy["name"] == TEN_CROP:
         return ten_crop_parameters(image_size, policy["resize"], size, view - EVALUATION_VIEW - 1, squash)
-    settings = {name: value for name, value in policy.items() if name != "name"}
-    return random_parameters(Policy(**settings), size, description["seed"], view, first, image_size)
+    return random_parameters(stored_policy(policy), size, description["seed"], view, rows, image_size)
 
 
 def fresh_parameters(
     policy: Policy, size: int, seed: int, view: int, image_size: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.float32]:
     """Draw the parameters (N, P) of one view of a whole split, in chunks to bound the memory."""
+    chunks = (slice(first, first + SAMPLES_PER_CHUNK) for first in range(0, len(image_size), SAMPLES_PER_CHUNK))
+    rows = np.arange(len(image_size))
     return np.concatenate(
-        [
-            random_parameters(policy, size, seed, view, first, image_size[first : first + SAMPLES_PER_CHUNK])
-            for first in range(0, len(image_size), SAMPLES_PER_CHUNK)
-        ]
+        [random_parameters(policy, size, seed, view, rows[chunk], image_size[chunk]) for chunk in chunks]
     )
 
 

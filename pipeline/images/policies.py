@@ -1,5 +1,6 @@
-"""Augmentation policies, which are settings; ``parameters`` draws the views from them."""
+"""Augmentation policies, which are settings; ``parameters`` and ``mixing`` draw the views from them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
@@ -28,7 +29,7 @@ class Policy(Settings):
 
     def __str__(self) -> str:
         """Return the name of a published policy, or ``custom``."""
-        return next((name for name, known in POLICIES.items() if known == self), CUSTOM)
+        return next((name for name, known in STORED_POLICIES.items() if known == self), CUSTOM)
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
@@ -36,6 +37,21 @@ class Policy(Settings):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be two positive numbers, the smaller first; got {low} and {high}")
+        return self
+
+
+class MixingPolicy(Policy):
+    """A random view that may be mixed with the same view of another image of the split."""
+
+    mixup: Probability = 0.0
+    cutmix: Probability = 0.0  # never both
+
+    @model_validator(mode="after")
+    def _mixes_once(self) -> Self:
+        if not 0 < self.mixup + self.cutmix <= 1:
+            raise ValueError(
+                f"mixup and cutmix must add up to more than 0 and at most 1; got {self.mixup} and {self.cutmix}"
+            )
         return self
 
 
@@ -49,6 +65,12 @@ POLICIES = {
         scale=(0.2, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.2, blur=0.5
     ),
 }
+STORED_POLICIES: dict[str, Policy] = {
+    **POLICIES,
+    "crop-flip+mixup": MixingPolicy(mixup=1.0),
+    "crop-flip+cutmix": MixingPolicy(cutmix=1.0),
+}
+"""Policies of views that a teacher embeds: a mixed view has no other target than the embedding of its own pixels."""
 
 
 class TenCrop(Settings):
@@ -66,20 +88,44 @@ TEN_CROP, CUSTOM = "ten-crop", "custom"
 CROPS = 10
 
 
-def _named_policy(value: Any) -> Any:
+MIXING = MixingPolicy.model_fields.keys() - Policy.model_fields.keys()
+
+
+def stored_policy(policy: Mapping[str, Any]) -> Policy:
+    """Return the policy of random views from a store's description of it; pydantic's ValidationError if it is none."""
+    settings = {name: value for name, value in policy.items() if name != "name"}
+    return (MixingPolicy if MIXING & settings.keys() else Policy)(**settings)
+
+
+def is_mixed(view: Mapping[str, Any]) -> bool:
+    """Return whether images of a view, as a store describes it, are mixed."""
+    return bool(MIXING & (view.get("policy") or {}).keys())
+
+
+def _by_name(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    if value not in POLICIES:
-        raise unknown_name("augmentation policy", value, POLICIES)
-    return POLICIES[value]
+    if value not in STORED_POLICIES:
+        raise unknown_name("augmentation policy", value, STORED_POLICIES)
+    return STORED_POLICIES[value]
 
 
-def _named_views(value: Any) -> Any:
-    return TenCrop() if value == TEN_CROP else _named_policy(value)
+def _policy(value: Any) -> Any:
+    value = _by_name(value)
+    if isinstance(value, MixingPolicy) or (isinstance(value, dict) and MIXING & value.keys()):
+        raise ValueError(
+            "mixup and CutMix need a teacher's embedding of the mixed images; give the policy to 'embed' and replay "
+            "its views, or take another policy."
+        )
+    return value
 
 
-PolicySetting = Annotated[Policy, BeforeValidator(_named_policy, json_schema_input_type=str)]
+def _views(value: Any) -> Any:
+    return TenCrop() if value == TEN_CROP else _by_name(value)
+
+
+PolicySetting = Annotated[Policy, BeforeValidator(_policy, json_schema_input_type=str)]
 """A policy by name, or as a table of numbers in a recipe."""
 
-StoredPolicySetting = Annotated[Policy | TenCrop, BeforeValidator(_named_views, json_schema_input_type=str)]
-"""The same, or the ten crops, which serve evaluation."""
+StoredPolicySetting = Annotated[MixingPolicy | Policy | TenCrop, BeforeValidator(_views, json_schema_input_type=str)]
+"""The same, a policy that mixes images, or the ten crops, which serve evaluation."""

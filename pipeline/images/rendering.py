@@ -1,17 +1,19 @@
 """Render views of images: read, decode once, make every view.
 
-Geometry is the renderer's (DALI; torchvision as the reference), colour is ``colour.py``'s for both. Views are uint8
-NHWC; each network normalizes them its own way.
+Geometry is the renderer's (DALI; torchvision as the reference), colour is ``colour.py``'s for both. Second images of
+mixed views are rendered beside the first ones in the same way, and mixed in by ``mixing.py``. Views are uint8 NHWC;
+each network normalizes them its own way.
 
-Letters: N images, V views, P parameters, B batch, S side in pixels.
+Letters: N images, V views, P parameters, B batch, K mixed images, S side in pixels.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +27,10 @@ from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.settings import Interpolation
 from compress_ssl.pipeline.images.colour import apply_colour
 from compress_ssl.pipeline.images.decode import DECODING, decode
+from compress_ssl.pipeline.images.mixing import mix, second_rows
 from compress_ssl.pipeline.images.sources.source import ImageSource, read_ahead, read_image
 from compress_ssl.storage import Samples
-from compress_ssl.storage.parameters import COLUMN, denominators
+from compress_ssl.storage.parameters import COLUMN, COLUMNS, denominators
 
 READ_AHEAD_BATCHES = 4
 
@@ -37,6 +40,24 @@ HW_DECODER_LOAD = 0.0
 """Share of a batch that DALI may leave to a GPU's hardware JPEG decoder. None: its pixels may differ from those of the
 CUDA decoder, and which images of a batch it takes depends on the batch.
 """
+
+
+class SecondImages(NamedTuple):
+    """What is mixed into some views of a job."""
+
+    views: slice  # of the job, in all of which an image has the same second image
+    images: npt.NDArray[np.intp]  # (K,) numbers of the images that are mixed, ascending
+    job: RenderJob  # of their second images, in as many views
+
+    def part(self, rows: slice) -> SecondImages:
+        """Return what is mixed into some of the images."""
+        some = slice(*np.searchsorted(self.images, (rows.start, rows.stop)).tolist())
+        return SecondImages(self.views, self.images[some] - rows.start, self.job.part(some))
+
+
+SecondParameters = Callable[[slice, npt.NDArray[np.intp], npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+"""From some views of a job, the numbers of its K mixed images, and the rows of their second images: the parameters of
+those, of shape (K, views, P)."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,7 @@ class RenderJob:
     interpolation: Interpolation = "bilinear"  # of all views
     decoding: int = DECODING
     denominators: npt.NDArray[np.integer] | None = None  # (N,) by which images are decoded smaller; None for whole ones
+    second: tuple[SecondImages, ...] = ()  # of mixed views
 
     @classmethod
     def of(
@@ -63,23 +85,39 @@ class RenderJob:
         sizes: tuple[int, ...],
         interpolation: Interpolation = "bilinear",
         view: Mapping[str, Any] | None = None,
+        second: SecondParameters | None = None,
     ) -> RenderJob:
         """Return the job of rendering V views of N rows of a split.
 
         Args:
             parameters (float32 array of shape (N, V, P)): Those of the rows.
             view: A store's description of a view, whose interpolation and ways of decoding are taken.
+            second: Called for the parameters of the second images, if some of the views are mixed.
         """
         paths = [samples.sample_path[row] for row in rows]
         job = cls(source, paths, samples.content_hash[rows], parameters, sizes, interpolation)
-        if view is None:
-            return job
-        return replace(
-            job,
-            interpolation=interpolation_of(view),
-            decoding=decoding_of(view),
-            denominators=denominators(samples.image_size[rows], view),
-        )
+        if view is not None:
+            job = replace(
+                job,
+                interpolation=interpolation_of(view),
+                decoding=decoding_of(view),
+                denominators=denominators(samples.image_size[rows], view),
+            )
+
+        def second_images(views: slice) -> SecondImages:
+            images = np.flatnonzero(mixed_with[:, views.start] >= 0)
+            others = mixed_with[images, views.start]
+            assert second is not None
+            drawn = second(views, images, others)[:, :, : len(COLUMNS)]
+            other_job = cls.of(
+                source, samples, others, parameters=drawn, sizes=sizes[views], interpolation=interpolation, view=view
+            )
+            return SecondImages(views, images, other_job)
+
+        mixed_with = second_rows(parameters)
+        alike = (mixed_with == mixed_with[:, :1]).all()  # one view in several sizes: its second images are decoded once
+        parts = [slice(0, len(sizes))] if alike else [slice(number, number + 1) for number in range(len(sizes))]
+        return replace(job, second=tuple(second_images(part) for part in parts if (mixed_with[:, part] >= 0).any()))
 
     def batches(self, batch_size: int) -> list[slice]:
         """Return the rows of each batch; the last may be shorter."""
@@ -94,6 +132,7 @@ class RenderJob:
             content_hash=self.content_hash[rows],
             parameters=self.parameters[rows],
             denominators=None if self.denominators is None else self.denominators[rows],
+            second=tuple(part for part in (each.part(rows) for each in self.second) if len(part.images)),
         )
 
     def denominator(self, row: int) -> int:
@@ -147,6 +186,11 @@ class Renderer(Protocol):
         ...
 
 
+def known_second(parameters: npt.NDArray[np.float32]) -> SecondParameters:
+    """Return the parameters (N, V, P) of each image's second one as a job takes them; any where there is none."""
+    return lambda views, images, _rows: parameters[images][:, views]
+
+
 def interpolation_of(view: Mapping[str, Any]) -> Interpolation:
     """Return the interpolation of a view from its description; the first stores lack it, and are bilinear."""
     interpolation: Interpolation = view.get("interpolation", "bilinear")
@@ -175,8 +219,29 @@ def render_batches(renderer: Renderer, batches: Iterable[RenderJob], batch_size:
         batches, batch_size: As of ``Renderer.geometry``.
     """
     batches, ahead = itertools.tee(map(_fitting, batches))
-    for batch, views in zip(batches, renderer.geometry(ahead, batch_size), strict=True):
-        yield [apply_colour(pixels, batch.parameters[:, view]) for view, pixels in enumerate(views)]
+    streams: dict[tuple[int, ...], Iterator[list[Tensor]]] = {}  # of second images, by the sizes of their views
+    for batch, geometry in zip(batches, renderer.geometry(ahead, batch_size), strict=True):
+        views = _coloured(batch, geometry)
+        for second in batch.second:
+            sizes = second.job.sizes
+            if sizes not in streams:
+                from_here = itertools.chain([batch], copy.copy(batches))
+                streams[sizes] = renderer.geometry(_second_jobs(from_here, sizes), batch_size)
+            pairs = zip(views[second.views], _coloured(second.job, next(streams[sizes])), strict=True)
+            parameters = batch.parameters[second.images][:, second.views]
+            views[second.views] = [mix(*pair, second.images, parameters[:, view]) for view, pair in enumerate(pairs)]
+        yield views
+    for stream in streams.values():
+        next(stream, None)  # to its end, so that the renderer can use its pipeline again
+
+
+def _coloured(job: RenderJob, geometry: list[Tensor]) -> list[Tensor]:
+    return [apply_colour(pixels, job.parameters[:, view]) for view, pixels in enumerate(geometry)]
+
+
+def _second_jobs(batches: Iterable[RenderJob], sizes: tuple[int, ...]) -> Iterator[RenderJob]:
+    for batch in batches:
+        yield from (_fitting(second.job) for second in batch.second if second.job.sizes == sizes)
 
 
 def _fitting(batch: RenderJob) -> RenderJob:

@@ -28,7 +28,7 @@ from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.evaluate.evaluations import DEFAULT_EVALUATION, EVALUATIONS
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
-from compress_ssl.pipeline.images.policies import Policy
+from compress_ssl.pipeline.images.policies import MixingPolicy
 from compress_ssl.pipeline.pretrain.settings import PretrainSettings
 from compress_ssl.storage.typed_files import read_toml
 
@@ -172,7 +172,7 @@ def _check_keys(where: str, given: Mapping[str, Any], known: Collection[str], de
         if key not in known:
             raise unknown_name("key", key, set(known) - set(decided), f" in {where}")
         if key == "policy" and isinstance(value, dict):
-            _check_keys(f"the policy of {where}", value, Policy.model_fields)
+            _check_keys(f"the policy of {where}", value, MixingPolicy.model_fields)
 
 
 def validate_settings(model: type[SettingsT], values: Mapping[str, Any], where: str) -> SettingsT:

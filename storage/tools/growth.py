@@ -22,6 +22,7 @@ import zarr
 from compress_ssl.storage import schema
 from compress_ssl.storage.commits import write_manifest
 from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.parameters import check_row_numbers
 from compress_ssl.storage.places.place import PlaceLike, location
 from compress_ssl.storage.reader import open_store
 from compress_ssl.storage.split import Split
@@ -107,6 +108,7 @@ def make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, 
     """Resize a split's arrays and write its new samples; return the attributes that will make them count."""
     first = split.block_count * split.block_rows if growth.samples else len(split)
     samples, views = first + len(growth.samples or ()), len(split.views) + len(growth.views)
+    check_row_numbers(split.name, split.columns, samples)
     group: Any = root[split.name]
     held = group["embeddings"].shape  # more than counts, if an earlier growth was interrupted
     room = {"views": max(views, held[0]), "samples": max(samples, group["status"].shape[0])}

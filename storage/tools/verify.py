@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from compress_ssl.storage.commits import is_part
 from compress_ssl.storage.errors import StoreDamagedError, StoreUnsafeError
-from compress_ssl.storage.parameters import COLUMNS, impossible
+from compress_ssl.storage.parameters import COLUMNS, KNOWN_COLUMNS, impossible
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.reader import EmbeddingStore
 from compress_ssl.storage.schema import (
@@ -57,6 +57,7 @@ class CommittedBlock(NamedTuple):
     chunks: dict[str, Shape]  # by array name
     description: dict[str, Any]  # of the view; empty for the samples
     columns: tuple[str, ...]
+    rows: int  # of the split
     classes: int
 
 
@@ -109,6 +110,7 @@ def blocks_to_verify(
                     chunks=chunks,
                     description={} if unit == SAMPLES_UNIT else split.views[int(unit)],
                     columns=split.columns,
+                    rows=len(split),
                     classes=len(split.class_names),
                 )
                 for number, record in records.items()
@@ -180,8 +182,10 @@ def _impossible(block: CommittedBlock, arrays: dict[str, npt.NDArray[Any]]) -> s
         fault = wrong_sample(status, arrays["label"], arrays["image_size"], block.classes)
     else:
         fault = not_finite(arrays["embeddings"], status == Status.GOOD)
-        if fault is None and block.columns == COLUMNS:
-            fault = impossible(arrays["augmentation"], status, arrays["image_size"], block.description)
+        if fault is None and block.columns in KNOWN_COLUMNS:
+            # Readers know whether second images are good; here it is known that there are such rows.
+            rows = None if block.columns == COLUMNS else np.broadcast_to(np.True_, block.rows)
+            fault = impossible(arrays["augmentation"], status, arrays["image_size"], block.description, rows)
     if fault is None:
         return ""
     where = f" of view {block.unit}" if is_view else ""

@@ -128,7 +128,7 @@ def write_store(place: Path, images: int, features: int, views: int) -> None:
             rows = writer.store[name].block_slice(block)
             sizes = plan.samples.image_size[rows]
             for view, description in enumerate(described):
-                drawn = draw_parameters(view, description, rows.start, sizes)
+                drawn = draw_parameters(view, description, np.arange(rows.start, rows.start + len(sizes)), sizes)
                 writer.write_block(name, block, view, noise.standard_normal((len(drawn), features), np.float32), drawn)
     writer.finish()
 

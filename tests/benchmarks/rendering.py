@@ -72,8 +72,8 @@ def job_of(folder: Path, views: int, side: int, shrink: int = 1) -> RenderJob:
     index = index_images(source, source.listing(), folder.parent / "index.npz", threads=1, progress=Silent())
     policy = {"name": "crop-flip", **POLICIES["crop-flip"].model_dump()}
     view = {"policy": policy, "seed": 0, "size": side, SHRINK: shrink}
-    drawn = [draw_parameters(number, view, 0, index.samples.image_size) for number in range(1, views + 1)]
     rows = np.arange(len(index.samples))
+    drawn = [draw_parameters(number, view, rows, index.samples.image_size) for number in range(1, views + 1)]
     return RenderJob.of(
         source, index.samples, rows, parameters=np.stack(drawn, axis=1), sizes=(side,) * views, view=view
     )

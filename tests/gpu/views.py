@@ -8,7 +8,7 @@ import numpy.typing as npt
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.settings import ImageSelection
 from compress_ssl.pipeline.images.data_set import index_data_set
-from compress_ssl.pipeline.images.parameters import random_parameters
+from compress_ssl.pipeline.images.parameters import fresh_parameters
 from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render
 from tests.gpu.run import Run
@@ -26,8 +26,7 @@ def job_of(
     index = index_data_set(place, [split], place, selection, threads=run.threads, progress=Silent())[split]
     samples, rows = index.samples, np.arange(len(index.samples))[:count]
     drawn = [
-        random_parameters(POLICIES[policy], side, SEED, view, 0, samples.image_size)[rows]
-        for view in range(1, views + 1)
+        fresh_parameters(POLICIES[policy], side, SEED, view, samples.image_size)[rows] for view in range(1, views + 1)
     ]
     return RenderJob.of(index.source, samples, rows, parameters=np.stack(drawn, axis=1), sizes=(side,) * views)
 

@@ -36,6 +36,7 @@ class ClusterClassification(Objective):
         ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
+    mixable = False  # the cluster is that of view 0
     needs_fit = True
     clusters: Tensor  # (N,) int64, the cluster of each row of the split; -1 for images that are not good
 

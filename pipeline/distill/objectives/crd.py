@@ -72,7 +72,7 @@ class CRD(Objective):
             raise InputError("CRD stores embeddings of every image; pass images, their number, or a negative_queue.")
         self.student_embedding = nn.Linear(self.student_dim, EMBEDDING_DIM)
         self.teacher_embedding = nn.Linear(teacher_dim, EMBEDDING_DIM)
-        self.is_queue = negative_queue is not None
+        self.is_queue = self.mixable = negative_queue is not None  # an image's own embeddings are averaged otherwise
         self.student_memory, self.teacher_memory = (MemoryBank(count, EMBEDDING_DIM) for _ in range(2))
         self.register_buffer("constants", torch.zeros(2))
         self.negatives, self.temperature, self.momentum = negatives, temperature, memory_momentum

@@ -65,7 +65,7 @@ class Objective(nn.Module, ABC):
     teacher_dropping: float = 0.0
     """Probability of dropping one of several teachers for an image; needs a loss of each image."""
     mixable: bool = True
-    """False if what an image is compared with belongs to its row, and so not to a view mixed of two images."""
+    """True if targets belong to a view's pixels, not to its image, so that views of two mixed images can be learned."""
     refit_on_resume: ClassVar[bool] = False
     """True if ``fit_teacher`` has to be called when a training is resumed, too."""
     needs_fit: bool = False  # true if ``fit_teacher`` has to be called before the first step

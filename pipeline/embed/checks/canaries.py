@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from compress_ssl.pipeline.embed.block import OnPixels, Sources
+from compress_ssl.pipeline.embed.block import OnPixels, Sources, render_job
 from compress_ssl.pipeline.embed.embedder import Embedder
 from compress_ssl.pipeline.embed.plan import EmbedPlan
 from compress_ssl.pipeline.images.canaries import check_canaries, choose_canaries, make_canaries, pixel_hash
-from compress_ssl.pipeline.images.parameters import draw_parameters
-from compress_ssl.pipeline.images.rendering import Renderer, RenderJob
+from compress_ssl.pipeline.images.mixing import draw_view
+from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Place, SplitPlan, open_store
-from compress_ssl.storage.schema import EVALUATION_VIEW
 
 KNUTH = 2654435761  # multiplicative hash (Knuth): spreads the logged views evenly over images and views
 
@@ -47,14 +46,10 @@ def check_all_canaries(embedder: Embedder, place: Place, sources: Sources) -> No
 
 def canaries_of(split: SplitPlan, source: ImageSource, renderer: Renderer, first: int = 0) -> list[dict[str, Any]]:
     """Render canaries of a split's views from number ``first`` on."""
-    descriptions = split.views[first:]
-    chosen = choose_canaries(split.samples.good, len(descriptions))
-    sides = [(row, split.samples.image_size[row : row + 1]) for row, _ in chosen]
-    views = list(enumerate(descriptions, first))
-    drawn = np.stack([[draw_parameters(*view, row, size)[0] for view in views] for row, size in sides])  # (K, V, P)
-    sizes = tuple(int(view["size"]) for view in descriptions)
+    views = range(first, len(split.views))
+    chosen = choose_canaries(split.samples.good, len(views))
     rows = np.array([row for row, _ in chosen], np.int64)
-    job = RenderJob.of(source, split.samples, rows, parameters=drawn, sizes=sizes, view=split.views[EVALUATION_VIEW])
+    job = render_job(split, source, rows, {view: draw_view(split, view, rows) for view in views})
     canaries = make_canaries(renderer, job, chosen)
     return [{**canary, "view": first + canary["view"]} for canary in canaries]
 

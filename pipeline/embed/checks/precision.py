@@ -67,7 +67,7 @@ def measure_precision(embedder: Embedder, plan: EmbedPlan, progress: Progress) -
         plan.indexes[name].source,
         samples,
         rows,
-        parameters=draw_parameters(EVALUATION_VIEW, view, 0, samples.image_size[rows])[:, None],
+        parameters=draw_parameters(EVALUATION_VIEW, view, rows, samples.image_size[rows])[:, None],
         sizes=(int(view["size"]),),
         view=view,
     )

@@ -8,7 +8,7 @@ Letters: K images, D features, P parameters.
 
 import logging
 import secrets
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ from compress_ssl.pipeline.common.torch_errors import explain_out_of_memory
 from compress_ssl.pipeline.embed.block import full_memory_message
 from compress_ssl.pipeline.embed.embedder import Embedder, embed_images, load_embedder
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
-from compress_ssl.pipeline.images.rendering import RenderJob, render
+from compress_ssl.pipeline.images.mixing import second_rows
+from compress_ssl.pipeline.images.rendering import RenderJob, known_second, render
 from compress_ssl.pipeline.images.sources.open_source import open_source
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.pipeline.images.stored_views import check_views
@@ -56,6 +57,7 @@ class _StoredView(NamedTuple):
     view: int
     size: int  # in pixels
     parameters: npt.NDArray[np.float32]  # (P,)
+    second_parameters: npt.NDArray[np.float32]  # (P,) of the image mixed into it; NaN if there is none
     embedding: npt.NDArray[np.float16]  # (D,)
 
 
@@ -99,9 +101,11 @@ def _draw(split: Split, count: int) -> list[_StoredView]:
     for block in np.unique(chosen // split.block_rows).tolist():
         view, first = int(generator.choice(views)), block * split.block_rows
         stored, size = split.block(view, block), int(split.views[view]["size"])
-        for row in chosen[chosen // split.block_rows == block].tolist():
-            arrays = (stored["augmentation"][row - first], stored["embeddings"][row - first])
-            drawn.append(_StoredView(row, view, size, *arrays))
+        rows = chosen[chosen // split.block_rows == block]
+        parameters, embeddings = (stored[name][rows - first] for name in ("augmentation", "embeddings"))
+        second, others = np.full_like(parameters, np.nan), second_rows(parameters)
+        second[others >= 0] = split.augmentation_rows(view, others[others >= 0])
+        drawn += map(_StoredView, rows.tolist(), repeat(view), repeat(size), parameters, second, embeddings)
     return sorted(drawn, key=lambda each: each.size)
 
 
@@ -119,6 +123,7 @@ def _compare(
                 parameters=np.stack([each.parameters for each in same_size])[:, None],
                 sizes=(size,),
                 view=split.views[EVALUATION_VIEW],
+                second=known_second(np.stack([each.second_parameters for each in same_size])[:, None]),
             )
             for (pixels,) in render(embedder.renderer, job, embedder.batch_size):
                 again.append(embed_images(embedder, pixels).get())

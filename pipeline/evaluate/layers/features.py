@@ -168,7 +168,7 @@ def window_parameters(
     ``image_size`` (N, 2) has height and width in pixels; the parameters are (N, P). With ``squash`` the whole image is
     resized to that square.
     """
-    draws = uniform_draws(seed, epoch, 0, len(image_size))
+    draws = uniform_draws(seed, epoch, np.arange(len(image_size)))
     parameters = evaluation_parameters(image_size, resize, resize, squash)
     for number, column in enumerate(("window_left", "window_top")):
         parameters[:, COLUMN[column]] += np.floor(draws[:, number] * (resize - size + 1))

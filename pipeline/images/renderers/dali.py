@@ -48,6 +48,9 @@ INTERPOLATIONS: dict[Interpolation, types.DALIInterpType] = {
     "bicubic": types.DALIInterpType.INTERP_CUBIC,
 }
 
+_Key = tuple[int, tuple[int, ...], Interpolation]
+"""Batch size, sizes of the views, interpolation: what a pipeline is built for."""
+
 PREFETCH_BATCHES = 2
 
 GPU_PIPELINE_THREADS = 32
@@ -65,14 +68,14 @@ MAX_HEADER_BYTES = 10  # of a frame, up to its number of colours; no scan is sho
 
 
 class DaliRenderer:
-    """Renders with DALI; one pipeline per (batch size, view sizes, interpolation) is built and reused."""
+    """Renders with DALI; pipelines are built for (batch size, view sizes, interpolation) and reused."""
 
     name = "dali"
 
     def __init__(self, device: torch.device, threads: int) -> None:
         self.device = device
         self._threads = threads
-        self._pipelines: dict[tuple[int, tuple[int, ...], Interpolation], tuple[Pipeline, _Feed]] = {}
+        self._idle: list[tuple[_Key, Pipeline, _Feed]] = []  # the one that has been idle for longest first
 
     def geometry(self, batches: Iterable[RenderJob], batch_size: int) -> Iterator[list[Tensor]]:
         """Yield, for each batch in order, V uint8 tensors (B, S, S, 3) on the renderer's device.
@@ -87,8 +90,8 @@ class DaliRenderer:
             return
         key = (batch_size, first.sizes, first.interpolation)
         # Not reused after a stream that fails or is left halfway, whose prefetched batches are still in the pipeline.
-        idle = self._pipelines.pop(key, None)
-        pipeline, feed = idle or self._build(*key)
+        number = next((number for number, (of, _, _) in enumerate(self._idle) if of == key), None)
+        pipeline, feed = self._build(*key) if number is None else self._idle.pop(number)[1:]
         # Closed here, since its threads must not end wherever the garbage collector finds a pipeline left halfway.
         with contextlib.closing(_inputs(fed, self._threads)) as feed.batches:
             for batch in itertools.chain([first], batches):
@@ -104,9 +107,8 @@ class DaliRenderer:
                 pipeline.run()  # to the end of the feed, so that the pipeline can be used again
             except StopIteration:
                 pipeline.reset()  # type: ignore[no-untyped-call]
-        self._pipelines[key] = pipeline, feed
-        while len(self._pipelines) > IDLE_PIPELINES:
-            del self._pipelines[next(iter(self._pipelines))]  # the one that has been idle for longest
+        self._idle.append((key, pipeline, feed))
+        del self._idle[:-IDLE_PIPELINES]
 
     def _build(self, batch_size: int, sizes: tuple[int, ...], interpolation: Interpolation) -> tuple[Pipeline, _Feed]:
         on_gpu = self.device.type == "cuda"

@@ -104,7 +104,7 @@ def test_parameters_and_embeddings_are_the_same_however_the_samples_are_cut_into
         split = embedded(data, tmp_path / f"{block_rows}.zarr", block_rows=block_rows, **settings)["train"]
         assert split.block_count == -(-36 // block_rows)
         for view in range(3):
-            drawn = draw_parameters(view, split.views[view], 0, split.samples.image_size)
+            drawn = draw_parameters(view, split.views[view], np.arange(len(split)), split.samples.image_size)
             assert np.array_equal(split.augmentation(view), drawn)
             assert np.array_equal(split.augmentation(view), whole.augmentation(view))
             assert split.view(view).tobytes() == whole.view(view).tobytes()

@@ -10,7 +10,7 @@ import torch
 import xxhash
 from PIL import Image
 
-from compress_ssl.pipeline.images.parameters import evaluation_parameters, random_parameters
+from compress_ssl.pipeline.images.parameters import evaluation_parameters, fresh_parameters
 from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import RenderJob, render
@@ -32,7 +32,7 @@ def job_of() -> Callable[..., RenderJob]:
         sizes = np.array([size_of(path) for path in paths], np.int32).reshape(-1, 2)
         parameters = [evaluation_parameters(sizes, RESIZE, SIZE)]
         for view, policy in enumerate(policies, 1):
-            parameters.append(random_parameters(POLICIES[policy], SIZE, 7, view, 0, sizes))
+            parameters.append(fresh_parameters(POLICIES[policy], SIZE, 7, view, sizes))
         hashes = np.array([xxhash.xxh3_64_intdigest(path.read_bytes()) for path in paths], np.uint64)
         return RenderJob(
             FolderSource(Path()), list(map(str, paths)), hashes, np.stack(parameters, axis=1), (SIZE,) * len(parameters)

@@ -59,7 +59,7 @@ def test_evaluation_views_have_the_geometry_of_resize_and_center_crop(resize: in
 def test_crop_boxes_lie_inside_the_image(policy: Policy) -> None:
     extreme = [[1, 1], [1, 9000], [9000, 1], [2, 9000], [9000, 2], [3, 2], [9000, 9000]]
     tried = np.concatenate([np.array(extreme * 20), sizes(3000, 1, 9000)]).astype(np.int32)
-    left, top, width, height = random_parameters(policy, 224, 3, 1, 0, tried)[:, :4].T
+    left, top, width, height = fresh_parameters(policy, 224, 3, 1, tried)[:, :4].T
     assert (np.stack([left, top]) >= 0).all()
     assert (np.stack([width, height]) >= 1).all()
     assert (left + width <= tried[:, 1]).all()
@@ -103,7 +103,7 @@ def drawn_one_by_one(
 @pytest.mark.parametrize("policy", [FULL, POLICIES["crop-flip"], POLICIES["moco-v2"]])
 def test_the_draw_is_that_of_one_sample_at_a_time(policy: Policy) -> None:
     tried = np.concatenate([sizes(400, 2, 2000), [[2, 500], [500, 2], [10, 400]]]).astype(np.int32)
-    together = random_parameters(policy, 96, 11, 4, 1000, tried)
+    together = random_parameters(policy, 96, 11, 4, np.arange(1000, 1000 + len(tried)), tried)
     alone = [drawn_one_by_one(policy, 96, 11, 4, 1000 + row, int(h), int(w)) for row, (h, w) in enumerate(tried)]
     assert together.dtype == np.float32
     np.testing.assert_allclose(together, np.array(alone, np.float32), rtol=1e-6, atol=1e-8)
@@ -113,9 +113,9 @@ def test_the_draw_is_that_of_one_sample_at_a_time(policy: Policy) -> None:
 
 def test_any_rows_can_be_drawn_alone() -> None:
     tried = sizes(300)
-    everything = random_parameters(FULL, 224, 5, 2, 0, tried)
+    everything = fresh_parameters(FULL, 224, 5, 2, tried)
     for first, last in ((0, 1), (1, 2), (17, 230), (299, 300), (40, 40)):
-        part = random_parameters(FULL, 224, 5, 2, first, tried[first:last])
+        part = random_parameters(FULL, 224, 5, 2, np.arange(first, last), tried[first:last])
         np.testing.assert_array_equal(part, everything[first:last])
 
 
@@ -123,7 +123,7 @@ def test_any_rows_can_be_drawn_alone() -> None:
 def test_crops_are_distributed_like_those_of_torchvision(height: int, width: int) -> None:
     count = 4000
     policy = Policy()
-    drawn_by_us = random_parameters(policy, 224, 1, 1, 0, np.full((count, 2), (height, width), np.int32))
+    drawn_by_us = fresh_parameters(policy, 224, 1, 1, np.full((count, 2), (height, width), np.int32))
     left, top, w, h = drawn_by_us[:, :4].T.astype(np.float64)
     torch.manual_seed(1)
     image = torch.empty(3, height, width)
@@ -140,7 +140,7 @@ def test_crops_are_distributed_like_those_of_torchvision(height: int, width: int
 
 def test_rates_and_ranges_are_those_of_the_policy() -> None:
     count = 20000
-    drawn = random_parameters(FULL, 224, 9, 1, 0, np.full((count, 2), 300, np.int32))
+    drawn = fresh_parameters(FULL, 224, 9, 1, np.full((count, 2), 300, np.int32))
     column = {name: drawn[:, number].astype(np.float64) for name, number in COLUMN.items()}
     jittered = column["brightness"] != 1
     for rate, expected in (
@@ -165,26 +165,26 @@ def test_rates_and_ranges_are_those_of_the_policy() -> None:
 
 def test_another_seed_or_view_gives_other_numbers() -> None:
     tried = np.full((50, 2), 300, np.int32)
-    first = random_parameters(FULL, 224, 1, 1, 0, tried)
-    np.testing.assert_array_equal(first, random_parameters(FULL, 224, 1, 1, 0, tried))
+    first = fresh_parameters(FULL, 224, 1, 1, tried)
+    np.testing.assert_array_equal(first, fresh_parameters(FULL, 224, 1, 1, tried))
     for seed, view in ((2, 1), (1, 2), (2**63, 1)):
-        other = random_parameters(FULL, 224, seed, view, 0, tried)
+        other = fresh_parameters(FULL, 224, seed, view, tried)
         assert (other[:, :4] != first[:, :4]).any(axis=1).all()
 
 
 def test_identity_is_the_largest_centred_square_and_nothing_else() -> None:
     sides = np.array([[32, 32], [31, 31], [40, 32], [32, 41]], np.int32)  # height, width
-    drawn = random_parameters(POLICIES["identity"], 32, 5, 1, 0, sides)
+    drawn = fresh_parameters(POLICIES["identity"], 32, 5, 1, sides)
     assert drawn[:, :4].tolist() == [[0, 0, 32, 32], [0, 0, 31, 31], [0, 4, 32, 32], [4, 0, 32, 32]]
     changing = [COLUMN["jitter_order"]]
-    other = random_parameters(POLICIES["identity"], 32, 6, 2, 0, sides)
+    other = fresh_parameters(POLICIES["identity"], 32, 6, 2, sides)
     np.testing.assert_array_equal(np.delete(drawn, changing, axis=1), np.delete(other, changing, axis=1))
     assert not drawn[:, [COLUMN[name] for name in ("flip", "hue", "grey", "blur_sigma")]].any()
     assert (drawn[:, [COLUMN[name] for name in ("brightness", "contrast", "saturation")]] == 1).all()
 
 
 def test_a_view_of_another_side_has_the_same_crop_and_the_blur_in_proportion() -> None:
-    drawn = random_parameters(FULL, 224, 5, 1, 0, sizes(50))
+    drawn = fresh_parameters(FULL, 224, 5, 1, sizes(50))
     smaller = resized_parameters(drawn, 224, 56)
     sides, blur = [COLUMN["resize_width"], COLUMN["resize_height"]], COLUMN["blur_sigma"]
     assert (smaller[:, sides] == 56).all()
@@ -195,8 +195,10 @@ def test_a_view_of_another_side_has_the_same_crop_and_the_blur_in_proportion() -
 def test_parameters_of_a_whole_split_are_those_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     some = sizes(100)
     monkeypatch.setattr("compress_ssl.pipeline.images.parameters.SAMPLES_PER_CHUNK", 33)
-    np.testing.assert_array_equal(fresh_parameters(FULL, 64, 5, 9, some), random_parameters(FULL, 64, 5, 9, 0, some))
+    np.testing.assert_array_equal(
+        fresh_parameters(FULL, 64, 5, 9, some), random_parameters(FULL, 64, 5, 9, np.arange(len(some)), some)
+    )
 
 
 def test_columns_are_what_the_store_names() -> None:
-    assert len(COLUMNS) == len(set(COLUMNS)) == random_parameters(FULL, 8, 0, 1, 0, sizes(1)).shape[1]
+    assert len(COLUMNS) == len(set(COLUMNS)) == fresh_parameters(FULL, 8, 0, 1, sizes(1)).shape[1]

@@ -59,7 +59,7 @@ def test_views_are_nearly_those_of_the_whole_image(renderer: str, tmp_path: Path
     samples = index_images(source, source.listing(), tmp_path / "index.npz", threads=1, progress=Silent()).samples
     rendered = []
     for view in (VIEW, {**VIEW, "shrink": 1}):
-        parameters = draw_parameters(0, view, 0, samples.image_size)
+        parameters = draw_parameters(0, view, np.arange(len(samples.image_size)), samples.image_size)
         assert impossible(parameters, samples.status, samples.image_size, view) is None
         rows = np.arange(3)
         job = RenderJob.of(source, samples, rows, parameters=parameters[:, None], sizes=(32,), view=view)

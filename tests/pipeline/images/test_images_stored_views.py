@@ -40,7 +40,7 @@ def image_sizes(count: int) -> npt.NDArray[np.int32]:
 )
 def test_all_that_is_drawn_is_possible(view: int, description: dict[str, Any]) -> None:
     sizes = image_sizes(3000)
-    parameters = draw_parameters(view, description, 0, sizes)
+    parameters = draw_parameters(view, description, np.arange(len(sizes)), sizes)
     assert impossible(parameters, np.full(len(sizes), GOOD, np.uint8), sizes, description) is None
 
 
@@ -48,7 +48,7 @@ def test_all_that_is_drawn_is_possible(view: int, description: dict[str, Any]) -
 @pytest.mark.parametrize("value", [1e9, -1e9, np.nan, np.inf, -1.5, 100_000])
 def test_what_cannot_be_drawn_is_named_but_for_images_that_are_left_out(column: str, value: float) -> None:
     sizes = np.full((5, 2), 50, np.int32)
-    parameters = draw_parameters(1, RANDOM[0], 0, sizes)
+    parameters = draw_parameters(1, RANDOM[0], np.arange(len(sizes)), sizes)
     parameters[[2, 4], COLUMN[column]] = value
     bad_image = np.array([GOOD, GOOD, 1, GOOD, GOOD], np.uint8)
     fault = impossible(parameters, bad_image, sizes, RANDOM[0])
@@ -61,7 +61,7 @@ def test_what_cannot_be_drawn_is_named_but_for_images_that_are_left_out(column: 
 def test_a_row_far_down_is_named_by_its_number() -> None:
     row = 2 * ROWS_AT_ONCE + 1
     sizes = np.full((row + 2, 2), 50, np.int32)
-    parameters = draw_parameters(1, RANDOM[0], 0, sizes)
+    parameters = draw_parameters(1, RANDOM[0], np.arange(len(sizes)), sizes)
     parameters[row, COLUMN["flip"]] = 2
     fault = impossible(parameters, np.full(len(sizes), GOOD, np.uint8), sizes, RANDOM[0])
     assert fault == (row, "has flip = 2, which is not a whole number from 0 to 1")
@@ -86,6 +86,6 @@ def test_a_squashed_view_has_no_other_sides_and_another_view_is_not_squashed() -
 @pytest.mark.parametrize("column", sorted({*COLUMNS} - FRACTIONS))
 def test_pixels_and_choices_are_whole_numbers(column: str) -> None:
     sizes = np.full((1, 2), 50, np.int32)
-    parameters = draw_parameters(0, EVALUATION, 0, sizes)
+    parameters = draw_parameters(0, EVALUATION, np.arange(len(sizes)), sizes)
     parameters[0, COLUMN[column]] += 0.5 if column not in ("crop_width", "crop_height") else -0.5
     assert impossible(parameters, np.zeros(1, np.uint8), sizes, EVALUATION) is not None

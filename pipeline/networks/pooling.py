@@ -47,6 +47,10 @@ AUTHORS: dict[str, Pooling] = {
 }  # regular expression for timm's name to what the network's authors evaluate; all others are pooled as timm does
 
 
+TRANSFORMERS = {"timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva"}
+"""Classes whose ``forward_features`` returns tokens, of which another pool can be taken; timm loads slowly."""
+
+
 def authors_pool(architecture: str) -> str | None:
     """Return what the authors of a network evaluate; None if that is not known."""
     name = architecture.removeprefix("timm/")
@@ -55,11 +59,8 @@ def authors_pool(architecture: str) -> str | None:
 
 def forward_pool(network: nn.Module) -> str | None:
     """Return what a network's forward pass pools by; None for a network whose tokens cannot be pooled otherwise."""
-    from timm.models.eva import Eva
-    from timm.models.vision_transformer import VisionTransformer
-
-    # Not their subclasses: DeiT's pools two tokens.
-    return str(network.global_pool) if type(network) in (Eva, VisionTransformer) else None
+    kind = type(network)  # not a subclass: DeiT's pools two tokens
+    return str(network.global_pool) if f"{kind.__module__}.{kind.__qualname__}" in TRANSFORMERS else None
 
 
 def pools_of(network: Any) -> list[str]:

@@ -23,6 +23,7 @@ from compress_ssl.pipeline.export.onnx import sample_photographs
 from compress_ssl.pipeline.export.run import export
 from compress_ssl.pipeline.export.settings import ExportSettings
 from compress_ssl.pipeline.networks.network import Network, load_network, save_network
+from compress_ssl.pipeline.networks.pooling import pooled_features
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.storage import open_store
 
@@ -33,9 +34,11 @@ LIBRARIES = {
     "mobilenet_v2": ["torchvision"],
     "alexnet": ["torchvision"],
     "timm/test_vit": ["timm"],
+    "timm/test_vit avg": ["timm"],
+    "timm/test_vit token+avg": ["timm"],
     "conv4-16": ["compress-ssl"],
 }
-SIZES = {"alexnet": 64, "timm/test_vit": 160}
+SIZES = {"alexnet": 64, "timm/test_vit": 160, "timm/test_vit avg": 160, "timm/test_vit token+avg": 160}
 PLAIN = [name for name, libraries in LIBRARIES.items() if libraries != ["compress-ssl"]]
 
 RUN_CARDS = """
@@ -63,7 +66,7 @@ def folders(network_of: NetworkOf, tmp_path_factory: pytest.TempPathFactory) -> 
     pixels = sample_photographs(Preprocessing(size=300, resize=300))[0].numpy()
     made: dict[str, Path] = {}
     for name in LIBRARIES:
-        run, made[name] = (folder / where / name.replace("/", "-") for where in ("runs", "exported"))
+        run, made[name] = (folder / where / name.replace("/", "-").replace(" ", "-") for where in ("runs", "exported"))
         save_network(run / MODEL_FILE, network_of(name, SIZES.get(name, 32)))
         export(ExportSettings(run=str(run), out=made[name]))
         Image.fromarray(pixels).save(made[name] / "photograph.jpg", quality=95)
@@ -136,7 +139,7 @@ def test_onnx_gives_torchs_features_for_any_batch_size(folders: dict[str, Path],
     for count in (1, 3):
         batch = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(count))
         with torch.inference_mode():
-            expected = network.module((batch - mean) / std).numpy()
+            expected = pooled_features(network.module, (batch - mean) / std, network.pool).numpy()
         (found,) = session.run(None, {"images": batch.numpy()})
         assert found.shape == (count, network.feature_dim)
         assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()

@@ -66,7 +66,7 @@ def other_value(name: str, annotation: Any, value: Any) -> Any:
         return OTHER[name]
     if get_origin(annotation) is Literal:
         return next(choice for choice in get_args(annotation) if choice != value)
-    if isinstance(value, bool):
+    if isinstance(value, bool) or annotation == bool | None:
         return not value
     if isinstance(value, float):
         return value / 2 or 0.5

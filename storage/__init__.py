@@ -14,18 +14,18 @@ from compress_ssl.storage.places.remote import RemotePath
 
 if TYPE_CHECKING:
     from compress_ssl.storage.reader import EmbeddingStore, open_store
-    from compress_ssl.storage.schema import Samples, SplitPlan, Status
+    from compress_ssl.storage.schema import PatchPlan, Samples, SplitPlan, Status
     from compress_ssl.storage.split import Split
     from compress_ssl.storage.tools.description import describe
 
-__all__ = ["EmbeddingStore", "LocalPath", "Place", "PlaceLike", "RemotePath", "Samples", "Split", "SplitPlan", "Status"]
-__all__ += ["StoreError", "describe", "location", "open_store"]
+__all__ = ["EmbeddingStore", "LocalPath", "PatchPlan", "Place", "PlaceLike", "RemotePath", "Samples", "Split"]
+__all__ += ["SplitPlan", "Status", "StoreError", "describe", "location", "open_store"]
 
 LOADED_WHEN_USED = {
     "describe": "compress_ssl.storage.tools.description",
     **dict.fromkeys(("EmbeddingStore", "open_store"), "compress_ssl.storage.reader"),
     "Split": "compress_ssl.storage.split",
-    **dict.fromkeys(("Samples", "SplitPlan", "Status"), "compress_ssl.storage.schema"),
+    **dict.fromkeys(("PatchPlan", "Samples", "SplitPlan", "Status"), "compress_ssl.storage.schema"),
 }  # names whose modules need numpy and zarr, which settings and help do without
 
 

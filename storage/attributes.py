@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
-from pydantic import Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from compress_ssl.storage.errors import StoreDamagedError
@@ -23,6 +23,8 @@ SIZE_LIMIT = 2**48
 """Of rows, views, features: more than any store can have, and products of two still fit numpy's sizes."""
 
 MAX_PIXELS = 2**14  # of a view's side: it decides the memory for a batch of views
+
+MAX_GRID, MAX_CHANNELS = 2**7, 2**16  # of patches
 
 OTHERWISE = "restore it from a copy, or embed again"
 
@@ -42,6 +44,7 @@ class _Teacher(TypedDict, total=False):
     interpolation: str
     precision: str
     normalised: bool
+    pool: str
 
 
 class _DataSet(TypedDict, total=False):
@@ -78,6 +81,24 @@ class _Room(TypedDict, total=False):
     samples: Count
 
 
+class _Patches(TypedDict):
+    grid: Annotated[int, Field(ge=1, le=MAX_GRID)]
+    components: Annotated[int, Field(ge=1)]
+    channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+    views: list[Count]
+    explained_variance: Annotated[float, Field(ge=0, le=1)]
+    fitted_on: Count
+    reconstruction_cosine: Annotated[float, Field(ge=-1, le=1)]
+
+
+def _possible(patches: _Patches) -> _Patches:
+    if patches["components"] > patches["channels"]:
+        raise ValueError(f"{patches['components']} components of {patches['channels']} channels")
+    if patches["views"] != sorted(set(patches["views"])):
+        raise ValueError("views that are not in ascending order")
+    return patches
+
+
 class _Split(TypedDict):
     folder: str
     class_names: list[str]
@@ -85,6 +106,7 @@ class _Split(TypedDict):
     block_rows: Annotated[Count, Field(ge=1)]
     samples: NotRequired[Count]
     room: NotRequired[_Room]
+    patches: NotRequired[Annotated[_Patches, AfterValidator(_possible)]]
 
 
 class _Root(TypedDict):

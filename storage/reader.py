@@ -10,18 +10,12 @@ import zarr
 from compress_ssl.storage import schema
 from compress_ssl.storage.attributes import root_attributes
 from compress_ssl.storage.chunks import ChunkReader
-from compress_ssl.storage.errors import (
-    UNREADABLE,
-    StoreDamagedError,
-    StoreError,
-    StoreNotFoundError,
-    StoreVersionError,
-    did_you_mean,
-)
+from compress_ssl.storage.errors import UNREADABLE, StoreDamagedError, StoreError, StoreNotFoundError, did_you_mean
 from compress_ssl.storage.places.names import check_split_names
 from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import has_zarr_metadata, is_store
 from compress_ssl.storage.split import Split
+from compress_ssl.storage.version import check_version
 from compress_ssl.storage.zarr_stores import CheckedStore
 
 
@@ -35,7 +29,7 @@ def open_store(path: PlaceLike) -> EmbeddingStore:
     Raises:
         StoreUnreachableError: If its server cannot be reached, or refuses.
         StoreNotFoundError: If there is no store at ``path``.
-        StoreVersionError: If its format is not the one this release reads.
+        StoreVersionError: If its format version is not one that this release reads.
         StoreDamagedError: If its metadata cannot be read or contradict each other.
 
     Example:
@@ -63,11 +57,7 @@ def open_store(path: PlaceLike) -> EmbeddingStore:
         if is_store(place):
             raise _damaged(place, "names no format")
         raise StoreNotFoundError(f"'{place}' is a zarr group, but not an embedding store; check the path.")
-    if attributes.get("version") != schema.FORMAT_VERSION:
-        raise StoreVersionError(
-            f"'{place}' has format version {attributes.get('version')!r:.40}, but this release reads version "
-            f"{schema.FORMAT_VERSION}; upgrade compress-ssl, or embed again."
-        )
+    check_version(place, attributes.get("version"), "embed again")
     return EmbeddingStore(place, store, attributes)
 
 
@@ -115,8 +105,8 @@ class EmbeddingStore:
 
     @property
     def is_complete(self) -> bool:
-        """True if all blocks of all views are committed."""
-        return all(len(split.complete_views) == len(split.views) for split in self.splits)
+        """True if all blocks of all views are committed, with their patches if they have some."""
+        return all(split.is_whole(unit) for split in self.splits for unit in split.view_units)
 
     def __getitem__(self, name: str) -> Split:
         if name not in self._splits:

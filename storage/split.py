@@ -1,115 +1,36 @@
 """Reading one split: ``open_store(path)["train"].view(3)``. Read only, and only what is committed.
 
-Letters: V views, N samples, D features, P augmentation parameters.
+Letters: V views, N samples, D features, P augmentation parameters; G x G positions of a grid of patches, K components
+of a patch, C channels.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from compress_ssl.storage import schema
-from compress_ssl.storage.attributes import split_attributes
-from compress_ssl.storage.chunks import ChunkReader, Look, texts
-from compress_ssl.storage.commits import check_sizes, read_records
-from compress_ssl.storage.errors import (
-    UNREADABLE,
-    StoreDamagedError,
-    StoreError,
-    StoreIncompleteError,
-    StoreUnsafeError,
-)
+from compress_ssl.storage.chunks import texts
+from compress_ssl.storage.errors import StoreError, StoreUnsafeError
 from compress_ssl.storage.parameters import COLUMNS, KNOWN_COLUMNS, impossible
+from compress_ssl.storage.patches import MAX_CODE, Patches, wrong_basis, wrong_patches, wrong_scale
 from compress_ssl.storage.places.names import check_inside
 from compress_ssl.storage.places.parallel import map_threads
-from compress_ssl.storage.places.place import Place
-from compress_ssl.storage.safety import check_committed_sizes
+from compress_ssl.storage.split_arrays import Records, SplitArrays
 from compress_ssl.storage.values import Fault, is_finite, not_finite, wrong_sample
 
 Rows = slice | npt.NDArray[np.integer[Any]]
-Records = Mapping[int, schema.Record]  # by block
 
 BLOCKS_AT_ONCE = 16  # that are read before they are given: about 256 MiB
-READS_AT_ONCE, REQUESTS_AT_ONCE = 4, 16  # chunks read side by side from a disk, from a server
 
 
-class Split:
+class Split(SplitArrays):
     """One split of a store: its samples, and its views once they are committed."""
-
-    def __init__(self, path: Place, reader: ChunkReader, group: zarr.Group) -> None:
-        self.path = path
-        self.name = path.name
-        self._chunk_reader = reader
-        self._threads = READS_AT_ONCE if path.is_local else REQUESTS_AT_ONCE
-        self._records: dict[str, dict[int, schema.Record]] = {}  # by unit, as they were read last
-        self.attributes: dict[str, Any] = split_attributes(path, dict(group.attrs))
-        attributes = self.attributes
-        self.folder: str = attributes["folder"]  # the split's folder, relative to the dataset's root
-        check_inside(f"'{path}/zarr.json'", [self.folder])
-        self.views: list[dict[str, Any]] = attributes["views"]
-        """Policy, seed and size of each view; view 0 is the evaluation view."""
-        self.class_names: tuple[str, ...] = tuple(attributes["class_names"])
-        self.block_rows: int = attributes["block_rows"]
-        self._arrays: dict[str, zarr.Array[Any]] = {}
-        for name in schema.ARRAYS:
-            try:
-                array = group[name]
-            except StoreError:
-                raise
-            except (*UNREADABLE, OSError) as error:
-                raise StoreDamagedError(
-                    f"'{path / name}' is missing or its zarr.json cannot be read; restore a copy or embed again."
-                ) from error
-            assert isinstance(array, zarr.Array)  # the store has checked it
-            self._arrays[name] = array
-        self._samples: int = attributes.get("samples", self._arrays["label"].shape[0])
-        self.feature_dim: int = self._arrays["embeddings"].shape[-1]
-        self.columns: tuple[str, ...] = tuple(self._arrays["augmentation"].attrs["columns"])  # type: ignore[arg-type]
-        """Names of the P augmentation parameters."""
-        # Arrays have the sizes in the attributes, or larger ones up to the room of a growth.
-        room: dict[str, int] = attributes.get(schema.ROOM, {})
-        row = (self.feature_dim, len(self.columns), self.block_rows)
-        described = schema.layout(len(self), len(self.views), *row)
-        largest = schema.layout(room.get("samples", len(self)), room.get("views", len(self.views)), *row)
-        for (name, shape, chunks), (_, most, _) in zip(described, largest, strict=True):
-            found = self._arrays[name]
-            fits = len(found.shape) == len(shape) and all(
-                low <= size <= high for low, size, high in zip(shape, found.shape, most, strict=True)
-            )
-            if found.chunks != chunks or not fits:
-                raise StoreDamagedError(
-                    f"'{path / name}' has shape {found.shape} in chunks of {found.chunks} where {shape} in chunks of "
-                    f"{chunks} is expected; restore a copy or embed again."
-                )
-
-    def __len__(self) -> int:
-        return self._samples
-
-    @property
-    def units(self) -> list[str]:
-        """Units that are committed block by block: the samples, and each view."""
-        return [schema.SAMPLES_UNIT, *map(str, range(len(self.views)))]
-
-    @property
-    def chunks(self) -> dict[str, schema.Shape]:
-        """Shape of the chunks of each array."""
-        return {name: array.chunks for name, array in self._arrays.items()}
-
-    @property
-    def block_count(self) -> int:
-        """Number of blocks."""
-        return schema.block_count(len(self), self.block_rows)
-
-    def block_slice(self, block: int) -> slice:
-        """Return the rows of one block; the last block may be shorter."""
-        return slice(block * self.block_rows, min((block + 1) * self.block_rows, len(self)))
 
     @cached_property
     def samples(self) -> schema.Samples:
@@ -128,7 +49,13 @@ class Split:
     @property
     def complete_views(self) -> list[int]:
         """Views that can be read."""
-        return [view for view in range(len(self.views)) if self.committed_blocks(view) == self.block_count]
+        return [view for view in range(len(self.views)) if self.is_whole(str(view))]
+
+    @property
+    def complete_patch_views(self) -> list[int]:
+        """Views whose patches can be read."""
+        with_patches = self.patches.views if self.patches else ()
+        return [view for view in with_patches if self.is_whole(schema.patch_unit(view))]
 
     def view(self, view: int, out: npt.NDArray[np.float16] | None = None) -> npt.NDArray[np.float16]:
         """Return the embeddings of all samples in one view, by one sequential read.
@@ -145,7 +72,7 @@ class Split:
             StoreIncompleteError: If some of its blocks are not committed.
             StoreDamagedError: If a committed part is missing, has another size, or does not match its checksum.
         """
-        records = self._checked(self._complete(view))
+        records = self._checked(self._of_view(view))
         if out is not None and not (
             out.shape == (len(self), self.feature_dim) and out.dtype == np.float16 and out.flags.carray
         ):
@@ -156,10 +83,8 @@ class Split:
 
     def blocks(self, view: int) -> Iterator[tuple[slice, npt.NDArray[np.float16]]]:
         """Yield rows and embeddings of a view, several whole blocks at a time. Raises as ``view``."""
-        records = self._checked(self._complete(view))
-        step = BLOCKS_AT_ONCE * self.block_rows
-        for start in range(0, len(self), step):
-            rows = slice(start, min(start + step, len(self)))
+        records = self._checked(self._of_view(view))
+        for rows in self._runs():
             yield rows, self._embeddings(view, rows, records)
 
     def rows(self, view: int, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float16]:
@@ -197,7 +122,7 @@ class Split:
                 f"Split {self.name} of '{self.path.parent}' has no row {outside[0]}; it has rows 0 to {len(self) - 1}."
             )
         numbers, inside = np.divmod(wanted.astype(np.intp), self.block_rows)
-        complete = self._complete(view)
+        complete = self._of_view(view)
         records = self._checked({block: complete[block] for block in np.unique(numbers).tolist()}, name)
         values = np.empty((len(wanted), self.chunks[name][-1]), schema.stored_type(schema.ARRAYS[name]))
 
@@ -212,20 +137,78 @@ class Split:
 
     def augmentation(self, view: int) -> npt.NDArray[np.float32]:
         """Return the augmentation parameters (N, P) of one view; ``columns`` names them. Raises as ``view``."""
-        records = self._checked(self._complete(view))
+        records = self._checked(self._of_view(view))
         return self._augmentation(view, slice(len(self)), records)
 
     def block(self, view: int, block: int) -> dict[str, npt.NDArray[Any]]:
         """Return embeddings (R, D) and augmentation parameters (R, P) of a committed block of R rows, by array name."""
-        rows, unit = self.block_slice(block), str(view)
-        known = self._records.get(unit, {})
-        if block not in known:
-            known = self.committed(unit)
-        records = self._checked({block: known[block]} if block in known else {})
+        rows, records = self.block_slice(block), self._of_block(str(view), block)
         return {
             "embeddings": self._embeddings(view, rows, records),
             "augmentation": self._augmentation(view, rows, records),
         }
+
+    @cached_property
+    def patch_basis(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Mean (C,) and basis (K, C): a pooled map is about ``mean + dequantise(codes, scale) @ basis``.
+
+        Raises:
+            StoreError: If the split has no patches, or as ``view``.
+        """
+        self._check_has_patches()
+        unit = schema.BASIS_UNIT
+        records = self._checked(self._created(unit))
+        mean, basis = (self._read_whole(name, unit, records) for name in schema.BASIS_ARRAYS)
+        if fault := wrong_basis(mean, basis):
+            raise StoreUnsafeError(
+                f"The patch basis of split {self.name} of '{self.path.parent}' {fault}; get the store from whoever "
+                "made it, or embed again."
+            )
+        return mean, basis
+
+    def patch_view(self, view: int, out: Patches | None = None) -> Patches:
+        """Return the patches of all samples in one view, by two sequential reads.
+
+        Args:
+            out (contiguous, writable arrays of the shapes below): Memory to read them into; made if not given.
+
+        Returns:
+            codes (int8 array of shape (N, G * G, K)): Positions are in row-major order.
+            scale (float16 array of shape (N, G * G)): ``dequantise(codes, scale)`` gives the components; NaN in the
+                rows of bad images.
+
+        Raises:
+            StoreError: As ``view``, and if the view has no patches.
+        """
+        records = self._checked(self._of_patches(view))
+        patches = self._check_has_patches()
+        shape = (len(self), patches.positions, patches.components)
+        wanted = [(np.dtype(np.int8), shape, True), (np.dtype(np.float16), shape[:-1], True)]
+        if out is not None and [(array.dtype, array.shape, array.flags.carray) for array in out] != wanted:
+            raise StoreError(
+                f"out must be two contiguous, writable arrays: int8 of shape {shape} and float16 of shape {shape[:-1]}."
+            )
+        return self._patches(view, slice(len(self)), records, out)
+
+    def patch_blocks(self, view: int) -> Iterator[tuple[slice, npt.NDArray[np.int8], npt.NDArray[np.float16]]]:
+        """Yield rows, codes and scale of a view's patches, several whole blocks at a time. Raises as ``patch_view``."""
+        records = self._checked(self._of_patches(view))
+        for rows in self._runs():
+            yield rows, *self._patches(view, rows, records)
+
+    def patch_block(self, view: int, block: int) -> Patches:
+        """Return the patches of a committed block of R rows: codes (R, G * G, K) and scale (R, G * G)."""
+        return self._patches(view, self.block_slice(block), self._of_block(schema.patch_unit(view), block))
+
+    def _patches(self, view: int, rows: slice, records: Records, out: Patches | None = None) -> Patches:
+        least: list[int] = []
+        unit, (into, scale_into) = schema.patch_unit(view), out or (None, None)
+        codes = self._read("patches", unit, rows, records, into, lambda some: least.append(some.min(initial=0)))
+        scale = self._read("patch_scale", unit, rows, records, scale_into)
+        if min(least, default=0) < -MAX_CODE or wrong_scale(scale).any():
+            good = self._status[rows] == schema.Status.GOOD
+            self._refuse(f" of view {view}", rows, wrong_patches(codes, scale, good))
+        return codes, scale
 
     def _embeddings(
         self, view: int, rows: slice, records: Records, out: npt.NDArray[np.float16] | None = None
@@ -277,12 +260,7 @@ class Split:
 
     @cached_property
     def _sample_records(self) -> Records:
-        records = self.committed(schema.SAMPLES_UNIT)
-        if len(records) < self.block_count:
-            raise StoreDamagedError(
-                f"The commit records of the samples of '{self.path}' are missing; restore a copy or embed again."
-            )
-        return records
+        return self._created(schema.SAMPLES_UNIT)
 
     def _refuse(self, where: str, rows: Rows, fault: Fault) -> None:
         """Raise StoreUnsafeError for a fault in one of these rows, if there is one."""
@@ -293,88 +271,41 @@ class Split:
                 "made it, or embed again."
             )
 
-    def _complete(self, view: int) -> Records:
+    def _of_view(self, view: int) -> Records:
         """Return the records of all blocks of a view."""
         if not 0 <= view < len(self.views):
             raise StoreError(
                 f"Split {self.name} of '{self.path.parent}' has no view {view}; it has views 0 to "
                 f"{len(self.views) - 1}."
             )
-        records = self.committed(str(view))
-        if len(records) < self.block_count:
-            raise StoreIncompleteError(
-                f"View {view} of split {self.name} of '{self.path.parent}' is not complete ({len(records)} of "
-                f"{self.block_count} blocks); finish it with 'compress-ssl embed --resume'."
+        return self._complete(str(view))
+
+    def _of_patches(self, view: int) -> Records:
+        """Return the records of all blocks of a view's patches."""
+        with_patches = self._check_has_patches().views
+        if view not in with_patches:
+            raise StoreError(
+                f"Split {self.name} of '{self.path.parent}' has no patches of view {view}; those of the views "
+                f"{', '.join(map(str, with_patches)) or '(none)'} are there."
             )
-        return records
+        return self._complete(schema.patch_unit(view))
 
-    def committed(self, unit: str) -> dict[int, schema.Record]:
-        """Return the records of a unit's blocks.
-
-        Readers trust these, not array headers, which may claim more blocks than fit in memory.
-        """
+    def _of_block(self, unit: str, block: int) -> Records:
+        """Return the record of one block, if it is committed."""
         known = self._records.get(unit, {})
-        # They do not change. Those of a server are read again only if some are lacking.
-        if self.path.is_local or not all(block in known for block in range(self.block_count)):
-            known = self._records[unit] = read_records(self.path, unit)
-        return {block: known[block] for block in sorted(known) if 0 <= block < self.block_count}
+        if block not in known:
+            known = self.committed(unit)
+        return self._checked({block: known[block]} if block in known else {})
 
-    def _checked(self, records: Records, name: str = "") -> Records:
-        """Return the records, of all arrays or one, after a check that every part has the size that it should have."""
-        records = {
-            block: {key: part for key, part in record.items() if key.startswith(name)}
-            for block, record in records.items()
-        }
-        check_committed_sizes(self.path, self.chunks, records.values())
-        check_sizes(self.path, records)
-        return records
+    def _check_has_patches(self) -> schema.PatchInfo:
+        if self.patches is None:
+            raise StoreError(
+                f"Split {self.name} of '{self.path.parent}' has no patches; embed its images with --patches."
+            )
+        return self.patches
 
-    def _part(self, name: str, unit: str, block: int, records: Records) -> tuple[Place, schema.Part]:
-        key = schema.part_key(name, unit, block)
-        path = self.path.inside(key)
-        if block not in records:
-            raise StoreDamagedError(f"'{path}' was never committed; finish the store with --resume.")
-        return path, records[block][key]
-
-    def _read(
-        self,
-        name: str,
-        unit: str,
-        rows: slice,
-        records: Records,
-        out: npt.NDArray[Any] | None = None,
-        look: Look = lambda values: None,
-    ) -> npt.NDArray[Any]:
-        """Return consecutive rows of an array of numbers, from the beginning of a block to the end of one.
-
-        Args:
-            out: Memory to read them into; made if not given.
-            look: As of ``ChunkReader.fill``; several threads call it.
-        """
-        spec = schema.ARRAYS[name]
-        shape = self.chunks[name][spec.dimensions.index("sample") + 1 :]
-        values = np.empty((rows.stop - (rows.start or 0), *shape), schema.stored_type(spec)) if out is None else out
-        first = (rows.start or 0) // self.block_rows
-
-        def read(number: int) -> None:
-            path, part = self._part(name, unit, first + number, records)
-            start = number * self.block_rows
-            self._chunk_reader.fill(path, part, values[start : start + self.block_rows], look)
-
-        with self._reading(name):
-            count = schema.block_count(len(values), self.block_rows)
-            list(map_threads(read, range(count), threads=self._threads))
-        return values
-
-    @contextlib.contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
-        """Turn errors while an array is read into ``StoreDamagedError``."""
-        try:
-            yield
-        except StoreError:
-            raise
-        except (ValueError, OSError) as error:
-            raise StoreDamagedError(
-                f"'{self.path / name}' cannot be read ({error}); run 'compress-ssl store verify' for all the "
-                "damage, then restore a copy or embed again."
-            ) from error
+    def _runs(self) -> Iterator[slice]:
+        """Yield the rows of several blocks after others."""
+        step = BLOCKS_AT_ONCE * self.block_rows
+        for start in range(0, len(self), step):
+            yield slice(start, min(start + step, len(self)))

@@ -26,6 +26,7 @@ from compress_ssl.storage.commits import (
 )
 from compress_ssl.storage.errors import NotRepresentableError, StoreError
 from compress_ssl.storage.parameters import check_row_numbers
+from compress_ssl.storage.patches import wrong_patches, wrong_plan
 from compress_ssl.storage.places.lease import lease_over
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location, writer_lease
@@ -33,6 +34,7 @@ from compress_ssl.storage.publish import check_place, is_store, new_store
 from compress_ssl.storage.reader import open_store
 from compress_ssl.storage.split import Split
 from compress_ssl.storage.values import NOT_FINITE, largest_bits
+from compress_ssl.storage.version import format_version
 from compress_ssl.storage.zarr_stores import PlaceStore
 
 SMALLEST_NORMAL = 2.0**-14  # smallest number that float16 holds in full precision
@@ -57,7 +59,9 @@ def create_store(
     check_place(path, overwrite=overwrite)
     for name, plan in splits.items():
         check_row_numbers(name, plan.columns, len(plan.samples))
-    header = {"format": schema.FORMAT_NAME, "version": schema.FORMAT_VERSION, "splits": sorted(splits)}
+        if plan.patches and (fault := wrong_plan(plan.patches)):
+            raise StoreError(f"The patch basis of split {name} {fault}; '{path}' was not created.")
+    header = {"format": schema.FORMAT_NAME, "version": format_version(attributes, splits), "splits": sorted(splits)}
     with new_store(path) as building:
         store = PlaceStore(building)
         root = zarr.create_group(store, attributes={**attributes, **header})
@@ -69,9 +73,13 @@ def create_store(
                 "views": plan.views,
                 "block_rows": plan.block_rows,
                 "samples": len(samples),
+                **({schema.PATCHES: plan.patches.attribute()} if plan.patches else {}),
             }
             group = root.create_group(name, attributes=described)
-            row = (plan.feature_dim, len(plan.columns), plan.block_rows)
+            row = (plan.feature_dim, len(plan.columns), plan.block_rows, plan.patches)
+            created = {key: getattr(samples, key) for key in schema.SAMPLE_ARRAYS}
+            if plan.patches:
+                created |= {"patch_mean": plan.patches.mean, "patch_basis": plan.patches.basis}
             for key, shape, chunks in schema.layout(len(samples), len(plan.views), *row):
                 spec = schema.ARRAYS[key]
                 array = group.create_array(
@@ -86,11 +94,12 @@ def create_store(
                     config={"write_empty_chunks": True},
                     attributes={"columns": list(plan.columns)} if key == "augmentation" else {},
                 )
-                if key in schema.SAMPLE_ARRAYS:
-                    values = getattr(samples, key)
-                    array[...] = np.array(values, dtype=object) if key == "sample_path" else values
+                if key in created:
+                    array[...] = np.array(created[key], dtype=object) if key == "sample_path" else created[key]
             blocks = range(schema.block_count(len(samples), plan.block_rows))
-            write_manifest(building / name, schema.SAMPLES_UNIT, written_records(store, name, blocks))
+            units = {schema.SAMPLES_UNIT: blocks} | ({schema.BASIS_UNIT: range(1)} if plan.patches else {})
+            for unit, numbers in units.items():
+                write_manifest(building / name, unit, written_records(store, name, unit, numbers))
 
 
 class StoreWriter:
@@ -117,9 +126,12 @@ class StoreWriter:
         return self._lease.holder if self._lease else None
 
     def pending_blocks(self, split: str) -> dict[int, list[int]]:
-        """Return the views that each unfinished block lacks, by block."""
+        """Return the views that each unfinished block lacks, or lacks the patches of, by block."""
         source = self.store[split]
-        committed = [read_records(source.path, str(view)) for view in range(len(source.views))]
+        committed = [
+            set.intersection(*(set(read_records(source.path, unit)) for unit in source.units_of(view)))
+            for view in range(len(source.views))
+        ]
         lacking = {
             block: [view for view, blocks in enumerate(committed) if block not in blocks]
             for block in range(source.block_count)
@@ -146,10 +158,7 @@ class StoreWriter:
             StoreError: If there is no such view or block, or an array does not have the block's shape.
             StoreBusyError: If another writer has taken the lease under which this one writes.
         """
-        source = self.store[split]
-        if not (0 <= view < len(source.views) and 0 <= block < source.block_count):
-            raise StoreError(f"Split {split} of '{self.path}' has no view {view}, block {block}.")
-        rows = source.block_slice(block)
+        source, rows = self._place_of(split, block, view)
         count = rows.stop - rows.start
         wanted = ((count, source.feature_dim), (count, len(source.columns)))
         if (found := (embeddings.shape, augmentation.shape)) != wanted:
@@ -159,9 +168,6 @@ class StoreWriter:
             )
         if is_committed(source.path, str(view), block):
             return
-        if self._lease and lease_over(self.path) != self._lease:  # this process writes for a run before or after, too
-            self._lease.check()
-            self._lease.join()
         bits: list[npt.NDArray[np.integer[Any]]] = []  # of the largest magnitude in each row
         good = source.samples.good[rows]
         chunks = {
@@ -171,27 +177,82 @@ class StoreWriter:
             "augmentation": encode("augmentation", augmentation, source.block_rows),
         }
         check_float16(source, rows, view, embeddings, np.concatenate(bits))
+        self._commit(source, str(view), block, chunks)
+
+    def write_patches(
+        self, split: str, block: int, view: int, codes: npt.NDArray[np.int8], scale: npt.NDArray[np.float16]
+    ) -> None:
+        """Write the patches of one view of one block, then their commit record. Committed ones are left as they are.
+
+        Args:
+            codes (int8 array of shape (rows of the block, G * G, K)): As of ``patches.quantise``; the rows of bad
+                images are stored as 0.
+            scale (float16 array of shape (rows of the block, G * G)): The rows of bad images are stored as NaN.
+
+        Raises:
+            NotRepresentableError: If a good row has a scale that is not finite; names the row. Nothing is written.
+            StoreError: If there is no such view or block, it has no patches, or an array has another shape or type.
+            StoreBusyError: As ``write_block``.
+        """
+        source, rows = self._place_of(split, block, view)
+        if source.patches is None or view not in source.patches.views:
+            raise StoreError(f"Split {split} of '{self.path}' has no patches of view {view}.")
+        shape = (rows.stop - rows.start, source.patches.positions, source.patches.components)
+        wanted = [(np.dtype(np.int8), shape), (np.dtype(np.float16), shape[:-1])]
+        if (found := [(array.dtype, array.shape) for array in (codes, scale)]) != wanted:
+            raise StoreError(
+                f"Block {block} of split {split} of '{self.path}' takes codes and scale of types and shapes {wanted}, "
+                f"got {found}; was the store made for other patches?"
+            )
+        if is_committed(source.path, schema.patch_unit(view), block):
+            return
+        good = source.samples.good[rows]
+        if fault := wrong_patches(codes, scale, good):
+            row = rows.start + fault[0]
+            raise NotRepresentableError(
+                f"'{source.samples.sample_path[row]}' (split {split}, row {row}, view {view}) {fault[1]}; check the "
+                "network's weights (did its training diverge?) and its preprocessing, or run it with --precision "
+                "float32."
+            )
+        chunks = {
+            "patches": encode("patches", codes, source.block_rows, ~good),
+            "patch_scale": encode("patch_scale", scale, source.block_rows, ~good),
+        }
+        self._commit(source, schema.patch_unit(view), block, chunks)
+
+    def _place_of(self, split: str, block: int, view: int) -> tuple[Split, slice]:
+        """Return a split and the rows of one of its blocks."""
+        source = self.store[split]
+        if not (0 <= view < len(source.views) and 0 <= block < source.block_count):
+            raise StoreError(f"Split {split} of '{self.path}' has no view {view}, block {block}.")
+        return source, source.block_slice(block)
+
+    def _commit(self, source: Split, unit: str, block: int, chunks: Mapping[str, memoryview]) -> None:
+        """Write the chunks of a block, by array name, then its commit record."""
+        if self._lease and lease_over(self.path) != self._lease:  # this process writes for a run before or after, too
+            self._lease.check()
+            self._lease.join()
 
         def write(name: str) -> tuple[str, schema.Part]:
-            key = schema.part_key(name, str(view), block)
+            key = schema.part_key(name, unit, block)
             source.path.inside(key).write_durably(chunks[name])
             return key, part_of(chunks[name])
 
         # Side by side, for a disk flushes both at once.
         record = dict(map_threads(write, chunks, threads=len(chunks)))
-        commit_block(source.path, str(view), block, record, self.holder)
+        commit_block(source.path, unit, block, record, self.holder)
 
     def finish(self) -> None:
         """Fold the records of complete views into manifests; once all views are complete, consolidate the metadata.
 
         The files of a complete store are made read-only, and readable by their group.
         """
-        views = [(split, str(view)) for split in self.store.splits for view in range(len(split.views))]
-        whole = [(split, view) for split, view in views if len(read_records(split.path, view)) == split.block_count]
-        for split, view in whole:
-            if not is_folded(split.path, view):
-                fold_records(split.path, view)
-        if whole == views:
+        units = [(split, unit) for split in self.store.splits for unit in split.view_units]
+        whole = [(split, unit) for split, unit in units if len(read_records(split.path, unit)) == split.block_count]
+        for split, unit in whole:
+            if not is_folded(split.path, unit):
+                fold_records(split.path, unit)
+        if whole == units:
             for split in self.store.splits:
                 release(split.path, split.units)
             root = open_root(self.path)
@@ -201,11 +262,10 @@ class StoreWriter:
             self.path.make_read_only()
 
 
-def written_records(store: PlaceStore, split: str, blocks: Iterable[int]) -> dict[int, schema.Record]:
-    """Return the records of blocks of samples that were written through a store of zarr's, which is to forget them."""
+def written_records(store: PlaceStore, split: str, unit: str, blocks: Iterable[int]) -> dict[int, schema.Record]:
+    """Return the records of a unit's blocks that were written through a store of zarr's, which is to forget them."""
     return {
-        block: {key: store.written.pop(f"{split}/{key}") for key in schema.unit_keys(schema.SAMPLES_UNIT, block)}
-        for block in blocks
+        block: {key: store.written.pop(f"{split}/{key}") for key in schema.unit_keys(unit, block)} for block in blocks
     }
 
 

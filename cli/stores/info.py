@@ -64,7 +64,23 @@ def _lines(store: str, description: dict[str, Any], spread: str) -> list[str]:
         "written by": writer_sentence(description["writer"]),
     }
     splits = [_split_line(name, split) for name, split in description["splits"].items()]
-    return [f"{name:<10} {text}" for name, text in lines.items() if text] + splits
+    patches = [
+        f"{'patches':<10} of {name}: {patches_phrase(split['patches'])}"
+        for name, split in description["splits"].items()
+        if split["patches"]
+    ]
+    return [f"{name:<10} {text}" for name, text in lines.items() if text] + splits + patches
+
+
+def patches_phrase(patches: dict[str, Any]) -> str:
+    """Return a phrase about the patches of a split: their shape, size and quality."""
+    grid, views = patches["grid"], patches["views"]
+    return (
+        f"{grid} x {grid} of {patches['components']} of {patches['channels']} components, in {len(views)} views "
+        f"({', '.join(map(str, views))}), {patches['bytes'] / 2**20:,.1f} MiB, "
+        f"{100 * patches['explained_variance']:.1f} % of the variance, reconstruction cosine "
+        f"{patches['reconstruction_cosine']:.3f}"
+    )
 
 
 def writer_sentence(writer: dict[str, Any] | None) -> str:

@@ -37,8 +37,10 @@ def command(root: str, as_json: bool) -> None:
 def _describe(found: dict[str, Any]) -> str:
     done = "complete" if found["complete"] else f"{found['blocks_committed']} of {found['blocks']} blocks done"
     writer = f", being written by {writer_sentence(found['writer'])}" if found["writer"] else ""
+    patches = found["patches"]
+    shape = f" and {patches['grid']} x {patches['grid']} patches of {patches['components']}" if patches else ""
     return (
         f"{found['teacher'] or 'unknown'}: {found['data_set'] or 'unknown'} ({', '.join(found['splits'])}), "
-        f"{found['samples']:,} images, {found['views']} views of {found['feature_dim']} features, "
+        f"{found['samples']:,} images, {found['views']} views of {found['feature_dim']} features{shape}, "
         f"{found['stored_bytes'] / 2**20:,.1f} MiB, {done}{writer}"
     )

@@ -33,7 +33,7 @@ from compress_ssl.pipeline.embed.plan import EmbedPlan, as_begun, missing_blocks
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.storage import Place, open_store
 from compress_ssl.storage.publish import is_there
-from compress_ssl.storage.tools.size import StoreSize, samples_size, view_size
+from compress_ssl.storage.tools.size import StoreSize, samples_size, views_size
 from compress_ssl.storage.writer import StoreWriter, consolidate, create_store
 
 Cost = npt.NDArray[np.float64]
@@ -113,7 +113,7 @@ def estimate(settings: EmbedSettings, progress: Progress) -> Estimate:
             found = store[name]
             committed = sum(map(found.committed_blocks, range(len(found.views)))) * found.block_rows
             share *= 1 - min(1.0, committed / (len(split.views) * len(split.samples)))
-        all_views, samples = view_size(split).times(len(split.views)), samples_size(split)
+        all_views, samples = views_size(split), samples_size(split)
         images += good
         views += good * len(split.views)
         views_to_do += round(share * good * len(split.views))

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.publish import check_place, is_store, is_there
 from compress_ssl.storage.schema import GROWTH
 from compress_ssl.storage.tools.growth import is_growing
-from compress_ssl.storage.tools.size import StoreSize, block_size, samples_size, size_on_disk, view_size
+from compress_ssl.storage.tools.size import StoreSize, block_size, samples_size, size_on_disk, views_size
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
 logger = logging.getLogger(__name__)
@@ -93,10 +94,9 @@ def embed(settings: EmbedSettings, progress: Progress) -> EmbeddingStore:
             logger.info("Nothing is left to embed: all that was asked for is in '%s'.", settings.store)
         if growing or resuming:
             needed = StoreSize()
-            for block in blocks:
-                split = writer.store[block.split]
-                one = block_size(split.feature_dim, len(split.columns), split.block_rows)
-                needed = needed.plus(one.times(len(block.views)))
+            to_write = Counter((block.split, view) for block in blocks for view in block.views)
+            for (name, view), count in to_write.items():
+                needed = needed.plus(block_size(writer.store[name], view).times(count))
             _check_disk_space(settings.store, needed, "free some space; what is there stays")
         views = sum(len(block.views) * good_images(writer.store, block) for block in blocks)
         with progress.track("embed", views, "views") as advance:
@@ -147,7 +147,7 @@ def _create(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> Non
     """Create the store without its blocks, after all checks."""
     samples = views = StoreSize()
     for split in plan.splits.values():
-        views = views.plus(view_size(split).times(len(split.views) / (settings.part.of if settings.part else 1)))
+        views = views.plus(views_size(split).times(1 / (settings.part.of if settings.part else 1)))
         samples = samples.plus(samples_size(split))
     advice = "free some space, give another path, or lower --views"
     # A store that is overwritten is deleted before the first block is written.

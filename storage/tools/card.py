@@ -46,6 +46,7 @@ def store_card(name: str, description: Mapping[str, Any], citations: Sequence[st
         section("Images", facts(images)),
         section("Splits", _splits(description["splits"])),
         section("Views", _views(description["splits"])),
+        section("Patches", _patches(description["splits"])),
         section("Reading it", _reading(name, description)),
         section("Made with", facts(made_with)),
         section("Licence", LICENCE),
@@ -104,6 +105,18 @@ def _views(splits: Mapping[str, Mapping[str, Any]]) -> str:
                 rows.append([str(number), *alike])
     head = ("split", "view", "policy", "its settings", "pixels of a side", "interpolation", "seed")
     return table(head, [(row[1], row[0], *row[2:]) for row in rows]) if rows else ""
+
+
+def _patches(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = []
+    for name, split in splits.items():
+        if patches := split["patches"]:
+            grid, components = patches["grid"], f"{patches['components']} of {patches['channels']}"
+            views = ", ".join(map(str, patches["views"]))
+            shares = (f"{patches[key]:.3f}" for key in ("explained_variance", "reconstruction_cosine"))
+            rows.append((name, f"{grid} x {grid}", components, views, *shares, f"{patches['bytes'] / 2**20:,.1f}"))
+    head = ("split", "grid", "components", "views", "share of variance", "reconstruction cosine", "MiB")
+    return table(head, rows) if rows else ""
 
 
 def _reading(name: str, description: Mapping[str, Any]) -> str:

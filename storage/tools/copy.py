@@ -21,7 +21,7 @@ from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import check_place, is_store, is_there
 from compress_ssl.storage.reader import EmbeddingStore, open_store
-from compress_ssl.storage.schema import ARRAYS, GROWING, GROWTH, ROOM, Part
+from compress_ssl.storage.schema import GROWING, GROWTH, PATCHES, ROOM, Part
 from compress_ssl.storage.split import Split
 from compress_ssl.storage.typed_files import read_json
 from compress_ssl.storage.writer import exclusive_writer, open_root
@@ -29,7 +29,7 @@ from compress_ssl.storage.writer import exclusive_writer, open_root
 COPIES = 8  # parts that are copied side by side: about 256 MiB of memory
 
 
-CHANGED_BY_GROWTH = {"splits", "canaries", "data_set", GROWING, GROWTH}  # attributes of the root
+CHANGED_BY_GROWTH = {"splits", "version", "canaries", "data_set", GROWING, GROWTH}  # attributes of the root
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def plan_copy(source: PlaceLike) -> CopyPlan:
         check_sizes(split.path, committed)
         records |= {f"{split.name}/{key}": content for key, content in files.items()}
         parts |= {f"{split.name}/{key}": part for record in committed.values() for key, part in record.items()}
-    nodes = [node for name in store.split_names for node in (name, *(f"{name}/{array}" for array in ARRAYS))]
+    nodes = [
+        node for split in store.splits for node in (split.name, *(f"{split.name}/{array}" for array in split.chunks))
+    ]
     metadata = {f"{node}/zarr.json": (store.path / f"{node}/zarr.json").read_bytes() for node in nodes}
     return CopyPlan(store, parts, metadata, records, (store.path / ROOT).read_bytes())
 
@@ -167,13 +169,16 @@ def _is_older(copy: EmbeddingStore, store: EmbeddingStore) -> bool:
 
 def _begins(split: Split, copy: Split) -> bool:
     """Return whether a split begins with all that a copy of it has."""
-    grows = {"views", "samples", "class_names", ROOM}
+    grows = {"views", "samples", "class_names", PATCHES, ROOM}
     facts = [
         ({key: value for key, value in each.attributes.items() if key not in grows}, each.columns, each.feature_dim)
         for each in (split, copy)
     ]
+    patches = [each.attributes.get(PATCHES, {}) for each in (split, copy)]
     return (
         facts[0] == facts[1]
+        and {**patches[0], "views": None} == {**patches[1], "views": None}
+        and {*patches[0].get("views", ())} >= {*patches[1].get("views", ())}
         and split.views[: len(copy.views)] == copy.views
         and split.class_names[: len(copy.class_names)] == copy.class_names
         and len(split) >= len(copy)

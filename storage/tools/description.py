@@ -5,15 +5,16 @@ from typing import Any
 
 from compress_ssl.storage.places.place import lease_holder
 from compress_ssl.storage.reader import EmbeddingStore
-from compress_ssl.storage.schema import SAMPLES_UNIT, Status
+from compress_ssl.storage.schema import Status
 from compress_ssl.storage.split import Split
 
 
 def describe(store: EmbeddingStore) -> dict[str, Any]:
     """Return the attributes (without pictures), size, progress and writer of a store, and the same for each split.
 
-    ``bytes`` counts the embeddings of all views; ``stored_bytes`` and ``objects`` count what is committed so far,
-    without metadata and records.
+    ``bytes`` counts the embeddings of all views, without patches, whose ``bytes`` are in the ``patches`` of a split
+    (None if it has none); ``stored_bytes`` and ``objects`` count all that is committed so far, without metadata and
+    records. A block of a view is committed once its patches are, too.
     """
     attributes = {name: value for name, value in store.attributes.items() if name != "canaries"}
     splits = {split.name: _describe_split(split) for split in store.splits}
@@ -36,6 +37,7 @@ def summary(store: EmbeddingStore) -> dict[str, Any]:
         "samples": sum(map(len, splits)),
         "views": max((len(split.views) for split in splits), default=0),
         "feature_dim": max((split.feature_dim for split in splits), default=0),
+        "patches": next(filter(None, map(_describe_patches, splits)), None),
         "stored_bytes": sum(size for _, size, _ in progress),
         "blocks": blocks,
         "blocks_committed": committed,
@@ -54,6 +56,7 @@ def _describe_split(split: Split) -> dict[str, Any]:
         "feature_dim": split.feature_dim,
         "views": split.views,
         "views_complete": committed.count(split.block_count),
+        "patches": _describe_patches(split),
         "blocks": split.block_count,
         "block_rows": split.block_rows,
         "blocks_committed": committed,
@@ -63,9 +66,18 @@ def _describe_split(split: Split) -> dict[str, Any]:
     }
 
 
+def _describe_patches(split: Split) -> dict[str, Any] | None:
+    if split.patches is None:
+        return None
+    codes = split.patches.positions * split.patches.components
+    scales = 2 * split.patches.positions
+    return split.patches.attribute() | {"bytes": len(split.patches.views) * len(split) * (codes + scales)}
+
+
 def _progress(split: Split) -> tuple[list[int], int, int]:
     """Return the number of committed blocks of each view; bytes and objects of all that is committed."""
     records = {unit: split.committed(unit) for unit in split.units}
     parts = [part for found in records.values() for record in found.values() for part in record.values()]
-    blocks = [len(found) for unit, found in records.items() if unit != SAMPLES_UNIT]
+    views = (split.units_of(view) for view in range(len(split.views)))
+    blocks = [len(set.intersection(*(set(records[unit]) for unit in units))) for units in views]
     return blocks, sum(part["size"] for part in parts), len(parts)

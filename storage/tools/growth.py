@@ -21,7 +21,7 @@ import zarr
 
 from compress_ssl.storage import schema
 from compress_ssl.storage.commits import write_manifest
-from compress_ssl.storage.errors import StoreMismatchError
+from compress_ssl.storage.errors import StoreError, StoreMismatchError
 from compress_ssl.storage.parameters import check_row_numbers
 from compress_ssl.storage.places.place import PlaceLike, location
 from compress_ssl.storage.reader import open_store
@@ -35,6 +35,7 @@ class SplitGrowth:
 
     views: list[dict[str, Any]]  # descriptions of the views, as in ``SplitPlan``
     samples: schema.Samples | None = None  # images to append; their class names start with those of the split
+    patch_views: tuple[int, ...] = ()  # numbers of views, old or new, that get patches now, by the basis that is there
 
 
 def grow_store(place: PlaceLike, growths: Mapping[str, SplitGrowth], attributes: Mapping[str, Any]) -> None:
@@ -105,16 +106,29 @@ def samples_to_append(split_name: str, found: schema.Samples, wanted: schema.Sam
 
 
 def make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, Any]:
-    """Resize a split's arrays and write its new samples; return the attributes that will make them count."""
+    """Resize a split's arrays and write its new samples; return the attributes that will make them count.
+
+    Raises:
+        StoreError: If a view is to get patches that is not there, or the split has no basis of them. Nothing is
+            written.
+    """
     first = split.block_count * split.block_rows if growth.samples else len(split)
     samples, views = first + len(growth.samples or ()), len(split.views) + len(growth.views)
     check_row_numbers(split.name, split.columns, samples)
+    last = max(growth.patch_views, default=-1)
+    if last >= (views if split.patches else 0):
+        has = f"will have {views} views" if split.patches else "was made without patches"
+        raise StoreError(
+            f"Split {split.name} of '{split.path.parent}' {has}, so view {last} gets none; leave it out, or make "
+            "another store."
+        )
     group: Any = root[split.name]
     held = group["embeddings"].shape  # more than counts, if an earlier growth was interrupted
     room = {"views": max(views, held[0]), "samples": max(samples, group["status"].shape[0])}
     counted = {**split.attributes, "samples": len(split)}
     group.attrs.put({**counted, schema.ROOM: room})
-    for name, shape, _ in schema.layout(samples, views, split.feature_dim, len(split.columns), split.block_rows):
+    row = (split.feature_dim, len(split.columns), split.block_rows, split.patches)
+    for name, shape, _ in schema.layout(samples, views, *row):
         array = group[name]
         array.resize(shape)
         if growth.samples and name in schema.SAMPLE_ARRAYS:
@@ -122,8 +136,11 @@ def make_room(root: zarr.Group, split: Split, growth: SplitGrowth) -> dict[str, 
             array = array.with_config({"write_empty_chunks": True})
             array[first:] = np.array(values, dtype=object) if name == "sample_path" else values
     grown = counted | {"views": [*split.views, *growth.views], "samples": samples}
+    if split.patches:
+        with_patches = sorted({*split.patches.views, *growth.patch_views})
+        grown[schema.PATCHES] = {**counted[schema.PATCHES], "views": with_patches}
     if growth.samples:
-        blocks = range(split.block_count, schema.block_count(samples, split.block_rows))
-        write_manifest(split.path, schema.SAMPLES_UNIT, written_records(group.store, split.name, blocks))
+        unit, blocks = schema.SAMPLES_UNIT, range(split.block_count, schema.block_count(samples, split.block_rows))
+        write_manifest(split.path, unit, written_records(group.store, split.name, unit, blocks))
         grown["class_names"] = list(growth.samples.class_names)
     return {name: value for name, value in grown.items() if name != schema.ROOM}

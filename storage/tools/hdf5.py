@@ -31,7 +31,6 @@ from compress_ssl.storage.errors import (
     StoreExistsError,
     StoreIncompleteError,
     StoreNotFoundError,
-    StoreVersionError,
 )
 from compress_ssl.storage.places.durable import make_directory_durably
 from compress_ssl.storage.places.local import LocalPath, replaced_file
@@ -41,6 +40,7 @@ from compress_ssl.storage.reader import EmbeddingStore
 from compress_ssl.storage.split import Split
 from compress_ssl.storage.tools.hdf5_file import create_hdf5
 from compress_ssl.storage.typed_json import parse_json
+from compress_ssl.storage.version import check_version
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer, open_root
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -77,10 +77,10 @@ def export_hdf5(store: EmbeddingStore, file: Path, advance: Callable[[int], None
             raise StoreError(
                 f"'{split.path}' has a name that an HDF5 file cannot have here; only letters, digits, - and _ do."
             )
-        lacking = set(range(len(split.views))).difference(split.complete_views)
-        if lacking:
+        if lacking := [unit for unit in split.view_units if not split.is_whole(unit)]:
+            what = schema.unit_name(lacking[0])
             raise StoreIncompleteError(
-                f"View {min(lacking)} of split {split.name} of '{store.path}' is not complete; finish it with "
+                f"{what[0].upper()}{what[1:]} of split {split.name} of '{store.path}' is not complete; finish it with "
                 "'compress-ssl embed --resume' before it is exported."
             )
     if file.is_dir():
@@ -121,7 +121,7 @@ def _write_split(root: h5py.File, split: Split) -> Iterator[int]:
     _write_attributes(group, split.attributes)
     # Strings of a fixed length are stored in the chunks, under their checksums; others are stored elsewhere.
     texts = h5py.string_dtype("utf-8", max(1, *(len(path.encode()) for path in split.samples.sample_path)))
-    row = (split.feature_dim, len(split.columns), split.block_rows)
+    row = (split.feature_dim, len(split.columns), split.block_rows, split.patches)
     for name, shape, chunks in schema.layout(len(split), len(split.views), *row):
         spec = schema.ARRAYS[name]
         dtype, fill_value = (texts, None) if spec.dtype == "string" else (spec.dtype, spec.fill_value)
@@ -132,21 +132,36 @@ def _write_split(root: h5py.File, split: Split) -> Iterator[int]:
             array.attrs["columns"] = list(split.columns)
     for unit in split.units:
         records = read_records(split.path, unit)
-        kept = {str(block): without_pieces(records[block]) for block in range(split.block_count)}
+        kept = {str(block): without_pieces(records[block]) for block in range(split.unit_blocks(unit))}
         text = json.dumps(kept, sort_keys=True)
         content = np.frombuffer(text.encode(), np.uint8)
         chunk = (min(len(content), 2**20),)
         root.create_dataset(f"{COMMITS}/{split.name}/{unit}", data=content, chunks=chunk, fletcher32=True)
-        for block in range(split.block_count):
-            rows = split.block_slice(block)
-            if unit == schema.SAMPLES_UNIT:
-                for name in schema.SAMPLE_ARRAYS:
-                    values = getattr(split.samples, name)[rows]
-                    group[name][rows] = [path.encode() for path in values] if name == "sample_path" else values
-            else:
-                for name, values in split.block(int(unit), block).items():
-                    group[name][int(unit), rows] = values
+        for block in range(split.unit_blocks(unit)):
+            for name, values in _block(split, unit, block).items():
+                group[name][_where(split, unit, block)] = values
             yield sum(part["size"] for part in records[block].values())
+
+
+def _where(split: Split, unit: str, block: int) -> tuple[Any, ...]:
+    """Return the place of a block of a unit in its arrays."""
+    if unit == schema.BASIS_UNIT:
+        return (...,)
+    view = schema.unit_view(unit)
+    return (split.block_slice(block),) if view is None else (view, split.block_slice(block))
+
+
+def _block(split: Split, unit: str, block: int) -> dict[str, Any]:
+    """Return the rows of a block of a unit, by array name."""
+    view = schema.unit_view(unit)
+    if unit == schema.SAMPLES_UNIT:
+        values = {name: getattr(split.samples, name)[split.block_slice(block)] for name in schema.SAMPLE_ARRAYS}
+        return values | {"sample_path": [path.encode() for path in values["sample_path"]]}
+    if view is None:
+        return dict(zip(schema.BASIS_ARRAYS, split.patch_basis, strict=True))
+    if unit == str(view):
+        return split.block(view, block)
+    return dict(zip(schema.PATCH_ARRAYS, split.patch_block(view, block), strict=True))
 
 
 def import_hdf5(file: Path, place: PlaceLike, advance: Callable[[int], None], *, overwrite: bool = False) -> None:
@@ -185,9 +200,15 @@ def _import_split(file: Path, root: h5py.File, writer: StoreWriter, name: str, a
         rows = target.block_slice(block)
         for view in views:
             with _reading(file):
-                values = [array_in(split, array)[view, rows] for array in ("embeddings", "augmentation")]
+                values = [array_in(split, array)[view, rows] for array in schema.VIEW_ARRAYS]
             writer.write_block(name, block, view, *values)
-            advance(sum(array.nbytes for array in values))
+            patches: list[Any] = []
+            if target.patches and view in target.patches.views:
+                stored = len(target.patches.views)
+                with _reading(file):
+                    patches = [array_in(split, array, stored)[view, rows] for array in schema.PATCH_ARRAYS]
+                writer.write_patches(name, block, view, *patches)
+            advance(sum(array.nbytes for array in (*values, *patches)))
     for unit in root[COMMITS][name]:  # every block must be committed with the bytes that it was exported with
         with _reading(file):
             wanted = parse_json(file, array_in(root[COMMITS][name], unit)[:].tobytes(), dict[str, Any])
@@ -199,14 +220,20 @@ def _import_split(file: Path, root: h5py.File, writer: StoreWriter, name: str, a
 
 def _plan(group: h5py.Group) -> schema.SplitPlan:
     attributes = _read_attributes(group)
-    arrays = {name: array_in(group, name) for name in schema.ARRAYS}
+    info = schema.PatchInfo.of(attributes[schema.PATCHES]) if schema.PATCHES in attributes else None
+    arrays = {
+        name: array_in(group, name, len(info.views) if info and name in schema.PATCH_ARRAYS else None)
+        for name in schema.split_arrays(has_patches=info is not None)
+    }
     (_, samples, features), columns = arrays["embeddings"].shape, arrays["augmentation"].attrs["columns"]
-    row = (features, len(columns), attributes["block_rows"])
+    row = (features, len(columns), attributes["block_rows"], info)
     for name, shape, _ in schema.layout(samples, len(attributes["views"]), *row):
         if arrays[name].shape != shape:
             raise ValueError(f"'{arrays[name].name}' has shape {arrays[name].shape} instead of {shape}")
     values = {name: arrays[name][:] for name in schema.SAMPLE_ARRAYS if name != "sample_path"}
     paths = arrays["sample_path"].asstr()[:].tolist()
+    basis = {name.removeprefix("patch_"): arrays[name][:] for name in schema.BASIS_ARRAYS if info}
+    patches = schema.PatchPlan(**vars(info), **basis) if info else None
     return schema.SplitPlan(
         samples=schema.Samples(sample_path=paths, **values, class_names=tuple(attributes["class_names"])),
         folder=attributes["folder"],
@@ -214,6 +241,7 @@ def _plan(group: h5py.Group) -> schema.SplitPlan:
         columns=tuple(map(str, columns)),
         feature_dim=features,
         block_rows=attributes["block_rows"],
+        patches=patches,
     )
 
 
@@ -260,8 +288,12 @@ def _split_names(root: h5py.File) -> list[str]:
     return list(names)
 
 
-def array_in(group: h5py.Group, name: str) -> h5py.Dataset:
-    """Return a dataset that is stored in this file and that HDF5 reads with no filter but its own checksum."""
+def array_in(group: h5py.Group, name: str, views: int | None = None) -> h5py.Dataset:
+    """Return a dataset that is stored in this file and that HDF5 reads with no filter but its own checksum.
+
+    Args:
+        views: Number of the views that are stored, of an array that does not store all.
+    """
     is_own = isinstance(group.get(name, getlink=True), h5py.HardLink)  # another link's target would be opened
     array = group[name] if is_own else None
     if not isinstance(array, h5py.Dataset):
@@ -269,7 +301,8 @@ def array_in(group: h5py.Group, name: str) -> h5py.Dataset:
     filters = array.id.get_create_plist()
     known = {filters.get_filter(number)[0] for number in range(filters.get_nfilters())} <= {h5py.h5z.FILTER_FLETCHER32}
     # Its chunks are not compressed: one that claims to be larger than the file is forged.
-    if array.is_virtual or array.external or not known or array.nbytes > array.file.id.get_filesize():
+    stored = array.nbytes if views is None else array.nbytes // max(1, array.shape[0]) * views
+    if array.is_virtual or array.external or not known or stored > array.file.id.get_filesize():
         raise TypeError(f"'{array.name}' is stored in a way that no export uses")
     return array
 
@@ -293,12 +326,7 @@ def _opened(file: Path) -> Iterator[h5py.File]:
             root = stack.enter_context(h5py.File(file, "r", locking=False))  # it never changes
             if root.attrs.get("format") != schema.FORMAT_NAME:
                 raise StoreNotFoundError(f"'{file}' is not a file of 'compress-ssl store export'; check the path.")
-            version = root.attrs.get("version")
-            if version != schema.FORMAT_VERSION:
-                raise StoreVersionError(
-                    f"'{file}' has format version {version}, but this release reads version {schema.FORMAT_VERSION}; "
-                    "upgrade compress-ssl, or export again."
-                )
+            check_version(file, root.attrs.get("version"), "export again")
             if root.attrs.get(COMMIT) != _commit_of(root):
                 raise _damaged(file, "its attributes or records are not those it was written with")
         yield root

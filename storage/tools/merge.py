@@ -16,13 +16,17 @@ from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.places.place import Place, PlaceLike, location
 from compress_ssl.storage.publish import check_place, is_store, is_there
 from compress_ssl.storage.reader import EmbeddingStore, open_store
-from compress_ssl.storage.schema import ROOM, Record, SplitPlan, Status
+from compress_ssl.storage.schema import BASIS_UNIT, PATCHES, ROOM, PatchPlan, Record, SplitPlan, Status, unit_name
 from compress_ssl.storage.split import Split
 from compress_ssl.storage.tools.copy import COPIES
 from compress_ssl.storage.tools.identity import check_same_samples
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
-BY_SPLIT = {"data_set", "canaries", "splits"}  # attributes of the root with an entry for each split
+MEASURED = {"explained_variance", "reconstruction_cosine"}
+"""Of the patches of a split, rounded as a machine does; the first store's are kept."""
+
+BY_SPLIT = {"data_set", "canaries", "splits", "version"}
+"""Attributes of the root with an entry for each split, and the version, which follows from all of them."""
 
 MAY_DIFFER = {"computed_with", "rendering", "precision_against_float32", "growing", "growth"}
 """Attributes that only affect the rounding or how the store came about; the first store's are kept."""
@@ -30,15 +34,15 @@ MAY_DIFFER = {"computed_with", "rendering", "precision_against_float32", "growin
 logger = logging.getLogger(__name__)
 
 
-class ViewBlock(NamedTuple):
-    """One view of one block."""
+class UnitBlock(NamedTuple):
+    """One block of a view, or of its patches."""
 
     split: str
-    view: int
+    unit: str
     block: int
 
     def __str__(self) -> str:
-        return f"Block {self.block} of view {self.view} of split {self.split}"
+        return f"Block {self.block} of {unit_name(self.unit)} of split {self.split}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class MergePlan:
 
     attributes: dict[str, Any]
     splits: dict[str, SplitPlan]
-    found: dict[ViewBlock, tuple[Place, Record]]  # the split that has each block of a view, and its record
+    found: dict[UnitBlock, tuple[Place, Record]]  # the split that has each block, and its record
 
 
 def plan_merge(stores: Sequence[EmbeddingStore]) -> MergePlan:
@@ -63,14 +67,14 @@ def plan_merge(stores: Sequence[EmbeddingStore]) -> MergePlan:
     """
     first = stores[0]
     splits: dict[str, Split] = {}
-    found: dict[ViewBlock, tuple[Place, Record]] = {}
+    found: dict[UnitBlock, tuple[Place, Record]] = {}
     for store in stores:
         _check_agree(first, store, _compared(first), _compared(store))
         for split in store.splits:
             splits[split.name] = _with_more_views(splits.get(split.name, split), split)
-            for view in range(len(split.views)):
-                for block, record in read_records(split.path, str(view)).items():
-                    place = ViewBlock(split.name, view, block)
+            for unit in split.view_units:
+                for block, record in read_records(split.path, unit).items():
+                    place = UnitBlock(split.name, unit, block)
                     before, known = found.setdefault(place, (split.path, record))
                     if without_pieces(known) != without_pieces(record):
                         raise StoreMismatchError(
@@ -102,17 +106,38 @@ def _check_agree(one: EmbeddingStore | Split, other: EmbeddingStore | Split, *fa
 
 def _with_more_views(one: Split, other: Split) -> Split:
     """Return the one of two parts of a split that is planned with more views."""
-    apart = {"views", "samples", "class_names", ROOM}
+    apart = {"views", "samples", "class_names", PATCHES, ROOM}
     common = min(len(one.views), len(other.views))
     facts = (
         {key: value for key, value in split.attributes.items() if key not in apart}
         | {"features": split.feature_dim}
         | {f"view {view}": split.views[view] for view in range(common)}
+        | {f"patches.{key}": value for key, value in _patches_of(split, common).items()}
         for split in (one, other)
     )
     _check_agree(one, other, *facts)
+    _check_same_basis(one, other)
     check_same_samples(one.name, one.samples, other.samples)
     return one if len(one.views) >= len(other.views) else other
+
+
+def _patches_of(split: Split, views: int) -> dict[str, Any]:
+    """Return what the patches of the first views of a split are, without what was measured; empty if it has none."""
+    found = split.patches.attribute() if split.patches else {}
+    kept = {key: value for key, value in found.items() if key not in MEASURED}
+    return kept | {"views": [view for view in kept["views"] if view < views]} if kept else {}
+
+
+def _check_same_basis(one: Split, other: Split) -> None:
+    if one.patches is None:
+        return
+    records = [without_pieces(split.committed(BASIS_UNIT).get(0, {})) for split in (one, other)]
+    if records[0] != records[1]:
+        raise StoreMismatchError(
+            f"'{one.path}' and '{other.path}' are not parts of one store: they have different patch bases, which "
+            "machines of different kinds compute; embed the parts into copies of one store ('store copy', then 'embed "
+            "--resume --part')."
+        )
 
 
 def _attributes(stores: Sequence[EmbeddingStore], splits: Mapping[str, Split]) -> dict[str, Any]:
@@ -143,7 +168,12 @@ def _attributes(stores: Sequence[EmbeddingStore], splits: Mapping[str, Split]) -
 
 
 def _plan_of(split: Split) -> SplitPlan:
-    return SplitPlan(split.samples, split.folder, split.views, split.columns, split.feature_dim, split.block_rows)
+    patches = None
+    if split.patches is not None:
+        mean, basis = split.patch_basis
+        patches = PatchPlan(**vars(split.patches), mean=mean, basis=basis)
+    row = (split.columns, split.feature_dim, split.block_rows)
+    return SplitPlan(split.samples, split.folder, split.views, *row, patches)
 
 
 def merge_stores(plan: MergePlan, target: PlaceLike, advance: Callable[[int], None]) -> list[str]:
@@ -153,7 +183,7 @@ def merge_stores(plan: MergePlan, target: PlaceLike, advance: Callable[[int], No
         advance: Called with the number of blocks that are done.
 
     Returns:
-        missing (list of str): A sentence for each view that has blocks which are in no store.
+        missing (list of str): A sentence for each view, or its patches, that has blocks which are in no store.
 
     Raises:
         StoreExistsError: If something else is at the target.
@@ -167,30 +197,30 @@ def merge_stores(plan: MergePlan, target: PlaceLike, advance: Callable[[int], No
             check_place(place, overwrite=False)
             create_store(place, plan.attributes, plan.splits)
         writer = StoreWriter(place)
-        lacking = {
-            ViewBlock(name, view, block)
-            for name in plan.splits
-            for block, views in writer.pending_blocks(name).items()
-            for view in views
-        }
+        lacking = [
+            UnitBlock(split.name, unit, block)
+            for split in writer.store.splits
+            for unit in split.view_units
+            for block in sorted(set(range(split.block_count)).difference(split.committed(unit)))
+        ]
 
-        def copy(block: ViewBlock) -> None:
+        def copy(block: UnitBlock) -> None:
             source, record = plan.found[block]
             split = place / block.split
             for key, part in record.items():
                 split.inside(key).write_durably(fetch(source.inside(key), part))
-            commit_block(split, str(block.view), block.block, record, writer.holder)
+            commit_block(split, block.unit, block.block, record, writer.holder)
 
-        advance(len(plan.found.keys() - lacking))
-        for _ in map_threads(copy, sorted(lacking & plan.found.keys()), threads=COPIES):
+        advance(len(plan.found.keys() - set(lacking)))
+        for _ in map_threads(copy, [block for block in lacking if block in plan.found], threads=COPIES):
             advance(1)
         writer.finish()
     sentences = []
-    for (name, view), found in groupby(sorted(lacking - plan.found.keys()), key=lambda block: block[:2]):
+    for (name, unit), found in groupby((b for b in lacking if b not in plan.found), key=lambda block: block[:2]):
         blocks = [each.block for each in found]
         shown = ", ".join(map(str, blocks[:10])) + (", ..." if len(blocks) > 10 else "")
         count = writer.store[name].block_count
-        sentences.append(f"{name}, view {view}: {len(blocks)} of {count} blocks are in no store ({shown})")
+        sentences.append(f"{name}, {unit_name(unit)}: {len(blocks)} of {count} blocks are in no store ({shown})")
     return sentences
 
 
@@ -211,4 +241,6 @@ def _check_resumable(plan: MergePlan, target: Place) -> None:
 
 
 def _facts(plan: SplitPlan) -> tuple[Any, ...]:
-    return plan.samples.sample_path, plan.samples.content_hash.tolist(), plan.views, plan.block_rows, plan.feature_dim
+    samples, patches = plan.samples, plan.patches
+    basis = (patches.attribute(), patches.mean.tolist(), patches.basis.tolist()) if patches else None
+    return samples.sample_path, samples.content_hash.tolist(), plan.views, plan.block_rows, plan.feature_dim, basis

@@ -1,7 +1,4 @@
-"""Sizes of stores, computed from their layout before anything is written.
-
-Letters: N samples, D features, P parameters, R rows of a block.
-"""
+"""Sizes of stores, computed from their layout before anything is written."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from typing import NamedTuple
 from compress_ssl.storage import schema
 from compress_ssl.storage.places.durable import json_bytes
 from compress_ssl.storage.places.place import PlaceLike, location
+from compress_ssl.storage.split import Split
 
 
 class StoreSize(NamedTuple):
@@ -28,32 +26,35 @@ class StoreSize(NamedTuple):
         return StoreSize(round(count * self.bytes), round(count * self.files))
 
 
-def block_size(feature_dim: int, parameters: int, block_rows: int) -> StoreSize:
-    """Return the size of one view of one block, without its record."""
-    sizes = _chunk_bytes(feature_dim, parameters, block_rows)
-    return StoreSize(sum(sizes[name] for name in schema.VIEW_ARRAYS), len(schema.VIEW_ARRAYS))
+def block_size(split: schema.SplitPlan | Split, view: int) -> StoreSize:
+    """Return the size of one view of one block, with its patches if it has some, without records."""
+    sizes = _chunk_bytes(split)
+    parts = [size for unit in schema.units_of_view(view, split.patches) for size in _record(sizes, unit, 0).values()]
+    return StoreSize(sum(parts), len(parts))
 
 
-def view_size(plan: schema.SplitPlan) -> StoreSize:
-    """Return the size of one view of a split: its blocks and their manifest."""
-    row = (plan.feature_dim, len(plan.columns), plan.block_rows)
-    sizes = _chunk_bytes(*row)
+def views_size(plan: schema.SplitPlan) -> StoreSize:
+    """Return the size of all views of a split, with their patches: blocks and manifests."""
+    sizes, total = _chunk_bytes(plan), StoreSize()
     blocks = range(schema.block_count(len(plan.samples), plan.block_rows))
-    records = {block: {key: sizes[key.partition("/")[0]] for key in schema.unit_keys("1", block)} for block in blocks}
-    return block_size(*row).times(len(blocks)).plus(_manifest(records))
+    with_patches = len(plan.patches.views) if plan.patches else 0
+    for unit, count in (("1", len(plan.views)), (schema.patch_unit(1), with_patches)):  # all views are alike
+        if count:
+            total = total.plus(_unit_size({block: _record(sizes, unit, block) for block in blocks}).times(count))
+    return total
 
 
 def samples_size(plan: schema.SplitPlan) -> StoreSize:
-    """Return the size of the per-sample arrays of a split and their manifest."""
+    """Return the size of what a split is created with: the per-sample arrays, the basis of patches, their manifests."""
     rows, paths = plan.block_rows, plan.samples.sample_path
-    fixed = _chunk_bytes(0, 0, rows)
+    fixed, unit = _chunk_bytes(plan), schema.SAMPLES_UNIT
     records = {}
     for block in range(schema.block_count(len(paths), rows)):
         texts = sum(len(path.encode()) for path in paths[block * rows : (block + 1) * rows])
         sizes = fixed | {"sample_path": schema.COUNT_BYTES + rows * schema.LENGTH_BYTES + texts + schema.CHECKSUM_BYTES}
-        records[block] = {key: sizes[key.partition("/")[0]] for key in schema.unit_keys(schema.SAMPLES_UNIT, block)}
-    parts = [size for record in records.values() for size in record.values()]
-    return StoreSize(sum(parts), len(parts)).plus(_manifest(records))
+        records[block] = _record(sizes, unit, block)
+    basis = _unit_size({0: _record(fixed, schema.BASIS_UNIT, 0)}) if plan.patches else StoreSize()
+    return _unit_size(records).plus(basis)
 
 
 def size_on_disk(place: PlaceLike) -> StoreSize:
@@ -63,18 +64,22 @@ def size_on_disk(place: PlaceLike) -> StoreSize:
     return StoreSize(sum(sizes), len(sizes))
 
 
-def _chunk_bytes(features: int, parameters: int, rows: int) -> dict[str, int]:
+def _chunk_bytes(split: schema.SplitPlan | Split) -> dict[str, int]:
     """Return the bytes of a chunk of each array; of texts, without them."""
-    return {
-        name: schema.chunk_bytes(schema.ARRAYS[name], chunks)
-        for name, _, chunks in schema.layout(1, 1, features, parameters, rows)
-    }
+    row = (split.feature_dim, len(split.columns), split.block_rows, split.patches)
+    return {name: schema.chunk_bytes(schema.ARRAYS[name], chunks) for name, _, chunks in schema.layout(1, 1, *row)}
 
 
-def _manifest(sizes: Mapping[int, Mapping[str, int]]) -> StoreSize:
-    """Return the size of a unit's manifest, by the sizes of the parts of each block."""
+def _record(sizes: Mapping[str, int], unit: str, block: int) -> dict[str, int]:
+    """Return the size of each part of a block, by key."""
+    return {key: sizes[key.partition("/")[0]] for key in schema.unit_keys(unit, block)}
+
+
+def _unit_size(sizes: Mapping[int, Mapping[str, int]]) -> StoreSize:
+    """Return the size of a unit and its manifest, by the sizes of the parts of each block."""
     records = {str(block): {key: _part(size) for key, size in record.items()} for block, record in sizes.items()}
-    return StoreSize(len(json_bytes(records)), 1)
+    parts = [size for record in sizes.values() for size in record.values()]
+    return StoreSize(sum(parts) + len(json_bytes(records)), len(parts) + 1)
 
 
 def _part(size: int) -> schema.Part:

@@ -12,21 +12,25 @@ import numpy.typing as npt
 from compress_ssl.storage.commits import is_part
 from compress_ssl.storage.errors import StoreDamagedError, StoreUnsafeError
 from compress_ssl.storage.parameters import COLUMNS, KNOWN_COLUMNS, impossible
+from compress_ssl.storage.patches import wrong_basis, wrong_patches
 from compress_ssl.storage.places.place import Place
 from compress_ssl.storage.reader import EmbeddingStore
 from compress_ssl.storage.schema import (
     ARRAYS,
+    BASIS_ARRAYS,
+    BASIS_UNIT,
     SAMPLES_UNIT,
-    VIEW_ARRAYS,
     Part,
     Record,
     Shape,
     Status,
     chunk_bytes,
     stored_type,
+    unit_arrays,
     unit_name,
+    unit_view,
 )
-from compress_ssl.storage.values import not_finite, wrong_sample
+from compress_ssl.storage.values import Fault, not_finite, wrong_sample
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class CommittedBlock(NamedTuple):
     record: Record
     samples: Record  # the parts of the same block's samples
     chunks: dict[str, Shape]  # by array name
-    description: dict[str, Any]  # of the view; empty for the samples
+    description: dict[str, Any]  # of the view; empty for what is of none
     columns: tuple[str, ...]
     rows: int  # of the split
     classes: int
@@ -95,9 +99,8 @@ def blocks_to_verify(
             except StoreDamagedError as error:
                 damaged.append(str(error))
                 continue
-            if len(records) < split.block_count:
-                what = f"{split.name}, {unit_name(unit)}"
-                missing.append(f"{what}: {len(records)} of {split.block_count} blocks are committed")
+            if len(records) < (count := split.unit_blocks(unit)):
+                missing.append(f"{split.name}, {unit_name(unit)}: {len(records)} of {count} blocks are committed")
             samples = samples or records
             blocks += [
                 CommittedBlock(
@@ -108,7 +111,7 @@ def blocks_to_verify(
                     record=record,
                     samples=samples.get(number, {}),
                     chunks=chunks,
-                    description={} if unit == SAMPLES_UNIT else split.views[int(unit)],
+                    description={} if (view := unit_view(unit)) is None else split.views[view],
                     columns=split.columns,
                     rows=len(split),
                     classes=len(split.class_names),
@@ -164,32 +167,46 @@ def _decoded(block: CommittedBlock, key: str, content: bytes) -> dict[str, npt.N
     if spec.dtype == "string" or len(content) != chunk_bytes(spec, shape):
         return {}
     values = np.frombuffer(content, stored_type(spec), math.prod(shape)).reshape(shape)
-    return {name: values[0] if name in VIEW_ARRAYS else values}
+    return {name: values[0] if "view" in spec.dimensions else values}
+
+
+NEEDED = {"embeddings": {"status", "image_size"}, "patches": {"status"}}
+"""Per-sample arrays that the values of an array depend on."""
 
 
 def _impossible(block: CommittedBlock, arrays: dict[str, npt.NDArray[Any]]) -> str:
     """Return a sentence about the first row of a block with values that no store has; empty if there is none."""
-    is_view = block.unit != SAMPLES_UNIT
-    wanted = {"status", "image_size", *(VIEW_ARRAYS if is_view else ("label",))}
-    for key, part in block.samples.items() if is_view else ():
-        if key.partition("/")[0] in wanted:
+    own = unit_arrays(block.unit).keys()
+    needed = set[str]().union(*(NEEDED.get(name, ()) for name in own))
+    for key, part in block.samples.items():
+        if key.partition("/")[0] in needed:
             content, unreadable = _read(block.split / key, part)
             arrays |= {} if unreadable else _decoded(block, key, content)
-    if not wanted <= arrays.keys():
+    if not (own | needed) - {"sample_path"} <= arrays.keys():
         return ""  # another part is damaged, which is said elsewhere
-    status = arrays["status"]
-    if not is_view:
-        fault = wrong_sample(status, arrays["label"], arrays["image_size"], block.classes)
-    else:
-        fault = not_finite(arrays["embeddings"], status == Status.GOOD)
-        if fault is None and block.columns in KNOWN_COLUMNS:
-            # Readers know whether second images are good; here it is known that there are such rows.
-            rows = None if block.columns == COLUMNS else np.broadcast_to(np.True_, block.rows)
-            fault = impossible(arrays["augmentation"], status, arrays["image_size"], block.description, rows)
-    if fault is None:
+    where = f"of split {block.split.name} of '{block.split.parent}'"
+    if block.unit == BASIS_UNIT:
+        fault = wrong_basis(*map(arrays.__getitem__, BASIS_ARRAYS))
+        return f"The patch basis {where} {fault}" if fault else ""
+    if (found := _fault(block, arrays)) is None:
         return ""
-    where = f" of view {block.unit}" if is_view else ""
-    return f"Row {block.first + fault[0]}{where} of split {block.split.name} of '{block.split.parent}' {fault[1]}"
+    of_view = "" if block.unit == SAMPLES_UNIT else f"of view {unit_view(block.unit)} "
+    return f"Row {block.first + found[0]} {of_view}{where} {found[1]}"
+
+
+def _fault(block: CommittedBlock, arrays: dict[str, npt.NDArray[Any]]) -> Fault:
+    """Return the first row with values that no store has, and what is wrong with it."""
+    status = arrays["status"]
+    if block.unit == SAMPLES_UNIT:
+        return wrong_sample(status, arrays["label"], arrays["image_size"], block.classes)
+    if "patches" in arrays:
+        return wrong_patches(arrays["patches"], arrays["patch_scale"], status == Status.GOOD)
+    fault = not_finite(arrays["embeddings"], status == Status.GOOD)
+    if fault is None and block.columns in KNOWN_COLUMNS:
+        # Readers know whether second images are good; here it is known that there are such rows.
+        rows = None if block.columns == COLUMNS else np.broadcast_to(np.True_, block.rows)
+        fault = impossible(arrays["augmentation"], status, arrays["image_size"], block.description, rows)
+    return fault
 
 
 def combine(from_records: Verification, blocks: Iterable[CheckedBlock]) -> Verification:

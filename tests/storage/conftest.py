@@ -1,6 +1,7 @@
 """Small stores on the disk, of numbers that float16 holds exactly.
 
-22 samples in blocks of 5 (five blocks, the last of 2 rows), 4 features, 2 parameters; row 7 is a bad image.
+22 samples in blocks of 5 (five blocks, the last of 2 rows), 4 features, 2 parameters; row 7 is a bad image. Those with
+patches have 2 x 2 of them, of 3 components of 6 channels, in views 0 and 2.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress_ssl.storage import Samples, SplitPlan, Status, location
+from compress_ssl.storage import PatchPlan, Samples, SplitPlan, Status, location
 from compress_ssl.storage.places.lease import lease_over
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 
@@ -44,9 +45,29 @@ def samples_of(count: int, paths: list[str] | None = None) -> Samples:
     )
 
 
-def plan_of(count: int = 22, views: int = 3, paths: list[str] | None = None, block_rows: int = 5) -> SplitPlan:
+def patches_of(view: int, rows: slice) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Codes (R, 4, 3) from -127 to 127 and scales (R, 4), other ones in every row and view."""
+    numbers = np.arange(rows.start * 12, rows.stop * 12).reshape(-1, 4, 3)
+    codes = ((numbers * 7 + view * 13) % 255 - 127).astype(np.int8)
+    return codes, ((numbers[..., 0] % 64 + view) / 32).astype(np.float16)
+
+
+def patch_plan_of(views: tuple[int, ...] = (0, 2)) -> PatchPlan:
+    basis = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 3)))[0].T.astype(np.float32)
+    sizes = {"grid": 2, "components": 3, "channels": 6, "fitted_on": 20}
+    measured = {"explained_variance": 0.875, "reconstruction_cosine": 0.96875}
+    return PatchPlan(**sizes, **measured, views=views, mean=np.arange(6, dtype=np.float32), basis=basis)
+
+
+def plan_of(
+    count: int = 22,
+    views: int = 3,
+    paths: list[str] | None = None,
+    block_rows: int = 5,
+    patches: PatchPlan | None = None,
+) -> SplitPlan:
     described = [{"policy": {"name": "some", "strength": 0.5}, "seed": view, "size": 8} for view in range(views)]
-    return SplitPlan(samples_of(count, paths), "images", described, ("row", "column"), 4, block_rows)
+    return SplitPlan(samples_of(count, paths), "images", described, ("row", "column"), 4, block_rows, patches)
 
 
 def write_all(path: Path) -> None:
@@ -57,6 +78,8 @@ def write_all(path: Path) -> None:
                 rows = writer.store[split].block_slice(block)
                 for view in views:
                     writer.write_block(split, block, view, values_of(view, rows), parameters_of(view, rows))
+                    if (patches := writer.store[split].patches) and view in patches.views:
+                        writer.write_patches(split, block, view, *patches_of(view, rows))
         writer.finish()
 
 
@@ -93,6 +116,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     create_store(folder / "empty.zarr", ATTRIBUTES, {"train": plan_of()})
     create_store(folder / "complete.zarr", ATTRIBUTES, {"train": plan_of(), "val": plan_of(6, 1)})
     write_all(folder / "complete.zarr")
+    create_store(folder / "patched.zarr", ATTRIBUTES, {"train": plan_of(patches=patch_plan_of()), "val": plan_of(6, 1)})
+    write_all(folder / "patched.zarr")
     return folder
 
 
@@ -106,6 +131,12 @@ def empty(made: Path, tmp_path: Path) -> Path:
 def complete(made: Path, tmp_path: Path) -> Path:
     """A finished store: train of three views, val of one."""
     return _copied(made / "complete.zarr", tmp_path / "store.zarr")
+
+
+@pytest.fixture
+def patched(made: Path, tmp_path: Path) -> Path:
+    """A finished store as the one before, with patches of train."""
+    return _copied(made / "patched.zarr", tmp_path / "patched.zarr")
 
 
 def _copied(store: Path, target: Path) -> Path:

@@ -29,14 +29,17 @@ def write_missing(path: Path) -> None:
                 embeddings = np.repeat(numbers[:, None] + view / 4, 4, axis=1)
                 augmentation = np.stack([numbers, numbers * view], 1).astype(np.float32)
                 writer.write_block("train", block, view, embeddings, augmentation)
+                if (patches := writer.store["train"].patches) and view in patches.views:
+                    codes = np.repeat(numbers[:, None] + view, 12, axis=1).astype(np.int8).reshape(-1, 4, 3)
+                    writer.write_patches("train", block, view, codes, np.ones(codes.shape[:2], np.float16))
         writer.finish()
 
 
 def committed_parts(path: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of every part that a record names."""
     found = {}
-    for view in range(3):
-        for record in read_records(LocalPath(path / "train"), str(view)).values():
+    for unit in ("0", "1", "2", "patches-0", "patches-2"):
+        for record in read_records(LocalPath(path / "train"), unit).values():
             for key in record:
                 stat = (path / "train" / key).stat()
                 found[key] = (stat.st_ino, stat.st_mtime_ns)

@@ -18,7 +18,7 @@ from compress_ssl.storage.schema import PIECE_BYTES
 from compress_ssl.storage.tools.copy import copy_store, plan_copy
 from compress_ssl.storage.tools.hdf5 import export_hdf5, import_hdf5
 from compress_ssl.storage.tools.merge import merge_stores, plan_merge
-from compress_ssl.storage.tools.size import samples_size, size_on_disk, view_size
+from compress_ssl.storage.tools.size import samples_size, size_on_disk, views_size
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store
 from tests.servers import Server
@@ -223,7 +223,7 @@ def test_rows_of_a_server_are_those_of_the_disk(large: Path, web: Server) -> Non
 
 def test_size_is_predicted_with_the_hashes_of_pieces(written: Path) -> None:
     metadata = [path.stat().st_size for path in written.rglob("zarr.json")]
-    predicted = view_size(PLAN).plus(samples_size(PLAN))
+    predicted = views_size(PLAN).plus(samples_size(PLAN))
     assert size_on_disk(written) == (predicted.bytes + sum(metadata), predicted.files + len(metadata))
 
 

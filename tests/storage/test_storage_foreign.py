@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from compress_ssl.storage import open_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +64,26 @@ found = {
     "shape": list(array.shape),
 }
 """
+
+FOUND = """
+found = {
+    "embeddings": np.asarray(embeddings).tolist(),
+    "channels": np.asarray(channels)[:7].tolist(),
+}
+"""
+
+
+def documented(name: str) -> str:
+    """The code that docs/store-format.md shows for a reader without this package."""
+    section = (ROOT / "docs/store-format.md").read_text().split("## Reading a store without this package")[1]
+    code = {
+        name: code
+        for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+        for name in ("zarr", "xarray")
+        if f"import {name}" in code
+    }
+    return f"import numpy as np\n{code[name]}".replace('"teacher.zarr"', "store") + FOUND
+
 
 Read = Callable[[str, str], dict[str, Any]]
 
@@ -124,6 +147,37 @@ def test_incomplete_store_is_open_to_zarr_and_lacks_only_its_rows(read: Read) ->
     found = read(ZARR, "empty.zarr")
     assert np.isnan(found["embeddings"]).all()
     assert found["paths"][3] == "b/03.jpg"
+
+
+@pytest.mark.parametrize("name", ["zarr", "xarray"])
+def test_documented_code_reads_embeddings_and_patches(
+    read: Read, made: Path, values: Callable[..., Any], name: str
+) -> None:
+    found = read(documented(name), "patched.zarr")
+    good = np.arange(22) != 7
+    embeddings = np.array(found["embeddings"])
+    np.testing.assert_array_equal(embeddings if name == "zarr" else embeddings[good], values(0, slice(0, 22))[good])
+    train = open_store(made / "patched.zarr")["train"]
+    (codes, scale), (mean, basis) = train.patch_view(0), train.patch_basis
+    wanted = np.empty((7, 4, 6))
+    for row, position, channel in np.ndindex(*wanted.shape):
+        terms = [
+            int(codes[row, position, k]) * float(scale[row, position]) * float(basis[k, channel]) for k in range(3)
+        ]
+        wanted[row, position, channel] = float(mean[channel]) + sum(terms)
+    np.testing.assert_allclose(np.array(found["channels"]), wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["zarr", "xarray"])
+def test_patches_of_a_bad_image_and_of_a_view_without_some_are_not_numbers(read: Read, name: str) -> None:
+    opened = {
+        "zarr": 'import zarr\ntrain = zarr.open_group(store, mode="r")["train"]\nscale = train["patch_scale"][:]\n',
+        "xarray": 'import xarray\nscale = xarray.open_zarr(store, group="train")["patch_scale"].values\n',
+    }
+    found = read(opened[name] + 'found = {"scale": scale.astype("f8").tolist()}', "patched.zarr")
+    scale = np.array(found["scale"])
+    assert np.isnan(scale[1]).all()
+    assert np.flatnonzero(np.isnan(scale[0]).any(axis=1)).tolist() == [7]
 
 
 def test_metadata_are_consolidated_once_the_store_is_complete(complete: Path) -> None:

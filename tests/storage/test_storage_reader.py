@@ -138,9 +138,11 @@ def test_zarr_array_is_not_a_store(tmp_path: Path) -> None:
 
 
 def test_unknown_version_is_refused(complete: Path) -> None:
-    for version in (0, 2, None):
+    for version in (0, 3, None):
         edit(complete / "zarr.json", lambda content, version=version: content["attributes"].update(version=version))
-        with pytest.raises(StoreVersionError, match=rf"has format version {version}, but this release reads version 1"):
+        with pytest.raises(
+            StoreVersionError, match=rf"has format version {version}, but this release reads versions 1 and 2"
+        ):
             open_store(complete)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from compress_ssl.storage import EmbeddingStore, SplitPlan, location
 from compress_ssl.storage.errors import DiskSpaceError
-from compress_ssl.storage.tools.size import StoreSize, samples_size, size_on_disk, view_size
+from compress_ssl.storage.tools.size import StoreSize, samples_size, size_on_disk, views_size
 
 Embedded = Callable[..., EmbeddingStore]
 FILE = 4096
@@ -37,7 +37,7 @@ def predicted(store: EmbeddingStore) -> StoreSize:
     for name in store.split_names:
         split = store[name]
         plan = SplitPlan(split.samples, split.folder, split.views, split.columns, split.feature_dim, split.block_rows)
-        size = size.plus(view_size(plan).times(len(plan.views))).plus(samples_size(plan))
+        size = size.plus(views_size(plan)).plus(samples_size(plan))
     return size
 
 

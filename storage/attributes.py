@@ -44,7 +44,6 @@ class _Teacher(TypedDict, total=False):
     interpolation: str
     precision: str
     normalised: bool
-    pool: str
 
 
 class _DataSet(TypedDict, total=False):

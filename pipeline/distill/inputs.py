@@ -48,6 +48,7 @@ class DistillInputs:
     stores: dict[Place, EmbeddingStore]  # T, by place; the first decides the images and the views
     splits: list[Split]  # T
     row_of: list[npt.NDArray[Any] | None]  # T; row of each split for each row of the first; None if the same
+    with_patches: list[bool]  # T; whether a student learns the patches of the store
     schedule: ViewSchedule
     view_size: int  # side of the views, in pixels
     source: ImageSource
@@ -107,9 +108,13 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
                     "without --normalise."
                 )
     schedule = ViewSchedule(0 if is_fresh else shared.views or available)
-    for split in splits:
+    learnt = {place for student in students if student.patch_loss for place in student.stores}
+    with_patches = [place in learnt for place in stores]
+    for split, has_patches in zip(splits, with_patches, strict=True):
         check_views(split)
         check_complete(split, schedule.views)
+        if has_patches:
+            check_patches(split, schedule.views)
     good = int(first.samples.good.sum())
     if good < shared.batch_size:
         raise InputError(
@@ -134,7 +139,8 @@ def open_inputs(students: Sequence[DistillSettings], device: torch.device, progr
         for store, other, rows in zip(opened[1:], further, row_of, strict=True):
             check_same_views(first, other, rows, schedule.views)
             check_canaries(store, first.name, source, renderer, shared.batch_size, rows)
-    return DistillInputs(stores, splits, [None, *row_of], schedule, view_size, source, renderer, heads)
+    matched = [None, *row_of]
+    return DistillInputs(stores, splits, matched, with_patches, schedule, view_size, source, renderer, heads)
 
 
 def check_students(students: Sequence[DistillSettings]) -> None:
@@ -176,6 +182,26 @@ def check_complete(split: Split, views: Iterable[int]) -> None:
         raise StoreIncompleteError(
             f"View {missing[0]} of split {split.name} of '{split.path.parent}' is not complete; finish it with "
             "'compress-ssl embed --resume', or train on fewer with --views."
+        )
+
+
+def check_patches(split: Split, views: Iterable[int]) -> None:
+    """Check that a split has the patches of these views, complete; raise InputError or StoreIncompleteError."""
+    if split.patches is None:
+        raise InputError(
+            f"'{split.path.parent}' has no patches, and --patch-loss learns them; embed it with --patches, or leave "
+            "the option out."
+        )
+    with_patches = split.patches.views
+    if lacking := sorted(set(views).difference(with_patches)):
+        raise InputError(
+            f"View {lacking[0]} of '{split.path.parent}' is replayed, and has no patches; those of the first "
+            f"{len(with_patches) - 1} random views are there: train on them with --views, or leave --patch-loss out."
+        )
+    if missing := sorted(set(views).difference(split.complete_patch_views)):
+        raise StoreIncompleteError(
+            f"The patches of view {missing[0]} of split {split.name} of '{split.path.parent}' are not complete; finish "
+            "it with 'compress-ssl embed --resume'."
         )
 
 

@@ -1,5 +1,8 @@
 """A view of the teacher in a memory-mapped file on a local disk, shared by all processes of a machine.
 
+The file holds the embeddings (N, D), then the codes (N, G * G, K) and the scale (N, G * G) of patches where they are
+asked for, each from an even byte on, and a hash.
+
 The file is named by its content (the view's commit records), so processes that need the same view share it. It is
 published by a rename. Each process that maps it holds a shared lock; the last one to release it deletes the file.
 
@@ -11,11 +14,14 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +35,22 @@ from compress_ssl.storage import Split
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.places.lease_file import has_name
+from compress_ssl.storage.schema import patch_unit
+
+Arrays = list[tuple[tuple[int, ...], torch.dtype]]  # shape and type of each
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 HASH_BYTES = 16
+
+
+def view_arrays(split: Split, *, patches: bool) -> Arrays:
+    """Return shape and type of what a view holds: embeddings, and if asked for the codes and the scale of patches."""
+    arrays: Arrays = [((len(split), split.feature_dim), torch.float16)]
+    if patches:
+        assert split.patches is not None
+        positions = (len(split), split.patches.positions)
+        arrays += [((*positions, split.patches.components), torch.int8), (positions, torch.float16)]
+    return arrays
 
 
 def scratch_folder(given: Path | None) -> Path:
@@ -78,15 +97,17 @@ def sweep_views(folder: Path) -> None:
 class MappedView:
     """One view of a split, memory-mapped; ``close`` releases it."""
 
-    def __init__(self, split: Split, view: int, folder: Path) -> None:
+    def __init__(self, split: Split, view: int, folder: Path, *, patches: bool = False) -> None:
         """Map the view's file, written first if it does not exist or is not what it should be.
 
         Raises:
             InputError: If the scratch folder cannot be written, or is not this user's.
             DiskSpaceError: If it is full.
         """
-        records = json.dumps(read_records(split.path, str(view)), sort_keys=True)
+        units = [str(view), *([patch_unit(view)] if patches else [])]
+        records = " ".join(json.dumps(read_records(split.path, unit), sort_keys=True) for unit in units)
         name = xxhash.xxh3_128_hexdigest(f"{split.path.resolve()} {records} with hash".encode())
+        self._patches, self._arrays = patches, view_arrays(split, patches=patches)
         self._path = folder / f"{name}.float16"
         self._lock_path = self._path.with_suffix(".lock")
         make_scratch_folder(folder)
@@ -95,9 +116,10 @@ class MappedView:
         except OSError as error:
             raise _unusable(folder, error) from error
         try:
-            while (embeddings := _map(self._path, (len(split), split.feature_dim))) is None:
+            while (held := _map(self._path, self._arrays)) is None:
                 self._write_once(split, view)
-            self.embeddings: Tensor = torch.from_numpy(embeddings)
+            self.embeddings: Tensor = held[0]
+            self.patches = held[1:]  # codes and scale, or none
         except BaseException:
             self.close()
             raise
@@ -127,8 +149,8 @@ class MappedView:
         """Write the file under an exclusive lock, unless another process does so first."""
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         if has_name(self._lock, self._lock_path):
-            if _map(self._path, (len(split), split.feature_dim)) is None:
-                _write(split, view, self._path)
+            if _map(self._path, self._arrays) is None:
+                _write(split, view, self._path, patches=self._patches)
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         else:
             os.close(self._lock)
@@ -151,31 +173,35 @@ def _open(path: Path, flags: int) -> int:
     return descriptor
 
 
-def _map(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float16] | None:
-    """Map a view's file (N, D); None if there is none, or its bytes are not those that were written."""
+def _map(path: Path, arrays: Arrays) -> list[Tensor] | None:
+    """Map a view's file; None if there is none, or its bytes are not those that were written."""
     try:
         descriptor = _open(path, os.O_RDONLY)
     except OSError:
         return None
     with open(descriptor, "rb") as file:
-        size = 2 * shape[0] * shape[1]
-        if os.fstat(descriptor).st_size != size + HASH_BYTES:
+        counts = [math.prod(shape) for shape, _ in arrays]
+        sizes = [_even(count * dtype.itemsize) for count, (_, dtype) in zip(counts, arrays, strict=True)]
+        if os.fstat(descriptor).st_size != sum(sizes) + HASH_BYTES:
             return None
         # Copy on write: torch wants an array it could write to.
-        embeddings = np.memmap(file, np.float16, mode="c", shape=shape)
+        content = np.memmap(file, np.uint8, mode="c", shape=(sum(sizes),))
         digest = xxhash.xxh3_128(path.name.encode())
-        digest.update(embeddings.data)
-        return embeddings if os.pread(descriptor, HASH_BYTES, size) == digest.digest() else None
+        digest.update(content.data)
+        if os.pread(descriptor, HASH_BYTES, sum(sizes)) != digest.digest():
+            return None
+        parts = zip(torch.split(torch.from_numpy(content), sizes), counts, arrays, strict=True)
+        return [part.view(dtype)[:count].view(shape) for part, count, (shape, dtype) in parts]
 
 
-def _write(split: Split, view: int, path: Path) -> None:
+def _write(split: Split, view: int, path: Path, *, patches: bool) -> None:
     """Write the file block by block; plain writes, since a full disk kills a process that writes to a map."""
     partial = path.with_suffix(".partial")
     digest = xxhash.xxh3_128(path.name.encode())
     try:
         partial.unlink(missing_ok=True)  # of a killed process
         with open(_open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-            for _, block in split.blocks(view):
+            for block in _content(split, view, patches=patches):
                 file.write(block.data)
                 digest.update(block.data)
             file.write(digest.digest())
@@ -183,9 +209,27 @@ def _write(split: Split, view: int, path: Path) -> None:
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            needed, free = 2 * len(split) * split.feature_dim, shutil.disk_usage(path.parent).free
+            needed = sum(math.prod(shape) * dtype.itemsize for shape, dtype in view_arrays(split, patches=patches))
             raise DiskSpaceError(
                 f"The scratch folder '{path.parent}' is full: view {view} takes {format_bytes(needed)}, "
-                f"{format_bytes(free)} are free; free some space, or give another folder with --scratch."
+                f"{format_bytes(shutil.disk_usage(path.parent).free)} are free; free some space, or give another "
+                "folder with --scratch."
             ) from error
         raise
+
+
+def _content(split: Split, view: int, *, patches: bool) -> Iterator[npt.NDArray[Any]]:
+    """Yield the content of a view's file. The scales, a small part of it, are held until the codes are written."""
+    for _, block in split.blocks(view):
+        yield block
+    scales, odd = [], 0
+    for _, codes, scale in split.patch_blocks(view) if patches else ():
+        yield codes
+        scales.append(scale)
+        odd ^= codes.size % 2
+    yield np.zeros(odd, np.int8)
+    yield from scales
+
+
+def _even(size: int) -> int:
+    return size + size % 2

@@ -2,7 +2,7 @@
 
 A replayed view is rendered again from its stored augmentation parameters.
 
-Letters: N samples, B batch, D the teacher's dimension, S side in pixels.
+Letters: N samples, B batch, D the teacher's dimension, S side in pixels; G x G patches of K components, C channels.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from compress_ssl.pipeline.common.device import to_device
+from compress_ssl.pipeline.common.rows import evenly_spaced
 from compress_ssl.pipeline.distill.teacher_views import TeacherView, TeacherViews, ViewSchedule
 from compress_ssl.pipeline.images.parameters import fresh_parameters, resized_parameters
 from compress_ssl.pipeline.images.policies import Policy
@@ -28,6 +29,7 @@ from compress_ssl.storage.parameters import decoded_size
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 FRESH_VIEWS = 2**32  # view number of the first epoch's fresh views: no view of a store has it
+PATCH_SAMPLE = 1000  # images whose patches give a scale
 PREFILL_EPOCHS = 2**32  # epoch number of the first order in which images prefill the banks: no training reaches it
 
 
@@ -44,6 +46,7 @@ class ReplayBatch(NamedTuple):
     pixels: dict[int, Tensor]  # uint8 (B, S, S, 3), by side S
     teacher_embeddings: tuple[Tensor, ...]  # (B, D) float32 of each teacher, as in its store
     rows: Tensor  # (B,) int64 rows of the split
+    teacher_patches: tuple[Tensor | None, ...]  # (B, G * G, K) float32 of each teacher whose patches are learnt
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,17 @@ class Replay:
         with self.teachers[teacher].reading(EVALUATION_VIEW) as view:
             return view.gather(rows, torch.device("cpu")), torch.from_numpy(rows)
 
+    def patch_basis(self, teacher: int) -> tuple[Tensor, Tensor]:
+        """Return the mean (C,) and the basis (K, C) of one teacher's patches; on the CPU."""
+        return self.teachers[teacher].patch_basis
+
+    def patch_sample(self, teacher: int) -> Tensor:
+        """Return patches (n, G * G, K) of some images, evenly spaced, in the first epoch's view; on the CPU."""
+        rows = evenly_spaced(np.flatnonzero(self.split.samples.good), PATCH_SAMPLE)
+        patches = self.teachers[teacher].view_of_epoch(0).gather_patches(rows, torch.device("cpu"))
+        assert patches is not None
+        return patches
+
     def images(self, segments: list[ViewSegment]) -> Iterator[ReplayBatch]:
         """Yield this rank's part of each batch of some segments, with the images."""
         for number, (view, rows) in enumerate(segments):
@@ -158,4 +172,5 @@ class Replay:
                 dict(zip(self.sizes, rendered, strict=True)),
                 tuple(view.gather(chosen, self.renderer.device) for view in views),
                 to_device(torch.from_numpy(chosen), self.renderer.device),
+                tuple(view.gather_patches(chosen, self.renderer.device) for view in views),
             )

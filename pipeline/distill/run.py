@@ -74,10 +74,15 @@ def distill_together(
         run_leases([student.run for student in students]),
         contextlib.ExitStack() as held,
     ):
-        needed = sum(map(bytes_of_views, inputs.splits))
+        of_teachers = list(zip(inputs.splits, inputs.with_patches, inputs.row_of, strict=True))
+        needed = sum(bytes_of_views(split, patches=patches) for split, patches, _ in of_teachers)
         teachers = tuple(
-            held.enter_context(contextlib.closing(TeacherViews(split, inputs.schedule, shared, device, row_of, needed)))
-            for split, row_of in zip(inputs.splits, inputs.row_of, strict=True)
+            held.enter_context(
+                contextlib.closing(
+                    TeacherViews(split, inputs.schedule, shared, device, row_of, needed, patches=patches)
+                )
+            )
+            for split, patches, row_of in of_teachers
         )
         replay = Replay(
             split=inputs.splits[0],

@@ -162,6 +162,16 @@ class DistillSettings(_ObjectiveSettings):
     ] = None
     epochs: Annotated[int, result_option("Passes over the images; epoch e replays view 1 + (e mod V).", ge=1)] = 130
     accumulation: Annotated[int, result_option("Gradient accumulation: micro-batches per step.", ge=1)] = 1
+    patch_loss: Annotated[
+        Literal["kl", "smooth-l1"] | None,
+        result_option(
+            "Also learn the teacher's patches (embed --patches) from the student's feature map: their similarities "
+            "within an image (kl), or their values (smooth-l1). (default: neither)"
+        ),
+    ] = None
+    patch_weight: Annotated[
+        float, result_option("Weight of the loss on patches, which is added to the objective's.", gt=0)
+    ] = 1.0
     learning_rate: LearningRate = 0.01
     schedule: Schedule = "step"
     prefill: Annotated[
@@ -264,6 +274,10 @@ class DistillSettings(_ObjectiveSettings):
             )
         if self.student_view == "replay" and self.policy is not None:
             raise ValueError("--policy applies to fresh views, not to replayed ones; add --student-view fresh.")
+        if self.patch_loss is None and "patch_weight" in self.model_fields_set:
+            raise ValueError("--patch-weight does nothing without --patch-loss; leave it out.")
+        if self.patch_loss is not None and self.student_view == "fresh":
+            raise ValueError("--patch-loss compares positions of one view, and fresh views are others; replay views.")
         if self.student_view == "fresh" and self.views is not None:
             raise ValueError("--views applies to replayed views, not to fresh ones; leave it out.")
         return self

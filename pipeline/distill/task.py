@@ -19,12 +19,14 @@ from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.bingo import check_neighbours
 from compress_ssl.pipeline.distill.objectives.cluster_classification import default_clusters
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective, TeacherEmbeddings
+from compress_ssl.pipeline.distill.objectives.patches import PATCH_OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.teacher_dropping import drop_teachers
 from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, Replay, ReplayBatch
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.images.policies import is_mixed
 from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.pipeline.networks.architectures import build_backbone
+from compress_ssl.pipeline.networks.feature_map import MapHook, find_map_layer
 from compress_ssl.pipeline.networks.network import Network, save_network
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.pipeline.training.distributed import broadcast_state, is_rank0
@@ -87,8 +89,15 @@ class DistillTask(TrainingTask[ReplayBatch]):
             self._objectives[0] if len(teachers) == 1 else MultiTeacher(self._objectives, settings.weights)
         )
         self.modules = nn.ModuleDict({"student": network.module, "objective": self._objective})
+        self._patch_loss: PatchLoss | None = None
+        if settings.patch_loss is not None:
+            layer = find_map_layer(network.module, network.preprocessing.size)
+            bases = [replay.patch_basis(teacher) for teacher in teachers]
+            self._patch_loss = self.modules["patches"] = PatchLoss(settings, layer.channels, bases)
         key_encoders = [each.key_encoder for each in self._objectives if each.key_encoder is not None]
         self.prepare_modules(device, [network.module, *key_encoders])
+        # After the copies of the student were made, which keep no map.
+        self._maps = MapHook(network.module, layer) if self._patch_loss is not None else None
         # The key encoders of all teachers average the same student.
         self._exported = replace(network, module=key_encoders[0]) if settings.export == "key" else network
 
@@ -105,14 +114,25 @@ class DistillTask(TrainingTask[ReplayBatch]):
             as_declared(objective, batch.teacher_embeddings[teacher]).chunk(parts)
             for objective, teacher in self._teachers
         ]
+        found = [batch.teacher_patches[teacher] for _, teacher in self._teachers]
+        patches = [[None] * len(images) if each is None else each.chunk(parts) for each in found]
         return [
-            tuple(Batch(images[part], each[part], rows[part]) for each in embeddings) for part in range(len(images))
+            tuple(
+                Batch(images[part], each[part], rows[part], grid[part])
+                for each, grid in zip(embeddings, patches, strict=True)
+            )
+            for part in range(len(images))
         ]
 
     def loss(self, micro_batch: tuple[Batch, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the objective's loss of a micro-batch, and scalars to log."""
-        loss: tuple[Tensor, dict[str, Tensor]] = self._objective(self._network.module, *micro_batch)
-        return loss
+        """Return the loss of a micro-batch, with that of patches where they are learnt, and scalars to log."""
+        loss: Tensor
+        logged: dict[str, Tensor]
+        loss, logged = self._objective(self._network.module, *micro_batch)
+        if self._patch_loss is None or self._maps is None:
+            return loss, logged
+        patch_loss, more = self._patch_loss(self._maps.take(), *micro_batch)
+        return loss + self.settings.patch_weight * patch_loss, {**logged, **more}
 
     def before_training(self, epoch: int, step: int) -> Mapping[str, float]:
         """Fit objectives to all embeddings of their teacher, and fill the memory banks that checkpoints omit."""
@@ -122,6 +142,10 @@ class DistillTask(TrainingTask[ReplayBatch]):
                 if is_rank0():
                     objective.fit_teacher(self._all_embeddings(objective, teacher))
                 broadcast_state(objective)
+        if self._patch_loss is not None and is_start:
+            for patch_objective, (_, teacher) in zip(self._patch_loss.of_each, self._teachers, strict=True):
+                if patch_objective.needs_fit:
+                    patch_objective.fit_teacher(self._replay.patch_sample(teacher))
         for objective, teacher in self._teachers:
             self._fill_teacher_bank(objective, teacher, epoch, step)
         student_banks = [each.student_bank for each in self._objectives if each.student_bank is not None]
@@ -232,6 +256,34 @@ class MultiTeacher(nn.Module):
 def as_declared(objective: Objective, embeddings: Tensor) -> Tensor:
     """Return a store's embeddings (B, D), L2-normalised if the objective takes them so."""
     return normalize(embeddings, dim=1) if objective.normalise_teacher else embeddings
+
+
+class PatchLoss(nn.Module):
+    """The loss on the patches of one teacher or several: the weighted mean, from one feature map of the student.
+
+    Args:
+        channels: Of the student's map.
+        bases: Mean and basis of each teacher's patches.
+    """
+
+    def __init__(self, settings: DistillSettings, channels: int, bases: Sequence[tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        objectives = []
+        for basis in bases:
+            torch.manual_seed(settings.seed)  # for each teacher as if it were the only one
+            objectives.append(PATCH_OBJECTIVES[str(settings.patch_loss)](channels, *basis))
+        self.of_each: Any = nn.ModuleList(objectives)
+        self.weights = settings.weights
+
+    def forward(self, feature_map: Tensor, *batches: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and as scalars to log it and, with several teachers, each one's, numbered from 1."""
+        loss = feature_map.new_zeros((), dtype=torch.float32)
+        numbered: dict[str, Tensor] = {}
+        for number, (objective, weight, batch) in enumerate(zip(self.of_each, self.weights, batches, strict=True), 1):
+            one = objective(feature_map, batch.teacher_patches)
+            loss = loss + weight * one
+            numbered[f"patch_loss_{number}"] = one.detach()
+        return loss, {"patch_loss": loss.detach()} | (numbered if len(batches) > 1 else {})
 
 
 def build_student(settings: DistillSettings, split: Split, view_size: int) -> Network:

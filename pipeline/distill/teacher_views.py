@@ -7,6 +7,7 @@ the ranks of a machine.
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,13 @@ from torch import Tensor
 from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.common.memory import available_memory, format_bytes
 from compress_ssl.pipeline.common.torchrun import torchrun_env
-from compress_ssl.pipeline.distill.mapped_view import MappedView, make_scratch_folder, scratch_folder, sweep_views
+from compress_ssl.pipeline.distill.mapped_view import (
+    MappedView,
+    make_scratch_folder,
+    scratch_folder,
+    sweep_views,
+    view_arrays,
+)
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.storage import Split
 from compress_ssl.storage.places.parallel import result_of
@@ -50,25 +57,34 @@ class ViewSchedule:
 
 
 class TeacherView(NamedTuple):
-    """One view of a split in memory: N samples, D features, P parameters."""
+    """One view of a split in memory: N samples, D features, P parameters; G x G patches of K components."""
 
     number: int
     embeddings: Tensor  # (N, D) float16, on the device or the CPU
     augmentation: npt.NDArray[np.float32]  # (N, P)
+    patches: list[Tensor]  # in the same memory: codes (N, G * G, K) int8 and scale (N, G * G) float16; or none
     mapped: MappedView | None = None  # the memory map that holds it, if one does
     row_of: npt.NDArray[np.int64] | None = None
     """Row of this split for each row that may be asked for; the same unless given."""
 
     def gather(self, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
         """Return embeddings (len(rows), D) of some rows on the device, in float32."""
+        return self._take(self.embeddings, rows, device).float()
+
+    def gather_patches(self, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor | None:
+        """Return patches (len(rows), G * G, K) of some rows on the device, float32; None if the view has none."""
+        if not self.patches:
+            return None
+        codes, scale = (self._take(each, rows, device) for each in self.patches)
+        return codes * scale.float()[..., None]
+
+    def _take(self, values: Tensor, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
         here = torch.from_numpy(rows if self.row_of is None else self.row_of[rows])
-        if self.embeddings.is_cuda or device.type == "cpu":
-            chosen = self.embeddings[to_device(here, self.embeddings.device)].to(device)
-        else:  # only the batch is pinned, in memory that torch uses again once it is copied
-            shape = (len(here), self.embeddings.shape[1])
-            batch = torch.empty(shape, dtype=self.embeddings.dtype, pin_memory=True)
-            chosen = torch.index_select(self.embeddings, 0, here, out=batch).to(device, non_blocking=True)
-        return chosen.float()
+        if values.is_cuda or device.type == "cpu":
+            return values[to_device(here, values.device)].to(device)
+        # Only the batch is pinned, in memory that torch uses again once it is copied.
+        batch = torch.empty((len(here), *values.shape[1:]), dtype=values.dtype, pin_memory=True)
+        return torch.index_select(values, 0, here, out=batch).to(device, non_blocking=True)
 
     def close(self) -> None:
         """Release the memory map, if the view is in one."""
@@ -87,6 +103,8 @@ class TeacherViews:
         device: torch.device,
         row_of: npt.NDArray[np.int64] | None = None,
         needed: int | None = None,
+        *,
+        patches: bool = False,
     ) -> None:
         """Choose the memory that holds the views.
 
@@ -94,19 +112,22 @@ class TeacherViews:
             row_of (int64 array): For each row that may be asked for, where those are another split's, the row of this
                 split.
             needed: Bytes needed for the views of all teachers, where there are others.
+            patches: Hold the patches of the views of epochs too.
         """
         self.feature_dim = split.feature_dim
         self._split, self._row_of, self._schedule, self._device = split, row_of, schedule, device
+        self._patches = patches
         self._epochs, self._scratch = settings.epochs, scratch_folder(settings.scratch)
-        self.memory = _choose_memory(settings.teacher_memory, needed or bytes_of_views(split), device)
+        self.memory = _choose_memory(settings.teacher_memory, needed or bytes_of_views(split, patches=patches), device)
         where = {
             "device": "the memory of the training device",
             "host": "host memory",
             "mapped": f"a memory map in '{self._scratch}'",
         }[self.memory]
         logger.info(
-            "The teacher's views (%d x %d, %s each) are held in %s, two at a time.",
-            len(split), split.feature_dim, format_bytes(bytes_of_views(split, 1)), where,
+            "The teacher's views (%d x %d%s, %s each) are held in %s, two at a time.",
+            len(split), split.feature_dim, " and patches" * patches,
+            format_bytes(bytes_of_views(split, 1, patches=patches)), where,
         )  # fmt: skip
         if self.memory == "mapped":
             make_scratch_folder(self._scratch)
@@ -114,6 +135,12 @@ class TeacherViews:
         self._pool = ThreadPoolExecutor(1)
         self._views: dict[int, Future[TeacherView]] = {}
         self._waited = 0.0
+
+    @property
+    def patch_basis(self) -> tuple[Tensor, Tensor]:
+        """Mean (C,) and basis (K, C) of the patches; on the CPU."""
+        mean, basis = self._split.patch_basis
+        return torch.from_numpy(mean), torch.from_numpy(basis)
 
     def view_of_epoch(self, epoch: int) -> TeacherView:
         """Wait for the view of this epoch, and start prefetching the next epoch's.
@@ -128,18 +155,18 @@ class TeacherViews:
             self._release(number)
         for number in wanted:
             if number not in self._views:
-                self._views[number] = self._pool.submit(self._read, number)
+                self._views[number] = self._pool.submit(self._read, number, self._patches)
         view = result_of(self._views[wanted[0]])
         self._waited += time.monotonic() - started
         return view
 
     @contextlib.contextmanager
     def reading(self, number: int) -> Iterator[TeacherView]:
-        """Yield any view; it is released afterwards unless an epoch holds it."""
+        """Yield any view, without patches unless an epoch holds it; it is released afterwards unless an epoch does."""
         if number in self._views:
             yield result_of(self._views[number])
             return
-        with contextlib.closing(self._read(number)) as view:
+        with contextlib.closing(self._read(number, False)) as view:
             yield view
 
     def waited(self) -> float:
@@ -158,27 +185,32 @@ class TeacherViews:
         if not future.cancelled() and future.exception() is None:
             future.result().close()
 
-    def _read(self, number: int) -> TeacherView:
-        augmentation = self._split.augmentation(number)
+    def _read(self, number: int, patches: bool) -> TeacherView:
+        split, augmentation = self._split, self._split.augmentation(number)
         if self.memory == "mapped":
-            mapped = MappedView(self._split, number, self._scratch)
-            return TeacherView(number, mapped.embeddings, augmentation, mapped, self._row_of)
-        embeddings = torch.empty(
-            (len(self._split), self._split.feature_dim),
-            dtype=torch.float16,
-            device=self._device if self.memory == "device" else "cpu",
+            mapped = MappedView(split, number, self._scratch, patches=patches)
+            return TeacherView(number, mapped.embeddings, augmentation, mapped.patches, mapped, self._row_of)
+        embeddings, *held = (
+            torch.empty(shape, dtype=dtype, device=self._device if self.memory == "device" else "cpu")
+            for shape, dtype in view_arrays(split, patches=patches)
         )
         if embeddings.is_cuda:
-            for rows, block in self._split.blocks(number):
+            for rows, block in split.blocks(number):
                 embeddings[rows] = torch.from_numpy(block).to(embeddings.device)
+            for rows, *parts in split.patch_blocks(number) if patches else ():
+                for values, part in zip(held, parts, strict=True):
+                    values[rows] = torch.from_numpy(part).to(embeddings.device)
         else:
-            self._split.view(number, embeddings.numpy())
-        return TeacherView(number, embeddings, augmentation, row_of=self._row_of)
+            split.view(number, embeddings.numpy())
+            if patches:
+                codes, scale = held
+                split.patch_view(number, (codes.numpy(), scale.numpy()))
+        return TeacherView(number, embeddings, augmentation, held, row_of=self._row_of)
 
 
-def bytes_of_views(split: Split, count: int = 2) -> int:
+def bytes_of_views(split: Split, count: int = 2, *, patches: bool = False) -> int:
     """Return the bytes of so many views of a split: the one in use and the next."""
-    return count * 2 * len(split) * split.feature_dim
+    return count * sum(math.prod(shape) * dtype.itemsize for shape, dtype in view_arrays(split, patches=patches))
 
 
 def _choose_memory(asked: str, needed: int, device: torch.device) -> str:

@@ -2,7 +2,8 @@
 
 A block is the unit that any process can compute: it needs the open store, the images and the network.
 
-Letters: R rows of the block, V views asked for, P parameters, D features, B batch, S side in pixels.
+Letters: R rows of the block, V views asked for, P parameters, D features, B batch, S side in pixels; G side of the grid
+of patches, K components of a patch.
 """
 
 from collections import deque
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from compress_ssl.pipeline.common.settings import Precision
-from compress_ssl.pipeline.embed.embedder import Embedder, HostRows, embed_images
+from compress_ssl.pipeline.embed.embedder import Embedder, HostRows, embed_images, embed_with_map
+from compress_ssl.pipeline.embed.patch_projection import PatchProjection
 from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.mixing import draw_view
@@ -24,6 +26,7 @@ from compress_ssl.pipeline.images.parameters import draw_parameters
 from compress_ssl.pipeline.images.rendering import RenderJob, render_batches
 from compress_ssl.pipeline.images.sources.source import ImageSource
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan
+from compress_ssl.storage.patches import Patches, quantise
 from compress_ssl.storage.places.parallel import map_threads
 from compress_ssl.storage.schema import EVALUATION_VIEW
 from compress_ssl.storage.writer import StoreWriter
@@ -56,6 +59,7 @@ class EmbeddedView(NamedTuple):
 
     embeddings: npt.NDArray[np.float32]  # (R, D); NaN in the rows of bad images
     augmentation: npt.NDArray[np.float32]  # (R, P)
+    patches: Patches | None  # codes (R, G * G, K) and scale (R, G * G)
 
 
 class ComputeInfo(NamedTuple):
@@ -102,12 +106,18 @@ def embed_blocks(
     for (name, views), alike in groupby(blocks, key=lambda block: (block.split, block.views)):
         split, source = store[name], sources[name]
         works = (_Work.of(block, split, source) for block in alike)
+        projection = PatchProjection.of(split, embedder.renderer.device)
         embedded: dict[int, EmbeddedView] = {}
-        for work, batch, computed in _taken_later(_compute(embedder, works, on_pixels), embedder.renderer.device):
+        for work, batch, computed in _taken_later(
+            _compute(embedder, works, projection, on_pixels), embedder.renderer.device
+        ):
             if batch.start == 0:
-                embedded = {view: work.empty(view, split.feature_dim) for view in views}
-            for view, rows in zip(views, computed, strict=False):  # none for a block without a good image
+                embedded = {view: work.empty(view, split) for view in views}
+            for view, (rows, patches) in zip(views, computed, strict=False):  # none for a block without a good image
                 embedded[view].embeddings[work.good[batch]] = rows.get()
+                if (held := embedded[view].patches) is not None and patches is not None:
+                    codes, scale = held
+                    codes[work.good[batch]], scale[work.good[batch]] = quantise(patches.get())
                 advance(len(rows.rows))
             if batch.stop == len(work.good):
                 yield work.block, embedded
@@ -121,6 +131,7 @@ class _Work(NamedTuple):
     good: npt.NDArray[np.intp]  # rows of good images within the block
     parameters: dict[int, npt.NDArray[np.float32]]  # (R, P) by view
     job: RenderJob  # of the good images
+    patch_views: tuple[int, ...]  # views with patches
 
     @classmethod
     def of(cls, block: Block, split: Split, source: ImageSource) -> Self:
@@ -128,11 +139,14 @@ class _Work(NamedTuple):
         good = np.flatnonzero(samples.good[rows])
         drawn = {view: draw_view(split, view, np.arange(rows.start, rows.stop)) for view in block.views}
         job = render_job(split, source, rows.start + good, {view: drawn[view][good] for view in block.views})
-        return cls(block, rows.start, good, drawn, job)
+        return cls(block, rows.start, good, drawn, job, split.patches.views if split.patches else ())
 
-    def empty(self, view: int, feature_dim: int) -> EmbeddedView:
-        parameters = self.parameters[view]
-        return EmbeddedView(np.full((len(parameters), feature_dim), np.nan, np.float32), parameters)
+    def empty(self, view: int, split: Split) -> EmbeddedView:
+        parameters, patches = self.parameters[view], None
+        if split.patches and view in self.patch_views:
+            shape = (len(parameters), split.patches.positions, split.patches.components)
+            patches = np.zeros(shape, np.int8), np.full(shape[:2], np.nan, np.float16)
+        return EmbeddedView(np.full((len(parameters), split.feature_dim), np.nan, np.float32), parameters, patches)
 
 
 def render_job(
@@ -159,11 +173,13 @@ def render_job(
     )
 
 
-Computed = tuple[_Work, slice, list[HostRows]]
-"""A batch of a block's good images, and its embeddings by view."""
+Computed = tuple[_Work, slice, list[tuple[HostRows, HostRows | None]]]
+"""A batch of a block's good images, and by view its embeddings, and its patches (B, G * G, K) if the view has some."""
 
 
-def _compute(embedder: Embedder, works: Iterable[_Work], on_pixels: OnPixels | None) -> Iterator[Computed]:
+def _compute(
+    embedder: Embedder, works: Iterable[_Work], projection: PatchProjection | None, on_pixels: OnPixels | None
+) -> Iterator[Computed]:
     """Render and embed blocks of the same split and views, batch by batch."""
     works, ahead = tee(works)
     size = embedder.batch_size
@@ -176,8 +192,22 @@ def _compute(embedder: Embedder, works: Iterable[_Work], on_pixels: OnPixels | N
                 for view, images in zip(work.block.views, pixels, strict=False):
                     for row, image in zip(work.good[rows], images, strict=True):
                         on_pixels(work.block.split, view, work.first + int(row), image)
-            yield work, rows, [embed_images(embedder, images) for images in pixels]
+            yield (
+                work,
+                rows,
+                [
+                    _embed(embedder, images, projection if view in work.patch_views else None)
+                    for view, images in zip(work.block.views, pixels, strict=False)
+                ],
+            )
     next(rendered, None)  # to its end, so that the renderer can use its pipeline again
+
+
+def _embed(embedder: Embedder, images: Tensor, projection: PatchProjection | None) -> tuple[HostRows, HostRows | None]:
+    if projection is None:
+        return embed_images(embedder, images), None
+    embeddings, feature_map = embed_with_map(embedder, images)
+    return embeddings, HostRows.of(projection(feature_map))
 
 
 def _taken_later(batches: Iterator[Computed], device: torch.device) -> Iterator[Computed]:
@@ -191,9 +221,12 @@ def _taken_later(batches: Iterator[Computed], device: torch.device) -> Iterator[
 
 
 def write_views(writer: StoreWriter, block: Block, embedded: dict[int, EmbeddedView]) -> None:
-    """Write a block's views, each with its commit record, some side by side."""
+    """Write a block's views and their patches, each with its commit record, some side by side."""
 
     def write(view: int) -> None:
-        writer.write_block(block.split, block.number, view, *embedded[view])
+        embeddings, augmentation, patches = embedded[view]
+        writer.write_block(block.split, block.number, view, embeddings, augmentation)
+        if patches is not None:
+            writer.write_patches(block.split, block.number, view, *patches)
 
     list(map_threads(write, embedded, threads=WRITES_AT_ONCE))

@@ -1,6 +1,6 @@
 """The network of a process as it embeds: loaded once, its weights cast once, compiled if asked for.
 
-Letters: B batch, S side in pixels, D features.
+Letters: B batch, S side in pixels, D features; C channels and H side of the feature map.
 """
 
 import copy
@@ -22,6 +22,7 @@ from compress_ssl.pipeline.embed.settings import EmbedSettings
 from compress_ssl.pipeline.embed.verify.settings import VerifySettings
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer
+from compress_ssl.pipeline.networks.feature_map import MapHook, find_map_layer
 from compress_ssl.pipeline.networks.network import Network, load_network
 
 CAST_ONCE = (nn.Conv2d, nn.Linear)
@@ -42,6 +43,7 @@ class Embedder(NamedTuple):
     normalise: bool = False  # true if embeddings are L2-normalised
     features: Callable[[Tensor], Tensor] | None = None
     """``network.features`` with the weights in ``precision``, compiled if asked for; None for those of the network."""
+    maps: MapHook | None = None  # of ``features``, where patches are asked for
 
 
 class HostRows(NamedTuple):
@@ -79,12 +81,16 @@ def load_embedder(
     network = load_network(teacher, settings.seed, pool)
     network.module.eval().to(device).to(memory_format=torch.channels_last)
     precision = choose_precision(precision, device)
-    features = cast_weights(network, precision).features
+    cast = cast_weights(network, precision)
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
-    embedder = Embedder(network, renderer, settings.batch_size, precision, normalise, features)
-    if isinstance(settings, EmbedSettings) and settings.compile:
-        embedder = embedder._replace(features=torch.compile(features))
-        _compile_now(embedder, settings.size or network.preprocessing.size)
+    embedder = Embedder(network, renderer, settings.batch_size, precision, normalise, cast.features)
+    if isinstance(settings, EmbedSettings):
+        size = settings.size or network.preprocessing.size
+        if settings.patches is not None:
+            embedder = embedder._replace(maps=MapHook(cast.module, find_map_layer(network.module, size)))
+        if settings.compile:
+            embedder = embedder._replace(features=torch.compile(cast.features))
+            _compile_now(embedder, size)
     return embedder
 
 
@@ -130,3 +136,9 @@ def embed_images(embedder: Embedder, pixels: Tensor) -> HostRows:
     if embedder.normalise:
         features = normalize(features, dim=1, eps=torch.finfo(torch.float32).tiny)
     return HostRows.of(features)
+
+
+def embed_with_map(embedder: Embedder, pixels: Tensor) -> tuple[HostRows, Tensor]:
+    """Compute the embeddings as ``embed_images``, and the map (B, C, H, H) of the same pass, on the device."""
+    assert embedder.maps is not None
+    return embed_images(embedder, pixels), embedder.maps.take()

@@ -148,7 +148,8 @@ def compare_with_live_teacher(plan: EmbedPlan, measured: WarmUp, work_seconds: f
     """Return when the store pays off: embedding + e * reading < e * live teacher, in e epochs on the largest split."""
     split = max(plan.splits.values(), key=lambda each: len(each.samples))
     live = float(split.samples.good.sum()) * measured.forward_seconds
-    reading = 2 * len(split.samples) * split.feature_dim / measured.read_bytes_per_second
+    patches = split.patches.positions * (split.patches.components + 2) if split.patches else 0  # codes and scales
+    reading = len(split.samples) * (2 * split.feature_dim + patches) / measured.read_bytes_per_second
     return {
         "live_teacher_seconds_per_epoch": live,
         "reading_seconds_per_epoch": reading,

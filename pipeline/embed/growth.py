@@ -23,7 +23,7 @@ from compress_ssl.storage.tools.identity import check_same
 def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSettings:
     """Return the settings with those that were not given taken from a store: its splits, views, teacher's precision.
 
-    The views of a store that is growing are those that it will have.
+    The views of a store that is growing are those that it will have. New views get patches if all others have them.
 
     Raises:
         InputError: If random views are to be added to a store of the ten crops, and no policy is given.
@@ -47,6 +47,11 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
         "normalise": teacher.get("normalised", False),
         "pool": teacher.get("pool", "own"),
     }
+    with_patches = [(split, split.patches) for split in splits.values() if split.patches]
+    for _, patches in with_patches:
+        stored |= {"patches": patches.components, "patch_grid": patches.grid}
+    if any(len(patches.views) < len(split.views) for split, patches in with_patches):
+        stored["patch_views"] = max(len(patches.views) - 1 for _, patches in with_patches)
     last = next((of_split[-1] for of_split in views.values() if len(of_split) > 1), None)
     if last is not None:
         if last["policy"]["name"] != TEN_CROP:
@@ -100,6 +105,9 @@ def grow(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
         wanted = {key: now[key] for key in ("size", "policy", "interpolation", "scaled decoding")}
         if settings.block_rows is not None:
             wanted["block_rows"] = settings.block_rows
+        if planned.patches:  # the grid and the components are the store's
+            found["channels of the map"] = split.patches and split.patches.channels
+            wanted["channels of the map"] = planned.patches.channels
         if last["seed"] is not None and len(split.views) > 1:
             wanted["seed"] = settings.seed
         check_same(split.path, found, wanted)
@@ -181,7 +189,8 @@ def _growth(split: Split, plan: EmbedPlan, settings: EmbedSettings, *, growing: 
                 "Images and mixed views cannot be added at once; append the images with --add-images first, then add "
                 "the views with --add-views."
             )
-    return SplitGrowth(views, samples)
+    with_patches = planned.patches.views if planned.patches else ()
+    return SplitGrowth(views, samples, tuple(view for view in with_patches if view >= len(split.views)))
 
 
 def _more_canaries(

@@ -154,9 +154,13 @@ def _write_block(run: RunInfo, lease: Lease | None, sources: Sources, block: Blo
     with _naming_this_host(run):
         with COMPUTE_LOCK:
             embedder, writer = embedder_of(run), writer_of(run, lease)
-            split = writer.store[block.split].path
+            split = writer.store[block.split]
             # A task runs again if its worker is lost before it has reported the result.
-            missing = tuple(view for view in block.views if not is_committed(split, str(view), block.number))
+            missing = tuple(
+                view
+                for view in block.views
+                if not all(is_committed(split.path, unit, block.number) for unit in split.units_of(view))
+            )
             if not missing:
                 return
             alone = [block._replace(views=missing)]

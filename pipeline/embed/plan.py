@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from compress_ssl.pipeline.common.device import library_versions, prepare_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.embed.block import Block, ComputeInfo
-from compress_ssl.pipeline.embed.settings import EmbedSettings, Part
+from compress_ssl.pipeline.embed.settings import PATCH_GRID, EmbedSettings, Part
 from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_set
 from compress_ssl.pipeline.images.decode import DECODING
 from compress_ssl.pipeline.images.index import ImageIndex
@@ -22,13 +23,14 @@ from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop, is_
 from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, TRIAL_VIEWS, fastest_renderer
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, decoding_of
 from compress_ssl.pipeline.images.stored_views import renderer_of
+from compress_ssl.pipeline.networks.feature_map import find_map_layer, grid_side
 from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.pooling import forward_pool
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.parameters import COLUMNS, DENOMINATORS, MIX_COLUMNS, SHRINK, decoded_size
-from compress_ssl.storage.schema import EVALUATION_VIEW, default_block_rows
+from compress_ssl.storage.schema import EVALUATION_VIEW, PatchPlan, default_block_rows
 from compress_ssl.storage.tools.growth import samples_to_append
 from compress_ssl.storage.tools.identity import check_same, check_same_samples
 from compress_ssl.storage.writer import StoreWriter
@@ -77,17 +79,22 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
     random_view: dict[str, Any] = {"policy": policy, "seed": settings.seed}
     if isinstance(settings.policy, TenCrop):
         random_view = {"policy": policy | resized, "seed": None}
+    patches = plan_patches(settings, network, size)
+    values = patches.positions * patches.components if patches else 0
+    most = sys.maxsize if settings.patch_views is None else settings.patch_views
     indexes, splits = {}, {}
     for source in settings.split:
         index = indexes[source.name] = by_folder[source.folder]
+        count, views = len(index.samples), settings.views_of(source)
         seen = look | ({"decoding": DECODING} if index.decoding_matters else {})
         splits[source.name] = SplitPlan(
             samples=index.samples,
             folder=source.folder,
-            views=[evaluation | seen, *[random_view | seen] * settings.views_of(source)],
-            columns=COLUMNS + MIX_COLUMNS if is_mixed(random_view) and settings.views_of(source) else COLUMNS,
+            views=[evaluation | seen, *[random_view | seen] * views],
+            columns=COLUMNS + MIX_COLUMNS if is_mixed(random_view) and views else COLUMNS,
             feature_dim=network.feature_dim,
-            block_rows=settings.block_rows or default_block_rows(len(index.samples), network.feature_dim),
+            block_rows=settings.block_rows or default_block_rows(count, network.feature_dim, values),
+            patches=patches and replace(patches, views=tuple(range(1 + min(views, most)))),
         )
     attributes = {
         "teacher": {
@@ -123,6 +130,36 @@ def warn_of_choices(network: Network, squash: bool) -> None:
     if squash != network.preprocessing.squash:
         ours, theirs = ("squashed to a square", "with their aspect ratio")[:: 1 if squash else -1]
         logger.warning("View 0 shows images %s; by its own preprocessing %s sees them %s.", ours, network.name, theirs)
+
+
+def plan_patches(settings: EmbedSettings, network: Network, size: int) -> PatchPlan | None:
+    """Return the patches that the settings ask for, of no view and not fitted: their basis is the first K channels.
+
+    Args:
+        size: Side of the views, in pixels.
+
+    Raises:
+        InputError: If the network has no such map.
+    """
+    if settings.patches is None:
+        return None
+    layer = find_map_layer(network.module, size)
+    grid = grid_side(layer, settings.patch_grid, PATCH_GRID)
+    if settings.patches > layer.channels:
+        raise InputError(
+            f"--patches {settings.patches} is more than the {layer.channels} channels of the map; lower it."
+        )
+    return PatchPlan(
+        grid=grid,
+        components=settings.patches,
+        channels=layer.channels,
+        views=(),
+        explained_variance=0.0,
+        fitted_on=0,
+        reconstruction_cosine=0.0,
+        mean=np.zeros(layer.channels, np.float32),
+        basis=np.eye(settings.patches, layer.channels, dtype=np.float32),
+    )
 
 
 def with_renderer(settings: EmbedSettings, store: EmbeddingStore | None, progress: Progress) -> EmbedSettings:
@@ -235,6 +272,11 @@ def check_teacher_and_renderer(store: EmbeddingStore, plan: EmbedPlan) -> None:
 def _layout(split: Split | SplitPlan) -> dict[str, Any]:
     """Return a split's layout by names that a user knows from the options."""
     layout: dict[str, Any] = {"views": len(split.views) - 1, "block_rows": split.block_rows}
+    patches = split.patches
+    layout["patches"] = patches and patches.components
+    if patches:
+        layout |= {"patch_grid": patches.grid, "channels of the map": patches.channels}
+        layout["views with patches"] = patches.views
     for number, view in enumerate(split.views):
         layout |= {f"the {key} of view {number}": value for key, value in as_named(view).items()}
     layout["augmentation columns"] = split.columns

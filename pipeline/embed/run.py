@@ -15,6 +15,7 @@ from compress_ssl.pipeline.embed.checks.canaries import check_all_canaries, pixe
 from compress_ssl.pipeline.embed.checks.collapse import warn_if_collapsed
 from compress_ssl.pipeline.embed.checks.precision import measure_precision
 from compress_ssl.pipeline.embed.executor import Executor, InProcess
+from compress_ssl.pipeline.embed.fit_patches import fit_patches, with_patches
 from compress_ssl.pipeline.embed.growth import grow, settings_of_store
 from compress_ssl.pipeline.embed.plan import (
     EmbedPlan,
@@ -156,8 +157,9 @@ def _create(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> Non
     _check_disk_space(settings.store, samples.plus(views), advice, freed=old)
     canaries = executor.call(plan_canaries, plan)
     precision = executor.call(measure_precision, plan, executor.progress)
+    patches = executor.call(fit_patches, plan, executor.progress)
     attributes = {**plan.attributes, "canaries": canaries, **precision}
-    create_store(settings.store, attributes, plan.splits, overwrite=settings.overwrite)
+    create_store(settings.store, attributes, with_patches(plan.splits, patches), overwrite=settings.overwrite)
     pixel_hash_file(settings.store).unlink(missing_ok=True)
 
 

@@ -27,7 +27,10 @@ from compress_ssl.pipeline.images.policies import (
     StoredPolicySetting,
     TenCrop,
 )
+from compress_ssl.storage.attributes import MAX_GRID
 from compress_ssl.storage.places.names import first_outside
+
+PATCH_GRID = 7  # as most CNNs' map of 224 pixels
 
 
 class SplitSource(Settings):
@@ -168,6 +171,23 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
         Annotated[Part, BeforeValidator(_parse_part, json_schema_input_type=str)] | None,
         runtime_option("I/N: embed only every N-th block, from the I-th on; 'store merge' joins stores of N machines."),
     ] = None
+    patches: Annotated[
+        int | None,
+        result_option(
+            "Write the teacher's patches too: its last feature map, pooled to a grid and projected to K principal "
+            "components, in 8 bits.",
+            ge=1,
+        ),
+    ] = None
+    patch_grid: Annotated[
+        int | None,
+        result_option(
+            f"Side of the patches' grid, at most the map's (default: {PATCH_GRID}, or the map's).", ge=1, le=MAX_GRID
+        ),
+    ] = None
+    patch_views: Annotated[
+        int | None, result_option("Write patches of view 0 and the first N random views (default: all).", ge=0)
+    ] = None
     add_views: Annotated[
         int | None,
         result_option(
@@ -200,6 +220,12 @@ class EmbedSettings(OutputSettings, ImageSelection, ViewGeometry, DaskSettings):
                 raise ValueError(f"{how} takes the views that the store has; leave --views and NAME:VIEWS out.")
             if "policy" in given and (not self.add_views or isinstance(self.policy, TenCrop)):
                 raise ValueError(f"--policy with {how} must be one of random views to be added; leave it out.")
+            if {"patches", "patch_grid", "patch_views"} & given:
+                raise ValueError(f"{how} writes patches as the store has them; leave --patches and the like out.")
+        elif self.patches is None and not (self.patch_grid is None and self.patch_views is None):
+            raise ValueError("--patch-grid and --patch-views do nothing without --patches; give it, or leave them out.")
+        if self.patch_views is not None and self.patch_views > (most := max(map(self.views_of, self.split))):
+            raise ValueError(f"--patch-views {self.patch_views} is more than the {most} random views; lower it.")
         if isinstance(self.policy, TenCrop) and {self.views_of(source) for source in self.split} - {0, CROPS}:
             raise ValueError(f"--policy {TEN_CROP} is {CROPS} views; give --views {CROPS}.")
         if self.renderer == "auto" and (self.uses_dask or self.part):

@@ -23,6 +23,8 @@ class Batch(NamedTuple):
     """(B, D) float32, without gradient; L2-normalised, unless the objective's ``normalise_teacher`` is False."""
     rows: Tensor | None = None
     """(B,) int64, each image's row in the split; only objectives that keep something per image need them."""
+    teacher_patches: Tensor | None = None
+    """(B, G * G, K) float32, for a ``PatchObjective`` beside the objective, which does not look at them."""
 
     def require_rows(self) -> Tensor:
         """Return the rows; raise InputError if there are none."""

@@ -176,7 +176,7 @@ def test_reference_that_leads_nowhere_is_one_sentence() -> None:
     for reference, sentence in [
         (
             "nowhere/run",
-            "'nowhere/run' is not a run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME, random/NAME",
+            "'nowhere/run' is not a run's folder, a checkpoint file, NAME:PATH, torchvision/NAME, timm/NAME",
         ),
         ("resnet18", "needs weights; give torchvision/resnet18 for trained ones, random/resnet18 for"),
         ("random/resnet19", "There is no architecture 'resnet19'. Did you mean 'resnet18"),

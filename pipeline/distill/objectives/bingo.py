@@ -10,7 +10,7 @@ inter-sample term is the mean over all members, which is its expectation, with t
 the bags were found as well. It also has the student see the member, and CutMix of both images, which takes other images
 than the store's views. The teacher's embedding is the store's, without the projection that the paper's teachers keep.
 
-Letters: B batch, K neighbours, N rows of the split, D the teacher's dimension, Q rows of the queue.
+Letters: B batch, K neighbours, N rows of the split, D the teacher's dimension.
 """
 
 from typing import Annotated, ClassVar
@@ -48,9 +48,7 @@ class BINGO(TeacherBankObjective):
     in_teacher_space = True
     mixable = False  # the bag is that of view 0
     refit_on_resume: ClassVar[bool] = True
-    bags: (
-        Tensor  # (N, K) int64, the rows in each row's bag; -1 before ``fit_teacher``, and for images that are not good
-    )
+    bags: Tensor  # (N, K) int64, the rows in the bag of each row; -1 for bad images, and before ``fit_teacher``
     members: Tensor  # (N, D) float16, the teacher's embeddings of view 0; not checkpointed
 
     def __init__(

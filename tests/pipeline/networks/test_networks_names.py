@@ -1,6 +1,6 @@
 """Weights by the names of other projects: each names a network of timm or torchvision that is known, and must give it.
 
-The names were compared with real modules of transformers 5.24.0 and efficientnet_pytorch 0.7.1; here they are made from
+The names of Hugging Face were compared with real modules of transformers 5.24.0; here they are made from
 timm's own, by the rules of those projects.
 """
 

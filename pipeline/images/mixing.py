@@ -2,7 +2,7 @@
 
 The second image is another row of the split, in geometry and colour of its own parameters of the same view. Inside a
 box, given in 256ths of the view's side, the pixels are the mean of both images, weighted in 256ths. Mixup's box is the
-whole view (Zhang et al. 2018, equation 1, at alpha = 1, where the share of the first image is uniform). CutMix's first
+whole view (Zhang et al. 2018, section 1, at alpha = 1, where the share of the first image is uniform). CutMix's first
 image has no share in its box (Yun et al. 2019, equations 1 and 2; clovaai/CutMix-PyTorch, ``rand_bbox`` in train.py at
 5ee7b8d4d953, for a view of 256 pixels). Teachers' outputs of such views were first stored by Faghri et al. 2023
 (apple/ml-dr, ``dr/transforms.py`` at a21113c779, with the same alpha).

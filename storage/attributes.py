@@ -28,6 +28,9 @@ MAX_GRID, MAX_CHANNELS = 2**7, 2**16  # of patches
 
 OTHERWISE = "restore it from a copy, or embed again"
 
+MIXING = frozenset({"mixup", "cutmix"})
+"""Keys of a policy whose views are mixed: the probabilities of both."""
+
 Count = Annotated[int, Field(ge=0, lt=SIZE_LIMIT)]
 Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 
@@ -154,3 +157,8 @@ def split_attributes(place: Place, values: Mapping[str, Any]) -> Attributes:
     """Return the attributes of a split. Raises as ``root_attributes``."""
     check_value(f"{place}/zarr.json", values, _Split, otherwise=OTHERWISE)
     return Attributes.of(f"{place}/zarr.json", values)
+
+
+def is_mixed(view: Mapping[str, Any]) -> bool:
+    """Return whether images of a view, as a store describes it, are mixed."""
+    return bool(MIXING & (view.get("policy") or {}).keys())

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compress_ssl.storage.attributes import is_mixed
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.schema import Status
 from compress_ssl.storage.values import Fault
@@ -115,7 +116,7 @@ def _ranges(
 
 
 def _mix_ranges(value: Mapping[str, npt.NDArray[np.float32]], rows: int) -> dict[str, tuple[Bound, Bound]]:
-    """Return the least and the greatest value of each of ``MIX_COLUMNS`` in a split of so many rows."""
+    """Return the least and the greatest value of each of ``MIX_COLUMNS``, for second images among so many rows."""
     return {
         "mix_row": (-1, rows - 1),
         "mix_share": (0, MIX_UNIT),
@@ -149,7 +150,9 @@ def impossible(
     for start in range(0, len(parameters), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         decoded = decoded_size(image_size[rows], description).astype(np.int64)
-        fault = _impossible(parameters[rows], status[rows], decoded, size, resize, squash, all_good)
+        fault = _impossible(
+            parameters[rows], status[rows], decoded, size, resize, squash, is_mixed(description), all_good
+        )
         if fault is not None:
             return start + fault[0], fault[1]
     return None
@@ -162,6 +165,7 @@ def _impossible(
     size: int,
     resize: int,
     squash: bool,
+    mixes: bool,
     all_good: npt.NDArray[np.bool_] | None,
 ) -> Fault:
     columns = COLUMN if all_good is None else COLUMN | MIX_COLUMN
@@ -169,7 +173,7 @@ def _impossible(
     with np.errstate(invalid="ignore"):
         ranges = _ranges(value, image_size, size, resize, squash)
         if all_good is not None:
-            ranges |= _mix_ranges(value, len(all_good))
+            ranges |= _mix_ranges(value, len(all_good) if mixes else 0)
         for name, (least, greatest) in ranges.items():
             fits = (value[name] >= least) & (value[name] <= greatest)
             if name not in FRACTIONS:

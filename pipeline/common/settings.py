@@ -181,7 +181,7 @@ class ViewGeometry(Settings):
         bool | None,
         result_option(
             "Resize both sides before the evaluation view's centre crop, so that the image is distorted to a square, "
-            "as SigLIP is evaluated (default: as the network's authors do)."
+            "as SigLIP is evaluated (default: the network's)."
         ),
     ] = None
 

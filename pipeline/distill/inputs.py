@@ -9,6 +9,7 @@ crop, resized), interpolation, mean and standard deviation; so may the renderer,
 Letters: N rows of the first split, T teachers.
 """
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ from compress_ssl.pipeline.training.run_folder import check_run_folder
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
 from compress_ssl.storage.errors import StoreIncompleteError
 from compress_ssl.storage.parameters import COLUMNS, MIX_COLUMN, SHRINK
-from compress_ssl.storage.schema import EVALUATION_VIEW
+from compress_ssl.storage.schema import BASIS_UNIT, EVALUATION_VIEW
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class DistillInputs:
     heads: dict[str, ProjectionHead]  # the teachers' projection heads, by reference
 
     def projection_heads(self, student: DistillSettings) -> list[nn.Module]:
-        """Return the projection heads of a student's teachers, in the order of its stores."""
-        return [self.heads[reference].layers for reference in student.teacher_head]
+        """Return copies of the projection heads of a student's teachers, in the order of its stores."""
+        return [copy.deepcopy(self.heads[reference].layers) for reference in student.teacher_head]
 
     def teachers(self, student: DistillSettings) -> list[int]:
         """Return the numbers of a student's teachers, in the order of its stores."""
@@ -70,6 +71,7 @@ class DistillInputs:
                 "teacher": store.attributes["teacher"],
                 "data_set": store.attributes["data_set"],
                 "views": store[student.split].views,
+                **(_patch_record(store[student.split]) if student.patch_loss else {}),
             }
             for store in map(self.stores.__getitem__, student.stores)
         )
@@ -77,6 +79,13 @@ class DistillInputs:
         if student.teacher_head:
             record["teacher_head"] = [self.heads[reference].identity for reference in student.teacher_head]
         return record | ({"renderer": renderer_of(self.stores[student.store])} if student.renderer == "auto" else {})
+
+
+def _patch_record(split: Split) -> dict[str, Any]:
+    """Return what decides the meaning of a split's patches: their grid, and the hashes of their basis."""
+    basis = split.committed(BASIS_UNIT)[0]
+    grid = split.patches and split.patches.grid
+    return {"patches": {"grid": grid, **{key: part["xxh3_64"] for key, part in basis.items()}}}
 
 
 def open_inputs(students: Sequence[DistillSettings], device: torch.device, progress: Progress) -> DistillInputs:
@@ -192,11 +201,15 @@ def check_patches(split: Split, views: Iterable[int]) -> None:
             f"'{split.path.parent}' has no patches, and --patch-loss learns them; embed it with --patches, or leave "
             "the option out."
         )
-    with_patches = split.patches.views
-    if lacking := sorted(set(views).difference(with_patches)):
+    replayed, with_patches = sorted(views), split.patches.views
+    if lacking := sorted(set(replayed).difference(with_patches)):
+        first = replayed.index(lacking[0])  # so many views before it have patches
+        advice = (
+            f"train on those with --views {first}, or leave" if first else "embed with more --patch-views, or leave"
+        )
         raise InputError(
-            f"View {lacking[0]} of '{split.path.parent}' is replayed, and has no patches; those of the first "
-            f"{len(with_patches) - 1} random views are there: train on them with --views, or leave --patch-loss out."
+            f"View {lacking[0]} of '{split.path.parent}' is replayed, and has no patches, which are of the views "
+            f"{', '.join(map(str, with_patches))}; {advice} --patch-loss out."
         )
     if missing := sorted(set(views).difference(split.complete_patch_views)):
         raise StoreIncompleteError(

@@ -15,15 +15,13 @@ from torch.nn.functional import normalize
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
+from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher, PatchLoss
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.bingo import check_neighbours
 from compress_ssl.pipeline.distill.objectives.cluster_classification import default_clusters
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective, TeacherEmbeddings
-from compress_ssl.pipeline.distill.objectives.patches import PATCH_OBJECTIVES
-from compress_ssl.pipeline.distill.objectives.teacher_dropping import drop_teachers
 from compress_ssl.pipeline.distill.replay import PREFILL_EPOCHS, Replay, ReplayBatch
 from compress_ssl.pipeline.distill.settings import DistillSettings
-from compress_ssl.pipeline.images.policies import is_mixed
 from compress_ssl.pipeline.images.rendering import interpolation_of
 from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.feature_map import MapHook, find_map_layer
@@ -33,6 +31,7 @@ from compress_ssl.pipeline.training.distributed import broadcast_state, is_rank0
 from compress_ssl.pipeline.training.schedule import seed_step
 from compress_ssl.pipeline.training.task import ScoreFunction, TrainingTask
 from compress_ssl.storage import Split
+from compress_ssl.storage.attributes import is_mixed
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
 logger = logging.getLogger(__name__)
@@ -93,7 +92,9 @@ class DistillTask(TrainingTask[ReplayBatch]):
         if settings.patch_loss is not None:
             layer = find_map_layer(network.module, network.preprocessing.size)
             bases = [replay.patch_basis(teacher) for teacher in teachers]
-            self._patch_loss = self.modules["patches"] = PatchLoss(settings, layer.channels, bases)
+            self._patch_loss = self.modules["patches"] = PatchLoss(
+                settings.patch_loss, layer.channels, bases, settings.weights, settings.seed
+            )
         key_encoders = [each.key_encoder for each in self._objectives if each.key_encoder is not None]
         self.prepare_modules(device, [network.module, *key_encoders])
         # After the copies of the student were made, which keep no map.
@@ -206,86 +207,6 @@ class DistillTask(TrainingTask[ReplayBatch]):
             bank.enqueue(objective.transform_teacher(as_declared(objective, embeddings)), rows)
 
 
-class MultiTeacher(nn.Module):
-    """Several teachers of one student: the weighted mean of one objective's losses against each of them.
-
-    Each teacher has an objective of its own, with its banks, head and clusters. The student runs once per step, and all
-    objectives get its features; the key encoder of CompRess-2q runs once per teacher. In training,
-    with ``teacher_dropping``, the mean is over the kept pairs of image and teacher (``drop_teachers``).
-
-    Args:
-        weights: They add up to one.
-    """
-
-    def __init__(self, objectives: Sequence[Objective], weights: Sequence[float]) -> None:
-        super().__init__()
-        self.of_each: Any = nn.ModuleList(objectives)
-        self.weights = tuple(weights)
-
-    def forward(self, student: nn.Module, *batches: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted mean, and each objective's loss and scalars to log, numbered from 1.
-
-        Args:
-            batches: One per teacher, of the same images.
-        """
-        features: Tensor = self.of_each[0].encode(student, batches[0].images)
-        dropping = self.of_each[0].teacher_dropping if self.training else 0
-        losses: list[Tensor] = []
-        logged: dict[str, Tensor] = {}
-        for number, (objective, batch) in enumerate(zip(self.of_each, batches, strict=True), 1):
-            # A view, so that each objective's gradient is summed by itself: two equal halves are exactly the whole.
-            loss, diagnostics = objective.compute_loss(features.view_as(features), batch)
-            losses.append(loss if dropping else loss.mean())
-            values = {"loss": loss.detach().mean(), **diagnostics}
-            logged |= {f"{name}_{number}": value for name, value in values.items()}
-        factors: Sequence[Tensor | float] = self.weights
-        if dropping:
-            factors = drop_teachers(torch.stack(losses).detach(), self.weights, dropping).unbind()
-            logged |= {f"kept_{number}": (each > 0).float().mean() for number, each in enumerate(factors, 1)}
-        mean = features.new_zeros(())
-        for factor, loss in zip(factors, losses, strict=True):
-            mean = mean + (factor * loss).sum()
-        return mean, logged
-
-    def after_step(self, student: nn.Module) -> None:
-        """Update banks and key encoders; called after each step of the optimizer."""
-        for objective in self.of_each:
-            objective.after_step(student)
-
-
-def as_declared(objective: Objective, embeddings: Tensor) -> Tensor:
-    """Return a store's embeddings (B, D), L2-normalised if the objective takes them so."""
-    return normalize(embeddings, dim=1) if objective.normalise_teacher else embeddings
-
-
-class PatchLoss(nn.Module):
-    """The loss on the patches of one teacher or several: the weighted mean, from one feature map of the student.
-
-    Args:
-        channels: Of the student's map.
-        bases: Mean and basis of each teacher's patches.
-    """
-
-    def __init__(self, settings: DistillSettings, channels: int, bases: Sequence[tuple[Tensor, Tensor]]) -> None:
-        super().__init__()
-        objectives = []
-        for basis in bases:
-            torch.manual_seed(settings.seed)  # for each teacher as if it were the only one
-            objectives.append(PATCH_OBJECTIVES[str(settings.patch_loss)](channels, *basis))
-        self.of_each: Any = nn.ModuleList(objectives)
-        self.weights = settings.weights
-
-    def forward(self, feature_map: Tensor, *batches: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and as scalars to log it and, with several teachers, each one's, numbered from 1."""
-        loss = feature_map.new_zeros((), dtype=torch.float32)
-        numbered: dict[str, Tensor] = {}
-        for number, (objective, weight, batch) in enumerate(zip(self.of_each, self.weights, batches, strict=True), 1):
-            one = objective(feature_map, batch.teacher_patches)
-            loss = loss + weight * one
-            numbered[f"patch_loss_{number}"] = one.detach()
-        return loss, {"patch_loss": loss.detach()} | (numbered if len(batches) > 1 else {})
-
-
 def build_student(settings: DistillSettings, split: Split, view_size: int) -> Network:
     """Return the untrained student, evaluated with the teacher's interpolation, squash and ratio of resize to crop."""
     evaluation, size = split.views[EVALUATION_VIEW], settings.student_size or view_size
@@ -334,3 +255,8 @@ def fit_options(settings: DistillSettings, images: int) -> dict[str, Any]:
             raise InputError(f"--clusters {settings.clusters} is more than the {images} good images; lower it.")
         logger.info("'%s': %d clusters of %d images.", settings.run.name, options["clusters"], images)
     return options
+
+
+def as_declared(objective: Objective, embeddings: Tensor) -> Tensor:
+    """Return a store's embeddings (B, D), L2-normalised if the objective takes them so."""
+    return normalize(embeddings, dim=1) if objective.normalise_teacher else embeddings

@@ -10,9 +10,10 @@ from compress_ssl.pipeline.embed.embedder import Embedder
 from compress_ssl.pipeline.embed.executor import Executor
 from compress_ssl.pipeline.embed.plan import EmbedPlan, as_named, check_teacher_and_renderer
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
-from compress_ssl.pipeline.images.policies import TEN_CROP, is_mixed, stored_policy
+from compress_ssl.pipeline.images.policies import TEN_CROP, stored_policy
 from compress_ssl.pipeline.images.stored_views import check_views
 from compress_ssl.storage import EmbeddingStore, Place, Split, open_store
+from compress_ssl.storage.attributes import is_mixed
 from compress_ssl.storage.errors import StoreIncompleteError, StoreMismatchError
 from compress_ssl.storage.parameters import COLUMNS, MIX_COLUMNS, SHRINK
 from compress_ssl.storage.schema import EVALUATION_VIEW, GROWING, GROWTH
@@ -45,7 +46,7 @@ def settings_of_store(settings: EmbedSettings, store: EmbeddingStore) -> EmbedSe
         "scaled_decoding": SHRINK in evaluation,
         "precision": teacher["precision"],
         "normalise": teacher.get("normalised", False),
-        "pool": teacher.get("pool", "own"),
+        "pool": teacher.get("pool"),  # None in a store of an earlier release: as the forward pass does
     }
     with_patches = [(split, split.patches) for split in splits.values() if split.patches]
     for _, patches in with_patches:

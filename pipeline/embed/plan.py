@@ -19,7 +19,7 @@ from compress_ssl.pipeline.images.data_set import describe_data_set, index_data_
 from compress_ssl.pipeline.images.decode import DECODING
 from compress_ssl.pipeline.images.index import ImageIndex
 from compress_ssl.pipeline.images.parameters import fresh_parameters
-from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop, is_mixed
+from compress_ssl.pipeline.images.policies import POLICIES, Policy, TenCrop
 from compress_ssl.pipeline.images.renderers.fastest import TRIAL_IMAGES, TRIAL_VIEWS, fastest_renderer
 from compress_ssl.pipeline.images.rendering import HW_DECODER_LOAD, RenderJob, decoding_of
 from compress_ssl.pipeline.images.stored_views import renderer_of
@@ -28,6 +28,7 @@ from compress_ssl.pipeline.networks.network import Network
 from compress_ssl.pipeline.networks.pooling import forward_pool
 from compress_ssl.pipeline.networks.preprocessing import Preprocessing
 from compress_ssl.storage import EmbeddingStore, Split, SplitPlan, Status
+from compress_ssl.storage.attributes import is_mixed
 from compress_ssl.storage.errors import StoreMismatchError
 from compress_ssl.storage.parameters import COLUMNS, DENOMINATORS, MIX_COLUMNS, SHRINK, decoded_size
 from compress_ssl.storage.schema import EVALUATION_VIEW, PatchPlan, default_block_rows
@@ -64,7 +65,6 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
     if isinstance(settings.policy, Policy) and settings.policy.blur and settings.policy.blur_sigma[1] > size:
         raise InputError(f"The policy's blur_sigma goes up to {settings.policy.blur_sigma[1]:g}; {size} is the most.")
     squash = network.preprocessing.squash if settings.squash is None else settings.squash
-    warn_of_choices(network, squash)
     network.check_size(size)
     folders = [source.folder for source in settings.split]
     by_folder = index_data_set(
@@ -120,8 +120,10 @@ def plan_embedding(settings: EmbedSettings, network: Network, compute: ComputeIn
     return EmbedPlan(attributes, indexes, splits, forward_pool(network.module))
 
 
-def warn_of_choices(network: Network, squash: bool) -> None:
+def warn_of_choices(network: Network, plan: EmbedPlan) -> None:
     """Log a warning for a pool, or a resize, that is not the one by which the network's authors evaluate it."""
+    view = next(iter(plan.splits.values())).views[EVALUATION_VIEW]
+    squash = view["policy"].get("squash", False)
     if network.pool != network.own_pool:
         logger.warning(
             "The features of %s are pooled by %s; --pool own is %s: these are two teachers.",

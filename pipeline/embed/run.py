@@ -23,6 +23,7 @@ from compress_ssl.pipeline.embed.plan import (
     check_resumable,
     missing_blocks,
     plan_embedding,
+    warn_of_choices,
     with_renderer,
 )
 from compress_ssl.pipeline.embed.settings import EmbedSettings
@@ -146,6 +147,7 @@ def _with_absolute_paths(settings: EmbedSettings) -> EmbedSettings:
 
 def _create(settings: EmbedSettings, plan: EmbedPlan, executor: Executor) -> None:
     """Create the store without its blocks, after all checks."""
+    warn_of_choices(executor.network, plan)
     samples = views = StoreSize()
     for split in plan.splits.values():
         views = views.plus(views_size(split).times(1 / (settings.part.of if settings.part else 1)))

@@ -25,7 +25,7 @@ from compress_ssl.pipeline.evaluate.features import check_labels
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings, LinearTraining
 from compress_ssl.pipeline.images.data_set import index_data_set, list_data_set, subset_by_folder
 from compress_ssl.pipeline.images.index import ImageIndex
-from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, Policy, TenCrop, is_mixed
+from compress_ssl.pipeline.images.policies import CROPS, POLICIES, TEN_CROP, Policy, TenCrop
 from compress_ssl.pipeline.images.renderers import make_renderer
 from compress_ssl.pipeline.images.rendering import Renderer
 from compress_ssl.pipeline.images.same_images import check_same_images
@@ -34,6 +34,7 @@ from compress_ssl.pipeline.networks.network import Network, check_reference, loa
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference
 from compress_ssl.pipeline.training.distributed import is_rank0, rank0_first
 from compress_ssl.storage import EmbeddingStore, Split, location, open_store
+from compress_ssl.storage.attributes import is_mixed
 from compress_ssl.storage.errors import StoreError, StoreMismatchError
 from compress_ssl.storage.parameters import SHRINK
 from compress_ssl.storage.places.durable import write_durably

@@ -16,6 +16,7 @@ from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings
 from compress_ssl.pipeline.networks.network import load_network
+from compress_ssl.pipeline.networks.user_networks import is_users
 from compress_ssl.pipeline.training.distributed import is_rank0, process_group, world_size
 from compress_ssl.storage.errors import StoreError
 from compress_ssl.storage.places.durable import write_json_durably
@@ -59,7 +60,13 @@ def evaluate_with_baselines(
                     f"--baseline {baseline} needs the images, which a store does not have; give the dataset with "
                     "--data."
                 )
-            models[baseline] = f"{baseline}/{source.description['architecture']}"
+            architecture = source.description["architecture"]
+            if is_users(architecture):
+                raise InputError(
+                    f"--baseline {baseline} is a network of the same architecture, and '{architecture}' is a function; "
+                    "leave it out."
+                )
+            models[baseline] = f"{baseline}/{architecture}"
             load_network(models[baseline])  # missing weights are an error now, not after the model has been scored
         yield _evaluate(source, settings, progress)
         size, resize = source.sizes

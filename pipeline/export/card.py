@@ -155,8 +155,6 @@ def loading_code(network: Network) -> dict[str, str]:
         option = ", dynamic_img_size=True" if is_resized and hasattr(network.module, "pos_embed") else ""
         options = f'num_classes=0, checkpoint_path="{MODEL_FILE}"{option}'
         code["timm"] = f'import timm\n\nnetwork = timm.create_model("{architecture.removeprefix(TIMM)}", {options})'
-        if network.pool not in (None, "token+avg", forward_pool(network.module)):
-            code["timm"] += f'\nnetwork.global_pool = "{network.pool}"'
     imports = "from compress_ssl.pipeline.networks.network import load_network"
     return code or {"compress-ssl": f'{imports}\n\nnetwork = load_network("{MODEL_FILE}").module'}
 
@@ -207,13 +205,13 @@ def _use(network: Network, loading: Mapping[str, str], agreement: Agreement | No
 
 
 def _features_code(network: Network) -> str:
-    if network.pool != "token+avg":
+    """Return the lines that compute features, as ``pooling.pooled_features`` does."""
+    if network.pool in (None, forward_pool(network.module)):
         return "features = network(normalised)"
-    return (
-        "tokens = network.forward_features(normalised)\n"
-        f"    averaged = tokens[:, {network.module.num_prefix_tokens}:].mean(dim=1)\n"
-        "    features = torch.cat([network.fc_norm(each) for each in (tokens[:, 0], averaged)], dim=1)"
-    )
+    pools = {"token": "tokens[:, 0]", "avg": f"tokens[:, {network.module.num_prefix_tokens}:].mean(dim=1)"}
+    pooled = [f"network.fc_norm({pools[part]})" for part in network.pool.split("+")]
+    features = pooled[0] if len(pooled) == 1 else f"torch.cat([{', '.join(pooled)}], dim=1)"
+    return f"tokens = network.forward_features(normalised)\n    features = {features}"
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

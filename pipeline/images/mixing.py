@@ -18,8 +18,9 @@ from torch import Tensor
 from compress_ssl.pipeline.common.device import to_device
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.images.parameters import draw_parameters, uniform_draws
-from compress_ssl.pipeline.images.policies import MixingPolicy, is_mixed, stored_policy
+from compress_ssl.pipeline.images.policies import MixingPolicy, stored_policy
 from compress_ssl.storage import Split, SplitPlan
+from compress_ssl.storage.attributes import is_mixed
 from compress_ssl.storage.parameters import COLUMNS, MIX_COLUMN, MIX_UNIT
 
 MIXING_STREAM = 2**63  # added to the view in the generator's key; the numbers of the plain view stay what they are

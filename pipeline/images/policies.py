@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from compress_ssl.pipeline.common.errors import unknown_name
 from compress_ssl.pipeline.common.settings import Settings
+from compress_ssl.storage.attributes import MIXING
 
 Range = tuple[FiniteFloat, FiniteFloat]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -88,18 +89,10 @@ TEN_CROP, CUSTOM = "ten-crop", "custom"
 CROPS = 10
 
 
-MIXING = MixingPolicy.model_fields.keys() - Policy.model_fields.keys()
-
-
 def stored_policy(policy: Mapping[str, Any]) -> Policy:
     """Return the policy of random views from a store's description of it; pydantic's ValidationError if it is none."""
     settings = {name: value for name, value in policy.items() if name != "name"}
     return (MixingPolicy if MIXING & settings.keys() else Policy)(**settings)
-
-
-def is_mixed(view: Mapping[str, Any]) -> bool:
-    """Return whether images of a view, as a store describes it, are mixed."""
-    return bool(MIXING & (view.get("policy") or {}).keys())
 
 
 def _by_name(value: Any) -> Any:

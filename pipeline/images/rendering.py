@@ -104,17 +104,20 @@ class RenderJob:
                 denominators=denominators(samples.image_size[rows], view),
             )
 
+        mixed_with = second_rows(parameters)
+        if second is None:
+            assert (mixed_with < 0).all(), "mixed views need the parameters of their second images"
+            return job
+
         def second_images(views: slice) -> SecondImages:
             images = np.flatnonzero(mixed_with[:, views.start] >= 0)
             others = mixed_with[images, views.start]
-            assert second is not None
             drawn = second(views, images, others)[:, :, : len(COLUMNS)]
             other_job = cls.of(
                 source, samples, others, parameters=drawn, sizes=sizes[views], interpolation=interpolation, view=view
             )
             return SecondImages(views, images, other_job)
 
-        mixed_with = second_rows(parameters)
         alike = (mixed_with == mixed_with[:, :1]).all()  # one view in several sizes: its second images are decoded once
         parts = [slice(0, len(sizes))] if alike else [slice(number, number + 1) for number in range(len(sizes))]
         return replace(job, second=tuple(second_images(part) for part in parts if (mixed_with[:, part] >= 0).any()))

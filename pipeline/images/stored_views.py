@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.settings import Interpolation, explain
-from compress_ssl.pipeline.images.policies import CUSTOM, STORED_POLICIES, TEN_CROP, is_mixed, stored_policy
+from compress_ssl.pipeline.images.policies import CUSTOM, STORED_POLICIES, TEN_CROP, stored_policy
 from compress_ssl.storage import EmbeddingStore, Split
+from compress_ssl.storage.attributes import is_mixed
 from compress_ssl.storage.parameters import COLUMNS, KNOWN_COLUMNS, SHRINK
 from compress_ssl.storage.schema import EVALUATION_VIEW
 

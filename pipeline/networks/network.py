@@ -2,14 +2,13 @@
 
 import difflib
 import hashlib
+import importlib.util
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError, unknown_name
@@ -33,18 +32,16 @@ from compress_ssl.pipeline.networks.checkpoints.names import NAMES
 from compress_ssl.pipeline.networks.checkpoints.sharded import refuse_shards
 from compress_ssl.pipeline.networks.checkpoints.variants import built_as, preprocessing_of, warn_of_variants
 from compress_ssl.pipeline.networks.pooling import authors_pool, check_pool, forward_pool, pooled_features
-from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing, PreprocessingRecord
 from compress_ssl.pipeline.networks.reference import REFERENCE_FORMS, Reference, parse_reference
 from compress_ssl.pipeline.networks.teachers import TEACHERS
 from compress_ssl.pipeline.networks.user_networks import (
     REGISTERED,
     build_function,
-    checked_backbone,
     entry_points_by_name,
     function_of,
     user_network,
 )
-from compress_ssl.storage.attributes import MAX_PIXELS
 from compress_ssl.storage.places.place import location
 from compress_ssl.storage.typed_json import FileModel, parse_json
 
@@ -121,7 +118,8 @@ def load_network(reference: str, seed: int = 0, pool: str | None = "own") -> Net
         InputError: If there is no such network, its file cannot be used, or it does not have this pool.
     """
     network = _load(reference, seed)
-    forward = forward_pool(network.module)
+    # A user's module is taken as it is: its output may be more than pooled tokens.
+    forward = None if network.feature_layer == USERS_OUTPUT else forward_pool(network.module)
     own = forward and (network.own_pool or forward)
     chosen = {"own": own, None: forward}.get(pool, pool)
     if chosen not in (None, forward):
@@ -137,7 +135,7 @@ def _load(reference: str, seed: int) -> Network:
         return _load_file(reference, parsed, path)
     assert name is not None
     if kind == "user":
-        return _load_users(name, seed)
+        return Network(name, function_of(name), *user_network(name, seed), feature_layer=USERS_OUTPUT)
     if kind == "random":
         return Network(f"{name}, untrained", name, *build_backbone(name, seed), default_preprocessing(name))
     if kind == "torchvision":
@@ -162,6 +160,11 @@ def check_reference(reference: str) -> Reference:
     if name is None:
         return parsed
     if kind == "user":
+        module, _, _ = name.partition(":")
+        if (near := difflib.get_close_matches(module, [*TEACHERS, *architecture_names()], n=1, cutoff=0.8)) and (
+            importlib.util.find_spec(module.partition(".")[0]) is None
+        ):
+            raise InputError(f"There is neither a module '{module}' nor a network of this name; give {near[0]}:FILE.")
         build_function(name)
     elif kind == "torchvision":
         check_torchvision(name)
@@ -173,36 +176,6 @@ def check_reference(reference: str) -> Reference:
         advice = f"download it from {TEACHERS[name].weights}" if name in TEACHERS else "check the path"
         raise InputError(f"The file '{path}' with the weights of {name} does not exist; {advice}.")
     return parsed
-
-
-def _load_users(name: str, seed: int) -> Network:
-    module, given = user_network(name, seed)
-    if isinstance(given, Mapping):
-        given = asdict(Preprocessing()) | dict(given)
-    elif isinstance(given, Preprocessing):
-        given = asdict(given)
-    else:
-        raise InputError(
-            f"The function of '{name}' returns a {type(given).__name__} as preprocessing; return a Preprocessing or a "
-            f"dict of {', '.join(_Preprocessing.model_fields)}."
-        )
-    try:
-        preprocessing = Preprocessing(**_Preprocessing.model_validate(given, strict=False).model_dump())
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        field = ".".join(map(str, wrong["loc"][:1]))
-        raise InputError(f"The preprocessing of '{name}' has {field} = {given[field]!r}: {wrong['msg']}.") from error
-    if preprocessing.resize < preprocessing.size:
-        raise InputError(
-            f"The preprocessing of '{name}' crops {preprocessing.size} pixels from images resized to "
-            f"{preprocessing.resize}; give a resize of at least the size."
-        )
-    if min(preprocessing.std) <= 0:
-        raise InputError(f"The preprocessing of '{name}' divides by std = {preprocessing.std}; give positive numbers.")
-    backbone = checked_backbone(name, module, preprocessing.size)
-    if wrong_weights := not_finite(module):
-        raise InputError(f"The weights '{wrong_weights}' of '{name}' are not finite; load them again.")
-    return Network(name, function_of(name), *backbone, preprocessing, feature_layer=USERS_OUTPUT)
 
 
 def _load_file(reference: str, parsed: Reference, path: Path) -> Network:
@@ -236,21 +209,9 @@ def _load_file(reference: str, parsed: Reference, path: Path) -> Network:
     return network
 
 
-Rgb = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
-
-
-class _Preprocessing(FileModel, extra="forbid"):  # what is not known would not be done
-    size: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
-    resize: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
-    mean: Rgb
-    std: Rgb
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # the first files lack it
-    squash: bool = False  # there only if it is true
-
-
 class _Header(FileModel):
     architecture: str
-    preprocessing: _Preprocessing
+    preprocessing: PreprocessingRecord
     pool: str | None = None  # there only if it is not what the forward pass does
 
 

@@ -1,11 +1,15 @@
 """Preprocessing of the images of a network."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from compress_ssl.pipeline.common.settings import Interpolation
+from compress_ssl.storage.attributes import MAX_PIXELS
+from compress_ssl.storage.typed_json import FileModel
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,17 @@ def _for_levels(values: tuple[float, float, float], width: int, device: torch.de
     They are filled on the device: copying them to a GPU would make the host wait.
     """
     return 255 * torch.cat([torch.full((1,), value, device=device) for value in values]).repeat(width)
+
+
+Rgb = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+class PreprocessingRecord(FileModel, extra="forbid"):  # what is not known would not be done
+    """``Preprocessing`` as a file, or a user's function, gives it; it is checked."""
+
+    size: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+    resize: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+    mean: Rgb
+    std: Rgb
+    interpolation: Interpolation = "bilinear"  # the first files lack it
+    squash: bool = False  # there only if it is true

@@ -11,17 +11,19 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.common.tensor_files import not_finite
 from compress_ssl.pipeline.common.torch_errors import is_out_of_memory
-from compress_ssl.pipeline.networks.backbone import Backbone
-from compress_ssl.pipeline.networks.preprocessing import Preprocessing
+from compress_ssl.pipeline.networks.preprocessing import Preprocessing, PreprocessingRecord
 
 GROUP = "compress_ssl.teachers"  # of entry points
 
@@ -96,7 +98,7 @@ def build_function(name: str) -> Build:
         return REGISTERED[name]
     module, _, function = function_of(name).partition(":")
     if (folder := os.getcwd()) not in sys.path and "" not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
     try:
         build: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -113,8 +115,8 @@ def build_function(name: str) -> Build:
     return build  # type: ignore[no-any-return]
 
 
-def user_network(name: str, seed: int) -> tuple[nn.Module, Any]:
-    """Return a network's module, and its preprocessing as the function gives it.
+def user_network(name: str, seed: int) -> tuple[nn.Module, int, Preprocessing]:
+    """Return a network's module, its number of features, and its preprocessing.
 
     Args:
         seed: Of torch's generator while the function runs.
@@ -133,20 +135,48 @@ def user_network(name: str, seed: int) -> tuple[nn.Module, Any]:
             raise InputError(f"The function of '{name}' fails: {_reason(error)}.") from error
     if not (isinstance(built, tuple) and len(built) == 2 and isinstance(built[0], nn.Module)):
         raise InputError(f"The function of '{name}' returns {_kind(built)}; return (torch.nn.Module, preprocessing).")
-    return built
+    module, given = built
+    preprocessing = _checked_preprocessing(name, given)
+    return module, _checked_feature_dim(name, module, preprocessing.size), preprocessing
 
 
-def checked_backbone(name: str, module: nn.Module, size: int) -> Backbone:
-    """Return a user's module with its number of features, from a forward pass of two images.
+def _checked_preprocessing(name: str, given: Any) -> Preprocessing:
+    """Return a user's preprocessing, with ImageNet's for what a mapping lacks."""
+    if not isinstance(given, Preprocessing | Mapping):
+        raise InputError(
+            f"The function of '{name}' returns a {type(given).__name__} as preprocessing; return a Preprocessing or a "
+            f"dict of {', '.join(PreprocessingRecord.model_fields)}."
+        )
+    fields = asdict(Preprocessing()) | (asdict(given) if isinstance(given, Preprocessing) else dict(given))
+    try:
+        preprocessing = Preprocessing(**PreprocessingRecord.model_validate(fields, strict=False).model_dump())
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        field = ".".join(map(str, wrong["loc"][:1]))
+        raise InputError(f"The preprocessing of '{name}' has {field} = {fields[field]!r}: {wrong['msg']}.") from error
+    if preprocessing.resize < preprocessing.size:
+        raise InputError(
+            f"The preprocessing of '{name}' crops {preprocessing.size} pixels from images resized to "
+            f"{preprocessing.resize}; give a resize of at least the size."
+        )
+    if min(preprocessing.std) <= 0:
+        raise InputError(f"The preprocessing of '{name}' divides by std = {preprocessing.std}; give positive numbers.")
+    return preprocessing
+
+
+def _checked_feature_dim(name: str, module: nn.Module, size: int) -> int:
+    """Return the number of features of a user's module, from a forward pass of two images.
 
     Raises:
-        InputError: If its weights are not on one device, or its output is not (B, F) of floating point.
+        InputError: If its weights are not finite or not on one device, or its output is not (B, F) of floating point.
     """
     devices = {str(tensor.device) for tensor in (*module.parameters(), *module.buffers())}
     if next(module.parameters(), None) is None:
         raise InputError(f"The module of '{name}' has no weights; return a network.")
     if len(devices) > 1 or "meta" in devices:
         raise InputError(f"The weights of '{name}' are on {', '.join(sorted(devices))}; put them on one device.")
+    if wrong := not_finite(module):
+        raise InputError(f"The weights '{wrong}' of '{name}' are not finite; load them again.")
     training = module.training
     try:
         with torch.inference_mode():
@@ -162,7 +192,7 @@ def checked_backbone(name: str, module: nn.Module, size: int) -> Backbone:
         raise InputError(f"The module of '{name}' returns {_kind(features)} for two images; return features (2, F).")
     if not features.is_floating_point():
         raise InputError(f"The features of '{name}' are {features.dtype}; return floating-point numbers.")
-    return Backbone(module, features.shape[1])
+    return features.shape[1]
 
 
 def _kind(value: Any) -> str:

@@ -110,7 +110,7 @@ def _with_more_views(one: Split, other: Split) -> Split:
     common = min(len(one.views), len(other.views))
     facts = (
         {key: value for key, value in split.attributes.items() if key not in apart}
-        | {"features": split.feature_dim}
+        | {"features": split.feature_dim, "columns of augmentation": split.columns}
         | {f"view {view}": split.views[view] for view in range(common)}
         | {f"patches.{key}": value for key, value in _patches_of(split, common).items()}
         for split in (one, other)

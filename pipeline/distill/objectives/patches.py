@@ -34,7 +34,7 @@ class PatchObjective(nn.Module, ABC):
     def __init__(self, student_channels: int, mean: Tensor, basis: Tensor) -> None:
         super().__init__()
         self.projection = nn.Linear(student_channels, len(basis))
-        # As LightlyTrain's and UNIC's heads.
+        # As UNIC's heads; LightlyTrain's bias begins as torch's.
         nn.init.trunc_normal_(self.projection.weight, std=0.02)
         nn.init.zeros_(self.projection.bias)
 

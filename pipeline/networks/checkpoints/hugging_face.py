@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 VIT = {
-    r"(vit|deit|dinov2|dinov2_with_registers)\.": "",
+    r"(vit|deit|dinov2|dinov2_with_registers|dinov3_vit)\.": "",
     r"embeddings\.(cls_token)": r"\1",
     r"embeddings\.distillation_token": "dist_token",
     r"embeddings\.register_tokens": "reg_token",

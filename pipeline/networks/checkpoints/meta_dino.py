@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from compress_ssl.pipeline.common.errors import InputError
+
 DINOV3 = {
     r"^storage_tokens$": "reg_token",
     r"\.ls([12])\.gamma$": r".gamma_\1",
@@ -26,11 +28,26 @@ def unchunked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dinov3_to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a DINOv3 ViT by timm's names; the keys of its attention have no bias: theirs is masked."""
+    """Return the weights of a DINOv3 ViT by timm's names, whose keys of attention have no bias.
+
+    Raises:
+        InputError: If the network has such a bias that is not masked, or a norm for the class token alone.
+    """
+    if "cls_norm.weight" in state:
+        raise InputError(
+            "This DINOv3 has a norm for its class token alone (untie_cls_and_patch_norms), which timm's has not; give "
+            "it as MODULE:FUNCTION."
+        )
     ours: dict[str, Tensor] = {}
-    for key, tensor in unchunked(state).items():
+    weights = unchunked(state)
+    for key, tensor in weights.items():
         if key.endswith(".qkv.bias"):
-            query, _, value = tensor.chunk(3)
+            query, keys, value = (tensor * weights.get(f"{key}_mask", 1)).chunk(3)
+            if keys.any():
+                raise InputError(
+                    f"This DINOv3 has a bias of its keys that is not masked ({key}), which timm's has not; give it as "
+                    "MODULE:FUNCTION."
+                )
             ours |= {key.replace("qkv.bias", "q_bias"): query, key.replace("qkv.bias", "v_bias"): value}
         elif not FOR_TRAINING.match(key):
             for theirs, name in DINOV3.items():

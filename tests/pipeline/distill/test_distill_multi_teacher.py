@@ -13,10 +13,11 @@ from torch import Tensor
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher
 from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
 from compress_ssl.pipeline.distill.run import distill, distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
-from compress_ssl.pipeline.distill.task import MultiTeacher, build_objective
+from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.export.card import model_card
 from compress_ssl.pipeline.export.origin import read_origin
 from compress_ssl.pipeline.networks.architectures import build_backbone

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.distill.multi_teacher import MultiTeacher, drop_teachers
 from compress_ssl.pipeline.distill.objectives.hadamard import core_order, hadamard_matrix
 from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
 from compress_ssl.pipeline.distill.objectives.standardisation import fit_mean_std, fit_phi_s
-from compress_ssl.pipeline.distill.objectives.teacher_dropping import drop_teachers
 from compress_ssl.pipeline.distill.objectives.unic import UNIC
 from compress_ssl.pipeline.distill.run import distill, distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
-from compress_ssl.pipeline.distill.task import MultiTeacher
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 from compress_ssl.storage import open_store
 

@@ -98,6 +98,10 @@ def hugging_face_dinov3(state: State) -> State:
     return theirs
 
 
+def prefixed(part: str, state: State) -> State:
+    return {f"{part}.{key}": tensor for key, tensor in state.items()}
+
+
 def meta_dinov3(state: State) -> State:
     """Under its names the keys have a bias that a mask removes."""
     theirs: State = {"mask_token": torch.ones(1, 384), "rope_embed.periods": torch.ones(16)}
@@ -108,7 +112,7 @@ def meta_dinov3(state: State) -> State:
         if key.endswith("q_bias"):
             bias = torch.cat([tensor, torch.ones(384), state[key.replace("q_bias", "v_bias")]])
             theirs[name.replace("q_bias", "qkv.bias")] = bias
-            theirs[name.replace("q_bias", "qkv.bias_mask")] = torch.ones(3 * 384)
+            theirs[name.replace("q_bias", "qkv.bias_mask")] = torch.tensor([1.0, 0, 1]).repeat_interleave(384)
         elif not key.endswith("v_bias"):
             theirs[name] = tensor
     return theirs
@@ -144,6 +148,7 @@ CASES: list[tuple[str, str, Callable[[State], State]]] = [
     (f"timm/{VIT}", "hugging-face-vit", lambda state: {f"vit.{k}": v for k, v in hugging_face_vit(state, 4).items()}),
     (f"timm/{DINOV2}", "hugging-face-vit", lambda state: hugging_face_vit(state, 4)),
     (f"timm/{DINOV3}", "hugging-face-dinov3", hugging_face_dinov3),
+    (f"timm/{DINOV3}", "hugging-face-dinov3", lambda state: prefixed("dinov3_vit", hugging_face_dinov3(state))),
     (f"timm/{DINOV3}", "meta-dinov3", meta_dinov3),
     ("timm/vit_small_patch14_dinov2", "meta-dinov2-chunked", chunked),
     ("resnet18", "hugging-face-resnet", hugging_face_resnet),
@@ -185,6 +190,17 @@ def test_biases_of_dinov3_are_left_out_only_where_they_are_zero(tmp_path: Path) 
     zero = {key: torch.zeros_like(value) if key.endswith("_bias") else value for key, value in state.items()}
     torch.save(meta_dinov3(zero), tmp_path / "a.pth")
     assert "blocks.0.attn.q_bias" not in load_network(without).module.state_dict()
+
+
+def test_a_dinov3_that_computes_something_else_than_timm_s_is_refused(tmp_path: Path) -> None:
+    state = meta_dinov3(filled(timm.create_model(DINOV3, num_classes=0)).state_dict())
+    reference = f"timm/{DINOV3}:{tmp_path / 'theirs.pth'}"
+    torch.save({key: value for key, value in state.items() if not key.endswith("_mask")}, tmp_path / "theirs.pth")
+    with pytest.raises(InputError, match=r"a bias of its keys that is not masked \(blocks.0.attn.qkv.bias\)"):
+        load_network(reference)
+    torch.save(state | {"cls_norm.weight": torch.ones(384), "cls_norm.bias": torch.ones(384)}, tmp_path / "theirs.pth")
+    with pytest.raises(InputError, match="a norm for its class token alone"):
+        load_network(reference)
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -21,7 +21,8 @@ from compress_ssl.pipeline.common.writable import check_writable
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.evaluate.evaluations import EVALUATIONS
-from compress_ssl.pipeline.evaluate.features import check_labels
+from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_labels
+from compress_ssl.pipeline.evaluate.patch_means import PatchMeans
 from compress_ssl.pipeline.evaluate.settings import EvaluateSettings, LinearTraining
 from compress_ssl.pipeline.images.data_set import index_data_set, list_data_set, subset_by_folder
 from compress_ssl.pipeline.images.index import ImageIndex
@@ -60,6 +61,11 @@ class FeatureSource:
     def __init__(self, settings: EvaluateSettings, progress: Progress) -> None:
         self._settings, self._progress = settings, progress
         self.is_store = is_meant_as_store(settings.model)
+        if settings.patch_mean and not self.is_store:
+            raise InputError(
+                f"--patch-mean averages the patches of a store, and '{settings.model}' is a network; give a store made "
+                "with --patches, or for a ViT --pool avg."
+            )
         folder = _output_folder(settings, self.is_store)
         self.folder = folder if self.is_store else _folder_of_data_set(folder, settings)
         check_writable(self.folder, "--output")
@@ -91,14 +97,22 @@ class FeatureSource:
         name = "crops.zarr" if training else "test-crops.zarr"
         return self._store_of_views(name, CROPS if training else 0, CROPS, TenCrop())
 
+    def read(self, name: str, split: Split, view: int = EVALUATION_VIEW, *, labelled: bool = True) -> StoredFeatures:
+        """Return what is scored of a split in one view: the embeddings, or with ``patch_mean`` means of the patches."""
+        return (PatchMeans if self._settings.patch_mean else StoredFeatures)(name, split, view, labelled=labelled)
+
     def limit_views(self, settings: TrainingT) -> TrainingT:
         """Lower the default number of random views to that of a teacher's store."""
         if not self.is_store or "views" in settings.model_fields_set:
             return settings
-        stored = _count_views(open_store(settings.model)[settings.train_split], is_crops=False)
+        split = open_store(settings.model)[settings.train_split]
+        stored = _count_views(split, is_crops=False)
+        if settings.patch_mean and split.patches:
+            stored = min(stored, len(split.patches.views) - 1)  # view 0 and the first random ones
         if not 0 < stored < settings.views:
             return settings
-        logger.info("'%s' has %d random views; all of them are used.", settings.model, stored)
+        with_patches = " with patches" if settings.patch_mean else ""
+        logger.info("'%s' has %d random views%s; all of them are used.", settings.model, stored, with_patches)
         return settings.model_copy(update={"views": stored})
 
     @cached_property
@@ -119,10 +133,12 @@ class FeatureSource:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The network as described in stores and results."""
+        """The network as described in stores and results; its name says so if means of patches are scored."""
         store = self._store or (open_store(self._settings.model) if self.is_store else None)
         if store is not None:
-            return dict(store.attributes["teacher"])
+            teacher = dict(store.attributes["teacher"])
+            means = {"name": f"{teacher['name']}, mean of patches", "pool": "patches"}
+            return teacher | (means if self._settings.patch_mean else {})
         return {"name": self.network.name, **self.network.identity()}
 
     @property

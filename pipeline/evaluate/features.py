@@ -13,6 +13,8 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.storage import Split
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
+RowBlock = tuple[slice, npt.NDArray[np.floating]]  # R rows of a split, and their features (R, D)
+
 
 class Features(NamedTuple):
     """Features and labels of N images, in memory."""
@@ -22,41 +24,53 @@ class Features(NamedTuple):
 
 
 class StoredFeatures:
-    """Features and labels of the N good images of a split in one view, read on demand.
+    """Features and labels of the N good images of a split in one view, read on demand: the embeddings.
 
     Raises ``StoreError`` if the view is incomplete or damaged, ``InputError`` as the checks below.
+
+    Args:
+        name: How error messages call the images: training, test.
+        labelled: Every image needs a label.
     """
 
-    def __init__(self, name: str, split: Split, view: int = EVALUATION_VIEW) -> None:
-        self.name = name  # how error messages call the images: training, test
+    def __init__(self, name: str, split: Split, view: int = EVALUATION_VIEW, *, labelled: bool = True) -> None:
+        self.name = name
         self.labels = split.samples.label[split.samples.good]  # (N,)
+        self.dim = split.feature_dim  # D
+        self.dtype: np.dtype[np.floating] = np.dtype(np.float16)
         self._split, self._view = split, view
-        check_labels(name, self.labels)
+        if labelled:
+            check_labels(name, self.labels)
 
-    def blocks(self) -> Iterator[npt.NDArray[np.float16]]:
+    def blocks(self) -> Iterator[npt.NDArray[np.floating]]:
         """Yield the features block by block (R, D), in order."""
         good = self._split.samples.good
-        for rows, block in self._split.blocks(self._view):
+        for rows, block in self._blocks():
             features = block[good[rows]]
             check_finite(self.name, features, rows.start + np.flatnonzero(good[rows]))
             yield features
 
-    def rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.float16]:
+    def rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.floating]:
         """Return the features (len(rows), D) of some of the N images."""
         stored = np.flatnonzero(self._split.samples.good)[rows]
-        features = self._split.rows(self._view, stored)
+        features = self._rows(stored)
         check_finite(self.name, features, stored)
         return features
 
     def in_memory(self, *, normalised: bool = False) -> Features:
         """Return all features and labels, without a second copy; with ``normalised`` in float32, of unit length."""
-        dtype = np.float32 if normalised else np.float16
-        features = np.empty((len(self.labels), self._split.feature_dim), dtype)
+        features = np.empty((len(self.labels), self.dim), np.float32 if normalised else self.dtype)
         start = 0
         for block in self.blocks():
             features[start : start + len(block)] = l2_normalize(block) if normalised else block
             start += len(block)
         return Features(features, self.labels)
+
+    def _blocks(self) -> Iterator[RowBlock]:
+        return self._split.blocks(self._view)
+
+    def _rows(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.floating]:
+        return self._split.rows(self._view, rows)
 
 
 def l2_normalize(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

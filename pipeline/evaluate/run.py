@@ -55,6 +55,11 @@ def evaluate_with_baselines(
         source = FeatureSource(settings, progress)
         models = {}
         for baseline in baselines:
+            if settings.patch_mean:
+                raise InputError(
+                    f"--patch-mean averages the patches of a store, and --baseline {baseline} is a network; leave one "
+                    "of them out."
+                )
             if settings.data is None:
                 raise InputError(
                     f"--baseline {baseline} needs the images, which a store does not have; give the dataset with "

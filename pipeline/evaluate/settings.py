@@ -43,6 +43,12 @@ class EvaluateSettings(StageSettings, ImageSelection, ViewGeometry):
     train_split: Annotated[str, result_option("Split with known labels.")] = "train"
     test_split: Annotated[str, result_option("Split that is scored.")] = "val"
     pool: PoolSetting = "own"
+    patch_mean: Annotated[
+        bool,
+        result_option(
+            "Score the mean of each image's patches instead of its embedding; of a store made with --patches."
+        ),
+    ] = False
     seed: Annotated[int, result_option("Seed of everything random, and of random/NAME's weights.", ge=0, lt=2**64)] = 0
     batch_size: Annotated[int, result_option("Images in one forward pass.", ge=1)] = 128
     precision: Annotated[
@@ -190,7 +196,7 @@ class ClusterSettings(EvaluateSettings):
 class LayersSettings(EvaluateSettings):
     """Linear classifier on every layer; the defaults are DeepCluster's protocol."""
 
-    UNUSED: ClassVar[frozenset[str]] = frozenset({"check_content", "pool"})
+    UNUSED: ClassVar[frozenset[str]] = frozenset({"check_content", "pool", "patch_mean"})
 
     layers: Annotated[
         tuple[str, ...], result_option("Layer to score, such as conv5 or stage3 (default: all layers). Repeatable.")
@@ -231,7 +237,7 @@ class VocDetectSettings(VocSettings):
     """Detection on a dataset in VOC's layout; on VOC2007 the defaults are the schedule of Fast R-CNN."""
 
     UNUSED: ClassVar = VocSettings.UNUSED | {
-        *("size", "resize", "squash", "pool", "renderer", "check_content", "batch_size")
+        *("size", "resize", "squash", "pool", "patch_mean", "renderer", "check_content", "batch_size")
     }
 
     scales: Annotated[

@@ -27,7 +27,6 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.cluster.alignment import Clustering, ClusteringResult, score_clustering
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-from compress_ssl.pipeline.evaluate.features import StoredFeatures
 from compress_ssl.pipeline.evaluate.settings import ClusterSettings
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ def evaluate_cluster(settings: ClusterSettings, source: FeatureSource, progress:
     """
     store = source.features()
     train_split, test_split = store[settings.train_split], store[settings.test_split]
-    train, test = StoredFeatures("training", train_split), StoredFeatures("test", test_split)
+    train, test = source.read("training", train_split), source.read("test", test_split)
     classes = np.unique(train.labels)
     if len(classes) < 2:
         raise InputError(
@@ -71,7 +70,7 @@ def evaluate_cluster(settings: ClusterSettings, source: FeatureSource, progress:
         raise InputError(
             f"There are {len(train.labels)} training images, fewer than the {count} clusters; lower --clusters."
         )
-    check_memory(len(train.labels) + len(test.labels), train_split.feature_dim, available_memory())
+    check_memory(len(train.labels) + len(test.labels), train.dim, available_memory())
     rows, queries = (torch.from_numpy(images.in_memory(normalised=True).features) for images in (train, test))
     clusterings, results = [], []
     with progress.track("k-means", len(settings.seeds), "clusterings") as advance:

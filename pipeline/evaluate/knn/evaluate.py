@@ -52,15 +52,15 @@ class KnnResult(Settings):
 
 
 class CropMeans:
-    """The interface of ``StoredFeatures`` for a split whose views 1 to 10 are the ten crops of N good images.
+    """The interface of ``StoredFeatures`` for those of the ten crops of N images.
 
     An image is represented by the mean of its L2-normalised crop features, since a search has no probabilities to
     average over crops, as a classifier has. This is our reading of "10-crop" for nearest neighbours: CompRess reports
     no such number.
     """
 
-    def __init__(self, name: str, split: Split) -> None:
-        self._crops = [StoredFeatures(name, split, 1 + crop) for crop in range(CROPS)]
+    def __init__(self, crops: Sequence[StoredFeatures]) -> None:
+        self._crops = crops
         self.labels = self._crops[0].labels  # (N,)
 
     def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
@@ -89,9 +89,14 @@ def evaluate_knn(settings: KnnSettings, source: FeatureSource, progress: Progres
         InputError: If an image has no label, a feature is not finite, or there are too few training images.
     """
     store = source.features() if settings.crops == 1 else source.crops(training=True)
-    features = StoredFeatures if settings.crops == 1 else CropMeans
-    train = features("training", store[settings.train_split])
-    test = features("test", store[settings.test_split]).in_memory()
+
+    def read(name: str, split: Split) -> StoredFeatures | CropMeans:
+        if settings.crops == 1:
+            return source.read(name, split)
+        return CropMeans([source.read(name, split, 1 + crop) for crop in range(CROPS)])
+
+    train = read("training", store[settings.train_split])
+    test = read("test", store[settings.test_split]).in_memory()
     counts = []
     for count in sorted(set(settings.neighbours)):
         if count <= len(train.labels):

@@ -27,7 +27,7 @@ from compress_ssl.pipeline.common.device import choose_precision
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures, check_classes
+from compress_ssl.pipeline.evaluate.features import Features, check_classes
 from compress_ssl.pipeline.evaluate.linear.batches import LiveViews, StoredViews
 from compress_ssl.pipeline.evaluate.linear.classifier import TOP, Standardisation, accuracy, fit, fit_standardisation
 from compress_ssl.pipeline.evaluate.settings import LinearSettings
@@ -82,12 +82,12 @@ def evaluate_linear(settings: LinearSettings, source: FeatureSource, progress: P
         settings = source.limit_views(settings)
         store = source.views(settings.views, settings.policy)
     split = store[settings.train_split]
-    train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
+    train, test = source.read("training", split), source.read("test", store[settings.test_split])
     check_classes(train.labels, test.labels, split.class_names)
     tested = [test]
     if settings.crops == CROPS:
         crops = source.crops(training=False)[settings.test_split]
-        tested = [StoredFeatures("test", crops, 1 + crop) for crop in range(CROPS)]
+        tested = [source.read("test", crops, 1 + crop) for crop in range(CROPS)]
     standardise = fit_standardisation(train.blocks(), source.device)
     unfinished = None
     if live:
@@ -100,9 +100,8 @@ def evaluate_linear(settings: LinearSettings, source: FeatureSource, progress: P
         identity["settings"] = settings.result_record("model")
         unfinished = UnfinishedTraining(source.folder / UNFINISHED_FILE, identity)
     else:
-        views = StoredViews(
-            lambda view: StoredFeatures("training", split, view).in_memory().features, settings.views, train.labels
-        )
+        random_views = [source.read("training", split, 1 + view) for view in range(settings.views)]
+        views = StoredViews(lambda view: random_views[view - 1].in_memory().features, settings.views, train.labels)
     fitted = fit(views, train.rows, standardise, len(split.class_names), settings, progress, unfinished)
     top1, top5 = accuracy(fitted.classifiers, [each.blocks() for each in tested], test.labels)
     reference = None

@@ -27,7 +27,7 @@ from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rng import philox
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-from compress_ssl.pipeline.evaluate.features import StoredFeatures, check_classes
+from compress_ssl.pipeline.evaluate.features import check_classes
 from compress_ssl.pipeline.evaluate.linear.batches import Rows, StoredViews
 from compress_ssl.pipeline.evaluate.linear.classifier import TOP, accuracy, fit, fit_standardisation
 from compress_ssl.pipeline.evaluate.settings import LowShotSettings
@@ -83,14 +83,15 @@ def evaluate_low_shot(settings: LowShotSettings, source: FeatureSource, progress
     settings = source.limit_views(settings)
     store = source.views(settings.views, settings.policy)
     split = store[settings.train_split]
-    train, test = StoredFeatures("training", split), StoredFeatures("test", store[settings.test_split])
+    views = [source.read("training", split, view) for view in range(1 + settings.views)]
+    train, test = views[0], source.read("test", store[settings.test_split])
     check_classes(train.labels, test.labels, split.class_names)
     results = []
     for name, rows in _subsets(settings, split, train.labels):
-        features = [StoredFeatures("training", split, view).rows(rows) for view in range(1 + settings.views)]
-        views = StoredViews(features.__getitem__, settings.views, train.labels[rows])
+        features = [view.rows(rows) for view in views]
+        labelled = StoredViews(features.__getitem__, settings.views, train.labels[rows])
         standardise = fit_standardisation([features[0]], source.device)
-        fitted = fit(views, features[0].__getitem__, standardise, len(split.class_names), settings, progress)
+        fitted = fit(labelled, features[0].__getitem__, standardise, len(split.class_names), settings, progress)
         top1, top5 = accuracy(fitted.classifiers, [test.blocks()], test.labels)
         results.append(
             SubsetResult(

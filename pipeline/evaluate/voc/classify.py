@@ -32,12 +32,10 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.pipeline.evaluate.feature_source import FeatureSource
-from compress_ssl.pipeline.evaluate.features import check_finite
 from compress_ssl.pipeline.evaluate.settings import VocClassifySettings
 from compress_ssl.pipeline.evaluate.voc.average_precision import classification_average_precision
 from compress_ssl.pipeline.images.sources.voc import Annotation, check_voc, find_classes, read_annotations
 from compress_ssl.storage import Split
-from compress_ssl.storage.schema import EVALUATION_VIEW
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +87,8 @@ def evaluate_voc_classify(
         raise InputError("--data is needed for the annotations of the images; give the folder with JPEGImages.")
     check_voc(settings.data)
     store = source.features(labelled=False)
-    train_features, train_annotations = _read_split("training", store[settings.train_split], settings.data)
-    test_features, test_annotations = _read_split("test", store[settings.test_split], settings.data)
+    train_features, train_annotations = _read_split("training", store[settings.train_split], source, settings.data)
+    test_features, test_annotations = _read_split("test", store[settings.test_split], source, settings.data)
     names = find_classes([*train_annotations, *test_annotations])
     train = MultiLabelFeatures(train_features, class_labels(train_annotations, names))
     test = MultiLabelFeatures(test_features, class_labels(test_annotations, names))
@@ -193,13 +191,14 @@ def _fit_svm(features: npt.NDArray[np.float64], present: npt.NDArray[np.bool_], 
         ).fit(features, present)
 
 
-def _read_split(name: str, split: Split, data: Path) -> tuple[npt.NDArray[np.float64], list[Annotation]]:
+def _read_split(
+    name: str, split: Split, source: FeatureSource, data: Path
+) -> tuple[npt.NDArray[np.float64], list[Annotation]]:
     """Return features (N, D) and annotations of the good images; the features are L2-normalised as in the benchmark."""
     good = np.flatnonzero(split.samples.good)
     annotations = read_annotations(
         data, [split.samples.sample_path[row] for row in good], split.samples.image_size[good]
     )
-    features = split.rows(EVALUATION_VIEW, good).astype(np.float64)
-    check_finite(name, features, good)
+    features = source.read(name, split, labelled=False).in_memory().features.astype(np.float64)
     features /= np.linalg.norm(features, axis=1, keepdims=True) + 1e-5
     return features, annotations

@@ -12,6 +12,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.common.run_files import MODEL_FILE
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings
+from compress_ssl.pipeline.evaluate.features import StoredFeatures
 from compress_ssl.pipeline.evaluate.knn.evaluate import CropMeans
 from compress_ssl.pipeline.evaluate.run import evaluate
 from compress_ssl.pipeline.evaluate.settings import KnnSettings
@@ -42,7 +43,8 @@ def scored_by_hand(store: EmbeddingStore) -> float:
 
 
 def test_an_image_is_the_mean_direction_of_its_crops(store: EmbeddingStore) -> None:
-    means, expected = CropMeans("training", store["train"]), mean_directions(store, "train")
+    crops = [StoredFeatures("training", store["train"], 1 + crop) for crop in range(10)]
+    means, expected = CropMeans(crops), mean_directions(store, "train")
     np.testing.assert_allclose(np.concatenate(list(means.blocks())), expected, atol=1e-6)
     np.testing.assert_allclose(means.in_memory().features, expected, atol=1e-6)
     np.testing.assert_allclose(means.rows(np.array([17, 3, 3])), expected[[17, 3, 3]], atol=1e-6)

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.progress import Progress
 from compress_ssl.pipeline.common.rows import evenly_spaced
+from compress_ssl.pipeline.embed.block import render_job
 from compress_ssl.pipeline.embed.embedder import Embedder, embed_with_map
 from compress_ssl.pipeline.embed.plan import EmbedPlan
-from compress_ssl.pipeline.images.parameters import draw_parameters
-from compress_ssl.pipeline.images.rendering import RenderJob, render
+from compress_ssl.pipeline.images.mixing import draw_view
+from compress_ssl.pipeline.images.rendering import render
 from compress_ssl.pipeline.networks.feature_map import pool_map
 from compress_ssl.storage.patches import dequantise, quantise
 from compress_ssl.storage.schema import EVALUATION_VIEW, PatchPlan, SplitPlan
@@ -110,20 +111,9 @@ def _positions(
     """Yield the pooled positions (n, C) of some images of a split in view 0 and view 1, batch by batch."""
     split = plan.splits[name]
     assert split.patches is not None
-    samples = split.samples
     views = [view for view in split.patches.views if view <= EVALUATION_VIEW + 1]
-    drawn = [
-        [draw_parameters(view, split.views[view], row, samples.image_size[row : row + 1])[0] for view in views]
-        for row in rows.tolist()
-    ]
-    job = RenderJob.of(
-        plan.indexes[name].source,
-        samples,
-        rows,
-        parameters=np.array(drawn),
-        sizes=tuple(int(split.views[view]["size"]) for view in views),
-        view=split.views[EVALUATION_VIEW],
-    )
+    parameters = {view: draw_view(split, view, rows) for view in views}
+    job = render_job(split, plan.indexes[name].source, rows, parameters)
     with progress.track("fit patches", len(rows)) as advance:
         for pixels in render(embedder.renderer, job, embedder.batch_size):
             for images in pixels:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from compress_ssl.pipeline.distill.objectives.koleo import KoLeo
     from compress_ssl.pipeline.distill.objectives.lightly import Lightly
     from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
+    from compress_ssl.pipeline.distill.objectives.patches import PatchRegression, PatchSimilarity
     from compress_ssl.pipeline.distill.objectives.regression import Regression, RegressionBN, SimReg
     from compress_ssl.pipeline.distill.objectives.retro import Retro
     from compress_ssl.pipeline.distill.objectives.seed import SEED
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
     from compress_ssl.storage import describe, open_store
 
 __all__ = ["BINGO", "CRD", "SEED", "UNIC", "Batch", "ClusterClassification", "CompRess1q", "CompRess2q"]
-__all__ += ["DistillSettings", "EmbedSettings", "KnnSettings", "KoLeo", "Lightly", "LinearSettings", "Preprocessing"]
-__all__ += ["PretrainSettings", "Regression", "RegressionBN", "Retro", "Silent", "SimReg", "TeacherEmbeddings"]
-__all__ += ["__version__", "describe", "distill", "embed", "evaluate", "load_network", "open_store", "pretrain"]
-__all__ += ["register_network"]
+__all__ += ["DistillSettings", "EmbedSettings", "KnnSettings", "KoLeo", "Lightly", "LinearSettings", "PatchRegression"]
+__all__ += ["PatchSimilarity", "Preprocessing", "PretrainSettings", "Regression", "RegressionBN", "Retro", "Silent"]
+__all__ += ["SimReg", "TeacherEmbeddings", "__version__", "describe", "distill", "embed", "evaluate", "load_network"]
+__all__ += ["open_store", "pretrain", "register_network"]
 
 NAMES = {
     "pipeline.common.progress": "Silent",
@@ -57,6 +58,7 @@ NAMES = {
     "pipeline.distill.objectives.koleo": "KoLeo",
     "pipeline.distill.objectives.lightly": "Lightly",
     "pipeline.distill.objectives.objective": "Batch TeacherEmbeddings",
+    "pipeline.distill.objectives.patches": "PatchRegression PatchSimilarity",
     "pipeline.distill.objectives.regression": "Regression RegressionBN SimReg",
     "pipeline.distill.objectives.retro": "Retro",
     "pipeline.distill.objectives.seed": "SEED",

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def command(store: str, as_json: bool, **given: Any) -> None:
     """Compare the committed bytes of a store with their checksums.
 
-    Its values must be possible, too. With --teacher, a sample of images is also rendered and embedded again; a cosine
-    below 0.999 is an error.
+    Its values must be possible, too. With --teacher, a sample of images is also rendered and embedded again,
+    patches included; a cosine below 0.999 is an error.
     """
     settings = make_settings(VerifySettings, given)
     from compress_ssl.cli.progress import TerminalProgress
@@ -64,7 +64,7 @@ def command(store: str, as_json: bool, **given: Any) -> None:
     lines = [*result.damaged, *result.missing]
     lines.append(f"{result.parts:,} parts, {result.bytes / 2**20:,.1f} MiB: {verdict}")
     lines += (
-        f"{each.split}: {each.images} images embedded again, cosine {each.cosine_mean:.6f} on average, "
+        f"{each.split}: {each.of} of {each.images} images computed again, cosine {each.cosine_mean:.6f} on average, "
         f"{each.cosine_min:.6f} at least ({each.least}): {'ok' if each.ok else 'failed'}"
         for each in agreements
     )

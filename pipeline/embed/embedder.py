@@ -70,9 +70,17 @@ class HostRows(NamedTuple):
 
 
 def load_embedder(
-    teacher: str, settings: EmbedSettings | VerifySettings, precision: Precision, normalise: bool, pool: str | None
+    teacher: str,
+    settings: EmbedSettings | VerifySettings,
+    precision: Precision,
+    normalise: bool,
+    pool: str | None,
+    map_size: int | None = None,
 ) -> Embedder:
     """Load a network onto the device of the settings, and their renderer.
+
+    Args:
+        map_size: Side of the images whose feature maps are kept, in pixels; ``EmbedSettings`` with patches imply it.
 
     Raises:
         InputError: If there is no such network, pool or device, or the network cannot be compiled.
@@ -84,13 +92,13 @@ def load_embedder(
     cast = cast_weights(network, precision)
     renderer = make_renderer(settings.renderer, device, settings.thread_count)
     embedder = Embedder(network, renderer, settings.batch_size, precision, normalise, cast.features)
-    if isinstance(settings, EmbedSettings):
-        size = settings.size or network.preprocessing.size
-        if settings.patches is not None:
-            embedder = embedder._replace(maps=MapHook(cast.module, find_map_layer(network.module, size)))
-        if settings.compile:
-            embedder = embedder._replace(features=torch.compile(cast.features))
-            _compile_now(embedder, size)
+    if isinstance(settings, EmbedSettings) and settings.patches is not None:
+        map_size = settings.size or network.preprocessing.size
+    if map_size is not None:
+        embedder = embedder._replace(maps=MapHook(cast.module, find_map_layer(network.module, map_size)))
+    if isinstance(settings, EmbedSettings) and settings.compile:
+        embedder = embedder._replace(features=torch.compile(cast.features))
+        _compile_now(embedder, settings.size or network.preprocessing.size)
     return embedder
 
 

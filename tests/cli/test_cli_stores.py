@@ -79,7 +79,7 @@ def test_a_store_is_what_its_teacher_makes_of_its_images(call: Call, workplace: 
     assert (train["split"], train["images"], val["split"], val["images"]) == ("train", 24, "val", 8)
     assert train["cosine_min"] > 0.9999
     text = call("store", "verify", "teacher.zarr", *AGAIN, "--sample", "3").output
-    assert "train: 3 images embedded again, cosine 1.0000" in text
+    assert "train: embeddings of 3 images computed again, cosine 1.0000" in text
 
 
 def test_another_teacher_fails(call: Call, workplace: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_row_that_was_swapped_before_it_was_committed_fails(call: Call, workpl
     assert call("store", "verify", "teacher.zarr").exit_code == 0
     result = call("store", "verify", "teacher.zarr", *AGAIN)
     assert result.exit_code == 1
-    assert "val: 8 images embedded again" in result.output
+    assert "val: embeddings of 8 images computed again" in result.output
     assert "failed" in result.output
 
 

@@ -76,6 +76,12 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def efficientnet_lite0() -> str:
+    """The reference of a real trained network in a file."""
+    return f"timm/tf_efficientnet_lite0:{_archive('efficientnet-lite0.safetensors')}"
+
+
+@pytest.fixture(scope="session")
 def blood_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The blood cells of BCCD, unpacked: 364 images in VOC's layout, ``trainval`` and ``test``."""
     unpacked = tmp_path_factory.mktemp("bccd")

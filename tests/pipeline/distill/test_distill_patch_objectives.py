@@ -1,4 +1,4 @@
-"""The losses on patches against float64 numpy."""
+"""The losses on patches and their gradients against float64."""
 
 import doctest
 from collections.abc import Callable
@@ -26,51 +26,53 @@ def single(values: F64) -> Tensor:
     return torch.from_numpy(values).float()
 
 
-def projected(weight: F64, bias: F64) -> F64:
+def projected(weight: Tensor, bias: Tensor) -> Tensor:
     """(B, P, K), position by position."""
-    return np.stack([MAP[:, :, row, column] @ weight.T + bias for row, column in np.ndindex(GRID, GRID)], axis=1)
+    positions = [torch.from_numpy(MAP[:, :, row, column]) for row, column in np.ndindex(GRID, GRID)]
+    return torch.stack([channels @ weight.T + bias for channels in positions], dim=1)
 
 
-def distributions(rows: F64, temperature: float) -> F64:
+def distributions(rows: Tensor, temperature: float) -> Tensor:
     """Of each position over those of its image."""
-    unit = rows / np.linalg.norm(rows, axis=2, keepdims=True)
-    similarities = np.exp(np.einsum("bpd,bqd->bpq", unit, unit) / temperature)
-    return similarities / similarities.sum(axis=2, keepdims=True)
+    unit = rows / rows.square().sum(dim=2, keepdim=True).sqrt()
+    similarities = (torch.einsum("bpd,bqd->bpq", unit, unit) / temperature).exp()
+    return similarities / similarities.sum(dim=2, keepdim=True)
 
 
-def similarity_loss(weight: F64, bias: F64) -> float:
+def similarity_loss(weight: Tensor, bias: Tensor) -> Tensor:
     """Of the channels that the patches stand for, not of their components."""
-    p, q = distributions(MEAN + PATCHES @ BASIS, 0.07), distributions(projected(weight, bias), 0.07)
-    return float((p * (np.log(p) - np.log(q))).sum(axis=2).mean())
+    p = distributions(torch.from_numpy(MEAN + PATCHES @ BASIS), 0.07)
+    q = distributions(projected(weight, bias), 0.07)
+    return (p * (p.log() - q.log())).sum(dim=2).mean()
 
 
-def regression_loss(weight: F64, bias: F64) -> float:
-    difference = np.abs(projected(weight, bias) - PATCHES / np.sqrt((PATCHES**2).mean()))
-    return float(np.where(difference < 1, difference**2 / 2, difference - 0.5).mean())
+def regression_loss(weight: Tensor, bias: Tensor) -> Tensor:
+    difference = (projected(weight, bias) - torch.from_numpy(PATCHES / np.sqrt((PATCHES**2).mean()))).abs()
+    return torch.where(difference < 1, difference**2 / 2, difference - 0.5).mean()
 
 
 @pytest.mark.parametrize(
     ("kind", "reference"), [(PatchSimilarity, similarity_loss), (PatchRegression, regression_loss)]
 )
 def test_loss_and_gradients_are_those_of_float64(
-    kind: type[PatchObjective], reference: Callable[[F64, F64], float]
+    kind: type[PatchObjective], reference: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     torch.manual_seed(0)
     objective = kind(STUDENT, single(MEAN), single(BASIS))
-    torch.nn.init.normal_(objective.projection.weight)
+    layer = objective.projection
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
     objective.fit_teacher(single(PATCHES))
-    weight, bias = (each.detach().double().numpy() for each in (objective.projection.weight, objective.projection.bias))
     loss = objective(single(MAP), single(PATCHES))
     loss.backward()
-    assert loss.item() == pytest.approx(reference(weight, bias), rel=1e-5)
-    gradient = objective.projection.weight.grad
-    assert gradient is not None
-    numeric = np.zeros_like(weight)
-    for place in np.ndindex(weight.shape):
-        step = np.zeros_like(weight)
-        step[place] = 1e-6
-        numeric[place] = (reference(weight + step, bias) - reference(weight - step, bias)) / 2e-6
-    np.testing.assert_allclose(gradient.numpy(), numeric, rtol=1e-4, atol=1e-5)
+    weight, bias = (each.detach().double().requires_grad_() for each in (layer.weight, layer.bias))
+    wanted = reference(weight, bias)
+    wanted.backward()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    for ours, theirs in ((layer.weight, weight), (layer.bias, bias)):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_a_regression_that_was_not_fitted_has_no_loss() -> None:

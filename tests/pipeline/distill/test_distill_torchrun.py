@@ -37,6 +37,10 @@ PASSES: dict[str, list[dict[str, Any]]] = {
         {**SMALL, "objective": "unic", "learning_rate": 0.001, "store_weights": (1, 2), "teacher_dropping": dropping}
         for dropping in (0, 0.5)
     ],
+    "patches": [
+        {"student": "timm/test_vit", "learning_rate": 0.01, "patch_loss": "kl"},
+        {"student": "timm/test_vit", "learning_rate": 0.01, "patch_loss": "smooth-l1", "accumulation": 2},
+    ],
     "objectives": [
         {
             **kind,
@@ -59,15 +63,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def students_of(
-    data: Path, store: Path, other: Path, place: Path, tiny: dict[str, Any]
+    data: Path, store: Path, other: Path, embedded: Callable[..., Path], place: Path, tiny: dict[str, Any]
 ) -> Callable[[str, str], list[DistillSettings]]:
+    patched = embedded(teacher="random/timm/test_vit", size=32, resize=36, patches=5)
+
+    def inputs(given: dict[str, Any]) -> dict[str, Any]:
+        shared = {"store": patched if "patch_loss" in given else store, **options_for(tiny, given.get("objective"))}
+        return shared | ({"also_store": (other,)} if "store_weights" in given else {})
+
     def make(kind: str, where: str, **more: Any) -> list[DistillSettings]:
         return [
             DistillSettings(
                 data=data,
                 run=place / where / f"{kind}-{number}",
-                **with_heads(place, {"store": store, **options_for(tiny, given.get("objective")), **given, **more}),
-                **({"also_store": (other,)} if "store_weights" in given else {}),
+                **with_heads(place, {**inputs(given), **given, **more}),
             )
             for number, given in enumerate(PASSES.get(kind, BREAKING))
         ]

@@ -1,5 +1,6 @@
 """distill --patch-loss: resumed, by several teachers, in one pass with others, in every memory; and what is refused."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,19 @@ def test_a_killed_student_of_patches_is_resumed_bit_for_bit(
     assert all(line["loss"] > line["patch_loss"] > 0 for line in lines if "loss" in line)
 
 
+def test_a_student_is_not_resumed_on_patches_of_another_basis(
+    patched: Path, embedded: Callable[..., Path], student: Students, trained: Trained, killed_after: Any, tmp_path: Path
+) -> None:
+    store = tmp_path / "store.zarr"
+    shutil.copytree(patched, store)
+    settings = {"store": store, "objective": "reg", "patch_loss": "kl"}
+    killed_after(2, [student("half", **settings)])
+    shutil.rmtree(store)
+    shutil.copytree(embedded(**{**PATCHES, "patch_grid": 1}), store)
+    with pytest.raises(InputError, match="patches"):
+        trained("half", **settings, resume=True)
+
+
 def test_every_memory_holds_the_same_patches(patched: Path, student: Students, tmp_path: Path) -> None:
     split = open_store(patched)["train"]
     assert bytes_of_views(split, 1, patches=True) == 29 * (2 * 64 + 4 * (5 + 2))
@@ -82,7 +96,9 @@ def test_stores_and_views_without_patches_are_refused(
     with pytest.raises(InputError, match="has no patches, and --patch-loss learns them"):
         trained("none", store=store, patch_loss="kl")
     one = embedded(**PATCHES, patch_views=1)
-    with pytest.raises(InputError, match=r"View 2 of .* is replayed, and has no patches; those of the first 1"):
+    with pytest.raises(
+        InputError, match=r"View 2 of .* is replayed, and has no patches, .* 0, 1; train on those with --views 1"
+    ):
         trained("one", store=one, patch_loss="kl")
     trained("first", store=one, patch_loss="kl", views=1, objective="reg", epochs=1)
 

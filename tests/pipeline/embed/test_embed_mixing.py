@@ -125,6 +125,28 @@ def test_a_run_killed_in_parts_leaves_the_bytes_of_one_that_was_not(
     assert files(tmp_path / "all.zarr") == files(whole.path)
 
 
+def test_parts_with_and_without_columns_of_mixing_are_not_merged(
+    data: Path, tmp_path: Path, embedded: Embedded
+) -> None:
+    places = [str(tmp_path / name) for name in ("plain.zarr", "mixed.zarr", "all.zarr")]
+    embedded(data, places[0], split=("train:0",), part="1/2")
+    embedded(data, places[1], split=("train",), policy="crop-flip+mixup", part="2/2")
+    answer = CliRunner().invoke(main, ["store", "merge", *places])
+    assert (answer.exit_code, "their columns of augmentation is" in " ".join(answer.output.split())) == (2, True)
+    assert not (tmp_path / "all.zarr").exists()
+
+
+def test_a_view_that_its_policy_does_not_mix_has_no_second_images(
+    data: Path, tmp_path: Path, embedded: Embedded
+) -> None:
+    store = embedded(data, tmp_path / "store.zarr", policy="crop-flip+mixup", split=("train",))
+    forge(Path(str(store.path)), "augmentation", (0, 5, ROW), 3)
+    with pytest.raises(
+        StoreUnsafeError, match=r"Row 5 of view 0 .* has mix_row = 3, which is not a whole number from -1"
+    ):
+        open_store(store.path)["train"].augmentation(0)
+
+
 def test_a_store_of_mixed_views_is_not_continued_with_others(data: Path, tmp_path: Path, embedded: Embedded) -> None:
     embedded(data, tmp_path / "mixed.zarr", policy="crop-flip+mixup", part="1/2")
     embedded(data, tmp_path / "plain.zarr", part="1/2")

@@ -99,6 +99,9 @@ def test_a_store_without_a_pool_was_made_as_timm_pools_and_is_resumed_so(
         embedded(data, path, teacher=published, resume=True, **VIT)
     embedded(data, path, teacher=published, pool="avg", resume=True, **VIT)
     assert "pool" not in open_store(path).attributes["teacher"]
+    settings = EmbedSettings(data=data, store=path, teacher=published, add_views=1, threads=1, renderer="torchvision")
+    grown = embed(settings, Silent())  # the pool is the store's, as all else
+    assert len(grown["train"].views) == 3
     given = {"teacher": published, "data": data, "sample": 4, "threads": 1}
     assert all(each.cosine_min > 0.9999 for each in reembed(open_store(path), VerifySettings(**given), Silent()))
 

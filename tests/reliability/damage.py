@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compress_ssl.storage import Samples, SplitPlan, Status, open_store
+from compress_ssl.storage import PatchPlan, Samples, SplitPlan, Status, open_store
+from compress_ssl.storage.schema import PATCH_ARRAYS, SAMPLE_ARRAYS
 from compress_ssl.storage.writer import StoreWriter, create_store
 from tests.reliability.options import parser
 from tests.reliability.truth import Answers, Truth, damage_found, read_everything
@@ -32,10 +33,16 @@ def truth(seed: int) -> Truth:
     status = np.where(np.arange(ROWS) % 7 == 6, Status.BAD_IMAGE, Status.GOOD).astype(np.uint8)
     embeddings = generator.standard_normal((VIEWS, ROWS, FEATURES)).astype(np.float16)
     embeddings[:, status == Status.BAD_IMAGE] = np.nan
+    codes = generator.integers(-127, 128, (2, ROWS, 4, 3)).astype(np.int8)  # of views 0 and 1
+    codes[:, status == Status.BAD_IMAGE] = 0
+    scale = generator.random((2, ROWS, 4)).astype(np.float16)
+    scale[:, status == Status.BAD_IMAGE] = np.nan
     return {
         "train": {
             "embeddings": embeddings,
             "augmentation": generator.standard_normal((VIEWS, ROWS, 5)).astype(np.float32),
+            "patches": codes,
+            "patch_scale": scale,
             "sample_path": np.array([f"class/{name}.jpg" for name in generator.permutation(10**6)[:ROWS]]),
             "label": generator.integers(0, 9, ROWS).astype(np.int32),
             "image_size": generator.integers(1, 999, (ROWS, 2)).astype(np.int32),
@@ -47,11 +54,17 @@ def truth(seed: int) -> Truth:
 
 def write(place: Path, arrays: Truth, *, whole: bool) -> None:
     train = arrays["train"]
-    samples = {name: values for name, values in train.items() if name not in ("embeddings", "augmentation")}
+    samples = {name: values for name, values in train.items() if name in SAMPLE_ARRAYS}
     samples |= {"sample_path": train["sample_path"].tolist(), "class_names": tuple("abcdefghi")}
     views = [{"policy": {"name": "none"}, "seed": None, "size": 8}] * VIEWS
     columns = tuple("abcde")
-    create_store(place, {}, {"train": SplitPlan(Samples(**samples), "train", views, columns, FEATURES, BLOCK_ROWS)})
+    basis = np.eye(3, 5, dtype=np.float32)
+    patches = PatchPlan(
+        grid=2, components=3, channels=5, views=(0, 1), explained_variance=1, fitted_on=1, reconstruction_cosine=1,
+        mean=basis.sum(axis=0), basis=basis,
+    )  # fmt: skip
+    plan = SplitPlan(Samples(**samples), "train", views, columns, FEATURES, BLOCK_ROWS, patches)
+    create_store(place, {}, {"train": plan})
     writer = StoreWriter(place)
     for block in range(writer.store["train"].block_count):
         rows = writer.store["train"].block_slice(block)
@@ -59,6 +72,8 @@ def write(place: Path, arrays: Truth, *, whole: bool) -> None:
             if whole or (view, block) < UNFINISHED:
                 parts = (train[name][view, rows] for name in ("embeddings", "augmentation"))
                 writer.write_block("train", block, view, *parts)
+                if view in patches.views:
+                    writer.write_patches("train", block, view, *(train[name][view, rows] for name in PATCH_ARRAYS))
     writer.finish()
 
 

@@ -94,6 +94,12 @@ def prepare(folder: Path) -> None:
 def _prepare_stores() -> None:
     shutil.copytree("stores/whole.zarr", "growing.zarr")
     grow_store("growing.zarr", {"train": SplitGrowth([open_store("growing.zarr")["train"].views[-1]])}, {})
+    words = (
+        "--teacher random/conv4-16 --size 32 --resize 32 --views 1 --split train --policy crop-flip+mixup --patches 3"
+    )
+    call("embed", "images", "patched.zarr", *words.split(), "--index-folder", "patched-index", "--threads", "1")
+    for file in Path("patched.zarr").rglob("*"):
+        file.chmod(file.stat().st_mode | 0o200)
     with writer_lease("stores/whole.zarr"):
         lease = json.loads(Path("stores/whole.zarr.lease").read_bytes())
     Path("stores/whole.zarr.lease").write_text(json.dumps(lease | {"started": "0"}))

@@ -23,7 +23,7 @@ from compress_ssl.storage import open_store
 from compress_ssl.storage.places.cache import ChunkCache
 from compress_ssl.storage.places.connection import client
 from compress_ssl.storage.places.place import lease_holder, writer_lease
-from compress_ssl.storage.schema import SAMPLE_ARRAYS
+from compress_ssl.storage.schema import BASIS_ARRAYS, PATCH_ARRAYS, SAMPLE_ARRAYS
 from compress_ssl.storage.tools.growth import is_growing, resume_growth
 from compress_ssl.storage.tools.verify import verify_store
 from tests.reliability.fuzz_files import VARIABLES, Refused, call
@@ -56,6 +56,11 @@ def rows(place: str) -> Answer:
         for view in split.complete_views:
             found[f"{split.name} {view}"] = digest(split.view(view))
             found[f"{split.name} {view} augmentation"] = digest(split.augmentation(view))
+        for view in split.complete_patch_views:
+            for name, values in zip(PATCH_ARRAYS, split.patch_view(view), strict=True):
+                found[f"{split.name} {view} {name}"] = digest(values)
+        for name, values in zip(BASIS_ARRAYS, split.patch_basis if split.patches else (), strict=False):
+            found[f"{split.name} {name}"] = digest(values)
         for name in SAMPLE_ARRAYS:
             values = getattr(split.samples, name)
             found[f"{split.name} {name}"] = digest(np.array(values, str) if name == "sample_path" else values)
@@ -68,6 +73,13 @@ def store() -> Answer:
     call("store", "info", "stores/whole.zarr")
     call("store", "card", "stores/whole.zarr")
     verify_store(open_store("stores/whole.zarr"))
+    return answer
+
+
+def patched() -> Answer:
+    answer = rows("patched.zarr")
+    call("store", "info", "patched.zarr")
+    verify_store(open_store("patched.zarr"))
     return answer
 
 
@@ -224,6 +236,12 @@ KINDS = {
     "zarr.json of an array": Kind(["stores/whole.zarr/*/*/zarr.json"], store, TREE, checked=True),
     "commit records": Kind(["stores/whole.zarr/*/embeddings/commits/**/*.json"], store, TREE, checked=True),
     "chunks": Kind(["stores/whole.zarr/*/*/c/**/*"], store, checked=True),
+    "metadata of patches and mixed views": Kind(
+        ["patched.zarr/**/zarr.json", "patched.zarr/*/embeddings/commits/**/*.json"], patched, TREE, checked=True
+    ),
+    "chunks of patches and mixed views": Kind(
+        ["patched.zarr/*/patch*/c/**/*", "patched.zarr/*/augmentation/c/**/*"], patched, checked=True
+    ),
     "attributes in a training": Kind(TRAINED, trained_from_store, TREE, cost=15),
     "growth": Kind(["growing.zarr/zarr.json", "growing.zarr/train/zarr.json"], grown, TREE, checked=True),
     "leases": Kind(["stores/whole.zarr.lease"], leased, TREE),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from compress_ssl.storage import EmbeddingStore, LocalPath, Place, Split, open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import StoreError
-from compress_ssl.storage.schema import SAMPLE_ARRAYS, VIEW_ARRAYS
+from compress_ssl.storage.schema import PATCH_ARRAYS, SAMPLE_ARRAYS, VIEW_ARRAYS, patch_unit
 from compress_ssl.storage.tools.verify import verify_store
 
 Array = npt.NDArray[Any]
@@ -34,7 +34,7 @@ class Answers:
 
 
 Truth = dict[str, dict[str, Array]]
-"""By split the whole arrays, of views (V, N, ...) and of samples (N, ...)."""
+"""By split the whole arrays, of views (V, N, ...) and of samples (N, ...); of patches those of the first views."""
 
 
 def truth_of(store: EmbeddingStore) -> Truth:
@@ -48,8 +48,16 @@ def _arrays(split: Split) -> dict[str, Array]:
     return {
         "embeddings": np.stack([split.view(view) for view in views]),
         "augmentation": np.stack([split.augmentation(view) for view in views]),
+        **_patches(split),
         **samples,
     }
+
+
+def _patches(split: Split) -> dict[str, Array]:
+    if split.patches is None:
+        return {}
+    pairs = [split.patch_view(view) for view in split.patches.views]
+    return {name: np.stack(arrays) for name, arrays in zip(PATCH_ARRAYS, zip(*pairs, strict=True), strict=True)}
 
 
 def read_everything(place: Place, truth: Truth) -> Answers:
@@ -71,6 +79,10 @@ def read_everything(place: Place, truth: Truth) -> Answers:
             answers.add(_compared(lambda split=split, view=view, rows=order: split.rows(view, rows), embeddings[order]))
             answers.add(_compared(lambda split=split, view=view: _by_blocks(split, view), embeddings))
             answers.add(read_committed(split, arrays, view))
+        for view in range(len(arrays.get("patches", ()))):
+            for number, name in enumerate(PATCH_ARRAYS):
+                read: Callable[[], Array] = lambda split=split, view=view, number=number: split.patch_view(view)[number]
+                answers.add(_compared(read, arrays[name][view]))
         for array in SAMPLE_ARRAYS:
             answers.add(_compared(lambda split=split, array=array: getattr(split.samples, array), arrays[array]))
     return answers
@@ -79,8 +91,10 @@ def read_everything(place: Place, truth: Truth) -> Answers:
 def read_committed(split: Split, arrays: dict[str, Array], view: int) -> Answers:
     """Read the blocks of a view that say they are committed, be the view complete or not."""
     answers = Answers()
+    has_patches = view < len(arrays.get("patches", ()))
     try:
         committed = list(split.committed(str(view)))
+        with_patches = list(split.committed(patch_unit(view))) if has_patches else []
     except StoreError as error:
         return Answers(refused=Counter([type(error).__name__]))
     for block in committed:
@@ -88,6 +102,10 @@ def read_committed(split: Split, arrays: dict[str, Array], view: int) -> Answers
         for name in VIEW_ARRAYS:
             read: Callable[[], Array] = lambda block=block, name=name: split.block(view, block)[name]
             answers.add(_compared(read, arrays[name][view, rows]))
+    for block in with_patches:
+        for number, name in enumerate(PATCH_ARRAYS):
+            read = lambda block=block, number=number: split.patch_block(view, block)[number]
+            answers.add(_compared(read, arrays[name][view, split.block_slice(block)]))
     return answers
 
 

@@ -25,6 +25,7 @@ from compress_ssl.storage.patches import dequantise, quantise
 from compress_ssl.storage.schema import EVALUATION_VIEW, PatchPlan, SplitPlan
 
 IMAGES = 1000  # of the sample, in view 0 and view 1
+POSITIONS = 100_000  # of the sample at most, which is in memory: with larger grids than 7 x 7 it has fewer images
 
 AT_ONCE = 10_000  # positions in float64
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def fit_patches(embedder: Embedder, plan: EmbedPlan, progress: Progress) -> PatchPlan | None:
-    """Fit the components of a plan's patches on up to 1,000 images of its first split, in view 0 and view 1.
+    """Fit the components of a plan's patches on a sample of images of its first split, in view 0 and view 1.
 
     Returns:
         patches: With mean, basis and their figures; None if there are no patches, or no image.
@@ -42,9 +43,10 @@ def fit_patches(embedder: Embedder, plan: EmbedPlan, progress: Progress) -> Patc
         RunError: If rendering fails.
     """
     name, split = next(iter(plan.splits.items()))
-    rows = evenly_spaced(np.flatnonzero(split.samples.good), IMAGES)
-    if split.patches is None or not len(rows):
+    if split.patches is None or not split.samples.good.any():
         return None
+    count = min(IMAGES, max(1, POSITIONS // (2 * split.patches.positions)))
+    rows = evenly_spaced(np.flatnonzero(split.samples.good), count)
     positions = np.concatenate(list(_positions(embedder, plan, name, rows, progress)))  # (n, C)
     mean, basis, share = principal_components(positions, split.patches.components)
     cosine = reconstruction_cosine(positions, mean, basis)

@@ -124,7 +124,7 @@ WRONG_USE = [
     (("evaluate", "liner", "run"), "There is no command 'liner'. Did you mean 'linear'? Known: linear, "),
     (("evaluate", "linear"), "Missing argument 'MODEL'."),
     (("evaluate", "run", "--baseline", "best"), "'random', 'torchvision'"),
-    (("embed", "data", "s", "--teachr", "x"), "No such option '--teachr'. Did you mean"),
+    (("embed", "data", "s", "--teahcer", "x"), "No such option '--teahcer'. Did you mean"),
     (("embed", "data", "s"), "Missing option '--teacher'."),
     (("distill", "s", "data"), "Missing argument 'RUN'."),
     (("distill", "s", "d", "r", "--student", "x", "--objective", "fitnets"), "'compress-2q', 'compress-1q', 'reg'"),

@@ -108,19 +108,21 @@ def test_two_processes_find_the_same(voc: Path, tmp_path: Path) -> None:
     assert alone == two
 
 
-def test_teacher_is_scored_from_its_store(voc: Path, tmp_path: Path) -> None:
+def test_teacher_is_scored_from_its_store_by_embeddings_or_by_means_of_patches(voc: Path, tmp_path: Path) -> None:
     network = evaluate(settings_of("random/conv4-16", voc, tmp_path / "out"), Silent()).result
     store = tmp_path / "teacher.zarr"
     embed(
         EmbedSettings(
             data=voc, store=store, teacher="random/conv4-16", split=("trainval:0", "test:0"), size=32, resize=32,
-            device="cpu", threads=1, renderer="torchvision",
+            device="cpu", threads=1, renderer="torchvision", patches=16,
         ),
         Silent(),
     )  # fmt: skip
     teacher = evaluate(settings_of(str(store), voc, tmp_path / "teacher"), Silent()).result
-    for ours, its in zip(network.classes, teacher.classes, strict=True):
+    means = evaluate(settings_of(str(store), voc, tmp_path / "means", patch_mean=True), Silent()).result
+    for ours, its, mean in zip(network.classes, teacher.classes, means.classes, strict=True):
         assert its.average_precision_percent == pytest.approx(ours.average_precision_percent, abs=1)
+        assert mean.average_precision_percent == pytest.approx(ours.average_precision_percent, abs=1)
     with pytest.raises(InputError, match="--data is needed for the annotations of the images"):
         evaluate(settings_of(str(store), None, tmp_path / "teacher"), Silent())
 

@@ -46,7 +46,7 @@ def forward(run: Run) -> None:
 
 def embedder_of(run: Run, name: str, precision: Precision = "auto", *, compiled: bool = False) -> Embedder:
     settings = embed_settings(run, "none", batch_size=BATCH, compile=compiled)
-    return load_embedder(f"random/{name}", settings, precision, normalise=True)
+    return load_embedder(f"random/{name}", settings, precision, normalise=True, pool="own")
 
 
 def side_of(run: Run) -> int:

@@ -63,8 +63,8 @@ class FeatureSource:
         self.is_store = is_meant_as_store(settings.model)
         if settings.patch_mean and not self.is_store:
             raise InputError(
-                f"--patch-mean averages the patches of a store, and '{settings.model}' is a network; give a store made "
-                "with --patches, or for a ViT --pool avg."
+                f"--patch-mean averages the patches of a store, and '{settings.model}' is none; give a store made with "
+                "--patches, or for a ViT --pool avg instead."
             )
         folder = _output_folder(settings, self.is_store)
         self.folder = folder if self.is_store else _folder_of_data_set(folder, settings)

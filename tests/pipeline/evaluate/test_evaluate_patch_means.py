@@ -135,6 +135,6 @@ def test_what_has_no_patches_is_refused_in_a_sentence(images: Path, store: Path,
     two_views = LinearSettings(model=str(store), output=tmp_path, patch_mean=True, views=2)
     refused("View 2 of split train of .* has no patches, and --patch-mean averages them", two_views)
     network = KnnSettings(model="random/timm/test_vit", data=images, output=tmp_path, patch_mean=True)
-    refused("'random/timm/test_vit' is a network; give a store made with --patches", network)
+    refused("'random/timm/test_vit' is none; give a store made with --patches", network)
     with pytest.raises(InputError, match="--baseline random is a network; leave one of them out"):
         next(evaluate_with_baselines(KnnSettings(model=str(store), data=images, patch_mean=True), ["random"], Silent()))

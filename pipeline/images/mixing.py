@@ -81,7 +81,7 @@ def draw_mixing(
 
 def second_rows(parameters: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """Return the rows of second images (...), from parameters (..., P); -1 where images are not mixed."""
-    if parameters.shape[-1] == len(COLUMNS):
+    if parameters.shape[-1] <= len(COLUMNS):
         return np.full(parameters.shape[:-1], -1)
     return parameters[..., MIX_COLUMN["mix_row"]].astype(np.int64)
 

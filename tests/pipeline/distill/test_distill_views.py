@@ -176,7 +176,7 @@ def test_objectives_get_embeddings_of_unit_length_unless_they_declare_otherwise(
     stored = torch.from_numpy(open_store(store)["train"].view(1)[batch.rows.numpy()]).float()
     for name, of_unit_length in (("compress-1q", True), ("reg", True), ("crd", True), ("unic", False)):
         settings = student(objective=name, accumulation=2)
-        task = DistillTask(settings, build_student(settings, made.split, 16), made, [0], torch.device("cpu"), None)
+        task = DistillTask(settings, build_student(settings, made.split, 16), made, [0], [], torch.device("cpu"), None)
         passed = torch.cat([part.teacher_embeddings for (part,) in task.micro_batches(batch)])
         expected = stored / stored.norm(dim=1, keepdim=True) if of_unit_length else stored
         torch.testing.assert_close(passed, expected)

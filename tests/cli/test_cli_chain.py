@@ -148,7 +148,7 @@ WRONG_CHAINS = [
     ("chain --data data --folder out", "Missing command."),
     ("chain --data data --folder out embd", "There is no command 'embd'. Did you mean 'embed'?"),
     ("chain --data data --folder out embed photographs", "There is no command 'photographs'."),
-    ("chain --data data --folder out embed --devcie 3", "No such option '--devcie'. Did you mean '--device'?"),
+    ("chain --data data --folder out embed --veiws 3", "Did you mean one of: '--patch-views', '--views'?"),
     ("chain --data data --folder out embed --views 0", "--views: input should be greater than or equal to 1, got 0."),
     ("chain --data data --folder out --threads 0 embed", "--threads: input should be greater than or equal to 1"),
     (

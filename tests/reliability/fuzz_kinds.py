@@ -169,8 +169,11 @@ def foreign_networks() -> Answer:
 
 def resumed() -> Answer:
     copy("interrupted", "out/run")
+    is_begun = Path("out/run/checkpoint.pt").is_file()
     words = "--student conv4-16 --milestones 1 --objective reg --epochs 3 --batch-size 8 --keep-every 1 --resume"
     call("distill", "stores/whole.zarr", "images", "out/run", *words.split(), "--threads", "1", "--device", "cpu")
+    if not is_begun:
+        raise Refused("Error: of this script: training started over, with the last bits of this machine")
     return {"weights": weights_sha256(load_network("out/run").module)}
 
 

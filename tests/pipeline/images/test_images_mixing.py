@@ -141,7 +141,8 @@ def test_mixed_pixels_are_those_of_a_loop_over_them(side: int) -> None:
 
 def check(values: npt.NDArray[np.float32], good: npt.NDArray[np.bool_]) -> Any:
     """Of mixed views of 50 x 50 pixels."""
-    sizes, view = np.full((len(good), 2), 50, np.int32), {"size": 32, "policy": {"name": "crop-flip+mixup"}}
+    sizes, policy = np.full((len(good), 2), 50, np.int32), {"name": "crop-flip+mixup", "mixup": 1.0}
+    view = {"size": 32, "policy": policy}
     plain = fresh_parameters(MIXUP, 32, 3, 1, sizes)
     return impossible(np.hstack([plain, values]), np.where(good, 0, 1).astype(np.uint8), sizes, view, good)
 

@@ -96,8 +96,7 @@ class BINGO(TeacherBankObjective):
         negatives = (self.teacher_bank.similarities(queries) / self.temperature).logsumexp(dim=1, keepdim=True)
         losses = (torch.logaddexp(logits, negatives) - logits).mean(dim=0)
         intra, inter = losses[0], losses[1:].mean()
-        if self.training:
-            self._staged.append((teacher, rows))
+        self.stage(teacher, rows)
         return (intra + inter) / 2, {"intra_loss": intra.detach(), "inter_loss": inter.detach()}
 
 

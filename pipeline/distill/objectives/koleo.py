@@ -18,6 +18,7 @@ from torch.nn.functional import normalize, pairwise_distance
 from compress_ssl.pipeline.common.settings import result_option
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
+from compress_ssl.pipeline.distill.objectives.regression import direction_loss
 from compress_ssl.pipeline.training.distributed import gather_with_gradient
 
 EPSILON = 1e-8  # of the published code: added to the difference of two vectors, and to the distance
@@ -58,7 +59,7 @@ class KoLeo(Objective):
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return squared distances averaged over the batch, plus the weighted regulariser."""
         directions = normalize(self.projection(features), dim=1)
-        regression = (directions - batch.teacher_embeddings).square().sum(dim=1).mean()
+        regression = direction_loss(directions, batch.teacher_embeddings)
         regulariser = koleo(gather_with_gradient(directions))
         logged = {"regression_loss": regression.detach(), "koleo_loss": regulariser.detach()}
         return regression + self.koleo_weight * regulariser, logged

@@ -55,7 +55,6 @@ class Lightly(TeacherBankObjective):
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the divergence of the two distributions over the batch and what stays of the queue beside it."""
         queries, teacher = normalize(self.projection(features), dim=1), batch.teacher_embeddings
-        if self.training:
-            self._staged.append((teacher, batch.rows))
+        self.stage(teacher, batch.rows)
         anchors = self.teacher_bank.rows_after(gather_rows(teacher))
         return bank_divergence(teacher, queries, anchors, anchors, self.temperature)

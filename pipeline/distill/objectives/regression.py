@@ -125,5 +125,9 @@ class SimReg(Objective):
 
     def compute_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return squared distances, averaged over the batch."""
-        directions = normalize(self.projection(features), dim=1)
-        return (directions - batch.teacher_embeddings).square().sum(dim=1).mean(), {}
+        return direction_loss(normalize(self.projection(features), dim=1), batch.teacher_embeddings), {}
+
+
+def direction_loss(directions: Tensor, targets: Tensor) -> Tensor:
+    """Return the squared distance of unit vectors (B, D), averaged over the batch: 2 minus 2 times their cosine."""
+    return (directions - targets).square().sum(dim=1).mean()

@@ -15,6 +15,7 @@ from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.torch_errors import first_line
 from compress_ssl.pipeline.distill.objectives import options
 from compress_ssl.pipeline.distill.objectives.objective import Batch, Objective
+from compress_ssl.pipeline.distill.objectives.regression import direction_loss
 
 
 class Retro(Objective):
@@ -73,4 +74,4 @@ class Retro(Objective):
         """Return squared distances, averaged over the batch."""
         ours = normalize(self.projection_head(self.projection(features)), dim=1)
         theirs = normalize(self.projection_head(batch.teacher_embeddings), dim=1)
-        return (ours - theirs).square().sum(dim=1).mean(), {}
+        return direction_loss(ours, theirs), {}

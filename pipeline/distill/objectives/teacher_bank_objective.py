@@ -49,6 +49,11 @@ class TeacherBankObjective(Objective):
         if self.teacher_mean is not None:
             self.teacher_mean.copy_(teacher.embeddings.mean(dim=0, dtype=torch.float64))
 
+    def stage(self, embeddings: Tensor, rows: Tensor | None) -> None:
+        """In training, stage the teacher embeddings (B, D) of a (micro-)batch for the bank."""
+        if self.training:
+            self._staged.append((embeddings, rows))
+
     def after_step(self, student: nn.Module) -> None:
         """Enqueue the staged batch of all ranks."""
         del student
@@ -68,8 +73,7 @@ class TeacherBankObjective(Objective):
             with_own_anchor: Add each image's own teacher embedding to its anchors.
         """
         teacher, bank = self.transform_teacher(batch.teacher_embeddings), self.teacher_bank
-        if self.training:
-            self._staged.append((teacher, batch.rows))
+        self.stage(teacher, batch.rows)
         return bank_divergence(
             teacher,
             queries,

@@ -35,7 +35,6 @@ from compress_ssl.storage import Split
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.errors import DiskSpaceError
 from compress_ssl.storage.places.lease_file import has_name
-from compress_ssl.storage.schema import patch_unit
 
 Arrays = list[tuple[tuple[int, ...], torch.dtype]]  # shape and type of each
 
@@ -104,7 +103,7 @@ class MappedView:
             InputError: If the scratch folder cannot be written, or is not this user's.
             DiskSpaceError: If it is full.
         """
-        units = [str(view), *([patch_unit(view)] if patches else [])]
+        units = split.units_of(view) if patches else [str(view)]
         records = " ".join(json.dumps(read_records(split.path, unit), sort_keys=True) for unit in units)
         name = xxhash.xxh3_128_hexdigest(f"{split.path.resolve()} {records} with hash".encode())
         self._patches, self._arrays = patches, view_arrays(split, patches=patches)

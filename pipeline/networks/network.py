@@ -118,8 +118,13 @@ def load_network(reference: str, seed: int = 0, pool: str | None = "own") -> Net
         InputError: If there is no such network, its file cannot be used, or it does not have this pool.
     """
     network = _load(reference, seed)
-    # A user's module is taken as it is: its output may be more than pooled tokens.
-    forward = None if network.feature_layer == USERS_OUTPUT else forward_pool(network.module)
+    if network.feature_layer == USERS_OUTPUT:  # which may be more than pooled tokens
+        if pool not in ("own", None):
+            raise InputError(
+                f"The output of '{network.name}', which a function built, is taken as it is; leave --pool out."
+            )
+        return network
+    forward = forward_pool(network.module)
     own = forward and (network.own_pool or forward)
     chosen = {"own": own, None: forward}.get(pool, pool)
     if chosen not in (None, forward):

@@ -243,4 +243,5 @@ def _check_resumable(plan: MergePlan, target: Place) -> None:
 def _facts(plan: SplitPlan) -> tuple[Any, ...]:
     samples, patches = plan.samples, plan.patches
     basis = (patches.attribute(), patches.mean.tolist(), patches.basis.tolist()) if patches else None
-    return samples.sample_path, samples.content_hash.tolist(), plan.views, plan.block_rows, plan.feature_dim, basis
+    row = (plan.columns, plan.block_rows, plan.feature_dim)
+    return samples.sample_path, samples.content_hash.tolist(), plan.views, *row, basis

@@ -150,6 +150,19 @@ def test_what_is_wrong_is_said_in_one_sentence(reference: str, sentence: str, la
     assert "\n" not in str(caught.value)
 
 
+def test_a_pool_cannot_be_chosen_for_a_module_whose_output_is_its_user_s(lab: Path) -> None:
+    (lab / "lab_vit.py").write_text(
+        "import timm\n"
+        "def vit():\n"
+        "    options = {'img_size': 32, 'patch_size': 8, 'embed_dim': 12, 'depth': 1, 'num_heads': 3}\n"
+        "    return timm.models.vision_transformer.VisionTransformer(num_classes=5, **options), {'size': 32}\n"
+    )
+    network = load_network("lab_vit:vit")
+    assert (network.feature_dim, "pool" in network.identity()) == (5, False)
+    with pytest.raises(InputError, match=r"The output of 'lab_vit:vit', .* is taken as it is; leave --pool out"):
+        load_network("lab_vit:vit", pool="avg")
+
+
 def test_files_and_known_names_come_first(lab: Path) -> None:
     assert parse_reference("lab_models:means").kind == "user"
     assert parse_reference("resnet18:means") == Reference("file", "resnet18", Path("means"))

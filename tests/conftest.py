@@ -25,10 +25,14 @@ ROOT = Path(__file__).parents[1]
 
 InTwoProcesses = Callable[[Sequence[tuple[str, list[Settings]]]], tuple[list[Any], list[Any]]]
 
+# Where this is set, each of the many processes that tests start would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 pytest_plugins = ["tests.servers", "tests.google_server"]
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # A core each: the threads of two workers' networks, as many as there are cores, would wait for each other.
+    # One core: the threads of several workers' networks, as many as there are cores, would wait for each other.
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
@@ -36,6 +40,11 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the workers of ``-n auto``: two more than cores, since many tests wait for processes and servers."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.fixture(autouse=True)

@@ -60,12 +60,13 @@ def lines_through(programs: Mapping[str, tuple[Program, tuple[int, int], int]]) 
     """Return the line through the costs of each program at two sizes.
 
     Args:
-        programs: Each with its sizes, and the images that one more of a size takes.
+        programs: Each with its sizes, and the images that one more of a size takes. Of a single size, as in a toy,
+            all of the cost is the start's.
     """
     cpu = cpu_seconds({(name, size): program(size) for name, (program, sizes, _) in programs.items() for size in sizes})
     lines = {}
     for name, (_, (few, more), images) in programs.items():
-        image = (cpu[name, more] - cpu[name, few]) / ((more - few) * images)
+        image = (cpu[name, more] - cpu[name, few]) / ((more - few) * images) if more > few else 0.0
         lines[name] = Line(cpu[name, few] - few * images * image, image)
     return lines
 
@@ -121,9 +122,17 @@ def embed(data: Path, store: Path, images: int) -> list[str]:
 
 
 def programs_of(
-    data: Path, store: Path, count: int, epochs: tuple[int, int]
+    data: Path, store: Path, counts: tuple[int, int], epochs: tuple[int, int]
 ) -> dict[str, tuple[Program, tuple[int, int], int]]:
-    """Return the programs, as ``lines_through`` takes them, for a dataset of so many photographs beside its store."""
+    """Return the programs, as ``lines_through`` takes them, for a dataset beside its store.
+
+    Args:
+        data: The dataset.
+        store: Its store.
+        counts: Photographs of it that ``embed`` takes: some, and all.
+        epochs: Epochs of the others.
+    """
+    count = counts[1]
 
     def distill(epochs: int) -> list[str]:
         options = ["--student", "resnet18", "--objective", "compress-1q", "--bank-size", "256"]
@@ -139,7 +148,7 @@ def programs_of(
         return [*program, f"{data}/train", f"{data.parent}/lightly-{epochs}", str(epochs)]
 
     programs: dict[str, tuple[Program, tuple[int, int], int]] = {
-        STORE: (lambda images: embed(data, store.parent / str(images) / store.name, images), (count // 5, count), 1),
+        STORE: (lambda images: embed(data, store.parent / str(images) / store.name, images), counts, 1),
         OUR_STUDENT: (distill, epochs, count),
         "`ImageFolder`, live teacher": (loop("image-folder"), epochs, count),
         "DALI, live teacher": (loop("dali"), epochs, count),
@@ -153,13 +162,13 @@ def programs_of(
 
 def main(toy: bool) -> None:
     """Print the table and the verdict."""
-    count, epochs = (64, (1, 2)) if toy else (960, (1, 2))
+    counts, epochs = ((64, 64), (1, 1)) if toy else ((192, 960), (1, 2))
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        write_photographs(data, count)
+        write_photographs(data, counts[1])
         store = Path(folder) / "store.zarr"
-        subprocess.run(embed(data, store, count), check=True, capture_output=True, env=ENVIRONMENT)
-        lines = lines_through(programs_of(data, store, count, epochs))
+        subprocess.run(embed(data, store, counts[1]), check=True, capture_output=True, env=ENVIRONMENT)
+        lines = lines_through(programs_of(data, store, counts, epochs))
     embedding = lines[STORE].cost(PHOTOGRAPHS)
     another = {name: line.cost(PHOTOGRAPHS * EPOCHS) for name, line in lines.items() if name != STORE}
     one = another | {OUR_STUDENT: another[OUR_STUDENT] + embedding}

@@ -57,7 +57,8 @@ def cost_of_process(arguments: list[str], folder: Path) -> Cost:
 def main(toy: bool) -> None:
     """Time all commands in turns, after a first turn that compiles the modules; a toy is a few in that first turn."""
     stages = {name: command for name, command in STAGES.items() if not toy or command == EMBED.format("conv4-16")}
-    ways = {"bare": ["-c", BARE]} | {f"`import {names}`": ["-c", f"import {names}"] for names in IMPORTS}
+    imports = IMPORTS[:1] if toy else IMPORTS
+    ways = {"bare": ["-c", BARE]} | {f"`import {names}`": ["-c", f"import {names}"] for names in imports}
     for name, command in stages.items():
         ways[name] = ["-m", "compress_ssl", *command.split()]
     for command in OTHERS[:4] if toy else OTHERS:

@@ -18,7 +18,7 @@ def run(name: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_toy_run_prints_a_table(name: str) -> None:
     process = Forked(run, name)
-    assert process.wait() == 0, process.errors
+    assert process.wait(300) == 0, process.errors
     assert re.search(r"^\| --- \|.*\n\| .+ \|$", process.output, re.MULTILINE), process.output
 
 

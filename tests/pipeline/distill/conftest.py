@@ -164,7 +164,7 @@ def assert_same() -> Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None
     def check(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
-            torch.testing.assert_close(value, theirs[name], rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(value, theirs[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
     return check
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.objectives import OBJECTIVES
 from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
-from compress_ssl.pipeline.distill.run import distill, distill_together
+from compress_ssl.pipeline.distill.run import distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.distill.task import build_objective
 from compress_ssl.pipeline.networks.architectures import build_backbone
@@ -72,26 +71,17 @@ def check_gradients(kind: str, settings: DistillSettings) -> None:
     assert all(not value.requires_grad for value in diagnostics.values()), kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_resumed_run_ends_as_one_never_stopped_bit_for_bit(
-    student: Students, trained: Trained, killed_after: Any, assert_same: Any, metrics: Any, kind: str
+def test_in_one_pass_that_is_killed_twice_each_ends_as_alone_and_never_stopped_bit_for_bit(
+    student: Students, trained: Trained, killed_after: Any, assert_same: Any, metrics: Any
 ) -> None:
-    given = {**KINDS[kind], "accumulation": 2}
-    expected = trained("whole", **given)
-    settings = student(**given)
+    students = [student(kind, **given, accumulation=2) for kind, given in KINDS.items()]
     for steps in (2, 3):  # of 9: in the first and in the second epoch
-        killed_after(steps, [settings])
-        settings = settings.model_copy(update={"resume": True})
-    model = distill(settings, Silent(), live_evaluation)
-    assert_same(load_file(model), expected)
-    assert metrics(settings.run) == metrics(settings.run.with_name("whole"))
-    mine, other = (torch.load(settings.run.with_name(name) / "checkpoint.pt") for name in (settings.run.name, "whole"))
-    assert_same(mine["modules"], other["modules"])
-
-
-def test_all_objectives_share_a_pass_and_end_as_each_alone(
-    student: Students, trained: Trained, assert_same: Any
-) -> None:
-    models = distill_together([student(kind, **given) for kind, given in KINDS.items()], Silent(), live_evaluation)
-    for (kind, given), model in zip(KINDS.items(), models, strict=True):
-        assert_same(load_file(model), trained(f"alone-{kind}", **given))
+        killed_after(steps, students)
+        students = [each.model_copy(update={"resume": True}) for each in students]
+    models = distill_together(students, Silent(), live_evaluation)
+    for (kind, given), settings, model in zip(KINDS.items(), students, models, strict=True):
+        alone = settings.run.with_name(f"alone-{kind}")
+        assert_same(load_file(model), trained(alone.name, **given, accumulation=2))
+        assert metrics(settings.run) == metrics(alone), kind
+        mine, other = (torch.load(run / "checkpoint.pt") for run in (settings.run, alone))
+        assert_same(mine["modules"], other["modules"])

@@ -37,8 +37,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "seed": {"objective": "seed"},
     "crd": {"objective": "crd", "negatives": 40},
     "cc": {"objective": "cc", "clusters": 4},
+    "reg-bn": {"objective": "reg-bn"},
+    "simreg": {"objective": "simreg"},
+    "unic": {"objective": "unic", "teacher_dropping": 0.0},
+    "koleo": {"objective": "koleo"},
     "bingo": {"objective": "bingo", "neighbours": 3},
     "retro": {"objective": "retro"},
+    "lightly": {"objective": "lightly"},
 }
 
 
@@ -66,8 +71,10 @@ def test_another_teacher_and_its_weight_change_what_is_learned(trained: Trained,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_gradients_are_the_weighted_mean_of_those_of_each_teacher_alone(student: Students, kind: str) -> None:
-    settings = student(**KINDS[kind])
+def test_loss_and_gradients_are_the_weighted_mean_of_those_of_each_teacher_alone(
+    student: Students, other: Path, kind: str
+) -> None:
+    settings = student(**KINDS[kind], also_store=(other,))
     dims, weights = (24, 40, 10), (0.2, 0.3, 0.5)
     generator = torch.Generator().manual_seed(1)
     stored = [torch.nn.functional.normalize(torch.randn(100, dim, generator=generator), dim=1) for dim in dims]
@@ -125,20 +132,21 @@ def test_loss_and_gradients_are_the_weighted_mean_of_those_of_each_teacher_alone
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_killed_run_goes_on_bit_for_bit(
-    student: Students, trained: Trained, other: Path, killed_after: Any, assert_same: Any, metrics: Any, kind: str
+def test_killed_runs_go_on_bit_for_bit(
+    student: Students, trained: Trained, other: Path, killed_after: Any, assert_same: Any, metrics: Any
 ) -> None:
-    given = {**KINDS[kind], "also_store": (other,), "store_weights": (1, 3), "accumulation": 2}
-    expected = trained("whole", **given)
-    settings = student(**given)
+    given = {"also_store": (other,), "store_weights": (1, 3), "accumulation": 2}
+    students = [student(kind, **options, **given) for kind, options in KINDS.items()]
     for steps in (2, 3):
-        killed_after(steps, [settings])
-        settings = settings.model_copy(update={"resume": True})
-    assert_same(load_file(distill(settings, Silent(), live_evaluation)), expected)
-    assert metrics(settings.run) == metrics(settings.run.with_name("whole"))
-    mine, whole = (torch.load(settings.run.with_name(name) / "checkpoint.pt") for name in (settings.run.name, "whole"))
-    assert_same(mine["modules"], whole["modules"])
+        killed_after(steps, students)
+        students = [each.model_copy(update={"resume": True}) for each in students]
+    models = distill_together(students, Silent(), live_evaluation)
+    for (kind, options), settings, model in zip(KINDS.items(), students, models, strict=True):
+        alone = settings.run.with_name(f"alone-{kind}")
+        assert_same(load_file(model), trained(alone.name, **options, **given))
+        assert metrics(settings.run) == metrics(alone), kind
+        mine, whole = (torch.load(run / "checkpoint.pt") for run in (settings.run, alone))
+        assert_same(mine["modules"], whole["modules"])
 
 
 def test_run_does_not_go_on_with_other_teachers_or_weights(

@@ -20,7 +20,7 @@ from compress_ssl.pipeline.distill.objectives.hadamard import core_order, hadama
 from compress_ssl.pipeline.distill.objectives.objective import Batch, TeacherEmbeddings
 from compress_ssl.pipeline.distill.objectives.standardisation import fit_mean_std, fit_phi_s
 from compress_ssl.pipeline.distill.objectives.unic import UNIC
-from compress_ssl.pipeline.distill.run import distill, distill_together
+from compress_ssl.pipeline.distill.run import distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 from compress_ssl.storage import open_store
@@ -198,30 +198,22 @@ def test_statistics_are_those_of_view_0_of_the_store_as_it_is(trained: Trained, 
     np.testing.assert_allclose(mean, open_store(store)["train"].view(0).astype(np.float64).mean(axis=0), rtol=1e-6)
 
 
-def test_killed_run_with_dropped_teachers_goes_on_bit_for_bit(
-    student: Students, trained: Trained, other: Path, killed_after: Any, assert_same: Any, metrics: Any
-) -> None:
-    given = {**TWO_TEACHERS, "also_store": (other,), "standardisation": "phi-s", "accumulation": 2}
-    expected = trained("whole", **given)
-    settings = student(**given)
-    for steps in (2, 3):
-        killed_after(steps, [settings])
-        settings = settings.model_copy(update={"resume": True})
-    assert_same(load_file(distill(settings, Silent(), live_evaluation)), expected)
-    assert metrics(settings.run) == metrics(settings.run.with_name("whole"))
-
-
-def test_students_with_dropped_teachers_share_a_pass_and_end_as_each_alone(
-    student: Students, trained: Trained, store: Path, other: Path, assert_same: Any
+def test_killed_runs_with_dropped_teachers_go_on_and_end_as_each_alone_bit_for_bit(
+    student: Students, trained: Trained, store: Path, other: Path, killed_after: Any, assert_same: Any, metrics: Any
 ) -> None:
     kinds: dict[str, dict[str, Any]] = {
-        "two": {**TWO_TEACHERS, "also_store": (other,)},
+        "two": {**TWO_TEACHERS, "also_store": (other,), "standardisation": "phi-s"},
         "banks": {},
         "three": {"objective": "unic", "also_store": (other, store), "teacher_dropping": 0.9},
-        "never": {**TWO_TEACHERS, "also_store": (other,), "teacher_dropping": 0},
+        "never": {**TWO_TEACHERS, "also_store": (other,), "standardisation": "phi-s", "teacher_dropping": 0},
     }
-    models = distill_together([student(name, **kind) for name, kind in kinds.items()], Silent(), live_evaluation)
+    students = [student(name, **kind, accumulation=2) for name, kind in kinds.items()]
+    for steps in (2, 3):
+        killed_after(steps, students)
+        students = [each.model_copy(update={"resume": True}) for each in students]
+    models = distill_together(students, Silent(), live_evaluation)
     weights = {name: load_file(model) for name, model in zip(kinds, models, strict=True)}
     for name, kind in kinds.items():
-        assert_same(weights[name], trained(f"alone-{name}", **kind))
+        assert_same(weights[name], trained(f"alone-{name}", **kind, accumulation=2))
+        assert metrics(student(name).run) == metrics(student(f"alone-{name}").run)
     assert not torch.equal(weights["two"]["0.weight"], weights["never"]["0.weight"])

@@ -94,7 +94,8 @@ class DaskProcesses:
         )  # fmt: skip
 
     def _start(self, *words: str) -> Forked:
-        process = Forked(run_dask, *words, environment={"NOTES": str(self.notes), **self.environment})
+        ttl = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "60 s"}  # until a worker that hangs is given up
+        process = Forked(run_dask, *words, environment={"NOTES": str(self.notes), **ttl, **self.environment})
         self.processes.append((words[0], process))
         return process
 

@@ -1,8 +1,6 @@
 """A user's network: a function that returns a module and its preprocessing, found by its place or its name."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from torch import nn
 
-import compress_ssl
 from compress_ssl import EmbedSettings, Preprocessing, Silent, embed, load_network, register_network
+from compress_ssl.cli.main import main
 from compress_ssl.pipeline.common.errors import InputError
+from compress_ssl.pipeline.networks.catalogue import networks_of_packages
 from compress_ssl.pipeline.networks.network import save_network
 from compress_ssl.pipeline.networks.reference import Reference, parse_reference
-from compress_ssl.pipeline.networks.user_networks import REGISTERED
+from compress_ssl.pipeline.networks.user_networks import REGISTERED, entry_points_by_name
 
 LAB = """
 import torch
@@ -88,9 +88,10 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for name in ("lab_models", "lab_broken", "lab_wrong"):
+    for name in ("lab_models", "lab_broken", "lab_wrong", "lab_package"):
         sys.modules.pop(name, None)
     REGISTERED.clear()
+    entry_points_by_name.cache_clear()
 
 
 @pytest.fixture
@@ -210,7 +211,7 @@ def test_ours_is_taken_where_a_network_of_the_process_has_its_name(lab: Path, ca
     assert "'resnet18' is also the name of a network of a package or this process; ours is taken." in caplog.messages
 
 
-def test_a_package_has_networks_of_its_own(lab: Path) -> None:
+def test_a_package_has_networks_of_its_own(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed as pip does it: a module, and a folder of metadata beside it."""
     site = lab / "site"
     metadata = site / "lab_models-1.0.dist-info"
@@ -218,24 +219,13 @@ def test_a_package_has_networks_of_its_own(lab: Path) -> None:
     (site / "lab_package.py").write_text(LAB)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-models\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[compress_ssl.teachers]\nlab-dino = lab_package:means\n")
-    root = Path(compress_ssl.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{site}"}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *arguments]
-        return subprocess.run(
-            command, check=False, capture_output=True, text=True, env=environment, cwd=lab, timeout=300
-        )
-
-    code = """
-from compress_ssl import load_network
-from compress_ssl.pipeline.networks.catalogue import networks_of_packages
-network = load_network("lab-dino")
-print(network.name, network.architecture, *networks_of_packages()[0])
-load_network("lab-dini")
-"""
-    done = run("-c", code)
-    assert done.stdout == "lab-dino lab_package:means lab-dino lab-models lab_package:means\n"
-    assert "Did you mean 'lab-dino'?" in done.stderr.splitlines()[-1]
-    shown = json.loads(run("-m", "compress_ssl", "models", "lab-dino", "--json").stdout)["networks"][0]
+    monkeypatch.syspath_prepend(site)
+    entry_points_by_name.cache_clear()
+    network = load_network("lab-dino")
+    assert (network.name, network.architecture) == ("lab-dino", "lab_package:means")
+    assert networks_of_packages() == [("lab-dino", "lab-models", "lab_package:means")]
+    with pytest.raises(InputError, match=r"Did you mean 'lab-dino'\?"):
+        load_network("lab-dini")
+    answer = CliRunner().invoke(main, ["models", "lab-dino", "--json"])
+    shown = json.loads(answer.stdout)["networks"][0]
     assert (shown["architecture"], shown["feature_dim"], shown["parameters"]) == ("lab_package:means", 5, 65)

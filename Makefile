@@ -13,7 +13,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/compress-ssl quickstart
 
 test: $(VENV)/installed-dev servers
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -32,9 +32,10 @@ sys.dont_write_bytecode = False
 pytest_plugins = ["tests.servers", "tests.google_server"]
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # One core: the threads of several workers' networks, as many as there are cores, would wait for each other.
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    # A core each: the threads of two workers' networks, as many as there are cores, would wait for each other. The one
+    # more than cores takes what they leave.
+    cores, number = sorted(os.sched_getaffinity(0)), int(worker.removeprefix("gw"))
+    os.sched_setaffinity(0, {cores[number]} if number < len(cores) else cores)
 
 # As in a shell's background job, or after nohup; what tests start shall hear them.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -43,8 +44,8 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the workers of ``-n auto``: two more than cores, since many tests wait for processes and servers."""
-    return len(os.sched_getaffinity(0)) + 2
+    """Return the workers of ``-n auto``: one more than cores, since many tests wait for processes and servers."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ COMPLETIONS = [
     ("compress-ssl distill --obj", ["--objective"]),
     ("compress-ssl distill --objective c", ["compress-2q", "compress-1q", "crd", "cc"]),
     ("compress-ssl chain embed --views 2 dis", ["distill"]),
-    ("compress-ssl run image", ["imagenet", "image"]),  # the last one says: or a file
+    ("compress-ssl run image", ["imagenet", "imagenette", "image"]),  # the last one says: or a file
     ("compress-ssl distill te", ["te"]),  # the shell completes it as a path
     ("compress-ssl completion ", ["bash", "zsh", "fish"]),
 ]

@@ -31,7 +31,6 @@ NetworkOf = Callable[[str, int], Network]
 
 LIBRARIES = {
     "resnet18": ["torchvision", "timm"],
-    "mobilenet_v2": ["torchvision"],
     "alexnet": ["torchvision"],
     "timm/test_vit": ["timm"],
     "timm/test_vit token+avg": ["timm"],

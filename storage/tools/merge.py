@@ -243,5 +243,5 @@ def _check_resumable(plan: MergePlan, target: Place) -> None:
 def _facts(plan: SplitPlan) -> tuple[Any, ...]:
     samples, patches = plan.samples, plan.patches
     basis = (patches.attribute(), patches.mean.tolist(), patches.basis.tolist()) if patches else None
-    row = (plan.columns, plan.block_rows, plan.feature_dim)
-    return samples.sample_path, samples.content_hash.tolist(), plan.views, *row, basis
+    rows = (samples.sample_path, samples.content_hash.tolist())
+    return *rows, plan.views, plan.columns, plan.block_rows, plan.feature_dim, basis

@@ -1,4 +1,4 @@
-"""Patches of a store: their codes against a naive loop, what lies on the disk, what is read, what is refused."""
+"""Patches of a store: what lies on the disk, what is read, what is written."""
 
 import json
 import shutil
@@ -9,33 +9,19 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
-import xxhash
 
 from compress_ssl.storage import SplitPlan, location, open_store
-from compress_ssl.storage.errors import (
-    NotRepresentableError,
-    StoreBusyError,
-    StoreDamagedError,
-    StoreError,
-    StoreIncompleteError,
-    StoreUnsafeError,
-)
-from compress_ssl.storage.patches import dequantise, quantise
+from compress_ssl.storage.errors import NotRepresentableError, StoreBusyError, StoreError, StoreIncompleteError
 from compress_ssl.storage.schema import default_block_rows
 from compress_ssl.storage.tools.verify import verify_store
 from compress_ssl.storage.writer import StoreWriter, create_store, exclusive_writer
 from tests.storage.conftest import BAD_ROW, parameters_of, patch_plan_of, patches_of, plan_of, values_of
 from tests.storage.test_storage_commits import killed_writer
-from tests.storage.test_storage_safety import edit, edited, set_to
 from tests.storage.test_storage_suspended import TAKEN, let_another_take
 
 Array = np.ndarray[Any, Any]
 Files = Callable[[Path], dict[str, bytes]]
 Memory = Callable[[], int]
-
-HALVES = (
-    np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
-)  # every finite float16 from 0, ascending
 
 
 def write_embeddings(store: Path, block: int, view: int) -> None:
@@ -48,58 +34,6 @@ def unwritten(tmp_path: Path) -> Path:
     """A store with patches of the views 0 and 2, without blocks."""
     create_store(tmp_path / "store.zarr", {}, {"train": plan_of(patches=patch_plan_of())})
     return tmp_path / "store.zarr"
-
-
-# ---------------------------------------------------------------- codes
-
-
-def naive(values: Array) -> tuple[list[int], float]:
-    """Codes and scale of K values by their definition, in float64: the least float16 of which 127 reach the largest."""
-    largest = max(abs(float(value)) for value in values)
-    scale = float(HALVES[np.searchsorted(HALVES, np.float32(largest) / np.float32(127))])
-    return [round(float(value) / scale) if scale else 0 for value in values], scale
-
-
-@pytest.mark.parametrize("magnitude", [1e-9, 1e-4, 0.3, 1.0, 40.0, 65504.0 * 127])
-def test_codes_and_scale_are_those_of_a_naive_loop(magnitude: float) -> None:
-    values = (np.random.default_rng(3).normal(size=(50, 16)).clip(-1, 1) * magnitude).astype(np.float32)
-    codes, scale = quantise(values)
-    assert (codes.dtype, scale.dtype) == (np.int8, np.float16)
-    for row, row_codes, row_scale in zip(values, codes, scale, strict=True):
-        wanted, wanted_scale = naive(row)
-        assert float(row_scale) == wanted_scale
-        assert np.abs(row_codes - np.array(wanted)).max() <= 1  # ties of the float32 quotient
-        error = np.abs(row_codes.astype(np.float64) * float(row_scale) - row.astype(np.float64))
-        assert error.max() <= float(row_scale) * 0.5001
-
-
-def test_no_value_is_clipped() -> None:
-    values = np.random.default_rng(4).uniform(-300, 300, (20_000, 2)).astype(np.float32)
-    codes, scale = quantise(values)
-    assert np.abs(codes.astype(int)).max() == 127
-    assert (scale.astype(np.float64) * 127 >= np.abs(values).max(axis=1) * (1 - 1e-7)).all()
-
-
-def test_zeros_have_scale_zero_and_come_back() -> None:
-    codes, scale = quantise(np.zeros((2, 3, 4), np.float32))
-    assert (codes == 0).all()
-    assert (scale == 0).all()
-    assert (dequantise(codes, scale) == 0).all()
-
-
-def test_dequantised_values_are_codes_times_scale() -> None:
-    codes, scale = patches_of(1, slice(0, 22))
-    values = dequantise(codes, scale)
-    assert (values.dtype, values.shape) == (np.float32, (22, 4, 3))
-    for index in np.ndindex(values.shape):
-        assert values[index] == int(codes[index]) * float(scale[index[:-1]])
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e9])
-def test_value_that_no_scale_holds_gives_no_finite_scale_and_codes_of_zero(value: float) -> None:
-    codes, scale = quantise(np.array([[1, value, 2], [1, 2, 3]], np.float32))
-    assert np.isfinite(scale).tolist() == [False, True]
-    assert codes.tolist() == [[0, 0, 0], [42, 85, 127]]
 
 
 # ---------------------------------------------------------------- on the disk
@@ -310,120 +244,3 @@ def test_basis_that_is_none_is_not_written(tmp_path: Path, fault: str) -> None:
     with pytest.raises(StoreError, match=rf"The patch basis of split train {sentence}.* was not created"):
         create_store(tmp_path / "store.zarr", {}, {"train": plan_of(patches=patches)})
     assert list(tmp_path.iterdir()) == []
-
-
-# ---------------------------------------------------------------- stores of anybody
-
-HOSTILE: list[tuple[str, Any]] = [
-    *(("grid", value) for value in (0, 129, 2.0, "2", 10**30)),
-    *(("components", value) for value in (0, 7, -1, None)),
-    ("channels", 2**40),
-    *(("views", value) for value in ([2, 0], [0, 0], [3], [-1], "02")),
-    *(("explained_variance", value) for value in (1.5, float("nan"), "1")),
-    *(("reconstruction_cosine", value) for value in (-2, None)),
-]
-
-
-def test_attribute_that_no_store_has_is_refused(patched: Path) -> None:
-    for key, value in HOSTILE:
-        refused = pytest.raises(
-            StoreDamagedError, match=r"train/zarr\.json' (has a wrong patches|names patches of view)"
-        )
-        with edited(patched / "train/zarr.json", set_to("attributes", "patches", key)(value)), refused:
-            open_store(patched)
-
-
-def test_header_that_does_not_fit_the_attribute_is_refused(patched: Path) -> None:
-    for key, value in (("grid", 3), ("components", 2), ("channels", 5)):
-        refused = pytest.raises(StoreDamagedError, match=r"train/patch\w*' has shape .* is expected")
-        with edited(patched / "train/zarr.json", set_to("attributes", "patches", key)(value)), refused:
-            open_store(patched)
-    pickled = [{"name": "numcodecs.pickle"}, {"name": "crc32c"}]
-    for name in ("patches", "patch_scale", "patch_mean", "patch_basis"):
-        refused = pytest.raises(StoreUnsafeError, match=rf"train/{name}/zarr\.json' has codecs .* not opened")
-        with edited(patched / f"train/{name}/zarr.json", set_to("codecs")(pickled)), refused:
-            open_store(patched)
-
-
-def test_codes_that_claim_gigabytes_take_no_memory(patched: Path) -> None:
-    """The header says 128 x 128 positions of 65,536 components: 5 GiB a block."""
-    edit(patched / "train/zarr.json", set_to("attributes", "patches", "grid")(128))
-    edit(patched / "train/zarr.json", set_to("attributes", "patches", "components")(65_536))
-    edit(patched / "train/zarr.json", set_to("attributes", "patches", "channels")(65_536))
-    sizes = {"position": 16_384, "component": 65_536, "channel": 65_536}
-    for name in ("patches", "patch_scale", "patch_mean", "patch_basis"):
-        header = patched / f"train/{name}/zarr.json"
-        for number, dimension in enumerate(json.loads(header.read_text())["dimension_names"]):
-            for keys in (("shape",), ("chunk_grid", "configuration", "chunk_shape")):
-                if dimension in sizes:
-                    edit(header, set_to(*keys, number)(sizes[dimension]))
-    train = open_store(patched)["train"]
-    for read in (lambda: train.patch_view(0), lambda: train.patch_block(2, 1), lambda: train.patch_basis):
-        with pytest.raises(StoreUnsafeError, match=r"claims chunks of [\d,]+ bytes, but '.*' was committed with \d+"):
-            read()
-
-
-def recommit(store: Path, unit: str, key: str, change: Callable[[bytearray], object]) -> None:
-    """Change the content of a part; its record and its checksum fit."""
-    content = bytearray((store / key).read_bytes()[:-4])
-    change(content)
-    whole = bytes(content) + google_crc32c.value(bytes(content)).to_bytes(4, "little")
-    (store / key).write_bytes(whole)
-    part = {"size": len(whole), "xxh3_64": xxhash.xxh3_64_hexdigest(whole)}
-    manifest = store / f"train/embeddings/commits/{unit}.json"
-    block = "0" if unit == "patch-basis" else key.split("/")[4]
-    edit(manifest, set_to(block, key.removeprefix("train/"))(part))
-
-
-IMPOSSIBLE: dict[str, tuple[str, str, Callable[[bytearray], object], str]] = {
-    "code of -128": (
-        "patches-2",
-        "train/patches/c/2/3/0/0",
-        lambda content: content.__setitem__(13, 0x80),
-        r"Row 16 of view 2 of split train of '.*' has patches with the code -128",
-    ),
-    "negative scale": (
-        "patches-2",
-        "train/patch_scale/c/2/3/0",
-        lambda content: content.__setitem__(slice(0, 2), b"\0\xbc"),
-        r"Row 15 of view 2 of split train of '.*' has patches with a scale that is not finite or below 0",
-    ),
-    "basis": (
-        "patch-basis",
-        "train/patch_basis/c/0/0",
-        lambda content: content.__setitem__(slice(0, 4), np.float32(5).tobytes()),
-        r"The patch basis of split train of '.*' has rows that are not orthonormal",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", IMPOSSIBLE)
-def test_values_that_no_store_has_are_refused_and_found_by_verify(patched: Path, fault: str) -> None:
-    unit, key, change, sentence = IMPOSSIBLE[fault]
-    recommit(patched, unit, key, change)
-    train = open_store(patched)["train"]
-    with pytest.raises(StoreUnsafeError, match=sentence):
-        _ = train.patch_basis if unit == "patch-basis" else train.patch_view(2)
-    (found,) = verify_store(open_store(patched)).damaged
-    assert found.endswith("; get the store from whoever made it, or embed again")
-
-
-def test_scale_of_a_bad_image_may_be_anything(patched: Path) -> None:
-    recommit(
-        patched, "patches-2", "train/patch_scale/c/2/1/0", lambda content: content.__setitem__(slice(16, 24), b"\0" * 8)
-    )
-    assert verify_store(open_store(patched)).ok
-    assert (open_store(patched)["train"].patch_view(2)[1][BAD_ROW] == 0).all()
-
-
-@pytest.mark.parametrize("name", ["patches/c/0/2/0/0", "patch_scale/c/0/2/0", "patch_mean/c/0", "patch_basis/c/0/0"])
-def test_flipped_byte_is_named_by_verify_and_never_read(patched: Path, name: str) -> None:
-    chunk = patched / "train" / name
-    content = bytearray(chunk.read_bytes())
-    content[len(content) // 2] ^= 0x40
-    chunk.write_bytes(content)
-    assert verify_store(open_store(patched)).damaged == [f"'{chunk}' has other content than was committed"]
-    train = open_store(patched)["train"]
-    with pytest.raises(StoreDamagedError, match=r"store verify' for all the damage"):
-        _ = train.patch_basis if "c/0/2" not in name else train.patch_view(0)
-    np.testing.assert_array_equal(train.view(1), values_of(1, slice(0, 22)).astype(np.float16))

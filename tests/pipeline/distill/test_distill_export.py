@@ -142,10 +142,9 @@ def test_other_precisions_and_layouts_begin_close_and_learn(
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_networks_learn_the_same(trained: Trained) -> None:
-    given = {"objective": "compress-1q", "learning_rate": 1e-3}
-    plain = trained("plain", **given)
+    plain = trained("plain", learning_rate=1e-3)
     with torch._inductor.config.patch(compile_threads=1):  # no pool of processes, which import torch
-        compiled = trained("compiled", **given, compile=True, live_every=2)
+        compiled = trained("compiled", learning_rate=1e-3, compile=True, live_every=2)
     for name, weight in compiled.items():
         torch.testing.assert_close(weight, plain[name], rtol=1e-3, atol=1e-4)
 

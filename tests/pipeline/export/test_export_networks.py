@@ -31,12 +31,14 @@ NetworkOf = Callable[[str, int], Network]
 
 LIBRARIES = {
     "resnet18": ["torchvision", "timm"],
+    "mobilenet_v2": ["torchvision"],
     "alexnet": ["torchvision"],
     "timm/test_vit": ["timm"],
+    "timm/test_vit avg": ["timm"],
     "timm/test_vit token+avg": ["timm"],
     "conv4-16": ["compress-ssl"],
 }
-SIZES = {"alexnet": 64, "timm/test_vit": 160, "timm/test_vit token+avg": 160}
+SIZES = {"alexnet": 64, "timm/test_vit": 160, "timm/test_vit avg": 160, "timm/test_vit token+avg": 160}
 PLAIN = [name for name, libraries in LIBRARIES.items() if libraries != ["compress-ssl"]]
 
 RUN_CARDS = """

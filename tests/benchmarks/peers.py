@@ -162,7 +162,7 @@ def programs_of(
 
 def main(toy: bool) -> None:
     """Print the table and the verdict."""
-    counts, epochs = ((64, 64), (1, 1)) if toy else ((192, 960), (1, 2))
+    counts, epochs = ((16, 64), (1, 1)) if toy else ((192, 960), (1, 2))
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         write_photographs(data, counts[1])

@@ -1,4 +1,4 @@
-"""A program: write a store in processes that are killed at random moments, until one lives to finish it.
+"""A program: write a store in processes that are killed at random moments, every other after a commit, until it is done.
 
 Prints JSON: how many were killed, how many of them while writing, how often a committed part was written again.
 Its processes are forked before zarr starts its threads, so that none of them waits for an import.
@@ -17,6 +17,8 @@ import numpy as np
 from compress_ssl.storage import LocalPath
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.writer import StoreWriter, exclusive_writer
+
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 def write_missing(path: Path) -> None:
@@ -55,7 +57,10 @@ def run(path: Path, seed: int) -> dict[str, int]:
         if not child:
             write_missing(path)
             os._exit(0)
-        time.sleep(generator.uniform(0, 0.04 * (1 + killed)))  # longer and longer: on any machine some work is done
+        if killed % 2:  # so that some work is done on any machine
+            while len(committed_parts(path)) == len(before) and os.waitid(os.P_PID, child, ENDED) is None:
+                time.sleep(0.005)
+        time.sleep(generator.uniform(0, 0.01 * (1 + killed)))  # longer and longer: it has an end
         os.kill(child, signal.SIGKILL)
         if os.WIFEXITED(os.waitpid(child, 0)[1]):
             return {"killed": killed, "progressed": progressed, "rewritten": rewritten}

@@ -164,7 +164,7 @@ def test_store_of_writers_killed_at_any_moment_has_the_bytes_of_an_uninterrupted
     tmp_path: Path, plan: Callable[..., SplitPlan], files: Files
 ) -> None:
     killed, whole = tmp_path / "killed.zarr", tmp_path / "whole.zarr"
-    create_store(killed, {}, {"train": plan(12, 3, block_rows=2, patches=patch_plan_of())})
+    create_store(killed, {}, {"train": plan(24, 3, block_rows=2, patches=patch_plan_of())})
     shutil.copytree(killed, whole)
     killed_writer(whole, "whole")
     story = json.loads(killed_writer(killed, "2"))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.storage.signals import stop_handlers
-from tests.processes import start_ranks
+from tests.processes import PRELOADED, preload, start_ranks
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,6 +46,12 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 def pytest_xdist_auto_num_workers() -> int:
     """Return the workers of ``-n auto``: one more than cores, since many tests wait for processes and servers."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def preloaded() -> None:
+    """Processes that tests start are forks of one that has imported everything."""
+    preload(PRELOADED)
 
 
 @pytest.fixture(autouse=True)

@@ -23,12 +23,18 @@ PRELOADED = [
     "compress_ssl.cli.main", "compress_ssl.cli.progress", "compress_ssl.pipeline.embed.on_dask",
     *(f"compress_ssl.pipeline.{stage}.run" for stage in ("embed", "pretrain", "distill", "evaluate", "recipe")),
     "compress_ssl.pipeline.images.renderers.dali", "compress_ssl.pipeline.recipe.live_evaluation", "timm",
-    "torch._dynamo", "distributed.cli.dask_scheduler", "distributed.cli.dask_worker",
+    "torch._dynamo", "distributed.cli.dask_scheduler", "distributed.cli.dask_worker", "distributed.dashboard.scheduler",
 ]  # fmt: skip
 OF_DASK_WORKERS = ["compress_ssl.pipeline.embed.on_dask", "compress_ssl.pipeline.images.renderers.dali"]
 
-multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "forkserver"  # of the workers that Dask starts
+
+
+def preload(modules: Sequence[str]) -> None:
+    """Set what the process imports that this process's are forks of, before the first of them."""
+    from distributed.utils import get_mp_context  # whose first call sets modules of its own
+
+    get_mp_context().set_forkserver_preload(modules)
 
 
 class Forked:
@@ -104,7 +110,7 @@ def _run(
     function: Callable[..., object],
     arguments: tuple[object, ...],
 ) -> None:
-    multiprocessing.get_context("forkserver").set_forkserver_preload(OF_DASK_WORKERS)
+    preload(OF_DASK_WORKERS)
     os.setsid()
     os.chdir(folder)
     os.environ.clear()

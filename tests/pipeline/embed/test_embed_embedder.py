@@ -1,7 +1,7 @@
 """The network as it embeds: its weights cast once, compiled, its embeddings taken one batch later."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,26 +100,19 @@ def test_blocks_without_a_good_image_are_written_too(data: Path, tmp_path: Path,
     assert found[good].tobytes() == whole[good].tobytes()
 
 
-@pytest.fixture
-def inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch.compile in this process, without what earlier tests have compiled."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    torch.compiler.reset()
-    with torch._inductor.config.patch(compile_threads=1):  # no pool of processes, which import torch
-        yield
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("error:Dynamo detected")  # a user would read it
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_teacher_embeds_the_same_and_resumes_to_the_same_bytes(
-    data: Path, tmp_path: Path, embedded: Embedded, inductor: None
+    data: Path, tmp_path: Path, embedded: Embedded, compiled_graphs: Callable[[], int], conv1: str
 ) -> None:
     """Batches of 5 and 4 images; the second run begins in the middle."""
-    settings = {"precision": "bfloat16", "split": ("train:1",)}
+    settings = {"teacher": f"random/{conv1}", "precision": "bfloat16", "split": ("train:1",)}
     plain = embedded(data, tmp_path / "plain.zarr", **settings)
+    assert compiled_graphs() == 0
     whole = embedded(data, tmp_path / "whole.zarr", compile=True, **settings)
+    assert compiled_graphs() == 1
     embedded(data, tmp_path / "parts.zarr", compile=True, part="2/2", **settings)
     parts = embedded(data, tmp_path / "parts.zarr", compile=True, resume=True, **settings)
     assert whole.attributes["computed_with"]["compiled"] is True
@@ -130,7 +123,7 @@ def test_compiled_teacher_embeds_the_same_and_resumes_to_the_same_bytes(
 
 @pytest.mark.filterwarnings("ignore")
 def test_compiling_without_a_compiler_is_refused_before_anything_is_written(
-    data: Path, tmp_path: Path, embedded: Embedded, inductor: None
+    data: Path, tmp_path: Path, embedded: Embedded, compiled_graphs: Callable[[], int]
 ) -> None:
     sentence = r"cannot be compiled \(.*; install a C\+\+ compiler, or leave --compile out"
     no_compiler = torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")})

@@ -24,7 +24,7 @@ from compress_ssl.storage.places.retries import RETRY_SECONDS
 from tests.processes import free_port
 
 ROOT = Path(__file__).parents[1]
-MOTO = ROOT / ".venv-moto" / "bin" / "moto_server"
+MOTO = ROOT / ".venv-moto" / "bin" / "python"
 SECRET = "not-to-be-seen-anywhere-7c1f"
 
 NGINX = """
@@ -44,6 +44,11 @@ http {{
   }}
 }}
 """
+
+
+def s3_command(port: int) -> list[str]:
+    """Return the command of an S3 server."""
+    return [str(MOTO), str(ROOT / "tests" / "s3_server.py"), str(port)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("the S3 server of the tests is not installed; run 'make servers'")
     folder = tmp_path_factory.mktemp("s3")
     port = free_port()
-    with running([str(MOTO), "-H", "127.0.0.1", "-p", str(port)], folder / "requests.log", port):
+    with running(s3_command(port), folder / "requests.log", port):
         yield Server(f"http://127.0.0.1:{port}", folder / "requests.log", folder)
 
 

@@ -27,7 +27,7 @@ from tests.processes import free_port
 from tests.reliability.forked import asked, ended, said_by, start_embed, truth_at
 from tests.reliability.options import parser
 from tests.reliability.truth import Answers, Truth, damage_found, read_everything
-from tests.servers import MOTO, running
+from tests.servers import running, s3_command
 
 IMAGES, RECORDS = 80, 120
 OTHER_SEED = ("--seed", "7")
@@ -44,7 +44,7 @@ def s3_bucket(folder: Path) -> Iterator[str]:
     }  # fmt: skip
     request = urllib.request.Request(f"http://127.0.0.1:{port}/lab", method="PUT")
     with (
-        running([str(MOTO), "-H", "127.0.0.1", "-p", str(port)], folder / "requests.log", port),
+        running(s3_command(port), folder / "requests.log", port),
         urllib.request.urlopen(request),
     ):
         yield "s3://lab"

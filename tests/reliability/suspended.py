@@ -43,10 +43,7 @@ def s3_bucket(folder: Path) -> Iterator[str]:
         "AWS_EC2_METADATA_DISABLED": "true", "XDG_CACHE_HOME": str(folder / "cache"),
     }  # fmt: skip
     request = urllib.request.Request(f"http://127.0.0.1:{port}/lab", method="PUT")
-    with (
-        running(s3_command(port), folder / "requests.log", port),
-        urllib.request.urlopen(request),
-    ):
+    with running(s3_command(port), folder / "requests.log", port), urllib.request.urlopen(request):
         yield "s3://lab"
 
 

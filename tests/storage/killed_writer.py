@@ -1,4 +1,4 @@
-"""A program: write a store in processes that are killed at random moments, every other after a commit, until it is done.
+"""A program: write a store in processes that are killed at random, every other after a commit, until it is done.
 
 Prints JSON: how many were killed, how many of them while writing, how often a committed part was written again.
 Its processes are forked before zarr starts its threads, so that none of them waits for an import.

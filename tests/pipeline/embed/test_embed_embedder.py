@@ -100,7 +100,6 @@ def test_blocks_without_a_good_image_are_written_too(data: Path, tmp_path: Path,
     assert found[good].tobytes() == whole[good].tobytes()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("error:Dynamo detected")  # a user would read it
 @pytest.mark.filterwarnings("ignore")

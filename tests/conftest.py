@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 
 from compress_ssl.pipeline.common.settings import Settings
 from compress_ssl.storage.signals import stop_handlers
+from tests.pipeline.images.tar_files import unpack
 from tests.processes import PRELOADED, preload, start_ranks
 
 ROOT = Path(__file__).parents[1]
@@ -86,8 +86,7 @@ def shared_folder() -> Iterator[Path]:
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clothing photographs, unpacked: ``train`` and ``test``, each with a folder a class."""
     unpacked = tmp_path_factory.mktemp("photographs")
-    with tarfile.open(_archive("clothing.tar")) as tar:
-        tar.extractall(unpacked, filter="data")
+    unpack(_archive("clothing.tar"), unpacked)
     return unpacked
 
 
@@ -101,8 +100,7 @@ def efficientnet_lite0() -> str:
 def blood_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The blood cells of BCCD, unpacked: 364 images in VOC's layout, ``trainval`` and ``test``."""
     unpacked = tmp_path_factory.mktemp("bccd")
-    with tarfile.open(_archive("bccd-voc.tar")) as tar:
-        tar.extractall(unpacked, filter="data")
+    unpack(_archive("bccd-voc.tar"), unpacked)
     return unpacked / "BCCD"
 
 

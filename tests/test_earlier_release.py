@@ -4,7 +4,6 @@
 """
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from compress_ssl.cli.main import main
+from tests.pipeline.images.tar_files import unpack
 
 ARCHIVE = Path(__file__).with_name("data") / "release-0.1.0.tar.xz"
 
@@ -35,8 +35,7 @@ PRETRAINED = {"simclr": "", "moco-v2": "--queue-size 16", "supervised": ""}
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive with its modification times, which say whether images have changed."""
     folder = tmp_path_factory.mktemp("earlier")
-    with tarfile.open(ARCHIVE) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(ARCHIVE, folder)
     return folder
 
 

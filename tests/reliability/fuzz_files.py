@@ -18,6 +18,7 @@ from compress_ssl.pipeline.networks.network import load_network, save_network
 from compress_ssl.storage import open_store
 from compress_ssl.storage.places.place import writer_lease
 from compress_ssl.storage.tools.growth import SplitGrowth, grow_store
+from tests.pipeline.images.tar_files import unpack
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "release-0.1.0.tar.xz"
 
@@ -51,8 +52,7 @@ def call(*words: str) -> str:
 
 def prepare(folder: Path) -> None:
     """Make real files of every kind in a folder: those of an earlier release, and what is derived from them."""
-    with tarfile.open(ARCHIVE) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(ARCHIVE, folder)
     for file in folder.rglob("*"):
         file.chmod(file.stat().st_mode | 0o200)
     os.chdir(folder)

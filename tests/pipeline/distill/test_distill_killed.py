@@ -69,7 +69,7 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
     student: Students, assert_same: Any, metrics: Any
 ) -> None:
     codes = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
-    long = {"epochs": 60, "checkpoint_minutes": 1000}
+    long = {"epochs": 20, "checkpoint_minutes": 1000}
     whole = student("whole", **long)
     distill_together([whole], Silent())
     runs = {each: student(each.name, **long) for each in codes}

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 Students = Callable[..., DistillSettings]
 
 LONG: dict[str, Any] = {
-    "student": "timm/test_efficientnet_ln", "epochs": 20, "checkpoint_minutes": 1e-9, "bank_size": 61,
+    "student": "timm/test_efficientnet_ln", "epochs": 10, "checkpoint_minutes": 1e-9, "bank_size": 61,
     "learning_rate": 0.01,
 }  # fmt: skip
 
@@ -115,4 +115,4 @@ def test_stopped_by_torchrun_it_goes_on_in_one_process_and_again_in_two(
         torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4)
     lines = list(zip(metrics(settings.run), metrics(whole.run), strict=True))
     assert all(mine == pytest.approx(other, rel=1e-3) for mine, other in lines)
-    assert len(lines) == 20
+    assert len(lines) == 10

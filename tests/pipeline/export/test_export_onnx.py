@@ -35,13 +35,16 @@ def test_photographs_are_real_and_differ() -> None:
     assert photographs.float().std(dim=(1, 2)).min() > 10
 
 
-def test_weights_that_protobuf_cannot_hold_get_a_file_of_their_own(
+def test_weights_that_protobuf_cannot_hold_get_a_file_of_their_own_and_none_tells_where_it_was_made(
     network_of: NetworkOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writing, "LARGEST_FILE", 1000)
     write_onnx(network_of("conv4-16", 16), tmp_path / "model.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     onnx.checker.check_model(tmp_path / "model.onnx")
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert b".py" not in content
+    assert str(Path(torch.__file__).parents[1]).encode() not in content
 
 
 class Forgetful(nn.Module):

@@ -112,7 +112,7 @@ def test_students_go_apart_only_if_they_see_other_images(tmp_path: Path) -> None
 def test_killed_pass_goes_on_with_each_student_and_takes_a_new_one_along(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    longer = RECIPE.replace("bank_size = 16", "bank_size = 16\nepochs = 60")
+    longer = RECIPE.replace("bank_size = 16", "bank_size = 16\nepochs = 20")
     new = 'name = "new"\nstudent = "conv4-16"\nobjective = "compress-1q"\n'
     with_new = longer.replace("[evaluate]", f"[[student]]\n{new}[evaluate]")
     (work / "recipe.toml").write_text(longer)

@@ -32,8 +32,8 @@ sys.dont_write_bytecode = False
 pytest_plugins = ["tests.servers", "tests.google_server"]
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # A core each: the threads of two workers' networks, as many as there are cores, would wait for each other. The two
-    # more than cores take what they leave.
+    # A core each: the threads of two workers' networks, as many as there are cores, would wait for each other. The one
+    # more than cores takes what they leave.
     cores, number = sorted(os.sched_getaffinity(0)), int(worker.removeprefix("gw"))
     os.sched_setaffinity(0, {cores[number]} if number < len(cores) else cores)
 
@@ -44,8 +44,8 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the workers of ``-n auto``: two more than cores, since many tests wait for processes and servers."""
-    return len(os.sched_getaffinity(0)) + 2
+    """Return the workers of ``-n auto``: one more than cores, since many tests wait for processes and servers."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,13 +28,17 @@ def embeddings(store: EmbeddingStore) -> dict[tuple[str, int], bytes]:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v2", "vit_b_16", "timm/vit_tiny_patch16_224", "timm/tf_efficientnet_lite0"]
+    ("name", "size"),
+    [
+        *(("resnet18", 64), ("mobilenet_v2", 64), ("timm/tf_efficientnet_lite0", 64)),
+        *(("vit_b_16", 224), ("timm/vit_tiny_patch16_224", 224)),
+    ],
 )
-def test_weights_cast_once_give_the_features_of_autocast_bit_for_bit(name: str) -> None:
+def test_weights_cast_once_give_the_features_of_autocast_bit_for_bit(name: str, size: int) -> None:
     network = load_network(f"random/{name}")
     network.module.eval()
     cast = cast_weights(network, "bfloat16")
-    images = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         with autocast(torch.device("cpu"), "bfloat16"):
             expected, found = network.features(images), cast.features(images)

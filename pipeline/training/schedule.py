@@ -50,7 +50,7 @@ def epoch_order(rows: npt.NDArray[np.integer], seed: int, epoch: int) -> npt.NDA
 def seed_step(seed: int, epoch: int, step: int) -> None:
     """Seed torch for one step on this rank, so that randomness inside networks is the same after a resume."""
     generator = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=step + (rank() << 64))
-    seed = int(generator.random_raw()) >> 1
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available():  # torch.manual_seed is slow where it is not
-        torch.cuda.manual_seed_all(seed)
+    step_seed = int(generator.random_raw()) >> 1
+    torch.default_generator.manual_seed(step_seed)
+    if torch.cuda.is_available():  # without a GPU, torch.manual_seed formats a stack trace at every call
+        torch.cuda.manual_seed_all(step_seed)

@@ -40,7 +40,7 @@ LIBRARIES = {
 }
 SIZES = {"alexnet": 64, "timm/test_vit": 160, "timm/test_vit avg": 160, "timm/test_vit token+avg": 160}
 PLAIN = [name for name, libraries in LIBRARIES.items() if libraries != ["compress-ssl"]]
-IN_ONNX = ["resnet18", "alexnet", "timm/test_vit token+avg"]
+IN_ONNX = ["resnet18", "mobilenet_v2", "alexnet", "timm/test_vit token+avg"]
 """Those of the plain ones that are written as ONNX too, which takes seconds for each."""
 
 RUN_CARDS = """

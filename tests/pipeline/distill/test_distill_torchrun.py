@@ -28,7 +28,7 @@ PASSES: dict[str, list[dict[str, Any]]] = {
     # Seed 0 gives one of the eight scored images two neighbours that are equally near on some CPUs.
     "measured": [{**SMALL, "seed": 1, "live_every": 1, "keep_every": 2, "export": "key", "tensorboard": True}],
     "several": [SMALL, {**SMALL, "objective": "compress-1q", "student_size": 12}],
-    # Gradients of 80 MB, which DDP averages in several buckets.
+    # Gradients of 228 MB, which DDP averages in several buckets.
     "alexnet": [{"student": "alexnet-32px", "epochs": 1, "learning_rate": 0.01, "head": "linear"}],
     "two-teachers": [
         {**SMALL, "learning_rate": 0.01, "head": "linear", "store_weights": (1, 2), **kind}

@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 MOTO := .venv-moto
 # Environment of the program that tests/benchmarks/peers.py runs beside ours; no part of ours imports it (AGPL).
 PEERS := .venv-peers
+# Slow tests that `make test` runs too: none, all, or part K of N as K/N.
+SLOW ?= none
 
 .PHONY: quickstart test lint check bench map servers clean
 
@@ -13,7 +15,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/compress-ssl quickstart
 
 test: $(VENV)/installed-dev servers
-	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --slow $(SLOW)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

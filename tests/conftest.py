@@ -48,6 +48,26 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow", default="all", metavar="none|all|K/N", help="slow tests to run; K/N: part K modulo N of N"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    wanted = config.getoption("slow")
+    if wanted == "none":
+        left_out = slow
+    elif wanted == "all":
+        left_out = []
+    else:
+        part, parts = map(int, wanted.split("/"))
+        left_out = [item for number, item in enumerate(slow) if number % parts != part % parts]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def preloaded() -> None:
     """Processes that tests start are forks of one that has imported everything."""

@@ -227,7 +227,7 @@ def _load_own_format(file: CheckpointFile) -> Network:
     architecture = header.architecture
     preprocessing = Preprocessing(**header.preprocessing.model_dump())
     try:
-        backbone = build_backbone(architecture)
+        backbone = build_backbone(architecture, seed=None)
     except InputError as error:
         raise InputError(
             f"'{file.path}' holds a '{architecture}', which this release does not know; upgrade compress-ssl."

@@ -13,6 +13,7 @@ from tests.processes import Forked
 
 OF_PROGRAMS = {"peers", "start"}
 """Start many programs, which takes a minute in any size: they run with ``make bench`` only."""
+LONG = {"embed", "growth", "openmp"}
 
 
 def run(name: str) -> None:
@@ -20,7 +21,10 @@ def run(name: str) -> None:
     importlib.import_module(f"tests.benchmarks.{name}").main(True)
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in OF_PROGRAMS])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SCRIPTS if name not in OF_PROGRAMS],
+)
 def test_toy_run_prints_a_table(name: str) -> None:
     process = Forked(run, name)
     assert process.wait(300) == 0, process.errors

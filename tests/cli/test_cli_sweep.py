@@ -217,6 +217,7 @@ def test_what_failed_with_its_companions_in_an_ordinary_run_leaves_them_finished
     assert steps["bad"] == "resume"
 
 
+@pytest.mark.slow
 def test_killed_sweep_goes_on_and_ends_as_an_uninterrupted_one(
     swept: tuple[Path, Result], work: Path, call: Call
 ) -> None:

@@ -68,7 +68,7 @@ def load_weights(file: CheckpointFile, weights: Weights, architecture: str) -> t
         InputError: If a weight of the backbone is missing or has another shape, the file has unexpected keys in the
             backbone, or its tensors are not dense.
     """
-    backbone = build_backbone(architecture)
+    backbone = build_backbone(architecture, seed=None)
     tensors = weights.backbone
     if mismatches(backbone.module, tensors):
         tensors = fitted(backbone.module, tensors)

@@ -34,7 +34,7 @@ def changed_since(paths: list[Path], before: list[int]) -> bool:
     return any(path.exists() and path.stat().st_mtime_ns != then for path, then in zip(paths, before, strict=True))
 
 
-@pytest.mark.parametrize("kind", PASSES)
+@pytest.mark.parametrize("kind", ["one", pytest.param("several", marks=pytest.mark.slow)])
 def test_killed_five_times_and_resumed_it_ends_as_if_nothing_had_happened(
     student: Students, metrics: Any, assert_same: Any, kind: str
 ) -> None:

@@ -132,6 +132,7 @@ def test_loss_and_gradients_are_the_weighted_mean_of_those_of_each_teacher_alone
     )
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_bit_for_bit(
     student: Students, trained: Trained, other: Path, killed_after: Any, assert_same: Any, metrics: Any
 ) -> None:

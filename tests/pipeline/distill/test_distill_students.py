@@ -18,6 +18,7 @@ from compress_ssl.pipeline.networks.catalogue import STUDENTS
 from compress_ssl.pipeline.networks.network import load_network
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 
+LARGE = {"alexnet", "resnet34", "resnet50", "timm/vit_small_patch16_224", "efficientnet_b0", "mobilenet_v3_large"}
 OTHERS = ("timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_dinov3_qkvb")
 """Students that nobody recommended."""
 
@@ -36,7 +37,9 @@ def sixteen(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.mark.parametrize("name", [*STUDENTS, *OTHERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in (*STUDENTS, *OTHERS)]
+)
 def test_student_trains_two_steps_and_is_read_again(name: str, sixteen: Path, tmp_path: Path) -> None:
     size = 32 if name.endswith("-32px") else 64
     settings = DistillSettings(

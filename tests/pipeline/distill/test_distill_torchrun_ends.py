@@ -91,6 +91,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_checkpoint_stays(stude
     assert torch.load(settings.run / "checkpoint.pt")["modules"]
 
 
+@pytest.mark.slow
 def test_stopped_by_torchrun_it_goes_on_in_one_process_and_again_in_two(
     student: Students, killed_after: Any, in_two_processes: Any, metrics: Any
 ) -> None:

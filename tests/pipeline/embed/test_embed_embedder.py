@@ -31,7 +31,7 @@ def embeddings(store: EmbeddingStore) -> dict[tuple[str, int], bytes]:
     ("name", "size"),
     [
         *(("resnet18", 64), ("mobilenet_v2", 64), ("timm/tf_efficientnet_lite0", 64)),
-        *(("vit_b_32", 224), ("timm/vit_tiny_patch16_224", 224)),
+        *(pytest.param("vit_b_32", 224, marks=pytest.mark.slow), ("timm/vit_tiny_patch16_224", 224)),
     ],
 )
 def test_weights_cast_once_give_the_features_of_autocast_bit_for_bit(name: str, size: int) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from compress_ssl.storage import LocalPath, open_store
 from compress_ssl.storage.commits import read_records
 from compress_ssl.storage.tools.verify import verify_store
 from tests.processes import Forked, run_command_until
 
-IMAGES, VIEWS, KILLS = 40, 5, 20
+IMAGES, VIEWS = 40, 5
 BLOCKS_IN_FLIGHT = 2
 """One being written, one being computed."""
 
@@ -31,7 +32,7 @@ def run(*words: str | Path, kill_at: tuple[str, int, float] | None = None) -> in
     return Forked(run_command_until, kill_at, "embed", *map(str, words)).wait()
 
 
-def random_moments(generator: np.random.Generator) -> list[tuple[str, int, float]]:
+def random_moments(generator: np.random.Generator, kills: int) -> list[tuple[str, int, float]]:
     """While the store is created.
 
     Then while a resumed run reads it and while blocks are written; while it is finished.
@@ -42,10 +43,10 @@ def random_moments(generator: np.random.Generator) -> list[tuple[str, int, float
         (r"store\.zarr/train/embeddings/.*partial$|os\.rename .*store\.zarr/train/", 80),
         (r"os\.rename .*commits/\d+\.json$", 3),
     )
-    middle = [*[starting] * 4, *[working] * 11]
-    phases = [*[creating] * 2, *(middle[number] for number in generator.permutation(len(middle))), *[finishing] * 3]
-    assert len(phases) == KILLS
-    late = generator.uniform(0, 0.02, KILLS) * generator.integers(0, 2, KILLS)
+    first, last = max(1, kills // 10), max(1, kills // 7)
+    middle = generator.permutation(([starting] + [working] * 3) * kills)[: kills - first - last]
+    phases = [*[creating] * first, *middle, *[finishing] * last]
+    late = generator.uniform(0, 0.02, kills) * generator.integers(0, 2, kills)
     return [
         (pattern, int(generator.integers(1, most)), float(seconds))
         for (pattern, most), seconds in zip(phases, late, strict=True)
@@ -75,8 +76,9 @@ def files(store: Path) -> dict[str, bytes]:
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
-def test_killed_at_20_moments_and_resumed_it_does_only_what_is_missing_and_leaves_the_same_bytes(
-    images: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_and_resumed_it_does_only_what_is_missing_and_leaves_the_same_bytes(
+    images: Callable[..., Path], tmp_path: Path, kills: int
 ) -> None:
     data, generator = images(tmp_path / "data", train=IMAGES, val=2), np.random.default_rng(0)
     words = (
@@ -88,7 +90,7 @@ def test_killed_at_20_moments_and_resumed_it_does_only_what_is_missing_and_leave
     killed.parent.mkdir()
 
     assert run(data, whole, *words) == 0
-    for moment in random_moments(generator):
+    for moment in random_moments(generator, kills):
         before, log = committed(killed), computed(killed)
         assert run(data, killed, *words, "--resume", kill_at=moment) == -signal.SIGKILL
         after, new = committed(killed), computed(killed)[len(log) :]
@@ -99,7 +101,7 @@ def test_killed_at_20_moments_and_resumed_it_does_only_what_is_missing_and_leave
 
     assert open_store(killed)["train"].block_count == IMAGES
     assert len(set(computed(killed))) == IMAGES * VIEWS
-    assert len(computed(killed)) <= IMAGES * VIEWS + KILLS * BLOCKS_IN_FLIGHT * VIEWS
+    assert len(computed(killed)) <= IMAGES * VIEWS + kills * BLOCKS_IN_FLIGHT * VIEWS
     assert files(killed) == files(whole)
     assert verify_store(open_store(killed)).ok
     assert sorted(path.name for path in killed.parent.iterdir()) == [

@@ -141,6 +141,7 @@ def test_stopped_by_a_signal_it_keeps_the_finished_blocks_and_leaves_no_process(
     assert verify_store(store).ok
 
 
+@pytest.mark.slow
 def test_with_the_store_on_s3_a_stopped_worker_and_a_killed_one_do_no_harm(
     data: Path, tmp_path: Path, embedded: Embedded, bucket: str, dask_processes: Callable[..., Any]
 ) -> None:

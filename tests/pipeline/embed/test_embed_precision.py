@@ -117,7 +117,7 @@ def test_bfloat16_teacher_says_and_keeps_how_far_it_is_from_float32(
     assert f"{kept['kl_mean_nats']:.2g} nats in the mean, {kept['kl_max_nats']:.2g} at most" in line
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_that_the_cpu_only_emulates_is_replaced_by_float32_with_a_warning(
     data: Path, tmp_path: Path, precision: str
 ) -> None:

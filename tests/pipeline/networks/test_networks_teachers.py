@@ -121,6 +121,7 @@ def small_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return small
 
 
+@pytest.mark.slow
 def test_the_paper_s_teacher_embeds(tmp_path: Path, writers: Writers, eight_images: torch.Tensor) -> None:
     """SimCLR's ResNet-50x4 from a flat file that says what it is."""
     name = "simclr-resnet50-w4"

@@ -39,7 +39,7 @@ def contents(place: PlaceLike) -> dict[str, bytes]:
     return {file.relative_to(place).as_posix(): file.read_bytes() for file in place.files()}
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A place for a copy, on the disk and on S3."""
     if request.param == "local":

@@ -144,6 +144,7 @@ def killed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_at_a_rename_it_opens_and_goes_on_to_the_same_bytes(
     killed: Path, made: Path, values: Callable[..., Array], files: Files
 ) -> None:
@@ -180,6 +181,7 @@ def test_growth_that_was_broken_off_before_it_counted_gives_way_to_another(
     assert verify_store(open_store(complete)).ok
 
 
+@pytest.mark.slow
 def test_store_in_a_bucket_grows_as_one_on_a_disk(bucket: str, made: Path, grown: Path, files: Files) -> None:
     place = location(f"{bucket}/growing/store.zarr")
     assert isinstance(place, RemotePath)

@@ -197,6 +197,7 @@ def test_parts_of_a_growth_make_the_bytes_of_a_growth_in_one_run(
     assert files(tmp_path / "all.zarr") == files(begun)
 
 
+@pytest.mark.slow
 def test_stores_in_a_bucket_merge_into_one_there_as_on_a_disk(
     bucket: str, write: Write, tmp_path: Path, files: Files
 ) -> None:

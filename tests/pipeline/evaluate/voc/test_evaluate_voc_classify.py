@@ -100,6 +100,7 @@ def test_stage_tells_red_squares_from_blue_ones_and_writes_what_it_found(voc: Pa
     assert (written["result"]["train_images"], written["result"]["test_images"]) == (24, 8)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same(voc: Path, tmp_path: Path) -> None:
     alone, two = (
         evaluate(settings_of("random/conv4-16", voc, tmp_path / "out", threads=count), Silent()).result

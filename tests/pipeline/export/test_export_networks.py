@@ -36,12 +36,13 @@ LIBRARIES = {
     "timm/test_vit": ["timm"],
     "timm/test_vit avg": ["timm"],
     "timm/test_vit token+avg": ["timm"],
-    "conv4-16": ["compress-ssl"],
 }
+"""Libraries that the card of an architecture has lines for."""
 SIZES = {"alexnet": 64, "timm/test_vit": 160, "timm/test_vit avg": 160, "timm/test_vit token+avg": 160}
-PLAIN = [name for name, libraries in LIBRARIES.items() if libraries != ["compress-ssl"]]
 IN_ONNX = ["resnet18", "mobilenet_v2", "alexnet", "timm/test_vit token+avg"]
-"""Those of the plain ones that are written as ONNX too, which takes seconds for each."""
+"""Those that are written as ONNX too, which takes seconds for each."""
+LARGE = ["mobilenet_v2", "alexnet"]
+SMALL = [name for name in LIBRARIES if name not in LARGE]
 
 RUN_CARDS = """
 import json, os, re, sys
@@ -61,27 +62,31 @@ print(json.dumps(answers))
 """
 
 
-@pytest.fixture(scope="module")
-def folders(network_of: NetworkOf, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Exported from the files of runs, each with ``photograph.jpg`` beside; read them, never change them."""
-    folder = tmp_path_factory.mktemp("exported")
+def exported(folder: Path, name: str, network: Network) -> Path:
+    """Export a network from the file of a run, with ``photograph.jpg`` beside."""
+    run, out = (folder / where / name.replace("/", "-").replace(" ", "-") for where in ("runs", "exported"))
+    save_network(run / MODEL_FILE, network)
+    export(ExportSettings(run=str(run), out=out, onnx=name in IN_ONNX))
     pixels = sample_photographs(Preprocessing(size=300, resize=300))[0].numpy()
-    made: dict[str, Path] = {}
-    for name in LIBRARIES:
-        run, made[name] = (folder / where / name.replace("/", "-").replace(" ", "-") for where in ("runs", "exported"))
-        save_network(run / MODEL_FILE, network_of(name, SIZES.get(name, 32)))
-        export(ExportSettings(run=str(run), out=made[name], onnx=name in IN_ONNX))
-        Image.fromarray(pixels).save(made[name] / "photograph.jpg", quality=95)
-    return made
+    Image.fromarray(pixels).save(out / "photograph.jpg", quality=95)
+    return out
+
+
+@pytest.fixture(scope="module", params=[SMALL, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["small", "large"])
+def folders(
+    request: pytest.FixtureRequest, network_of: NetworkOf, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Networks by name, exported; read them, never change them."""
+    folder = tmp_path_factory.mktemp("exported")
+    return {name: exported(folder, name, network_of(name, SIZES.get(name, 32))) for name in request.param}
 
 
 @pytest.fixture(scope="module")
 def plain_answers(folders: dict[str, Path]) -> dict[str, list[np.ndarray]]:
     """Features by each way that plain architectures' cards show, from one process without this package."""
-    plain = [str(folders[name]) for name in PLAIN]
     answer = subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUN_CARDS, *plain], capture_output=True, text=True, check=False,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        [sys.executable, "-W", "error", "-c", RUN_CARDS, *map(str, folders.values())], capture_output=True, text=True,
+        check=False, env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     return {folder: [np.array(each) for each in found] for folder, found in json.loads(answer.stdout).items()}
@@ -99,25 +104,27 @@ def features_by_embed(out: Path, folder: Path) -> np.ndarray:
     return open_store(folder / "store.zarr")["train"].view(0).astype(np.float64)
 
 
-@pytest.mark.parametrize("name", PLAIN)
 def test_cards_own_lines_give_the_features_of_this_package(
-    folders: dict[str, Path], plain_answers: dict[str, list[np.ndarray]], tmp_path: Path, name: str
+    folders: dict[str, Path], plain_answers: dict[str, list[np.ndarray]], tmp_path: Path
 ) -> None:
-    answers = plain_answers[str(folders[name])]
-    assert len(answers) == len(LIBRARIES[name]) + (name in IN_ONNX)
-    expected = features_by_embed(folders[name], tmp_path)
-    for features in answers:
-        assert features.shape == expected.shape
-        directions = features / np.linalg.norm(features)
-        np.testing.assert_allclose(directions, expected, atol=1e-3)  # the store is float16
-        np.testing.assert_allclose(features, answers[0], atol=1e-4 * np.abs(features).max())
+    for name, folder in folders.items():
+        answers = plain_answers[str(folder)]
+        assert len(answers) == len(LIBRARIES[name]) + (name in IN_ONNX), name
+        expected = features_by_embed(folder, tmp_path / name)
+        for features in answers:
+            assert features.shape == expected.shape, name
+            directions = features / np.linalg.norm(features)
+            np.testing.assert_allclose(directions, expected, atol=1e-3, err_msg=name)  # the store is float16
+            np.testing.assert_allclose(features, answers[0], atol=1e-4 * np.abs(features).max(), err_msg=name)
 
 
 def test_architecture_of_our_own_is_loaded_with_this_package(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network_of: NetworkOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = features_by_embed(folders["conv4-16"], tmp_path)
-    monkeypatch.chdir(folders["conv4-16"])
+    out = exported(tmp_path, "conv4-16", network_of("conv4-16", 32))
+    assert_head(out, ["compress-ssl"])
+    expected = features_by_embed(out, tmp_path)
+    monkeypatch.chdir(out)
     code = "".join(re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL))
     here: dict[str, torch.Tensor] = {}
     exec(code, here)  # noqa: S102 (our own card)
@@ -125,9 +132,12 @@ def test_architecture_of_our_own_is_loaded_with_this_package(
     np.testing.assert_allclose(features / np.linalg.norm(features), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", IN_ONNX)
-def test_onnx_gives_torchs_features_for_any_batch_size(folders: dict[str, Path], name: str) -> None:
-    out = folders[name]
+def test_onnx_gives_torchs_features_for_any_batch_size(folders: dict[str, Path]) -> None:
+    for name in folders.keys() & set(IN_ONNX):
+        assert_onnx_gives_torchs_features(folders[name])
+
+
+def assert_onnx_gives_torchs_features(out: Path) -> None:
     network = load_network(str(out / MODEL_FILE))
     size = network.preprocessing.size
     network.module.eval()
@@ -148,12 +158,16 @@ def test_onnx_gives_torchs_features_for_any_batch_size(folders: dict[str, Path],
 
 
 def test_head_of_the_card_is_yaml_that_names_the_library(folders: dict[str, Path]) -> None:
-    for name, libraries in LIBRARIES.items():
-        card = (folders[name] / "README.md").read_text()
-        head = yaml.safe_load(card.split("---\n")[1])
-        assert head.pop("library_name") == libraries[0]
-        assert head.pop("pipeline_tag") == "image-feature-extraction"
-        assert set(libraries) <= set(head.pop("tags"))
-        assert head == {}
-        assert str(Path.home()) not in card
-        assert "/tmp" not in card
+    for name, out in folders.items():
+        assert_head(out, LIBRARIES[name])
+
+
+def assert_head(out: Path, libraries: list[str]) -> None:
+    card = (out / "README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head.pop("library_name") == libraries[0]
+    assert head.pop("pipeline_tag") == "image-feature-extraction"
+    assert set(libraries) <= set(head.pop("tags"))
+    assert head == {}
+    assert str(Path.home()) not in card
+    assert "/tmp" not in card

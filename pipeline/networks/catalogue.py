@@ -114,9 +114,9 @@ def _describe_users(name: str) -> Description:
 def _feature_dim_parameters_flops(architecture: str, size: int) -> tuple[int, int, int]:
     try:
         with torch.device("meta"):
-            module, feature_dim = build_backbone(architecture)
+            module, feature_dim = build_backbone(architecture, seed=None)
     except NotImplementedError:  # RegNet reads values of tensors in its constructor
-        module, feature_dim = build_backbone(architecture)
+        module, feature_dim = build_backbone(architecture, seed=None)
         module.to("meta")
     return feature_dim, sum(parameter.numel() for parameter in module.parameters()), count_flops(module, size)
 

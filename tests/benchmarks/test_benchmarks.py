@@ -13,7 +13,7 @@ from tests.processes import Forked
 
 OF_PROGRAMS = {"peers", "start"}
 """Start many programs, which takes a minute in any size: they run with ``make bench`` only."""
-LONG = {"embed", "growth", "openmp"}
+LONG = {"distill", "embed", "growth", "openmp"}
 
 
 def run(name: str) -> None:

@@ -43,6 +43,7 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProces
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_broken_library_is_named_and_the_rest_is_still_tried(sick: subprocess.CompletedProcess[str]) -> None:
     assert sick.returncode == 1
     lines = sick.stdout.splitlines()
@@ -52,6 +53,7 @@ def test_broken_library_is_named_and_the_rest_is_still_tried(sick: subprocess.Co
     assert "Traceback" not in sick.stderr
 
 
+@pytest.mark.slow
 def test_stage_that_fails_ends_those_that_need_it(sick: subprocess.CompletedProcess[str]) -> None:
     lines = sick.stdout.splitlines()
     assert "embed      failed:  ImportError: no tensor is safe" in lines

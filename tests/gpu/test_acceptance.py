@@ -11,6 +11,7 @@ from tests.gpu.acceptance import PARTS, Part, run_parts
 from tests.gpu.run import Run
 
 
+@pytest.mark.slow
 def test_every_part_passes_in_toy_sizes(tmp_path: Path) -> None:
     run = Run(tmp_path, toy=True)
     assert run_parts(run, PARTS)

@@ -133,7 +133,7 @@ def architecture_of(weights: Mapping[str, Tensor]) -> str | None:
 def _on_meta(architecture: str) -> nn.Module:
     check_architecture(architecture)  # imports its library, whose own tensors belong to no meta device
     with torch.device("meta"):
-        return build_backbone(architecture).module
+        return build_backbone(architecture, seed=None).module
 
 
 def _does_not_fit(file: CheckpointFile, weights: Weights, architecture: str, wrong: list[str]) -> InputError:

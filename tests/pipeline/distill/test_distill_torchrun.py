@@ -52,6 +52,7 @@ PASSES: dict[str, list[dict[str, Any]]] = {
         for name, kind in KINDS.items()
     ],
 }
+LARGE = {"alexnet", "objectives"}
 BREAKING = [SMALL, {**SMALL, "learning_rate": 1e30}]
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 """Of float32 sums in another order, after up to nine steps; weights are around 0.1."""
@@ -85,9 +86,7 @@ def students_of(
     return make
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "alexnet")) for kind in PASSES]
-)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in LARGE)) for kind in PASSES])
 def test_two_processes_end_with_the_weights_banks_and_metrics_of_one(
     in_two_processes: Any, students_of: Any, metrics: Any, kind: str
 ) -> None:

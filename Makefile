@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 MOTO := .venv-moto
 # Environment of the program that tests/benchmarks/peers.py runs beside ours; no part of ours imports it (AGPL).
 PEERS := .venv-peers
-# Slow tests that `make test` runs too: none, all, or part K of N as K/N.
+# Slow tests to run too: none, all, or K/N, the K-th of N parts.
 SLOW ?= none
 
 .PHONY: quickstart test lint check bench map servers clean

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -50,7 +51,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--slow", default="all", metavar="none|all|K/N", help="slow tests to run; K/N: part K modulo N of N"
+        "--slow",
+        default="all",
+        metavar="none|all|K/N",
+        help="slow tests to run: none, all, or the K-th of N parts (modulo N)",
     )
 
 
@@ -61,11 +65,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = slow
     elif wanted == "all":
         left_out = []
+    elif match := re.fullmatch(r"(\d+)/([1-9]\d*)", wanted):
+        part, parts = map(int, match.groups())
+        left_out = [item for number, item in enumerate(slow) if number * parts // len(slow) != part % parts]
     else:
-        part, parts = map(int, wanted.split("/"))
-        left_out = [item for number, item in enumerate(slow) if number % parts != part % parts]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
+        raise pytest.UsageError(f"--slow takes none, all or K/N, not '{wanted}'.")
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)

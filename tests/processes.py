@@ -233,9 +233,17 @@ def wait_until(
     """Wait for a condition that comes true while the processes run."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert all(process.poll() is None for process in processes), "a process ended before"
+        for process in processes:
+            assert process.poll() is None, f"it ended before, with exit code {process.poll()}: {said_by(process)}"
         assert time.monotonic() < deadline, f"it has not come about in {seconds} s"
         time.sleep(every)
+
+
+def said_by(process: Forked | subprocess.Popen[Any]) -> str:
+    """Standard error of a process that has ended, if it was kept."""
+    if isinstance(process, Forked):
+        return process.errors
+    return str(process.stderr.read()) if process.stderr else ""
 
 
 def free_port() -> int:

@@ -14,6 +14,7 @@ from tests.processes import Forked
 OF_PROGRAMS = {"peers", "start"}
 """Start many programs, which takes a minute in any size: they run with ``make bench`` only."""
 LONG = {"distill", "embed", "growth", "openmp"}
+"""Take ten seconds and more in toy sizes too."""
 
 
 def run(name: str) -> None:

@@ -24,7 +24,7 @@ TAKEN = "was taken over by another writer"
 Write = Callable[[StoreWriter, int, list[int]], None]
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, plan: Callable[..., SplitPlan]) -> Place:
     """A store without blocks."""
     on_disk = request.param == "local"

@@ -20,6 +20,12 @@ Students = Callable[..., DistillSettings]
 SMALL = {"student": "timm/test_efficientnet_ln"}
 """A convolutional network with layer norm; one with batch norm sees half of the batch in each process."""
 
+OF_KINDS: dict[str, dict[str, Any]] = {
+    name: {**kind, **SMALL, "learning_rate": 0.001, **({"head": "linear"} if name in ("simreg", "koleo") else {})}
+    for name, kind in KINDS.items()
+}
+"""SimReg's and KoLeo's own head has batch norm."""
+
 PASSES: dict[str, list[dict[str, Any]]] = {
     "two-banks": [SMALL],
     "one-bank": [{**SMALL, "objective": "compress-1q", "bank_size": 61, "prefill": True}],
@@ -42,15 +48,8 @@ PASSES: dict[str, list[dict[str, Any]]] = {
         {"student": "timm/test_vit", "learning_rate": 0.01, "patch_loss": "kl"},
         {"student": "timm/test_vit", "learning_rate": 0.01, "patch_loss": "smooth-l1", "accumulation": 2},
     ],
-    "objectives": [
-        {
-            **kind,
-            **SMALL,
-            "learning_rate": 0.001,
-            **({"head": "linear"} if name in ("simreg", "koleo") else {}),
-        }  # its head has batch norm
-        for name, kind in KINDS.items()
-    ],
+    "queues": [OF_KINDS[name] for name in ("seed", "cc", "bingo", "retro")],
+    "objectives": list(OF_KINDS.values()),
 }
 LARGE = {"alexnet", "objectives"}
 BREAKING = [SMALL, {**SMALL, "learning_rate": 1e30}]

@@ -44,7 +44,9 @@ def random_moments(generator: np.random.Generator, kills: int) -> list[tuple[str
         (r"os\.rename .*commits/\d+\.json$", 3),
     )
     first, last = max(1, kills // 10), max(1, kills // 7)
-    middle = generator.permutation(([starting] + [working] * 3) * kills)[: kills - first - last]
+    middle = [
+        (starting, working, working, working)[number % 4] for number in generator.permutation(kills - first - last)
+    ]
     phases = [*[creating] * first, *middle, *[finishing] * last]
     late = generator.uniform(0, 0.02, kills) * generator.integers(0, 2, kills)
     return [

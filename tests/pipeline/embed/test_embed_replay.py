@@ -71,7 +71,7 @@ def test_logged_views_come_out_the_same_shuffled_in_a_new_process(
         "views": views,
         "split": ("train",),
         "batch_size": 32,
-        "block_rows": 30,
+        "block_rows": images // 4,
     }
     stores, counts = [], []
     for policy, interpolation, scaled in CASES:

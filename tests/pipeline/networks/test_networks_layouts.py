@@ -183,11 +183,10 @@ def test_plain_weights_of_timm_are_seen_as_such() -> None:
         assert mismatches(module, weights.backbone) == []
 
 
-@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.slow)])
-def test_an_architecture_is_known_by_its_shapes(step: int) -> None:
-    for name in KNOWN_BY_SHAPE[::step]:
+def test_an_architecture_is_known_by_its_shapes() -> None:
+    for name in KNOWN_BY_SHAPE:
         with torch.device("meta"):
-            state = build_backbone(name).module.state_dict()
+            state = build_backbone(name, seed=None).module.state_dict()
         assert architecture_of(state) == name
 
 

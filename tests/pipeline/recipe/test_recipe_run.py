@@ -25,7 +25,7 @@ from tests.pipeline.recipe.tiny_recipe import (
     stamps,
     write_images,
 )
-from tests.processes import start_command, wait_until
+from tests.processes import Forked, run_command_until, start_command, wait_until
 
 
 def test_interrupted_step_goes_on(work: Path) -> None:
@@ -55,11 +55,9 @@ def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(
     shutil.copytree(finished / "images", tmp_path / "images")
     (tmp_path / "recipe.toml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
-    process = start_command("run", "recipe.toml", "--folder", "out", "--data", "images")
-    records = "embeddings.zarr/train/embeddings/commits/0/*.json"
-    wait_until(lambda: list((tmp_path / "out").glob(records)), process, seconds=60)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    second_record = (r"os\.rename .*embeddings\.zarr/train/embeddings/commits/\d+/.*json$", 2, 0)
+    words = ("run", "recipe.toml", "--folder", "out", "--data", "images")
+    assert Forked(run_command_until, second_record, *words).wait() == -signal.SIGKILL
     assert record_of(tmp_path, "embed")["finished"] is False
     decisions = run(tmp_path)
     assert decisions["big"] == ("skip", "up to date")

@@ -144,7 +144,6 @@ def killed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_killed_at_a_rename_it_opens_and_goes_on_to_the_same_bytes(
     killed: Path, made: Path, values: Callable[..., Array], files: Files
 ) -> None:

@@ -48,7 +48,7 @@ PASSES: dict[str, list[dict[str, Any]]] = {
         {"student": "timm/test_vit", "learning_rate": 0.01, "patch_loss": "kl"},
         {"student": "timm/test_vit", "learning_rate": 0.01, "patch_loss": "smooth-l1", "accumulation": 2},
     ],
-    "queues": [OF_KINDS[name] for name in ("seed", "cc", "bingo", "retro")],
+    "others": [OF_KINDS[name] for name in ("seed", "cc", "bingo", "retro")],
     "objectives": list(OF_KINDS.values()),
 }
 LARGE = {"alexnet", "objectives"}
@@ -92,7 +92,7 @@ def test_two_processes_end_with_the_weights_banks_and_metrics_of_one(
     ((first,), (second,)) = in_two_processes([("distill", students_of(kind, "two"))])
     assert first == second  # hashes of what each holds in the end
     with_bank = [any(name.endswith("teacher_bank.rows") for name in state) for state in first]
-    assert all(with_bank) or kind in ("objectives", "standardised-teachers")
+    assert all(with_bank) or kind in ("others", "objectives", "standardised-teachers")
     both = list(zip(students_of(kind, "one"), students_of(kind, "two"), strict=True))
     both = [(one, two) for one, two in both if not draws(one)]
     distill_together([one for one, _ in both], Silent(), live_evaluation)

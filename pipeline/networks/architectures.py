@@ -81,8 +81,7 @@ class _ZerosForRandomWeights(TorchFunctionMode):
 def build_backbone(name: str, seed: int | None = 0) -> Backbone:
     """Return a network with the initial weights of a seed; torch's global generator is left unchanged.
 
-    A seed of None skips random initialisation, for callers that load every weight afterwards; a ResNet-50x4 takes 7 s
-    to initialise on one core.
+    A seed of None skips random initialisation, for callers that load every weight afterwards.
 
     Raises:
         InputError: If there is no such architecture; names the nearest.

@@ -234,16 +234,10 @@ def wait_until(
     deadline = time.monotonic() + seconds
     while not condition():
         for process in processes:
-            assert process.poll() is None, f"it ended before, with exit code {process.poll()}: {said_by(process)}"
+            code, errors = process.poll(), getattr(process, "errors", "")
+            assert code is None, f"it ended before, with exit code {code}: {errors}"
         assert time.monotonic() < deadline, f"it has not come about in {seconds} s"
         time.sleep(every)
-
-
-def said_by(process: Forked | subprocess.Popen[Any]) -> str:
-    """Standard error of a process that has ended, if it was kept."""
-    if isinstance(process, Forked):
-        return process.errors
-    return str(process.stderr.read()) if process.stderr else ""
 
 
 def free_port() -> int:

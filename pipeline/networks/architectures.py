@@ -40,7 +40,7 @@ OURS: dict[str, Callable[[], Backbone]] = {
 }
 
 RANDOM = {init.uniform_, init.normal_, init.kaiming_uniform_, Tensor.uniform_, Tensor.normal_, Tensor.erfinv_}
-"""Functions that draw random weights; all other initialisations call one of them.
+"""Functions that draw random weights or transform what was drawn; all other initialisations call one of them.
 
 ``init``'s are those that torch dispatches, and inside which a mode is off.
 """

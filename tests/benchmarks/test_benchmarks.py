@@ -10,6 +10,7 @@ import pytest
 from tests.benchmarks.__main__ import SCRIPTS, page_of, sections_of
 from tests.benchmarks.peers import cpu_seconds, lines_through
 from tests.processes import Forked
+from tests.slow import with_slow
 
 OF_PROGRAMS = {"peers", "start"}
 """Start many programs, which takes a minute in any size: they run with ``make bench`` only."""
@@ -22,10 +23,7 @@ def run(name: str) -> None:
     importlib.import_module(f"tests.benchmarks.{name}").main(True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in SCRIPTS if name not in OF_PROGRAMS],
-)
+@pytest.mark.parametrize("name", with_slow((name for name in SCRIPTS if name not in OF_PROGRAMS), LONG))
 def test_toy_run_prints_a_table(name: str) -> None:
     process = Forked(run, name)
     assert process.wait(300) == 0, process.errors

@@ -2,7 +2,7 @@
 
 from tests.reliability.damage import FAULTS, main
 
-COUNT = 3
+COUNT = 6
 
 
 def test_no_row_of_a_damaged_store_is_read_wrong_and_verify_finds_the_damage() -> None:

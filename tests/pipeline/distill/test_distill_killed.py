@@ -20,6 +20,7 @@ from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.run import distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
 from tests.processes import Forked, start_command, wait_until
+from tests.slow import with_slow
 
 Students = Callable[..., DistillSettings]
 
@@ -34,7 +35,7 @@ def changed_since(paths: list[Path], before: list[int]) -> bool:
     return any(path.exists() and path.stat().st_mtime_ns != then for path, then in zip(paths, before, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["one", pytest.param("several", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", with_slow(PASSES, {"several"}))
 def test_killed_five_times_and_resumed_it_ends_as_if_nothing_had_happened(
     student: Students, metrics: Any, assert_same: Any, kind: str
 ) -> None:

@@ -17,6 +17,7 @@ from compress_ssl.pipeline.networks.architectures import build_backbone
 from compress_ssl.pipeline.networks.catalogue import STUDENTS
 from compress_ssl.pipeline.networks.network import load_network
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
+from tests.slow import with_slow
 
 LARGE = {"alexnet", "resnet34", "resnet50", "timm/vit_small_patch16_224", "efficientnet_b0", "mobilenet_v3_large"}
 OTHERS = ("timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_dinov3_qkvb")
@@ -37,9 +38,7 @@ def sixteen(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in (*STUDENTS, *OTHERS)]
-)
+@pytest.mark.parametrize("name", with_slow((*STUDENTS, *OTHERS), LARGE))
 def test_student_trains_two_steps_and_is_read_again(name: str, sixteen: Path, tmp_path: Path) -> None:
     size = 32 if name.endswith("-32px") else 64
     settings = DistillSettings(

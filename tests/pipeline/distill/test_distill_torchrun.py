@@ -14,6 +14,7 @@ from compress_ssl.pipeline.distill.run import distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings, options_for
 from compress_ssl.pipeline.recipe.live_evaluation import live_evaluation
 from tests.pipeline.distill.kinds import KINDS, with_heads
+from tests.slow import with_slow
 
 Students = Callable[..., DistillSettings]
 
@@ -85,7 +86,7 @@ def students_of(
     return make
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in LARGE)) for kind in PASSES])
+@pytest.mark.parametrize("kind", with_slow(PASSES, LARGE))
 def test_two_processes_end_with_the_weights_banks_and_metrics_of_one(
     in_two_processes: Any, students_of: Any, metrics: Any, kind: str
 ) -> None:

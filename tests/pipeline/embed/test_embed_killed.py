@@ -43,7 +43,7 @@ def random_moments(generator: np.random.Generator, kills: int) -> list[tuple[str
         (r"store\.zarr/train/embeddings/.*partial$|os\.rename .*store\.zarr/train/", 80),
         (r"os\.rename .*commits/\d+\.json$", 3),
     )
-    first, last = max(1, kills // 10), max(1, kills // 7)
+    first, last = max(1, kills // 10), round(kills / 7)
     middle = [
         (starting, working, working, working)[number % 4] for number in generator.permutation(kills - first - last)
     ]

@@ -22,7 +22,7 @@ from compress_ssl.pipeline.images.parameters import fresh_parameters, resized_pa
 from compress_ssl.pipeline.images.policies import Policy
 from compress_ssl.pipeline.images.rendering import Renderer, RenderJob, render_batches
 from compress_ssl.pipeline.images.sources.source import ImageSource
-from compress_ssl.pipeline.training.distributed import local_batch_size, rank_indices
+from compress_ssl.pipeline.training.distributed import local_batch_size, rank_batches
 from compress_ssl.pipeline.training.schedule import epoch_order
 from compress_ssl.storage import Split
 from compress_ssl.storage.parameters import decoded_size
@@ -58,15 +58,11 @@ class Replay:
     renderer: Renderer
     teachers: tuple[TeacherViews, ...]  # indexed by the rows of ``split``
     sizes: tuple[int, ...]  # sides to render, one per input size of the students
-    batch_size: int  # over all ranks
+    images_per_epoch: int
+    batch_size: int  # over all ranks; the last batch of an epoch may be smaller
     seed: int
     schedule: ViewSchedule
     policy: Policy | None  # of fresh views; None to replay the store's
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of whole batches of good images."""
-        return int(self.split.samples.good.sum()) // self.batch_size
 
     def batches(self, epoch: int, first_step: int) -> Iterator[ReplayBatch]:
         """Yield this rank's part of each batch of an epoch, from a step on."""
@@ -82,7 +78,7 @@ class Replay:
             if len(rows):  # each segment reads its view
                 segments.append(ViewSegment(self.schedule.view(epoch), rows))
             count -= len(rows)
-            epoch, end = epoch - 1, self.steps_per_epoch * self.batch_size
+            epoch, end = epoch - 1, self.images_per_epoch
         return segments[::-1]
 
     def to_prefill(self, count: int) -> list[ViewSegment]:
@@ -137,13 +133,12 @@ class Replay:
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         good = np.flatnonzero(self.split.samples.good)
-        return epoch_order(good, self.seed, epoch)[: self.steps_per_epoch * self.batch_size]
+        return epoch_order(good, self.seed, epoch)[: self.images_per_epoch]
 
     def _render(
         self, views: Sequence[TeacherView], rows: npt.NDArray[np.int64], fresh_view: int
     ) -> Iterator[ReplayBatch]:
-        rows, batch_size = rank_indices(rows, self.batch_size), local_batch_size(self.batch_size)
-        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        batches, batch_size = rank_batches(rows, self.batch_size), local_batch_size(self.batch_size)
         samples = self.split.samples
         description = self.split.views[views[0].number]
         size = int(description["size"])

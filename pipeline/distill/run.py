@@ -22,6 +22,7 @@ from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.training.distributed import check_gpus_differ, process_group
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
+from compress_ssl.pipeline.training.schedule import images_per_epoch
 from compress_ssl.pipeline.training.task import BatchStream, LiveEvaluation, make_score_function
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -90,6 +91,7 @@ def distill_together(
             renderer=inputs.renderer,
             teachers=teachers,
             sizes=tuple(sorted({network.preprocessing.size for network in networks})),
+            images_per_epoch=images_per_epoch(int(inputs.splits[0].samples.good.sum()), shared),
             batch_size=shared.batch_size,
             seed=shared.seed,
             schedule=inputs.schedule,
@@ -107,6 +109,6 @@ def distill_together(
                     check_complete(inputs.splits[teacher], [EVALUATION_VIEW])
         open_runs([(student, student.run, inputs.record(student)) for student in students])
 
-        stream = BatchStream(shared.epochs, replay.steps_per_epoch, shared.batch_size, replay.batches, replay.waits)
+        stream = BatchStream(shared.epochs, replay.images_per_epoch, shared.batch_size, replay.batches, replay.waits)
         train(tasks, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
     return [student.run / MODEL_FILE for student in students]

@@ -252,6 +252,10 @@ class DistillSettings(_ObjectiveSettings):
             )
         if self.batch_size % self.accumulation:
             raise ValueError(f"--accumulation {self.accumulation} must divide --batch-size {self.batch_size}.")
+        if self.keep_last and self.accumulation > 1:
+            raise ValueError(
+                "--keep-last trains on a smaller last batch, which --accumulation need not divide; leave one of them out."
+            )
         if self.batch_size == self.accumulation and (self.head_or_default == "mlp" or self.objective == "reg-bn"):
             named = "--objective reg-bn" if self.objective == "reg-bn" else "--head mlp"
             raise ValueError(
@@ -284,6 +288,6 @@ class DistillSettings(_ObjectiveSettings):
 
 
 SHARED_IN_ONE_PASS = (
-    "store", "data", "split", "student_view", "views", "policy", "epochs", "batch_size", "seed", "renderer", "device",
-    "threads", "teacher_memory", "scratch", "check_content",
+    "store", "data", "split", "student_view", "views", "policy", "epochs", "batch_size", "keep_last", "seed",
+    "renderer", "device", "threads", "teacher_memory", "scratch", "check_content",
 )  # what students must have in common to be trained on one stream of images. Further teachers may differ.  # fmt: skip

@@ -194,7 +194,7 @@ class DistillTask(TrainingTask[ReplayBatch]):
         if bank is None or not objective.refill_teacher_bank:
             return
         size = len(bank.rows)
-        seen = (epoch * replay.steps_per_epoch + step) * replay.batch_size
+        seen = epoch * replay.images_per_epoch + step * replay.batch_size
         segments = replay.before(epoch, step, size)
         if self.settings.prefill:
             prefilled = replay.to_prefill(size)

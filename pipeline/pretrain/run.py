@@ -29,11 +29,11 @@ from compress_ssl.pipeline.training.distributed import (
     local_batch_size,
     process_group,
     rank0_first,
-    rank_indices,
+    rank_batches,
 )
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.run_folder import check_run_folder, open_runs, run_leases
-from compress_ssl.pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.training.schedule import epoch_order, images_per_epoch
 from compress_ssl.pipeline.training.task import (
     BatchStream,
     LiveEvaluation,
@@ -77,7 +77,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
 
     with run_leases([settings.run]):
         open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
-        stream = BatchStream(settings.epochs, views.steps_per_epoch, settings.batch_size, views.batches)
+        stream = BatchStream(settings.epochs, views.images_per_epoch, settings.batch_size, views.batches)
         train([task], stream, f"pretrain {settings.run.name}", progress)
     return settings.run / MODEL_FILE
 
@@ -140,13 +140,14 @@ class RandomViews:
         self._index, self._settings, self._renderer = index, settings, renderer
         self._views, self._size = views, size
         self._rows = np.flatnonzero(index.samples.good)
-        self.steps_per_epoch = len(self._rows) // settings.batch_size
+        self.images_per_epoch = images_per_epoch(len(self._rows), settings)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Yield this rank's part of each batch of an epoch, from a step on."""
         batch_size = self._settings.batch_size
         order = epoch_order(self._rows, self._settings.seed, epoch)
-        order = rank_indices(order[first_step * batch_size : self.steps_per_epoch * batch_size], batch_size)
+        order = order[first_step * batch_size : self.images_per_epoch]
+        order = np.concatenate(rank_batches(order, batch_size))
         job = self.render_job(epoch, order)
         labels = torch.from_numpy(self._index.samples.label[order]).long().to(self._renderer.device)
         local = local_batch_size(batch_size)

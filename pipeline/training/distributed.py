@@ -148,6 +148,12 @@ def rank_indices(order: npt.NDArray[np.int64], batch_size: int) -> npt.NDArray[n
     return own
 
 
+def rank_batches(order: npt.NDArray[np.int64], batch_size: int) -> list[npt.NDArray[np.int64]]:
+    """Return this rank's slice of each global batch of an order of images; of a smaller last one an equal part, too."""
+    batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+    return [np.array_split(batch, world_size())[rank()] for batch in batches]
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Gather each rank's rows (b, ...) into the rows (B, ...) of the global batch, without gradient."""
     if world_size() == 1:

@@ -47,11 +47,11 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
     with (
         contextlib.ExitStack() as at_exit,
         _stop_requests() as received,
-        progress.track(title, stream.epochs * steps * stream.batch_size) as advance,
+        progress.track(title, stream.images_before(stream.epochs, 0)) as advance,
     ):
         for trainer in trainers:
             at_exit.callback(trainer.log.close)
-        advance((epoch * steps + step) * stream.batch_size)
+        advance(stream.images_before(epoch, step))
         saved_at = looked_at = time.monotonic()
         while epoch < stream.epochs and trainers:
             for batch, waited in _timed(stream.batches(epoch, step)):
@@ -63,8 +63,8 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
                 for trainer in _due(trainers, epoch, step):
                     with _drop_failed(trainer, trainers, failures):
                         trainer.train_step(batch, waited)
+                advance(stream.images_before(epoch, step + 1) - stream.images_before(epoch, step))
                 step += 1
-                advance(stream.batch_size)
                 minutes = min((each.task.settings.checkpoint_minutes for each in trainers), default=math.inf)
                 is_overdue = is_rank0() and time.monotonic() - saved_at > 60 * minutes
                 stopping, is_time = all_reduce_max(received() or 0, is_overdue)

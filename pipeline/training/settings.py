@@ -1,6 +1,8 @@
 """Settings of every training."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import model_validator
 
 from compress_ssl.pipeline.common.settings import OutputSettings, Precision, result_option, runtime_option
 
@@ -8,8 +10,11 @@ Epochs = Annotated[int, result_option("Passes over the images.", ge=1)]
 LearningRate = Annotated[float, result_option("Initial learning rate.", gt=0)]
 WeightDecay = Annotated[float, result_option("Weight decay of the optimizer.", ge=0)]
 Schedule = Annotated[
-    Literal["step", "cosine"],
-    result_option("Learning rate schedule: decay by --gamma at each of --milestones, or half a cosine to zero."),
+    Literal["step", "cosine", "cosine-per-epoch"],
+    result_option(
+        "Learning rate schedule: decay by --gamma at each of --milestones, or half a cosine to zero, updated at every "
+        "step or once per epoch."
+    ),
 ]
 
 
@@ -18,10 +23,18 @@ class TrainingSettings(OutputSettings):
 
     epochs: Epochs
     batch_size: Annotated[int, result_option("Images per step, over all ranks.", ge=2)] = 256
+    keep_last: Annotated[
+        bool, result_option("Also train on the last, smaller batch of each epoch, which is left out otherwise.")
+    ] = False
     optimizer: Annotated[Literal["sgd", "adamw"], result_option("SGD with momentum, or AdamW.")] = "sgd"
     learning_rate: LearningRate
     momentum: Annotated[float, result_option("Momentum of SGD.", ge=0, lt=1)] = 0.9
+    nesterov: Annotated[bool, result_option("Nesterov's momentum (SGD).")] = False
     weight_decay: WeightDecay = 1e-4
+    no_decay_on: Annotated[
+        Literal["none", "norms", "norms-and-biases"],
+        result_option("Parameters without weight decay: none, those of norm layers, or these and all biases."),
+    ] = "none"
     schedule: Schedule
     milestones: Annotated[
         tuple[int, ...],
@@ -67,3 +80,9 @@ class TrainingSettings(OutputSettings):
         int, runtime_option("Maximum number of images per split for --live-every, evenly spaced.", ge=1)
     ] = 2000
     tensorboard: Annotated[bool, runtime_option("Log the metrics to TensorBoard too, in RUN/tensorboard.")] = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("--nesterov needs --optimizer sgd with a --momentum above 0; leave it out.")
+        return self

@@ -1,5 +1,6 @@
 """The interface between the training loop and what it trains: tasks, and the stream of batches that they share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +27,21 @@ class BatchStream(Generic[BatchT]):
     """Batches of every epoch, from any step on."""
 
     epochs: int
-    steps_per_epoch: int
-    batch_size: int  # over all ranks
+    images_per_epoch: int
+    batch_size: int  # over all ranks; the last batch of an epoch may be smaller
     batches: Callable[[int, int], Iterator[BatchT]]
     """This rank's part of each batch of an epoch from a step on: (epoch, first step)."""
     waits: Callable[[], Mapping[str, float]] = dict
     """Seconds waited since the last call, by cause; logged once per epoch."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches of an epoch."""
+        return math.ceil(self.images_per_epoch / self.batch_size)
+
+    def images_before(self, epoch: int, step: int) -> int:
+        """Return the number of images trained on before a step."""
+        return epoch * self.images_per_epoch + min(step * self.batch_size, self.images_per_epoch)
 
 
 class TrainingTask(ABC, Generic[BatchT]):

@@ -46,10 +46,9 @@ class Trainer(Generic[BatchT]):
 
     def __init__(self, task: TrainingTask[BatchT], stream: BatchStream[BatchT]) -> None:
         self.task = task
-        self._steps_per_epoch = stream.steps_per_epoch
-        self._batch_size = stream.batch_size
+        self._steps_per_epoch, self._images_before = stream.steps_per_epoch, stream.images_before
         self._device = next(task.modules.parameters()).device
-        self._optimizer = make_optimizer(task.settings, task.modules.parameters())
+        self._optimizer = make_optimizer(task.settings, task.modules)
         is_float16 = AUTOCAST_DTYPES.get(task.settings.precision) is torch.float16
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=is_float16)
         self._best = -1.0
@@ -115,11 +114,12 @@ class Trainer(Generic[BatchT]):
             f"{self.task.out_of_memory_hint}. The last checkpoint is kept."
         ):
             micro_batches = self.task.micro_batches(batch)
+            images = self._images_before(epoch, step + 1) - self._images_before(epoch, step)
             for number, micro_batch in enumerate(micro_batches, 1):
                 with no_sync(self._loss, accumulate=number < len(micro_batches)):
                     loss, to_log = self._loss(micro_batch)
                     self._scaler.scale(loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
-                self.log.add({"loss": loss.detach(), **to_log}, self._batch_size // len(micro_batches))
+                self.log.add({"loss": loss.detach(), **to_log}, images // len(micro_batches))
             check_gradients(self.task.modules)
             if settings.clip_norm is not None:
                 self._scaler.unscale_(self._optimizer)

@@ -173,8 +173,8 @@ def start(place: Path) -> None:
     (split,) = inputs.splits
     teacher = TeacherViews(split, inputs.schedule, settings, device)
     replay = Replay(
-        split, inputs.source, inputs.renderer, (teacher,), sizes=(SIDE,), batch_size=BATCH, seed=0,
-        schedule=inputs.schedule, policy=None,
+        split, inputs.source, inputs.renderer, (teacher,), sizes=(SIDE,), images_per_epoch=len(split), batch_size=BATCH,
+        seed=0, schedule=inputs.schedule, policy=None,
     )  # fmt: skip
     next(replay.batches(0, 0))
     teacher.close()

@@ -1,8 +1,8 @@
 """CRD without labels: noise-contrastive estimation of which teacher's embedding belongs to which student's.
 
 Tian et al. 2020, section 3.1 (the loss is equation 18), without the terms that need labels; published code
-HobbitLong/RepDistiller, crd/criterion.py at 1fb2343fb5a6 and crd/memory.py at 97c4c00b511b. Both sides are embedded by
-a learned linear layer in 128 dimensions, L2-normalised. Both sides' embeddings of every image are stored, and updated
+HobbitLong/RepDistiller, crd/criterion.py at 1fb2343fb5a6 and crd/memory.py at 97c4c00b511b. Both sides' features, as the
+networks return them, are embedded by a learned linear layer in 128 dimensions, L2-normalised. Both sides' embeddings of every image are stored, and updated
 with a momentum whenever the image is seen; an image's positive is its own row, its K negatives are rows drawn
 uniformly, with replacement. Scores exp(similarity / T) are divided by constants Z, fixed on the first batch.
 
@@ -39,7 +39,7 @@ class CRD(Objective):
 
     Example:
         >>> student, images = nn.Linear(6, 16), torch.randn(8, 6)
-        >>> teacher_embeddings = normalize(torch.randn(8, 32))
+        >>> teacher_embeddings = torch.randn(8, 32)
         >>> objective = CRD(student, teacher_dim=32, negatives=16, negative_queue=64)
         >>> optimizer = torch.optim.SGD([*student.parameters(), *objective.parameters()], lr=0.01)
         >>> for _ in range(3):
@@ -47,6 +47,7 @@ class CRD(Objective):
         ...     optimizer.zero_grad(); loss.backward(); optimizer.step(); objective.after_step(student)
     """
 
+    normalise_teacher = False
     constants: Tensor  # (2,) Z of student and teacher; zero before the first batch
 
     def __init__(

@@ -53,7 +53,7 @@ def test_the_student_sees_the_teachers_pixels_and_smaller_ones_of_the_same_mixtu
     torch_renderer = make_renderer(renderer, torch.device("cpu"), 1)
     views = TeacherViews(split, ViewSchedule(2), student(), torch.device("cpu"))
     for sizes in ((16,), (12, 16)):
-        replay = Replay(split, source, torch_renderer, (views,), sizes, 4, 0, ViewSchedule(2), None)
+        replay = Replay(split, source, torch_renderer, (views,), sizes, 28, 4, 0, ViewSchedule(2), None)
         for epoch in (0, 1):
             small = unmixed(torch_renderer, split, source, 1 + epoch, 12)
             parameters = split.augmentation(1 + epoch)

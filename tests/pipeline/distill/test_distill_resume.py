@@ -31,6 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "fresh": {"bank_size": 61, "student_view": "fresh", "prefill": True},
     "scaled": {"precision": "float16", "objective": "compress-1q", "bank_precision": "float16"},
     "in-parts": {"accumulation": 4, "schedule": "cosine", "optimizer": "adamw", "warmup_epochs": 1.5},
+    "last-batch-kept": {"objective": "compress-1q", "bank_size": 61, "prefill": True, "keep_last": True},
     "measured": {"live_every": 1, "export": "key"},
     "linear-head": {"head": "linear", "export": "key"},
     "mlp-head": {"head": "mlp", "bank_size": 61, "prefill": True},
@@ -44,7 +45,7 @@ def test_resumed_run_ends_with_the_weights_and_metrics_of_one_never_stopped(
 ) -> None:
     expected = trained("whole", **KINDS[kind])
     settings = student(**KINDS[kind])
-    for steps in (3, 2, 3, 3):  # of 9: ends in the first, second and third epoch
+    for steps in (3, 2, 3, 3):  # of 9, or 12: ends in the first, second and third epoch
         killed_after(steps, [settings])
         settings = settings.model_copy(update={"resume": True})
     model = distill(settings, Silent(), live_evaluation)

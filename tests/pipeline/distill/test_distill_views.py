@@ -44,16 +44,18 @@ MakeReplay = Callable[..., Replay]
 
 @pytest.fixture
 def replay(data: Path, store: Path, student: Students) -> Iterator[MakeReplay]:
-    """The stage's stream of images: 29 images, 7 batches of 4 an epoch."""
+    """The stage's stream of images: 28 of 29 images, 7 batches of 4 an epoch."""
     banks = []
 
-    def make(policy: Policy | None = None, sizes: tuple[int, ...] = (16,), seed: int = 0, of: Path = store) -> Replay:
+    def make(
+        policy: Policy | None = None, sizes: tuple[int, ...] = (16,), seed: int = 0, of: Path = store, images: int = 28
+    ) -> Replay:
         split = open_store(of)["train"]
         numbers = ViewSchedule(0 if policy else 2)
         banks.append(TeacherViews(split, numbers, student(), torch.device("cpu")))
         renderer = make_renderer("dali", torch.device("cpu"), 1)
         source = open_source(data, "train", data.parent / "index")
-        return Replay(split, source, renderer, (banks[-1],), sizes, 4, seed, numbers, policy)
+        return Replay(split, source, renderer, (banks[-1],), sizes, images, 4, seed, numbers, policy)
 
     yield make
     for bank in banks:
@@ -87,8 +89,16 @@ def test_epochs_read_the_views_in_turn_and_see_every_crop_of_the_store(
                     difference = abs(batch.pixels[side][place].numpy() - expected)
                     assert difference.max() <= 8
                     assert difference.mean() < 1
-    assert made.steps_per_epoch == 7
     assert torch.equal(torch.cat([batch.rows for batch in made.batches(2, 3)]), torch.tensor(seen[12:]))
+
+
+def test_smaller_last_batch_has_the_images_left_over(replay: MakeReplay) -> None:
+    batches = epoch_of(replay(images=29), 0)
+    assert [len(batch.rows) for batch in batches] == [4] * 7 + [1]
+    assert sorted(torch.cat([batch.rows for batch in batches]).tolist()) == list(range(29))
+    assert [len(batch.pixels[16]) for batch in batches] == [4] * 7 + [1]
+    (last,) = replay(images=29).before(1, 0, 3)  # the bank holds them too
+    assert last.rows.tolist() == torch.cat([batch.rows for batch in batches]).tolist()[-3:]
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +184,7 @@ def test_objectives_get_embeddings_of_unit_length_unless_they_declare_otherwise(
     made = replay()
     batch = epoch_of(made, 0)[0]
     stored = torch.from_numpy(open_store(store)["train"].view(1)[batch.rows.numpy()]).float()
-    for name, of_unit_length in (("compress-1q", True), ("reg", True), ("crd", True), ("unic", False)):
+    for name, of_unit_length in (("compress-1q", True), ("reg", True), ("crd", False), ("unic", False)):
         settings = student(objective=name, accumulation=2)
         task = DistillTask(settings, build_student(settings, made.split, 16), made, [0], [], torch.device("cpu"), None)
         passed = torch.cat([part.teacher_embeddings for (part,) in task.micro_batches(batch)])

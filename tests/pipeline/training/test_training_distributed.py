@@ -9,8 +9,14 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.torchrun import TorchrunEnv, torchrun_env
-from compress_ssl.pipeline.training.distributed import check_batch_divides, local_batch_size, rank_indices
-from compress_ssl.pipeline.training.schedule import epoch_order
+from compress_ssl.pipeline.training.distributed import (
+    check_batch_divides,
+    local_batch_size,
+    rank_batches,
+    rank_indices,
+)
+from compress_ssl.pipeline.training.schedule import epoch_order, images_per_epoch
+from compress_ssl.pipeline.training.settings import TrainingSettings
 
 ENVIRONMENT = {
     "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4",
@@ -44,6 +50,22 @@ def test_slices_of_the_processes_are_every_batch_in_its_order_without_gaps_or_re
     for step, start in enumerate(range(0, images, batch_size)):
         together = np.concatenate([rows[step * size : (step + 1) * size] for rows in own])
         np.testing.assert_array_equal(together, order[start : start + batch_size])
+
+
+def test_smaller_last_batch_is_divided_equally_too(be_process: Callable[[int, int], None]) -> None:
+    order = epoch_order(np.arange(100), seed=3, epoch=1)
+    settings = TrainingSettings(epochs=1, learning_rate=1, schedule="step", batch_size=36, keep_last=True)
+    of_ranks = []
+    for rank in range(3):
+        be_process(rank, 3)
+        kept = images_per_epoch(100, settings)
+        of_ranks.append(rank_batches(order[:kept], 36))
+    assert kept == 99
+    assert [[len(batch) for batch in batches] for batches in of_ranks] == [[12, 12, 9]] * 3
+    for step, parts in enumerate(zip(*of_ranks, strict=True)):
+        np.testing.assert_array_equal(np.concatenate(parts), order[:99][36 * step : 36 * (step + 1)])
+    be_process(0, 3)
+    assert images_per_epoch(77, settings) == 72  # 5 are too few
 
 
 def test_one_process_has_the_whole_batch() -> None:

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from compress_ssl.pipeline.training.schedule import epoch_order, learning_rate, make_optimizer, seed_step
+from compress_ssl.pipeline.training.schedule import (
+    epoch_order,
+    images_per_epoch,
+    learning_rate,
+    make_optimizer,
+    seed_step,
+)
 from compress_ssl.pipeline.training.settings import TrainingSettings
 
 
@@ -27,6 +33,9 @@ def test_cosine_is_half_a_wave_from_the_rate_to_zero() -> None:
     assert rates == pytest.approx([1 + math.cos(math.pi * done / 8) for done in range(8)])
     assert rates[0] == 2
     assert rates[4] == pytest.approx(1)
+    chosen = settings(schedule="cosine-per-epoch", epochs=4, learning_rate=2)
+    by_epoch = [learning_rate(chosen, epoch, step, 2) for epoch in range(4) for step in range(2)]
+    assert by_epoch == pytest.approx([rate for rate in rates[::2] for _ in range(2)])
 
 
 def test_warm_up_is_a_line_that_ends_at_the_rate() -> None:
@@ -39,12 +48,50 @@ def test_warm_up_is_a_line_that_ends_at_the_rate() -> None:
 
 def test_optimiser_has_the_settings_and_the_trainable_weights() -> None:
     for name, kind in [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)]:
-        free, frozen = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), requires_grad=False)
-        optimizer = make_optimizer(settings(optimizer=name, weight_decay=0.03, momentum=0.7), [free, frozen])
+        layer = torch.nn.Linear(2, 3)
+        layer.bias.requires_grad_(False)
+        optimizer = make_optimizer(settings(optimizer=name, weight_decay=0.03, momentum=0.7), layer)
         (group,) = optimizer.param_groups
         assert isinstance(optimizer, kind)
-        assert [id(weight) for weight in group["params"]] == [id(free)]
+        assert [id(weight) for weight in group["params"]] == [id(layer.weight)]
         assert (group["lr"], group["weight_decay"], group.get("momentum", 0.7)) == (0.01, 0.03, 0.7)
+
+
+def test_weight_decay_leaves_out_norms_or_also_biases() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.GroupNorm(2, 4), torch.nn.Flatten(),
+        torch.nn.LayerNorm(4), torch.nn.Linear(4, 2),
+    )  # fmt: skip
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    norms = {"1.weight", "1.bias", "2.weight", "2.bias", "4.weight", "4.bias"}
+    without: dict[str, set[str]] = {"none": set(), "norms": norms, "norms-and-biases": norms | {"0.bias", "5.bias"}}
+    for choice, expected in without.items():
+        groups = make_optimizer(settings(no_decay_on=choice, weight_decay=0.03), network).param_groups
+        decays = {names[id(each)]: group["weight_decay"] for group in groups for each in group["params"]}
+        assert decays == {name: 0.0 if name in expected else 0.03 for name in names.values()}
+
+
+def test_nesterovs_momentum_looks_ahead() -> None:
+    weight, velocity = 1.0, 0.0
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    optimizer = make_optimizer(settings(nesterov=True, momentum=0.9, weight_decay=0, learning_rate=0.1), layer)
+    for _ in range(3):  # of f(w) = w^2 / 2, by Sutskever et al. 2013 as torch writes it
+        velocity = 0.9 * velocity + weight
+        weight -= 0.1 * (weight + 0.9 * velocity)
+        optimizer.zero_grad()
+        (layer(torch.ones(1)) ** 2 / 2).sum().backward()
+        optimizer.step()
+    assert layer.weight.item() == pytest.approx(weight, rel=1e-6)
+    for given in ({"optimizer": "adamw"}, {"momentum": 0}):
+        with pytest.raises(ValueError, match="--nesterov needs --optimizer sgd with a --momentum above 0"):
+            settings(nesterov=True, **given)
+
+
+def test_epoch_leaves_out_the_smaller_last_batch_unless_it_is_kept() -> None:
+    for images, kept in [(256, 256), (300, 300), (257, 256), (258, 258), (511, 511), (512, 512)]:
+        assert images_per_epoch(images, settings()) == images // 256 * 256
+        assert images_per_epoch(images, settings(keep_last=True)) == kept
 
 
 def test_order_is_a_permutation_that_seed_and_epoch_decide() -> None:

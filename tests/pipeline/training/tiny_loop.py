@@ -53,5 +53,5 @@ def run_loop(
         def save_network(self, folder: Path) -> None:
             (folder / "network").write_bytes(b"trained")
 
-    train([Task()], BatchStream(3, STEPS, 12, batches), "test", Silent())
+    train([Task()], BatchStream(3, STEPS * 12, 12, batches), "test", Silent())
     return module

@@ -254,7 +254,7 @@ class DistillSettings(_ObjectiveSettings):
             raise ValueError(f"--accumulation {self.accumulation} must divide --batch-size {self.batch_size}.")
         if self.keep_last and self.accumulation > 1:
             raise ValueError(
-                "--keep-last trains on a smaller last batch, which --accumulation need not divide; leave one of them out."
+                "--keep-last keeps a smaller last batch, which --accumulation may not divide; leave one of them out."
             )
         if self.batch_size == self.accumulation and (self.head_or_default == "mlp" or self.objective == "reg-bn"):
             named = "--objective reg-bn" if self.objective == "reg-bn" else "--head mlp"

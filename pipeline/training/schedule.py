@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,11 +39,9 @@ def make_optimizer(settings: TrainingSettings, modules: nn.Module) -> torch.opti
     """Return the optimizer of the settings for the parameters that take gradients."""
     trainable = [parameter for parameter in modules.parameters() if parameter.requires_grad]
     undecayed = {id(parameter) for parameter in _without_decay(modules, settings.no_decay_on)}
-    groups = [
-        {"params": [each for each in trainable if id(each) not in undecayed]},
-        {"params": [each for each in trainable if id(each) in undecayed], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    decayed: dict[str, Any] = {"params": [each for each in trainable if id(each) not in undecayed]}
+    others: dict[str, Any] = {"params": [each for each in trainable if id(each) in undecayed], "weight_decay": 0.0}
+    groups = [group for group in (decayed, others) if group["params"]]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay)
     return torch.optim.SGD(

@@ -1,10 +1,11 @@
 """CRD without labels: noise-contrastive estimation of which teacher's embedding belongs to which student's.
 
 Tian et al. 2020, section 3.1 (the loss is equation 18), without the terms that need labels; published code
-HobbitLong/RepDistiller, crd/criterion.py at 1fb2343fb5a6 and crd/memory.py at 97c4c00b511b. Both sides' features, as the
-networks return them, are embedded by a learned linear layer in 128 dimensions, L2-normalised. Both sides' embeddings of every image are stored, and updated
-with a momentum whenever the image is seen; an image's positive is its own row, its K negatives are rows drawn
-uniformly, with replacement. Scores exp(similarity / T) are divided by constants Z, fixed on the first batch.
+HobbitLong/RepDistiller, crd/criterion.py at 1fb2343fb5a6 and crd/memory.py at 97c4c00b511b. Both sides' features, as
+the networks return them, are embedded by a learned linear layer in 128 dimensions, L2-normalised. Both sides'
+embeddings of every image are stored, and updated with a momentum whenever the image is seen; an image's positive is its
+own row, its K negatives are rows drawn uniformly, with replacement. Scores exp(similarity / T) are divided by constants
+Z, fixed on the first batch.
 
 With a negative queue the rows are the last M images' embeddings instead, and the positive is the other side's
 embedding. Every rank draws the negatives of its own images.

@@ -172,8 +172,9 @@ def test_networks_for_small_images_see_all_of_them(name: str, dim: int) -> None:
     with torch.no_grad():
         features = backbone.module.eval()(images(32))
     assert features.shape == (2, dim)
-    expected = 2 if "-narrow" in name or "-quarter" in name else {"mobilenet_v2-32px": 2, "alexnet-32px": 7}.get(name, 4)
-    assert tuple(sizes[0]) == (expected, expected)
+    expected = {"mobilenet_v2-32px": 2, "resnet18-narrow-32px": 2, "resnet18-quarter-32px": 2, "alexnet-32px": 7}
+    side = expected.get(name, 4)
+    assert tuple(sizes[0]) == (side, side)
 
 
 def test_networks_for_small_images_have_torchvisions_names_and_shapes_but_for_the_first_layer() -> None:

@@ -9,12 +9,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from compress_ssl.pipeline.common.errors import InputError
 from compress_ssl.pipeline.common.torchrun import TorchrunEnv, torchrun_env
-from compress_ssl.pipeline.training.distributed import (
-    check_batch_divides,
-    local_batch_size,
-    rank_batches,
-    rank_indices,
-)
+from compress_ssl.pipeline.training.distributed import check_batch_divides, local_batch_size, rank_batches, rank_indices
 from compress_ssl.pipeline.training.schedule import epoch_order, images_per_epoch
 from compress_ssl.pipeline.training.settings import TrainingSettings
 

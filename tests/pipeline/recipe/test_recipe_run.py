@@ -71,6 +71,16 @@ def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(
         np.testing.assert_array_equal(resumed.view(view), whole.view(view))
 
 
+def test_recipes_of_one_folder_share_its_store(work: Path) -> None:
+    before = stamps(work / "out" / "embeddings.zarr"), stamps(work / "out" / "small")
+    another = RECIPE.replace('name = "other"', 'name = "third"').replace('"other"]', '"third"]')
+    decisions = run(work, another.replace('name = "small"', 'name = "fourth"').replace('"small", ', ""))
+    assert decisions["embed"] == ("skip", "up to date")
+    assert actions(decisions).keys() == {"fourth", "third", "knn third"}
+    assert (stamps(work / "out" / "embeddings.zarr"), stamps(work / "out" / "small")) == before
+    assert actions(run(work)) == {}
+
+
 def names_of(text: str, tmp_path: Path) -> list[list[str]]:
     path = tmp_path / "recipe.toml"
     path.write_text(text)

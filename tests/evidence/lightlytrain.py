@@ -1,0 +1,190 @@
+"""LightlyTrain beside this package: same teacher, student, images and machine, the same CPU time.
+
+    make .venv-peers/installed
+    python -m tests.evidence.lightlytrain IMAGENETTE efficientnet-lite0.safetensors --output docs/results/lightlytrain.json
+
+EfficientNet-Lite0 is the teacher, a ResNet-18 the student. LightlyTrain 0.18 (`method="distillation"`, its own optimizer,
+schedule, augmentation and mixup) runs the teacher in every step, at the student's size. Ours is `embed` at 128 pixels,
+once, and `distill` of it. Each arm has as many epochs as fit in the CPU minutes, by the cost of one and of three epochs;
+the embedding counts for every student. One thread each, two at a time.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from tests.benchmarks.__main__ import machine
+from tests.benchmarks.measure import print_table
+from tests.benchmarks.peers import OURS, PEERS
+
+VIEWS = 4
+LIGHTLY_PROGRAM = """
+import sys, timm, torch, lightly_train
+from safetensors.torch import load_file
+data, out, epochs, size, seed, weights = sys.argv[1:]
+class Teacher(torch.nn.Module):  # LightlyTrain's own wrapper of timm counts 320 features, where this network returns 1,280
+    def __init__(self):
+        super().__init__()
+        self.network = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        state = load_file(weights)
+        self.network.load_state_dict({name: state[name] for name in self.network.state_dict()})
+    def forward_features(self, x): return {"features": self.network.forward_features(x)}
+    def forward_pool(self, x): return {"pooled_features": x["features"].mean(dim=(2, 3), keepdim=True)}
+    def feature_dim(self): return 1280
+    def get_model(self): return self.network
+    def architecture_info(self): return {"model_type": "tf_efficientnet_lite0", "num_input_channels": 3}
+    def forward(self, x): return self.network(x)
+torch.set_num_threads(1)
+lightly_train.pretrain(
+    out=out, data=data, model="torchvision/resnet18", method="distillation", epochs=int(epochs), batch_size=64,
+    method_args={"teacher": Teacher()},
+    transform_args={"image_size": (int(size), int(size)), "normalize": {"mean": (0.5,) * 3, "std": (0.5,) * 3}},
+    accelerator="cpu", devices=1, precision="32-true", num_workers=0, seed=int(seed), overwrite=True,
+)
+"""
+STUDENT = ["--student", "resnet18", "--batch-size", "64", "--optimizer", "adamw", "--learning-rate", "0.001"]
+STUDENT += ["--schedule", "cosine", "--memory-format", "contiguous", "--threads", "1", "--renderer", "auto"]
+ARMS: dict[str, tuple[int, list[str] | None]] = {
+    "LightlyTrain": (64, None),
+    "LightlyTrain, 128 px": (128, None),
+    "ours, CompRess-1q": (64, ["--objective", "compress-1q", "--bank-size", "1024", "--prefill", "--mask-own"]),
+    "ours, Reg-BN": (64, ["--objective", "reg-bn"]),
+    "ours, LightlyTrain's loss": (64, ["--objective", "lightly", "--bank-size", "1024"]),
+    "ours, Reg-BN, 128 px": (128, ["--objective", "reg-bn"]),
+}
+"""By name, the side of the student's images, and the options of `distill`, or None for LightlyTrain."""
+
+
+class Used(NamedTuple):
+    """What a process took."""
+
+    cpu: float  # seconds
+    wall: float  # seconds
+    memory: float  # GiB, the most it held
+
+
+class Places(NamedTuple):
+    """Files of the comparison."""
+
+    data: Path
+    weights: Path
+    work: Path
+
+
+def run(command: list[str], said: Path) -> Used:
+    """Run a command with one thread; raise RuntimeError with what it said last if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    begun = os.times().elapsed
+    with said.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{command[:4]} failed: {said.read_text()[-2000:]}")
+    return Used(usage.ru_utime + usage.ru_stime, os.times().elapsed - begun, usage.ru_maxrss / 2**20)
+
+
+def embed(places: Places) -> Used:
+    """Make the store that all of our students share."""
+    teacher = f"timm/tf_efficientnet_lite0:{places.weights}"
+    options = ["--teacher", teacher, "--size", "128", "--resize", "146", "--views", str(VIEWS), "--split", "train"]
+    command = [*OURS, "embed", str(places.data), str(places.work / "store.zarr"), *options]
+    return run([*command, "--threads", "1", "--renderer", "auto", "--precision", "float32"], places.work / "embed.log")
+
+
+def train(places: Places, name: str, epochs: int, seed: int) -> tuple[Used, str]:
+    """Train one student; return what it took, and how `evaluate` is given it."""
+    size, options = ARMS[name]
+    out = places.work / f"{name.replace(' ', '-').replace(',', '')}-{epochs}-{seed}"
+    if options is None:
+        program = [f"{PEERS}/bin/python", "-c", LIGHTLY_PROGRAM, f"{places.data}/train", str(out), str(epochs)]
+        used = run([*program, str(size), str(seed), str(places.weights)], out.with_suffix(".log"))
+        return used, f"resnet18:{out}/exported_models/exported_last.pt"
+    command = [*OURS, "distill", str(places.work / "store.zarr"), str(places.data), str(out), *STUDENT, *options]
+    command += ["--student-size", str(size), "--epochs", str(epochs), "--seed", str(seed), "--overwrite"]
+    return run(command, out.with_suffix(".log")), str(out)
+
+
+def scores(places: Places, name: str, model: str) -> dict[str, float]:
+    """Return NN, k-NN and linear accuracy of a network, in percent."""
+    size, _ = ARMS[name]
+    shared = ["--data", str(places.data), "--size", str(size), "--resize", str(round(size * 8 / 7)), "--threads", "1"]
+    shared += ["--json"]
+    linear = ["--policy", "identity", "--views", "1", "--lr-grid", "0.01", "--lr-grid", "0.1", "--lr-grid", "1"]
+    knn, classifier = (
+        json.loads(subprocess.run([*OURS, *command, *shared], check=True, capture_output=True).stdout)[0]["result"]
+        for command in (["evaluate", "knn", model], ["evaluate", "linear", model, *linear])
+    )
+    found = {f"k-NN {each['neighbours']}": each["top1_percent"] for each in knn["weighted"]}
+    return {"NN": knn["nearest"][0]["top1_percent"], **found, "linear": classifier["top1_percent"]}
+
+
+def epochs_within(budget: float, cost: Callable[[int], Used], fixed: float) -> int:
+    """Return the epochs that fit in a budget of CPU seconds beside a fixed cost, by the cost of one and of three."""
+    one, three = cost(1).cpu, cost(3).cpu
+    return max(1, int((budget - fixed - one) / ((three - one) / 2)) + 1)
+
+
+def link_images(source: Path, data: Path, count: int) -> None:
+    """Link the test images and so many training images, evenly spaced, into a folder."""
+    for split, kept in (("train", count), ("val", None)):
+        files = sorted((source / split).glob("*/*"))
+        chosen = files if kept is None else [files[number * len(files) // kept] for number in range(kept)]
+        for file in chosen:
+            target = data / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(file.resolve())
+
+
+def main() -> None:
+    """Run all arms and seeds; print the table, and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="Imagenette: train/ and val/")
+    parser.add_argument("weights", type=Path, help="efficientnet-lite0.safetensors")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--minutes", type=float, default=10, help="CPU minutes of each student")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--work", type=Path, help="folder for what is made on the way (default: a temporary one)")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as pool:
+        places = Places(given.work or Path(temporary), given.weights.resolve(), given.work or Path(temporary))
+        places = places._replace(data=places.work / "data")
+        link_images(given.data, places.data, given.images)
+        store = embed(places)
+        budget = 60 * given.minutes
+
+        def epochs_of(name: str) -> int:
+            fixed = 0.0 if ARMS[name][1] is None else store.cpu
+            return epochs_within(budget, lambda epochs: train(places, name, epochs, seed=0)[0], fixed)
+
+        def one(arm: tuple[str, int, int]) -> dict[str, Any]:
+            name, epochs, seed = arm
+            used, model = train(places, name, epochs, seed)
+            return {"arm": name, "seed": seed, "epochs": epochs, **used._asdict(), **scores(places, name, model)}
+
+        epochs = dict(zip(ARMS, pool.map(epochs_of, ARMS), strict=True))
+        runs = list(pool.map(one, [(name, epochs[name], seed) for name in ARMS for seed in range(given.seeds)]))
+    result = {"machine": machine(), "images": given.images, "cpu_minutes": given.minutes, "store": store._asdict()}
+    given.output.write_text(json.dumps({**result, "runs": runs}, indent=1) + "\n")
+    rows = []
+    for name in ARMS:
+        own = [each for each in runs if each["arm"] == name]
+        told = [[each[key] for each in own] for key in ("NN", "k-NN 20", "linear")]
+        spread = [f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}" for values in told]
+        rate = given.images * epochs[name] / mean(each["cpu"] for each in own)
+        memory = max(each["memory"] for each in own)
+        rows.append([name, str(epochs[name]), *spread, f"{rate:.0f}", f"{memory:.1f}"])
+    print(f"Store: {store.cpu:.0f} CPU s. {given.images:,} images, {given.minutes:g} CPU minutes, {machine()}.\n")
+    print_table(["student by", "epochs", "NN", "k-NN 20", "linear", "images a CPU second", "GiB"], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,12 +1,12 @@
 """LightlyTrain beside this package: same teacher, student, images and machine, the same CPU time.
 
     make .venv-peers/installed
-    python -m tests.evidence.lightlytrain IMAGENETTE efficientnet-lite0.safetensors --output docs/results/lightlytrain.json
+    python -m tests.evidence.lightlytrain FOLDER efficientnet-lite0.safetensors --output docs/results/lightlytrain.json
 
-EfficientNet-Lite0 is the teacher, a ResNet-18 the student. LightlyTrain 0.18 (`method="distillation"`, its own optimizer,
-schedule, augmentation and mixup) runs the teacher in every step, at the student's size. Ours is `embed` at 128 pixels,
-once, and `distill` of it. Each arm has as many epochs as fit in the CPU minutes, by the cost of one and of three epochs;
-the embedding counts for every student. One thread each, two at a time.
+EfficientNet-Lite0 is the teacher, a ResNet-18 the student, Imagenette the dataset. LightlyTrain 0.18 (`method=
+"distillation"`, its own optimizer, schedule, augmentation and mixup) runs the teacher in every step, at the student's
+size. Ours is `embed` at 128 pixels, once, and `distill` of it. Each arm has as many epochs as fit in the CPU minutes,
+by the cost of one and of three epochs; the embedding counts for every student. One thread each, two at a time.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LIGHTLY_PROGRAM = """
 import sys, timm, torch, lightly_train
 from safetensors.torch import load_file
 data, out, epochs, size, seed, weights = sys.argv[1:]
-class Teacher(torch.nn.Module):  # LightlyTrain's own wrapper of timm counts 320 features, where this network returns 1,280
+class Teacher(torch.nn.Module):  # its own wrapper of timm counts 320 features; the network returns 1,280
     def __init__(self):
         super().__init__()
         self.network = timm.create_model("tf_efficientnet_lite0", num_classes=0)

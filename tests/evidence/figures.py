@@ -1,7 +1,4 @@
-"""Draw the figures of docs/results.md from the JSON beside it.
-
-python -m tests.evidence.figures
-"""
+"""Draw the figures of docs/results.md from the JSON beside it: ``python -m tests.evidence.figures``."""
 
 import json
 from collections.abc import Iterable, Mapping

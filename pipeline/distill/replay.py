@@ -82,7 +82,7 @@ class Replay:
         return segments[::-1]
 
     def to_prefill(self, count: int) -> list[ViewSegment]:
-        """Return at least ``count`` images, in whole batches, to prefill a bank with before the first step."""
+        """Return at least ``count`` images to prefill a bank with before the first step, in batches of whole epochs."""
         segments: list[ViewSegment] = []
         number = 0
         while count > 0:

@@ -107,8 +107,15 @@ def distill_together(
             if task.needs_fit:
                 for teacher in inputs.teachers(student):
                     check_complete(inputs.splits[teacher], [EVALUATION_VIEW])
-        open_runs([(student, student.run, inputs.record(student)) for student in students])
+        kept = {"images_per_epoch": replay.images_per_epoch} if shared.keep_last else {}  # other ranks keep others
+        open_runs([(student, student.run, inputs.record(student) | kept) for student in students])
 
-        stream = BatchStream(shared.epochs, replay.images_per_epoch, shared.batch_size, replay.batches, replay.waits)
+        stream = BatchStream(
+            epochs=shared.epochs,
+            images_per_epoch=replay.images_per_epoch,
+            batch_size=shared.batch_size,
+            batches=replay.batches,
+            waits=replay.waits,
+        )
         train(tasks, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
     return [student.run / MODEL_FILE for student in students]

@@ -2,8 +2,8 @@
 
 ``NAME`` is torchvision's, ``timm/NAME`` timm's. ``NAME-32px`` is torchvision's network adapted to small images, with
 the same parameter names. ``resnet50-wN`` has N times the channels; ``-tf-same`` pads its max-pool as TensorFlow does.
-``resnet18-narrow-32px`` has half the channels and a first convolution of stride 2, ``resnet18-quarter-32px`` a quarter:
-a CPU can train them.
+``resnet18-narrow-32px`` has half the channels behind a first convolution of stride 2, ``resnet18-quarter-32px`` a
+quarter; both can be trained on a CPU.
 ``conv4-W`` is the four-layer network of few-shot learning with W channels. ``NAME-32px-solo-learn`` is a ResNet as
 solo-learn adapts it to CIFAR; ``vit_small_patch16-12heads`` is MoCo v3's ViT-S.
 """

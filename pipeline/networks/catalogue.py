@@ -41,7 +41,7 @@ STUDENTS: dict[str, str] = {
     "resnet18-32px": "3 x 3 first convolution, no max-pool",
     "mobilenet_v2-32px": "first convolution of stride 1",
     "resnet18-narrow-32px": "half the channels, first convolution of stride 2: trains on a CPU",
-    "resnet18-quarter-32px": "a quarter of the channels, the same: trains on a CPU in minutes",
+    "resnet18-quarter-32px": "a quarter of the channels, the same first convolution: trains on a CPU in minutes",
 }  # remarks on recommended students by architecture; any architecture can be one
 
 

@@ -76,8 +76,14 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     views = RandomViews(index, settings, renderer, method.views, size)
 
     with run_leases([settings.run]):
-        open_runs([(settings, settings.run, {"fingerprint": index.fingerprint()})])
-        stream = BatchStream(settings.epochs, views.images_per_epoch, settings.batch_size, views.batches)
+        kept = {"images_per_epoch": views.images_per_epoch} if settings.keep_last else {}  # other ranks keep others
+        open_runs([(settings, settings.run, {"fingerprint": index.fingerprint(), **kept})])
+        stream = BatchStream(
+            epochs=settings.epochs,
+            images_per_epoch=views.images_per_epoch,
+            batch_size=settings.batch_size,
+            batches=views.batches,
+        )
         train([task], stream, f"pretrain {settings.run.name}", progress)
     return settings.run / MODEL_FILE
 

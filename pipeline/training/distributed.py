@@ -143,15 +143,22 @@ def local_batch_size(batch_size: int) -> int:
 
 
 def rank_indices(order: npt.NDArray[np.int64], batch_size: int) -> npt.NDArray[np.int64]:
-    """Return this rank's slice of each global batch of an order of images, concatenated."""
+    """Return this rank's slice of each global batch of an order of images, concatenated.
+
+    Of a smaller last batch the first ranks have whole slices, the others what is left.
+    """
     own: npt.NDArray[np.int64] = order[np.arange(len(order)) % batch_size // local_batch_size(batch_size) == rank()]
     return own
 
 
 def rank_batches(order: npt.NDArray[np.int64], batch_size: int) -> list[npt.NDArray[np.int64]]:
-    """Return this rank's slice of each global batch of an order of images; of a smaller last one an equal part, too."""
+    """Return this rank's slice of each global batch of an order of images; of a smaller last one an equal part, too.
+
+    Raises:
+        ValueError: If the ranks do not divide a batch.
+    """
     batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-    return [np.array_split(batch, world_size())[rank()] for batch in batches]
+    return [np.split(batch, world_size())[rank()] for batch in batches]
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
             at_exit.callback(trainer.log.close)
         advance(stream.images_before(epoch, step))
         saved_at = looked_at = time.monotonic()
+        stopping = 0
         while epoch < stream.epochs and trainers:
             for batch, waited in _timed(stream.batches(epoch, step)):
                 if time.monotonic() - looked_at > LOOK_SECONDS:
@@ -75,6 +76,7 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
                     saved_at = time.monotonic()
                 if not trainers or (step < steps and stopping):
                     break
+            assert step == steps or stopping or not trainers, f"{step} batches came of {steps}"
             if step == steps:
                 waits = stream.waits()
                 for trainer in _due(trainers, epoch, step):

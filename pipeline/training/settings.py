@@ -33,7 +33,10 @@ class TrainingSettings(OutputSettings):
     weight_decay: WeightDecay = 1e-4
     no_decay_on: Annotated[
         Literal["none", "norms", "norms-and-biases"],
-        result_option("Parameters without weight decay: none, those of norm layers, or these and all biases."),
+        result_option(
+            "Parameters without weight decay: none, those of layers whose weight has one dimension (norms), or all of "
+            "one dimension (norms and biases)."
+        ),
     ] = "none"
     schedule: Schedule
     milestones: Annotated[

@@ -22,7 +22,7 @@ LiveEvaluation = Callable[[Any, Any, Progress], ScoreFunction]
 """Returns the ``ScoreFunction`` for a training's settings and renderer. The commands' is ``recipe.live_evaluation``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BatchStream(Generic[BatchT]):
     """Batches of every epoch, from any step on."""
 

@@ -130,4 +130,10 @@ def fine_tune(
             # A run with other settings is replaced, as all results are.
             logger.warning("The training starts over, since the existing one cannot be resumed: %s", error)
             open_runs([(task_settings.model_copy(update={"resume": False, "overwrite": True}), run, inputs)])
-        train([task], BatchStream(settings.epochs, steps, images_per_step, batches), "fine-tune", progress)
+        stream = BatchStream(
+            epochs=settings.epochs,
+            images_per_epoch=steps * images_per_step,
+            batch_size=images_per_step,
+            batches=batches,
+        )
+        train([task], stream, "fine-tune", progress)

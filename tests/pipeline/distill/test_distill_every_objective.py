@@ -1,5 +1,6 @@
 """What holds for every objective: where gradients go, resuming, sharing a pass."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,15 @@ def check_gradients(kind: str, settings: DistillSettings) -> None:
             key,
         )
     assert all(not value.requires_grad for value in diagnostics.values()), kind
+
+
+def test_last_smaller_batch_is_trained_on_by_every_objective(student: Students, metrics: Any) -> None:
+    students = [student(kind, **given, keep_last=True) for kind, given in KINDS.items()]
+    distill_together(students, Silent())
+    for settings in students:
+        ends = [line for line in metrics(settings.run) if "loss" in line and line["step"] == 4]  # 8 + 8 + 8 + 5
+        assert [line["epoch"] for line in ends] == [0, 1, 2], settings.run
+        assert all(math.isfinite(line["loss"]) for line in ends), settings.run
 
 
 def test_in_one_pass_that_is_killed_twice_each_ends_as_alone_and_never_stopped_bit_for_bit(

@@ -31,7 +31,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "fresh": {"bank_size": 61, "student_view": "fresh", "prefill": True},
     "scaled": {"precision": "float16", "objective": "compress-1q", "bank_precision": "float16"},
     "in-parts": {"accumulation": 4, "schedule": "cosine", "optimizer": "adamw", "warmup_epochs": 1.5},
-    "last-batch-kept": {"objective": "compress-1q", "bank_size": 61, "prefill": True, "keep_last": True},
+    "last-batch-kept": {"bank_size": 61, "prefill": True, "keep_last": True, "no_decay_on": "norms-and-biases"},
+    "last-batch-kept-one-bank": {"objective": "compress-1q", "bank_size": 61, "keep_last": True},
     "measured": {"live_every": 1, "export": "key"},
     "linear-head": {"head": "linear", "export": "key"},
     "mlp-head": {"head": "mlp", "bank_size": 61, "prefill": True},
@@ -171,6 +172,19 @@ CHANGES: dict[str, Any] = {
     "export": "key",
     "renderer": "torchvision",
 }
+
+
+def test_run_that_keeps_the_last_batch_is_not_resumed_where_it_would_keep_fewer(
+    student: Students, trained: Trained
+) -> None:
+    trained(keep_last=True)
+    settings = student(keep_last=True, resume=True)
+    record = json.loads((settings.run / "settings.json").read_text())
+    assert record["inputs"].pop("images_per_epoch") == 29
+    record["inputs"]["images_per_epoch"] = 28
+    (settings.run / "settings.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"was started with inputs\.images_per_epoch = 28, now it is 29"):
+        distill(settings, Silent())
 
 
 def test_changed_setting_is_named_on_resume(student: Students, trained: Trained, tmp_path: Path) -> None:

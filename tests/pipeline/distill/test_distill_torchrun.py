@@ -34,6 +34,10 @@ PASSES: dict[str, list[dict[str, Any]]] = {
     "in-parts": [{**SMALL, "accumulation": 4, "head": "linear", "schedule": "cosine", "teacher_memory": "mapped"}],
     # Seed 0 gives one of the eight scored images two neighbours that are equally near on some CPUs.
     "measured": [{**SMALL, "seed": 1, "live_every": 1, "keep_every": 2, "export": "key", "tensorboard": True}],
+    "last-batch-kept": [
+        {**SMALL, "keep_last": True},
+        {**SMALL, "keep_last": True, "objective": "reg", "learning_rate": 0.001},
+    ],
     "several": [SMALL, {**SMALL, "objective": "compress-1q", "student_size": 12}],
     # Gradients of 228 MB, which DDP averages in several buckets.
     "alexnet": [{"student": "alexnet-32px", "epochs": 1, "learning_rate": 0.01, "head": "linear"}],
@@ -68,9 +72,11 @@ def students_of(
     data: Path, store: Path, other: Path, embedded: Callable[..., Path], place: Path, tiny: dict[str, Any]
 ) -> Callable[[str, str], list[DistillSettings]]:
     patched = embedded(teacher="random/timm/test_vit", size=32, resize=36, patches=5)
+    even = embedded(teacher="random/conv4-32", limit=28)  # two ranks divide its last batch of four
 
     def inputs(given: dict[str, Any]) -> dict[str, Any]:
-        shared = {"store": patched if "patch_loss" in given else store, **options_for(tiny, given.get("objective"))}
+        first = patched if "patch_loss" in given else even if "keep_last" in given else store
+        shared = {"store": first, **options_for(tiny, given.get("objective"))}
         return shared | ({"also_store": (other,)} if "store_weights" in given else {})
 
     def make(kind: str, where: str, **more: Any) -> list[DistillSettings]:
@@ -93,7 +99,7 @@ def test_two_processes_end_with_the_weights_banks_and_metrics_of_one(
     ((first,), (second,)) = in_two_processes([("distill", students_of(kind, "two"))])
     assert first == second  # hashes of what each holds in the end
     with_bank = [any(name.endswith("teacher_bank.rows") for name in state) for state in first]
-    assert all(with_bank) or kind in ("others", "objectives", "standardised-teachers")
+    assert all(with_bank) or kind in ("others", "objectives", "standardised-teachers", "last-batch-kept")
     both = list(zip(students_of(kind, "one"), students_of(kind, "two"), strict=True))
     both = [(one, two) for one, two in both if not draws(one)]
     distill_together([one for one, _ in both], Silent(), live_evaluation)

@@ -258,6 +258,10 @@ def test_options_that_do_not_go_together_are_refused(student: Students) -> None:
         ({"policy": "crop-flip"}, "--policy applies to fresh views, .* add --student-view fresh"),
         ({"student_view": "fresh", "views": 1}, "--views applies to replayed views, .* leave it out"),
         ({"accumulation": 3}, "--accumulation 3 must divide --batch-size 8"),
+        (
+            {"accumulation": 2, "keep_last": True},
+            "--keep-last keeps a smaller last batch, which --accumulation may not",
+        ),
         ({"export": "key", "objective": "compress-1q"}, "--export key needs a key encoder, .* use compress-2q"),
         (
             {"head": "mlp", "accumulation": 8},

@@ -16,7 +16,7 @@ from tests.processes import run_command, start_ranks, wait_until
 METHODS: dict[str, dict[str, Any]] = {
     "simclr": {"policy": "moco-v2"},
     "moco-v2": {"method": "moco-v2", "queue_size": 20, "key_momentum": 0.9},
-    "supervised": {"method": "supervised"},
+    "supervised": {"method": "supervised", "batch_size": 12, "keep_last": True},
 }
 
 

@@ -52,6 +52,14 @@ PAIRS: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
 }
 """Teacher, student, views, and the methods with a row in the paper's tables."""
 
+SUPERVISED = {
+    "alexnet": "torchvision/alexnet",
+    "resnet18": "torchvision/resnet18",
+    "mobilenet_v2": "mobilenet_v2:mobilenet_v2-b0353104.pth",
+    "resnet50": "resnet50:resnet50-0676ba61.pth",
+}
+"""torchvision's IMAGENET1K_V1 by student: of AlexNet and ResNet-18 there are no others."""
+
 
 def plan(name: str) -> dict[str, Step]:
     recipe, _ = expand(read_recipe(name))
@@ -77,7 +85,8 @@ def test_recipe_of_a_pair_has_the_published_numbers_of_every_method(name: str) -
     agrees(steps["embed"], {"teacher": teacher, "precision": "float32", "size": None, "resize": None})
     count, policy = random_views(steps)
     assert count == views["views"]
-    assert policy == (views["policy"] or policy)
+    if views["policy"] is not None:
+        assert policy == views["policy"]
     short = student.removesuffix("_v2")
     assert [step.name for step in steps.values() if step.stage == "distill"] == [f"{short}-{each}" for each in methods]
     for method in methods:
@@ -94,9 +103,9 @@ def test_teacher_supervised_network_and_students_are_evaluated_as_published(name
     scored = {getattr(step.settings, "model", "") for step in steps}
     assert teacher in scored
     assert len(scored) == 2 + len(methods)
-    assert any(student.removesuffix("_v2") in model and "runs/" not in model for model in scored)  # supervised
-    kinds = {step.name.split()[0] for step in steps}
-    assert {"knn", "linear", "cluster"} <= kinds
+    assert SUPERVISED[student] in scored
+    low_shot = {"low-shot"} if name == "paper-r50x4-resnet50" else set()
+    assert {step.name.split()[0] for step in steps} == {"knn", "linear", "cluster"} | low_shot
     for step in steps:
         agrees(step, {"size": 224, "resize": 256, "train_split": "train", "test_split": "val", "precision": "float32"})
         match step.name.split()[0]:
@@ -109,8 +118,6 @@ def test_teacher_supervised_network_and_students_are_evaluated_as_published(name
                 agrees(step, {"clusters": None, "iterations": 20, "restarts": 1, "seeds": (1234, 1, 2)})
             case "low-shot":
                 agrees(step, {"percent": (1.0, 10.0)})
-            case "layers":  # facebookresearch/deepcluster, eval_linear.py
-                agrees(step, {"epochs": 90, "learning_rate": 0.01, "classifier_batch_size": 256})
 
 
 def test_ablations_vary_one_number_of_compress_2q() -> None:
@@ -122,7 +129,7 @@ def test_ablations_vary_one_number_of_compress_2q() -> None:
         of_figure = {"temperature": settings.temperature, "bank_size": settings.bank_size, "student": "alexnet"}
         agrees(step, METHODS["2q"] | of_figure)
     assert varied == [
-        *((temperature, 128_000) for temperature in (0.02, 0.04, 0.07, 0.1, 1.0)),
+        *((temperature, 128_000) for temperature in (0.02, 0.07, 0.1, 1.0)),
         *((0.04, size) for size in (256, 512, 1024, 4096, 16_384, 65_536, 128_000)),
     ]
 
@@ -139,7 +146,7 @@ def test_simreg_and_seed_have_their_own_published_numbers() -> None:
     jitter = {"scale": (0.2, 1.0), "jitter": 0.8, "grey": 0.2, "blur": 0.5}
     assert random_views(steps) == (200, CROP | jitter)
     agrees(steps["resnet18"], SGD | PLAIN | {
-        "objective": "seed", "student": "resnet18", "epochs": 200, "learning_rate": 0.03,
+        "objective": "seed", "student": "resnet18", "epochs": 200, "learning_rate": 0.03, "precision": "float16",
         "schedule": "cosine-per-epoch", "keep_last": False, "bank_size": 65_536, "temperature": 0.2,
         "teacher_temperature": 0.01, "head_or_default": "mlp-2",
     })  # fmt: skip

@@ -53,5 +53,6 @@ def run_loop(
         def save_network(self, folder: Path) -> None:
             (folder / "network").write_bytes(b"trained")
 
-    train([Task()], BatchStream(3, STEPS * 12, 12, batches), "test", Silent())
+    stream = BatchStream(epochs=3, images_per_epoch=STEPS * 12, batch_size=12, batches=batches)
+    train([Task()], stream, "test", Silent())
     return module

@@ -41,9 +41,10 @@ def draw_views(axes: Axes, groups: Iterable[Mapping[str, Any]], title: str) -> N
         if points[table]:
             views, means, deviations = zip(*sorted(points[table]), strict=True)
             axes.errorbar(views, means, deviations, fmt=style, capsize=3, label=label)
-            axes.set_xscale("log")
-            axes.set_xticks(views, [str(each) for each in views], minor=False)
-            axes.minorticks_off()
+    ticks = sorted({views for line in points.values() for views, _, _ in line})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(each) for each in ticks], minor=False)
+    axes.minorticks_off()
     axes.set(title=title, xlabel="views in the store", ylabel="NN, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
@@ -67,14 +68,15 @@ def draw_costs(axes: Axes, costs: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Draw what has results."""
-    known = [name for name in STORES if (RESULTS / f"{name}.json").is_file()]
-    figure = Figure(figsize=(5.5 * len(known), 4.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):
-        draw_views(axes, groups_of(name), STORES[name])
-    write_figure(figure, FIGURES / "views.png")
-    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
-    draw_costs(figure.subplots(), json.loads((RESULTS / "costs.json").read_text(encoding="utf-8")))
-    write_figure(figure, FIGURES / "costs.png")
+    if known := [name for name in STORES if (RESULTS / f"{name}.json").is_file()]:
+        figure = Figure(figsize=(5.5 * len(known), 4.2), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):
+            draw_views(axes, groups_of(name), STORES[name])
+        write_figure(figure, FIGURES / "views.png")
+    if (costs := RESULTS / "costs.json").is_file():
+        figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+        draw_costs(figure.subplots(), json.loads(costs.read_text(encoding="utf-8")))
+        write_figure(figure, FIGURES / "costs.png")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,10 @@ def embed(places: Places) -> Used:
     teacher = f"timm/tf_efficientnet_lite0:{places.weights}"
     options = ["--teacher", teacher, "--size", "128", "--resize", "146", "--views", str(VIEWS), "--split", "train"]
     command = [*OURS, "embed", str(places.data), str(places.work / "store.zarr"), *options]
-    return run([*command, "--threads", "1", "--renderer", "auto", "--precision", "float32"], places.work / "embed.log")
+    return run(
+        [*command, "--threads", "1", "--renderer", "auto", "--precision", "float32", "--overwrite"],
+        places.work / "embed.log",
+    )
 
 
 def train(places: Places, name: str, epochs: int, seed: int) -> tuple[Used, str]:
@@ -140,6 +143,7 @@ def link_images(source: Path, data: Path, count: int) -> None:
         for file in chosen:
             target = data / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
             target.symlink_to(file.resolve())
 
 

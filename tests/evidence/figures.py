@@ -1,8 +1,8 @@
 """Draw the figures of docs/results.md from the JSON beside it: ``python -m tests.evidence.figures``."""
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -25,18 +25,18 @@ def groups_of(name: str) -> list[dict[str, Any]]:
     return found
 
 
-def draw_views(axes: Axes, groups: Iterable[Mapping[str, Any]], title: str) -> None:
+def draw_views(axes: Axes, name: str) -> None:
     """Draw NN over the number of stored views, with a band for the live teacher and one for the cached mode."""
     points: dict[str, list[tuple[int, float, float]]] = {table: [] for table in LINES}
-    for group in groups:
+    for group in groups_of(name):
         score = group["scores"]["NN"]
-        mean, deviation = score["mean"], score["standard_deviation"] or 0.0
+        centre, deviation = score["mean"], score["standard_deviation"] or 0.0
         if group["table"] in points:
-            points[group["table"]].append((group["values"]["views"], mean, deviation))
+            points[group["table"]].append((group["values"]["views"], centre, deviation))
         elif group["table"] == "cached":
-            band(axes, mean, deviation, "the published code's cached mode", "tab:red")
-    *points["stored"], (_, mean, deviation) = sorted(points["stored"])
-    band(axes, mean, deviation, "live teacher", "tab:green")
+            band(axes, centre, deviation, "the published code's cached mode", "tab:red")
+    *points["stored"], (_, centre, deviation) = sorted(points["stored"])
+    band(axes, centre, deviation, "live teacher", "tab:green")
     for table, (label, style) in LINES.items():
         if points[table]:
             views, means, deviations = zip(*sorted(points[table]), strict=True)
@@ -45,38 +45,49 @@ def draw_views(axes: Axes, groups: Iterable[Mapping[str, Any]], title: str) -> N
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(each) for each in ticks], minor=False)
     axes.minorticks_off()
-    axes.set(title=title, xlabel="views in the store", ylabel="NN, %")
+    axes.set(title=STORES[name], xlabel="views in the store", ylabel="NN, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 
 
-def band(axes: Axes, mean: float, deviation: float, label: str, colour: str) -> None:
+def band(axes: Axes, centre: float, deviation: float, label: str, colour: str) -> None:
     """Draw a score that has no number of views: a line, and one standard deviation to either side."""
-    axes.axhline(mean, color=colour, linewidth=1, label=label)
-    axes.axhspan(mean - deviation, mean + deviation, color=colour, alpha=0.15)
+    axes.axhline(centre, color=colour, linewidth=1, label=label)
+    axes.axhspan(centre - deviation, centre + deviation, color=colour, alpha=0.15)
 
 
-def draw_costs(axes: Axes, costs: Mapping[str, Any]) -> None:
-    """Draw the CPU seconds of all students over their number, with a live teacher and with stores."""
-    students = range(1, costs["students"] + 1)
-    for name, cost in costs["ways"].items():
-        axes.plot(students, [(cost["once"] + number * cost["each"]) / 60 for number in students], label=name)
-    axes.set(xlabel="students", ylabel="CPU minutes", title=costs["title"])
+def draw_costs(axes: Axes, name: str) -> None:
+    """Draw the CPU minutes of all students over their number, with a live teacher and with stores.
+
+    A sweep over stored views has both costs: the seconds of its store, by the view, and of a student. A live teacher
+    renders and runs a view of every image in every epoch of each student.
+    """
+    networks = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["networks"]
+    stored = [network for network in networks if network["table"] == "stored"]
+    epochs = max(network["values"]["views"] for network in stored)  # as many views as the largest store has
+    (store,) = (network["seconds"] for network in networks if network["table"] == "embed")
+    view, student = store / (epochs + 1), mean(network["seconds"] / network["together"] for network in stored)
+    students = range(1, 11)
+    ways = {"live teacher": (0, student + epochs * view)}
+    ways |= {f"store of {views} views": ((views + 1) * view, student) for views in (4, 16, 50)}
+    for label, (once, each) in ways.items():
+        axes.plot(students, [(once + number * each) / 60 for number in students], label=label)
+    axes.set(xlabel="students", ylabel="CPU minutes", title=STORES[name])
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+
+
+DRAWN = {"views": draw_views, "costs": draw_costs}
 
 
 def main() -> None:
     """Draw what has results."""
-    if known := [name for name in STORES if (RESULTS / f"{name}.json").is_file()]:
+    known = [name for name in STORES if (RESULTS / f"{name}.json").is_file()]
+    for file, draw in DRAWN.items() if known else ():
         figure = Figure(figsize=(5.5 * len(known), 4.2), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):
-            draw_views(axes, groups_of(name), STORES[name])
-        write_figure(figure, FIGURES / "views.png")
-    if (costs := RESULTS / "costs.json").is_file():
-        figure = Figure(figsize=(5.5, 4.2), layout="constrained")
-        draw_costs(figure.subplots(), json.loads(costs.read_text(encoding="utf-8")))
-        write_figure(figure, FIGURES / "costs.png")
+            draw(axes, name)
+        write_figure(figure, FIGURES / f"{file}.png")
 
 
 if __name__ == "__main__":

@@ -47,11 +47,11 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
     with (
         contextlib.ExitStack() as at_exit,
         _stop_requests() as received,
-        progress.track(title, stream.images_before(stream.epochs, 0)) as advance,
+        progress.track(title, stream.epochs * stream.images_per_epoch) as advance,
     ):
         for trainer in trainers:
             at_exit.callback(trainer.log.close)
-        advance(stream.images_before(epoch, step))
+        advance(epoch * stream.images_per_epoch + step * stream.batch_size)
         saved_at = looked_at = time.monotonic()
         stopping = 0
         while epoch < stream.epochs and trainers:
@@ -64,7 +64,7 @@ def train(tasks: Sequence[TrainingTask[BatchT]], stream: BatchStream[BatchT], ti
                 for trainer in _due(trainers, epoch, step):
                     with _drop_failed(trainer, trainers, failures):
                         trainer.train_step(batch, waited)
-                advance(stream.images_before(epoch, step + 1) - stream.images_before(epoch, step))
+                advance(stream.images_in(step))
                 step += 1
                 minutes = min((each.task.settings.checkpoint_minutes for each in trainers), default=math.inf)
                 is_overdue = is_rank0() and time.monotonic() - saved_at > 60 * minutes

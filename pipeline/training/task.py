@@ -39,9 +39,9 @@ class BatchStream(Generic[BatchT]):
         """Number of batches of an epoch."""
         return math.ceil(self.images_per_epoch / self.batch_size)
 
-    def images_before(self, epoch: int, step: int) -> int:
-        """Return the number of images trained on before a step."""
-        return epoch * self.images_per_epoch + min(step * self.batch_size, self.images_per_epoch)
+    def images_in(self, step: int) -> int:
+        """Return the number of images of a batch."""
+        return min(self.batch_size, self.images_per_epoch - step * self.batch_size)
 
 
 class TrainingTask(ABC, Generic[BatchT]):

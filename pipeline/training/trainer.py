@@ -46,7 +46,7 @@ class Trainer(Generic[BatchT]):
 
     def __init__(self, task: TrainingTask[BatchT], stream: BatchStream[BatchT]) -> None:
         self.task = task
-        self._steps_per_epoch, self._images_before = stream.steps_per_epoch, stream.images_before
+        self._steps_per_epoch, self._images_in = stream.steps_per_epoch, stream.images_in
         self._device = next(task.modules.parameters()).device
         self._optimizer = make_optimizer(task.settings, task.modules)
         is_float16 = AUTOCAST_DTYPES.get(task.settings.precision) is torch.float16
@@ -114,12 +114,11 @@ class Trainer(Generic[BatchT]):
             f"{self.task.out_of_memory_hint}. The last checkpoint is kept."
         ):
             micro_batches = self.task.micro_batches(batch)
-            images = self._images_before(epoch, step + 1) - self._images_before(epoch, step)
             for number, micro_batch in enumerate(micro_batches, 1):
                 with no_sync(self._loss, accumulate=number < len(micro_batches)):
                     loss, to_log = self._loss(micro_batch)
                     self._scaler.scale(loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
-                self.log.add({"loss": loss.detach(), **to_log}, images // len(micro_batches))
+                self.log.add({"loss": loss.detach(), **to_log}, self._images_in(step) // len(micro_batches))
             check_gradients(self.task.modules)
             if settings.clip_norm is not None:
                 self._scaler.unscale_(self._optimizer)

@@ -89,6 +89,7 @@ def test_epochs_read_the_views_in_turn_and_see_every_crop_of_the_store(
                     difference = abs(batch.pixels[side][place].numpy() - expected)
                     assert difference.max() <= 8
                     assert difference.mean() < 1
+    assert len(batches) == 7
     assert torch.equal(torch.cat([batch.rows for batch in made.batches(2, 3)]), torch.tensor(seen[12:]))
 
 

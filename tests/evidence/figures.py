@@ -28,7 +28,7 @@ def groups_of(name: str) -> list[dict[str, Any]]:
 def draw_views(axes: Axes, name: str) -> None:
     """Draw NN over the number of stored views, with a band for the live teacher and one for the cached mode."""
     points: dict[str, list[tuple[int, float, float]]] = {table: [] for table in LINES}
-    for group in groups_of(name):
+    for group in groups_of(name) + groups_of(f"{name}-mixed"):
         score = group["scores"]["NN"]
         centre, deviation = score["mean"], score["standard_deviation"] or 0.0
         if group["table"] in points:

@@ -1,5 +1,6 @@
 """A figure for each swept field: scores over its values, with error bars over seeds."""
 
+import math
 import re
 from typing import Any
 
@@ -18,10 +19,10 @@ from compress_ssl.pipeline.recipe.sweep.expand import SEED
 from compress_ssl.pipeline.recipe.sweep.results import Group
 
 WIDTH, HEIGHT, PER_ROW = 4.2, 3.4, 3  # size of a panel in inches, and panels per row
-
+MARKS = matplotlib.cycler(marker=["o", "s", "^", "x"]) * matplotlib.cycler(color=matplotlib.color_sequences["tab10"])
 
 Point = tuple[Any, float, float]
-"""Value of the field, with the mean score of a group in percent, and its standard deviation."""
+"""Value of the field, with the mean score of a group in percent, and its standard deviation: NaN of one seed."""
 
 
 def draw_figures(groups: Sequence[Group], folder: Path) -> list[Path]:
@@ -50,6 +51,7 @@ def _figure(field: str, swept: Sequence[Group]) -> Figure:
     numbers = numbers and not any(isinstance(group.values[field], bool) for group in swept)
     for axis, heading in zip(axes.flat, headings, strict=False):
         lines = _lines(field, heading, swept)
+        axis.set_prop_cycle(MARKS)
         (_draw_numbers if numbers else _draw_names)(axis, lines)
         axis.set_title(heading)
         axis.set_xlabel(field.replace("_", " "))
@@ -69,14 +71,14 @@ def _lines(field: str, heading: str, swept: Iterable[Group]) -> dict[str, list[P
             mean, deviation, _ = group.scores[heading]
             others = ", ".join(f"{key} {value}" for key, value in group.values.items() if key != field)
             name = f"{group.table}, {others}" if others else group.table
-            lines.setdefault(name, []).append((group.values[field], mean, deviation or 0))
+            lines.setdefault(name, []).append((group.values[field], mean, math.nan if deviation is None else deviation))
     return lines
 
 
 def _draw_numbers(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
     for name, points in lines.items():
         values, means, deviations = zip(*sorted(points), strict=True)
-        axis.errorbar(values, means, yerr=deviations, marker="o", markersize=4, capsize=3, label=name)
+        axis.errorbar(values, means, yerr=deviations, markersize=4, capsize=3, label=name)
     every = sorted({value for points in lines.values() for value, *_ in points})
     if every[0] > 0 and every[-1] >= 8 * every[0]:
         axis.set_xscale("log")
@@ -90,6 +92,6 @@ def _draw_names(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
         aside = 0.5 * ((number + 0.5) / len(lines) - 0.5)
         values, means, deviations = zip(*points, strict=True)
         places = [names.index(str(value)) + aside for value in values]
-        axis.errorbar(places, means, yerr=deviations, fmt="o", markersize=4, capsize=3, label=name)
+        axis.errorbar(places, means, yerr=deviations, linestyle="none", markersize=4, capsize=3, label=name)
     axis.set_xlim(-0.5, len(names) - 0.5)
     axis.set_xticks(range(len(names)), [re.sub(r"^.*/", "", name) for name in names], rotation=30, ha="right")

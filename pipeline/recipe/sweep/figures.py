@@ -13,13 +13,14 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from compress_ssl.pipeline.common.figures import write_figure
 from compress_ssl.pipeline.recipe.sweep.expand import SEED
 from compress_ssl.pipeline.recipe.sweep.results import Group
 
 WIDTH, HEIGHT, PER_ROW = 4.2, 3.4, 3  # size of a panel in inches, and panels per row
-MARKS = matplotlib.cycler(marker=["o", "s", "^", "x"]) * matplotlib.cycler(color=matplotlib.color_sequences["tab10"])
+MARKS = cycler(marker=["o", "s", "^", "x"]) * cycler(color=matplotlib.color_sequences["tab10"])
 
 Point = tuple[Any, float, float]
 """Value of the field, with the mean score of a group in percent, and its standard deviation: NaN of one seed."""

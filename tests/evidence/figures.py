@@ -82,7 +82,7 @@ DRAWN = {"views": draw_views, "costs": draw_costs}
 
 def main() -> None:
     """Draw what has results."""
-    known = [name for name in STORES if (RESULTS / f"{name}.json").is_file()]
+    known = [name for name in STORES if all((RESULTS / f"{each}.json").is_file() for each in (name, f"{name}-mixed"))]
     for file, draw in DRAWN.items() if known else ():
         figure = Figure(figsize=(5.5 * len(known), 4.2), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):

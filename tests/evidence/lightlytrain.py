@@ -4,16 +4,17 @@
     python -m tests.evidence.lightlytrain FOLDER efficientnet-lite0.safetensors --output docs/results/lightlytrain.json
 
 EfficientNet-Lite0 is the teacher, a ResNet-18 the student, Imagenette the dataset. LightlyTrain 0.18 (`method=
-"distillation"`, its own optimizer, schedule, augmentation and mixup) runs the teacher in every step, at the student's
-size. Ours is `embed` at 128 pixels, once, and `distill` of it. Each arm has as many epochs as fit in the CPU minutes,
-by the cost of one and of three epochs; the embedding counts for every student. One thread each, two at a time.
+"distillation"`, the one that accepts such a teacher; its own schedule, augmentation and mixup) runs the teacher in
+every step, at the student's size. It scales its rate to the batch: 0.0005 becomes 0.0001; ten times that is the rate
+of ours. Ours is `embed` at 128 pixels, once, and `distill` of it. Each arm has as many epochs as fit in the CPU
+minutes, by the cost of one and of three epochs; the embedding counts for every student. One thread each, two at a
+time. With a `--work` folder the same command goes on where it was stopped.
 """
 
 import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ VIEWS = 4
 LIGHTLY_PROGRAM = """
 import sys, timm, torch, lightly_train
 from safetensors.torch import load_file
-data, out, epochs, size, seed, weights = sys.argv[1:]
+data, out, rate, epochs, size, seed, weights = sys.argv[1:]
 class Teacher(torch.nn.Module):  # its own wrapper of timm counts 320 features; the network returns 1,280
     def __init__(self):
         super().__init__()
@@ -45,22 +46,24 @@ class Teacher(torch.nn.Module):  # its own wrapper of timm counts 320 features; 
 torch.set_num_threads(1)
 lightly_train.pretrain(
     out=out, data=data, model="torchvision/resnet18", method="distillation", epochs=int(epochs), batch_size=64,
-    method_args={"teacher": Teacher()},
+    method_args={"teacher": Teacher()}, optim="adamw", optim_args={"lr": float(rate)},
     transform_args={"image_size": (int(size), int(size)), "normalize": {"mean": (0.5,) * 3, "std": (0.5,) * 3}},
     accelerator="cpu", devices=1, precision="32-true", num_workers=0, seed=int(seed), overwrite=True,
 )
 """
 STUDENT = ["--student", "resnet18", "--batch-size", "64", "--optimizer", "adamw", "--learning-rate", "0.001"]
 STUDENT += ["--schedule", "cosine", "--memory-format", "contiguous", "--threads", "1", "--renderer", "auto"]
-ARMS: dict[str, tuple[int, list[str] | None]] = {
-    "LightlyTrain": (64, None),
-    "LightlyTrain, 128 px": (128, None),
+ARMS: dict[str, tuple[int, float | list[str]]] = {
+    "LightlyTrain": (64, 0.0005),
+    "LightlyTrain, 10 x its rate": (64, 0.005),
+    "LightlyTrain, 128 px": (128, 0.0005),
+    "LightlyTrain, 10 x its rate, 128 px": (128, 0.005),
     "ours, CompRess-1q": (64, ["--objective", "compress-1q", "--bank-size", "1024", "--prefill", "--mask-own"]),
     "ours, Reg-BN": (64, ["--objective", "reg-bn"]),
     "ours, LightlyTrain's loss": (64, ["--objective", "lightly", "--bank-size", "1024"]),
     "ours, Reg-BN, 128 px": (128, ["--objective", "reg-bn"]),
 }
-"""By name, the side of the student's images, and the options of `distill`, or None for LightlyTrain."""
+"""By name, the side of the student's images, and LightlyTrain's rate or our options of `distill`."""
 
 
 class Used(NamedTuple):
@@ -102,15 +105,21 @@ def embed(places: Places) -> Used:
     )
 
 
+def file_name(arm: str) -> str:
+    """Return the name of an arm without spaces and commas."""
+    return arm.replace(" ", "-").replace(",", "")
+
+
 def train(places: Places, name: str, epochs: int, seed: int) -> tuple[Used, str]:
     """Train one student; return what it took, and how `evaluate` is given it."""
-    size, options = ARMS[name]
-    out = places.work / f"{name.replace(' ', '-').replace(',', '')}-{epochs}-{seed}"
-    if options is None:
-        program = [f"{PEERS}/bin/python", "-c", LIGHTLY_PROGRAM, f"{places.data}/train", str(out), str(epochs)]
-        used = run([*program, str(size), str(seed), str(places.weights)], out.with_suffix(".log"))
+    size, way = ARMS[name]
+    out = places.work / f"{file_name(name)}-{epochs}-{seed}"
+    if isinstance(way, float):
+        program = [f"{PEERS}/bin/python", "-c", LIGHTLY_PROGRAM, f"{places.data}/train", str(out)]
+        program += [str(each) for each in (way, epochs, size, seed, places.weights)]
+        used = run(program, out.with_suffix(".log"))
         return used, f"resnet18:{out}/exported_models/exported_last.pt"
-    command = [*OURS, "distill", str(places.work / "store.zarr"), str(places.data), str(out), *STUDENT, *options]
+    command = [*OURS, "distill", str(places.work / "store.zarr"), str(places.data), str(out), *STUDENT, *way]
     command += ["--student-size", str(size), "--epochs", str(epochs), "--seed", str(seed), "--overwrite"]
     return run(command, out.with_suffix(".log")), str(out)
 
@@ -133,6 +142,13 @@ def epochs_within(budget: float, cost: Callable[[int], Used], fixed: float) -> i
     """Return the epochs that fit in a budget of CPU seconds beside a fixed cost, by the cost of one and of three."""
     one, three = cost(1).cpu, cost(3).cpu
     return max(1, int((budget - fixed - one) / ((three - one) / 2)) + 1)
+
+
+def recorded(file: Path, measure: Callable[[], Any]) -> Any:
+    """Return what an earlier call wrote into a file, or measure and write it."""
+    if not file.is_file():
+        file.write_text(json.dumps(measure()), encoding="utf-8")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def link_images(source: Path, data: Path, count: int) -> None:
@@ -162,17 +178,25 @@ def main() -> None:
         places = Places(given.work or Path(temporary), given.weights.resolve(), given.work or Path(temporary))
         places = places._replace(data=places.work / "data")
         link_images(given.data, places.data, given.images)
-        store = embed(places)
+        store = Used(*recorded(places.work / "store.json", lambda: embed(places)))
         budget = 60 * given.minutes
 
         def epochs_of(name: str) -> int:
-            fixed = 0.0 if ARMS[name][1] is None else store.cpu
-            return epochs_within(budget, lambda epochs: train(places, name, epochs, seed=0)[0], fixed)
+            fixed = 0.0 if isinstance(ARMS[name][1], float) else store.cpu
+
+            def measure() -> int:
+                return epochs_within(budget, lambda epochs: train(places, name, epochs, seed=0)[0], fixed)
+
+            return int(recorded(places.work / f"{file_name(name)}.json", measure))
 
         def one(arm: tuple[str, int, int]) -> dict[str, Any]:
             name, epochs, seed = arm
-            used, model = train(places, name, epochs, seed)
-            return {"arm": name, "seed": seed, "epochs": epochs, **used._asdict(), **scores(places, name, model)}
+
+            def measure() -> dict[str, Any]:
+                used, model = train(places, name, epochs, seed)
+                return {"arm": name, "seed": seed, "epochs": epochs, **used._asdict(), **scores(places, name, model)}
+
+            return dict(recorded(places.work / f"{file_name(name)}-{epochs}-{seed}.json", measure))
 
         epochs = dict(zip(ARMS, pool.map(epochs_of, ARMS), strict=True))
         runs = list(pool.map(one, [(name, epochs[name], seed) for name in ARMS for seed in range(given.seeds)]))
@@ -191,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

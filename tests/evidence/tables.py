@@ -16,7 +16,6 @@ LABELS = {
     "embed": "teacher",
     "simclr": "from scratch (SimCLR), same images seen",
     "moco-v2": "from scratch (MoCo v2), same images seen",
-    "scratch": "from scratch (SimCLR), same images seen",
     "supervised": "from scratch, supervised by labels",
     "cc": "CC",
     "crd": "CRD",
@@ -31,7 +30,6 @@ LABELS = {
     "1q": "CompRess-1q",
     "2q-masked": "CompRess-2q, `--mask-own`",
     "1q-masked": "CompRess-1q, `--mask-own`",
-    "cached": "the published code's cached mode",
 }
 """What the page calls the tables of the recipes."""
 

@@ -42,8 +42,9 @@ CONFIG = {
     # The image paths go to each worker with its first task: 80 MB for ImageNet, once.
     "distributed.admin.large-graph-warning-threshold": "1 GB",
     "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS} s",
-    # By default Dask makes malloc return memory at once (MALLOC_TRIM_THRESHOLD_), which costs networks system time.
-    "distributed.nanny.pre-spawn-environ": {},
+    # glibc keeps the memory of freed tensors (common/allocator.py) only in its first arena, and threads have arenas of
+    # their own. Dask's default makes it return memory at once.
+    "distributed.nanny.pre-spawn-environ": {"MALLOC_ARENA_MAX": "1"},
 }
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ EfficientNet-Lite0 is the teacher, a ResNet-18 the student, Imagenette the datas
 "distillation"`, the one that accepts such a teacher; its own schedule, augmentation and mixup) runs the teacher in
 every step, at the student's size. It scales its rate to the batch: 0.0005 becomes 0.0001; ten times that is the rate
 of ours. Ours is `embed` at 128 pixels, once, and `distill` of it. Each arm has as many epochs as fit in the CPU
-minutes, by the cost of one and of three epochs; the embedding counts for every student. One thread each, two at a
-time. With a `--work` folder the same command goes on where it was stopped.
+minutes, by the cost of one and of three epochs of a few images; the embedding counts for every student. One thread
+each, two at a time. With a `--work` folder the same command goes on where it was stopped.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from tests.benchmarks.measure import print_table
 from tests.benchmarks.peers import OURS, PEERS
 
 VIEWS = 4
+TRIED = 512  # images of the runs that tell what an epoch costs
 LIGHTLY_PROGRAM = """
 import sys, timm, torch, lightly_train
 from safetensors.torch import load_file
@@ -75,11 +77,16 @@ class Used(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Files of the comparison."""
+    """Files of the comparison, and the number of its training images."""
 
-    data: Path
-    weights: Path
     work: Path
+    weights: Path
+    images: int
+
+    @property
+    def data(self) -> Path:
+        """Return the folder of the images."""
+        return self.work / "data"
 
 
 def run(command: list[str], said: Path) -> Used:
@@ -138,10 +145,11 @@ def scores(places: Places, name: str, model: str) -> dict[str, float]:
     return {"NN": knn["nearest"][0]["top1_percent"], **found, "linear": classifier["top1_percent"]}
 
 
-def epochs_within(budget: float, cost: Callable[[int], Used], fixed: float) -> int:
-    """Return the epochs that fit in a budget of CPU seconds beside a fixed cost, by the cost of one and of three."""
-    one, three = cost(1).cpu, cost(3).cpu
-    return max(1, int((budget - fixed - one) / ((three - one) / 2)) + 1)
+def epochs_within(budget: float, images: int, tried: Places, name: str) -> int:
+    """Return the epochs of so many images that fit in a budget of CPU seconds, by the cost of one and of three."""
+    one, three = (train(tried, name, epochs, seed=0)[0].cpu for epochs in (1, 3))
+    image = (three - one) / (2 * tried.images)
+    return max(1, int((budget - one + tried.images * image) / (images * image)))
 
 
 def recorded(file: Path, measure: Callable[[], Any]) -> Any:
@@ -174,19 +182,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="folder for what is made on the way (default: a temporary one)")
     given = parser.parse_args()
+    budget = 60 * given.minutes
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as pool:
-        places = Places(given.work or Path(temporary), given.weights.resolve(), given.work or Path(temporary))
-        places = places._replace(data=places.work / "data")
-        link_images(given.data, places.data, given.images)
-        store = Used(*recorded(places.work / "store.json", lambda: embed(places)))
-        budget = 60 * given.minutes
+        places = Places(given.work or Path(temporary), given.weights.resolve(), given.images)
+        tried = Places(places.work / "tried", places.weights, TRIED)
+        for each in (places, tried):
+            link_images(given.data, each.data, each.images)
+        store, _ = (Used(*recorded(each.work / "store.json", partial(embed, each))) for each in (places, tried))
 
         def epochs_of(name: str) -> int:
-            fixed = 0.0 if isinstance(ARMS[name][1], float) else store.cpu
-
-            def measure() -> int:
-                return epochs_within(budget, lambda epochs: train(places, name, epochs, seed=0)[0], fixed)
-
+            left = budget if isinstance(ARMS[name][1], float) else budget - store.cpu
+            measure = partial(epochs_within, left, given.images, tried, name)
             return int(recorded(places.work / f"{file_name(name)}.json", measure))
 
         def one(arm: tuple[str, int, int]) -> dict[str, Any]:

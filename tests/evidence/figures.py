@@ -29,7 +29,9 @@ LINES = {"stored": ("stored views", "o-"), "mixed": ("stored views, mixup", "s--
 
 
 def groups_of(name: str) -> list[dict[str, Any]]:
-    """Return the networks of a sweep's results that differ in their seed alone, as one group each."""
+    """Return the networks of a sweep that differ in their seed alone, as one group each; none if it has no results."""
+    if not (RESULTS / f"{name}.json").is_file():
+        return []
     found: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["groups"]
     return found
 
@@ -89,11 +91,10 @@ DRAWN = {"views": draw_views, "costs": draw_costs}
 
 
 def main() -> None:
-    """Draw what has results."""
-    known = [name for name in STORES if all((RESULTS / f"{each}.json").is_file() for each in (name, f"{name}-mixed"))]
-    for file, draw in DRAWN.items() if known else ():
-        figure = Figure(figsize=(5.5 * len(known), 4.2), layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):
+    """Draw every figure."""
+    for file, draw in DRAWN.items():
+        figure = Figure(figsize=(5.5 * len(STORES), 4.2), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(STORES), squeeze=False)[0], STORES, strict=True):
             draw(axes, name)
         write_figure(figure, FIGURES / f"{file}.png")
 

@@ -30,6 +30,7 @@ LABELS = {
     "1q": "CompRess-1q",
     "2q-masked": "CompRess-2q, `--mask-own`",
     "1q-masked": "CompRess-1q, `--mask-own`",
+    "cached": "the published code's cached mode",
 }
 """What the page calls the tables of the recipes."""
 

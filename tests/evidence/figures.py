@@ -18,20 +18,17 @@ class Store(NamedTuple):
     """The store of a sweep over stored views."""
 
     dataset: str
-    images: int
     milliseconds: float  # of a core, to render and embed a view
 
 
-STORES = {"views": Store("Imagenette", 2105, 11.7)}
+STORES = {"views": Store("Imagenette", 11.7)}
 """By the results' name. Where a store was made in several calls, its milliseconds are of another one, made in one."""
 
 LINES = {"stored": ("stored views", "o-"), "mixed": ("stored views, mixup", "s--")}
 
 
 def groups_of(name: str) -> list[dict[str, Any]]:
-    """Return the networks of a sweep that differ in their seed alone, as one group each; none if it has no results."""
-    if not (RESULTS / f"{name}.json").is_file():
-        return []
+    """Return the networks of a sweep's results that differ in their seed alone, as one group each."""
     found: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["groups"]
     return found
 
@@ -39,7 +36,8 @@ def groups_of(name: str) -> list[dict[str, Any]]:
 def draw_views(axes: Axes, name: str) -> None:
     """Draw NN over the number of stored views, with a band for the live teacher and one for the cached mode."""
     points: dict[str, list[tuple[int, float, float]]] = {table: [] for table in LINES}
-    for group in groups_of(name) + groups_of(f"{name}-mixed"):
+    mixed = f"{name}-mixed"
+    for group in groups_of(name) + (groups_of(mixed) if (RESULTS / f"{mixed}.json").is_file() else []):
         score = group["scores"]["NN"]
         centre, deviation = score["mean"], score["standard_deviation"] or 0.0
         if group["table"] in points:
@@ -75,7 +73,7 @@ def draw_costs(axes: Axes, name: str) -> None:
     networks = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["networks"]
     stored = [network for network in networks if network["table"] == "stored"]
     epochs = max(network["values"]["views"] for network in stored)  # as many views as the largest store has
-    view = STORES[name].images * STORES[name].milliseconds / 1000
+    view = stored[0]["images"]["NN"]["train_images"] * STORES[name].milliseconds / 1000
     student = median(network["seconds"] / network["together"] for network in stored)
     students = range(1, 11)
     ways = {"live teacher": (0.0, student + epochs * view)}

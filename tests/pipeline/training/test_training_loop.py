@@ -1,6 +1,7 @@
 """The loop with small networks of the tests' own, against plain torch."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path, parts: int) -> Non
 
 def test_gradient_is_clipped_by_the_norm_over_all_weights(tmp_path: Path) -> None:
     trained = run_loop(tmp_path / "run", 2, clip_norm=0.05, momentum=0, weight_decay=0)
-    plain = network()
+    plain, norms = network(), []
     for epoch in range(3):
         for batch in batches(epoch, 0):
             gradients = torch.autograd.grad(loss_of(plain, batch), list(plain.parameters()))
@@ -44,8 +45,22 @@ def test_gradient_is_clipped_by_the_norm_over_all_weights(tmp_path: Path) -> Non
             assert norm > 0.05
             for weight, gradient in zip(plain.parameters(), gradients, strict=True):
                 weight.data -= 0.1 * gradient * 0.05 / norm
+        norms.append(norm)
     for ours, theirs in zip(trained.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert [line["gradient_norm"] for line in lines] == pytest.approx(norms, rel=1e-5)  # before clipping
+
+
+def test_steps_that_the_gradient_scaler_skips_have_no_gradient_norm(tmp_path: Path) -> None:
+    trained = run_loop(
+        tmp_path, epochs=1, precision="float16", clip_norm=1.0, loss_of=lambda *of: loss_of(*of) * 1e36
+    )  # finite, but not times the initial scale
+    for ours, untrained in zip(trained.parameters(), network().parameters(), strict=True):
+        torch.testing.assert_close(ours, untrained, rtol=0, atol=0)
+    (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert math.isfinite(line["loss"])
+    assert "gradient_norm" not in line
 
 
 def test_seconds_waited_for_batches_are_in_every_line(tmp_path: Path) -> None:

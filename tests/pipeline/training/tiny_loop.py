@@ -34,7 +34,11 @@ def loss_of(module: nn.Module, batch: Tensor) -> Tensor:
 
 
 def run_loop(
-    run: Path, parts: int = 1, batches: Callable[[int, int], Iterator[Tensor]] = batches, **given: Any
+    run: Path,
+    parts: int = 1,
+    batches: Callable[[int, int], Iterator[Tensor]] = batches,
+    loss_of: Callable[[nn.Module, Tensor], Tensor] = loss_of,
+    **given: Any,
 ) -> nn.Module:
     settings = TrainingSettings(**{"epochs": 3, "batch_size": 12, "learning_rate": 0.1, "schedule": "step", **given})
     module = network()
@@ -53,6 +57,6 @@ def run_loop(
         def save_network(self, folder: Path) -> None:
             (folder / "network").write_bytes(b"trained")
 
-    stream = BatchStream(epochs=3, images_per_epoch=STEPS * 12, batch_size=12, batches=batches)
+    stream = BatchStream(epochs=settings.epochs, images_per_epoch=STEPS * 12, batch_size=12, batches=batches)
     train([Task()], stream, "test", Silent())
     return module

@@ -117,5 +117,10 @@ def distill_together(
             batches=replay.batches,
             waits=replay.waits,
         )
-        train(tasks, stream, f"distill {', '.join(student.run.name for student in students)}", progress)
+        train(tasks, stream, f"distill {_listed([student.run.name for student in students])}", progress)
     return [student.run / MODEL_FILE for student in students]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return up to three names, or two and the number of the others, for a line of progress."""
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and {len(names) - 2} others"

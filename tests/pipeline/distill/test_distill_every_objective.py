@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -74,7 +75,16 @@ def check_gradients(kind: str, settings: DistillSettings) -> None:
 
 def test_last_smaller_batch_is_trained_on_by_every_objective(student: Students, metrics: Any) -> None:
     students = [student(kind, **given, keep_last=True) for kind, given in KINDS.items()]
-    distill_together(students, Silent())
+    titles = []
+
+    class Titles(Silent):
+        def track(self, title: str, total: int, unit: str = "images") -> AbstractContextManager[Callable[[int], None]]:
+            titles.append(title)
+            return super().track(title, total, unit)
+
+    distill_together(students, Titles())
+    first, second, *others = (settings.run.name for settings in students)
+    assert titles == [f"distill {first}, {second} and {len(others)} others"]
     for settings in students:
         ends = [line for line in metrics(settings.run) if "loss" in line and line["step"] == 4]  # 8 + 8 + 8 + 5
         assert [line["epoch"] for line in ends] == [0, 1, 2], settings.run

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from compress_ssl.pipeline.common.device import AUTOCAST_DTYPES
@@ -122,20 +123,26 @@ class Trainer(Generic[BatchT]):
                     self._scaler.scale(loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
                 self.log.add({"loss": loss.detach(), **to_log}, self._images_in(step) // len(micro_batches))
             check_gradients(self.task.modules)
-            self._scaler.unscale_(self._optimizer)
-            parameters = list(self.task.modules.parameters())
-            gradient_norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
-            if settings.clip_norm is not None:
-                clip_grads_with_norm_(parameters, settings.clip_norm, gradient_norm)
+            is_logged = (step + 1) % LOG_EVERY_STEPS == 0 or step + 1 == self._steps_per_epoch
+            gradient_norm = self._clip_gradient() if is_logged or settings.clip_norm is not None else math.nan
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self.task.after_step()
         self.log.data_wait_seconds += waited
         self.position = epoch, step + 1
-        if (step + 1) % LOG_EVERY_STEPS == 0 or step + 1 == self._steps_per_epoch:
+        if is_logged:
             norm = float(gradient_norm)  # not finite in a step that the gradient scaler skips
             norms = {"gradient_norm": norm} if math.isfinite(norm) else {}
             self.log.write_means(epoch, step + 1, learning_rate=lr, **norms)
+
+    def _clip_gradient(self) -> Tensor:
+        """Clip the gradient of all weights, if that was asked for; return its norm before."""
+        self._scaler.unscale_(self._optimizer)
+        parameters = list(self.task.modules.parameters())
+        norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
+        if self.task.settings.clip_norm is not None:
+            clip_grads_with_norm_(parameters, self.task.settings.clip_norm, norm)
+        return norm
 
     def end_epoch(self, waits: Mapping[str, float]) -> None:
         """Evaluate if it is due, log, and save the checkpoint and the copies to keep."""

@@ -54,6 +54,8 @@ class Commands(LazyGroup):
             error.message = printable(error.message) if error.message else error.message  # type: ignore[misc]
             raise
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, Stopped):
+                end_at_once_at_the_next()  # before anything else: Click would call one more Ctrl-C "Aborted!"
             from compress_ssl.cli.errors import cause_of, ending_of
 
             if env.world_size > 1:
@@ -63,14 +65,13 @@ class Commands(LazyGroup):
                 ending = ending_of(error.__cause__) if error.__cause__ else None
                 ctx.exit(ending.exit_code if ending else FAILED)
             cause = cause_of(error)
-            if interrupted := isinstance(cause, Stopped | KeyboardInterrupt):
-                end_at_once_at_the_next()
             ending = ending_of(cause)
             if ending is None:
                 raise
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             can_resume = command is not None and any(parameter.name == "resume" for parameter in command.params)
             resume = f"Run the same command {'with --resume to continue' if can_resume else 'again'}."
+            interrupted = isinstance(cause, Stopped | KeyboardInterrupt)
             sentence = ending.message(cause, resume)
             with contextlib.suppress(OSError):  # the terminal was closed
                 echo(*(["", sentence] if interrupted else [f"Error: {sentence}"]), err=True)

@@ -124,6 +124,6 @@ def test_three_quick_ctrl_c_end_a_run_without_a_traceback(student: Students, sec
     for _ in range(3):
         process.send_signal(signal.SIGINT)
         time.sleep(seconds)
-    assert process.wait() == 130
+    assert process.wait() == 130, process.errors
     assert process.errors.splitlines()[-1].startswith(("Stopped", "distill"))
     assert "Traceback" not in process.errors

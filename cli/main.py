@@ -54,8 +54,7 @@ class Commands(LazyGroup):
             error.message = printable(error.message) if error.message else error.message  # type: ignore[misc]
             raise
         except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, Stopped):
-                end_at_once_at_the_next()  # before anything else: Click would call one more Ctrl-C "Aborted!"
+            end_at_once_at_the_next()  # before anything else: Click would call one more Ctrl-C "Aborted!"
             from compress_ssl.cli.errors import cause_of, ending_of
 
             if env.world_size > 1:

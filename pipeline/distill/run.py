@@ -22,7 +22,7 @@ from compress_ssl.pipeline.images.policies import POLICIES
 from compress_ssl.pipeline.training.distributed import check_gpus_differ, process_group
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.run_folder import open_runs, run_leases
-from compress_ssl.pipeline.training.schedule import images_per_epoch
+from compress_ssl.pipeline.training.schedule import images_per_epoch, last_batch_record
 from compress_ssl.pipeline.training.task import BatchStream, LiveEvaluation, make_score_function
 from compress_ssl.storage.schema import EVALUATION_VIEW
 
@@ -107,7 +107,7 @@ def distill_together(
             if task.needs_fit:
                 for teacher in inputs.teachers(student):
                     check_complete(inputs.splits[teacher], [EVALUATION_VIEW])
-        kept = {"images_per_epoch": replay.images_per_epoch} if shared.keep_last else {}  # other ranks keep others
+        kept = last_batch_record(shared, replay.images_per_epoch)
         open_runs([(student, student.run, inputs.record(student) | kept) for student in students])
 
         stream = BatchStream(

@@ -174,8 +174,8 @@ class DistillTask(TrainingTask[ReplayBatch]):
     def out_of_memory_hint(self) -> str:  # type: ignore[override]
         """Options that lower this student's memory."""
         batch_size, parts = self.settings.batch_size, self.settings.accumulation
-        finer = next((more for more in range(parts + 1, batch_size + 1) if batch_size % more == 0), None)
-        finer = None if self.settings.keep_last else finer  # which accumulation excludes
+        most = 0 if self.settings.keep_last else batch_size  # which excludes accumulation
+        finer = next((more for more in range(parts + 1, most + 1) if batch_size % more == 0), None)
         hint = f"set --accumulation {finer}, which computes the step in smaller parts, or " if finer else ""
         own = sorted(self.settings.objective_options.keys() & {"bank_size", "negatives"})
         return hint + " or ".join(["lower --batch-size", *(f"--{name.replace('_', '-')}" for name in own)])

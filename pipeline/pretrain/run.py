@@ -33,7 +33,7 @@ from compress_ssl.pipeline.training.distributed import (
 )
 from compress_ssl.pipeline.training.loop import train
 from compress_ssl.pipeline.training.run_folder import check_run_folder, open_runs, run_leases
-from compress_ssl.pipeline.training.schedule import epoch_order, images_per_epoch
+from compress_ssl.pipeline.training.schedule import epoch_order, images_per_epoch, last_batch_record
 from compress_ssl.pipeline.training.task import (
     BatchStream,
     LiveEvaluation,
@@ -76,7 +76,7 @@ def pretrain(settings: PretrainSettings, progress: Progress, live: LiveEvaluatio
     views = RandomViews(index, settings, renderer, method.views, size)
 
     with run_leases([settings.run]):
-        kept = {"images_per_epoch": views.images_per_epoch} if settings.keep_last else {}  # other ranks keep others
+        kept = last_batch_record(settings, views.images_per_epoch)
         open_runs([(settings, settings.run, {"fingerprint": index.fingerprint(), **kept})])
         stream = BatchStream(
             epochs=settings.epochs,

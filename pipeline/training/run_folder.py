@@ -107,8 +107,9 @@ def _check_same_record(run: Path, record: Mapping[str, Any], settings: TrainingS
     for name, value in record.items():
         if name not in free and before.get(name) != value:
             setting, was, now = _innermost_difference(name, before.get(name), value)
+            same = "settings and number of processes" if settings.keep_last else "settings"
             raise InputError(
-                f"'{run}' was started with {setting} = {was!r}, now it is {now!r}; resume with the same settings, "
+                f"'{run}' was started with {setting} = {was!r}, now it is {now!r}; resume with the same {same}, "
                 "start again with --overwrite, or give another folder."
             )
 

@@ -74,6 +74,11 @@ def images_per_epoch(images: int, settings: TrainingSettings) -> int:
     return images - rest + kept
 
 
+def last_batch_record(settings: TrainingSettings, images: int) -> dict[str, int]:
+    """Return what a run with ``keep_last`` records of its epochs: their images, which depend on the number of ranks."""
+    return {"images_per_epoch": images} if settings.keep_last else {}
+
+
 def epoch_order(rows: npt.NDArray[np.integer], seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """Return the rows in the random order of one epoch, a function of seed and epoch alone."""
     return philox(seed, epoch).permutation(rows).astype(np.int64)

@@ -85,7 +85,9 @@ class TrainingSettings(OutputSettings):
     tensorboard: Annotated[bool, runtime_option("Log the metrics to TensorBoard too, in RUN/tensorboard.")] = False
 
     @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Self:
+    def _options_have_an_effect(self) -> Self:
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("--nesterov needs --optimizer sgd with a --momentum above 0; leave it out.")
+        if self.no_decay_on != "none" and self.weight_decay == 0:
+            raise ValueError("--no-decay-on needs a --weight-decay above 0; leave it out.")
         return self

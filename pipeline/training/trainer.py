@@ -124,19 +124,21 @@ class Trainer(Generic[BatchT]):
                 self.log.add({"loss": loss.detach(), **to_log}, self._images_in(step) // len(micro_batches))
             check_gradients(self.task.modules)
             is_logged = (step + 1) % LOG_EVERY_STEPS == 0 or step + 1 == self._steps_per_epoch
-            gradient_norm = self._clip_gradient() if is_logged or settings.clip_norm is not None else math.nan
+            gradient_norm = self._gradient_norm() if is_logged or settings.clip_norm is not None else math.nan
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self.task.after_step()
         self.log.data_wait_seconds += waited
         self.position = epoch, step + 1
         if is_logged:
-            norm = float(gradient_norm)  # not finite in a step that the gradient scaler skips
+            norm = float(gradient_norm)
             norms = {"gradient_norm": norm} if math.isfinite(norm) else {}
             self.log.write_means(epoch, step + 1, learning_rate=lr, **norms)
+            if not norms and not self._scaler.is_enabled():  # which would have skipped the step
+                self._check_finite()
 
-    def _clip_gradient(self) -> Tensor:
-        """Clip the gradient of all weights, if that was asked for; return its norm before."""
+    def _gradient_norm(self) -> Tensor:
+        """Unscale the gradient, clip it if that was asked for, and return the norm over all weights before."""
         self._scaler.unscale_(self._optimizer)
         parameters = list(self.task.modules.parameters())
         norm = get_total_norm([each.grad for each in parameters if each.grad is not None])

@@ -66,12 +66,12 @@ def band(axes: Axes, centre: float, deviation: float, label: str, colour: str) -
 
 
 def draw_costs(axes: Axes, name: str) -> None:
-    """Draw the CPU minutes of all students over their number, with a live teacher and with stores.
+    """Draw the minutes of one core for all students over their number, with a live teacher and with stores.
 
     A live teacher renders and runs a view of every image in every epoch of each student.
     """
     networks = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["networks"]
-    stored = [network for network in networks if network["table"] == "stored"]
+    stored = [network for network in networks if network["table"] == "stored" and network["seconds"]]
     epochs = max(network["values"]["views"] for network in stored)  # as many views as the largest store has
     view = stored[0]["images"]["NN"]["train_images"] * STORES[name].milliseconds / 1000
     student = median(network["seconds"] / network["together"] for network in stored)
@@ -80,7 +80,7 @@ def draw_costs(axes: Axes, name: str) -> None:
     ways |= {f"store of {views} views": ((views + 1) * view, student) for views in (4, 16, 50)}
     for label, (once, each) in ways.items():
         axes.plot(students, [(once + number * each) / 60 for number in students], label=label)
-    axes.set(xlabel="students", ylabel="CPU minutes", title=STORES[name].dataset)
+    axes.set(xlabel="students", ylabel="minutes of one core", title=STORES[name].dataset)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
 

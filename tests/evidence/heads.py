@@ -1,21 +1,27 @@
-"""NN of a head's outputs beside that of the features: ``python -m tests.evidence.heads FOLDER``.
+"""NN of a head's outputs beside that of the features: ``python -m tests.evidence.heads FOLDER DATA [STUDENT ...]``.
 
-FOLDER is that of a sweep whose students were evaluated. The head is dropped at export; is it where the score is lost?
+FOLDER is that of a sweep whose students were evaluated, DATA their dataset. The head is dropped at export; is it where
+the score is lost?
 """
 
 import argparse
+import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compress_ssl.pipeline.common.progress import Silent
+from compress_ssl.pipeline.embed.run import embed
+from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
 from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures
 from compress_ssl.pipeline.evaluate.knn.accuracy import nearest_neighbour_accuracy
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 from compress_ssl.pipeline.networks.heads import HEADS
 from compress_ssl.pipeline.training.checkpoint import read_checkpoint
-from compress_ssl.storage import open_store
+from compress_ssl.storage import Split, open_store
 from tests.benchmarks.measure import print_table
 
 HEAD = "objective.projection."
@@ -46,21 +52,53 @@ def nn_percent(train: Features, test: Features, head: nn.Module) -> float:
     return nearest_neighbour_accuracy(found, train.labels, test.labels).top1_percent
 
 
+def embed_again(run: Path, evaluated: Path, data: Path) -> list[Features]:
+    """Return the student's features of the training and the test images that were evaluated, not normalised."""
+    settings = json.loads((evaluated / "nearest-neighbour.json").read_text(encoding="utf-8"))["settings"]
+    names = settings["train_split"], settings["test_split"]
+    stored = open_store(evaluated / "features.zarr")
+    with tempfile.TemporaryDirectory() as folder:
+        subset = Path(folder) / "images.txt"
+        subset.write_text("".join(map(lines_of, (stored[name] for name in names))), encoding="utf-8")
+        made = embed(
+            EmbedSettings(
+                data=data,
+                store=f"{folder}/features.zarr",
+                teacher=str(run),
+                split=tuple(SplitSource(name=name, folder=name, views=0) for name in names),
+                subset=subset,
+                **{name: settings[name] for name in ("size", "resize", "squash", "pool", "precision", "renderer")},
+                threads=1,
+            ),
+            Silent(),
+        )
+        return [StoredFeatures(name, made[name]).in_memory() for name in names]
+
+
+def lines_of(split: Split) -> str:
+    """Return the lines of a list of the split's images."""
+    return "".join(f"{split.folder}/{image}\n" for image in split.samples.sample_path)
+
+
 def main() -> None:
     """Print a row for each student that has a head."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder: Path = parser.parse_args().folder
+    parser.add_argument("data", type=Path)
+    parser.add_argument("students", nargs="*", help="names (default: all)")
+    given = parser.parse_args()
     rows = []
-    for path in sorted((folder / "evaluation").glob("*/features.zarr")):
-        run, store = folder / path.parent.name, open_store(path)
-        state = read_checkpoint(run, torch.device("cpu"))
+    for evaluated in sorted((given.folder / "evaluation").glob("*")):
+        run = given.folder / evaluated.name
+        state = read_checkpoint(run, torch.device("cpu")) if run.name in (given.students or [run.name]) else None
         modules = {} if state is None else state["modules"]
         weights = {name.removeprefix(HEAD): modules[name] for name in modules if name.startswith(HEAD)}
         if weights:
-            train, test = (StoredFeatures(name, store[name]).in_memory() for name in store.split_names)
+            train, test = embed_again(run, evaluated, given.data)
             heads = nn.Identity(), head_of(weights, train.features.shape[1])
             rows.append([run.name, *(f"{nn_percent(train, test, each):.1f}" for each in heads)])
+    if not rows:
+        parser.error(f"no evaluated student in {given.folder} has a head")
     print_table(["student", "features", "head's outputs"], rows)
 
 

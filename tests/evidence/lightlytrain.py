@@ -21,8 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
+from subprocess import PIPE
 from typing import Any, NamedTuple
 
+from compress_ssl.storage.places.durable import write_durably
 from tests.benchmarks.__main__ import machine
 from tests.benchmarks.measure import print_table
 from tests.benchmarks.peers import OURS, PEERS
@@ -138,7 +140,7 @@ def scores(places: Places, name: str, model: str) -> dict[str, float]:
     shared += ["--json"]
     linear = ["--policy", "identity", "--views", "1", "--lr-grid", "0.01", "--lr-grid", "0.1", "--lr-grid", "1"]
     knn, classifier = (
-        json.loads(subprocess.run([*OURS, *command, *shared], check=True, capture_output=True).stdout)[0]["result"]
+        json.loads(subprocess.run([*OURS, *command, *shared], check=True, stdout=PIPE).stdout)[0]["result"]
         for command in (["evaluate", "knn", model], ["evaluate", "linear", model, *linear])
     )
     found = {f"k-NN {each['neighbours']}": each["top1_percent"] for each in knn["weighted"]}
@@ -155,14 +157,16 @@ def epochs_within(budget: float, images: int, tried: Places, name: str) -> int:
 def recorded(file: Path, measure: Callable[[], Any]) -> Any:
     """Return what an earlier call wrote into a file, or measure and write it."""
     if not file.is_file():
-        file.write_text(json.dumps(measure()), encoding="utf-8")
+        write_durably(file, json.dumps(measure()).encode())
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def link_images(source: Path, data: Path, count: int) -> None:
-    """Link the test images and so many training images, evenly spaced, into a folder."""
+    """Link the test images and so many training images, evenly spaced, into a folder; raise ValueError if too few."""
     for split, kept in (("train", count), ("val", None)):
         files = sorted((source / split).glob("*/*"))
+        if len(files) < (kept or 1):
+            raise ValueError(f"'{source / split}' has {len(files)} images")
         chosen = files if kept is None else [files[number * len(files) // kept] for number in range(kept)]
         for file in chosen:
             target = data / file.relative_to(source)
@@ -186,6 +190,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as pool:
         places = Places(given.work or Path(temporary), given.weights.resolve(), given.images)
         tried = Places(places.work / "tried", places.weights, TRIED)
+        options = {
+            "data": str(given.data.resolve()),
+            "weights": str(places.weights),
+            "images": given.images,
+            "minutes": given.minutes,
+        }
+        places.work.mkdir(parents=True, exist_ok=True)
+        if (before := recorded(places.work / "options.json", lambda: options)) != options:
+            parser.error(f"'{places.work}' was made with {before}; give the same options, or another --work")
         for each in (places, tried):
             link_images(given.data, each.data, each.images)
         store, _ = (Used(*recorded(each.work / "store.json", partial(embed, each))) for each in (places, tried))

@@ -69,9 +69,12 @@ def cell(score: dict[str, Any] | None) -> str:
 
 
 def table(name: str, columns: list[str]) -> str:
-    """Return a sweep's scores in Markdown, a row for each group."""
+    """Return a sweep's scores in Markdown, a row for each group; raise ValueError if a column has none."""
+    groups = groups_of(name)
+    if unknown := set(columns).difference(*(group["scores"] for group in groups)):
+        raise ValueError(f"{name}.json has no scores {unknown}")
     rows = [["", *columns], ["---"] * (1 + len(columns))]
-    rows += [[label(group), *(cell(group["scores"].get(each)) for each in columns)] for group in groups_of(name)]
+    rows += [[label(group), *(cell(group["scores"].get(each)) for each in columns)] for group in groups]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -1,5 +1,6 @@
 """A figure for each swept field: scores over its values, with error bars over seeds."""
 
+import itertools
 import math
 import re
 from typing import Any
@@ -50,17 +51,20 @@ def _figure(field: str, swept: Sequence[Group]) -> Figure:
     axes = figure.subplots(down, across, squeeze=False)
     numbers = all(isinstance(group.values[field], int | float) for group in swept)
     numbers = numbers and not any(isinstance(group.values[field], bool) for group in swept)
+    lines = {heading: _lines(field, heading, swept) for heading in headings}
+    styles = dict(zip(dict.fromkeys(name for each in lines.values() for name in each), itertools.cycle(MARKS)))
     for axis, heading in zip(axes.flat, headings, strict=False):
-        lines = _lines(field, heading, swept)
-        axis.set_prop_cycle(MARKS)
-        (_draw_numbers if numbers else _draw_names)(axis, lines)
+        (_draw_numbers if numbers else _draw_names)(axis, lines[heading], styles)
         axis.set_title(heading)
         axis.set_xlabel(field.replace("_", " "))
         axis.set_ylabel("percent")
     for axis in list(axes.flat)[len(headings) :]:
         axis.remove()
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+    labelled = [axis.get_legend_handles_labels() for axis in figure.axes]
+    handles = {label: handle for each in labelled for handle, label in zip(*each, strict=True)}
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize="small", frameon=False
+    )
     return figure
 
 
@@ -76,10 +80,10 @@ def _lines(field: str, heading: str, swept: Iterable[Group]) -> dict[str, list[P
     return lines
 
 
-def _draw_numbers(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
+def _draw_numbers(axis: Axes, lines: Mapping[str, Sequence[Point]], styles: Mapping[str, Mapping[str, Any]]) -> None:
     for name, points in lines.items():
         values, means, deviations = zip(*sorted(points), strict=True)
-        axis.errorbar(values, means, yerr=deviations, markersize=4, capsize=3, label=name)
+        axis.errorbar(values, means, yerr=deviations, markersize=4, capsize=3, label=name, **styles[name])
     every = sorted({value for points in lines.values() for value, *_ in points})
     if every[0] > 0 and every[-1] >= 8 * every[0]:
         axis.set_xscale("log")
@@ -87,12 +91,13 @@ def _draw_numbers(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
         axis.minorticks_off()
 
 
-def _draw_names(axis: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
+def _draw_names(axis: Axes, lines: Mapping[str, Sequence[Point]], styles: Mapping[str, Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(str(value) for points in lines.values() for value, *_ in points))
     for number, (name, points) in enumerate(lines.items()):
         aside = 0.5 * ((number + 0.5) / len(lines) - 0.5)
         values, means, deviations = zip(*points, strict=True)
         places = [names.index(str(value)) + aside for value in values]
-        axis.errorbar(places, means, yerr=deviations, linestyle="none", markersize=4, capsize=3, label=name)
+        style = {"linestyle": "none", "markersize": 4, "capsize": 3, **styles[name]}
+        axis.errorbar(places, means, yerr=deviations, label=name, **style)
     axis.set_xlim(-0.5, len(names) - 0.5)
     axis.set_xticks(range(len(names)), [re.sub(r"^.*/", "", name) for name in names], rotation=30, ha="right")

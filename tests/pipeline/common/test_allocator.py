@@ -43,13 +43,13 @@ def test_a_tensor_reuses_the_memory_of_the_one_before_until_a_stage_begins() -> 
     assert process.wait() == 0, process.errors
 
 
-def faults_of_tensors() -> int:
-    """Fill and free tensors that a thread's own arena cannot hold; the page faults of 20."""
-    return sum(faults_of_a_tensor() for _ in range(20))
+def faults_of_tensors() -> list[int]:
+    """Fill and free tensors that a thread's own arena cannot hold; the page faults of each."""
+    return [faults_of_a_tensor() for _ in range(20)]
 
 
 def test_tasks_of_a_dask_worker_reuse_the_memory_of_tensors() -> None:
     spawned = {"distributed.worker.multiprocessing-method": "spawn"}  # as outside of the tests
     with dask.config.set(spawned), open_client(DaskSettings(workers=1)) as client:
         client.run(keep_freed_memory)
-        assert client.submit(faults_of_tensors).result() < 10 * PAGES
+        assert min(client.submit(faults_of_tensors).result()) < 20

@@ -121,7 +121,9 @@ def test_teacher_supervised_network_and_students_are_evaluated_as_published(name
 
 
 def test_ablations_vary_one_number_of_compress_2q() -> None:
-    students = [step for step in plan("paper-ablations").values() if step.stage == "distill"]
+    steps = plan("paper-ablations")
+    assert steps["embed"].settings == plan("paper-moco-alexnet")["embed"].settings
+    students = [step for step in steps.values() if step.stage == "distill"]
     varied = []
     for step in students:
         settings: Any = step.settings

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from compress_ssl.pipeline.common.errors import RunError
 from compress_ssl.pipeline.training.metrics import MetricsLog, truncate_metrics
-from tests.pipeline.training.tiny_loop import STEPS, batches, loss_of, network, run_loop
+from tests.pipeline.training.tiny_loop import STEPS, batches, images, loss_of, network, run_loop
 
 
 def test_loop_is_that_of_plain_torch(tmp_path: Path) -> None:
@@ -50,6 +51,26 @@ def test_gradient_is_clipped_by_the_norm_over_all_weights(tmp_path: Path) -> Non
         torch.testing.assert_close(ours, theirs)
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert [line["gradient_norm"] for line in lines] == pytest.approx(norms, rel=1e-5)  # before clipping
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_gradient_norm_of_an_epochs_last_step_is_that_of_plain_torch(tmp_path: Path, precision: str) -> None:
+    run_loop(tmp_path, 2, epochs=2, precision=precision, learning_rate=1e-9)
+    last = list(batches(1, 0))[-1]
+    plain = network()
+    gradients = torch.autograd.grad(loss_of(plain, last), list(plain.parameters()))
+    norm = sum(each.square().sum().item() for each in gradients) ** 0.5
+    *_, line = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert line["gradient_norm"] == pytest.approx(norm, rel=1e-4 if precision == "float32" else 0.02)
+
+
+def test_gradient_that_is_not_finite_ends_a_run_though_the_loss_is(tmp_path: Path) -> None:
+    def loss_without_gradient(module: torch.nn.Module, batch: Tensor) -> Tensor:
+        loss = loss_of(module, batch)
+        return (loss * 0).sqrt() if batch.equal(images(0, STEPS - 1)) else loss
+
+    with pytest.raises(RunError, match=r"no longer finite after epoch 0, step 4; .* a lower --learning-rate"):
+        run_loop(tmp_path, epochs=1, loss_of=loss_without_gradient)
 
 
 def test_steps_that_the_gradient_scaler_skips_have_no_gradient_norm(tmp_path: Path) -> None:

@@ -88,6 +88,11 @@ def test_nesterovs_momentum_looks_ahead() -> None:
             settings(nesterov=True, **given)
 
 
+def test_parameters_without_decay_need_decay() -> None:
+    with pytest.raises(ValueError, match="--no-decay-on needs a --weight-decay above 0"):
+        settings(no_decay_on="norms", weight_decay=0)
+
+
 def test_epoch_leaves_out_the_smaller_last_batch_unless_it_is_kept() -> None:
     for images, kept in [(256, 256), (300, 300), (257, 256), (258, 258), (511, 511), (512, 512)]:
         assert images_per_epoch(images, settings()) == images // 256 * 256

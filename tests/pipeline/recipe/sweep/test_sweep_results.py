@@ -106,6 +106,18 @@ def inked(path: Path) -> float:
         return float((np.asarray(picture.convert("L")) < 250).mean())
 
 
+def test_a_line_looks_the_same_in_every_panel(tmp_path: Path) -> None:
+    only_nn = [row("reg", temperature=t, scores={"NN": 40.0}) for t in TEMPERATURES]
+    both = [row("2q", temperature=t, scores={"NN": 50.0, "Linear": 60.0}) for t in TEMPERATURES]
+    (path,) = draw_figures(group_rows([*only_nn, *both]), tmp_path)
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    height, width, _ = pixels.shape
+    linear = pixels[: int(0.85 * height), width // 2 :].reshape(-1, 3)  # without the legend
+    blue, orange = (31, 119, 180), (255, 127, 14)  # the first two of tab10
+    assert [bool((np.abs(linear - colour) < 4).all(axis=1).any()) for colour in (blue, orange)] == [False, True]
+
+
 def test_a_figure_for_each_field_with_two_values(rows: list[Row], tmp_path: Path) -> None:
     text = [row("2q", student=name, temperature=0.02, seed=0, scores={"NN": 20.0}) for name in ("conv4-16", "conv4-32")]
     written = draw_figures(group_rows([*rows, *text]), tmp_path)

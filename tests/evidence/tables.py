@@ -30,6 +30,7 @@ LABELS = {
     "1q": "CompRess-1q",
     "2q-masked": "CompRess-2q, `--mask-own`",
     "1q-masked": "CompRess-1q, `--mask-own`",
+    "mixed": "stored, mixup",
     "cached": "the published code's cached mode",
     "reg-bn-rate": "Reg-BN",
     "reg-bn-mlp": "Reg-BN, `--head mlp`",

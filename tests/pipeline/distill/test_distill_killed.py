@@ -19,6 +19,7 @@ from compress_ssl.cli.main import main
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.run import distill_together
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from tests.pipeline.distill.command import command_of
 from tests.processes import Forked, start_command, wait_until
 from tests.slow import with_slow
 
@@ -60,12 +61,6 @@ def test_killed_five_times_and_resumed_it_ends_as_if_nothing_had_happened(
         assert not list(model.parent.glob("*.partial"))
 
 
-def words(settings: DistillSettings) -> list[str]:
-    given = settings.model_dump(mode="json", include=settings.model_fields_set, exclude={"store", "data", "run"})
-    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return ["distill", *map(str, (settings.store, settings.data, settings.run)), *options]
-
-
 def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
     student: Students, assert_same: Any, metrics: Any
 ) -> None:
@@ -74,7 +69,7 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
     whole = student("whole", **long)
     distill_together([whole], Silent())
     runs = {each: student(each.name, **long) for each in codes}
-    started = {each: start_command(*words(settings)) for each, settings in runs.items()}
+    started = {each: start_command(*command_of(settings)) for each, settings in runs.items()}
     waiting = dict(started)
     until = time.monotonic() + 100
     while waiting:
@@ -98,7 +93,7 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
         assert (run / "checkpoint.pt").exists()
         assert not (run / "model.safetensors").exists()
         with pytest.raises(SystemExit) as ended:
-            main([*words(runs[each]), "--resume"], prog_name="compress-ssl")
+            main([*command_of(runs[each]), "--resume"], prog_name="compress-ssl")
         assert ended.value.code == 0
         assert_same(load_file(run / "model.safetensors"), load_file(whole.run / "model.safetensors"))
         assert metrics(run) == metrics(whole.run)
@@ -107,7 +102,7 @@ def test_signals_end_a_run_that_is_saved_and_the_same_command_goes_on(
 def test_closed_terminal_ends_a_run_that_is_saved(student: Students) -> None:
     settings = student(epochs=10_000, checkpoint_minutes=1000)
     master, terminal = pty.openpty()
-    process = start_command(*words(settings), terminal=os.ttyname(terminal))
+    process = start_command(*command_of(settings), terminal=os.ttyname(terminal))
     wait_until((settings.run / "metrics.jsonl").exists, process)
     os.close(terminal)
     os.close(master)  # the kernel sends SIGHUP, and nothing can be written any more
@@ -119,7 +114,7 @@ def test_closed_terminal_ends_a_run_that_is_saved(student: Students) -> None:
 @pytest.mark.parametrize("seconds", [0, 0.02])
 def test_three_quick_ctrl_c_end_a_run_without_a_traceback(student: Students, seconds: float) -> None:
     settings = student(epochs=10_000)
-    process = start_command(*words(settings))
+    process = start_command(*command_of(settings))
     wait_until((settings.run / "metrics.jsonl").exists, process)
     for _ in range(3):
         process.send_signal(signal.SIGINT)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.distill.run import distill
 from compress_ssl.pipeline.distill.settings import DistillSettings
+from tests.pipeline.distill.command import command_of
 from tests.processes import Forked, run_command, start_ranks, wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -21,12 +22,6 @@ LONG: dict[str, Any] = {
     "student": "timm/test_efficientnet_ln", "epochs": 10, "checkpoint_minutes": 1e-9, "bank_size": 61,
     "learning_rate": 0.01,
 }  # fmt: skip
-
-
-def words(settings: DistillSettings) -> list[str]:
-    given = settings.model_dump(mode="json", include=settings.model_fields_set, exclude={"store", "data", "run"})
-    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return ["distill", *map(str, (settings.store, settings.data, settings.run)), *options]
 
 
 def launch(*arguments: list[str]) -> list[Forked]:
@@ -55,7 +50,7 @@ def wait(launched: Sequence[Forked]) -> tuple[list[int], str]:
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step_saved(student: Students, tmp_path: Path) -> None:
     settings = student(**LONG)
-    launched = start_ranks(*[(run_until_deaf, *words(settings))] * 2)
+    launched = start_ranks(*[(run_until_deaf, *command_of(settings))] * 2)
     wait_until((settings.run / "checkpoint.pt").exists, *launched)
     launched[1].send_signal(signal.SIGUSR1)
     codes, errors = wait(launched)
@@ -70,7 +65,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step_saved(student: Stude
 
 def test_an_error_of_one_process_ends_all_with_its_one_sentence(student: Students, tmp_path: Path) -> None:
     elsewhere = student(**LONG).model_copy(update={"data": tmp_path / "not-mounted-here"})
-    launched = launch(words(student(**LONG)), words(elsewhere))
+    launched = launch(command_of(student(**LONG)), command_of(elsewhere))
     codes, errors = wait(launched)
     assert codes == [1, 2], errors
     assert errors.count("Error: ") == 1
@@ -80,7 +75,7 @@ def test_an_error_of_one_process_ends_all_with_its_one_sentence(student: Student
 
 def test_a_process_that_is_killed_ends_the_others_and_the_checkpoint_stays(student: Students, tmp_path: Path) -> None:
     settings = student(**LONG)
-    launched = launch(*[words(settings)] * 2)
+    launched = launch(*[command_of(settings)] * 2)
     wait_until((settings.run / "checkpoint.pt").exists, *launched)
     launched[1].send_signal(signal.SIGKILL)
     codes, errors = wait(launched)
@@ -100,7 +95,7 @@ def test_stopped_by_torchrun_it_goes_on_in_one_process_and_again_in_two(
     distill(whole, Silent())
     settings = student(**LONG)
     options = ["--standalone", "--nproc-per-node", "2", "-m", "compress_ssl"]
-    torchrun = Forked(run_torchrun, *options, *words(settings), environment={"PYTHONPATH": str(ROOT)})
+    torchrun = Forked(run_torchrun, *options, *command_of(settings), environment={"PYTHONPATH": str(ROOT)})
     wait_until((settings.run / "checkpoint.pt").exists, torchrun)
     torchrun.send_signal(signal.SIGTERM)
     assert torchrun.wait() == 1, torchrun.errors  # torchrun's own: it does not hand on the 75 of its processes

@@ -37,7 +37,7 @@ $(VENV)/installed-dev: EXTRAS := all,dev
 $(VENV)/installed $(VENV)/installed-dev: pyproject.toml
 	$(PYTHON) -m venv --upgrade-deps $(VENV)  # a new pip is faster
 	$(BIN)/pip install --quiet --no-compile --editable '.[$(EXTRAS)]'
-	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true  # as pip does, but on all cores; not all files are Python 3
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true  # as pip does, on all cores
 	touch $(VENV)/installed $@
 
 # Servers for the tests of remote stores: S3, Google's, and a web server that only root can install.

@@ -5,7 +5,7 @@ teacher are in its store already, so it is scored without a forward pass, by the
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -168,12 +168,8 @@ class FeatureSource:
         if self._store is None or not self.is_store:
             return {}
         splits = [self._store[name] for name in (self._settings.train_split, self._settings.test_split)]
-        lines = []
-        for split in splits:
-            images = split.samples.take(np.flatnonzero(split.samples.good)).sample_path
-            lines += [image if split.folder == "." else f"{split.folder}/{image}" for image in images]
         file = self.folder / STORE_IMAGES_FILE
-        write_durably(file, "".join(f"{line}\n" for line in lines).encode())
+        write_durably(file, list_of_images(splits).encode())
         return {"train_split": splits[0].folder, "test_split": splits[1].folder, "subset": file, "limit": None}
 
     @cached_property
@@ -340,6 +336,15 @@ class FeatureSource:
                 f"Splits {self._settings.train_split} and {self._settings.test_split} {what}; both need the same class "
                 "folders."
             )
+
+
+def list_of_images(splits: Iterable[Split]) -> str:
+    """Return the good images of splits as a list that ``subset`` takes, a line each."""
+    lines = []
+    for split in splits:
+        images = split.samples.take(np.flatnonzero(split.samples.good)).sample_path
+        lines += [image if split.folder == "." else f"{split.folder}/{image}" for image in images]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _count_views(split: Split, *, is_crops: bool) -> int:

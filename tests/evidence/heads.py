@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from compress_ssl.pipeline.common.progress import Silent
 from compress_ssl.pipeline.embed.run import embed
 from compress_ssl.pipeline.embed.settings import EmbedSettings, SplitSource
+from compress_ssl.pipeline.evaluate.feature_source import list_of_images
 from compress_ssl.pipeline.evaluate.features import Features, StoredFeatures
 from compress_ssl.pipeline.evaluate.knn.accuracy import nearest_neighbour_accuracy
 from compress_ssl.pipeline.evaluate.knn.search import nearest_neighbours
 from compress_ssl.pipeline.networks.heads import HEADS
 from compress_ssl.pipeline.training.checkpoint import read_checkpoint
-from compress_ssl.storage import Split, open_store
+from compress_ssl.storage import open_store
 from tests.benchmarks.measure import print_table
 
 HEAD = "objective.projection."
@@ -59,7 +60,7 @@ def embed_again(run: Path, evaluated: Path, data: Path) -> list[Features]:
     stored = open_store(evaluated / "features.zarr")
     with tempfile.TemporaryDirectory() as folder:
         subset = Path(folder) / "images.txt"
-        subset.write_text("".join(map(lines_of, (stored[name] for name in names))), encoding="utf-8")
+        subset.write_text(list_of_images(stored[name] for name in names), encoding="utf-8")
         made = embed(
             EmbedSettings(
                 data=data,
@@ -73,11 +74,6 @@ def embed_again(run: Path, evaluated: Path, data: Path) -> list[Features]:
             Silent(),
         )
         return [StoredFeatures(name, made[name]).in_memory() for name in names]
-
-
-def lines_of(split: Split) -> str:
-    """Return the lines of a list of the split's images."""
-    return "".join(f"{split.folder}/{image}\n" for image in split.samples.sample_path)
 
 
 def main() -> None:

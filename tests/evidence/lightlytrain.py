@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
-from subprocess import PIPE
 from typing import Any, NamedTuple
 
 from compress_ssl.storage.places.durable import write_durably
@@ -140,7 +139,7 @@ def scores(places: Places, name: str, model: str) -> dict[str, float]:
     shared += ["--json"]
     linear = ["--policy", "identity", "--views", "1", "--lr-grid", "0.01", "--lr-grid", "0.1", "--lr-grid", "1"]
     knn, classifier = (
-        json.loads(subprocess.run([*OURS, *command, *shared], check=True, stdout=PIPE).stdout)[0]["result"]
+        json.loads(subprocess.run([*OURS, *command, *shared], check=True, stdout=subprocess.PIPE).stdout)[0]["result"]
         for command in (["evaluate", "knn", model], ["evaluate", "linear", model, *linear])
     )
     found = {f"k-NN {each['neighbours']}": each["top1_percent"] for each in knn["weighted"]}

@@ -52,7 +52,11 @@ def _figure(field: str, swept: Sequence[Group]) -> Figure:
     numbers = all(isinstance(group.values[field], int | float) for group in swept)
     numbers = numbers and not any(isinstance(group.values[field], bool) for group in swept)
     lines = {heading: _lines(field, heading, swept) for heading in headings}
-    styles = dict(zip(dict.fromkeys(name for each in lines.values() for name in each), itertools.cycle(MARKS)))
+    names = dict.fromkeys(name for each in lines.values() for name in each)
+    styles = {
+        name: {"label": name, "markersize": 4, "capsize": 3, **mark}
+        for name, mark in zip(names, itertools.cycle(MARKS), strict=False)
+    }
     for axis, heading in zip(axes.flat, headings, strict=False):
         (_draw_numbers if numbers else _draw_names)(axis, lines[heading], styles)
         axis.set_title(heading)
@@ -83,7 +87,7 @@ def _lines(field: str, heading: str, swept: Iterable[Group]) -> dict[str, list[P
 def _draw_numbers(axis: Axes, lines: Mapping[str, Sequence[Point]], styles: Mapping[str, Mapping[str, Any]]) -> None:
     for name, points in lines.items():
         values, means, deviations = zip(*sorted(points), strict=True)
-        axis.errorbar(values, means, yerr=deviations, markersize=4, capsize=3, label=name, **styles[name])
+        axis.errorbar(values, means, yerr=deviations, **styles[name])
     every = sorted({value for points in lines.values() for value, *_ in points})
     if every[0] > 0 and every[-1] >= 8 * every[0]:
         axis.set_xscale("log")
@@ -97,7 +101,6 @@ def _draw_names(axis: Axes, lines: Mapping[str, Sequence[Point]], styles: Mappin
         aside = 0.5 * ((number + 0.5) / len(lines) - 0.5)
         values, means, deviations = zip(*points, strict=True)
         places = [names.index(str(value)) + aside for value in values]
-        style = {"linestyle": "none", "markersize": 4, "capsize": 3, **styles[name]}
-        axis.errorbar(places, means, yerr=deviations, label=name, **style)
+        axis.errorbar(places, means, yerr=deviations, linestyle="none", **styles[name])
     axis.set_xlim(-0.5, len(names) - 0.5)
     axis.set_xticks(range(len(names)), [re.sub(r"^.*/", "", name) for name in names], rotation=30, ha="right")
